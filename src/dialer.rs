@@ -1,0 +1,169 @@
+//! `Dialer`: what a driver tells the pool about its connections.
+
+use std::error::Error;
+use std::time::Instant;
+
+/// Opens connections, and knows when one is past use.
+///
+/// The pool decides *when*; a dialer only knows *how*. Implement it to put any
+/// kind of connection under a [`Pool`](crate::Pool).
+///
+/// No method is ever called under a lock of the pool, so each may block and may
+/// use the pool. A panic in any of them costs the connection concerned and
+/// nothing else: its slot is freed and the next caller is served.
+///
+/// # Examples
+///
+/// ```
+/// use std::net::{SocketAddr, TcpStream};
+/// use std::time::Instant;
+///
+/// struct Backend(SocketAddr);
+///
+/// impl latebind::Dialer for Backend {
+///     type Connection = TcpStream;
+///     type Error = std::io::Error;
+///
+///     fn dial(&self, deadline: Instant) -> std::io::Result<TcpStream> {
+///         let left = deadline.saturating_duration_since(Instant::now());
+///         TcpStream::connect_timeout(&self.0, left)
+///     }
+/// }
+/// ```
+pub trait Dialer: Send + Sync + 'static {
+    /// What a dial opens.
+    type Connection: Send + 'static;
+
+    /// Why a dial, a check or a reset fails.
+    type Error: Error + Send + Sync + 'static;
+
+    /// Opens a connection, or gives up at `deadline`.
+    ///
+    /// Runs on a thread of the pool's own, so that the caller whose need began
+    /// it can be served by another connection meanwhile. `deadline` is that of
+    /// the dial (`dial_timeout` after its start), not that of any caller: the
+    /// dial goes on when its caller has left, and the next one uses it.
+    ///
+    /// A dial that overruns its deadline delays nobody but those who have
+    /// nothing else to wait for; its slot stays taken until it returns.
+    ///
+    /// # Errors
+    ///
+    /// The error reaches the caller whose need began this dial, unless a
+    /// connection serves that caller first.
+    fn dial(&self, deadline: Instant) -> Result<Self::Connection, Self::Error>;
+
+    /// Whether a connection is known to be past use, judged without asking the peer.
+    ///
+    /// Asked on the caller's thread at each return and before each reuse, so it
+    /// must be quick and must not block. The default trusts every connection.
+    fn is_broken(&self, connection: &mut Self::Connection) -> bool {
+        let _ = connection;
+        false
+    }
+
+    /// Asks a connection whether it is alive; may ask the peer.
+    ///
+    /// Called before reuse of a connection that has been idle for longer than
+    /// `check_after`, with at most `check_timeout` until `deadline`. Runs on a
+    /// thread of the pool's own if [`blocking`](Self::blocking) says that it may
+    /// block, which is the default: a check that hangs delays no caller past
+    /// its deadline. The default finds every connection alive.
+    ///
+    /// # Errors
+    ///
+    /// Any error retires the connection. No caller sees it: the next idle
+    /// connection or a dial serves instead.
+    fn check(
+        &self,
+        connection: &mut Self::Connection,
+        deadline: Instant,
+    ) -> Result<(), Self::Error> {
+        let _ = (connection, deadline);
+        Ok(())
+    }
+
+    /// Makes a returned connection fit for its next borrower.
+    ///
+    /// Called at each return, on the returning thread unless
+    /// [`blocking`](Self::blocking) says that it may block. The default does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Any error retires the connection. No caller sees it.
+    fn reset(&self, connection: &mut Self::Connection) -> Result<(), Self::Error> {
+        let _ = connection;
+        Ok(())
+    }
+
+    /// Closes a connection. Its slot is taken until this returns.
+    ///
+    /// Called exactly once for every connection that `dial` opened and nobody
+    /// detached, on the thread that retires it unless
+    /// [`blocking`](Self::blocking) says that it may block. The default drops
+    /// the connection.
+    fn close(&self, connection: Self::Connection) {
+        drop(connection);
+    }
+
+    /// Which calls may wait for the peer, and so belong on a thread of the pool's own.
+    ///
+    /// Asked once, when the pool is made. The default says that
+    /// [`check`](Self::check) may block and that [`reset`](Self::reset) and
+    /// [`close`](Self::close) do not.
+    fn blocking(&self) -> Blocking {
+        Blocking::default()
+    }
+}
+
+/// Which calls of a [`Dialer`] may wait for the peer.
+///
+/// A call that may block runs on a thread of the pool's own, so that neither a
+/// returning nor a waiting caller is held up by a peer that says nothing. One
+/// that does not is spared the change of threads (some tens of microseconds).
+///
+/// # Examples
+///
+/// ```
+/// let blocking = latebind::Blocking::default().reset(true);
+/// assert!(blocking.check && blocking.reset && !blocking.close);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Blocking {
+    /// Whether [`Dialer::check`] may block. Defaults to `true`.
+    pub check: bool,
+    /// Whether [`Dialer::reset`] may block. Defaults to `false`.
+    pub reset: bool,
+    /// Whether [`Dialer::close`] may block. Defaults to `false`.
+    pub close: bool,
+}
+
+impl Default for Blocking {
+    fn default() -> Self {
+        Self { check: true, reset: false, close: false }
+    }
+}
+
+impl Blocking {
+    /// Says whether [`Dialer::check`] may block.
+    #[must_use]
+    pub fn check(mut self, may_block: bool) -> Self {
+        self.check = may_block;
+        self
+    }
+
+    /// Says whether [`Dialer::reset`] may block.
+    #[must_use]
+    pub fn reset(mut self, may_block: bool) -> Self {
+        self.reset = may_block;
+        self
+    }
+
+    /// Says whether [`Dialer::close`] may block.
+    #[must_use]
+    pub fn close(mut self, may_block: bool) -> Self {
+        self.close = may_block;
+        self
+    }
+}

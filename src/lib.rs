@@ -1,0 +1,7 @@
+//! A connection pool for threads.
+
+#![deny(unsafe_code)] // Allowed only in `net`, call by call.
+
+mod dialer;
+
+pub use crate::dialer::{Blocking, Dialer};
