@@ -37,6 +37,12 @@ pub(crate) fn accept_queue(listener: &Socket) -> io::Result<Option<(u32, u32)>> 
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
+    const TCP_LISTEN: u8 = 10; // include/net/tcp_states.h
+    let [state, ..] = info[0].to_ne_bytes();
+    if state != TCP_LISTEN {
+        // In any other state the same words count segments.
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+    }
     let [.., waiting, limit] = info;
     Ok(Some((waiting, limit)))
 }
