@@ -1,0 +1,170 @@
+//! Runs a race between addresses on one thread: non-blocking sockets and a poll.
+
+use std::io;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use socket2::Domain;
+use socket2::Protocol;
+use socket2::SockAddr;
+use socket2::Socket;
+use socket2::Type;
+
+use super::error::Attempt;
+use super::error::AttemptError;
+use super::race::Fault;
+use super::race::Race;
+use super::race::Step;
+use super::sys;
+
+/// Makes a socket ready to be connected: what must be set before the connect.
+pub(super) type Prepare<'a> = dyn Fn(&Socket) -> Result<(), AttemptError> + 'a;
+
+/// An attempt under way.
+struct Running {
+    index: usize,
+    socket: Socket,
+    started: Instant,
+}
+
+/// Why a race was lost.
+pub(super) struct Lost {
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) untried: Vec<SocketAddr>,
+}
+
+/// Connects to whichever address of `race` answers first. The losers are closed on return.
+///
+/// The socket is still in non-blocking mode.
+pub(super) fn connect(mut race: Race, prepare: &Prepare<'_>) -> Result<Socket, Lost> {
+    let mut running: Vec<Running> = Vec::new();
+    let mut attempts = Vec::new();
+    loop {
+        let now = Instant::now();
+        let (ended, outcome) = match race.step(now) {
+            Step::Start(index) => match start(race.address(index), prepare) {
+                Ok(socket) => {
+                    running.push(Running { index, socket, started: now });
+                    continue;
+                }
+                Err(error) => (Ended { index, started: now }, Err(error)),
+            },
+            Step::Abandon(index) => {
+                let ended = take(&mut running, |running| running.index == index);
+                (ended.0, Err(AttemptError::NoAnswer))
+            }
+            Step::Wait(until) => match wait(&mut running, until.saturating_duration_since(now)) {
+                Some((ended, outcome)) => (ended, outcome),
+                None => continue,
+            },
+            Step::Lost => {
+                attempts.extend(running.into_iter().map(|running| Attempt {
+                    address: race.address(running.index),
+                    took: running.started.elapsed(),
+                    error: AttemptError::NoAnswer,
+                }));
+                return Err(Lost { attempts, untried: race.untried().to_vec() });
+            }
+        };
+        let error = match outcome {
+            Ok(socket) => return Ok(socket),
+            Err(error) => error,
+        };
+        let now = Instant::now();
+        if !race.failed(ended.index, fault(&error), now) {
+            let address = race.address(ended.index);
+            attempts.push(Attempt { address, took: now - ended.started, error });
+        }
+    }
+}
+
+/// An attempt that is over.
+struct Ended {
+    index: usize,
+    started: Instant,
+}
+
+fn take(running: &mut Vec<Running>, is: impl Fn(&Running) -> bool) -> (Ended, Socket) {
+    let place = running.iter().position(is).expect("the attempt is running");
+    let Running { index, socket, started } = running.swap_remove(place);
+    (Ended { index, started }, socket)
+}
+
+/// The kernel chose an unlucky local port, or it is the address that does not answer.
+fn fault(error: &AttemptError) -> Fault {
+    match error {
+        AttemptError::SelfConnect => Fault::LocalPort,
+        AttemptError::Connect(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            Fault::LocalPort
+        }
+        _ => Fault::Address,
+    }
+}
+
+/// Begins a connect.
+fn start(address: SocketAddr, prepare: &Prepare<'_>) -> Result<Socket, AttemptError> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
+        .map_err(AttemptError::Connect)?;
+    socket.set_nonblocking(true).map_err(AttemptError::Connect)?;
+    prepare(&socket)?;
+    match socket.connect(&SockAddr::from(address)) {
+        Ok(()) => Ok(socket),
+        Err(error) if sys::connect_goes_on(&error) || sys::already_connected(&error) => Ok(socket),
+        Err(error) => Err(AttemptError::Connect(error)),
+    }
+}
+
+/// Waits until an attempt has ended; `None` after `limit`, or when woken for nothing.
+fn wait(
+    running: &mut Vec<Running>,
+    limit: Duration,
+) -> Option<(Ended, Result<Socket, AttemptError>)> {
+    let sockets: Vec<&Socket> = running.iter().map(|running| &running.socket).collect();
+    let polled = match sys::poll(&sockets, limit) {
+        Ok(polled) => polled,
+        // Without a poll nothing can be known of any attempt: fail the oldest.
+        Err(error) => {
+            let (ended, _) = take(running, |_| true);
+            return Some((ended, Err(AttemptError::Connect(error))));
+        }
+    };
+    let mut woken_for_nothing = false;
+    for (place, seen) in polled.iter().enumerate().filter(|(_, seen)| seen.ready) {
+        if let Some(verdict) = judge(&running[place].socket, seen.hung_up) {
+            let Running { index, socket, started } = running.swap_remove(place);
+            return Some((Ended { index, started }, verdict.map(|()| socket)));
+        }
+        woken_for_nothing = true;
+    }
+    if woken_for_nothing {
+        // The poll would wake again at once, and again: look once a millisecond instead.
+        thread::sleep(Duration::from_millis(1).min(limit));
+    }
+    None
+}
+
+/// Whether a connect has ended, and how; `None` if it goes on.
+///
+/// A wake-up alone proves nothing (golang/go#14548), and an error must not pass for a connection
+/// (rust-lang/rust#45265): only a socket without a pending error that has a peer is connected.
+fn judge(socket: &Socket, hung_up: bool) -> Option<Result<(), AttemptError>> {
+    match socket.take_error() {
+        Ok(None) => {}
+        Ok(Some(error)) | Err(error) => return Some(Err(AttemptError::Connect(error))),
+    }
+    match socket.peer_addr() {
+        Ok(peer) => match socket.local_addr() {
+            Ok(local) if local == peer => {
+                // So that the port is free again at once, without TIME_WAIT: a server may want it.
+                let _ = socket.set_linger(Some(Duration::ZERO));
+                Some(Err(AttemptError::SelfConnect))
+            }
+            Ok(_) => Some(Ok(())),
+            Err(error) => Some(Err(AttemptError::Connect(error))),
+        },
+        Err(error) if hung_up => Some(Err(AttemptError::Connect(error))),
+        Err(_) => None,
+    }
+}

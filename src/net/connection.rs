@@ -1,0 +1,247 @@
+//! A socket with what must be remembered of it between two borrowers.
+
+use std::io;
+use std::io::IoSlice;
+use std::io::IoSliceMut;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpStream;
+use std::ops::Deref;
+use std::ops::DerefMut;
+#[cfg(unix)]
+use std::os::fd::AsFd;
+#[cfg(unix)]
+use std::os::fd::BorrowedFd;
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+#[cfg(windows)]
+use std::os::windows::io::AsSocket;
+#[cfg(windows)]
+use std::os::windows::io::BorrowedSocket;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::error::NetError;
+use super::stream::Liveness;
+use super::stream::Stream;
+
+/// A TCP connection, as [`TcpDialer`](crate::net::TcpDialer) opens it.
+pub type TcpConnection = Connection<TcpStream>;
+
+/// A Unix stream connection, as [`UnixDialer`](crate::net::UnixDialer) opens it.
+#[cfg(unix)]
+pub type UnixConnection = Connection<UnixStream>;
+
+/// A stream, and what must be remembered of it between two borrowers.
+///
+/// Use it as the stream that it holds: it reads, writes and dereferences to it. It remembers two
+/// things.
+///
+/// - *Whether a read or write failed*, by an error or at a time limit. The answer may yet come,
+///   and the next borrower must not read it; such a connection is not lent again. Only reads and
+///   writes through this type are seen; a protocol for which a time limit is no failure may read
+///   from the stream itself (`(&*connection).read(..)` with `connection: TcpConnection` gives a
+///   `&TcpStream`).
+/// - *Whether it has been lent before*. Unread bytes on one that has are an answer that somebody
+///   left behind; on a fresh one they are the greeting of a server that speaks first.
+///
+/// # Examples
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use std::time::{Duration, Instant};
+/// use latebind::Dialer;
+/// use latebind::net::TcpDialer;
+///
+/// let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// let dialer = TcpDialer::from(listener.local_addr()?);
+/// let mut connection = dialer.dial(Instant::now() + Duration::from_secs(5))?;
+/// connection.write_all(b"ping")?;
+/// connection.set_ttl(64)?; // a method of `TcpStream`
+///
+/// let (mut served, _) = listener.accept()?;
+/// served.read_exact(&mut [0; 4])?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    failed: AtomicBool,
+    lent_before: bool,
+}
+
+impl<S> Connection<S> {
+    /// A connection that nobody has used yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::{TcpListener, TcpStream};
+    /// use latebind::net::Connection;
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let connection = Connection::new(TcpStream::connect(listener.local_addr()?)?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn new(stream: S) -> Self {
+        Self { stream, failed: AtomicBool::new(false), lent_before: false }
+    }
+
+    /// The stream alone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::{TcpListener, TcpStream};
+    /// use latebind::net::Connection;
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let connection = Connection::new(TcpStream::connect(listener.local_addr()?)?);
+    /// let stream: TcpStream = connection.into_inner();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn into_inner(self) -> S {
+        self.stream
+    }
+}
+
+impl<S: Stream> Connection<S> {
+    /// Whether this is known to be past use: failed, closed by the peer, or unread after a loan.
+    pub(super) fn is_broken(&self) -> bool {
+        if self.failed.load(Ordering::Relaxed) {
+            return true;
+        }
+        match self.stream.liveness() {
+            Ok(Liveness::Quiet) => false,
+            Ok(Liveness::Unread) => self.lent_before,
+            Ok(Liveness::Closed) | Err(_) => true,
+        }
+    }
+
+    /// Makes this fit for its next borrower.
+    pub(super) fn reset_for_next(&mut self) -> Result<(), NetError> {
+        if !self.lent_before {
+            self.lent_before = true;
+            // `is_broken` took this for a fresh connection a moment ago: look again.
+            if self.is_broken() {
+                return Err(NetError::Unread);
+            }
+        }
+        self.stream.reset().map_err(|source| NetError::Reset { source })
+    }
+}
+
+impl<S> Deref for Connection<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S> DerefMut for Connection<S> {
+    fn deref_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+}
+
+impl<S: Stream> Connection<S> {
+    /// Remembers an outcome after which the stream is in an unknown place.
+    fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &outcome {
+            if self.stream.is_failure(error) {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+        }
+        outcome
+    }
+}
+
+impl<S: Stream> Read for Connection<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let outcome = self.stream.read(buffer);
+        self.note(outcome)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let outcome = self.stream.read_vectored(buffers);
+        self.note(outcome)
+    }
+}
+
+impl<S: Stream> Write for Connection<S> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let outcome = self.stream.write(buffer);
+        self.note(outcome)
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let outcome = self.stream.write_vectored(buffers);
+        self.note(outcome)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let outcome = self.stream.flush();
+        self.note(outcome)
+    }
+}
+
+impl<'a, S: Stream> Read for &'a Connection<S>
+where
+    &'a S: Read,
+{
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let outcome = (&self.stream).read(buffer);
+        self.note(outcome)
+    }
+}
+
+impl<'a, S: Stream> Write for &'a Connection<S>
+where
+    &'a S: Write,
+{
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let outcome = (&self.stream).write(buffer);
+        self.note(outcome)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let outcome = (&self.stream).flush();
+        self.note(outcome)
+    }
+}
+
+impl<S: Stream> Stream for Connection<S> {
+    fn set_timeouts(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.stream.set_timeouts(limit)
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.stream.set_nonblocking(nonblocking)
+    }
+
+    fn liveness(&self) -> io::Result<Liveness> {
+        self.stream.liveness()
+    }
+
+    fn is_failure(&self, error: &io::Error) -> bool {
+        self.stream.is_failure(error)
+    }
+}
+
+#[cfg(unix)]
+impl<S: AsFd> AsFd for Connection<S> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[cfg(windows)]
+impl<S: AsSocket> AsSocket for Connection<S> {
+    fn as_socket(&self) -> BorrowedSocket<'_> {
+        self.stream.as_socket()
+    }
+}

@@ -1,0 +1,179 @@
+//! Keep-alive in three numbers, within what every system accepts.
+
+use std::time::Duration;
+
+use socket2::SockRef;
+use socket2::Socket;
+
+use super::sys;
+
+/// What Linux takes for idle and interval at most, in seconds (`MAX_TCP_KEEPIDLE`).
+const MOST_SECONDS: u64 = 32_767;
+
+/// What Linux takes for the number of probes at most (`MAX_TCP_KEEPCNT`).
+const MOST_PROBES: u32 = 127;
+
+/// How the kernel finds out that an idle peer has vanished.
+///
+/// After `idle` without traffic the kernel sends a probe each `interval`, and ends the connection
+/// when `probes` of them went unanswered. The defaults, 30 s, 15 s and 9, are those that Go's HTTP
+/// client has today; a peer that vanished is noticed after 165 s, where Linux's own defaults need
+/// more than two hours. They also keep a connection known to the routers and firewalls on the way,
+/// many of which forget it after some minutes of silence.
+///
+/// No probe is sent while data is unacknowledged: for a peer that vanishes in the middle of a
+/// write see [`TcpDialer::user_timeout`](crate::net::TcpDialer::user_timeout).
+///
+/// A system that cannot set one of the numbers keeps its own, and nothing fails: see the table in
+/// [`net`](crate::net).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use latebind::net::KeepAlive;
+///
+/// let keep_alive = KeepAlive::new().idle(Duration::from_millis(1_500)).probes(3);
+/// assert_eq!(keep_alive, KeepAlive::new().idle(Duration::from_secs(2)).probes(3));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive(Mode);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Off,
+    System,
+    On { idle: Duration, interval: Duration, probes: u32 },
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl KeepAlive {
+    /// On, with 30 s of idleness, probes each 15 s, 9 of them.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mode::On {
+            idle: Duration::from_secs(30),
+            interval: Duration::from_secs(15),
+            probes: 9,
+        })
+    }
+
+    /// Switched off, whatever the system's default is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::{KeepAlive, TcpDialer};
+    ///
+    /// let dialer = TcpDialer::new("db.example.com", 5432).keep_alive(KeepAlive::off());
+    /// # drop(dialer);
+    /// ```
+    #[must_use]
+    pub const fn off() -> Self {
+        Self(Mode::Off)
+    }
+
+    /// As the system has it: nothing is set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::{KeepAlive, TcpDialer};
+    ///
+    /// let dialer = TcpDialer::new("db.example.com", 5432).keep_alive(KeepAlive::system());
+    /// # drop(dialer);
+    /// ```
+    #[must_use]
+    pub const fn system() -> Self {
+        Self(Mode::System)
+    }
+
+    /// How long a connection is silent before the first probe.
+    ///
+    /// Rounded up to whole seconds, from 1 to 32,767 (what Linux takes): a value outside becomes
+    /// the nearest inside. Defaults to 30 s. Switches keep-alive on.
+    #[must_use]
+    pub fn idle(self, idle: Duration) -> Self {
+        let (_, interval, probes) = self.numbers();
+        Self(Mode::On { idle: whole_seconds(idle), interval, probes })
+    }
+
+    /// How long the kernel waits for an answer before the next probe.
+    ///
+    /// Rounded and bounded like [`idle`](Self::idle). Defaults to 15 s. Switches keep-alive on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use latebind::net::KeepAlive;
+    ///
+    /// // A peer that vanished is noticed after 30 + 3 x 5 seconds.
+    /// let keep_alive = KeepAlive::new().interval(Duration::from_secs(5)).probes(3);
+    /// # drop(keep_alive);
+    /// ```
+    #[must_use]
+    pub fn interval(self, interval: Duration) -> Self {
+        let (idle, _, probes) = self.numbers();
+        Self(Mode::On { idle, interval: whole_seconds(interval), probes })
+    }
+
+    /// How many unanswered probes end the connection.
+    ///
+    /// From 1 to 127 (what Linux takes): a value outside becomes the nearest inside. Defaults to
+    /// 9. Switches keep-alive on.
+    #[must_use]
+    pub fn probes(self, probes: u32) -> Self {
+        let (idle, interval, _) = self.numbers();
+        Self(Mode::On { idle, interval, probes: probes.clamp(1, MOST_PROBES) })
+    }
+
+    /// The numbers in force: idle, interval, probes; the defaults if they are not set.
+    fn numbers(self) -> (Duration, Duration, u32) {
+        match self.0 {
+            Mode::On { idle, interval, probes } => (idle, interval, probes),
+            Mode::Off | Mode::System => Self::new().numbers(),
+        }
+    }
+
+    /// Applies this to a stream that somebody else opened, as far as the system can.
+    ///
+    /// What the system cannot set stays as it is: keep-alive is a help and must not fail a dial.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::{TcpListener, TcpStream};
+    /// use latebind::net::KeepAlive;
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let stream = TcpStream::connect(listener.local_addr()?)?;
+    /// KeepAlive::new().apply(&stream);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn apply(self, stream: &std::net::TcpStream) {
+        self.set(&SockRef::from(stream));
+    }
+
+    /// Applies this to a socket, as far as the system can.
+    pub(super) fn set(self, socket: &Socket) {
+        // An error here says that the system lacks the option, or that the peer has closed
+        // already, which whoever reads next will learn.
+        let _ = match self.0 {
+            Mode::System => Ok(()),
+            Mode::Off => socket.set_keepalive(false),
+            Mode::On { idle, interval, probes } => sys::keep_alive(socket, idle, interval, probes),
+        };
+    }
+}
+
+/// Rounded up: rounding half a second down would ask for no time at all, which is an error.
+fn whole_seconds(duration: Duration) -> Duration {
+    let rounded = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
+    Duration::from_secs(rounded.clamp(1, MOST_SECONDS))
+}

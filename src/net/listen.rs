@@ -1,0 +1,337 @@
+//! Listening with the kernel's largest backlog.
+
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::ToSocketAddrs;
+#[cfg(unix)]
+use std::path::Path;
+#[cfg(unix)]
+use std::path::PathBuf;
+
+use socket2::Domain;
+use socket2::Protocol;
+use socket2::SockAddr;
+use socket2::Socket;
+use socket2::Type;
+
+use super::backlog::max_listen_backlog;
+use super::keep_alive::KeepAlive;
+use super::sys;
+#[cfg(unix)]
+use super::unix::Name;
+#[cfg(unix)]
+use super::unix::UnixListener;
+
+/// Listens on a TCP address with the kernel's largest backlog.
+///
+/// Short for [`Listen::new`] and [`Listen::tcp`].
+///
+/// # Errors
+///
+/// See [`Listen::tcp`].
+///
+/// # Examples
+///
+/// ```
+/// let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// assert_ne!(listener.local_addr()?.port(), 0);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub fn listen_tcp(address: impl ToSocketAddrs) -> Result<TcpListener, ListenError> {
+    Listen::new().tcp(address)
+}
+
+/// Listens on a Unix socket at `path` with the kernel's largest backlog.
+///
+/// Short for [`Listen::new`] and [`Listen::unix`].
+///
+/// # Errors
+///
+/// See [`Listen::unix`].
+///
+/// # Examples
+///
+/// ```
+/// let path = std::env::temp_dir().join(format!("latebind-listen-doc-{}", std::process::id()));
+/// let listener = latebind::net::listen_unix(&path)?;
+/// # Ok::<(), latebind::net::ListenError>(())
+/// ```
+#[cfg(unix)]
+pub fn listen_unix(path: impl AsRef<Path>) -> Result<UnixListener, ListenError> {
+    Listen::new().unix(path)
+}
+
+/// How to listen.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::net::{KeepAlive, Listen};
+///
+/// let listener = Listen::new()
+///     .backlog(1_000)
+///     .keep_alive(KeepAlive::new().probes(3))
+///     .tcp("127.0.0.1:0")?;
+/// # Ok::<(), latebind::net::ListenError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Listen {
+    backlog: Option<u32>,
+    keep_alive: KeepAlive,
+    dual_stack: bool,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Listen {
+    /// The defaults: the kernel's largest backlog, keep-alive as
+    /// [`TcpDialer`](crate::net::TcpDialer) has it, both families.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { backlog: None, keep_alive: KeepAlive::new(), dual_stack: true }
+    }
+
+    /// How many connections may wait to be accepted.
+    ///
+    /// The kernel silently grants less than this where its own limit is lower, and Linux holds one
+    /// more than it grants. From 1 to `i32::MAX`: a value outside becomes the nearest inside.
+    /// Defaults to [`max_listen_backlog`], asked at the moment of listening.
+    #[must_use]
+    pub fn backlog(mut self, backlog: u32) -> Self {
+        self.backlog = Some(backlog);
+        self
+    }
+
+    /// Keep-alive of the connections accepted.
+    ///
+    /// It is set on the listener, from which accepted sockets inherit it on the systems marked so
+    /// in the table of [`net`](crate::net); on others use [`KeepAlive::apply`] on each. Unix sockets
+    /// have none. Defaults to [`KeepAlive::new`].
+    #[must_use]
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        self.keep_alive = keep_alive;
+        self
+    }
+
+    /// Whether a listener on an IPv6 address takes IPv4 connections too (as `::ffff:a.b.c.d`).
+    ///
+    /// Always set explicitly, for the systems' defaults differ. OpenBSD cannot: there an IPv6
+    /// listener takes IPv6 only. It matters for `[::]` alone. Defaults to `true`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::Listen;
+    ///
+    /// let six_only = Listen::new().dual_stack(false);
+    /// # drop(six_only);
+    /// ```
+    #[must_use]
+    pub fn dual_stack(mut self, dual_stack: bool) -> Self {
+        self.dual_stack = dual_stack;
+        self
+    }
+
+    /// Listens on a TCP address: the first of those that `address` stands for that can be bound.
+    ///
+    /// On Unix a port just given up can be bound again at once (`SO_REUSEADDR`); on Windows it
+    /// can without that option, which would let another process steal the port. The socket is not
+    /// inherited by programs that this process starts.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Resolve`] if `address` stands for none, [`ListenError::Bind`] with the last
+    /// address's reason otherwise.
+    pub fn tcp(&self, address: impl ToSocketAddrs) -> Result<TcpListener, ListenError> {
+        let mut last = ListenError::Resolve { source: io::ErrorKind::NotFound.into() };
+        for address in
+            address.to_socket_addrs().map_err(|source| ListenError::Resolve { source })?
+        {
+            match self.listen_on(address) {
+                Ok(listener) => return Ok(listener),
+                Err(source) => last = ListenError::Bind { address: address.to_string(), source },
+            }
+        }
+        Err(last)
+    }
+
+    fn listen_on(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        sys::allow_quick_restart(&socket)?;
+        if domain == Domain::IPV6 {
+            let only_v6 = !self.dual_stack;
+            match socket.set_only_v6(only_v6) {
+                // OpenBSD has no dual stack and says so.
+                Err(_) if !only_v6 => {}
+                outcome => outcome?,
+            }
+        }
+        self.keep_alive.set(&socket);
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(self.argument())?;
+        Ok(socket.into())
+    }
+
+    /// Listens on a Unix socket at `path`, which must not exist.
+    ///
+    /// # Errors
+    ///
+    /// - [`ListenError::PathTooLong`]: it would have to be cut short, and nobody would find it.
+    /// - [`ListenError::Stale`]: a file is there on which nobody listens. Remove it if it is a
+    ///   remnant of your own.
+    /// - [`ListenError::Bind`]: anything else, somebody listening there included.
+    #[cfg(unix)]
+    pub fn unix(&self, path: impl AsRef<Path>) -> Result<UnixListener, ListenError> {
+        let path = path.as_ref();
+        let name = Name::Path(path.to_owned());
+        let failed = |source| ListenError::Bind { address: name.to_words(), source };
+        let bytes = path.as_os_str().len();
+        if bytes > LONGEST_PATH {
+            return Err(ListenError::PathTooLong {
+                path: path.to_owned(),
+                bytes,
+                limit: LONGEST_PATH,
+            });
+        }
+        let address = name.address().map_err(failed)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+        if let Err(source) = socket.bind(&address) {
+            if source.kind() == io::ErrorKind::AddrInUse && is_stale(&address) {
+                return Err(ListenError::Stale { path: path.to_owned(), source });
+            }
+            return Err(failed(source));
+        }
+        // From here on the file is ours, and goes with the listener if anything fails.
+        let listener = UnixListener::owning(socket.into(), path).map_err(failed)?;
+        socket2::SockRef::from(&listener).listen(self.argument()).map_err(failed)?;
+        Ok(listener)
+    }
+
+    /// Listens on a name in Linux's abstract namespace, which has no file. At most 107 bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Bind`]: the name is too long, or somebody listens there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::Listen;
+    ///
+    /// let listener = Listen::new().unix_abstract(format!("doc-{}", std::process::id()))?;
+    /// # Ok::<(), latebind::net::ListenError>(())
+    /// ```
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub fn unix_abstract(&self, name: impl AsRef<[u8]>) -> Result<UnixListener, ListenError> {
+        let name = Name::Abstract(name.as_ref().to_vec());
+        let listen = || {
+            let address = name.address()?;
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.bind(&address)?;
+            socket.listen(self.argument())?;
+            Ok(UnixListener::from(std::os::unix::net::UnixListener::from(socket)))
+        };
+        listen().map_err(|source| ListenError::Bind { address: name.to_words(), source })
+    }
+
+    /// The argument of `listen`.
+    fn argument(&self) -> i32 {
+        let backlog = self.backlog.unwrap_or_else(max_listen_backlog);
+        i32::try_from(backlog.max(1)).unwrap_or(i32::MAX)
+    }
+}
+
+/// The longest path that fits an address, which must end in NUL.
+#[cfg(unix)]
+const LONGEST_PATH: usize = {
+    let size = size_of::<libc::sockaddr_un>() - std::mem::offset_of!(libc::sockaddr_un, sun_path);
+    size - 1
+};
+
+/// Whether nobody listens on the socket file at an address.
+#[cfg(unix)]
+fn is_stale(address: &SockAddr) -> bool {
+    let Ok(socket) = Socket::new(Domain::UNIX, Type::STREAM, None) else { return false };
+    // Non-blocking: a listener whose queue is full must not hold this up.
+    let _ = socket.set_nonblocking(true);
+    let refused = socket.connect(address).err();
+    refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Why nobody can listen there.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::net::{ListenError, listen_tcp};
+///
+/// let taken = listen_tcp("127.0.0.1:0")?;
+/// let error = listen_tcp(taken.local_addr().unwrap()).unwrap_err();
+/// assert!(matches!(error, ListenError::Bind { .. }));
+/// # Ok::<(), ListenError>(())
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The system refused: the address is taken or not ours, say.
+    #[error("could not listen on {address}")]
+    Bind {
+        /// The address, the path, or the abstract name after an `@`.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The path does not fit a socket's address.
+    #[cfg(unix)]
+    #[error(
+        "{} is {bytes} bytes long, and a Unix socket's path may have {limit}: use a shorter one, \
+         or a relative one",
+        path.display()
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        bytes: usize,
+        /// The most that this system allows.
+        limit: usize,
+    },
+    /// The address could not be resolved.
+    #[error("could not resolve the address to listen on")]
+    Resolve {
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// A socket file is there on which nobody listens: a process ended without removing it.
+    #[cfg(unix)]
+    #[error(
+        "nobody listens on {}, but the file is there: remove it if no other process is about to \
+         listen on it",
+        path.display()
+    )]
+    Stale {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl From<ListenError> for io::Error {
+    fn from(error: ListenError) -> Self {
+        let kind = match &error {
+            ListenError::Bind { source, .. } | ListenError::Resolve { source } => source.kind(),
+            #[cfg(unix)]
+            ListenError::PathTooLong { .. } => io::ErrorKind::InvalidInput,
+            #[cfg(unix)]
+            ListenError::Stale { source, .. } => source.kind(),
+        };
+        Self::new(kind, error)
+    }
+}

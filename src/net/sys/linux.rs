@@ -1,0 +1,116 @@
+//! Linux: the backlog from `/proc`, every keep-alive option.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use socket2::Socket;
+use socket2::TcpKeepalive;
+
+pub(crate) use super::unix::*;
+use crate::net::backlog_rules;
+use crate::net::error::AttemptError;
+
+/// The setting that caps every backlog.
+pub(crate) const BACKLOG_SETTING: &str = "net.core.somaxconn";
+
+/// The largest backlog that the kernel grants here and now.
+pub(crate) fn max_backlog() -> u32 {
+    // Each network namespace has a somaxconn of its own; this is the reader's.
+    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
+    backlog_rules::linux(somaxconn.as_deref(), release.as_deref())
+}
+
+/// Connections waiting on a listener, and how many may.
+#[allow(unsafe_code)]
+pub(crate) fn accept_queue(listener: &Socket) -> io::Result<Option<(u32, u32)>> {
+    // The first 32 bytes of `struct tcp_info`: eight of one byte each, then words. For a listener
+    // `tcpi_unacked` at 24 is the queue and `tcpi_sacked` at 28 its limit (net/ipv4/tcp.c).
+    let mut info = [0_u32; 8];
+    let mut size = libc::socklen_t::try_from(size_of_val(&info)).expect("32 fits");
+    let out = info.as_mut_ptr().cast();
+    let fd = listener.as_raw_fd();
+    // SAFETY: `out` and `size` describe one live array of integers, for which any bytes will do.
+    let done = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, out, &mut size) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    const TCP_LISTEN: u8 = 10; // include/net/tcp_states.h
+    let [state, ..] = info[0].to_ne_bytes();
+    if state != TCP_LISTEN {
+        // In any other state the same words count segments.
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
+    }
+    let [.., waiting, limit] = info;
+    Ok(Some((waiting, limit)))
+}
+
+/// `ListenOverflows` and `ListenDrops` of this thread's network namespace.
+pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
+    let netstat = fs::read_to_string("/proc/thread-self/net/netstat")?;
+    let counter = |name| {
+        backlog_rules::netstat(&netstat, name)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {name}")))
+    };
+    Ok(Some((counter("ListenOverflows")?, counter("ListenDrops")?)))
+}
+
+/// Sets the three numbers of keep-alive.
+pub(crate) fn keep_alive(
+    socket: &Socket,
+    idle: Duration,
+    interval: Duration,
+    probes: u32,
+) -> io::Result<()> {
+    let settings = TcpKeepalive::new().with_time(idle).with_interval(interval);
+    socket.set_tcp_keepalive(&settings.with_retries(probes))
+}
+
+/// Ends the connection when data has stayed unacknowledged for so long.
+pub(crate) fn set_user_timeout(socket: &Socket, limit: Duration) -> io::Result<()> {
+    // Rounded up: zero would leave it to the kernel. The kernel keeps it in a signed integer.
+    let milliseconds = limit.as_nanos().div_ceil(1_000_000).clamp(1, i32::MAX as u128);
+    let milliseconds = u64::try_from(milliseconds).expect("the clamp has 31 bits");
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(milliseconds)))
+}
+
+/// Lets the kernel choose the local port at the connect, when it knows the peer, instead of at the
+/// bind, when it must find one that is free towards everybody (ip(7)).
+///
+/// Without it (Linux before 4.2) only the ports run out sooner, so that an error does not matter.
+#[allow(unsafe_code)]
+pub(crate) fn choose_port_late(socket: &Socket) {
+    let on: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of_val(&on)).expect("4 fits");
+    let value = (&raw const on).cast();
+    let (level, option) = (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
+    // SAFETY: `value` and `size` describe one live integer, which is only read.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, size) };
+}
+
+/// Which way packets go, against what the routing table says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Route {
+    pub(crate) interface: Option<String>,
+    pub(crate) mark: Option<u32>,
+}
+
+impl Route {
+    /// Sets what was asked for. Unlike keep-alive this must not fail in silence: traffic would go
+    /// a way that was ruled out.
+    pub(crate) fn set(&self, socket: &Socket) -> Result<(), AttemptError> {
+        if let Some(interface) = &self.interface {
+            socket
+                .bind_device(Some(interface.as_bytes()))
+                .map_err(|source| AttemptError::Option { option: "the interface", source })?;
+        }
+        if let Some(mark) = self.mark {
+            socket
+                .set_mark(mark)
+                .map_err(|source| AttemptError::Option { option: "the mark", source })?;
+        }
+        Ok(())
+    }
+}

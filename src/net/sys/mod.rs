@@ -1,0 +1,60 @@
+//! Picks the file of the system that this is built for.
+//!
+//! Each file has the same functions, so that nothing outside this folder asks which system it is
+//! on. What all Unix systems share is in `unix`; a system's own file says only what it does
+//! differently.
+
+#[cfg(unix)]
+mod unix;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[path = "linux.rs"]
+mod system;
+
+#[cfg(target_vendor = "apple")]
+#[path = "apple.rs"]
+mod system;
+
+#[cfg(target_os = "freebsd")]
+#[path = "freebsd.rs"]
+mod system;
+
+#[cfg(target_os = "openbsd")]
+#[path = "openbsd.rs"]
+mod system;
+
+#[cfg(windows)]
+#[path = "windows.rs"]
+mod system;
+
+#[cfg(all(
+    unix,
+    not(any(
+        target_os = "linux",
+        target_os = "android",
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "openbsd",
+    ))
+))]
+#[path = "other_unix.rs"]
+mod system;
+
+pub(super) use system::*;
+
+use std::time::Duration;
+
+/// What a poll saw of one socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Readiness {
+    /// Something happened: the connect has ended, well or badly.
+    pub(super) ready: bool,
+    /// The system says that the socket is dead.
+    pub(super) hung_up: bool,
+}
+
+/// A poll's time limit in milliseconds, rounded up: 400 µs must neither spin nor wait for ever.
+fn poll_milliseconds(timeout: Duration) -> i32 {
+    let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
+    i32::try_from(milliseconds).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,56 @@
+//! OpenBSD: the backlog from a sysctl by number; keep-alive can only be switched on.
+
+use std::io;
+use std::time::Duration;
+
+use socket2::Socket;
+
+pub(crate) use super::unix::*;
+use crate::net::backlog_rules;
+
+/// The setting that caps every backlog.
+pub(crate) const BACKLOG_SETTING: &str = "kern.somaxconn";
+
+/// The largest backlog that the kernel grants here and now.
+pub(crate) fn max_backlog() -> u32 {
+    backlog_rules::bsd(sysctl_int([libc::CTL_KERN, libc::KERN_SOMAXCONN]))
+}
+
+/// Not told here.
+pub(crate) fn accept_queue(_listener: &Socket) -> io::Result<Option<(u32, u32)>> {
+    Ok(None)
+}
+
+/// Not told here.
+pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
+    Ok(None)
+}
+
+/// Switches keep-alive on. Its timing is the system's (`net.inet.tcp.keepidle` and its kin).
+pub(crate) fn keep_alive(
+    socket: &Socket,
+    _idle: Duration,
+    _interval: Duration,
+    _probes: u32,
+) -> io::Result<()> {
+    socket.set_keepalive(true)
+}
+
+/// Reads an integer of the kernel's by number: OpenBSD has no names for them in C.
+#[allow(unsafe_code)]
+fn sysctl_int(name: [libc::c_int; 2]) -> Option<i32> {
+    let mut value: libc::c_int = 0;
+    let mut size = size_of::<libc::c_int>();
+    let out = (&raw mut value).cast();
+    // SAFETY: `name` holds the 2 numbers announced, and `out` and `size` describe one live integer.
+    let done = unsafe { libc::sysctl(name.as_ptr(), 2, out, &mut size, std::ptr::null_mut(), 0) };
+    (done == 0 && size == size_of::<libc::c_int>()).then_some(value)
+}
+
+/// Nothing: there is no such option here.
+pub(crate) fn set_user_timeout(_socket: &Socket, _limit: Duration) -> io::Result<()> {
+    Ok(())
+}
+
+/// Nothing: there is no such option here.
+pub(crate) fn choose_port_late(_socket: &Socket) {}

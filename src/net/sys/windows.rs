@@ -1,0 +1,122 @@
+//! Windows: Winsock's own poll, and what can be known without a non-blocking peek.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::windows::io::AsRawSocket;
+use std::time::Duration;
+
+use socket2::Socket;
+use socket2::TcpKeepalive;
+use windows_sys::Win32::Networking::WinSock;
+
+use super::Readiness;
+use super::poll_milliseconds;
+use crate::net::stream::Liveness;
+
+/// The setting that caps every backlog: Windows lets the provider choose.
+pub(crate) const BACKLOG_SETTING: &str = "SOMAXCONN";
+
+/// `SOMAXCONN`, which asks the provider for as much as it finds reasonable.
+pub(crate) fn max_backlog() -> u32 {
+    WinSock::SOMAXCONN
+}
+
+/// Waits until a connect on one of `sockets` has ended, or for `timeout`.
+pub(crate) fn poll(sockets: &[&Socket], timeout: Duration) -> io::Result<Vec<Readiness>> {
+    // Before Windows 10 2004, WSAPoll said nothing of a failed connect: no wait is longer than
+    // this, and every socket is looked at after each.
+    let slice = timeout.min(Duration::from_millis(50));
+    let seen = poll_for(sockets, WinSock::POLLWRNORM, slice)?;
+    Ok(seen.into_iter().map(|seen| Readiness { ready: true, ..seen }).collect())
+}
+
+/// Whether the socket has something to read, then which: two system calls, because Winsock has no
+/// peek that does not block. The socket's blocking mode stays as it is.
+pub(crate) fn liveness(socket: &Socket) -> io::Result<Liveness> {
+    let seen = poll_for(&[socket], WinSock::POLLRDNORM, Duration::ZERO)?;
+    if !seen[0].ready {
+        return Ok(Liveness::Quiet);
+    }
+    match socket.peek(&mut [MaybeUninit::uninit()]) {
+        Ok(0) => Ok(Liveness::Closed),
+        Ok(_) => Ok(Liveness::Unread),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Liveness::Quiet),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether `error`, from a non-blocking connect, means that the connect goes on.
+pub(crate) fn connect_goes_on(error: &io::Error) -> bool {
+    let goes_on = [WinSock::WSAEWOULDBLOCK, WinSock::WSAEINPROGRESS, WinSock::WSAEALREADY];
+    error.raw_os_error().is_some_and(|code| goes_on.contains(&code))
+}
+
+/// Whether `error`, from a connect, means that the socket is connected already.
+pub(crate) fn already_connected(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(WinSock::WSAEISCONN)
+}
+
+/// Whether a read or write that ended in `error` leaves the stream in an unknown place.
+///
+/// A time limit that passed has an error of its own here, and so needs no further look.
+pub(crate) fn is_failure(_socket: &Socket, error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Nothing: Windows binds again at once by itself, and its `SO_REUSEADDR` lets another process
+/// steal the port.
+pub(crate) fn allow_quick_restart(_socket: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
+/// Not told here.
+pub(crate) fn accept_queue(_listener: &Socket) -> io::Result<Option<(u32, u32)>> {
+    Ok(None)
+}
+
+/// Not told here.
+pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
+    Ok(None)
+}
+
+/// Sets the three numbers of keep-alive; before Windows 10 1703 the number of probes stays 10.
+pub(crate) fn keep_alive(
+    socket: &Socket,
+    idle: Duration,
+    interval: Duration,
+    probes: u32,
+) -> io::Result<()> {
+    let settings = TcpKeepalive::new().with_time(idle).with_interval(interval);
+    socket.set_tcp_keepalive(&settings.with_retries(probes))
+}
+
+#[allow(unsafe_code)]
+fn poll_for(sockets: &[&Socket], events: i16, timeout: Duration) -> io::Result<Vec<Readiness>> {
+    let mut polled: Vec<WinSock::WSAPOLLFD> = sockets
+        .iter()
+        .map(|socket| WinSock::WSAPOLLFD {
+            fd: usize::try_from(socket.as_raw_socket()).expect("a SOCKET is as wide as a pointer"),
+            events,
+            revents: 0,
+        })
+        .collect();
+    let count = u32::try_from(polled.len()).expect("few sockets are polled at once");
+    // SAFETY: `polled` is borrowed by nobody else and holds exactly `count` entries.
+    let ready = unsafe { WinSock::WSAPoll(polled.as_mut_ptr(), count, poll_milliseconds(timeout)) };
+    if ready == WinSock::SOCKET_ERROR {
+        return Err(io::Error::last_os_error());
+    }
+    let dead = WinSock::POLLERR | WinSock::POLLHUP | WinSock::POLLNVAL;
+    Ok(polled
+        .iter()
+        .map(|polled| Readiness { ready: polled.revents != 0, hung_up: polled.revents & dead != 0 })
+        .collect())
+}
+
+/// Nothing: there is no such option here.
+pub(crate) fn set_user_timeout(_socket: &Socket, _limit: Duration) -> io::Result<()> {
+    Ok(())
+}
+
+/// Nothing: there is no such option here.
+pub(crate) fn choose_port_late(_socket: &Socket) {}

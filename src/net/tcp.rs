@@ -1,0 +1,399 @@
+//! `TcpDialer`: TCP connections by name or address, within one deadline.
+
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::time::Duration;
+use std::time::Instant;
+
+use socket2::Socket;
+
+use super::connect::Lost;
+use super::connect::connect;
+use super::connection::Connection;
+use super::connection::TcpConnection;
+use super::error::AttemptError;
+use super::error::NetError;
+use super::keep_alive::KeepAlive;
+use super::race::Race;
+use super::resolve::Resolver;
+use super::sys;
+use crate::Blocking;
+use crate::Dialer;
+
+/// Opens TCP connections.
+///
+/// A dial resolves the name anew, so that a change in DNS is followed, and tries the addresses as
+/// RFC 8305 (Happy Eyeballs, version 2) says: IPv6 and IPv4 in turn, the next one when the one
+/// before has failed or has not answered for [`attempt_delay`](Self::attempt_delay); the first to
+/// answer wins, and the others are closed. All of that ends at one deadline, with an error that
+/// lists every address and its reason.
+///
+/// What the kernel may do wrong is seen to: a connect that was interrupted by a signal goes on, a
+/// socket that was connected to itself (which happens when a dead server's port lies in the range
+/// from which the kernel chooses) is closed and dialed again, and no wake-up passes for a
+/// connection that is none.
+///
+/// The name is resolved on a thread of its own, because the system's resolver can neither be
+/// interrupted nor be given a limit: at the deadline that thread is left behind, to end when the
+/// resolver does. At most 8 such threads exist per dialer, its clones included; a dial that finds
+/// all taken waits for one until its deadline. The connects themselves need no thread.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use latebind::Dialer;
+/// use latebind::net::TcpDialer;
+///
+/// let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// let dialer = TcpDialer::new("localhost", listener.local_addr()?.port())
+///     .dial_timeout(Duration::from_secs(5));
+/// let connection = dialer.dial(Instant::now() + Duration::from_secs(60))?;
+/// assert!(connection.nodelay()?);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TcpDialer {
+    target: Target,
+    resolver: Resolver,
+    dial_timeout: Duration,
+    attempt_delay: Duration,
+    keep_alive: KeepAlive,
+    nodelay: bool,
+    user_timeout: Option<Duration>,
+    local_address: Option<SocketAddr>,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    route: sys::Route,
+}
+
+#[derive(Clone, Debug)]
+enum Target {
+    Name { host: String, port: u16 },
+    Addresses(Vec<SocketAddr>),
+}
+
+impl TcpDialer {
+    /// Dials a host by name, or by an IP address in text.
+    ///
+    /// Nothing is resolved yet: a name that does not exist fails the dial.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::TcpDialer;
+    ///
+    /// let by_name = TcpDialer::new("db.example.com", 5432);
+    /// let by_address = TcpDialer::new("::1", 5432);
+    /// # drop((by_name, by_address));
+    /// ```
+    #[must_use]
+    pub fn new(host: impl Into<String>, port: u16) -> Self {
+        Self::with_target(Target::Name { host: host.into(), port })
+    }
+
+    /// Dials one of several addresses that are known already, the preferred one first.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::TcpDialer;
+    ///
+    /// let addresses = ["[2001:db8::7]:6379", "192.0.2.7:6379"].map(|text| text.parse().unwrap());
+    /// let dialer = TcpDialer::with_addresses(addresses);
+    /// # drop(dialer);
+    /// ```
+    #[must_use]
+    pub fn with_addresses(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self::with_target(Target::Addresses(addresses.into_iter().collect()))
+    }
+
+    fn with_target(target: Target) -> Self {
+        Self {
+            target,
+            resolver: Resolver::system(),
+            dial_timeout: Duration::from_secs(30),
+            attempt_delay: Duration::from_millis(250),
+            keep_alive: KeepAlive::new(),
+            nodelay: true,
+            user_timeout: None,
+            local_address: None,
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            route: sys::Route::default(),
+        }
+    }
+
+    /// Resolves names by a function of your own instead of the system's resolver.
+    ///
+    /// It is called with the name and the port, once per dial, on a thread of its own: it may
+    /// block, and the dial will not wait for it past the deadline. The order of its answer is that
+    /// of preference. Not called for a host that is an IP address already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::TcpDialer;
+    ///
+    /// let dialer = TcpDialer::new("primary", 5432)
+    ///     .resolver(|name, port| match name {
+    ///         "primary" => Ok(vec![([192, 0, 2, 7], port).into()]),
+    ///         _ => Err(std::io::ErrorKind::NotFound.into()),
+    ///     });
+    /// # drop(dialer);
+    /// ```
+    #[must_use]
+    pub fn resolver(
+        mut self,
+        resolver: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        self.resolver = Resolver::new(resolver);
+        self
+    }
+
+    /// How long a dial lasts at most, the resolution of the name included.
+    ///
+    /// It shortens the deadline that the dial is given, and never lengthens it. A dial with no
+    /// time at all fails at once. Defaults to 30 s, which is what Go's HTTP client allows.
+    #[must_use]
+    pub fn dial_timeout(mut self, dial_timeout: Duration) -> Self {
+        self.dial_timeout = dial_timeout;
+        self
+    }
+
+    /// How long an address has the field to itself before the next one is tried as well.
+    ///
+    /// At least 10 ms (a shorter one counts as that), and shorter than asked where the deadline
+    /// would otherwise come before the last address's turn. With `Duration::MAX` one address is
+    /// tried at a time: each has an equal share of what is left, but two seconds at least, and is
+    /// given up then. Defaults to 250 ms, which RFC 8305 (section 8) recommends.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use latebind::net::TcpDialer;
+    ///
+    /// let one_at_a_time = TcpDialer::new("db.example.com", 5432).attempt_delay(Duration::MAX);
+    /// # drop(one_at_a_time);
+    /// ```
+    #[must_use]
+    pub fn attempt_delay(mut self, attempt_delay: Duration) -> Self {
+        self.attempt_delay = attempt_delay;
+        self
+    }
+
+    /// How the kernel finds out that an idle peer has vanished.
+    ///
+    /// Defaults to [`KeepAlive::new`]: 30 s of idleness, probes each 15 s, 9 of them.
+    #[must_use]
+    pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
+        self.keep_alive = keep_alive;
+        self
+    }
+
+    /// Whether small writes are sent at once (`TCP_NODELAY`).
+    ///
+    /// Defaults to `true`: otherwise a request in two writes waits for the peer's delayed
+    /// acknowledgement, 40 ms on Linux.
+    #[must_use]
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
+        self.nodelay = nodelay;
+        self
+    }
+
+    /// How long data may stay unacknowledged before the kernel ends the connection
+    /// (`TCP_USER_TIMEOUT`; Linux and Android).
+    ///
+    /// Keep-alive sends no probes while data is unacknowledged, so a peer that vanishes in the
+    /// middle of a request is otherwise noticed only when the kernel has given up sending again:
+    /// on Linux after a quarter of an hour (`net.ipv4.tcp_retries2`). It interacts with keep-alive:
+    /// once it has passed, one unanswered probe ends the connection, whatever the number of probes
+    /// (tcp(7)).
+    ///
+    /// Rounded up to milliseconds, from 1 ms to 24 days (`i32::MAX` ms); `None` leaves it off.
+    /// Defaults to `None`: which silence is too long depends on the protocol. Set on the connection
+    /// once it is open; the dial itself has its own deadline. Elsewhere than on Linux and Android
+    /// it does nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use latebind::net::TcpDialer;
+    ///
+    /// let dialer = TcpDialer::new("db.example.com", 5432).user_timeout(Duration::from_secs(20));
+    /// # drop(dialer);
+    /// ```
+    #[must_use]
+    pub fn user_timeout(mut self, user_timeout: impl Into<Option<Duration>>) -> Self {
+        self.user_timeout = user_timeout.into();
+        self
+    }
+
+    /// The address to dial from, and the port unless that is 0.
+    ///
+    /// Addresses of the other family are left out. With a port of your own choice no attempt is
+    /// made again when the kernel finds it taken, and only one connection to the same peer can
+    /// exist at a time; with port 0 the kernel chooses, and on Linux it does so as late as it does
+    /// without this setting, so that ports do not run out sooner (`IP_BIND_ADDRESS_NO_PORT`).
+    /// Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::TcpDialer;
+    ///
+    /// let dialer = TcpDialer::new("db.example.com", 5432).local_address(([10, 0, 0, 2], 0));
+    /// # drop(dialer);
+    /// ```
+    #[must_use]
+    pub fn local_address(mut self, local_address: impl Into<SocketAddr>) -> Self {
+        self.local_address = Some(local_address.into());
+        self
+    }
+
+    /// The network interface to dial through, by name (`SO_BINDTODEVICE`; Linux and Android).
+    ///
+    /// A dial fails if there is no such interface. Before Linux 5.7 it needs `CAP_NET_RAW`.
+    /// Defaults to none: the routing table decides.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::TcpDialer;
+    ///
+    /// let dialer = TcpDialer::new("db.example.com", 5432).interface("eth1");
+    /// # drop(dialer);
+    /// ```
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[must_use]
+    pub fn interface(mut self, interface: impl Into<String>) -> Self {
+        self.route.interface = Some(interface.into());
+        self
+    }
+
+    /// The mark that routing rules and packet filters see on this dialer's packets (`SO_MARK`;
+    /// Linux and Android).
+    ///
+    /// A dial fails without `CAP_NET_ADMIN` or, since Linux 5.17, `CAP_NET_RAW`. Defaults to none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::TcpDialer;
+    ///
+    /// let dialer = TcpDialer::new("db.example.com", 5432).mark(0x42);
+    /// # drop(dialer);
+    /// ```
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[must_use]
+    pub fn mark(mut self, mark: u32) -> Self {
+        self.route.mark = Some(mark);
+        self
+    }
+
+    /// What is dialed, in words.
+    fn target(&self) -> String {
+        match &self.target {
+            Target::Name { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+            Target::Name { host, port } => format!("{host}:{port}"),
+            Target::Addresses(addresses) => match addresses.as_slice() {
+                [address] => address.to_string(),
+                addresses => format!("any of {} addresses", addresses.len()),
+            },
+        }
+    }
+
+    fn addresses(&self, now: Instant, deadline: Instant) -> Result<Vec<SocketAddr>, NetError> {
+        let addresses = match &self.target {
+            Target::Addresses(addresses) => addresses.clone(),
+            Target::Name { host, port } => match host.parse() {
+                Ok(address) => vec![SocketAddr::new(address, *port)],
+                Err(_) => self.resolver.resolve(host, *port, now, deadline)?,
+            },
+        };
+        let found = addresses.len();
+        let addresses: Vec<_> = addresses
+            .into_iter()
+            .filter(|address| {
+                self.local_address.is_none_or(|local| local.is_ipv4() == address.is_ipv4())
+            })
+            .collect();
+        if addresses.is_empty() {
+            return Err(NetError::NoAddress { target: self.target(), ruled_out: found });
+        }
+        Ok(addresses)
+    }
+
+    /// Sets what must be set before the connect.
+    fn prepare(&self, socket: &Socket) -> Result<(), AttemptError> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        self.route.set(socket)?;
+        if let Some(local) = self.local_address {
+            let failed = |source| AttemptError::Option { option: "the local address", source };
+            if local.port() == 0 {
+                sys::choose_port_late(socket);
+            }
+            socket.bind(&local.into()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// What is set on the winner only.
+    fn finish(&self, socket: Socket) -> io::Result<TcpStream> {
+        socket.set_nonblocking(false)?;
+        if self.nodelay {
+            // Fails only where the peer has closed already, which whoever reads next will learn.
+            let _ = socket.set_tcp_nodelay(true);
+        }
+        self.keep_alive.set(&socket);
+        if let Some(user_timeout) = self.user_timeout {
+            sys::set_user_timeout(&socket, user_timeout)?;
+        }
+        Ok(socket.into())
+    }
+}
+
+impl From<SocketAddr> for TcpDialer {
+    fn from(address: SocketAddr) -> Self {
+        Self::with_addresses([address])
+    }
+}
+
+impl Dialer for TcpDialer {
+    type Connection = TcpConnection;
+    type Error = NetError;
+
+    fn dial(&self, deadline: Instant) -> Result<TcpConnection, NetError> {
+        let now = Instant::now();
+        let deadline = now.checked_add(self.dial_timeout).map_or(deadline, |own| own.min(deadline));
+        if deadline <= now {
+            return Err(NetError::DeadlinePassed { target: self.target() });
+        }
+        let addresses = self.addresses(now, deadline)?;
+        let port_is_ours = self.local_address.is_some_and(|local| local.port() != 0);
+        let race = Race::new(addresses, self.attempt_delay, port_is_ours, Instant::now(), deadline);
+        let socket = connect(race, &|socket| self.prepare(socket)).map_err(
+            |Lost { attempts, untried }| NetError::Unreachable {
+                target: self.target(),
+                attempts,
+                untried,
+            },
+        )?;
+        let stream = self.finish(socket).map_err(|source| NetError::Prepare { source })?;
+        Ok(Connection::new(stream))
+    }
+
+    fn is_broken(&self, connection: &mut TcpConnection) -> bool {
+        connection.is_broken()
+    }
+
+    fn reset(&self, connection: &mut TcpConnection) -> Result<(), NetError> {
+        connection.reset_for_next()
+    }
+
+    /// Nothing of a socket's blocks here, so that no check needs a thread.
+    fn blocking(&self) -> Blocking {
+        Blocking::default().check(false)
+    }
+}

@@ -1,0 +1,294 @@
+//! Unix stream sockets: `UnixDialer`, and a listener that removes its own path and no other.
+
+use std::fs;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+use socket2::Domain;
+use socket2::SockAddr;
+use socket2::Socket;
+use socket2::Type;
+
+use super::connection::Connection;
+use super::connection::UnixConnection;
+use super::error::NetError;
+use crate::Blocking;
+use crate::Dialer;
+
+/// Opens Unix stream connections.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use latebind::Dialer;
+/// use latebind::net::{UnixDialer, listen_unix};
+///
+/// let path = std::env::temp_dir().join(format!("latebind-doc-{}", std::process::id()));
+/// let listener = listen_unix(&path)?;
+/// let connection = UnixDialer::new(&path).dial(Instant::now() + Duration::from_secs(5))?;
+/// assert_eq!(connection.peer_addr()?.as_pathname(), Some(path.as_path()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct UnixDialer {
+    name: Name,
+    dial_timeout: Duration,
+}
+
+/// What a Unix socket is known by.
+#[derive(Clone, Debug)]
+pub(super) enum Name {
+    Path(PathBuf),
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    Abstract(Vec<u8>),
+}
+
+impl Name {
+    /// The address, or `InvalidInput` if the name is too long for one.
+    pub(super) fn address(&self) -> io::Result<SockAddr> {
+        match self {
+            Self::Path(path) => SockAddr::unix(path),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Abstract(name) => {
+                let mut text = vec![0];
+                text.extend(name);
+                SockAddr::unix(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&text))
+            }
+        }
+    }
+
+    /// The name in words: a path, or an abstract name after an `@`.
+    pub(super) fn to_words(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Abstract(name) => format!("@{}", name.escape_ascii()),
+        }
+    }
+}
+
+impl UnixDialer {
+    /// Dials the socket at `path`.
+    ///
+    /// A path too long for an address (107 bytes on Linux, 103 on the BSDs and macOS) fails the
+    /// dial; it is never cut short.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::with_name(Name::Path(path.into()))
+    }
+
+    /// Dials a socket in Linux's abstract namespace, which has no file. At most 107 bytes.
+    ///
+    /// The name is given without the NUL byte that marks it as abstract.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::net::UnixDialer;
+    ///
+    /// let dialer = UnixDialer::with_abstract_name("my-service");
+    /// # drop(dialer);
+    /// ```
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[must_use]
+    pub fn with_abstract_name(name: impl AsRef<[u8]>) -> Self {
+        Self::with_name(Name::Abstract(name.as_ref().to_vec()))
+    }
+
+    fn with_name(name: Name) -> Self {
+        Self { name, dial_timeout: Duration::from_secs(30) }
+    }
+
+    /// How long a dial lasts at most. It shortens the deadline that the dial is given, and never
+    /// lengthens it. Defaults to 30 s, as [`TcpDialer`](crate::net::TcpDialer)'s.
+    ///
+    /// Only a listener whose accept queue is full makes a dial wait, and only on Linux: elsewhere
+    /// it is refused.
+    #[must_use]
+    pub fn dial_timeout(mut self, dial_timeout: Duration) -> Self {
+        self.dial_timeout = dial_timeout;
+        self
+    }
+
+    fn connect(&self, deadline: Instant) -> io::Result<net::UnixStream> {
+        let address = self.name.address()?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            // A full accept queue makes a blocking connect wait, for as long as a write may;
+            // a non-blocking one fails, and no poll tells when to try again (unix(7)). Rounded up
+            // to a microsecond, the least that a time limit can say: zero would mean for ever.
+            socket.set_write_timeout(Some(left.max(Duration::from_micros(1))))?;
+            match socket.connect(&address) {
+                Ok(()) => break,
+                // A Unix socket that was interrupted is not connected: try again.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        socket.set_write_timeout(None)?;
+        Ok(socket.into())
+    }
+}
+
+impl Dialer for UnixDialer {
+    type Connection = UnixConnection;
+    type Error = NetError;
+
+    fn dial(&self, deadline: Instant) -> Result<UnixConnection, NetError> {
+        let now = Instant::now();
+        let deadline = now.checked_add(self.dial_timeout).map_or(deadline, |own| own.min(deadline));
+        if deadline <= now {
+            return Err(NetError::DeadlinePassed { target: self.name.to_words() });
+        }
+        self.connect(deadline)
+            .map(Connection::new)
+            .map_err(|source| NetError::Path { path: self.name.to_words(), source })
+    }
+
+    fn is_broken(&self, connection: &mut UnixConnection) -> bool {
+        connection.is_broken()
+    }
+
+    fn reset(&self, connection: &mut UnixConnection) -> Result<(), NetError> {
+        connection.reset_for_next()
+    }
+
+    /// Nothing of a socket's blocks here, so that no check needs a thread.
+    fn blocking(&self) -> Blocking {
+        Blocking::default().check(false)
+    }
+}
+
+/// A Unix listener that removes its path when it is closed.
+///
+/// Use it as the std listener that it holds. It removes the path once, before it closes the socket,
+/// and only if the path still leads to the file that this listener made: one that another
+/// listener has put there since stays. Between that look and the removal another process may
+/// still put its own there; nothing short of a lock file prevents that.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::net::listen_unix;
+///
+/// let path = std::env::temp_dir().join(format!("latebind-listener-doc-{}", std::process::id()));
+/// let listener = listen_unix(&path)?;
+/// assert!(path.exists());
+/// drop(listener);
+/// assert!(!path.exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct UnixListener {
+    listener: net::UnixListener,
+    own: Option<OwnPath>,
+}
+
+/// The file that a listener made: what must still be there for it to be removed.
+#[derive(Debug)]
+struct OwnPath {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl UnixListener {
+    /// Takes charge of the path that `listener` has just been bound to.
+    pub(super) fn owning(listener: net::UnixListener, path: &Path) -> io::Result<Self> {
+        // Absolute, for the process may change its directory before it closes this.
+        let path = std::path::absolute(path)?;
+        let file = fs::symlink_metadata(&path)?;
+        let own = OwnPath { path, device: file.dev(), inode: file.ino() };
+        Ok(Self { listener, own: Some(own) })
+    }
+
+    /// Leaves the path in place when this is closed, for a successor that takes over the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let path = std::env::temp_dir().join(format!("latebind-keep-doc-{}", std::process::id()));
+    /// let mut listener = latebind::net::listen_unix(&path)?;
+    /// listener.keep_path();
+    /// drop(listener);
+    /// assert!(path.exists());
+    /// # std::fs::remove_file(path)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keep_path(&mut self) {
+        self.own = None;
+    }
+
+    /// Removes the path and closes the socket, as dropping does, and says what went wrong.
+    ///
+    /// # Errors
+    ///
+    /// The path could not be removed. The socket is closed all the same. That the path is gone
+    /// already, or leads to somebody else's file, is no error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let path = std::env::temp_dir().join(format!("latebind-close-doc-{}", std::process::id()));
+    /// latebind::net::listen_unix(&path)?.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(mut self) -> io::Result<()> {
+        self.remove_path()
+    }
+
+    fn remove_path(&mut self) -> io::Result<()> {
+        let Some(OwnPath { path, device, inode }) = self.own.take() else { return Ok(()) };
+        match fs::symlink_metadata(&path) {
+            Ok(file) if (file.dev(), file.ino()) == (device, inode) => fs::remove_file(path),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for UnixListener {
+    fn drop(&mut self) {
+        // The socket closes after this, with the field: the path must go first, so that nobody
+        // finds a path on which nobody listens.
+        let _ = self.remove_path();
+    }
+}
+
+impl Deref for UnixListener {
+    type Target = net::UnixListener;
+
+    fn deref(&self) -> &net::UnixListener {
+        &self.listener
+    }
+}
+
+impl AsFd for UnixListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// A listener made elsewhere (inherited, say): it did not make its path and removes nothing.
+impl From<net::UnixListener> for UnixListener {
+    fn from(listener: net::UnixListener) -> Self {
+        Self { listener, own: None }
+    }
+}
