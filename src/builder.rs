@@ -34,7 +34,7 @@ impl<D: Dialer> Pool<D> {
 /// use latebind::{Pool, net::TcpDialer};
 /// use std::time::Duration;
 ///
-/// let pool = Pool::builder(TcpDialer::new(("db.example", 5432)))
+/// let pool = Pool::builder(TcpDialer::new("db.example", 5432))
 ///     .max_open(20)
 ///     .get_timeout(Duration::from_secs(2))
 ///     .build()?;

@@ -92,7 +92,7 @@ pub(crate) fn far_future(now: Instant) -> Instant {
 /// # Examples
 ///
 /// ```
-/// # let dialer = latebind::net::TcpDialer::new(([127, 0, 0, 1], 80));
+/// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
 /// let refused = latebind::Pool::builder(dialer).max_open(5).max_idle(8).build();
 /// assert_eq!(refused.unwrap_err().to_string(), "max_idle (8) exceeds max_open (5)");
 /// ```

@@ -21,7 +21,7 @@ use crate::stats::Stats;
 /// use latebind::{GetError, Pool, net::TcpDialer};
 ///
 /// let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-/// let pool = Pool::new(TcpDialer::new(nobody));
+/// let pool = Pool::new(TcpDialer::from(nobody));
 /// match pool.get() {
 ///     Err(GetError::Unreachable { failure, .. }) => println!("the server is down: {failure}"),
 ///     Err(error) => println!("{error}"),

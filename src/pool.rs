@@ -49,7 +49,7 @@ impl Default for Habits {
 ///
 /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
 /// # let address = listener.local_addr()?;
-/// let pool = Pool::builder(TcpDialer::new(address)).max_open(4).build()?;
+/// let pool = Pool::builder(TcpDialer::from(address)).max_open(4).build()?;
 /// let threads: Vec<_> = (0..8)
 ///     .map(|n| {
 ///         let pool = pool.clone();
@@ -98,7 +98,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// ```
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new(listener.local_addr()?));
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
     /// let connection = pool.get()?;
     /// println!("connected to {}", connection.peer_addr()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -148,7 +148,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// ```
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new(listener.local_addr()?));
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
     /// assert!(pool.try_get().is_err(), "nothing has been dialed yet");
     /// drop(pool.get()?);
     /// assert!(pool.try_get().is_ok());
@@ -171,7 +171,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// ```
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new(listener.local_addr()?));
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
     /// let connection = pool.get_owned()?;
     /// std::thread::spawn(move || connection.set_nodelay(true)).join().unwrap()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -224,7 +224,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// ```
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new(listener.local_addr()?));
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
     /// pool.warm_up(3)?;
     /// assert_eq!(pool.stats().idle, 3);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -286,7 +286,7 @@ impl<D: Dialer> Pool<D> {
     /// use std::time::{Duration, Instant};
     ///
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new(listener.local_addr()?));
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
     /// let connection = pool.get()?;
     /// let drained = pool.drain(Instant::now() + Duration::from_millis(10));
     /// assert_eq!(drained.in_use, 1);
@@ -372,7 +372,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     /// use latebind::PooledConnection;
     ///
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new(listener.local_addr()?));
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
     /// let connection = pool.get()?;
     /// PooledConnection::discard(connection);
     /// assert_eq!(pool.stats().open(), 0);
@@ -391,7 +391,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     /// use latebind::PooledConnection;
     ///
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new(listener.local_addr()?));
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
     /// let mine = PooledConnection::detach(pool.get()?);
     /// assert_eq!(pool.stats().open(), 0);
     /// # drop(mine);

@@ -25,6 +25,9 @@ use crate::workers::{Job, Workers};
 type Connection<D> = <D as Dialer>::Connection;
 type Failure<D> = DialFailure<<D as Dialer>::Error>;
 type Books<D> = Ledger<Connection<D>, Failure<D>, Arc<Bell>>;
+type Lent<D> = Entry<Connection<D>>;
+type Refused<D> = GetError<<D as Dialer>::Error>;
+type Waited<'a, D> = (MutexGuard<'a, Books<D>>, Verdict<Connection<D>, Failure<D>>);
 type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 
 /// One pool, shared by its handles and the errands under way.
@@ -53,7 +56,7 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         start: Instant,
         deadline: Option<Instant>,
-    ) -> Result<Entry<Connection<D>>, GetError<D::Error>> {
+    ) -> Result<Lent<D>, Refused<D>> {
         let mut place = None;
         loop {
             let (ticket, mut entry) = self.get_any(place, start, deadline)?;
@@ -66,7 +69,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// A sound connection at rest, if there is one and nobody waits for it.
-    pub(crate) fn try_get(self: &Arc<Self>) -> Result<Entry<Connection<D>>, GetError<D::Error>> {
+    pub(crate) fn try_get(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
             let now = now();
             let mut ledger = self.ledger.lock();
@@ -92,7 +95,7 @@ impl<D: Dialer> Shell<D> {
         place: Option<Ticket>,
         start: Instant,
         deadline: Option<Instant>,
-    ) -> Result<(Ticket, Entry<Connection<D>>), GetError<D::Error>> {
+    ) -> Result<(Ticket, Lent<D>), Refused<D>> {
         let mut bell = None;
         let mut ledger = self.ledger.lock();
         let (request, effects) = ledger
@@ -123,7 +126,7 @@ impl<D: Dialer> Shell<D> {
         ticket: Ticket,
         bell: &Bell,
         deadline: Option<Instant>,
-    ) -> (MutexGuard<'a, Books<D>>, Verdict<Connection<D>, Failure<D>>) {
+    ) -> Waited<'a, D> {
         let mut is_late = false;
         loop {
             if !effects.is_empty() {
@@ -153,7 +156,7 @@ impl<D: Dialer> Shell<D> {
     // ---- Return --------------------------------------------------------------------------------
 
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
-    pub(crate) fn give_back(self: &Arc<Self>, mut entry: Entry<Connection<D>>) {
+    pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>) {
         let connection = &mut entry.connection;
         let sound = self.is_sound(connection)
             && (self.blocking.reset
@@ -166,12 +169,12 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// A borrowed connection is of no more use.
-    pub(crate) fn retire(self: &Arc<Self>, entry: Entry<Connection<D>>) {
+    pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>) {
         self.event(|ledger, now| ledger.retire(entry, now));
     }
 
     /// A borrower keeps its connection.
-    pub(crate) fn detach(self: &Arc<Self>, entry: Entry<Connection<D>>) -> Connection<D> {
+    pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
         let (connection, effects) = self.ledger.lock().detach(entry, now());
         self.carry_out(effects);
         connection
@@ -184,7 +187,7 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         target: u32,
         deadline: Option<Instant>,
-    ) -> Result<(), GetError<D::Error>> {
+    ) -> Result<(), Refused<D>> {
         let (start, bell) = (now(), Arc::<Bell>::default());
         let mut ledger = self.ledger.lock();
         let (ticket, effects) = ledger.warm_up(target, start, || Arc::clone(&bell));

@@ -13,7 +13,7 @@ use std::time::Duration;
 ///
 /// ```
 /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-/// # let dialer = latebind::net::TcpDialer::new(listener.local_addr()?);
+/// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
 /// let pool = latebind::Pool::new(dialer);
 /// let guard = pool.get()?;
 /// let stats = pool.stats();
