@@ -214,8 +214,11 @@ fn config() -> impl Strategy<Value = Config> {
 /// Each call of the dialer returns in some histories, and in others every so often one does not.
 fn hangs() -> impl Strategy<Value = Hangs> {
     let pattern = || prop_oneof![3 => Just(0), 1 => any::<u64>().prop_map(|bits| bits & bits << 1)];
-    (pattern(), pattern(), pattern())
-        .prop_map(|(dials, asides, closes)| Hangs { dials, asides, closes })
+    (pattern(), pattern(), pattern()).prop_map(|(dials, asides, closes)| Hangs {
+        dials,
+        asides,
+        closes,
+    })
 }
 
 /// How likely each kind of event is in one history: some kinds never happen in it, and so others

@@ -295,8 +295,7 @@ impl World {
 
     /// Somebody wakes, for a reason or for none, and looks whether there is a verdict.
     pub(crate) fn collect(&mut self, pick: usize) {
-        let party =
-            self.pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)));
+        let party = self.pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)));
         if let Some(party) = party {
             self.collect_of(party);
         }
@@ -323,9 +322,8 @@ impl World {
     pub(crate) fn leave(&mut self, pick: usize) {
         let now = self.read_clock(Duration::ZERO);
         let late = |p: &Party| p.deadline.is_some_and(|deadline| deadline <= now);
-        let party = self.pick_party(pick, |p| {
-            matches!(p.state, State::Waiting | State::Told(_)) && late(p)
-        });
+        let party = self
+            .pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)) && late(p));
         let Some(party) = party else { return };
         if !self.collect_of(party) {
             let ticket = self.parties[party].ticket.expect("who waits has a ticket");
