@@ -9,8 +9,9 @@ use super::queue::count;
 /// A dial under way.
 #[derive(Debug)]
 pub(super) struct Dial {
-    /// Whose need began it: a caller in the queue or a warm-up. It may have left since.
-    pub(super) sponsor: Ticket,
+    /// Whose need began it: a caller in the queue or a warm-up. It may have left since. `None` once
+    /// the dial is written off: what comes of it is nobody's business any more.
+    pub(super) sponsor: Option<Ticket>,
     /// The pool's generation when it began.
     pub(super) generation: u64,
     /// `None`: no limit.
@@ -54,22 +55,21 @@ impl Dials {
         if !is_due(dial.deadline, now) {
             return None;
         }
-        let (id, sponsor) = (*id, dial.sponsor);
-        self.write_off(id);
-        Some((id, sponsor))
+        let id = *id;
+        Some((id, self.write_off(id)))
     }
 
     /// Writes off the dial longest under way, and says which it was.
     pub(super) fn write_off_first(&mut self) -> Option<(ErrandId, Ticket)> {
-        let (id, dial) = self.counted_on.first_key_value()?;
-        let (id, sponsor) = (*id, dial.sponsor);
-        self.write_off(id);
-        Some((id, sponsor))
+        let id = *self.counted_on.first_key_value()?.0;
+        Some((id, self.write_off(id)))
     }
 
-    fn write_off(&mut self, id: ErrandId) {
-        let dial = self.counted_on.remove(&id).expect("only a dial counted on is written off");
+    fn write_off(&mut self, id: ErrandId) -> Ticket {
+        let mut dial = self.counted_on.remove(&id).expect("only a dial counted on is written off");
+        let sponsor = dial.sponsor.take().expect("a dial counted on has a sponsor");
         self.written_off.insert(id, dial);
+        sponsor
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

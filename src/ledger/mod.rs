@@ -304,7 +304,9 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     pub(crate) fn dialed(&mut self, id: ErrandId, connection: C, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
-            ledger.queue.end_dial(dial.sponsor, id);
+            if let Some(sponsor) = dial.sponsor {
+                ledger.queue.end_dial(sponsor, id);
+            }
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             ledger.shelve(Entry::new(connection, dial.generation, now), now, effects);
@@ -463,7 +465,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     fn expire(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         while let Some((id, sponsor)) = self.dials.write_off_overdue(now) {
             let failure = F::from(Overdue { limit: self.config.dial_timeout });
-            self.note_failure(sponsor, id, failure, effects);
+            self.note_failure(Some(sponsor), id, failure, effects);
         }
         while let Some((id, task)) = self.aside.pop_overdue(now) {
             // The connection is still out, but nobody shall have it: it is closed when it is back.
@@ -539,7 +541,8 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     ) -> ErrandId {
         let id = ErrandId(self.fresh_id());
         let deadline = moment(now, self.config.dial_timeout);
-        self.dials.begin(id, Dial { sponsor, generation: self.generation, deadline });
+        self.dials
+            .begin(id, Dial { sponsor: Some(sponsor), generation: self.generation, deadline });
         self.totals.dials_total += 1;
         effects.dials.push(DialOrder { id, deadline });
         id
@@ -548,12 +551,16 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     /// A dial's failure is its sponsor's, if that one still waits; the pool remembers the latest.
     fn note_failure(
         &mut self,
-        sponsor: Ticket,
+        sponsor: Option<Ticket>,
         dial: ErrandId,
         failure: F,
         effects: &mut Effects<C, F, W>,
     ) {
         effects.spent.extend(self.last_failure.replace(failure.clone()));
+        let Some(sponsor) = sponsor else {
+            effects.spent.push(failure);
+            return;
+        };
         if let Some((_, waker)) = self.warm_ups.remove(&sponsor) {
             self.served.insert(sponsor, Verdict::Failed(failure));
             effects.wake.push(waker);
