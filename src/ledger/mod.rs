@@ -688,7 +688,8 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
 
     /// Whether one more caller would be one too many without a dial or a check to count on.
     fn is_queue_full(&self) -> bool {
-        let served = self.coming() + self.room();
+        // What is idle although someone asks has yet to be checked.
+        let served = self.coming() + self.room() + count(self.idle.len());
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
     }
 

@@ -246,7 +246,7 @@ proptest! {
         config in config(),
         hangs in hangs(),
         weights in weights(),
-        history in vec(throw(), 0..160),
+        history in vec(throw(), 0..120),
         refuses in any::<bool>(),
     ) {
         let mut world = World::new(config, hangs);
