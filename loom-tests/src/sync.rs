@@ -11,6 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::config::far_future;
+
 thread_local! {
     static ELAPSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static SPAWNS_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
@@ -40,8 +42,14 @@ pub(crate) fn now() -> Instant {
     *START.get_or_init(Instant::now) + ELAPSED.get()
 }
 
-fn advance_to(moment: Instant) {
-    ELAPSED.set(ELAPSED.get() + moment.saturating_duration_since(now()));
+/// Lets time pass.
+pub(crate) fn advance(time: Duration) {
+    ELAPSED.set(ELAPSED.get() + time);
+}
+
+/// A deadline that no model lives to see.
+pub(crate) fn never() -> Instant {
+    far_future(now())
 }
 
 #[derive(Debug)]
@@ -99,12 +107,12 @@ pub(crate) struct Bell(loom::sync::Condvar);
 
 impl Bell {
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) -> Wake {
-        if let Some(until) = until {
+        if let Some(until) = until.filter(|until| *until < never()) {
             // loom's `wait_timeout` never times out, and loom has no clock. But all that a deadline
             // can do is let others in, before it passes and after it, and come back: so does this.
             // A ring that comes meanwhile is a wake-up at the deadline's own moment.
             guard.let_others_in();
-            advance_to(until);
+            advance(until.saturating_duration_since(now()));
             guard.let_others_in();
             return Wake::Late;
         }
