@@ -479,7 +479,8 @@ fn a_return_serves_callers_whose_dials_have_been_refused() {
     let mut desk = Desk::new(3);
     let held = desk.dial_and_get();
     let (first, second) = (desk.queue(1), desk.queue(2));
-    (desk.refused(), desk.refused());
+    desk.refused();
+    desk.refused();
     assert_eq!((desk.begun, desk.stats().waiting), (3, 2), "who holds an error dials no more");
     desk.give_back(held);
     let entry = desk.granted(first);
@@ -646,7 +647,9 @@ fn a_warm_up_and_callers_together_keep_within_the_limit() {
     let (warm, orders) = desk.ledger.warm_up(9, desk.now, || 2);
     desk.lay_out(orders);
     assert_eq!((desk.stats().dialing, desk.begun), (3, 3));
-    (desk.dialed(), desk.dialed(), desk.dialed());
+    for _ in 0..3 {
+        desk.dialed();
+    }
     desk.granted(waiting);
     assert!(matches!(desk.ledger.collect(warm), Some(Verdict::Warm)));
     assert_eq!(desk.stats().idle, 2);
@@ -671,11 +674,9 @@ fn a_warm_up_does_not_fail_by_a_dial_from_before_a_flush() {
 fn what_began_before_a_flush_is_not_lent_after_it() {
     let mut desk = Desk::new(3);
     let (held, resting) = (desk.dial_and_get(), desk.dial_and_get());
-    desk.give_back(resting);
-    let _resting = desk.get();
     let left = desk.queue(1);
     desk.ledger.leave(left, desk.now);
-    desk.give_back(_resting);
+    desk.give_back(resting);
     assert_eq!((desk.stats().idle, desk.stats().in_use, desk.stats().dialing), (1, 1, 1));
 
     desk.flush();
