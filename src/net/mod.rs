@@ -22,6 +22,8 @@ mod resolve;
 mod stream;
 mod sys;
 mod tcp;
+#[cfg(feature = "rustls")]
+mod tls;
 #[cfg(unix)]
 mod unix;
 
@@ -48,6 +50,12 @@ pub use queue::listen_overflows;
 pub use stream::Liveness;
 pub use stream::Stream;
 pub use tcp::TcpDialer;
+#[cfg(feature = "rustls")]
+pub use tls::TlsDialer;
+#[cfg(feature = "rustls")]
+pub use tls::TlsError;
+#[cfg(feature = "rustls")]
+pub use tls::TlsStream;
 #[cfg(unix)]
 pub use unix::UnixDialer;
 #[cfg(unix)]
