@@ -36,7 +36,7 @@ use crate::Dialer;
 ///
 /// The name is resolved on a thread of its own, because the system's resolver can neither be
 /// interrupted nor be given a limit: at the deadline that thread is left behind, to end when the
-/// resolver does. At most 8 such threads exist per dialer, its clones included; a dial that finds
+/// resolver does. At most 32 such threads exist per dialer, its clones included; a dial that finds
 /// all taken waits for one until its deadline. The connects themselves need no thread.
 ///
 /// # Examples
