@@ -1,4 +1,6 @@
 //! Listeners: what the kernel granted, what accepted connections inherit, whose path is removed.
+// Some of the tests, and what they need, are for Linux only.
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
 mod net_support;
 

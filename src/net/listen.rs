@@ -112,8 +112,8 @@ impl Listen {
     /// Keep-alive of the connections accepted.
     ///
     /// It is set on the listener, from which accepted sockets inherit it on the systems marked so
-    /// in the table of [`net`](crate::net); on others use [`KeepAlive::apply`] on each. Unix sockets
-    /// have none. Defaults to [`KeepAlive::new`].
+    /// in the table of [`net`](crate::net); on others use [`KeepAlive::apply`] on each. Unix
+    /// sockets have none. Defaults to [`KeepAlive::new`].
     #[must_use]
     pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
         self.keep_alive = keep_alive;
