@@ -143,6 +143,22 @@ fn keep_alive_is_rounded_up_and_kept_in_bounds() {
     }
 }
 
+/// For streams that somebody else opened, such as those accepted where nothing is inherited.
+#[test]
+#[cfg(target_os = "linux")]
+fn keep_alive_can_be_applied_to_any_stream() {
+    let (_listener, address) = server();
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    KeepAlive::new().apply(&stream);
+    let socket = SockRef::from(&stream);
+    assert!(socket.keepalive().unwrap());
+    assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
+    KeepAlive::system().apply(&stream);
+    assert!(socket.keepalive().unwrap(), "as it was");
+    KeepAlive::off().apply(&stream);
+    assert!(!socket.keepalive().unwrap());
+}
+
 /// `TCP-09`, the reading back; `tests/net_namespace.rs` lets packets vanish.
 #[test]
 #[cfg(target_os = "linux")]
@@ -240,6 +256,21 @@ fn the_error_names_every_address_and_its_reason() {
         assert!(text.contains(&format!("{address}: {reason}")), "{text}");
     }
     assert_eq!(attempts(error).iter().map(|tried| tried.0).collect::<Vec<_>>(), [first, second]);
+}
+
+/// One address is silent and the other refuses: the refusal is what the dial is known by.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_refusal_says_more_than_silence() {
+    let (silent, (_bound, refused)) = (silent("127.0.0.1:0").unwrap(), refusing());
+    let dialer = TcpDialer::with_addresses([silent.address, refused])
+        .attempt_delay(Duration::from_millis(10));
+    let error = dialer.dial(Instant::now() + Duration::from_millis(200)).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    let text = error.to_string();
+    assert!(text.contains(&format!("{}: no answer (after ", silent.address)), "{text}");
+    let tried: Vec<_> = attempts(error).iter().map(|tried| tried.0).collect();
+    assert_eq!(tried, [refused, silent.address], "in the order in which they ended");
 }
 
 /// The system's number for a refused connection.

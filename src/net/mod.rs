@@ -30,7 +30,8 @@
 //! | [`user_timeout`](TcpDialer::user_timeout) | yes | no | no | no | no | no |
 //! | local address | yes | yes | yes | yes | yes | yes |
 //! | local port chosen late | yes | no | no | no | no | no |
-//! | interface, mark | yes | no | no | no | no | no |
+//! | interface | yes | yes | no | no | no | no |
+//! | mark | yes | no | no | no | no | no |
 //! | dual-stack listener | yes | yes | yes | no | yes | yes |
 //! | `SO_REUSEADDR` on listeners | yes | yes | yes | yes | yes | no: it would let others steal the port |
 //! | not inherited by programs started | yes | yes | yes | yes | yes | yes |
