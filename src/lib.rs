@@ -2,7 +2,31 @@
 
 #![deny(unsafe_code)] // Allowed only in `net`, call by call.
 
+#[forbid(unsafe_code)]
+mod builder;
+#[forbid(unsafe_code)]
+mod config;
+#[forbid(unsafe_code)]
 mod dialer;
+#[forbid(unsafe_code)]
+mod error;
+#[forbid(unsafe_code)]
+mod ledger;
 pub mod net;
+#[forbid(unsafe_code)]
+mod pool;
+#[forbid(unsafe_code)]
+mod shell;
+#[forbid(unsafe_code)]
+mod stats;
+#[forbid(unsafe_code)]
+mod sync;
+#[forbid(unsafe_code)]
+mod workers;
 
+pub use crate::builder::Builder;
+pub use crate::config::ConfigError;
 pub use crate::dialer::{Blocking, Dialer};
+pub use crate::error::{DialFailure, GetError};
+pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};
+pub use crate::stats::Stats;

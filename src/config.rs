@@ -1,0 +1,128 @@
+//! `Config`: a pool's settings as plain data, and the one check that they fit together.
+
+use std::time::{Duration, Instant};
+
+/// What the ledger goes by. [`Builder`](crate::Builder) documents each setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) max_open: u32,
+    /// `None`: as many as `max_open`.
+    pub(crate) max_idle: Option<u32>,
+    /// `None`: as many as `max_open`.
+    pub(crate) max_dialing: Option<u32>,
+    /// `None`: no bound.
+    pub(crate) max_waiting: Option<u32>,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) check_after: Duration,
+    pub(crate) check_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_open: 10,
+            max_idle: None,
+            max_dialing: None,
+            max_waiting: None,
+            dial_timeout: Duration::from_secs(30),
+            check_after: Duration::from_millis(500),
+            check_timeout: Duration::from_secs(5),
+            close_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// The settings themselves, if each is within its bounds.
+    pub(crate) fn check_bounds(self) -> Result<Self, ConfigError> {
+        for (setting, value) in
+            [("max_open", self.max_open), ("max_dialing", self.max_dialing.unwrap_or(1))]
+        {
+            if value == 0 {
+                return Err(ConfigError::TooSmall { setting, value, least: 1 });
+            }
+        }
+        for (setting, value) in [
+            ("dial_timeout", self.dial_timeout),
+            ("check_timeout", self.check_timeout),
+            ("close_timeout", self.close_timeout),
+        ] {
+            if value.is_zero() {
+                return Err(ConfigError::ZeroTimeout { setting });
+            }
+        }
+        Ok(self)
+    }
+
+    /// The same, if moreover no two of them contradict each other.
+    pub(crate) fn check(self) -> Result<Self, ConfigError> {
+        let limit = self.max_open;
+        for (setting, value) in [("max_idle", self.max_idle), ("max_dialing", self.max_dialing)] {
+            match value {
+                Some(value) if value > limit && limit > 0 => {
+                    return Err(ConfigError::Contradiction { setting, value, limit });
+                }
+                _ => {}
+            }
+        }
+        self.check_bounds()
+    }
+
+    /// The most connections that may rest.
+    pub(crate) fn max_idle(&self) -> u32 {
+        self.max_idle.unwrap_or(self.max_open).min(self.max_open)
+    }
+}
+
+/// The moment `after` from `now`; `None`, which is never, if that is too far to say.
+pub(crate) fn moment(now: Instant, after: Duration) -> Option<Instant> {
+    now.checked_add(after)
+}
+
+/// A moment that no pool lives to see, for interfaces that must be told one.
+pub(crate) fn far_future(now: Instant) -> Instant {
+    // Thirty years: small enough for every platform's clock.
+    now + Duration::from_secs(30 * 365 * 24 * 60 * 60)
+}
+
+/// Why [`Builder::build`](crate::Builder::build) or [`Pool::resize`](crate::Pool::resize) refused
+/// its settings.
+///
+/// # Examples
+///
+/// ```
+/// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+/// let refused = latebind::Pool::builder(dialer).max_open(5).max_idle(8).build();
+/// assert_eq!(refused.unwrap_err().to_string(), "max_idle (8) exceeds max_open (5)");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// One setting exceeds another that bounds it.
+    #[error("{setting} ({value}) exceeds max_open ({limit})")]
+    Contradiction {
+        /// The setting that is too large.
+        setting: &'static str,
+        /// Its value.
+        value: u32,
+        /// The value of `max_open`.
+        limit: u32,
+    },
+    /// A setting is below its bound.
+    #[error("{setting} is {value}; it must be at least {least}")]
+    TooSmall {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: u32,
+        /// The least that it may be.
+        least: u32,
+    },
+    /// A time limit is zero, so that nothing could ever keep it.
+    #[error("{setting} is 0 s; it must be longer (Duration::MAX means no limit)")]
+    ZeroTimeout {
+        /// The setting.
+        setting: &'static str,
+    },
+}

@@ -1,0 +1,80 @@
+//! What an event of the ledger asks its caller to do once the lock is free.
+
+use std::time::Instant;
+
+use super::entry::Entry;
+
+/// A caller's place in the queue. Smaller means earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ticket(pub(super) u64);
+
+/// Names one dial, check, reset or close that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ErrandId(pub(super) u64);
+
+/// A slot is reserved: dial, then say `dialed` or `dial_failed`.
+#[derive(Debug)]
+pub(crate) struct DialOrder {
+    pub(crate) id: ErrandId,
+    /// `None`: no limit.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// What a connection is set aside for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// On the way to a caller.
+    Check,
+    /// On the way back from one.
+    Reset,
+}
+
+/// A connection is set aside: do the task, then say `back`.
+#[derive(Debug)]
+pub(crate) struct AsideOrder<C> {
+    pub(crate) id: ErrandId,
+    pub(crate) task: Task,
+    pub(crate) entry: Entry<C>,
+    /// `None`: no limit.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// A connection is retired: close it, then say `closed`.
+#[derive(Debug)]
+pub(crate) struct CloseOrder<C> {
+    pub(crate) id: ErrandId,
+    pub(crate) connection: C,
+}
+
+/// Everything to do after unlocking. Nothing in it may be dropped undone.
+#[must_use = "a slot, a connection or a caller is lost with these"]
+#[derive(Debug)]
+pub(crate) struct Effects<C, F, W> {
+    /// Callers to wake: what they waited for can be collected.
+    pub(crate) wake: Vec<W>,
+    pub(crate) dials: Vec<DialOrder>,
+    pub(crate) asides: Vec<AsideOrder<C>>,
+    pub(crate) closes: Vec<CloseOrder<C>>,
+    /// Errors that nobody wants any more: user code, so not to be dropped under the lock.
+    pub(crate) spent: Vec<F>,
+}
+
+impl<C, F, W> Effects<C, F, W> {
+    pub(crate) fn none() -> Self {
+        Self {
+            wake: Vec::new(),
+            dials: Vec::new(),
+            asides: Vec::new(),
+            closes: Vec::new(),
+            spent: Vec::new(),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wake.is_empty()
+            && self.dials.is_empty()
+            && self.asides.is_empty()
+            && self.closes.is_empty()
+            && self.spent.is_empty()
+    }
+}

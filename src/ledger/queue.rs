@@ -1,0 +1,139 @@
+//! The callers in the queue, in order of arrival, and which of them still want a dial.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::effects::{ErrandId, Ticket};
+
+/// A caller who waits.
+#[derive(Debug)]
+pub(super) struct Waiter<F, W> {
+    pub(super) waker: W,
+    pub(super) since: Instant,
+    /// `None`: waits for as long as it takes.
+    pub(super) deadline: Option<Instant>,
+    /// How the dial that this caller's need began has failed, if it has. The caller keeps the
+    /// place, but wants no further dial.
+    pub(super) failure: Option<F>,
+    /// That dial, while it is counted on.
+    dial: Option<ErrandId>,
+}
+
+impl<F, W> Waiter<F, W> {
+    pub(super) fn new(waker: W, since: Instant, deadline: Option<Instant>) -> Self {
+        Self { waker, since, deadline, failure: None, dial: None }
+    }
+
+    fn is_expired(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+}
+
+/// First come, first served; removal from anywhere in O(log n), and nothing of a caller stays.
+///
+/// A caller is in one of three states: a dial of its own is under way, or that dial has failed
+/// (`failed`), or it has neither (`unsponsored`).
+#[derive(Debug)]
+pub(super) struct Queue<F, W> {
+    waiters: BTreeMap<Ticket, Waiter<F, W>>,
+    unsponsored: BTreeSet<Ticket>,
+    failed: BTreeSet<Ticket>,
+}
+
+impl<F, W> Queue<F, W> {
+    pub(super) fn new() -> Self {
+        Self { waiters: BTreeMap::new(), unsponsored: BTreeSet::new(), failed: BTreeSet::new() }
+    }
+
+    /// All callers in the queue.
+    pub(super) fn len(&self) -> u32 {
+        count(self.waiters.len())
+    }
+
+    /// Callers in the queue who hold no dial's failure.
+    pub(super) fn unmet(&self) -> u32 {
+        count(self.waiters.len() - self.failed.len())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiters.is_empty()
+    }
+
+    pub(super) fn join(&mut self, ticket: Ticket, waiter: Waiter<F, W>) {
+        self.unsponsored.insert(ticket);
+        let before = self.waiters.insert(ticket, waiter);
+        debug_assert!(before.is_none(), "a caller stands in the queue once");
+    }
+
+    /// The first in the queue, and whether its deadline has passed.
+    pub(super) fn front(&self, now: Instant) -> Option<(Ticket, bool)> {
+        let (ticket, waiter) = self.waiters.first_key_value()?;
+        Some((*ticket, waiter.is_expired(now)))
+    }
+
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter<F, W>> {
+        let waiter = self.waiters.remove(&ticket)?;
+        self.unsponsored.remove(&ticket);
+        self.failed.remove(&ticket);
+        Some(waiter)
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<(Ticket, Waiter<F, W>)> {
+        let ticket = *self.waiters.first_key_value()?.0;
+        Some((ticket, self.remove(ticket)?))
+    }
+
+    /// Takes out the longest-waiting caller who holds a failure.
+    pub(super) fn pop_failed(&mut self) -> Option<(Ticket, Waiter<F, W>)> {
+        let ticket = *self.failed.first()?;
+        Some((ticket, self.remove(ticket)?))
+    }
+
+    pub(super) fn any_failed(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// The longest-waiting caller for whom a dial may be begun: within its deadline, with no dial
+    /// and no failure of its own.
+    pub(super) fn sponsor(&self, now: Instant) -> Option<Ticket> {
+        self.unsponsored.iter().copied().find(|ticket| !self.waiters[ticket].is_expired(now))
+    }
+
+    /// Notes that `dial` was begun for the need of this caller.
+    pub(super) fn begin_dial(&mut self, ticket: Ticket, dial: ErrandId) {
+        let waiter = self.waiters.get_mut(&ticket).expect("a sponsor is in the queue");
+        waiter.dial = Some(dial);
+        self.unsponsored.remove(&ticket);
+    }
+
+    /// Notes that this caller can no longer count on `dial`, so that it may begin another.
+    pub(super) fn end_dial(&mut self, ticket: Ticket, dial: ErrandId) {
+        if let Some(waiter) = Self::sponsor_of(&mut self.waiters, ticket, dial) {
+            waiter.dial = None;
+            self.unsponsored.insert(ticket);
+        }
+    }
+
+    /// Hands the failure of `dial` to its sponsor, or back if that caller has left.
+    pub(super) fn fail(&mut self, ticket: Ticket, dial: ErrandId, failure: F) -> Option<F> {
+        let Some(waiter) = Self::sponsor_of(&mut self.waiters, ticket, dial) else {
+            return Some(failure);
+        };
+        waiter.dial = None;
+        self.failed.insert(ticket);
+        waiter.failure.replace(failure)
+    }
+
+    fn sponsor_of(
+        waiters: &mut BTreeMap<Ticket, Waiter<F, W>>,
+        ticket: Ticket,
+        dial: ErrandId,
+    ) -> Option<&mut Waiter<F, W>> {
+        waiters.get_mut(&ticket).filter(|waiter| waiter.dial == Some(dial))
+    }
+}
+
+/// A length as the books count it.
+pub(super) fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,98 @@
+//! `Stats`: what a pool holds at one moment, and has done so far.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What a pool holds now, and has done so far.
+///
+/// Taken under one lock at one moment, so that always
+/// `open() == idle + in_use + dialing + closing`, and `open() <= max_open` unless the limit was
+/// just lowered below what was out.
+///
+/// # Examples
+///
+/// ```
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
+/// let pool = latebind::Pool::new(dialer);
+/// let guard = pool.get()?;
+/// let stats = pool.stats();
+/// assert_eq!((stats.in_use, stats.idle, stats.open()), (1, 0, 1));
+/// # drop(guard);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The most connections that may be open.
+    pub max_open: u32,
+    /// Connections at rest.
+    pub idle: u32,
+    /// Connections in callers' hands, or being checked or reset on the way there or back.
+    pub in_use: u32,
+    /// Slots being dialed into, those overdue among them.
+    pub dialing: u32,
+    /// Connections being closed. They count as open until the dialer's `close` has returned.
+    pub closing: u32,
+    /// Callers in the queue.
+    pub waiting: u32,
+    /// Dials that have outrun their deadline and still hold their slot.
+    pub overdue: u32,
+
+    /// Connections ever lent.
+    pub lent_total: u64,
+    /// Of those, connections that had been lent before.
+    pub reused_total: u64,
+    /// Callers who had to queue.
+    pub waited_total: u64,
+    /// The time that callers spent in the queue, whatever came of it.
+    pub wait_time_total: Duration,
+    /// Callers turned away at their deadline.
+    pub timed_out_total: u64,
+    /// Callers turned away because the queue was full.
+    pub queue_full_total: u64,
+    /// Dials begun.
+    pub dials_total: u64,
+    /// Dials that opened a connection.
+    pub dialed_total: u64,
+    /// Dials that failed.
+    pub dial_failed_total: u64,
+    /// Checks that found a connection dead or did not end in time.
+    pub check_failed_total: u64,
+    /// Connections taken out for good and closed by the pool.
+    pub retired_total: u64,
+    /// Connections taken out of the pool by their borrowers, to keep.
+    pub detached_total: u64,
+    /// Slots freed although the dialer's `close` had not returned within `close_timeout`.
+    pub close_timeouts_total: u64,
+    /// Panics of the dialer that the pool caught.
+    pub panics_total: u64,
+}
+
+impl Stats {
+    /// The slots taken: `idle + in_use + dialing + closing`.
+    #[must_use]
+    pub fn open(&self) -> u32 {
+        self.idle + self.in_use + self.dialing + self.closing
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "open {} of {}: idle {}, in use {}, dialing {}, closing {}; waiting {}",
+            self.open(),
+            self.max_open,
+            self.idle,
+            self.in_use,
+            self.dialing,
+            self.closing,
+            self.waiting
+        )?;
+        if self.overdue > 0 {
+            write!(f, "; dials overdue {}", self.overdue)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! The only door to locks, waiting, threads and the clock. The loom models have its twin.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+pub(crate) use parking_lot::{Mutex, MutexGuard};
+
+/// The clock.
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Rung, or for no reason at all: look again.
+    Rung,
+    /// Its time was up.
+    Late,
+}
+
+/// Wakes one waiting thread.
+#[derive(Debug, Default)]
+pub(crate) struct Bell(parking_lot::Condvar);
+
+impl Bell {
+    /// Waits, with the lock released, until rung or until `until`. `None` is never.
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) -> Wake {
+        match until {
+            None => self.0.wait(guard),
+            Some(until) => {
+                if self.0.wait_until(guard, until).timed_out() {
+                    return Wake::Late;
+                }
+            }
+        }
+        Wake::Rung
+    }
+
+    pub(crate) fn ring(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// A thread, to be waited for or left alone.
+pub(crate) type Thread = std::thread::JoinHandle<()>;
+
+/// Starts a thread.
+pub(crate) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+    std::thread::Builder::new().name(name).spawn(body)
+}
+
+/// Waits until a thread has ended, however it ended.
+pub(crate) fn join(thread: Thread) {
+    // A thread of the pool's own catches the panics of its jobs; there is nobody else to tell.
+    drop(thread.join());
+}
+
+/// Hands one message from one thread to another.
+pub(crate) fn mailbox<T>() -> (Giver<T>, Taker<T>) {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    (Giver(sender), Taker(receiver))
+}
+
+/// The giving end of a mailbox.
+#[derive(Debug)]
+pub(crate) struct Giver<T>(crossbeam_channel::Sender<T>);
+
+impl<T> Giver<T> {
+    /// Hands the message over; gives it back if the taker has gone. Never blocks.
+    pub(crate) fn give(self, message: T) -> Result<(), T> {
+        self.0.try_send(message).map_err(crossbeam_channel::TrySendError::into_inner)
+    }
+}
+
+/// The taking end of a mailbox.
+#[derive(Debug)]
+pub(crate) struct Taker<T>(crossbeam_channel::Receiver<T>);
+
+impl<T> Taker<T> {
+    /// Waits for the message; `None` if the giver has gone without one.
+    pub(crate) fn take(&self) -> Option<T> {
+        self.0.recv().ok()
+    }
+
+    /// The same, for at most `limit`.
+    pub(crate) fn take_within(&self, limit: Duration) -> Result<Option<T>, Wake> {
+        match self.0.recv_timeout(limit) {
+            Ok(message) => Ok(Some(message)),
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => Ok(None),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(Wake::Late),
+        }
+    }
+}
+
+/// Runs user code; `None` if it panicked.
+///
+/// Nothing that the closure touches may be trusted after a panic but to be closed or dropped.
+pub(crate) fn catch<T>(user_code: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(user_code)) {
+        Ok(value) => Some(value),
+        Err(payload) => {
+            // Dropping what was thrown is user code too.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! A dialer that tests direct, and that keeps the server's side of the books.
+
+#![allow(dead_code, unreachable_pub)] // Each test binary uses a part of it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use latebind::{Blocking, Dialer};
+
+/// Long enough that only a bug can use it up.
+pub const LONG: Duration = Duration::from_secs(20);
+
+/// What the next dial, check, reset or close does.
+pub enum Act {
+    Succeed,
+    Fail,
+    Panic,
+    /// Waits until the gate is opened, and then does the other.
+    Hold(Gate, Box<Act>),
+}
+
+/// Something to wait at until it is opened; tells who directs how many wait.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<(bool, u32)>, Condvar)>);
+
+impl Gate {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn open(&self) {
+        self.0.0.lock().unwrap().0 = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it is open.
+    pub fn pass(&self) {
+        let mut state = self.0.0.lock().unwrap();
+        state.1 += 1;
+        self.0.1.notify_all();
+        while !state.0 {
+            state = self.0.1.wait(state).unwrap();
+        }
+    }
+
+    /// Waits until `n` have come to it.
+    pub fn await_arrivals(&self, n: u32) {
+        let mut state = self.0.0.lock().unwrap();
+        let deadline = Instant::now() + LONG;
+        while state.1 < n {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{} of {n} came to the gate", state.1);
+            state = self.0.1.wait_timeout(state, left).unwrap().0;
+        }
+    }
+}
+
+/// What a scripted dial, check or reset fails with.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused(pub u32);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "refused (dial {})", self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The server's side: what was opened and closed, counted where it happens.
+#[derive(Default)]
+pub struct Server {
+    pub dials: AtomicU32,
+    pub opened: AtomicU32,
+    pub closed: AtomicU32,
+    /// Connections alive and dials under way.
+    pub open: AtomicU32,
+    /// The most that `open` has been.
+    pub most_open: AtomicU32,
+    pub checks: AtomicU32,
+    pub resets: AtomicU32,
+    pub dial_script: Mutex<VecDeque<Act>>,
+    pub check_script: Mutex<VecDeque<Act>>,
+    pub reset_script: Mutex<VecDeque<Act>>,
+    pub close_script: Mutex<VecDeque<Act>>,
+    pub broken_script: Mutex<VecDeque<Act>>,
+    /// What every dial does for which the script has nothing.
+    pub refuses: AtomicBool,
+}
+
+impl Server {
+    pub fn script(script: &Mutex<VecDeque<Act>>, acts: impl IntoIterator<Item = Act>) {
+        script.lock().unwrap().extend(acts);
+    }
+
+    pub fn alive(&self) -> u32 {
+        self.opened.load(SeqCst) - self.closed.load(SeqCst)
+    }
+
+    fn act(script: &Mutex<VecDeque<Act>>, otherwise: bool) -> bool {
+        let act = script.lock().unwrap().pop_front();
+        act.map_or(otherwise, perform)
+    }
+
+    fn enter(&self) {
+        let open = self.open.fetch_add(1, SeqCst) + 1;
+        self.most_open.fetch_max(open, SeqCst);
+    }
+}
+
+fn perform(act: Act) -> bool {
+    match act {
+        Act::Succeed => true,
+        Act::Fail => false,
+        Act::Panic => panic!("as the script says"),
+        Act::Hold(gate, act) => {
+            gate.pass();
+            perform(*act)
+        }
+    }
+}
+
+/// One connection. Its drop is the server's notice that it has gone.
+pub struct Connection {
+    pub id: u32,
+    pub in_use: AtomicBool,
+    pub is_broken: bool,
+    server: Arc<Server>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {}", self.id)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.server.closed.fetch_add(1, SeqCst);
+        self.server.open.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A dialer that does as the server's script says.
+#[derive(Clone)]
+pub struct Scripted {
+    pub server: Arc<Server>,
+    pub blocking: Blocking,
+}
+
+impl Scripted {
+    pub fn new() -> (Self, Arc<Server>) {
+        let server = Arc::<Server>::default();
+        (Self { server: Arc::clone(&server), blocking: Blocking::default() }, server)
+    }
+}
+
+/// Counts a dial that does not end in a connection out again, also when it panics.
+struct Dialing<'a>(Option<&'a Server>);
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        if let Some(server) = self.0 {
+            server.open.fetch_sub(1, SeqCst);
+        }
+    }
+}
+
+impl Dialer for Scripted {
+    type Connection = Connection;
+    type Error = Refused;
+
+    fn dial(&self, _deadline: Instant) -> Result<Connection, Refused> {
+        let id = self.server.dials.fetch_add(1, SeqCst) + 1;
+        self.server.enter();
+        let mut dialing = Dialing(Some(&self.server));
+        if !Server::act(&self.server.dial_script, !self.server.refuses.load(SeqCst)) {
+            return Err(Refused(id));
+        }
+        dialing.0 = None;
+        self.server.opened.fetch_add(1, SeqCst);
+        Ok(Connection {
+            id,
+            in_use: AtomicBool::new(false),
+            is_broken: false,
+            server: Arc::clone(&self.server),
+        })
+    }
+
+    fn is_broken(&self, connection: &mut Connection) -> bool {
+        !Server::act(&self.server.broken_script, true) || connection.is_broken
+    }
+
+    fn check(&self, _connection: &mut Connection, _deadline: Instant) -> Result<(), Refused> {
+        self.server.checks.fetch_add(1, SeqCst);
+        if Server::act(&self.server.check_script, true) { Ok(()) } else { Err(Refused(0)) }
+    }
+
+    fn reset(&self, _connection: &mut Connection) -> Result<(), Refused> {
+        self.server.resets.fetch_add(1, SeqCst);
+        if Server::act(&self.server.reset_script, true) { Ok(()) } else { Err(Refused(0)) }
+    }
+
+    fn close(&self, connection: Connection) {
+        Server::act(&self.server.close_script, true);
+        drop(connection);
+    }
+
+    fn blocking(&self) -> Blocking {
+        self.blocking
+    }
+}
+
+/// Waits until `is_so`, for a state that a test can see and not be told of.
+#[track_caller]
+pub fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        std::thread::yield_now();
+    }
+}
