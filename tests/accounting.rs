@@ -410,3 +410,15 @@ fn a_hung_dial_is_reported_and_holds_up_nobody_but_its_own_slot() {
     let stats = await_rest(&pool, &server);
     assert_eq!((stats.overdue, stats.idle), (0, 2), "late is better than never");
 }
+
+/// ACC-25.
+#[test]
+fn a_hung_dial_is_reported_though_nobody_waits_for_it() {
+    let (pool, server) = pool(|b| b.max_open(1).dial_timeout(2 * SHORT));
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    assert!(pool.get_timeout(SHORT).is_err());
+    await_that("the dial is overdue", || pool.stats().overdue == 1);
+    gate.open();
+    await_rest(&pool, &server);
+}
