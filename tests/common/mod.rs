@@ -139,6 +139,8 @@ impl std::error::Error for Refused {}
 #[derive(Default)]
 pub struct Server {
     pub dials: AtomicU32,
+    /// The deadline that the latest dial was told.
+    pub dial_deadline: Mutex<Option<Instant>>,
     pub opened: AtomicU32,
     pub closed: AtomicU32,
     /// Connections alive and dials under way.
@@ -179,6 +181,11 @@ impl Server {
 
     pub fn on_close(&self, acts: impl IntoIterator<Item = Act>) {
         Self::script(&self.close_script, acts);
+    }
+
+    /// The deadline that the latest dial was told.
+    pub fn latest_deadline(&self) -> Instant {
+        self.dial_deadline.lock().unwrap().expect("something was dialed")
     }
 
     /// Dials begun.
@@ -263,8 +270,9 @@ impl Dialer for Scripted {
     type Connection = Connection;
     type Error = Refused;
 
-    fn dial(&self, _deadline: Instant) -> Result<Connection, Refused> {
+    fn dial(&self, deadline: Instant) -> Result<Connection, Refused> {
         let id = self.server.dials.fetch_add(1, SeqCst) + 1;
+        *self.server.dial_deadline.lock().unwrap() = Some(deadline);
         self.server.enter();
         let mut dialing = Dialing(Some(&self.server));
         if !Server::act(&self.server.dial_script, !self.server.refuses.load(SeqCst)) {
