@@ -366,3 +366,22 @@ fn a_reset_that_hangs_delays_no_returning_thread_and_loses_no_slot() {
     gate.open();
     await_that("the hung ones are closed", || server.alive() == pool.stats().idle);
 }
+
+/// How long a caller has waited before is no part of the dial that it begins then.
+#[test]
+fn a_caller_who_has_waited_and_gets_a_broken_connection_has_the_whole_time_for_a_dial() {
+    const DIAL: Duration = Duration::from_secs(30);
+    let (pool, server) = pool(|b| b.max_open(1).dial_timeout(DIAL));
+    let held = pool.get().unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.get_timeout(LONG).unwrap().id);
+        await_waiting(&pool, 1);
+        // Sound as it is returned, broken as it is lent again.
+        server.on_is_broken([Act::Succeed, Act::Fail]);
+        let returned_at = Instant::now();
+        drop(held);
+        assert_eq!(waiting.join().unwrap(), 2);
+        assert!(server.latest_deadline() >= returned_at + DIAL);
+    });
+    await_rest(&pool, &server);
+}
