@@ -96,10 +96,12 @@ impl<D: Dialer> Shell<D> {
         start: Instant,
         deadline: Option<Instant>,
     ) -> Result<(Ticket, Lent<D>), Refused<D>> {
+        // One who asks again has spent time since the start.
+        let now = if place.is_none() { start } else { now() };
         let mut bell = None;
         let mut ledger = self.ledger.lock();
         let (request, effects) = ledger
-            .request(place, deadline, start, || Arc::clone(bell.insert(Arc::<Bell>::default())));
+            .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
         let ticket = match request {
             Request::Granted(ticket, entry) => return Ok((ticket, entry)),
             Request::Queued(ticket) => ticket,
