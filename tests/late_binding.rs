@@ -5,6 +5,7 @@ mod common;
 use std::sync::Barrier;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
+use std::time::Duration;
 
 use common::{Act, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool};
 use latebind::PooledConnection;
@@ -248,5 +249,22 @@ fn one_who_adopts_a_dial_that_fails_gets_one_of_its_own() {
         assert_eq!(failed_dial(&next.join().unwrap()), Some(2), "its own, not another's");
     });
     assert_eq!(server.dials(), 2);
+    await_rest(&pool, &server);
+}
+
+/// BIND-01.
+#[test]
+fn a_caller_has_an_idle_connection_checked_rather_than_count_on_a_dial_that_hangs() {
+    let (pool, server) = pool(|b| b.max_open(2).check_after(Duration::ZERO));
+    let held = pool.get().unwrap();
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    assert!(pool.get_timeout(SHORT).is_err());
+    drop(held);
+    assert_eq!((pool.stats().idle, pool.stats().dialing), (1, 1));
+
+    assert_eq!(pool.get_timeout(LONG).unwrap().id, 1);
+    assert_eq!(server.checks.load(SeqCst), 1);
+    gate.open();
     await_rest(&pool, &server);
 }
