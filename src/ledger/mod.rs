@@ -487,7 +487,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             } else if let Some(entry) = self.take_fresh(now) {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
                 self.dismiss(ticket, waiter, Verdict::Granted(entry), now, effects);
-            } else if self.coming() < self.queue.len() && !self.idle.is_empty() {
+            } else if self.aside.checks() < self.queue.len() && !self.idle.is_empty() {
                 let stale = self.idle.pop_back().expect("something is idle");
                 self.set_aside(Task::Check, stale, now, effects);
             } else {
@@ -696,7 +696,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
         } else if !self.queue.is_empty() {
             debug_assert!(
-                self.idle.is_empty() || self.coming() >= self.queue.len(),
+                self.idle.is_empty() || self.aside.checks() >= self.queue.len(),
                 "NO-STRANDED-WAITER: idle"
             );
             debug_assert!(
