@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use latebind::Pool;
 
-use crate::support::{Pause, Peer, heading, is_measuring, is_wanted, row};
+use crate::support::{Pause, Peer, announce, heading, is_measuring, is_wanted, row};
 
 /// One line-up of threads and connections.
 struct Setting {
@@ -53,10 +53,12 @@ struct Outcome {
 
 fn main() {
     let (rounds, time) = match is_measuring() {
-        true => (9, Duration::from_millis(300)),
+        true => (15, Duration::from_millis(300)),
         false => (1, Duration::from_millis(5)),
     };
-    println!("Contention: medians of {rounds} rounds of {time:?}, both pools in each round.");
+    announce(&format!(
+        "Contention: medians of {rounds} rounds of {time:?}, both pools in each round."
+    ));
     for setting in SETTINGS.iter().filter(|setting| is_wanted(setting.name)) {
         // The clock is read twice for the longest get, which is as long as a quick checkout: the
         // throughput is measured without.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use latebind::Pool;
 
-use crate::support::{Pause, Peer, heading, is_measuring, is_wanted, median, row};
+use crate::support::{Pause, Peer, announce, heading, is_measuring, is_wanted, median, row};
 
 const CALLERS: u32 = 50;
 const IDLE: u32 = 5;
@@ -26,10 +26,10 @@ struct Outcome {
 
 fn main() {
     let rounds = if is_measuring() { 5 } else { 1 };
-    println!(
+    announce(&format!(
         "Time to connection: medians of {rounds} rounds. {CALLERS} callers at once, {IDLE} \
          connections idle, {CALLERS} allowed, a dial takes {DIAL:?}."
-    );
+    ));
     for (name, kept) in [("spike: each for 2 ms", false), ("held ramp: all keep theirs", true)] {
         if !is_wanted(name) {
             continue;

@@ -114,6 +114,14 @@ pub(crate) fn is_measuring() -> bool {
     has("--bench") && !has("--test")
 }
 
+/// Says so if this is a trial, in which everything is too short to mean anything.
+pub(crate) fn announce(what: &str) {
+    println!("{what}");
+    if !is_measuring() {
+        println!("This is a trial: the figures mean nothing.");
+    }
+}
+
 /// Whether the row called `name` was asked for: all are, unless words on the command line choose.
 pub(crate) fn is_wanted(name: &str) -> bool {
     let mut words = env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
