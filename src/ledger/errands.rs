@@ -66,7 +66,8 @@ impl Dials {
     }
 
     pub(super) fn overdue(&self, now: Instant) -> u32 {
-        count(self.written_off.values().filter(|dial| is_due(dial.deadline, now)).count())
+        let dials = self.counted_on.values().chain(self.written_off.values());
+        count(dials.filter(|dial| is_due(dial.deadline, now)).count())
     }
 
     pub(super) fn begin(&mut self, id: ErrandId, dial: Dial) {
