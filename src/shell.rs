@@ -124,7 +124,7 @@ impl<D: Dialer> Shell<D> {
         mut ledger: MutexGuard<'a, Books<D>>,
         mut effects: Orders<D>,
         ticket: Ticket,
-        bell: &Bell,
+        bell: &Arc<Bell>,
         deadline: Option<Instant>,
     ) -> Waited<'a, D> {
         let mut is_late = false;
@@ -139,10 +139,15 @@ impl<D: Dialer> Shell<D> {
                 return (ledger, verdict);
             }
             if is_late {
-                let failure = ledger.leave(ticket, now());
+                let (failure, effects) = ledger.leave(ticket, now());
+                if !effects.is_empty() {
+                    drop(ledger);
+                    self.carry_out(effects);
+                    ledger = self.ledger.lock();
+                }
                 return (ledger, Verdict::Late(failure));
             }
-            let until = [deadline, ledger.next_look()].into_iter().flatten().min();
+            let until = ledger.sleep(ticket, deadline, Arc::clone(bell));
             effects = match bell.wait(&mut ledger, until) {
                 Wake::Rung => Effects::none(),
                 Wake::Late => {
@@ -342,7 +347,7 @@ impl<D: Dialer> Shell<D> {
 }
 
 /// Why a caller was not even queued.
-fn refused<C, E, W>(
+fn refused<C, E, W: Clone>(
     ledger: &Ledger<C, DialFailure<E>, W>,
     refusal: Refusal,
     start: Instant,
@@ -358,7 +363,7 @@ fn refused<C, E, W>(
 }
 
 /// Why a caller was not served.
-fn turned_away<C, E, W>(
+fn turned_away<C, E, W: Clone>(
     ledger: &Ledger<C, DialFailure<E>, W>,
     verdict: Verdict<C, DialFailure<E>>,
     start: Instant,

@@ -117,6 +117,8 @@ pub(crate) struct Ledger<C, F, W> {
     warm_ups: BTreeMap<Ticket, (u32, W)>,
     /// Those who wait for the last connection of a closed pool to end.
     drains: BTreeMap<Ticket, W>,
+    /// Those who sleep, for whichever of these reasons, and when they will look by themselves.
+    asleep: BTreeMap<Ticket, (Option<Instant>, W)>,
 
     /// How the latest dial failed, unless one has succeeded since.
     last_failure: Option<F>,
@@ -124,7 +126,7 @@ pub(crate) struct Ledger<C, F, W> {
     totals: Stats,
 }
 
-impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
+impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             config,
@@ -141,6 +143,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             served: BTreeMap::new(),
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
+            asleep: BTreeMap::new(),
             last_failure: None,
             totals: Stats::default(),
         }
@@ -204,21 +207,32 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     /// given back, or else the pool's latest.
     ///
     /// Nothing comes free by this: a dial that it began goes on for whoever comes next.
-    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Option<F> {
+    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> (Option<F>, Effects<C, F, W>) {
+        self.asleep.remove(&ticket);
         self.drains.remove(&ticket);
         self.warm_ups.remove(&ticket);
-        let Some(waiter) = self.queue.remove(ticket) else { return self.last_failure.clone() };
-        self.count_wait(&waiter, now);
-        self.totals.timed_out_total += 1;
-        waiter.failure.or_else(|| self.last_failure.clone())
+        let mut failure = None;
+        if let Some(waiter) = self.queue.remove(ticket) {
+            self.count_wait(&waiter, now);
+            self.totals.timed_out_total += 1;
+            failure = waiter.failure;
+        }
+        let mut effects = Effects::none();
+        self.keep_watch(&mut effects);
+        (failure.or_else(|| self.last_failure.clone()), effects)
     }
 
-    /// When a waiting caller should `look`, at the latest.
-    pub(crate) fn next_look(&self) -> Option<Instant> {
-        [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()]
-            .into_iter()
-            .flatten()
-            .min()
+    /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
+    /// its own deadline, or else the next at which there may be something to `look` for.
+    pub(crate) fn sleep(
+        &mut self,
+        ticket: Ticket,
+        deadline: Option<Instant>,
+        waker: W,
+    ) -> Option<Instant> {
+        let until = [deadline, self.next_due()].into_iter().flatten().min();
+        self.asleep.insert(ticket, (until, waker));
+        until
     }
 
     /// A waiting caller has woken by the clock: what time alone has changed is seen to.
@@ -357,8 +371,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
                 ledger.dismiss(ticket, waiter, Verdict::Closed, now, effects);
             }
             for (ticket, (_, waker)) in std::mem::take(&mut ledger.warm_ups) {
-                ledger.served.insert(ticket, Verdict::Closed);
-                effects.wake.push(waker);
+                ledger.tell(ticket, waker, Verdict::Closed, effects);
             }
         })
     }
@@ -439,6 +452,17 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
         effects
     }
 
+    /// Sees to it that somebody looks when the next errand is due: whoever has slept longest is woken
+    /// if it would sleep beyond that, and so sets its alarm anew.
+    fn keep_watch(&mut self, effects: &mut Effects<C, F, W>) {
+        let Some(due) = self.next_due() else { return };
+        let Some(longest) = self.asleep.first_entry() else { return };
+        if longest.get().0.is_none_or(|until| until > due) {
+            let (_, waker) = longest.remove();
+            effects.wake.push(waker);
+        }
+    }
+
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
@@ -453,11 +477,11 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             }
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
-                self.served.insert(ticket, Verdict::Drained);
-                effects.wake.push(waker);
+                self.tell(ticket, waker, Verdict::Drained, effects);
             }
         }
         self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
+        self.keep_watch(effects);
         self.audit(now);
     }
 
@@ -486,6 +510,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
                 let failure = waiter.failure.take().or_else(|| self.last_failure.clone());
                 self.count_wait(&waiter, now);
                 self.totals.timed_out_total += 1;
+                self.asleep.remove(&ticket);
                 self.served.insert(ticket, Verdict::Late(failure));
             } else if let Some(entry) = self.take_fresh(now) {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
@@ -563,8 +588,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             return;
         };
         if let Some((_, waker)) = self.warm_ups.remove(&sponsor) {
-            self.served.insert(sponsor, Verdict::Failed(failure));
-            effects.wake.push(waker);
+            self.tell(sponsor, waker, Verdict::Failed(failure), effects);
         } else {
             effects.spent.extend(self.queue.fail(sponsor, dial, failure));
         }
@@ -576,8 +600,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
         let reached = |(target, _): &(u32, W)| (*target).min(limit) <= open;
         while let Some(ticket) = self.warm_ups.iter().find(|(_, w)| reached(w)).map(|(t, _)| *t) {
             let (_, waker) = self.warm_ups.remove(&ticket).expect("a warm-up just found");
-            self.served.insert(ticket, Verdict::Warm);
-            effects.wake.push(waker);
+            self.tell(ticket, waker, Verdict::Warm, effects);
         }
     }
 
@@ -592,8 +615,20 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     ) {
         self.count_wait(&waiter, now);
         effects.spent.extend(waiter.failure);
-        effects.wake.push(waiter.waker);
+        self.tell(ticket, waiter.waker, verdict, effects);
+    }
+
+    /// Lays a verdict out for whoever waits for it, and has it woken.
+    fn tell(
+        &mut self,
+        ticket: Ticket,
+        waker: W,
+        verdict: Verdict<C, F>,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        self.asleep.remove(&ticket);
         self.served.insert(ticket, verdict);
+        effects.wake.push(waker);
     }
 
     fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Instant) {
@@ -677,6 +712,14 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     /// Errands under way that a caller can count on.
     fn coming(&self) -> u32 {
         self.dials.counted_on() + self.aside.checks()
+    }
+
+    /// When an errand under way will have overrun its time limit.
+    fn next_due(&self) -> Option<Instant> {
+        [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Slots that may be dialed into now.
