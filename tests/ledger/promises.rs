@@ -537,6 +537,18 @@ fn a_return_serves_callers_whose_dials_have_been_refused() {
     desk.granted(second);
 }
 
+/// REASON: nothing else can serve it, and the close that has begun is no dial.
+#[test]
+fn a_caller_whose_dial_has_failed_is_told_as_the_last_connection_is_discarded() {
+    let mut desk = Desk::new(2);
+    let held = desk.dial_and_get();
+    let ticket = desk.queue(1);
+    let dial = desk.refused();
+    let orders = desk.ledger.retire(held, desk.now);
+    desk.lay_out(orders);
+    assert_eq!((desk.stats().closing, desk.failure(ticket)), (1, Failure::Of(dial)));
+}
+
 /// CAN-11, CAN-13: at its deadline a caller is told of its own dial's error.
 #[test]
 fn a_caller_who_is_late_is_told_why_its_dial_failed() {
