@@ -78,6 +78,26 @@ fn a_return_racing_a_close_leaks_no_connection() {
     });
 }
 
+/// ACC-14: one connection that its holder discards as others flush and close the pool. It is closed
+/// once, and counted once.
+#[test]
+fn a_discard_a_flush_and_a_close_end_a_connection_once() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let discarding = thread::spawn(move || OwnedConnection::discard(held));
+        let flushing = thread::spawn({
+            let pool = pool.clone();
+            move || pool.flush()
+        });
+        pool.close();
+        discarding.join().unwrap();
+        flushing.join().unwrap();
+        assert_at_rest(&pool, &server, 0);
+        assert_eq!(pool.stats().retired_total, 1);
+    });
+}
+
 /// SHUT-04, SHUT-06: one connection in use and one dial under way as the pool is drained.
 #[test]
 fn a_drain_returns_when_everything_has_ended() {
