@@ -91,6 +91,7 @@ pub(crate) enum Verdict<C, F> {
 /// | `NO-LOST-CONNECTION` | a grant lies in `served` until it is collected, and is collected before a deadline is looked at |
 /// | `LATE-BINDING` | what comes first goes to the caller who has waited longest, whoever's dial it was |
 /// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if the queue is empty |
+/// | `DEADLINE` | whoever has slept longest wakes when the next errand is due, or is woken to hear of it |
 /// | `REASON` | nobody holds a dial's failure and waits while nothing is in use |
 /// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, or a warm-up |
 #[derive(Debug)]
@@ -744,6 +745,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The promises, by name.
     fn audit(&self, now: Instant) {
         debug_assert!(self.open() <= self.ceiling, "BOUND");
+        let waiting = self.queue.len() as usize + self.warm_ups.len() + self.drains.len();
+        debug_assert!(self.asleep.len() <= waiting, "nobody sleeps who waits for nothing");
         if self.closed {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
         } else if !self.queue.is_empty() {

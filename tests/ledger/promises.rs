@@ -682,7 +682,7 @@ fn dead_idle_connections_are_retired_one_by_one_and_then_one_is_dialed() {
     assert_eq!((desk.granted(ticket).connection, desk.stats().open()), (4, 1));
 }
 
-// ---- The queue's bound, warm-ups, flushes --------------------------------------------------------
+// ---- The queue's bound, warm-ups, flushes ------------------------------------------------------
 
 /// `max_waiting` counts callers for whom nothing is under way, and an idle connection serves after
 /// its check.
