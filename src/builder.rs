@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, DialRule};
 use crate::dialer::Dialer;
 use crate::pool::{Habits, Pool};
 
@@ -82,6 +82,14 @@ impl<D: Dialer> Builder<D> {
     /// once. Off by default: then `get_timeout` alone bounds the queue.
     pub fn max_waiting(mut self, max_waiting: u32) -> Self {
         self.config.max_waiting = Some(max_waiting);
+        self
+    }
+
+    /// When the pool dials for callers who find nothing idle.
+    ///
+    /// Defaults to [`DialRule::Adaptive`]: a spike that the connections in use can serve opens none.
+    pub fn dial_rule(mut self, dial_rule: DialRule) -> Self {
+        self.config.dial_rule = dial_rule;
         self
     }
 

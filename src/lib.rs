@@ -25,7 +25,7 @@ mod sync;
 mod workers;
 
 pub use crate::builder::Builder;
-pub use crate::config::ConfigError;
+pub use crate::config::{ConfigError, DialRule};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
 pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};

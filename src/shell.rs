@@ -144,7 +144,7 @@ impl<D: Dialer> Shell<D> {
                 let failure = ledger.leave(ticket, now());
                 return (ledger, Verdict::Late(failure));
             }
-            let until = [deadline, ledger.next_look()].into_iter().flatten().min();
+            let until = [deadline, ledger.next_look(ticket, now())].into_iter().flatten().min();
             effects = match bell.wait(&mut ledger, until) {
                 Wake::Rung => Effects::none(),
                 Wake::Late => {
@@ -310,7 +310,7 @@ impl<D: Dialer> Shell<D> {
 }
 
 /// Why a caller was not even queued.
-fn refused<C, E, W>(
+fn refused<C, E, W: Clone>(
     ledger: &Ledger<C, DialFailure<E>, W>,
     refusal: Refusal,
     start: Instant,
@@ -326,7 +326,7 @@ fn refused<C, E, W>(
 }
 
 /// Why a caller was not served.
-fn turned_away<C, E, W>(
+fn turned_away<C, E, W: Clone>(
     ledger: &Ledger<C, DialFailure<E>, W>,
     verdict: Verdict<C, DialFailure<E>>,
     start: Instant,

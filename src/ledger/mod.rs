@@ -25,10 +25,10 @@ mod queue;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, moment};
+use crate::config::{Config, DialRule, moment};
 use crate::stats::Stats;
 
-use self::dial_rule::Outlook;
+use self::dial_rule::{Outlook, Pace};
 use self::errands::{Aside, Closings, Dial, Dials};
 use self::queue::{Queue, Waiter, count};
 
@@ -112,6 +112,9 @@ pub(crate) struct Ledger<C, F, W> {
     closings: Closings,
 
     queue: Queue<F, W>,
+    pace: Pace,
+    /// The caller whose wait ends when the dial rule must look again, if it must.
+    looker: Option<Ticket>,
     served: BTreeMap<Ticket, Verdict<C, F>>,
     /// Warm-ups under way, and the number of connections that each wants open.
     warm_ups: BTreeMap<Ticket, (u32, W)>,
@@ -124,7 +127,7 @@ pub(crate) struct Ledger<C, F, W> {
     totals: Stats,
 }
 
-impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
+impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn new(config: Config) -> Self {
         Self {
             config,
@@ -138,6 +141,8 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             aside: Aside::default(),
             closings: Closings::default(),
             queue: Queue::new(),
+            pace: Pace::default(),
+            looker: None,
             served: BTreeMap::new(),
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
@@ -213,9 +218,10 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
         waiter.failure.or_else(|| self.last_failure.clone())
     }
 
-    /// When a waiting caller should `look`, at the latest.
-    pub(crate) fn next_look(&self) -> Option<Instant> {
-        [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()]
+    /// When the holder of `ticket` should `look`, at the latest. Ask again after each wake.
+    pub(crate) fn next_look(&self, ticket: Ticket, now: Instant) -> Option<Instant> {
+        let rule = if self.looker == Some(ticket) { self.next_dial_look(now) } else { None };
+        [rule, self.dials.next_due(), self.aside.next_due(), self.closings.next_due()]
             .into_iter()
             .flatten()
             .min()
@@ -234,6 +240,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             ledger.in_use -= 1;
             entry.reused = true;
             entry.proven_at = now;
+            ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
     }
@@ -262,8 +269,11 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.aside.end(id) {
             // It came too late: its slot has been among the closing ones since it was due.
             None => effects.closes.push(CloseOrder { id, connection: entry.connection }),
-            Some(_) if sound => {
+            Some(task) if sound => {
                 entry.proven_at = now;
+                if task == Task::Reset {
+                    ledger.note_return(now);
+                }
                 ledger.shelve(entry, now, effects);
             }
             Some(task) => {
@@ -305,6 +315,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
             ledger.queue.end_dial(dial.sponsor, id);
+            ledger.pace.note_dial(now.saturating_duration_since(dial.began));
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             ledger.shelve(Entry::new(connection, dial.generation, now), now, effects);
@@ -443,6 +454,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             self.serve(now, effects);
             self.fail_hopeless(now, effects);
             self.begin_dials(now, effects);
+            self.appoint_looker(effects);
             self.finish_warm_ups(effects);
             while count(self.idle.len()) > self.config.max_idle() {
                 let coldest = self.idle.pop_front().expect("more are idle than max_idle");
@@ -512,8 +524,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
 
     /// Reserves a slot for each dial that is wanted and that the limits allow.
     fn begin_dials(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        let outlook = Outlook { unmet: self.queue.unmet(), coming: self.coming() };
-        for _ in 0..dial_rule::wanted(outlook).min(self.room()) {
+        for _ in 0..self.wanted(now).min(self.room()) {
             let Some(sponsor) = self.queue.sponsor(now) else { break };
             let id = self.begin_dial(sponsor, now, effects);
             self.queue.begin_dial(sponsor, id);
@@ -530,6 +541,55 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
         }
     }
 
+    /// The dials that the callers in the queue want.
+    fn wanted(&mut self, now: Instant) -> u32 {
+        if self.queue.is_empty() {
+            self.pace.rest();
+            return 0;
+        }
+        let hold_off = self.pace.hold_off().unwrap_or_default();
+        let outlook = Outlook {
+            unmet: self.queue.unmet(),
+            ripe: now.checked_sub(hold_off).map_or(0, |before| self.queue.ripe(before)),
+            coming: self.coming(),
+            busy: self.busy(),
+        };
+        self.pace.wanted(self.config.dial_rule, outlook, now)
+    }
+
+    /// Sees to it that somebody looks again if the rule holds back a dial for which there is room.
+    ///
+    /// The last in the queue does it, being the one who is likely to stay longest; nobody needs to
+    /// while every slot is taken.
+    fn appoint_looker(&mut self, effects: &mut Effects<C, F, W>) {
+        let is_held_back = self.config.dial_rule != DialRule::Eager
+            && self.room() > 0
+            && self.busy() > 0
+            && self.coming() < self.queue.unmet()
+            && self.pace.hold_off().is_some();
+        if !is_held_back {
+            self.looker = None;
+        } else if !self.looker.is_some_and(|looker| self.queue.contains(looker)) {
+            let last = self.queue.last_unsponsored();
+            self.looker = last.map(|(ticket, _)| ticket);
+            effects.wake.extend(last.map(|(_, waker)| waker.clone()));
+        }
+    }
+
+    /// When the dial rule must look again.
+    fn next_dial_look(&self, now: Instant) -> Option<Instant> {
+        let hold_off = self.pace.hold_off()?;
+        let ripens = self.queue.unripe_since().and_then(|since| since.checked_add(hold_off));
+        let again = self.pace.next_look(now);
+        if self.queue.has_ripe() { again.into_iter().chain(ripens).min() } else { ripens }
+    }
+
+    fn note_return(&mut self, now: Instant) {
+        if !self.queue.is_empty() {
+            self.pace.note_return(now);
+        }
+    }
+
     fn begin_dial(
         &mut self,
         sponsor: Ticket,
@@ -538,7 +598,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     ) -> ErrandId {
         let id = ErrandId(self.fresh_id());
         let deadline = moment(now, self.config.dial_timeout);
-        self.dials.begin(id, Dial { sponsor, generation: self.generation, deadline });
+        self.dials.begin(id, Dial { sponsor, generation: self.generation, began: now, deadline });
         self.totals.dials_total += 1;
         effects.dials.push(DialOrder { id, deadline });
         id
@@ -702,6 +762,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             debug_assert!(
                 self.room() == 0
                     || self.coming() >= self.queue.unmet()
+                    || self.looker.is_some()
                     || self.queue.sponsor(now).is_none(),
                 "NO-STRANDED-WAITER: slot"
             );
