@@ -40,6 +40,9 @@ pub(crate) struct Config {
     pub(crate) max_waiting: Option<u32>,
     pub(crate) dial_rule: DialRule,
     pub(crate) dial_timeout: Duration,
+    /// Not a setting: for how long the longest wait lets newcomers pass, while a connection is on
+    /// its way to a caller who has not woken yet.
+    pub(crate) bypass: Duration,
     pub(crate) check_after: Duration,
     pub(crate) check_timeout: Duration,
     pub(crate) close_timeout: Duration,
@@ -54,6 +57,7 @@ impl Default for Config {
             max_waiting: None,
             dial_rule: DialRule::default(),
             dial_timeout: Duration::from_secs(30),
+            bypass: Duration::from_millis(5),
             check_after: Duration::from_millis(500),
             check_timeout: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),

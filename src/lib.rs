@@ -14,6 +14,8 @@ mod error;
 mod ledger;
 pub mod net;
 #[forbid(unsafe_code)]
+mod places;
+#[forbid(unsafe_code)]
 mod pool;
 #[forbid(unsafe_code)]
 mod shell;

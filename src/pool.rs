@@ -119,8 +119,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         timeout: Duration,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        let start = now();
-        self.lend(start, moment(start, timeout)).map(|entry| Guard::new(self, entry))
+        self.lend(|start| moment(start, timeout)).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends a connection, waiting until `deadline` at the latest.
@@ -132,7 +131,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         deadline: Instant,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(now(), Some(deadline)).map(|entry| Guard::new(self, entry))
+        self.lend(|_| Some(deadline)).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends an idle connection if there is one and nobody waits for it.
@@ -189,8 +188,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         timeout: Duration,
     ) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        let start = now();
-        self.lend(start, moment(start, timeout)).map(|entry| Guard::new(self.clone(), entry))
+        self.lend(|start| moment(start, timeout)).map(|entry| Guard::new(self.clone(), entry))
     }
 
     /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
@@ -202,12 +200,17 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.try_get().map(|entry| Guard::new(self.clone(), entry))
     }
 
+    #[inline]
     fn lend(
         &self,
-        start: Instant,
-        deadline: Option<Instant>,
+        deadline: impl FnOnce(Instant) -> Option<Instant>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        self.handle.shell.get(start, deadline)
+        let shell = &self.handle.shell;
+        if let Some(entry) = shell.take_resting() {
+            return Ok(entry);
+        }
+        let start = now();
+        shell.get(start, deadline(start))
     }
 
     /// Opens connections until `connections` are open, all at once, and waits for them for at most

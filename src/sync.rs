@@ -4,11 +4,52 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use std::sync::atomic::AtomicBool;
+
+use crossbeam_utils::CachePadded;
+use crossbeam_utils::atomic::AtomicCell;
+
 pub(crate) use parking_lot::{Mutex, MutexGuard};
 
 /// The clock.
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// A clock that is cheap to read and late by some milliseconds: the time since a moment of its own.
+pub(crate) fn coarse_now() -> Duration {
+    // Not `now`, which also writes to a line that all threads share.
+    let ticks = coarsetime::Instant::now_without_cache_update().as_ticks();
+    coarsetime::Duration::from_ticks(ticks).into()
+}
+
+/// Room for one item that threads put and take without a lock, on cache lines of its own.
+pub(crate) struct Shelf<T>(CachePadded<(AtomicCell<Option<T>>, AtomicBool)>);
+
+impl<T> Shelf<T> {
+    pub(crate) fn new() -> Self {
+        Self(CachePadded::new((AtomicCell::new(None), AtomicBool::new(false))))
+    }
+
+    /// Puts an item down, and takes up what was there.
+    pub(crate) fn swap(&self, item: T) -> Option<T> {
+        let displaced = self.0.0.swap(Some(item));
+        self.0.1.store(true, Ordering::Relaxed);
+        displaced
+    }
+
+    pub(crate) fn take(&self) -> Option<T> {
+        let item = self.0.0.swap(None);
+        self.0.1.store(false, Ordering::Relaxed);
+        item
+    }
+
+    /// Whether there is something to take, most probably: a hint that costs no exclusive access.
+    pub(crate) fn looks_taken(&self) -> bool {
+        self.0.1.load(Ordering::Relaxed)
+    }
 }
 
 /// How a wait ended.

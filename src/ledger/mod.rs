@@ -35,7 +35,7 @@ use self::queue::{Queue, Waiter, count};
 pub(crate) use self::effects::{
     AsideOrder, CloseOrder, DialOrder, Effects, ErrandId, Task, Ticket,
 };
-pub(crate) use self::entry::Entry;
+pub(crate) use self::entry::{Entry, Unseen};
 
 /// A dial has not ended within its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +116,8 @@ pub(crate) struct Ledger<C, F, W> {
     /// The caller whose wait ends when the dial rule must look again, if it must.
     looker: Option<Ticket>,
     served: BTreeMap<Ticket, Verdict<C, F>>,
+    /// Connections among `served`: each is on its way to a caller who has not woken yet.
+    granted: u32,
     /// Warm-ups under way, and the number of connections that each wants open.
     warm_ups: BTreeMap<Ticket, (u32, W)>,
     /// Those who wait for the last connection of a closed pool to end.
@@ -144,6 +146,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             pace: Pace::default(),
             looker: None,
             served: BTreeMap::new(),
+            granted: 0,
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
             last_failure: None,
@@ -200,9 +203,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Ok(entry.map(|entry| self.lend(entry, now)))
     }
 
-    /// What has come to the holder of `ticket`, if anything has.
+    /// What has come to the holder of `ticket`, if anything has. Who collects a connection must
+    /// `look` next: others may have waited for that.
     pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Verdict<C, F>> {
-        self.served.remove(&ticket)
+        let verdict = self.served.remove(&ticket)?;
+        self.granted -= u32::from(matches!(verdict, Verdict::Granted(_)));
+        Some(verdict)
     }
 
     /// The holder of `ticket`, who has collected nothing, waits no longer. Its own dial error is
@@ -268,7 +274,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.aside.end(id) {
             // It came too late: its slot has been among the closing ones since it was due.
-            None => effects.closes.push(CloseOrder { id, connection: entry.connection }),
+            None => effects.closes.push(CloseOrder { id, connection: entry.into_connection() }),
             Some(task) if sound => {
                 entry.proven_at = now;
                 if task == Task::Reset {
@@ -278,7 +284,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             Some(task) => {
                 ledger.totals.check_failed_total += u64::from(task == Task::Check);
-                ledger.begin_close(entry.connection, now, effects);
+                ledger.begin_close(entry.into_connection(), now, effects);
             }
         })
     }
@@ -287,7 +293,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn retire(&mut self, entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.in_use -= 1;
-            ledger.begin_close(entry.connection, now, effects);
+            ledger.begin_close(entry.into_connection(), now, effects);
         })
     }
 
@@ -297,7 +303,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.in_use -= 1;
             ledger.totals.detached_total += 1;
         });
-        (entry.connection, effects)
+        (entry.into_connection(), effects)
     }
 
     /// The dialer's close has returned.
@@ -306,6 +312,42 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             // Not there if it took too long: then its slot was freed and counted at that time.
             ledger.closings.end(id);
         })
+    }
+
+    // ---- Connections that rest out of sight ----------------------------------------------------
+
+    /// Whether connections may be lent and given back without the ledger: nobody has to be served
+    /// first, and none has to end.
+    pub(crate) fn is_at_ease(&self, now: Instant) -> bool {
+        !self.closed
+            && self.live() <= self.config.max_open
+            && (self.queue.is_empty() || self.may_be_passed(now))
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
+    /// in use from now on. Comes with the time that it has rested.
+    pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
+        let entry = self.idle.pop_back()?;
+        self.in_use += 1;
+        let rested = now.saturating_duration_since(entry.proven_at);
+        Some((entry, rested))
+    }
+
+    /// Takes back, as idle, a connection that has been laid out, lent and given back out of sight.
+    ///
+    /// It frees nothing yet: `settle` comes with the event for which it is taken back.
+    pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
+        self.in_use -= 1;
+        self.totals.lent_total += entry.unseen.lent;
+        self.totals.reused_total += entry.unseen.reused;
+        entry.unseen = Unseen::default();
+        entry.proven_at = now.checked_sub(rested).unwrap_or(entry.proven_at);
+        let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
+        self.idle.insert(at, entry);
     }
 
     // ---- Dials ---------------------------------------------------------------------------------
@@ -400,7 +442,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.config = config;
             while ledger.live() > ledger.config.max_open {
                 let Some(coldest) = ledger.idle.pop_front() else { break };
-                ledger.begin_close(coldest.connection, now, effects);
+                ledger.begin_close(coldest.into_connection(), now, effects);
             }
         })
     }
@@ -458,7 +500,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.finish_warm_ups(effects);
             while count(self.idle.len()) > self.config.max_idle() {
                 let coldest = self.idle.pop_front().expect("more are idle than max_idle");
-                self.begin_close(coldest.connection, now, effects);
+                self.begin_close(coldest.into_connection(), now, effects);
             }
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
@@ -496,8 +538,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 self.count_wait(&waiter, now);
                 self.totals.timed_out_total += 1;
                 self.served.insert(ticket, Verdict::Late(failure));
+            } else if self.may_be_passed(now) {
+                return;
             } else if let Some(entry) = self.take_fresh(now) {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
+                self.granted += 1;
                 self.dismiss(ticket, waiter, Verdict::Granted(entry), now, effects);
             } else if self.coming() < self.queue.len() && !self.idle.is_empty() {
                 let stale = self.idle.pop_back().expect("something is idle");
@@ -506,6 +551,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 return;
             }
         }
+    }
+
+    /// Whether newcomers may be served before the queue: while a connection is on its way to a
+    /// caller who has not woken yet, and the first of the others has not waited for long.
+    ///
+    /// To hand every connection over costs a change of threads each, during which it is of no use
+    /// to anyone. One at a time is handed over while the waits are short, and all of them once a
+    /// wait is long: so no wait is.
+    fn may_be_passed(&self, now: Instant) -> bool {
+        self.granted > 0
+            && self
+                .queue
+                .front_since()
+                .is_some_and(|since| now.saturating_duration_since(since) < self.config.bypass)
     }
 
     /// Turns away those whose dial has failed and whom no return can serve, as nothing is in use.
@@ -551,7 +610,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let outlook = Outlook {
             unmet: self.queue.unmet(),
             ripe: now.checked_sub(hold_off).map_or(0, |before| self.queue.ripe(before)),
-            coming: self.coming(),
+            // What is idle while callers wait is handed over to them one by one.
+            coming: self.coming() + count(self.idle.len()),
             busy: self.busy(),
         };
         self.pace.wanted(self.config.dial_rule, outlook, now)
@@ -565,7 +625,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let is_held_back = self.config.dial_rule != DialRule::Eager
             && self.room() > 0
             && self.busy() > 0
-            && self.coming() < self.queue.unmet()
+            && self.coming() + count(self.idle.len()) < self.queue.unmet()
             && self.pace.hold_off().is_some();
         if !is_held_back {
             self.looker = None;
@@ -674,7 +734,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
         let surplus = self.live() >= self.config.max_open;
         if self.closed || surplus || entry.generation != self.generation {
-            self.begin_close(entry.connection, now, effects);
+            self.begin_close(entry.into_connection(), now, effects);
         } else {
             self.idle.push_back(entry);
         }
@@ -706,7 +766,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     fn close_idle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         while let Some(entry) = self.idle.pop_front() {
-            self.begin_close(entry.connection, now, effects);
+            self.begin_close(entry.into_connection(), now, effects);
         }
     }
 
@@ -756,12 +816,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
         } else if !self.queue.is_empty() {
             debug_assert!(
-                self.idle.is_empty() || self.coming() >= self.queue.len(),
+                self.idle.is_empty()
+                    || self.coming() >= self.queue.len()
+                    || self.may_be_passed(now),
                 "NO-STRANDED-WAITER: idle"
             );
             debug_assert!(
                 self.room() == 0
-                    || self.coming() >= self.queue.unmet()
+                    || self.coming() + count(self.idle.len()) >= self.queue.unmet()
                     || self.looker.is_some()
                     || self.queue.sponsor(now).is_none(),
                 "NO-STRANDED-WAITER: slot"

@@ -87,6 +87,11 @@ impl<F, W> Queue<F, W> {
         Some((*ticket, waiter.is_expired(now)))
     }
 
+    /// Since when the first in the queue waits.
+    pub(super) fn front_since(&self) -> Option<Instant> {
+        self.waiters.first_key_value().map(|(_, waiter)| waiter.since)
+    }
+
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter<F, W>> {
         let waiter = self.waiters.remove(&ticket)?;
         self.unsponsored.remove(&ticket);
