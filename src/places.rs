@@ -15,9 +15,8 @@
 //! returner has looked.
 
 use std::cell::Cell;
-use std::time::Duration;
 
-use crate::sync::{AtomicU64, Ordering, Shelf, fence};
+use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, fence};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
@@ -29,7 +28,7 @@ const SHUT: u64 = 1;
 thread_local! {
     /// The place that this thread used last, in whatever pool, and when it last looked through all
     /// of them.
-    static LAST: Cell<(usize, Duration)> = const { Cell::new((0, Duration::ZERO)) };
+    static LAST: Cell<(usize, CoarseInstant)> = const { Cell::new((0, CoarseInstant(0))) };
 }
 
 /// Connections at rest, for whoever comes while nobody waits.
@@ -52,6 +51,7 @@ impl<T> Places<T> {
     }
 
     /// `None`: it is shut, and callers go by the ledger.
+    #[inline]
     pub(crate) fn gate(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
         (gate & SHUT == 0).then_some(Open { generation: gate >> 1 })
@@ -62,13 +62,18 @@ impl<T> Places<T> {
     ///
     /// At each tick of the coarse clock a thread looks from the first place on. Threads that take
     /// turns so come to share few connections, and the others grow old enough to be closed.
-    pub(crate) fn take(&self, now: Duration) -> Option<T> {
+    #[inline]
+    pub(crate) fn take(&self, now: CoarseInstant) -> Option<T> {
         let (last, ticked) = LAST.get();
         if ticked == now {
             if let Some(item) = self.places.get(last).and_then(Shelf::take) {
                 return Some(item);
             }
         }
+        self.look_through(now)
+    }
+
+    fn look_through(&self, now: CoarseInstant) -> Option<T> {
         for (at, place) in self.places.iter().enumerate() {
             if place.looks_taken() {
                 if let Some(item) = place.take() {
@@ -80,23 +85,27 @@ impl<T> Places<T> {
         None
     }
 
-    /// Puts a connection down if the gate is `open` and a place looks free. What could not be left
-    /// there is given back, and must go by the ledger: the connection, or another in its stead, or
-    /// both.
-    pub(crate) fn put(&self, item: T, open: Open) -> [Option<T>; 2] {
-        let Some(place) = self.free_place() else { return [Some(item), None] };
+    /// Puts a connection down if the gate is `open` and a place looks free.
+    ///
+    /// # Errors
+    ///
+    /// What could not be left there, and must go by the ledger: the connection, or another in its
+    /// stead, or both.
+    #[inline]
+    pub(crate) fn put(&self, item: T, open: Open) -> Result<(), [Option<T>; 2]> {
+        let Some(place) = self.free_place() else { return Err([Some(item), None]) };
         // Something is displaced if another returner has found the same place free.
         let displaced = place.swap(item);
         fence(Ordering::SeqCst);
         let recalled = if self.gate() == Some(open) { None } else { place.take() };
-        [displaced, recalled]
+        if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
     }
 
+    #[inline]
     fn free_place(&self) -> Option<&Shelf<T>> {
         let (last, _) = LAST.get();
-        let is_free = |place: &&Shelf<T>| !place.looks_taken();
-        let last = self.places.get(last).filter(is_free);
-        last.or_else(|| self.places.iter().find(is_free))
+        let last = self.places.get(last).filter(|place| !place.looks_taken());
+        last.or_else(|| self.places.iter().find(|place| !place.looks_taken()))
     }
 
     // ---- For the holder of the ledger's lock, and nobody else -----------------------------------

@@ -103,8 +103,10 @@ impl<D: Dialer> Pool<D> {
     /// println!("connected to {}", connection.peer_addr()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.get_timeout(self.handle.habits.get_timeout)
+        let deadline = |start| moment(start, self.handle.habits.get_timeout);
+        self.lend(deadline).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends a connection, waiting for at most `timeout`.
@@ -115,6 +117,7 @@ impl<D: Dialer> Pool<D> {
     /// # Errors
     ///
     /// [`GetError`] says why there was none, with the numbers of that moment.
+    #[inline]
     pub fn get_timeout(
         &self,
         timeout: Duration,
@@ -154,7 +157,7 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.handle.shell.try_get().map(|entry| Guard::new(self, entry))
+        self.lend_idle().map(|entry| Guard::new(self, entry))
     }
 
     /// As [`get`](Self::get), with a guard that keeps a handle of the pool and so borrows nothing.
@@ -197,7 +200,12 @@ impl<D: Dialer> Pool<D> {
     ///
     /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty; [`GetError::Closed`].
     pub fn try_get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        self.handle.shell.try_get().map(|entry| Guard::new(self.clone(), entry))
+        self.lend_idle().map(|entry| Guard::new(self.clone(), entry))
+    }
+
+    fn lend_idle(&self) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        let shell = &self.handle.shell;
+        shell.take_resting().map_or_else(|| shell.try_get(), Ok)
     }
 
     #[inline]
@@ -205,12 +213,19 @@ impl<D: Dialer> Pool<D> {
         &self,
         deadline: impl FnOnce(Instant) -> Option<Instant>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        let shell = &self.handle.shell;
-        if let Some(entry) = shell.take_resting() {
-            return Ok(entry);
+        match self.handle.shell.take_resting() {
+            Some(entry) => Ok(entry),
+            None => self.lend_slowly(deadline),
         }
+    }
+
+    #[cold]
+    fn lend_slowly(
+        &self,
+        deadline: impl FnOnce(Instant) -> Option<Instant>,
+    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let start = now();
-        shell.get(start, deadline(start))
+        self.handle.shell.get(start, deadline(start))
     }
 
     /// Opens connections until `connections` are open, all at once, and waits for them for at most
@@ -351,20 +366,18 @@ pub type OwnedConnection<D> = Guard<D, Pool<D>>;
 /// It dereferences to the connection. Its own verbs are associated functions, so that they hide no
 /// method of the connection: `PooledConnection::discard(guard)`.
 ///
-/// A guard dropped by a panic does not give the connection back: halfway through something, it is
-/// retired (see [`retire_on_panic`](crate::Builder::retire_on_panic)).
+/// A guard dropped while its thread panics does not give the connection back: it may be halfway
+/// through something, and is retired (see [`retire_on_panic`](crate::Builder::retire_on_panic)).
 #[must_use = "a connection not used is given straight back"]
 pub struct Guard<D: Dialer, P: Borrow<Pool<D>>> {
     /// `None` only while the guard is taken apart.
     entry: Option<Entry<D::Connection>>,
     pool: P,
-    /// Whether a panic was under way at the checkout: then it is no sign of a broken borrow.
-    was_panicking: bool,
 }
 
 impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     fn new(pool: P, entry: Entry<D::Connection>) -> Self {
-        Self { entry: Some(entry), pool, was_panicking: thread::panicking() }
+        Self { entry: Some(entry), pool }
     }
 
     /// Takes the connection out for good, because it is of no more use. It is closed.
@@ -448,10 +461,10 @@ impl<D: Dialer, P: Borrow<Pool<D>>> DerefMut for Guard<D, P> {
 }
 
 impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
+    #[inline]
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
-        let is_suspect = thread::panicking() && !self.was_panicking;
-        if is_suspect && self.pool.borrow().handle.habits.retire_on_panic {
+        if thread::panicking() && self.pool.borrow().handle.habits.retire_on_panic {
             self.shell().retire(entry);
         } else {
             self.shell().give_back(entry);

@@ -21,7 +21,7 @@ use crate::ledger::{
 };
 use crate::places::Places;
 use crate::stats::Stats;
-use crate::sync::{Bell, Mutex, MutexGuard, Wake, catch, coarse_now, now};
+use crate::sync::{Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now};
 use crate::workers::{Job, Workers};
 
 type Connection<D> = <D as Dialer>::Connection;
@@ -36,7 +36,7 @@ type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 pub(crate) struct Shell<D: Dialer> {
     dialer: D,
     blocking: Blocking,
-    check_after: Duration,
+    check_after: CoarseDuration,
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
     workers: Arc<Workers<Errand<D>>>,
@@ -45,7 +45,8 @@ pub(crate) struct Shell<D: Dialer> {
 impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config) -> Arc<Self> {
         let blocking = dialer.blocking();
-        let (check_after, places) = (config.check_after, Places::new(config.max_idle()));
+        let check_after = CoarseDuration::new(config.check_after);
+        let places = Places::new(config.max_idle());
         let ledger = Mutex::new(Ledger::new(config));
         Arc::new(Self { dialer, blocking, check_after, places, ledger, workers: Workers::new() })
     }
@@ -61,24 +62,28 @@ impl<D: Dialer> Shell<D> {
     #[inline]
     pub(crate) fn take_resting(self: &Arc<Self>) -> Option<Lent<D>> {
         self.places.gate()?;
-        let now = coarse_now();
+        let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let rested = now.saturating_sub(entry.rests_since);
-        if rested > self.check_after {
-            self.event(|ledger, now| {
-                ledger.take_in(entry, rested, now);
-                ledger.look(now)
-            });
-            return None;
+        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.unseen.rests_since));
+        if is_fresh && self.is_sound(&mut entry.connection) {
+            entry.unseen.lent += 1;
+            return Some(entry);
         }
-        if !self.is_sound(&mut entry.connection) {
-            self.retire(entry);
-            return None;
+        self.reject(entry, is_fresh);
+        None
+    }
+
+    /// A connection from a place is broken, or must be checked first.
+    #[cold]
+    fn reject(self: &Arc<Self>, entry: Lent<D>, is_broken: bool) {
+        if is_broken {
+            return self.retire(entry);
         }
-        entry.just_dialed = false;
-        entry.unseen.lent += 1;
-        entry.unseen.reused += u64::from(entry.reused);
-        Some(entry)
+        let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
+        self.event(|ledger, now| {
+            ledger.take_in(entry, rested, now);
+            ledger.look(now)
+        });
     }
 
     /// Waits for a sound connection until `deadline`; `None` is for as long as it takes.
@@ -200,21 +205,27 @@ impl<D: Dialer> Shell<D> {
         if self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true) {
             return self.retire(entry);
         }
-        let open = self.places.gate().filter(|open| open.generation == entry.generation);
-        let left = match open {
-            None => [Some(entry), None],
-            Some(open) => {
+        match self.places.gate() {
+            Some(open) if open.generation == entry.generation => {
                 entry.reused = true;
-                entry.rests_since = coarse_now();
-                self.places.put(entry, open)
+                entry.unseen.rests_since = CoarseInstant::now().0;
+                if let Err(left) = self.places.put(entry, open) {
+                    self.give_back_slowly(left);
+                }
             }
-        };
-        for entry in left.into_iter().flatten() {
+            _ => self.give_back_slowly([Some(entry), None]),
+        }
+    }
+
+    #[cold]
+    fn give_back_slowly(self: &Arc<Self>, entries: [Option<Lent<D>>; 2]) {
+        for entry in entries.into_iter().flatten() {
             self.event(|ledger, now| ledger.give_back(entry, now));
         }
     }
 
     /// A borrowed connection is of no more use.
+    #[cold]
     pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>) {
         self.event(|ledger, now| ledger.retire(entry, now));
     }
@@ -294,6 +305,7 @@ impl<D: Dialer> Shell<D> {
     // ---- Effects -------------------------------------------------------------------------------
 
     /// Tells the ledger of an event, and carries out what follows.
+    #[cold]
     fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Instant) -> Orders<D>) {
         let now = now();
         let effects = event(&mut self.books(), now);
@@ -387,11 +399,11 @@ impl<D: Dialer> OpenBooks<'_, D> {
         if !self.ledger.is_at_ease(now) {
             return;
         }
-        let (generation, coarse) = (self.ledger.generation(), coarse_now());
+        let (generation, coarse) = (self.ledger.generation(), CoarseInstant::now());
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
-            entry.rests_since = coarse.saturating_sub(rested);
+            entry.unseen.rests_since = coarse.before(rested).0;
             Some(entry)
         };
         self.shell.places.open(generation, lay_out, |entry| found.push(entry));
@@ -400,9 +412,9 @@ impl<D: Dialer> OpenBooks<'_, D> {
 
     fn take_in_all(&mut self, found: Vec<Lent<D>>) {
         if !found.is_empty() {
-            let (now, coarse) = (now(), coarse_now());
+            let (now, coarse) = (now(), CoarseInstant::now());
             for entry in found {
-                let rested = coarse.saturating_sub(entry.rests_since);
+                let rested = coarse.since(CoarseInstant(entry.unseen.rests_since));
                 self.ledger.take_in(entry, rested, now);
             }
         }

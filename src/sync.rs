@@ -1,5 +1,6 @@
 //! The only door to locks, waiting, threads and the clock. The loom models have its twin.
 
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -18,11 +19,44 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// A clock that is cheap to read and late by some milliseconds: the time since a moment of its own.
-pub(crate) fn coarse_now() -> Duration {
-    // Not `now`, which also writes to a line that all threads share.
-    let ticks = coarsetime::Instant::now_without_cache_update().as_ticks();
-    coarsetime::Duration::from_ticks(ticks).into()
+/// A moment of a clock that is cheap to read and some milliseconds late, in ticks of 2^-32 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CoarseInstant(pub(crate) u64);
+
+impl CoarseInstant {
+    #[inline]
+    pub(crate) fn now() -> Self {
+        // Not coarsetime's `now`, which also writes to a cache line that all threads share.
+        Self(coarsetime::Instant::now_without_cache_update().as_ticks())
+    }
+
+    /// Whether no more than `limit` has passed since `earlier`.
+    #[inline]
+    pub(crate) fn is_within(self, limit: CoarseDuration, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) <= limit.0
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
+    }
+
+    /// The moment that lies `span` before this one.
+    pub(crate) fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(CoarseDuration::new(span).0))
+    }
+}
+
+/// A span of that clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CoarseDuration(u64);
+
+impl CoarseDuration {
+    /// As long as `span`, or as the clock can say.
+    pub(crate) fn new(span: Duration) -> Self {
+        // Of whole seconds, 32 bits fit.
+        let fits = span.as_secs() <= u64::from(u32::MAX);
+        Self(if fits { coarsetime::Duration::from(span).as_ticks() } else { u64::MAX })
+    }
 }
 
 /// Room for one item that threads put and take without a lock, on cache lines of its own.
@@ -34,12 +68,14 @@ impl<T> Shelf<T> {
     }
 
     /// Puts an item down, and takes up what was there.
+    #[inline]
     pub(crate) fn swap(&self, item: T) -> Option<T> {
         let displaced = self.0.0.swap(Some(item));
         self.0.1.store(true, Ordering::Relaxed);
         displaced
     }
 
+    #[inline]
     pub(crate) fn take(&self) -> Option<T> {
         let item = self.0.0.swap(None);
         self.0.1.store(false, Ordering::Relaxed);
@@ -47,6 +83,7 @@ impl<T> Shelf<T> {
     }
 
     /// Whether there is something to take, most probably: a hint that costs no exclusive access.
+    #[inline]
     pub(crate) fn looks_taken(&self) -> bool {
         self.0.1.load(Ordering::Relaxed)
     }
@@ -138,15 +175,15 @@ impl<T> Taker<T> {
 /// Runs user code; `None` if it panicked.
 ///
 /// Nothing that the closure touches may be trusted after a panic but to be closed or dropped.
+#[inline]
 pub(crate) fn catch<T>(user_code: impl FnOnce() -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(user_code)) {
-        Ok(value) => Some(value),
-        Err(payload) => {
-            // Dropping what was thrown is user code too.
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(again);
-            }
-            None
-        }
+    catch_unwind(AssertUnwindSafe(user_code)).map_err(drop_payload).ok()
+}
+
+#[cold]
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    // Dropping what was thrown is user code too.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(again);
     }
 }

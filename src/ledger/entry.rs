@@ -22,8 +22,6 @@ pub(crate) struct Body<C> {
     pub(crate) just_dialed: bool,
     /// The pool's generation when its dial *began*: what was begun under an older one ends with it.
     pub(crate) generation: u64,
-    /// While it rests out of the ledger's sight: since when, by the coarse clock.
-    pub(crate) rests_since: Duration,
     pub(crate) unseen: Unseen,
     /// When its dial ended.
     pub(super) opened_at: Instant,
@@ -31,11 +29,15 @@ pub(crate) struct Body<C> {
     pub(super) proven_at: Instant,
 }
 
-/// How often a connection was lent out of the ledger's sight, not counted there yet.
+/// What has become of a connection out of the ledger's sight.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Unseen {
+    /// How often it was lent, and is not counted yet.
     pub(crate) lent: u64,
-    pub(crate) reused: u64,
+    /// Whether nobody had had it when it was laid out: then the first of these was no reuse.
+    pub(crate) was_fresh: bool,
+    /// Since when it rests there, by a clock that the ledger does not read.
+    pub(crate) rests_since: u64,
 }
 
 impl<C> Entry<C> {
@@ -45,7 +47,6 @@ impl<C> Entry<C> {
             reused: false,
             just_dialed: false,
             generation,
-            rests_since: Duration::ZERO,
             unseen: Unseen::default(),
             opened_at: now,
             proven_at: now,

@@ -243,7 +243,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back, fit for the next caller.
     pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.in_use -= 1;
+            ledger.receive(&mut entry);
             entry.reused = true;
             entry.proven_at = now;
             ledger.note_return(now);
@@ -258,7 +258,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.in_use -= 1;
+            ledger.receive(&mut entry);
             entry.reused = true;
             ledger.set_aside(Task::Reset, entry, now, effects);
         })
@@ -290,17 +290,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// A borrowed connection comes back and is of no more use.
-    pub(crate) fn retire(&mut self, entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn retire(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.in_use -= 1;
+            ledger.receive(&mut entry);
             ledger.begin_close(entry.into_connection(), now, effects);
         })
     }
 
     /// A borrower keeps its connection for good.
-    pub(crate) fn detach(&mut self, entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
+    pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
         let effects = self.settled(now, |ledger, _| {
-            ledger.in_use -= 1;
+            ledger.receive(&mut entry);
             ledger.totals.detached_total += 1;
         });
         (entry.into_connection(), effects)
@@ -331,8 +331,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
     /// in use from now on. Comes with the time that it has rested.
     pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
-        let entry = self.idle.pop_back()?;
+        let mut entry = self.idle.pop_back()?;
         self.in_use += 1;
+        entry.just_dialed = false;
+        entry.unseen.was_fresh = !entry.reused;
         let rested = now.saturating_duration_since(entry.proven_at);
         Some((entry, rested))
     }
@@ -341,10 +343,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        self.in_use -= 1;
-        self.totals.lent_total += entry.unseen.lent;
-        self.totals.reused_total += entry.unseen.reused;
-        entry.unseen = Unseen::default();
+        self.receive(&mut entry);
         entry.proven_at = now.checked_sub(rested).unwrap_or(entry.proven_at);
         let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
         self.idle.insert(at, entry);
@@ -728,6 +727,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.totals.reused_total += u64::from(entry.reused);
         entry.just_dialed = !entry.reused && entry.opened_at == now;
         entry
+    }
+
+    /// Has a connection in use come back, with what has become of it out of sight.
+    fn receive(&mut self, entry: &mut Entry<C>) {
+        self.in_use -= 1;
+        let Unseen { lent, was_fresh, .. } = std::mem::take(&mut entry.unseen);
+        self.totals.lent_total += lent;
+        self.totals.reused_total += lent.saturating_sub(u64::from(was_fresh));
     }
 
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
