@@ -14,9 +14,7 @@
 //! the gate shut. So while the gate is shut nothing rests in a place, but for the moment until its
 //! returner has looked.
 
-use std::cell::Cell;
-
-use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, fence};
+use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, fence, last_place, set_last_place};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
@@ -24,12 +22,6 @@ const PLACES_MOST: u32 = 64;
 
 /// The bit of the gate that says it is shut; the generation stands above it.
 const SHUT: u64 = 1;
-
-thread_local! {
-    /// The place that this thread used last, in whatever pool, and when it last looked through all
-    /// of them.
-    static LAST: Cell<(usize, CoarseInstant)> = const { Cell::new((0, CoarseInstant(0))) };
-}
 
 /// Connections at rest, for whoever comes while nobody waits.
 pub(crate) struct Places<T> {
@@ -64,7 +56,7 @@ impl<T> Places<T> {
     /// turns so come to share few connections, and the others grow old enough to be closed.
     #[inline]
     pub(crate) fn take(&self, now: CoarseInstant) -> Option<T> {
-        let (last, ticked) = LAST.get();
+        let (last, ticked) = last_place();
         if ticked == now {
             if let Some(item) = self.places.get(last).and_then(Shelf::take) {
                 return Some(item);
@@ -77,7 +69,7 @@ impl<T> Places<T> {
         for (at, place) in self.places.iter().enumerate() {
             if place.looks_taken() {
                 if let Some(item) = place.take() {
-                    LAST.set((at, now));
+                    set_last_place(at, now);
                     return Some(item);
                 }
             }
@@ -103,7 +95,7 @@ impl<T> Places<T> {
 
     #[inline]
     fn free_place(&self) -> Option<&Shelf<T>> {
-        let (last, _) = LAST.get();
+        let (last, _) = last_place();
         let last = self.places.get(last).filter(|place| !place.looks_taken());
         last.or_else(|| self.places.iter().find(|place| !place.looks_taken()))
     }

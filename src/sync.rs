@@ -1,6 +1,7 @@
 //! The only door to locks, waiting, threads and the clock. The loom models have its twin.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -87,6 +88,21 @@ impl<T> Shelf<T> {
     pub(crate) fn looks_taken(&self) -> bool {
         self.0.1.load(Ordering::Relaxed)
     }
+}
+
+thread_local! {
+    static LAST_PLACE: Cell<(usize, CoarseInstant)> = const { Cell::new((0, CoarseInstant(0))) };
+}
+
+/// The place that this thread used last, in whatever pool, and when it last looked through all.
+#[inline]
+pub(crate) fn last_place() -> (usize, CoarseInstant) {
+    LAST_PLACE.get()
+}
+
+#[inline]
+pub(crate) fn set_last_place(place: usize, now: CoarseInstant) {
+    LAST_PLACE.set((place, now));
 }
 
 /// How a wait ended.

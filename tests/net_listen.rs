@@ -1,4 +1,8 @@
 //! Listeners: what the kernel granted, what accepted connections inherit, whose path is removed.
+// Some of the tests, and what they need, are for Linux only.
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
+
+mod net_support;
 
 use std::fs;
 use std::io;
@@ -180,8 +184,7 @@ fn no_socket_is_inherited_by_programs_that_are_started() {
 fn dual_stack_is_as_asked_for() {
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     let Ok(both) = listen_tcp(address) else {
-        println!("skipped: no IPv6 here");
-        return;
+        return net_support::skip("no IPv6 here");
     };
     let only = Listen::new().dual_stack(false).tcp(address).unwrap();
     assert!(SockRef::from(&only).only_v6().unwrap());
@@ -294,6 +297,12 @@ mod unix {
         let error = listen_unix(&path).unwrap_err();
         assert!(matches!(error, ListenError::Stale { .. }), "{error:?}");
         assert!(error.to_string().contains("remove it"), "{error}");
+        fs::remove_file(&path).unwrap();
+
+        // A file that is no socket is nobody's remnant.
+        fs::write(&path, "precious").unwrap();
+        let other = listen_unix(&path).unwrap_err();
+        assert!(matches!(other, ListenError::Bind { .. }), "{other:?}");
         fs::remove_file(&path).unwrap();
 
         let _listener = listen_unix(&path).unwrap();

@@ -110,7 +110,7 @@ impl<S> Connection<S> {
 
 impl<S: Stream> Connection<S> {
     /// Whether this is known to be past use: failed, closed by the peer, or unread after a loan.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(super) fn is_broken(&mut self) -> bool {
         if self.failed.load(Ordering::Relaxed) {
             return true;
         }
@@ -223,7 +223,7 @@ impl<S: Stream> Stream for Connection<S> {
         self.stream.set_nonblocking(nonblocking)
     }
 
-    fn liveness(&self) -> io::Result<Liveness> {
+    fn liveness(&mut self) -> io::Result<Liveness> {
         self.stream.liveness()
     }
 

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::ToSocketAddrs;
 #[cfg(unix)]
+use std::os::unix::fs::FileTypeExt;
+#[cfg(unix)]
 use std::path::Path;
 #[cfg(unix)]
 use std::path::PathBuf;
@@ -110,8 +112,8 @@ impl Listen {
     /// Keep-alive of the connections accepted.
     ///
     /// It is set on the listener, from which accepted sockets inherit it on the systems marked so
-    /// in the table of [`net`](crate::net); on others use [`KeepAlive::apply`] on each. Unix sockets
-    /// have none. Defaults to [`KeepAlive::new`].
+    /// in the table of [`net`](crate::net); on others use [`KeepAlive::apply`] on each. Unix
+    /// sockets have none. Defaults to [`KeepAlive::new`].
     #[must_use]
     pub fn keep_alive(mut self, keep_alive: KeepAlive) -> Self {
         self.keep_alive = keep_alive;
@@ -202,7 +204,7 @@ impl Listen {
         let address = name.address().map_err(failed)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         if let Err(source) = socket.bind(&address) {
-            if source.kind() == io::ErrorKind::AddrInUse && is_stale(&address) {
+            if source.kind() == io::ErrorKind::AddrInUse && is_stale(path, &address) {
                 return Err(ListenError::Stale { path: path.to_owned(), source });
             }
             return Err(failed(source));
@@ -254,9 +256,13 @@ const LONGEST_PATH: usize = {
     size - 1
 };
 
-/// Whether nobody listens on the socket file at an address.
+/// Whether a path leads to a socket that nobody listens on.
 #[cfg(unix)]
-fn is_stale(address: &SockAddr) -> bool {
+fn is_stale(path: &Path, address: &SockAddr) -> bool {
+    // Linux refuses a connect to any other file too, and nobody shall be told to remove that.
+    if !std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        return false;
+    }
     let Ok(socket) = Socket::new(Domain::UNIX, Type::STREAM, None) else { return false };
     // Non-blocking: a listener whose queue is full must not hold this up.
     let _ = socket.set_nonblocking(true);

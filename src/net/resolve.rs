@@ -17,9 +17,9 @@ use super::error::NetError;
 ///
 /// A dial makes one lookup, so this matters only when the resolver hangs: then dials give up at
 /// their deadlines and leave a thread each behind, until the resolver gives up too (glibc after
-/// 10 s with one name server). Eight threads are no burden, and enough for a pool that dials in a
-/// burst.
-pub(super) const MOST_LOOKUPS: usize = 8;
+/// 10 s with one name server, resolv.conf(5)). More than a pool opens at once by default, so that
+/// no burst of dials queues here, and few enough to be no burden.
+pub(super) const MOST_LOOKUPS: usize = 32;
 
 type Lookup = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 

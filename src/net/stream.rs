@@ -21,7 +21,7 @@ use super::sys;
 /// use latebind::net::{Liveness, Stream};
 ///
 /// let listener = TcpListener::bind("127.0.0.1:0")?;
-/// let stream = TcpStream::connect(listener.local_addr()?)?;
+/// let mut stream = TcpStream::connect(listener.local_addr()?)?;
 /// assert_eq!(stream.liveness()?, Liveness::Quiet);
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -38,7 +38,8 @@ pub enum Liveness {
 /// A blocking byte stream that a pool can look after.
 ///
 /// Implemented for the streams of std and for [`Connection`](crate::net::Connection). Implement it
-/// for a stream of your own (a tunnel, say) to put TLS on top of it.
+/// for a stream of your own (a tunnel, say) to have it looked after by a
+/// [`Connection`](crate::net::Connection), or to put TLS on top of it.
 ///
 /// # Examples
 ///
@@ -70,15 +71,16 @@ pub trait Stream: Read + Write + Send + 'static {
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()>;
 
     /// Whether the stream is still open, and has bytes to read: known here and now, without a
-    /// message to the peer, without waiting, and without taking a byte.
+    /// message to the peer, without waiting, and without taking a byte from whoever reads next.
     ///
-    /// On Unix this is one system call. `Quiet` is no promise: a peer that closes sends a message,
+    /// For a socket this is one system call on Unix, and two on Windows where there is something
+    /// to read. `Quiet` is no promise: a peer that closes sends a message,
     /// and that may still be on its way.
     ///
     /// # Errors
     ///
     /// The stream is past use, for the reason given: the peer reset it, say.
-    fn liveness(&self) -> io::Result<Liveness>;
+    fn liveness(&mut self) -> io::Result<Liveness>;
 
     /// Whether a read or write that ended in `error` leaves the stream in an unknown place, so that
     /// nobody else may use it.
@@ -112,8 +114,8 @@ macro_rules! impl_stream {
                 <$stream>::set_nonblocking(self, nonblocking)
             }
 
-            fn liveness(&self) -> io::Result<Liveness> {
-                sys::liveness(&SockRef::from(self))
+            fn liveness(&mut self) -> io::Result<Liveness> {
+                sys::liveness(&SockRef::from(&*self))
             }
 
             fn is_failure(&self, error: &io::Error) -> bool {

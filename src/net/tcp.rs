@@ -36,7 +36,7 @@ use crate::Dialer;
 ///
 /// The name is resolved on a thread of its own, because the system's resolver can neither be
 /// interrupted nor be given a limit: at the deadline that thread is left behind, to end when the
-/// resolver does. At most 8 such threads exist per dialer, its clones included; a dial that finds
+/// resolver does. At most 32 such threads exist per dialer, its clones included; a dial that finds
 /// all taken waits for one until its deadline. The connects themselves need no thread.
 ///
 /// # Examples
@@ -63,7 +63,7 @@ pub struct TcpDialer {
     nodelay: bool,
     user_timeout: Option<Duration>,
     local_address: Option<SocketAddr>,
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     route: sys::Route,
 }
 
@@ -118,7 +118,7 @@ impl TcpDialer {
             nodelay: true,
             user_timeout: None,
             local_address: None,
-            #[cfg(any(target_os = "linux", target_os = "android"))]
+            #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
             route: sys::Route::default(),
         }
     }
@@ -252,7 +252,8 @@ impl TcpDialer {
         self
     }
 
-    /// The network interface to dial through, by name (`SO_BINDTODEVICE`; Linux and Android).
+    /// The network interface to dial through, by name (`SO_BINDTODEVICE` on Linux and Android,
+    /// `IP_BOUND_IF` on macOS).
     ///
     /// A dial fails if there is no such interface. Before Linux 5.7 it needs `CAP_NET_RAW`.
     /// Defaults to none: the routing table decides.
@@ -265,7 +266,7 @@ impl TcpDialer {
     /// let dialer = TcpDialer::new("db.example.com", 5432).interface("eth1");
     /// # drop(dialer);
     /// ```
-    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     #[must_use]
     pub fn interface(mut self, interface: impl Into<String>) -> Self {
         self.route.interface = Some(interface.into());
@@ -327,7 +328,7 @@ impl TcpDialer {
 
     /// Sets what must be set before the connect.
     fn prepare(&self, socket: &Socket) -> Result<(), AttemptError> {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
+        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
         self.route.set(socket)?;
         if let Some(local) = self.local_address {
             let failed = |source| AttemptError::Option { option: "the local address", source };

@@ -1,6 +1,8 @@
 //! macOS and its kin: the backlog from a sysctl, every keep-alive option.
 
+use std::ffi::CString;
 use std::io;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use socket2::Socket;
@@ -8,6 +10,7 @@ use socket2::TcpKeepalive;
 
 pub(crate) use super::unix::*;
 use crate::net::backlog_rules;
+use crate::net::error::AttemptError;
 
 /// The setting that caps every backlog.
 pub(crate) const BACKLOG_SETTING: &str = "kern.ipc.somaxconn";
@@ -57,3 +60,31 @@ pub(crate) fn set_user_timeout(_socket: &Socket, _limit: Duration) -> io::Result
 
 /// Nothing: there is no such option here.
 pub(crate) fn choose_port_late(_socket: &Socket) {}
+
+/// Which way packets go, against what the routing table says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Route {
+    pub(crate) interface: Option<String>,
+}
+
+impl Route {
+    /// Sets what was asked for. Unlike keep-alive this must not fail in silence: traffic would go
+    /// a way that was ruled out.
+    pub(crate) fn set(&self, socket: &Socket) -> Result<(), AttemptError> {
+        let Some(name) = &self.interface else { return Ok(()) };
+        let bind = || match socket.domain()? {
+            socket2::Domain::IPV6 => socket.bind_device_by_index_v6(Some(interface_index(name)?)),
+            _ => socket.bind_device_by_index_v4(Some(interface_index(name)?)),
+        };
+        bind().map_err(|source| AttemptError::Option { option: "the interface", source })
+    }
+}
+
+/// The number that the kernel knows an interface by.
+#[allow(unsafe_code)]
+fn interface_index(name: &str) -> io::Result<NonZeroU32> {
+    let name = CString::new(name)?;
+    // SAFETY: `name` ends in NUL and lives until the call returns.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    NonZeroU32::new(index).ok_or_else(io::Error::last_os_error)
+}

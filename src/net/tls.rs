@@ -1,0 +1,390 @@
+//! `TlsDialer`: TLS over any stream, with the handshake inside the dial's deadline.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use rustls::ClientConfig;
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+
+use super::connection::Connection;
+use super::error::NetError;
+use super::stream::Liveness;
+use super::stream::Stream;
+use crate::Blocking;
+use crate::Dialer;
+
+/// Opens TLS connections over the streams of another dialer.
+///
+/// Roots, client certificates, protocol versions and ALPN are those of the [`ClientConfig`], made
+/// as users of rustls make it. This crate chooses no cryptography: enable a provider (`ring` or
+/// `aws_lc_rs`) and, if you want it, `tls12` in your own dependency on rustls.
+///
+/// The handshake ends by the deadline of the dial even if the peer stalls in the middle of it.
+/// Sessions are resumed across dials: the configuration's store of sessions is shared by all of
+/// them, and the tickets that a server sends after the handshake are taken in whenever a
+/// connection is looked at. Those tickets do not count as unread bytes.
+///
+/// The other dialer opens and closes the stream; its `is_broken`, `check` and `reset` are not
+/// asked, because what it would see is ciphertext.
+///
+/// # Examples
+///
+/// ```no_run
+/// use latebind::net::{TcpDialer, TlsDialer};
+/// use rustls::{ClientConfig, RootCertStore};
+///
+/// # let roots = RootCertStore::empty();
+/// let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+/// let dialer = TlsDialer::new(
+///     TcpDialer::new("db.example.com", 5432),
+///     "db.example.com".try_into()?,
+///     config,
+/// );
+/// # drop(dialer);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TlsDialer<D> {
+    dialer: D,
+    server_name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+}
+
+impl<D: Dialer<Connection: Stream>> TlsDialer<D> {
+    /// Speaks TLS over what `dialer` opens, with a server that can prove to be `server_name`.
+    #[must_use]
+    pub fn new(
+        dialer: D,
+        server_name: ServerName<'static>,
+        config: impl Into<Arc<ClientConfig>>,
+    ) -> Self {
+        Self { dialer, server_name, config: config.into() }
+    }
+}
+
+impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
+    type Connection = Connection<TlsStream<D::Connection>>;
+    type Error = TlsError<D::Error>;
+
+    fn dial(&self, deadline: Instant) -> Result<Self::Connection, Self::Error> {
+        let config = Arc::clone(&self.config);
+        let session = ClientConnection::new(config, self.server_name.clone())
+            .map_err(|error| TlsError::Handshake { source: io::Error::other(error) })?;
+        let stream = self.dialer.dial(deadline).map_err(TlsError::Dial)?;
+        let mut stream = TlsStream { session, records: Records { stream, place: Place::START } };
+        match stream.handshake(deadline) {
+            Ok(()) => Ok(Connection::new(stream)),
+            Err(source) => {
+                self.dialer.close(stream.records.stream);
+                Err(match source.kind() {
+                    io::ErrorKind::TimedOut => TlsError::HandshakeTimeout,
+                    _ => TlsError::Handshake { source },
+                })
+            }
+        }
+    }
+
+    fn is_broken(&self, connection: &mut Self::Connection) -> bool {
+        connection.is_broken()
+    }
+
+    fn reset(&self, connection: &mut Self::Connection) -> Result<(), Self::Error> {
+        connection.reset_for_next().map_err(|source| TlsError::Reset { source })
+    }
+
+    /// Tells the peer (without waiting for room, if there is none), and has the stream closed by
+    /// the dialer that opened it.
+    fn close(&self, connection: Self::Connection) {
+        let TlsStream { mut session, records } = connection.into_inner();
+        let mut stream = records.stream;
+        session.send_close_notify();
+        if stream.set_nonblocking(true).is_ok() {
+            // A peer that is gone, or does not read, need not be told.
+            let _ = session.write_tls(&mut stream);
+        }
+        self.dialer.close(stream);
+    }
+
+    /// Only the other dialer's `close` may block.
+    fn blocking(&self) -> Blocking {
+        self.dialer.blocking().check(false).reset(false)
+    }
+}
+
+/// A TLS stream, after its handshake.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Instant;
+/// use latebind::Dialer;
+/// use latebind::net::{TcpDialer, TlsDialer};
+///
+/// fn protocol(dialer: &TlsDialer<TcpDialer>, deadline: Instant) -> Option<Vec<u8>> {
+///     let connection = dialer.dial(deadline).ok()?;
+///     Some(connection.session().alpn_protocol()?.to_vec())
+/// }
+/// ```
+pub struct TlsStream<S> {
+    session: ClientConnection,
+    records: Records<S>,
+}
+
+impl<S> TlsStream<S> {
+    /// What rustls knows of the session: the peer's certificates, ALPN, whether it was resumed.
+    ///
+    /// # Examples
+    ///
+    /// See [`TlsStream`].
+    #[must_use]
+    pub fn session(&self) -> &ClientConnection {
+        &self.session
+    }
+
+    /// The stream underneath, which carries ciphertext.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # fn example(
+    /// #     connection: &latebind::net::Connection<
+    /// #         latebind::net::TlsStream<latebind::net::TcpConnection>,
+    /// #     >,
+    /// # ) -> std::io::Result<()> {
+    /// println!("connected to {}", connection.get_ref().peer_addr()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn get_ref(&self) -> &S {
+        &self.records.stream
+    }
+}
+
+impl<S: Stream> TlsStream<S> {
+    /// Shakes hands until `deadline`, then lifts the time limits set for it.
+    fn handshake(&mut self, deadline: Instant) -> io::Result<()> {
+        while self.session.is_handshaking() || self.session.wants_write() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            // Each read and each write has what is left, so that all of them together have no
+            // more, however slowly the peer drips.
+            self.records.stream.set_timeouts(Some(left))?;
+            match self.advance() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Unix calls a time limit that passed by this name.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                outcome => outcome?,
+            }
+        }
+        self.records.stream.set_timeouts(None)
+    }
+
+    /// One read or one write of a handshake.
+    fn advance(&mut self) -> io::Result<()> {
+        if self.session.wants_write() {
+            return self.session.write_tls(&mut self.records).map(drop);
+        }
+        if self.session.read_tls(&mut self.records)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.session.process_new_packets().map(drop).map_err(|error| {
+            // The peer learns why, if that can be said at once.
+            let _ = self.session.write_tls(&mut self.records);
+            io::Error::new(io::ErrorKind::InvalidData, error)
+        })
+    }
+
+    fn as_plain(&mut self) -> rustls::Stream<'_, ClientConnection, Records<S>> {
+        rustls::Stream::new(&mut self.session, &mut self.records)
+    }
+}
+
+impl<S: Stream> Read for TlsStream<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.as_plain().read(buffer)
+    }
+}
+
+impl<S: Stream> Write for TlsStream<S> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.as_plain().write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.as_plain().flush()
+    }
+}
+
+impl<S: Stream> Stream for TlsStream<S> {
+    fn set_timeouts(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.records.stream.set_timeouts(limit)
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.records.stream.set_nonblocking(nonblocking)
+    }
+
+    /// Takes in what is no plaintext: session tickets, above all.
+    fn liveness(&mut self) -> io::Result<Liveness> {
+        // A server sends two to four tickets; one that goes on and on is not worth the wait.
+        for _ in 0..16 {
+            let state = self
+                .session
+                .process_new_packets()
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if state.plaintext_bytes_to_read() > 0 {
+                return Ok(Liveness::Unread);
+            }
+            if state.peer_has_closed() {
+                return Ok(Liveness::Closed);
+            }
+            if state.tls_bytes_to_write() > 0 {
+                return Err(io::Error::other("part of a message was never sent"));
+            }
+            match self.records.stream.liveness()? {
+                Liveness::Closed => return Ok(Liveness::Closed),
+                // The rest of a record is on its way, and it may be anything.
+                Liveness::Quiet if self.records.place != Place::START => {
+                    return Ok(Liveness::Unread);
+                }
+                Liveness::Quiet => return Ok(Liveness::Quiet),
+                // Does not wait, for there is something to read.
+                Liveness::Unread => drop(self.session.read_tls(&mut self.records)?),
+            }
+        }
+        Ok(Liveness::Unread)
+    }
+
+    fn is_failure(&self, error: &io::Error) -> bool {
+        self.records.stream.is_failure(error)
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for TlsStream<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("TlsStream")
+            .field("stream", &self.records.stream)
+            .field("protocol_version", &self.session.protocol_version())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stream of TLS records, of which it is known whether one has been read in part.
+///
+/// rustls keeps the part and does not say so: to a look at the socket such a connection is quiet,
+/// and the next borrower would read what the last one left.
+struct Records<S> {
+    stream: S,
+    place: Place,
+}
+
+/// Where in a record the next byte to be read belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// So many bytes of a header have been read; the last two, if read, are the length.
+    Header { read: u8, length: u16 },
+    /// So many bytes of a body are still to come.
+    Body { left: u16 },
+}
+
+impl Place {
+    /// At the beginning of a record.
+    const START: Self = Self::Header { read: 0, length: 0 };
+
+    /// The place after `bytes` (RFC 8446, section 5.1: type, two bytes of version, two of length).
+    fn after(mut self, mut bytes: &[u8]) -> Self {
+        while let [first, rest @ ..] = bytes {
+            bytes = rest;
+            self = match self {
+                Self::Header { read: read @ 0..=2, .. } => {
+                    Self::Header { read: read + 1, length: 0 }
+                }
+                Self::Header { read: 3, .. } => {
+                    Self::Header { read: 4, length: u16::from(*first) << 8 }
+                }
+                Self::Header { length, .. } => match length | u16::from(*first) {
+                    0 => Self::START,
+                    left => Self::Body { left },
+                },
+                Self::Body { left } => {
+                    let more = rest.len().min(usize::from(left) - 1);
+                    bytes = &rest[more..];
+                    match usize::from(left) - 1 - more {
+                        0 => Self::START,
+                        left => Self::Body { left: u16::try_from(left).expect("it was less") },
+                    }
+                }
+            };
+        }
+        self
+    }
+}
+
+impl<S: Read> Read for Records<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        self.place = self.place.after(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+impl<S: Write> Write for Records<S> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.write(buffer)
+    }
+
+    fn write_vectored(&mut self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.stream.write_vectored(buffers)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Why a TLS connection could not be opened, or could not be lent again.
+///
+/// # Examples
+///
+/// ```no_run
+/// use latebind::net::{NetError, TlsError};
+///
+/// fn is_worth_another_try(error: &TlsError<NetError>) -> bool {
+///     !matches!(error, TlsError::Handshake { .. })
+/// }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError<E: Error + 'static> {
+    /// The stream underneath could not be opened.
+    #[error("could not open the stream for TLS")]
+    Dial(#[source] E),
+    /// The handshake failed: the certificate is not trusted, say.
+    #[error("the TLS handshake failed")]
+    Handshake {
+        /// The system's error, or rustls's own inside it.
+        source: io::Error,
+    },
+    /// The peer had not finished the handshake by the deadline.
+    #[error("the peer did not finish the TLS handshake by the deadline of the dial")]
+    HandshakeTimeout,
+    /// A returned connection could not be made fit for its next borrower.
+    #[error("could not reset the TLS connection")]
+    Reset {
+        /// Why.
+        source: NetError,
+    },
+}
