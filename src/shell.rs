@@ -107,14 +107,18 @@ impl<D: Dialer> Shell<D> {
     /// A sound connection at rest, if there is one and nobody waits for it.
     pub(crate) fn try_get(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
-            let now = now();
-            let mut ledger = self.books();
-            let Some(mut entry) = ledger.try_request(now).map_err(|_| GetError::Closed)? else {
-                let (waited, failure) = (Duration::ZERO, ledger.last_failure());
-                let stats = Box::new(ledger.stats(now));
+            let mut lent = Ok(None);
+            let (mut stats, mut failure) = (Stats::default(), None);
+            self.event(|ledger, now| {
+                let effects = ledger.look(now);
+                lent = ledger.try_request(now);
+                (stats, failure) = (ledger.stats(now), ledger.last_failure());
+                effects
+            });
+            let Some(mut entry) = lent.map_err(|_| GetError::Closed)? else {
+                let (waited, stats) = (Duration::ZERO, Box::new(stats));
                 return Err(GetError::Exhausted { waited, stats, failure });
             };
-            drop(ledger);
             if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
@@ -288,9 +292,14 @@ impl<D: Dialer> Shell<D> {
         Ok(())
     }
 
-    pub(crate) fn stats(&self) -> Stats {
-        let now = now();
-        self.books().stats(now)
+    pub(crate) fn stats(self: &Arc<Self>) -> Stats {
+        let mut stats = Stats::default();
+        self.event(|ledger, now| {
+            let effects = ledger.look(now);
+            stats = ledger.stats(now);
+            effects
+        });
+        stats
     }
 
     // ---- The lock ------------------------------------------------------------------------------

@@ -105,6 +105,8 @@ pub(crate) struct Ledger<C, F, W> {
 
     /// At rest, the most recently used at the back.
     idle: VecDeque<Entry<C>>,
+    /// Taken in although they may not be lent again: `settle` closes them. They count as in use.
+    unfit: Vec<Entry<C>>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
     dials: Dials,
@@ -138,6 +140,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             generation: 0,
             next_id: 0,
             idle: VecDeque::new(),
+            unfit: Vec::new(),
             in_use: 0,
             dials: Dials::default(),
             aside: Aside::default(),
@@ -170,7 +173,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return (Request::Refused(Refusal::Closed), effects);
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
-        if self.queue.is_empty() {
+        if self.queue.is_empty() && self.unfit.is_empty() {
             if let Some(entry) = self.take_fresh(now) {
                 return (Request::Granted(ticket, entry), effects);
             }
@@ -320,6 +323,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// first, and none has to end.
     pub(crate) fn is_at_ease(&self, now: Instant) -> bool {
         !self.closed
+            && self.unfit.is_empty()
             && self.live() <= self.config.max_open
             && (self.queue.is_empty() || self.may_be_passed(now))
     }
@@ -343,6 +347,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
+        if entry.generation != self.generation || self.closed {
+            // It was put down behind the back of a flush or a close.
+            self.unfit.push(entry);
+            return;
+        }
         self.receive(&mut entry);
         entry.proven_at = now.checked_sub(rested).unwrap_or(entry.proven_at);
         let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
@@ -494,6 +503,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+        for mut entry in std::mem::take(&mut self.unfit) {
+            self.receive(&mut entry);
+            self.begin_close(entry.into_connection(), now, effects);
+        }
         if !self.closed {
             self.serve(now, effects);
             self.fail_hopeless(now, effects);
