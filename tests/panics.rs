@@ -484,6 +484,29 @@ fn connections_whose_drop_panics_are_dropped_all_the_same() {
 
 /// LOCK-02.
 #[test]
+fn errors_whose_drop_panics_are_dropped_all_the_same() {
+    let (live, refuses) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
+    let dialer = Bombs { live: Arc::clone(&live), refuses: Arc::clone(&refuses) };
+    let pool = Pool::builder(dialer).max_open(4).build().unwrap();
+    let held = pool.get().unwrap();
+    refuses.store(true, SeqCst);
+    thread::scope(|scope| {
+        // Each waits on with the error of its own dial, as one connection may still come back.
+        let callers: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| pool.get_timeout(LONG).map(drop))).collect();
+        await_that("all have failed", || pool.stats().dial_failed_total == 3);
+        pool.close();
+        for caller in callers {
+            assert!(matches!(caller.join().unwrap(), Err(GetError::Closed)));
+        }
+    });
+    await_that("no error is left", || live.load(SeqCst) == 1);
+    drop(held);
+    assert_eq!((live.load(SeqCst), pool.stats().open()), (0, 0));
+}
+
+/// LOCK-02.
+#[test]
 fn what_a_dialer_throws_may_itself_panic_when_it_is_dropped() {
     struct Throws;
     impl Dialer for Throws {
