@@ -272,7 +272,9 @@ impl<D: Dialer> Shell<D> {
             for CloseOrder { id, connection } in closes {
                 pending.extend(self.run(Stage::Close(id, Some(connection)), self.blocking.close));
             }
-            catch(|| drop(spent));
+            for failure in spent {
+                catch(|| drop(failure));
+            }
         }
     }
 
