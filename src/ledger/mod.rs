@@ -320,6 +320,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
+            ledger.totals.dial_failed_total += 1;
             ledger.note_failure(dial.sponsor, id, failure, effects);
         })
     }
@@ -552,7 +553,6 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
         failure: F,
         effects: &mut Effects<C, F, W>,
     ) {
-        self.totals.dial_failed_total += 1;
         effects.spent.extend(self.last_failure.replace(failure.clone()));
         if let Some((_, waker)) = self.warm_ups.remove(&sponsor) {
             self.served.insert(sponsor, Verdict::Failed(failure));
