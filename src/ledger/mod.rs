@@ -678,9 +678,10 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
         slots.min(dials)
     }
 
-    /// Whether one more caller would be one too many without a dial or a check to count on.
+    /// Whether one more caller would be one too many without a dial or a check to count on, begun
+    /// or yet to begin.
     fn is_queue_full(&self) -> bool {
-        let served = self.coming() + self.room();
+        let served = self.coming() + count(self.idle.len()) + self.room();
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
     }
 
