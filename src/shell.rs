@@ -344,7 +344,9 @@ impl<D: Dialer> Shell<D> {
             for order in closes {
                 pending.extend(self.run(Errand::Close(order), self.blocking.close));
             }
-            catch(|| drop(spent));
+            for failure in spent {
+                catch(|| drop(failure));
+            }
         }
     }
 

@@ -826,7 +826,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         slots.min(dials)
     }
 
-    /// Whether one more caller would be one too many without a dial or a check to count on.
+    /// Whether one more caller would be one too many without a dial or a check to count on, begun
+    /// or yet to begin.
     fn is_queue_full(&self) -> bool {
         // What is idle although someone asks has yet to be checked.
         let served = self.coming() + self.room() + count(self.idle.len());
