@@ -93,11 +93,22 @@ impl<T> Places<T> {
         if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
     }
 
+    /// The place that this thread used last, or else the first, if it looks free.
     #[inline]
     fn free_place(&self) -> Option<&Shelf<T>> {
         let (last, _) = last_place();
-        let last = self.places.get(last).filter(|place| !place.looks_taken());
-        last.or_else(|| self.places.iter().find(|place| !place.looks_taken()))
+        match self.places.get(last) {
+            Some(place) if !place.looks_taken() => Some(place),
+            _ => self.find_free_place(),
+        }
+    }
+
+    fn find_free_place(&self) -> Option<&Shelf<T>> {
+        let at = self.places.iter().position(|place| !place.looks_taken())?;
+        // What this thread has returned last it will take first.
+        let (_, ticked) = last_place();
+        set_last_place(at, ticked);
+        self.places.get(at)
     }
 
     // ---- For the holder of the ledger's lock, and nobody else -----------------------------------

@@ -366,18 +366,20 @@ pub type OwnedConnection<D> = Guard<D, Pool<D>>;
 /// It dereferences to the connection. Its own verbs are associated functions, so that they hide no
 /// method of the connection: `PooledConnection::discard(guard)`.
 ///
-/// A guard dropped while its thread panics does not give the connection back: it may be halfway
-/// through something, and is retired (see [`retire_on_panic`](crate::Builder::retire_on_panic)).
+/// A guard dropped by a panic does not give the connection back: halfway through something, it is
+/// retired (see [`retire_on_panic`](crate::Builder::retire_on_panic)).
 #[must_use = "a connection not used is given straight back"]
 pub struct Guard<D: Dialer, P: Borrow<Pool<D>>> {
     /// `None` only while the guard is taken apart.
     entry: Option<Entry<D::Connection>>,
     pool: P,
+    /// Whether a panic was under way at the checkout: then it is no sign of a broken borrow.
+    was_panicking: bool,
 }
 
 impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     fn new(pool: P, entry: Entry<D::Connection>) -> Self {
-        Self { entry: Some(entry), pool }
+        Self { entry: Some(entry), pool, was_panicking: thread::panicking() }
     }
 
     /// Takes the connection out for good, because it is of no more use. It is closed.
@@ -464,7 +466,8 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
     #[inline]
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
-        if thread::panicking() && self.pool.borrow().handle.habits.retire_on_panic {
+        let is_suspect = thread::panicking() && !self.was_panicking;
+        if is_suspect && self.pool.borrow().handle.habits.retire_on_panic {
             self.shell().retire(entry);
         } else {
             self.shell().give_back(entry);

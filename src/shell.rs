@@ -44,7 +44,9 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config) -> Arc<Self> {
         let blocking = dialer.blocking();
         let check_after = CoarseDuration::new(config.check_after);
-        let places = Places::new(config.max_idle());
+        // What the coarse clock cannot tell is left to the ledger.
+        let is_timed = config.check_after >= CoarseDuration::LEAST;
+        let places = Places::new(if is_timed { config.max_idle() } else { 0 });
         let ledger = Mutex::new(Ledger::new(config));
         Arc::new(Self { dialer, blocking, check_after, places, ledger, workers: Workers::new() })
     }

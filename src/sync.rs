@@ -52,6 +52,9 @@ impl CoarseInstant {
 pub(crate) struct CoarseDuration(u64);
 
 impl CoarseDuration {
+    /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
+    pub(crate) const LEAST: Duration = Duration::from_millis(50);
+
     /// As long as `span`, or as the clock can say.
     pub(crate) fn new(span: Duration) -> Self {
         // Of whole seconds, 32 bits fit.

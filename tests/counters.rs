@@ -195,7 +195,7 @@ fn one_who_is_given_a_broken_connection_and_waits_on_has_waited_once() {
 #[test]
 fn each_kind_of_end_has_a_count() {
     let (pool, server) =
-        pool(|b| b.max_open(1).max_waiting(0).check_after(Duration::ZERO).get_timeout(SHORT));
+        pool(|b| b.max_open(1).max_waiting(0).check_after(Duration::ZERO).get_timeout(LONG));
     server.on_dial([Act::Fail, Act::Panic]);
     assert!(pool.get().is_err());
     assert!(pool.get().is_err());

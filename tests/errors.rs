@@ -114,12 +114,13 @@ fn a_full_queue_says_how_full() {
 
 #[test]
 fn a_panic_and_an_overdue_dial_are_reasons_too() {
-    let (pool, server) = pool(|b| b.max_open(2).dial_timeout(SHORT));
+    let (unlimited, server) = pool(|b| b.max_open(2).dial_timeout(LONG));
     server.on_dial([Act::Panic]);
-    let error = pool.get().unwrap_err();
+    let error = unlimited.get().unwrap_err();
     assert!(error.dial_error().is_none());
     assert_eq!(error.source().unwrap().to_string(), "the dialer panicked");
 
+    let (pool, server) = pool(|b| b.max_open(2).dial_timeout(SHORT));
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Fail)]);
     let error = pool.get().unwrap_err();

@@ -83,6 +83,9 @@ impl CoarseInstant {
 pub(crate) struct CoarseDuration(u64);
 
 impl CoarseDuration {
+    /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
+    pub(crate) const LEAST: Duration = Duration::from_millis(50);
+
     pub(crate) fn new(span: Duration) -> Self {
         Self(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
     }
