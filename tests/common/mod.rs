@@ -61,13 +61,22 @@ pub fn failed_dial(error: &GetError<Refused>) -> Option<u32> {
 /// Runs what might come to a standstill, and fails if it does.
 #[track_caller]
 pub fn finishes<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    finishes_within(LONG, body)
+}
+
+/// The same, for what takes its time.
+#[track_caller]
+pub fn finishes_within<T: Send + 'static>(
+    limit: Duration,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (done, ended) = mpsc::channel();
     let thread = thread::spawn(move || {
         let value = body();
         done.send(()).expect("the test waits for this");
         value
     });
-    match ended.recv_timeout(LONG) {
+    match ended.recv_timeout(limit) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("a standstill"),
         _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
     }
