@@ -12,4 +12,5 @@ mod ledger;
 mod stats;
 
 mod history;
+mod promises;
 mod world;

@@ -91,6 +91,26 @@ fn a_close_without_a_thread_runs_where_it_is_ordered() {
     });
 }
 
+/// LOCK-04, LOCK-05, WAK-14: a close hangs that begins while the only waiter sleeps. The waiter is
+/// served once `close_timeout` has passed, although nobody comes and nothing else ever happens.
+#[test]
+fn a_close_that_hangs_strands_nobody() {
+    check(|| {
+        let config = Config { close_timeout: SOON, ..never_due(1) };
+        let (pool, server) = pool_with(config, &[], Blocking::default().close(true));
+        let held = pool.get().unwrap();
+        server.fall_silent(true);
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || assert_eq!(pool.get().unwrap().number, 2)
+        });
+        PooledConnection::discard(held);
+        caller.join().unwrap();
+        server.fall_silent(false);
+        finish(&pool, &server);
+    });
+}
+
 /// LIFE-10, LIFE-11, WAK-06: one idle connection that needs a check. The caller for whom it is made
 /// gives up as it ends; another waits.
 #[test]

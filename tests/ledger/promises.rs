@@ -1,0 +1,810 @@
+//! The promises that a history names badly, one sentence each, in the ledger's own terms.
+
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::ledger::{
+    AsideOrder, CloseOrder, DialOrder, Effects, Entry, ErrandId, Ledger, Refusal, Request, Task,
+    Ticket, Verdict,
+};
+use crate::stats::Stats;
+use crate::world::Failure;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A ledger with its orders laid out, until a test carries them out.
+struct Desk {
+    ledger: Ledger<u32, Failure, u32>,
+    now: Instant,
+    woken: Vec<u32>,
+    dials: Vec<DialOrder>,
+    asides: Vec<AsideOrder<u32>>,
+    closes: Vec<CloseOrder<u32>>,
+    /// Dials ever ordered. The nth opens connection n.
+    begun: u32,
+    opened: u32,
+}
+
+impl Desk {
+    fn new(max_open: u32) -> Self {
+        Self::with(Config { max_open, ..Config::default() })
+    }
+
+    fn with(config: Config) -> Self {
+        Self {
+            ledger: Ledger::new(config),
+            now: Instant::now() + 1_000_000 * SECOND,
+            woken: Vec::new(),
+            dials: Vec::new(),
+            asides: Vec::new(),
+            closes: Vec::new(),
+            begun: 0,
+            opened: 0,
+        }
+    }
+
+    fn lay_out(&mut self, orders: Effects<u32, Failure, u32>) {
+        let Effects { wake, dials, asides, closes, .. } = orders;
+        self.begun += u32::try_from(dials.len()).expect("few dials");
+        self.woken.extend(wake);
+        self.dials.extend(dials);
+        self.asides.extend(asides);
+        self.closes.extend(closes);
+    }
+
+    fn request(&mut self, caller: u32, patience: Option<Duration>) -> Request<u32> {
+        let deadline = patience.and_then(|patience| self.now.checked_add(patience));
+        let (request, orders) = self.ledger.request(None, deadline, self.now, || caller);
+        self.lay_out(orders);
+        request
+    }
+
+    /// A caller who is not served at once and waits for as long as it takes.
+    fn queue(&mut self, caller: u32) -> Ticket {
+        self.queue_for(caller, Duration::MAX)
+    }
+
+    fn queue_for(&mut self, caller: u32, patience: Duration) -> Ticket {
+        match self.request(caller, Some(patience)) {
+            Request::Queued(ticket) => ticket,
+            other => panic!("caller {caller} does not wait: {other:?}"),
+        }
+    }
+
+    /// A caller who is served at once.
+    fn get(&mut self) -> Entry<u32> {
+        match self.request(0, None) {
+            Request::Granted(_, entry) => entry,
+            other => panic!("not served at once: {other:?}"),
+        }
+    }
+
+    /// A caller who is served by a dial that is begun for it.
+    fn dial_and_get(&mut self) -> Entry<u32> {
+        let ticket = self.queue(0);
+        self.dialed();
+        self.granted(ticket)
+    }
+
+    fn granted(&mut self, ticket: Ticket) -> Entry<u32> {
+        match self.ledger.collect(ticket) {
+            Some(Verdict::Granted(entry)) => entry,
+            other => panic!("not granted: {other:?}"),
+        }
+    }
+
+    fn failure(&mut self, ticket: Ticket) -> Failure {
+        match self.ledger.collect(ticket) {
+            Some(Verdict::Failed(failure)) => failure,
+            other => panic!("not failed: {other:?}"),
+        }
+    }
+
+    /// The dial that has been ordered first succeeds.
+    fn dialed(&mut self) {
+        let DialOrder { id, .. } = self.dials.remove(0);
+        self.opened += 1;
+        let orders = self.ledger.dialed(id, self.opened, self.now);
+        self.lay_out(orders);
+    }
+
+    /// The dial that has been ordered first fails.
+    fn refused(&mut self) -> ErrandId {
+        let DialOrder { id, .. } = self.dials.remove(0);
+        let orders = self.ledger.dial_failed(id, Failure::Of(id), self.now);
+        self.lay_out(orders);
+        id
+    }
+
+    fn give_back(&mut self, entry: Entry<u32>) {
+        let orders = self.ledger.give_back(entry, self.now);
+        self.lay_out(orders);
+    }
+
+    fn retire(&mut self, entry: Entry<u32>) {
+        let orders = self.ledger.retire(entry, self.now);
+        self.lay_out(orders);
+        self.close_all();
+    }
+
+    fn close_all(&mut self) {
+        while let Some(CloseOrder { id, .. }) = self.closes.pop() {
+            let orders = self.ledger.closed(id, self.now);
+            self.lay_out(orders);
+        }
+    }
+
+    fn look(&mut self) {
+        let orders = self.ledger.look(self.now);
+        self.lay_out(orders);
+    }
+
+    fn flush(&mut self) {
+        let orders = self.ledger.flush(self.now);
+        self.lay_out(orders);
+    }
+
+    fn resize(&mut self, max_open: u32) {
+        let config = Config { max_open, ..*self.ledger.config() };
+        let orders = self.ledger.reconfigure(config, self.now);
+        self.lay_out(orders);
+    }
+
+    fn stats(&self) -> Stats {
+        self.ledger.stats(self.now)
+    }
+}
+
+// ---- Accounting --------------------------------------------------------------------------------
+
+/// ACC-11.
+#[test]
+fn callers_who_time_out_cost_no_capacity() {
+    let mut desk = Desk::new(1);
+    let mut held = desk.dial_and_get();
+    for round in 0..10_000 {
+        let ticket = desk.queue_for(round, SECOND);
+        desk.now += SECOND;
+        assert!(desk.ledger.collect(ticket).is_none());
+        assert_eq!(desk.ledger.leave(ticket, desk.now), None);
+        desk.give_back(held);
+        held = desk.get();
+        assert_eq!(desk.stats().open(), 1);
+    }
+    assert_eq!(desk.stats().timed_out_total, 10_000);
+}
+
+/// ACC-16: in deadpool, `resize(1)` and `resize(4)` of an unused pool of 4 let 7 be open.
+#[test]
+fn the_limit_is_the_last_one_set_whatever_was_open() {
+    for used in 0..=4 {
+        let mut desk = Desk::new(4);
+        let held: Vec<_> = (0..used).map(|_| desk.dial_and_get()).collect();
+        desk.resize(1);
+        desk.resize(4);
+        let waiting: Vec<_> = (0..8).map(|caller| desk.queue(caller)).collect();
+        assert_eq!(desk.stats().open(), 4, "{used} in use");
+        assert_eq!(desk.stats().waiting, 8);
+        drop((held, waiting));
+    }
+}
+
+/// ACC-17.
+#[test]
+fn a_lowered_limit_is_kept_as_connections_come_back() {
+    let mut desk = Desk::new(3);
+    let held: Vec<_> = (0..3).map(|_| desk.dial_and_get()).collect();
+    desk.resize(2);
+    assert_eq!((desk.stats().open(), desk.closes.len()), (3, 0), "nothing in use is closed");
+    let open: Vec<_> = held
+        .into_iter()
+        .map(|entry| {
+            desk.give_back(entry);
+            desk.close_all();
+            desk.stats().open()
+        })
+        .collect();
+    assert_eq!(open, [2, 2, 2]);
+    assert_eq!(desk.stats().idle, 2);
+}
+
+/// ACC-16: raising the limit serves who waits, at once.
+#[test]
+fn a_raised_limit_begins_a_dial_for_each_waiter_that_it_makes_room_for() {
+    let mut desk = Desk::new(1);
+    let _held = desk.dial_and_get();
+    let _waiting: Vec<_> = (0..4).map(|caller| desk.queue(caller)).collect();
+    assert_eq!(desk.dials.len(), 0);
+    desk.resize(3);
+    assert_eq!(desk.dials.len(), 2);
+}
+
+/// ACC-19.
+#[test]
+fn get_put_get_get_opens_two_connections() {
+    let mut desk = Desk::new(100);
+    let first = desk.dial_and_get();
+    desk.give_back(first);
+    let _again = desk.get();
+    let _second = desk.dial_and_get();
+    assert_eq!((desk.begun, desk.stats().open()), (2, 2));
+}
+
+/// ACC-22: the dial outlives its caller, and what it opens is the next one's.
+#[test]
+fn a_dial_that_ends_after_its_caller_has_left_becomes_idle() {
+    let mut desk = Desk::new(1);
+    let ticket = desk.queue_for(0, SECOND);
+    desk.now += SECOND;
+    desk.ledger.leave(ticket, desk.now);
+    desk.now += SECOND;
+    desk.dialed();
+    let Stats { idle, in_use, .. } = desk.stats();
+    assert_eq!((idle, in_use, desk.stats().open()), (1, 0, 1));
+    assert_eq!(desk.get().connection, 1);
+}
+
+/// ACC-23.
+#[test]
+fn a_caller_whose_own_dial_is_taken_waits_on() {
+    let mut desk = Desk::new(2);
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    let second_dial = desk.dials.pop().expect("each has a dial");
+    let orders = desk.ledger.dialed(second_dial.id, 7, desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.granted(first).connection, 7, "whoever has waited longest takes it");
+    assert!(desk.ledger.collect(second).is_none());
+    assert_eq!(desk.begun, 2, "the dial of the first is now the second's");
+    desk.dialed();
+    desk.granted(second);
+}
+
+/// ACC-25, WAK-09: a dial that hangs is written off when it is due, and holds its own slot only.
+#[test]
+fn an_overdue_dial_fails_its_caller_and_is_counted_once_at_its_end() {
+    let mut desk = Desk::with(Config { max_open: 2, dial_timeout: SECOND, ..Config::default() });
+    let hanging = desk.queue(1);
+    assert_eq!(desk.ledger.next_look(), Some(desk.now + SECOND));
+    desk.now += SECOND;
+    desk.look();
+    assert_eq!(desk.failure(hanging), Failure::Overdue(SECOND));
+    let Stats { dialing, overdue, dial_failed_total, .. } = desk.stats();
+    assert_eq!((dialing, overdue, dial_failed_total), (1, 1, 0));
+
+    let _next = desk.queue(2);
+    assert_eq!(desk.begun, 2, "the other slot serves the next caller");
+    desk.refused();
+    let Stats { dialing, overdue, dial_failed_total, .. } = desk.stats();
+    assert_eq!((dialing, overdue, dial_failed_total), (1, 0, 1));
+}
+
+/// SHUT-05: the slot of a connection that is being closed is not free before its close has ended.
+#[test]
+fn a_slow_close_holds_its_slot_until_close_timeout() {
+    let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..Config::default() });
+    let held = desk.dial_and_get();
+    let _waiting = desk.queue(1);
+    let orders = desk.ledger.retire(held, desk.now);
+    desk.lay_out(orders);
+    assert_eq!((desk.stats().closing, desk.begun), (1, 1));
+    desk.now += SECOND;
+    desk.look();
+    assert_eq!((desk.stats().close_timeouts_total, desk.begun), (1, 2));
+    desk.close_all();
+    assert_eq!(desk.stats().open(), 1, "a close that ends after all frees nothing twice");
+}
+
+/// A close that may take for ever, ordered first, is no reason to wait for one that may not.
+#[test]
+fn each_errand_is_due_by_its_own_deadline() {
+    let forever = Config { max_open: 2, close_timeout: Duration::MAX, ..Config::default() };
+    let mut desk = Desk::with(forever);
+    let (one, other) = (desk.dial_and_get(), desk.dial_and_get());
+    let orders = desk.ledger.retire(one, desk.now);
+    desk.lay_out(orders);
+    let orders = desk.ledger.reconfigure(Config { close_timeout: SECOND, ..forever }, desk.now);
+    desk.lay_out(orders);
+    let orders = desk.ledger.retire(other, desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.ledger.next_look(), Some(desk.now + SECOND));
+    desk.now += SECOND;
+    desk.look();
+    assert_eq!((desk.stats().closing, desk.stats().close_timeouts_total), (1, 1));
+}
+
+// ---- Wake-ups ----------------------------------------------------------------------------------
+
+/// WAK-04.
+#[test]
+fn one_return_wakes_one_of_many_waiters() {
+    let mut desk = Desk::new(1);
+    let held = desk.dial_and_get();
+    desk.woken.clear();
+    for caller in 1..=1_000 {
+        desk.queue(caller);
+    }
+    desk.give_back(held);
+    assert_eq!(desk.woken, [1]);
+}
+
+/// WAK-09.
+#[test]
+fn a_dial_that_hangs_is_no_reason_to_begin_fewer() {
+    let mut desk = Desk::new(5);
+    let _waiting: Vec<_> = (0..5).map(|caller| desk.queue(caller)).collect();
+    assert_eq!(desk.stats().dialing, 5);
+    desk.refused();
+    assert_eq!((desk.stats().dialing, desk.stats().waiting), (4, 4), "a dial for each who waits");
+}
+
+/// WAK-10.
+#[test]
+fn freed_slots_are_dialed_into_side_by_side() {
+    let mut desk = Desk::new(4);
+    let held: Vec<_> = (0..4).map(|_| desk.dial_and_get()).collect();
+    let _waiting: Vec<_> = (0..4).map(|caller| desk.queue(caller)).collect();
+    held.into_iter().for_each(|entry| desk.retire(entry));
+    assert_eq!(desk.stats().dialing, 4);
+}
+
+/// WAK-11: one failure after the other, each in the event that the one before begins.
+#[test]
+fn ten_thousand_callers_fail_one_by_one_with_an_error_of_their_own() {
+    let mut desk = Desk::new(1);
+    let waiting: Vec<_> = (0..10_000).map(|caller| desk.queue(caller)).collect();
+    for ticket in waiting {
+        let dial = desk.refused();
+        assert_eq!(desk.failure(ticket), Failure::Of(dial));
+    }
+    assert_eq!((desk.stats().open(), desk.begun), (0, 10_000));
+}
+
+/// WAK-12.
+#[test]
+fn two_callers_whose_dials_both_fail_are_two_dials() {
+    let mut desk = Desk::new(2);
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    let dials = [desk.refused(), desk.refused()];
+    assert_eq!([desk.failure(first), desk.failure(second)], dials.map(Failure::Of));
+    assert_eq!(desk.begun, 2);
+}
+
+/// WAK-13.
+#[test]
+fn a_flushed_connection_that_comes_back_frees_its_slot_for_the_waiter() {
+    let mut desk = Desk::new(1);
+    let held = desk.dial_and_get();
+    let waiting = desk.queue(1);
+    desk.flush();
+    desk.give_back(held);
+    desk.close_all();
+    assert_eq!(desk.begun, 2);
+    desk.dialed();
+    assert_eq!(desk.granted(waiting).connection, 2);
+}
+
+// ---- Deadlines ---------------------------------------------------------------------------------
+
+/// CAN-01.
+#[test]
+fn one_return_reaches_the_live_waiter_behind_ten_thousand_expired_ones() {
+    let mut desk = Desk::new(1);
+    let held = desk.dial_and_get();
+    let expired: Vec<_> = (0..10_000).map(|caller| desk.queue_for(caller, SECOND)).collect();
+    let live = desk.queue(77_777);
+    desk.woken.clear();
+    desk.now += SECOND;
+    desk.give_back(held);
+    assert_eq!(desk.woken, [77_777], "in one event, and nobody else is woken");
+    desk.granted(live);
+    for ticket in expired {
+        assert!(matches!(desk.ledger.collect(ticket), Some(Verdict::Late(None))));
+    }
+    assert_eq!((desk.stats().waiting, desk.stats().timed_out_total), (0, 10_000));
+}
+
+/// CAN-05.
+#[test]
+fn nothing_remains_of_callers_who_leave_from_behind_a_patient_one() {
+    let mut desk = Desk::new(1);
+    let _held = desk.dial_and_get();
+    let patient = desk.queue(1);
+    for _ in 0..100_000 {
+        let ticket = desk.queue_for(2, SECOND);
+        desk.ledger.leave(ticket, desk.now);
+    }
+    assert_eq!(desk.stats().waiting, 1);
+    assert!(desk.ledger.collect(patient).is_none());
+    // Everything that the ledger keeps, in so many words.
+    assert!(format!("{:?}", desk.ledger).len() < 2_000, "{:?}", desk.ledger);
+}
+
+/// CAN-06.
+#[test]
+fn a_deadline_that_has_passed_begins_nothing_but_takes_what_is_idle() {
+    let mut desk = Desk::new(1);
+    let refused = desk.request(1, Some(Duration::ZERO));
+    assert!(matches!(refused, Request::Refused(Refusal::TooLate)));
+    assert_eq!((desk.begun, desk.stats().waiting), (0, 0));
+    let entry = desk.dial_and_get();
+    desk.give_back(entry);
+    assert!(matches!(desk.request(1, Some(Duration::ZERO)), Request::Granted(..)));
+}
+
+/// CAN-09.
+#[test]
+fn no_limit_is_no_limit_and_overflows_nothing() {
+    let mut desk = Desk::with(Config {
+        max_open: 1,
+        dial_timeout: Duration::MAX,
+        check_after: Duration::MAX,
+        check_timeout: Duration::MAX,
+        close_timeout: Duration::MAX,
+        ..Config::default()
+    });
+    let ticket = desk.queue_for(1, Duration::MAX);
+    assert_eq!(desk.dials[0].deadline, None);
+    desk.now += 1_000_000 * SECOND;
+    desk.look();
+    desk.dialed();
+    let entry = desk.granted(ticket);
+    desk.give_back(entry);
+    desk.now += 1_000_000 * SECOND;
+    let entry = desk.get();
+    let orders = desk.ledger.retire(entry, desk.now);
+    desk.lay_out(orders);
+    desk.now += 1_000_000 * SECOND;
+    desk.look();
+    assert_eq!((desk.stats().closing, desk.ledger.next_look()), (1, None));
+}
+
+/// CAN-12.
+#[test]
+fn nobody_fails_by_a_dial_that_another_asked_for() {
+    let mut desk = Desk::new(2);
+    let held = desk.dial_and_get();
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    let dial = desk.refused();
+    assert_eq!(desk.stats().dialing, 1, "the slot begins a dial for the second");
+    desk.retire(held);
+    assert_eq!(desk.failure(first), Failure::Of(dial));
+    assert!(desk.ledger.collect(second).is_none());
+    desk.dialed();
+    assert_eq!(desk.granted(second).connection, 2);
+}
+
+/// CAN-13.
+#[test]
+fn a_return_serves_callers_whose_dials_have_been_refused() {
+    let mut desk = Desk::new(3);
+    let held = desk.dial_and_get();
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    desk.refused();
+    desk.refused();
+    assert_eq!((desk.begun, desk.stats().waiting), (3, 2), "who holds an error dials no more");
+    desk.give_back(held);
+    let entry = desk.granted(first);
+    desk.give_back(entry);
+    desk.granted(second);
+}
+
+/// CAN-11, CAN-13: at its deadline a caller is told of its own dial's error.
+#[test]
+fn a_caller_who_is_late_is_told_why_its_dial_failed() {
+    let mut desk = Desk::new(2);
+    let _held = desk.dial_and_get();
+    let ticket = desk.queue_for(1, SECOND);
+    let dial = desk.refused();
+    desk.now += SECOND;
+    assert!(desk.ledger.collect(ticket).is_none());
+    assert_eq!(desk.ledger.leave(ticket, desk.now), Some(Failure::Of(dial)));
+}
+
+// ---- Fairness ----------------------------------------------------------------------------------
+
+/// FAIR-01.
+#[test]
+fn fifty_waiters_are_served_in_order() {
+    let mut desk = Desk::new(1);
+    let mut held = desk.dial_and_get();
+    let waiting: Vec<_> = (1..=50).map(|caller| desk.queue(caller)).collect();
+    desk.woken.clear();
+    for ticket in waiting {
+        desk.give_back(held);
+        held = desk.granted(ticket);
+    }
+    assert_eq!(desk.woken, (1..=50).collect::<Vec<_>>());
+}
+
+/// FAIR-02, FAIR-05.
+#[test]
+fn whoever_returns_and_asks_again_stands_behind_who_waits() {
+    let mut desk = Desk::new(1);
+    let held = desk.dial_and_get();
+    let waiting = desk.queue(1);
+    desk.give_back(held);
+    assert!(matches!(desk.ledger.try_request(desk.now), Ok(None)));
+    let again = desk.queue(2);
+    let entry = desk.granted(waiting);
+    desk.give_back(entry);
+    desk.granted(again);
+}
+
+/// FAIR-04.
+#[test]
+fn a_caller_who_is_given_a_broken_connection_keeps_its_place() {
+    let mut desk = Desk::new(1);
+    let held = desk.dial_and_get();
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    desk.give_back(held);
+    let broken = desk.granted(first);
+    desk.retire(broken);
+    let (request, orders) = desk.ledger.request(Some(first), None, desk.now, || 1);
+    assert!(matches!(request, Request::Queued(ticket) if ticket == first));
+    desk.lay_out(orders);
+    desk.dialed();
+    desk.granted(first);
+    assert!(desk.ledger.collect(second).is_none());
+    assert_eq!(desk.stats().waited_total, 3, "nobody queues twice");
+}
+
+// ---- Late binding ------------------------------------------------------------------------------
+
+/// BIND-04.
+#[test]
+fn a_dial_that_fails_after_its_caller_was_served_is_nobodys_failure() {
+    let mut desk = Desk::new(2);
+    let held = desk.dial_and_get();
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    desk.give_back(held);
+    let _held = desk.granted(first);
+    assert_eq!(desk.begun, 2, "the second adopts the dial that the first has left");
+    desk.refused();
+    assert_eq!((desk.begun, desk.stats().waiting), (3, 1), "and begins its own when that fails");
+    assert!(desk.ledger.collect(second).is_none());
+    desk.dialed();
+    desk.granted(second);
+}
+
+/// BIND-10.
+#[test]
+fn a_dial_in_flight_is_adopted_before_another_is_begun() {
+    let mut desk = Desk::new(5);
+    let left = desk.queue_for(1, SECOND);
+    desk.ledger.leave(left, desk.now + SECOND);
+    let adopting = desk.queue(2);
+    assert_eq!(desk.begun, 1);
+    let _third = desk.queue(3);
+    assert_eq!(desk.begun, 2);
+    desk.dialed();
+    desk.granted(adopting);
+}
+
+/// LATE-BINDING: an orphan dial may hang for long; a check is quick.
+#[test]
+fn an_idle_connection_is_checked_for_a_caller_although_a_dial_is_under_way() {
+    let mut desk = Desk::new(2);
+    let held = desk.dial_and_get();
+    let ticket = desk.queue(1);
+    desk.give_back(held);
+    let entry = desk.granted(ticket);
+    desk.give_back(entry);
+    assert_eq!((desk.stats().dialing, desk.stats().idle), (1, 1), "an orphan dial, and it hangs");
+
+    desk.now += SECOND;
+    let ticket = desk.queue(2);
+    let AsideOrder { id, entry, task, .. } = desk.asides.pop().expect("a check is begun");
+    assert_eq!(task, Task::Check);
+    let orders = desk.ledger.back(id, entry, true, desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.granted(ticket).connection, 1);
+}
+
+/// CAN-14, ACC-15: as many idle connections as have died are checked and retired before a dial.
+#[test]
+fn dead_idle_connections_are_retired_one_by_one_and_then_one_is_dialed() {
+    let mut desk = Desk::new(3);
+    let held: Vec<_> = (0..3).map(|_| desk.dial_and_get()).collect();
+    held.into_iter().for_each(|entry| desk.give_back(entry));
+    desk.now += SECOND;
+    let ticket = desk.queue(1);
+    for open in [2, 1, 0] {
+        assert_eq!((desk.asides.len(), desk.dials.len()), (1, 0));
+        let AsideOrder { id, entry, .. } = desk.asides.remove(0);
+        let orders = desk.ledger.back(id, entry, false, desk.now);
+        desk.lay_out(orders);
+        desk.close_all();
+        let Stats { idle, in_use, .. } = desk.stats();
+        assert_eq!(idle + in_use, open);
+    }
+    desk.dialed();
+    assert_eq!((desk.granted(ticket).connection, desk.stats().open()), (4, 1));
+}
+
+// ---- The queue's bound, warm-ups, flushes --------------------------------------------------------
+
+/// `max_waiting` counts callers for whom nothing is under way, and an idle connection serves after
+/// its check.
+#[test]
+fn nobody_is_turned_away_whom_an_idle_connection_can_serve_after_a_check() {
+    let bound = Config { max_open: 1, max_waiting: Some(0), ..Config::default() };
+    let mut desk = Desk::with(bound);
+    let entry = desk.dial_and_get();
+    desk.give_back(entry);
+    desk.now += SECOND;
+    desk.queue(1);
+    assert_eq!(desk.asides.len(), 1);
+    let full = desk.request(2, None);
+    assert!(matches!(full, Request::Refused(Refusal::QueueFull)));
+    assert_eq!(desk.stats().queue_full_total, 1);
+}
+
+/// ACC-18.
+#[test]
+fn a_warm_up_and_callers_together_keep_within_the_limit() {
+    let mut desk = Desk::new(3);
+    let waiting = desk.queue(1);
+    let (warm, orders) = desk.ledger.warm_up(9, desk.now, || 2);
+    desk.lay_out(orders);
+    assert_eq!((desk.stats().dialing, desk.begun), (3, 3));
+    for _ in 0..3 {
+        desk.dialed();
+    }
+    desk.granted(waiting);
+    assert!(matches!(desk.ledger.collect(warm), Some(Verdict::Warm)));
+    assert_eq!(desk.stats().idle, 2);
+}
+
+/// SHUT-12: the flush has begun other dials for the warm-up, as it does for callers.
+#[test]
+fn a_warm_up_does_not_fail_by_a_dial_from_before_a_flush() {
+    let mut desk = Desk::new(2);
+    let (warm, orders) = desk.ledger.warm_up(1, desk.now, || 1);
+    desk.lay_out(orders);
+    desk.flush();
+    assert_eq!(desk.begun, 2);
+    desk.refused();
+    assert!(desk.ledger.collect(warm).is_none());
+    desk.dialed();
+    assert!(matches!(desk.ledger.collect(warm), Some(Verdict::Warm)));
+}
+
+/// SHUT-12: the generation is that of the dial's beginning.
+#[test]
+fn what_began_before_a_flush_is_not_lent_after_it() {
+    let mut desk = Desk::new(3);
+    let (held, resting) = (desk.dial_and_get(), desk.dial_and_get());
+    let left = desk.queue(1);
+    desk.ledger.leave(left, desk.now);
+    desk.give_back(resting);
+    assert_eq!((desk.stats().idle, desk.stats().in_use, desk.stats().dialing), (1, 1, 1));
+
+    desk.flush();
+    assert_eq!(desk.closes.len(), 1, "what rests is closed at once");
+    desk.give_back(held);
+    assert_eq!(desk.closes.len(), 2, "what is in use, when it comes back");
+    desk.dialed();
+    assert_eq!(desk.closes.len(), 3, "what was being dialed, when it is open");
+    desk.close_all();
+    assert_eq!((desk.stats().open(), desk.stats().retired_total), (0, 3));
+}
+
+// ---- The numbers -------------------------------------------------------------------------------
+
+/// STAT-03.
+#[test]
+fn a_dial_under_way_is_not_in_use() {
+    let mut desk = Desk::new(2);
+    let _held = desk.dial_and_get();
+    desk.queue(1);
+    let Stats { in_use, dialing, idle, .. } = desk.stats();
+    assert_eq!((in_use, dialing, idle), (1, 1, 0));
+}
+
+/// STAT-04.
+#[test]
+fn the_waits_of_those_who_fail_are_counted_too() {
+    let mut desk = Desk::new(1);
+    let refused = desk.queue(1);
+    desk.now += SECOND;
+    desk.refused();
+    desk.failure(refused);
+    assert_eq!(desk.stats().wait_time_total, SECOND);
+
+    let _held = desk.dial_and_get();
+    let late = desk.queue_for(2, SECOND);
+    desk.now += 2 * SECOND;
+    desk.ledger.leave(late, desk.now);
+    assert_eq!(desk.stats().wait_time_total, 3 * SECOND);
+
+    desk.queue(3);
+    desk.now += SECOND;
+    let orders = desk.ledger.close(desk.now);
+    desk.lay_out(orders);
+    let stats = desk.stats();
+    assert_eq!(stats.wait_time_total, 4 * SECOND);
+    let counts = (stats.waited_total, stats.timed_out_total, stats.dial_failed_total);
+    assert_eq!(counts, (4, 1, 1));
+}
+
+/// LIFE-08.
+#[test]
+fn a_clock_that_goes_back_evicts_nothing_and_panics_nowhere() {
+    let mut desk = Desk::new(2);
+    let entry = desk.dial_and_get();
+    desk.give_back(entry);
+    desk.now -= 1_000 * SECOND;
+    desk.look();
+    let entry = desk.get();
+    assert_eq!(entry.age(desk.now), Duration::ZERO);
+    let ticket = desk.queue_for(1, SECOND);
+    desk.now -= SECOND;
+    desk.give_back(entry);
+    desk.granted(ticket);
+}
+
+/// LIFE-13, I1 to I4: every mix of the extremes serves as many callers as it has slots, one after
+/// the other all of them, and comes to rest within `max_idle`.
+#[test]
+fn every_mix_of_limits_serves_everyone_and_comes_to_rest() {
+    let extremes = [None, Some(0), Some(1), Some(3), Some(u32::MAX)];
+    for max_open in [1, 3, u32::MAX] {
+        for max_idle in extremes {
+            for max_dialing in extremes.into_iter().filter(|most| *most != Some(0)) {
+                for target in [0, 1, 3, u32::MAX] {
+                    let config = Config { max_open, max_idle, max_dialing, ..Config::default() };
+                    // What rests within an unlimited `max_idle` is without limit, too.
+                    if target.min(config.max_idle()) <= 3 {
+                        serve_everyone(config, target);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn serve_everyone(config: Config, warm_up_to: u32) {
+    const CALLERS: u32 = 5;
+    let mut desk = Desk::with(config);
+    let (warm, orders) = desk.ledger.warm_up(warm_up_to, desk.now, || 0);
+    desk.lay_out(orders);
+    while !desk.dials.is_empty() {
+        desk.dialed();
+    }
+    assert!(matches!(desk.ledger.collect(warm), Some(Verdict::Warm)), "{config:?}");
+    assert_eq!(desk.stats().idle, warm_up_to.min(config.max_idle()));
+
+    let mut held = Vec::new();
+    let mut waiting = Vec::new();
+    for caller in 1..=CALLERS {
+        match desk.request(caller, None) {
+            Request::Granted(_, entry) => held.push(entry),
+            Request::Queued(ticket) => waiting.push(ticket),
+            Request::Refused(refusal) => panic!("{refusal:?}: {config:?}"),
+        }
+    }
+    while held.len() + waiting.len() > 0 {
+        while !desk.dials.is_empty() {
+            desk.dialed();
+        }
+        let before = held.len();
+        waiting.retain(|ticket| match desk.ledger.collect(*ticket) {
+            Some(Verdict::Granted(entry)) => {
+                held.push(entry);
+                false
+            }
+            None => true,
+            Some(other) => panic!("{other:?}: {config:?}"),
+        });
+        assert!(held.len() > before || !held.is_empty(), "NO-STRANDED-WAITER: {config:?}");
+        assert!(desk.stats().open() <= config.max_open, "BOUND: {config:?}");
+        if waiting.is_empty() || before == held.len() {
+            held.pop().into_iter().for_each(|entry| desk.give_back(entry));
+        }
+        desk.close_all();
+    }
+    let stats = desk.stats();
+    assert_eq!(stats.open(), stats.idle, "at rest: {config:?}: {stats}");
+    assert!(stats.idle <= config.max_idle(), "{config:?}: {stats}");
+    assert!(desk.opened <= warm_up_to.min(config.max_idle()) + CALLERS, "NO-DEMAND-NO-DIAL");
+}
