@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -70,11 +71,14 @@ pub(crate) struct Route {
 impl Route {
     /// Sets what was asked for. Unlike keep-alive this must not fail in silence: traffic would go
     /// a way that was ruled out.
-    pub(crate) fn set(&self, socket: &Socket) -> Result<(), AttemptError> {
+    pub(crate) fn set(&self, socket: &Socket, peer: SocketAddr) -> Result<(), AttemptError> {
         let Some(name) = &self.interface else { return Ok(()) };
-        let bind = || match socket.domain()? {
-            socket2::Domain::IPV6 => socket.bind_device_by_index_v6(Some(interface_index(name)?)),
-            _ => socket.bind_device_by_index_v4(Some(interface_index(name)?)),
+        let bind = || {
+            let index = Some(interface_index(name)?);
+            match peer {
+                SocketAddr::V4(_) => socket.bind_device_by_index_v4(index),
+                SocketAddr::V6(_) => socket.bind_device_by_index_v6(index),
+            }
         };
         bind().map_err(|source| AttemptError::Option { option: "the interface", source })
     }

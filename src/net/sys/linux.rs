@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ pub(crate) struct Route {
 impl Route {
     /// Sets what was asked for. Unlike keep-alive this must not fail in silence: traffic would go
     /// a way that was ruled out.
-    pub(crate) fn set(&self, socket: &Socket) -> Result<(), AttemptError> {
+    pub(crate) fn set(&self, socket: &Socket, _peer: SocketAddr) -> Result<(), AttemptError> {
         if let Some(interface) = &self.interface {
             socket
                 .bind_device(Some(interface.as_bytes()))
