@@ -1,5 +1,4 @@
-//! A connection pool for threads.
-
+#![doc = include_str!("../README.md")]
 #![deny(unsafe_code)] // Allowed only in `net`, call by call.
 
 #[forbid(unsafe_code)]

@@ -2,21 +2,19 @@
 //! decides nothing.
 //!
 //! A call takes the lock, tells the ledger what has happened, frees the lock, and only then carries
-//! out the effects. User code runs in two places, neither under the lock: in an [`Errand`], on a
+//! out the effects. User code runs in two places, neither under the lock: in an errand, on a
 //! worker if it may block or else on the thread that carries it out, and in `is_broken` and `reset`
 //! on the thread that borrows or returns.
 
-use std::mem;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, ConfigError, far_future};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, ErrandId, Ledger, Refusal, Request, Task,
-    Ticket, Verdict,
+    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
+    Verdict,
 };
 use crate::stats::Stats;
 use crate::sync::{Bell, Mutex, MutexGuard, Wake, catch, now};
@@ -35,7 +33,7 @@ pub(crate) struct Shell<D: Dialer> {
     dialer: D,
     blocking: Blocking,
     ledger: Mutex<Books<D>>,
-    workers: Arc<Workers<Errand<D>>>,
+    workers: Arc<Workers<Assignment<D>>>,
 }
 
 impl<D: Dialer> Shell<D> {
@@ -263,39 +261,73 @@ impl<D: Dialer> Shell<D> {
                 bell.ring();
             }
             for order in dials {
-                pending.extend(self.on_worker(Stage::Dial(order)));
+                pending.extend(self.on_worker(Errand::Dial(order)));
             }
             for order in asides {
                 let may_block = order.task == Task::Reset || self.blocking.check;
-                pending.extend(self.run(Stage::Aside(order), may_block));
+                pending.extend(self.run(Errand::Aside(order), may_block));
             }
-            for CloseOrder { id, connection } in closes {
-                pending.extend(self.run(Stage::Close(id, Some(connection)), self.blocking.close));
+            for order in closes {
+                pending.extend(self.run(Errand::Close(order), self.blocking.close));
             }
             catch(|| drop(spent));
         }
     }
 
-    fn run(self: &Arc<Self>, stage: Stage<Connection<D>>, may_block: bool) -> Option<Orders<D>> {
-        if may_block { self.on_worker(stage) } else { self.here(Errand::new(self, stage)) }
+    fn run(self: &Arc<Self>, errand: Errand<Connection<D>>, may_block: bool) -> Option<Orders<D>> {
+        if may_block { self.on_worker(errand) } else { Some(self.perform(errand)) }
     }
 
     /// Sends an errand to a worker. Without a thread a dial fails; other errands are run here, as
     /// a connection must not be lost for want of a thread.
-    fn on_worker(self: &Arc<Self>, stage: Stage<Connection<D>>) -> Option<Orders<D>> {
-        let (errand, error) = self.workers.submit(Errand::new(self, stage)).err()?;
-        match errand.refuse(error) {
-            Ok(effects) => Some(effects),
-            Err(errand) => self.here(errand),
+    fn on_worker(self: &Arc<Self>, errand: Errand<Connection<D>>) -> Option<Orders<D>> {
+        let assignment = Assignment { shell: Arc::clone(self), errand };
+        let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
+        Some(match errand {
+            Errand::Dial(DialOrder { id, .. }) => {
+                let failure = DialFailure::no_thread(error);
+                self.ledger.lock().dial_failed(id, failure, now())
+            }
+            errand => self.perform(errand),
+        })
+    }
+
+    /// Does what is to be done, and tells the ledger. To it, a panic of the dialer is a failure.
+    fn perform(&self, errand: Errand<Connection<D>>) -> Orders<D> {
+        match errand {
+            Errand::Dial(DialOrder { id, deadline }) => {
+                let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
+                let now = now();
+                match outcome {
+                    Some(Ok(connection)) => self.ledger.lock().dialed(id, connection, now),
+                    Some(Err(error)) => {
+                        let failure = DialFailure::new(error);
+                        self.ledger.lock().dial_failed(id, failure, now)
+                    }
+                    None => self.ledger.lock().dial_failed(id, DialFailure::panicked(), now),
+                }
+            }
+            Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
+                let connection = &mut entry.connection;
+                let sound = self.user_code(|dialer| {
+                    match task {
+                        Task::Check => dialer.check(connection, latest(deadline)),
+                        Task::Reset => dialer.reset(connection),
+                    }
+                    .is_ok()
+                });
+                let now = now();
+                self.ledger.lock().back(id, entry, sound == Some(true), now)
+            }
+            Errand::Close(CloseOrder { id, connection }) => {
+                self.user_code(|dialer| dialer.close(connection));
+                let now = now();
+                self.ledger.lock().closed(id, now)
+            }
         }
     }
 
-    fn here(&self, errand: Errand<D>) -> Option<Orders<D>> {
-        // After a panic, the errand's drop has seen to its slot.
-        catch(|| errand.perform())
-    }
-
-    /// Runs user code on a caller's thread; `None` if it panicked.
+    /// Runs user code; `None` if it panicked.
     fn user_code<T>(&self, code: impl FnOnce(&D) -> T) -> Option<T> {
         let value = catch(|| code(&self.dialer));
         if value.is_none() {
@@ -349,106 +381,22 @@ fn turned_away<C, E, W>(
 }
 
 /// Something to do outside the lock, with the slot that it is done for.
-///
-/// The slot travels with it and is freed when it is dropped undone: by a panic of the dialer.
-struct Errand<D: Dialer> {
-    shell: Arc<Shell<D>>,
-    stage: Stage<Connection<D>>,
-}
-
-enum Stage<C> {
+enum Errand<C> {
     Dial(DialOrder),
     Aside(AsideOrder<C>),
-    /// `None` once the dialer has the connection, for the last time.
-    Close(ErrandId, Option<C>),
-    Done,
+    Close(CloseOrder<C>),
 }
 
-impl<D: Dialer> Errand<D> {
-    fn new(shell: &Arc<Shell<D>>, stage: Stage<Connection<D>>) -> Self {
-        Self { shell: Arc::clone(shell), stage }
-    }
-
-    /// Does what is to be done, and tells the ledger.
-    fn perform(mut self) -> Orders<D> {
-        let shell = Arc::clone(&self.shell);
-        match &mut self.stage {
-            Stage::Dial(order) => {
-                let outcome = shell.dialer.dial(latest(order.deadline));
-                let id = order.id;
-                self.stage = Stage::Done;
-                let now = now();
-                match outcome {
-                    Ok(connection) => shell.ledger.lock().dialed(id, connection, now),
-                    Err(error) => {
-                        let failure = DialFailure::new(error);
-                        shell.ledger.lock().dial_failed(id, failure, now)
-                    }
-                }
-            }
-            Stage::Aside(AsideOrder { task, entry, deadline, .. }) => {
-                let connection = &mut entry.connection;
-                let sound = match task {
-                    Task::Check => shell.dialer.check(connection, latest(*deadline)),
-                    Task::Reset => shell.dialer.reset(connection),
-                }
-                .is_ok();
-                self.end(sound)
-            }
-            Stage::Close(_, connection) => {
-                if let Some(connection) = connection.take() {
-                    shell.dialer.close(connection);
-                }
-                self.end(true)
-            }
-            Stage::Done => Effects::none(),
-        }
-    }
-
-    /// There is no thread for it. A dial fails by that; anything else can be done elsewhere.
-    fn refuse(mut self, error: std::io::Error) -> Result<Orders<D>, Self> {
-        let Stage::Dial(order) = &self.stage else { return Err(self) };
-        let (id, failure) = (order.id, DialFailure::no_thread(error));
-        self.stage = Stage::Done;
-        Ok(self.shell.ledger.lock().dial_failed(id, failure, now()))
-    }
-
-    /// Tells the ledger that the errand has ended, `sound` or not.
-    fn end(&mut self, sound: bool) -> Orders<D> {
-        let (stage, now) = (mem::replace(&mut self.stage, Stage::Done), now());
-        let unclosed; // Outlives the lock: dropping a connection is user code.
-        let mut ledger = self.shell.ledger.lock();
-        match stage {
-            Stage::Dial(order) => ledger.dial_failed(order.id, DialFailure::panicked(), now),
-            Stage::Aside(order) => ledger.back(order.id, order.entry, sound, now),
-            Stage::Close(id, connection) => {
-                unclosed = connection;
-                debug_assert!(unclosed.is_none(), "a close is dropped only after it has begun");
-                ledger.closed(id, now)
-            }
-            Stage::Done => Effects::none(),
-        }
-    }
+/// An errand on its way to a worker.
+struct Assignment<D: Dialer> {
+    shell: Arc<Shell<D>>,
+    errand: Errand<Connection<D>>,
 }
 
-impl<D: Dialer> Drop for Errand<D> {
-    fn drop(&mut self) {
-        if matches!(self.stage, Stage::Done) {
-            return;
-        }
-        if thread::panicking() {
-            self.shell.ledger.lock().note_panic();
-        }
-        let effects = self.end(false);
-        self.shell.carry_out(effects);
-    }
-}
-
-impl<D: Dialer> Job for Errand<D> {
+impl<D: Dialer> Job for Assignment<D> {
     fn run(self) {
-        let shell = Arc::clone(&self.shell);
-        let effects = self.perform();
-        shell.carry_out(effects);
+        let effects = self.shell.perform(self.errand);
+        self.shell.carry_out(effects);
     }
 }
 

@@ -1,1 +1,27 @@
+//! The pool's own files, compiled again against loom's locks and threads, and models of them.
+//!
+//! See `README.md` for what the models cover, and how to search deeper.
+
 #![cfg(test)]
+#![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, and so are their lints.
+
+#[path = "../../src/config.rs"]
+mod config;
+#[path = "../../src/dialer.rs"]
+mod dialer;
+#[path = "../../src/error.rs"]
+mod error;
+#[path = "../../src/ledger/mod.rs"]
+mod ledger;
+#[path = "../../src/pool.rs"]
+mod pool;
+#[path = "../../src/shell.rs"]
+mod shell;
+#[path = "../../src/stats.rs"]
+mod stats;
+#[path = "../../src/workers.rs"]
+mod workers;
+
+mod models;
+mod server;
+mod sync;

@@ -1,16 +1,44 @@
 //! The errands under way outside the lock: dials, connections set aside, and closes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::effects::{ErrandId, Task, Ticket};
 use super::queue::count;
 
+/// When errands are due. They are not due in the order in which they began: a time limit may be
+/// changed, the clock may run back a little, and what is aside for too long begins to close.
+#[derive(Debug, Default)]
+struct DueTimes(BTreeSet<(Instant, ErrandId)>);
+
+impl DueTimes {
+    fn add(&mut self, deadline: Option<Instant>, id: ErrandId) {
+        self.0.extend(deadline.map(|deadline| (deadline, id)));
+    }
+
+    fn remove(&mut self, deadline: Option<Instant>, id: ErrandId) {
+        if let Some(deadline) = deadline {
+            self.0.remove(&(deadline, id));
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        Some(self.0.first()?.0)
+    }
+
+    /// One whose time is up.
+    fn overdue(&self, now: Instant) -> Option<ErrandId> {
+        let (deadline, id) = *self.0.first()?;
+        (deadline <= now).then_some(id)
+    }
+}
+
 /// A dial under way.
 #[derive(Debug)]
 pub(super) struct Dial {
-    /// Whose need began it: a caller in the queue or a warm-up. It may have left since.
-    pub(super) sponsor: Ticket,
+    /// Whose need began it: a caller in the queue or a warm-up. It may have left since. `None` once
+    /// the dial is written off: what comes of it is nobody's business any more.
+    pub(super) sponsor: Option<Ticket>,
     /// The pool's generation when it began.
     pub(super) generation: u64,
     /// `None`: no limit.
@@ -22,6 +50,8 @@ pub(super) struct Dial {
 pub(super) struct Dials {
     /// Those that a caller may count on.
     counted_on: BTreeMap<ErrandId, Dial>,
+    /// When those are due.
+    due: DueTimes,
     /// Those that nobody waits for any more: overdue, or begun before a flush.
     written_off: BTreeMap<ErrandId, Dial>,
 }
@@ -36,44 +66,47 @@ impl Dials {
     }
 
     pub(super) fn overdue(&self, now: Instant) -> u32 {
-        count(self.written_off.values().filter(|dial| is_due(dial.deadline, now)).count())
+        let dials = self.counted_on.values().chain(self.written_off.values());
+        count(dials.filter(|dial| is_due(dial.deadline, now)).count())
     }
 
     pub(super) fn begin(&mut self, id: ErrandId, dial: Dial) {
+        self.due.add(dial.deadline, id);
         self.counted_on.insert(id, dial);
     }
 
     pub(super) fn end(&mut self, id: ErrandId) -> Dial {
-        let dial = self.counted_on.remove(&id).or_else(|| self.written_off.remove(&id));
+        let dial = self.remove(id).or_else(|| self.written_off.remove(&id));
         dial.expect("a dial that ends has begun and has not ended")
     }
 
-    /// Writes off the dial longest under way if its time is up, and says which it was.
+    /// Writes off a dial whose time is up, and says which it was and for whom.
     pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Ticket)> {
-        let (id, dial) = self.counted_on.first_key_value()?;
-        if !is_due(dial.deadline, now) {
-            return None;
-        }
-        let (id, sponsor) = (*id, dial.sponsor);
-        self.write_off(id);
-        Some((id, sponsor))
+        let id = self.due.overdue(now)?;
+        Some((id, self.write_off(id)))
     }
 
-    /// Writes off the dial longest under way, and says which it was.
+    /// Writes off the dial longest under way, and says which it was and for whom.
     pub(super) fn write_off_first(&mut self) -> Option<(ErrandId, Ticket)> {
-        let (id, dial) = self.counted_on.first_key_value()?;
-        let (id, sponsor) = (*id, dial.sponsor);
-        self.write_off(id);
-        Some((id, sponsor))
+        let id = *self.counted_on.first_key_value()?.0;
+        Some((id, self.write_off(id)))
     }
 
-    fn write_off(&mut self, id: ErrandId) {
-        let dial = self.counted_on.remove(&id).expect("only a dial counted on is written off");
+    fn write_off(&mut self, id: ErrandId) -> Ticket {
+        let mut dial = self.remove(id).expect("only a dial counted on is written off");
+        let sponsor = dial.sponsor.take().expect("a dial counted on has a sponsor");
         self.written_off.insert(id, dial);
+        sponsor
+    }
+
+    fn remove(&mut self, id: ErrandId) -> Option<Dial> {
+        let dial = self.counted_on.remove(&id)?;
+        self.due.remove(dial.deadline, id);
+        Some(dial)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.counted_on.first_key_value()?.1.deadline
+        self.due.next()
     }
 }
 
@@ -81,6 +114,7 @@ impl Dials {
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     tasks: BTreeMap<ErrandId, (Task, Option<Instant>)>,
+    due: DueTimes,
     checks: u32,
 }
 
@@ -96,62 +130,60 @@ impl Aside {
 
     pub(super) fn begin(&mut self, id: ErrandId, task: Task, deadline: Option<Instant>) {
         self.tasks.insert(id, (task, deadline));
+        self.due.add(deadline, id);
         self.checks += u32::from(task == Task::Check);
     }
 
     /// `None` if it was overdue and is retired already.
     pub(super) fn end(&mut self, id: ErrandId) -> Option<Task> {
-        let (task, _) = self.tasks.remove(&id)?;
+        let (task, deadline) = self.tasks.remove(&id)?;
+        self.due.remove(deadline, id);
         self.checks -= u32::from(task == Task::Check);
         Some(task)
     }
 
-    /// Takes out the one longest aside if its time is up.
+    /// Takes out one whose time is up.
     pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
-        let (id, (_, deadline)) = self.tasks.first_key_value()?;
-        if !is_due(*deadline, now) {
-            return None;
-        }
-        let id = *id;
+        let id = self.due.overdue(now)?;
         self.end(id).map(|task| (id, task))
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.tasks.first_key_value()?.1.1
+        self.due.next()
     }
 }
 
 /// Connections being closed. Each holds its slot until its close has returned, or takes too long.
 #[derive(Debug, Default)]
-pub(super) struct Closings(BTreeMap<ErrandId, Option<Instant>>);
+pub(super) struct Closings {
+    deadlines: BTreeMap<ErrandId, Option<Instant>>,
+    due: DueTimes,
+}
 
 impl Closings {
     pub(super) fn len(&self) -> u32 {
-        count(self.0.len())
+        count(self.deadlines.len())
     }
 
     pub(super) fn begin(&mut self, id: ErrandId, deadline: Option<Instant>) {
-        self.0.insert(id, deadline);
+        self.deadlines.insert(id, deadline);
+        self.due.add(deadline, id);
     }
 
     /// Whether it still held its slot.
     pub(super) fn end(&mut self, id: ErrandId) -> bool {
-        self.0.remove(&id).is_some()
+        let Some(deadline) = self.deadlines.remove(&id) else { return false };
+        self.due.remove(deadline, id);
+        true
     }
 
-    /// Takes out the one longest under way if its time is up; says whether it did.
+    /// Takes out one whose time is up; says whether there was one.
     pub(super) fn pop_overdue(&mut self, now: Instant) -> bool {
-        match self.0.first_entry() {
-            Some(first) if is_due(*first.get(), now) => {
-                first.remove();
-                true
-            }
-            _ => false,
-        }
+        self.due.overdue(now).is_some_and(|id| self.end(id))
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {
-        *self.0.first_key_value()?.1
+        self.due.next()
     }
 }
 

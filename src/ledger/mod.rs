@@ -304,7 +304,9 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     pub(crate) fn dialed(&mut self, id: ErrandId, connection: C, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
-            ledger.queue.end_dial(dial.sponsor, id);
+            if let Some(sponsor) = dial.sponsor {
+                ledger.queue.end_dial(sponsor, id);
+            }
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             ledger.shelve(Entry::new(connection, dial.generation, now), now, effects);
@@ -320,6 +322,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
+            ledger.totals.dial_failed_total += 1;
             ledger.note_failure(dial.sponsor, id, failure, effects);
         })
     }
@@ -462,7 +465,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     fn expire(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         while let Some((id, sponsor)) = self.dials.write_off_overdue(now) {
             let failure = F::from(Overdue { limit: self.config.dial_timeout });
-            self.note_failure(sponsor, id, failure, effects);
+            self.note_failure(Some(sponsor), id, failure, effects);
         }
         while let Some((id, task)) = self.aside.pop_overdue(now) {
             // The connection is still out, but nobody shall have it: it is closed when it is back.
@@ -487,7 +490,8 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             } else if let Some(entry) = self.take_fresh(now) {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
                 self.dismiss(ticket, waiter, Verdict::Granted(entry), now, effects);
-            } else if self.coming() < self.queue.len() && !self.idle.is_empty() {
+            } else if self.aside.checks() < self.queue.len() && !self.idle.is_empty() {
+                // Whatever dials are under way: a check is quick, and one of them may hang.
                 let stale = self.idle.pop_back().expect("something is idle");
                 self.set_aside(Task::Check, stale, now, effects);
             } else {
@@ -538,7 +542,8 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     ) -> ErrandId {
         let id = ErrandId(self.fresh_id());
         let deadline = moment(now, self.config.dial_timeout);
-        self.dials.begin(id, Dial { sponsor, generation: self.generation, deadline });
+        self.dials
+            .begin(id, Dial { sponsor: Some(sponsor), generation: self.generation, deadline });
         self.totals.dials_total += 1;
         effects.dials.push(DialOrder { id, deadline });
         id
@@ -547,13 +552,16 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
     /// A dial's failure is its sponsor's, if that one still waits; the pool remembers the latest.
     fn note_failure(
         &mut self,
-        sponsor: Ticket,
+        sponsor: Option<Ticket>,
         dial: ErrandId,
         failure: F,
         effects: &mut Effects<C, F, W>,
     ) {
-        self.totals.dial_failed_total += 1;
         effects.spent.extend(self.last_failure.replace(failure.clone()));
+        let Some(sponsor) = sponsor else {
+            effects.spent.push(failure);
+            return;
+        };
         if let Some((_, waker)) = self.warm_ups.remove(&sponsor) {
             self.served.insert(sponsor, Verdict::Failed(failure));
             effects.wake.push(waker);
@@ -680,7 +688,8 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
 
     /// Whether one more caller would be one too many without a dial or a check to count on.
     fn is_queue_full(&self) -> bool {
-        let served = self.coming() + self.room();
+        // What is idle although someone asks has yet to be checked.
+        let served = self.coming() + self.room() + count(self.idle.len());
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
     }
 
@@ -696,7 +705,7 @@ impl<C, F: Clone + From<Overdue>, W> Ledger<C, F, W> {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
         } else if !self.queue.is_empty() {
             debug_assert!(
-                self.idle.is_empty() || self.coming() >= self.queue.len(),
+                self.idle.is_empty() || self.aside.checks() >= self.queue.len(),
                 "NO-STRANDED-WAITER: idle"
             );
             debug_assert!(

@@ -5,13 +5,73 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{Blocking, Dialer};
+use latebind::{Blocking, Builder, Dialer, GetError, Pool, Stats};
 
 /// Long enough that only a bug can use it up.
 pub const LONG: Duration = Duration::from_secs(20);
+
+/// Short enough to wait for in a test, for what is to time out.
+pub const SHORT: Duration = Duration::from_millis(20);
+
+/// A pool over a scripted server, and the server's side of the books.
+pub fn pool(
+    set: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>,
+) -> (Pool<Scripted>, Arc<Server>) {
+    pool_that(|blocking| blocking, set)
+}
+
+/// The same, for a dialer that says something else of which calls may block.
+pub fn pool_that(
+    may_block: impl FnOnce(Blocking) -> Blocking,
+    set: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>,
+) -> (Pool<Scripted>, Arc<Server>) {
+    let (mut dialer, server) = Scripted::new();
+    dialer.blocking = may_block(dialer.blocking);
+    (set(Pool::builder(dialer)).build().unwrap(), server)
+}
+
+/// Waits until `n` callers stand in the queue.
+#[track_caller]
+pub fn await_waiting<D: Dialer>(pool: &Pool<D>, n: u32) {
+    await_that("as many callers wait", || pool.stats().waiting == n);
+}
+
+/// Waits until nothing is lent, wanted or under way; then both sides of the books must agree.
+#[track_caller]
+pub fn await_rest(pool: &Pool<Scripted>, server: &Server) -> Stats {
+    await_that("the pool comes to rest", || {
+        let stats = pool.stats();
+        stats.in_use + stats.dialing + stats.closing + stats.waiting == 0
+    });
+    let stats = pool.stats();
+    assert_eq!(stats.idle, server.alive(), "idle is what the server has open");
+    assert!(server.most_open.load(SeqCst) <= stats.max_open, "BOUND, as the server sees it");
+    stats
+}
+
+/// The number of the dial that an error gives as its reason.
+pub fn failed_dial(error: &GetError<Refused>) -> Option<u32> {
+    error.dial_error().map(|refused| refused.0)
+}
+
+/// Runs what might come to a standstill, and fails if it does.
+#[track_caller]
+pub fn finishes<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, ended) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let value = body();
+        done.send(()).expect("the test waits for this");
+        value
+    });
+    match ended.recv_timeout(LONG) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("a standstill"),
+        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
+}
 
 /// What the next dial, check, reset or close does.
 pub enum Act {
@@ -34,6 +94,11 @@ impl Gate {
     pub fn open(&self) {
         self.0.0.lock().unwrap().0 = true;
         self.0.1.notify_all();
+    }
+
+    /// To wait here, and then do `act`.
+    pub fn then(&self, act: Act) -> Act {
+        Act::Hold(self.clone(), Box::new(act))
     }
 
     /// Waits until it is open.
@@ -74,6 +139,8 @@ impl std::error::Error for Refused {}
 #[derive(Default)]
 pub struct Server {
     pub dials: AtomicU32,
+    /// The deadline that the latest dial was told.
+    pub dial_deadline: Mutex<Option<Instant>>,
     pub opened: AtomicU32,
     pub closed: AtomicU32,
     /// Connections alive and dials under way.
@@ -94,6 +161,36 @@ pub struct Server {
 impl Server {
     pub fn script(script: &Mutex<VecDeque<Act>>, acts: impl IntoIterator<Item = Act>) {
         script.lock().unwrap().extend(acts);
+    }
+
+    pub fn on_dial(&self, acts: impl IntoIterator<Item = Act>) {
+        Self::script(&self.dial_script, acts);
+    }
+
+    pub fn on_is_broken(&self, acts: impl IntoIterator<Item = Act>) {
+        Self::script(&self.broken_script, acts);
+    }
+
+    pub fn on_check(&self, acts: impl IntoIterator<Item = Act>) {
+        Self::script(&self.check_script, acts);
+    }
+
+    pub fn on_reset(&self, acts: impl IntoIterator<Item = Act>) {
+        Self::script(&self.reset_script, acts);
+    }
+
+    pub fn on_close(&self, acts: impl IntoIterator<Item = Act>) {
+        Self::script(&self.close_script, acts);
+    }
+
+    /// The deadline that the latest dial was told.
+    pub fn latest_deadline(&self) -> Instant {
+        self.dial_deadline.lock().unwrap().expect("something was dialed")
+    }
+
+    /// Dials begun.
+    pub fn dials(&self) -> u32 {
+        self.dials.load(SeqCst)
     }
 
     pub fn alive(&self) -> u32 {
@@ -173,8 +270,9 @@ impl Dialer for Scripted {
     type Connection = Connection;
     type Error = Refused;
 
-    fn dial(&self, _deadline: Instant) -> Result<Connection, Refused> {
+    fn dial(&self, deadline: Instant) -> Result<Connection, Refused> {
         let id = self.server.dials.fetch_add(1, SeqCst) + 1;
+        *self.server.dial_deadline.lock().unwrap() = Some(deadline);
         self.server.enter();
         let mut dialing = Dialing(Some(&self.server));
         if !Server::act(&self.server.dial_script, !self.server.refuses.load(SeqCst)) {
@@ -220,6 +318,6 @@ pub fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
     while !is_so() {
         assert!(Instant::now() < deadline, "never came true: {what}");
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }

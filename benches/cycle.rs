@@ -1,0 +1,32 @@
+//! What a checkout and its return cost: one thread, ten idle connections, nobody else.
+
+mod support;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::Criterion;
+use latebind::Pool;
+
+use crate::support::{Pause, Peer};
+
+const CONNECTIONS: u32 = 10;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    cycle(&mut criterion);
+    criterion.final_summary();
+}
+
+fn cycle(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("cycle");
+    let latebind = <Pool<Pause> as Peer>::open(CONNECTIONS, CONNECTIONS, Duration::ZERO);
+    let r2d2 = <r2d2::Pool<Pause> as Peer>::open(CONNECTIONS, CONNECTIONS, Duration::ZERO);
+    group.bench_function("latebind", |bencher| bencher.iter(|| drop(black_box(latebind.get()))));
+    // As r2d2's guards all are: free to go anywhere.
+    group.bench_function("latebind owned", |bencher| {
+        bencher.iter(|| drop(black_box(latebind.get_owned())));
+    });
+    group.bench_function("r2d2", |bencher| bencher.iter(|| drop(black_box(r2d2.get()))));
+    group.finish();
+}

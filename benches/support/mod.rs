@@ -1,0 +1,159 @@
+//! What the benchmarks share: two pools behind one face, dialers that only pass time, and a table.
+
+#![allow(dead_code)] // Each benchmark uses a part of it.
+
+use std::convert::Infallible;
+use std::env;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use latebind::{Dialer, Pool, PooledConnection};
+
+/// A pool of connections that cost nothing but the time to dial them.
+pub(crate) trait Peer: Sync + Sized {
+    const NAME: &'static str;
+
+    type Lent<'p>
+    where
+        Self: 'p;
+
+    /// A pool with its defaults but for these, and `idle` connections at rest.
+    fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self;
+
+    fn get(&self) -> Self::Lent<'_>;
+
+    /// Connections open or being dialed, as far as the pool tells.
+    fn opened(&self) -> u32;
+}
+
+/// The connection: a number that nobody reads.
+pub(crate) type Connection = u64;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pause(pub(crate) Duration);
+
+impl Pause {
+    fn pass(self) {
+        if !self.0.is_zero() {
+            thread::sleep(self.0);
+        }
+    }
+}
+
+impl Dialer for Pause {
+    type Connection = Connection;
+    type Error = Infallible;
+
+    fn dial(&self, _deadline: Instant) -> Result<Connection, Infallible> {
+        self.pass();
+        Ok(0)
+    }
+}
+
+impl r2d2::ManageConnection for Pause {
+    type Connection = Connection;
+    type Error = Infallible;
+
+    fn connect(&self) -> Result<Connection, Infallible> {
+        self.pass();
+        Ok(0)
+    }
+
+    fn is_valid(&self, _connection: &mut Connection) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn has_broken(&self, _connection: &mut Connection) -> bool {
+        false
+    }
+}
+
+impl Peer for Pool<Pause> {
+    const NAME: &'static str = "latebind";
+
+    type Lent<'p> = PooledConnection<'p, Pause>;
+
+    fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self {
+        let pool = Self::builder(Pause(dial_time)).max_open(max_open).build().expect("it is sound");
+        pool.warm_up(idle).expect("a pause does not fail");
+        pool
+    }
+
+    fn get(&self) -> Self::Lent<'_> {
+        self.get().expect("a pause does not fail")
+    }
+
+    fn opened(&self) -> u32 {
+        self.stats().open()
+    }
+}
+
+impl Peer for r2d2::Pool<Pause> {
+    const NAME: &'static str = "r2d2";
+
+    type Lent<'p> = r2d2::PooledConnection<Pause>;
+
+    fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self {
+        let builder = Self::builder().max_size(max_open).min_idle(Some(idle));
+        builder.build(Pause(dial_time)).expect("a pause does not fail")
+    }
+
+    fn get(&self) -> Self::Lent<'_> {
+        self.get().expect("a pause does not fail")
+    }
+
+    fn opened(&self) -> u32 {
+        self.state().connections
+    }
+}
+
+/// Whether to measure, rather than to see that everything runs: `cargo bench` says `--bench`, and
+/// a test of it says `--test` or nothing.
+pub(crate) fn is_measuring() -> bool {
+    let has = |flag| env::args().any(|argument| argument == flag);
+    has("--bench") && !has("--test")
+}
+
+/// Says so if this is a trial, in which everything is too short to mean anything.
+pub(crate) fn announce(what: &str) {
+    println!("{what}");
+    if !is_measuring() {
+        println!("This is a trial: the figures mean nothing.");
+    }
+}
+
+/// Whether the row called `name` was asked for: all are, unless words on the command line choose.
+pub(crate) fn is_wanted(name: &str) -> bool {
+    let mut words = env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| name.contains(&word))
+}
+
+/// The value in the middle; the upper one of two.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The heading of a table that `row` fills.
+pub(crate) fn heading(what: &str) {
+    println!("\n{what:<52} {:>10} {:>10} {:>9}", "latebind", "r2d2", "ratio");
+}
+
+/// One figure of both pools, each the median of its rounds, and the first as a multiple of the
+/// second: as the median of each round's own ratio, in which what slowed both down cancels out.
+pub(crate) fn row(what: &str, unit: &str, rounds: &[(f64, f64)]) {
+    let ours = median(rounds.iter().map(|(ours, _)| *ours));
+    let theirs = median(rounds.iter().map(|(_, theirs)| *theirs));
+    let ratio = median(rounds.iter().map(|(ours, theirs)| ours / theirs));
+    let what = format!("  {what}, {unit}");
+    println!("{what:<52} {:>10} {:>10} {ratio:>8.3}x", short(ours), short(theirs));
+}
+
+fn short(value: f64) -> String {
+    match value {
+        value if value >= 100.0 => format!("{value:.0}"),
+        value if value >= 1.0 => format!("{value:.1}"),
+        value => format!("{value:.3}"),
+    }
+}

@@ -1,0 +1,86 @@
+//! What a driver has to tell the pool: how to open a connection, and when one is past use.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use latebind::net::{TcpConnection, TcpDialer};
+use latebind::{Blocking, Dialer};
+
+/// Longer than the slowest machine needs for an answer: only a bug can use it up.
+const REPLY_LIMIT: Duration = Duration::from_secs(20);
+
+/// Opens connections to the echo server: TCP, and then its greeting.
+pub(crate) struct EchoDialer(TcpDialer);
+
+impl EchoDialer {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self(TcpDialer::from(address))
+    }
+}
+
+/// A connection whose greeting has been read.
+pub(crate) struct EchoConnection {
+    stream: TcpConnection,
+    /// The server's own number for this connection; every reply must bear it.
+    serial: u64,
+}
+
+impl Dialer for EchoDialer {
+    type Connection = EchoConnection;
+    type Error = io::Error;
+
+    fn dial(&self, deadline: Instant) -> io::Result<EchoConnection> {
+        let mut stream = self.0.dial(deadline)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        let mut serial = [0; 8];
+        stream.read_exact(&mut serial)?;
+        Ok(EchoConnection { stream, serial: u64::from_be_bytes(serial) })
+    }
+
+    // The rest is as TCP has it: a look at the socket, without a message to the peer.
+
+    fn is_broken(&self, connection: &mut EchoConnection) -> bool {
+        self.0.is_broken(&mut connection.stream)
+    }
+
+    fn reset(&self, connection: &mut EchoConnection) -> io::Result<()> {
+        Ok(self.0.reset(&mut connection.stream)?)
+    }
+
+    fn blocking(&self) -> Blocking {
+        self.0.blocking()
+    }
+}
+
+/// Why a request got no good reply.
+pub(crate) enum EchoError {
+    /// The connection was lost, and the reply with it.
+    Lost(io::Error),
+    /// A reply came that belongs to another request or to another connection.
+    MixedUp,
+}
+
+impl From<io::Error> for EchoError {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl EchoConnection {
+    /// Sends a request, and checks that the reply is the one to it.
+    pub(crate) fn echo(&mut self, id: u64) -> Result<(), EchoError> {
+        let mut expected = [0; 24];
+        expected[..8].copy_from_slice(&id.to_be_bytes());
+        // A second word that depends on the first: half of another reply cannot pass for this one.
+        expected[8..16].copy_from_slice(&id.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+        expected[16..].copy_from_slice(&self.serial.to_be_bytes());
+
+        self.stream.set_read_timeout(Some(REPLY_LIMIT))?;
+        self.stream.write_all(&expected[..16])?;
+        let mut reply = [0; 24];
+        self.stream.read_exact(&mut reply)?;
+        if reply == expected { Ok(()) } else { Err(EchoError::MixedUp) }
+    }
+}

@@ -1,0 +1,213 @@
+//! Callers: threads that borrow, ask, check the answer, and write down what became of it.
+
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use latebind::{GetError, Pool, PooledConnection};
+
+use crate::client::{EchoDialer, EchoError};
+
+/// How long a caller pauses after an error before its next request.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What became of some requests.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) requests: u64,
+    /// Replies received and found right.
+    pub(crate) replies: u64,
+    /// Exchanges in which the connection was lost: each is tried again or counted as an error.
+    pub(crate) lost: u64,
+    /// Of those, the ones tried again.
+    pub(crate) retried: u64,
+    pub(crate) errors: BTreeMap<String, u64>,
+    /// One for each connection borrowed.
+    pub(crate) waits: Vec<Wait>,
+}
+
+/// How a caller came to its connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Wait {
+    pub(crate) waited: Duration,
+    /// Whether somebody had had the connection before.
+    pub(crate) reused: bool,
+}
+
+impl Tally {
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.replies += other.replies;
+        self.lost += other.lost;
+        self.retried += other.retried;
+        for (kind, count) in &other.errors {
+            *self.errors.entry(kind.clone()).or_default() += count;
+        }
+        self.waits.extend(&other.waits);
+    }
+
+    /// Errors of all kinds.
+    pub(crate) fn failed(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    /// The wait that the share `quantile` of all waits did not exceed.
+    pub(crate) fn wait(&self, quantile: f64) -> Duration {
+        let mut waits: Vec<_> = self.waits.iter().map(|wait| wait.waited).collect();
+        waits.sort_unstable();
+        let rank = (waits.len() as f64 * quantile).ceil() as usize;
+        waits.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    }
+
+    fn error(&mut self, kind: impl Into<String>) {
+        *self.errors.entry(kind.into()).or_default() += 1;
+    }
+}
+
+/// Callers of one pool.
+pub(crate) struct Load {
+    pool: Pool<EchoDialer>,
+    requests: AtomicU64,
+    replies: AtomicU64,
+}
+
+impl Load {
+    pub(crate) fn new(pool: Pool<EchoDialer>) -> Self {
+        Self { pool, requests: AtomicU64::new(0), replies: AtomicU64::new(0) }
+    }
+
+    /// Replies received so far.
+    pub(crate) fn replies(&self) -> u64 {
+        self.replies.load(SeqCst)
+    }
+
+    /// That many callers ask once each, all at the same moment.
+    pub(crate) fn at_once(&self, callers: usize) -> Tally {
+        let start = Barrier::new(callers);
+        let caller = || {
+            let mut tally = Tally::default();
+            start.wait();
+            let _ = self.ask(&mut tally); // The tally tells.
+            tally
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..callers).map(|_| scope.spawn(caller)).collect();
+            sum(threads.into_iter().map(|thread| thread.join().expect("no caller panics")))
+        })
+    }
+
+    /// That many callers ask one thing after another, for as long as `meanwhile` lasts or until
+    /// the pool is closed.
+    pub(crate) fn during<T>(&self, callers: usize, meanwhile: impl FnOnce() -> T) -> (Tally, T) {
+        let over = AtomicBool::new(false);
+        let caller = || {
+            let mut tally = Tally::default();
+            while !over.load(SeqCst) {
+                match self.ask(&mut tally) {
+                    Ok(()) => {}
+                    Err(Trouble::Closed) => break,
+                    Err(Trouble::Other) => thread::sleep(PAUSE),
+                }
+            }
+            tally
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..callers).map(|_| scope.spawn(caller)).collect();
+            let value = {
+                let _over_at_the_end = SetOnDrop(&over);
+                meanwhile()
+            };
+            let tallies =
+                threads.into_iter().map(|thread| thread.join().expect("no caller panics"));
+            (sum(tallies), value)
+        })
+    }
+
+    /// One request, to its reply or its error.
+    fn ask(&self, tally: &mut Tally) -> Result<(), Trouble> {
+        let id = self.requests.fetch_add(1, SeqCst);
+        tally.requests += 1;
+        loop {
+            let start = Instant::now();
+            let mut connection = match self.pool.get() {
+                Ok(connection) => connection,
+                Err(error) => {
+                    tally.error(kind(&error));
+                    let closed = matches!(error, GetError::Closed);
+                    return Err(if closed { Trouble::Closed } else { Trouble::Other });
+                }
+            };
+            let reused = PooledConnection::is_reused(&connection);
+            tally.waits.push(Wait { waited: start.elapsed(), reused });
+
+            match connection.echo(id) {
+                Ok(()) => {
+                    tally.replies += 1;
+                    self.replies.fetch_add(1, SeqCst);
+                    return Ok(());
+                }
+                // The connection had been idle or in others' hands, and the server may have closed
+                // it before it saw this request: that says nothing about the server as it is now,
+                // so ask again on another. An echo may be asked twice; a request that may not be
+                // is only safe to repeat where the protocol says that it was not begun.
+                Err(EchoError::Lost(_)) if reused => {
+                    tally.lost += 1;
+                    tally.retried += 1;
+                    PooledConnection::discard(connection);
+                }
+                // It was dialed for this very request. Another try would hide a failing server.
+                Err(EchoError::Lost(error)) => {
+                    tally.lost += 1;
+                    tally.error(format!("fresh connection lost: {}", error.kind()));
+                    PooledConnection::discard(connection);
+                    return Err(Trouble::Other);
+                }
+                Err(EchoError::MixedUp) => {
+                    tally.error(MIXED_UP);
+                    PooledConnection::discard(connection);
+                    return Err(Trouble::Other);
+                }
+            }
+        }
+    }
+}
+
+/// The error that nothing excuses.
+pub(crate) const MIXED_UP: &str = "reply mixed up";
+
+/// What a closed pool says to those who wait.
+pub(crate) const CLOSED: &str = "pool closed";
+
+/// Why there was no reply, as far as the caller's next step goes.
+enum Trouble {
+    Closed,
+    Other,
+}
+
+/// A name for the error: what an operator would want to tell apart.
+fn kind(error: &GetError<std::io::Error>) -> String {
+    let cause = error.dial_error().map(|cause| format!(": {}", cause.kind())).unwrap_or_default();
+    match error {
+        GetError::Closed => CLOSED.to_owned(),
+        GetError::Exhausted { .. } => format!("exhausted{cause}"),
+        GetError::Unreachable { .. } => format!("unreachable{cause}"),
+        other => other.to_string(),
+    }
+}
+
+fn sum(tallies: impl Iterator<Item = Tally>) -> Tally {
+    tallies.fold(Tally::default(), |mut sum, tally| {
+        sum.merge(&tally);
+        sum
+    })
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}

@@ -1,0 +1,153 @@
+//! The pool is closed, or its last handle dropped, while others are at it.
+
+use loom::thread;
+
+use super::{SOON, check};
+use crate::dialer::Blocking;
+use crate::error::GetError;
+use crate::pool::OwnedConnection;
+use crate::server::{Act, assert_at_rest, finish, never_due, pool, pool_with};
+use crate::sync::never;
+
+/// SHUT-01: one connection in use, two who wait for it, and a close. They are told at once.
+#[test]
+fn a_close_turns_every_waiter_away() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        let callers = [(); 2].map(|()| {
+            let pool = pool.clone();
+            thread::spawn(move || assert!(matches!(pool.get(), Err(GetError::Closed))))
+        });
+        pool.close();
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        drop(held);
+        assert_at_rest(&pool, &server, 0);
+    });
+}
+
+/// SHUT-03, BIND-04: a caller's dial is under way as the pool is closed. Either the caller was
+/// served first, or it is told; and what was dialed is closed.
+#[test]
+fn a_close_during_a_dial_turns_the_caller_away_and_closes_what_is_dialed() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || match pool.get() {
+                Ok(connection) => drop(connection),
+                Err(error) => assert!(matches!(error, GetError::Closed), "{error}"),
+            }
+        });
+        pool.close();
+        assert!(matches!(pool.try_get(), Err(GetError::Closed)));
+        caller.join().unwrap();
+        finish(&pool, &server);
+    });
+}
+
+/// SHUT-03: the same with a dial that fails, and a warm-up that waits for it.
+#[test]
+fn a_close_during_a_warm_up_ends_it() {
+    check(|| {
+        let (pool, server) = pool(2, &[Act::Refuse]);
+        let warming = thread::spawn({
+            let pool = pool.clone();
+            move || match pool.warm_up(2) {
+                Ok(()) => panic!("one of its dials is refused"),
+                Err(GetError::Closed | GetError::Unreachable { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        });
+        pool.close();
+        warming.join().unwrap();
+        finish(&pool, &server);
+    });
+}
+
+/// SHUT-02: a connection comes back as the pool is closed.
+#[test]
+fn a_return_racing_a_close_leaks_no_connection() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let returning = thread::spawn(move || drop(held));
+        pool.close();
+        returning.join().unwrap();
+        assert_at_rest(&pool, &server, 0);
+    });
+}
+
+/// SHUT-04, SHUT-06: one connection in use and one dial under way as the pool is drained.
+#[test]
+fn a_drain_returns_when_everything_has_ended() {
+    check(|| {
+        let (pool, server) = pool(2, &[]);
+        let held = pool.get_owned().unwrap();
+        let returning = thread::spawn(move || drop(held));
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get())
+        });
+        assert!(pool.drain(never()).is_complete());
+        let books = server.books();
+        assert_eq!((books.open, books.opened), (0, books.closed), "{books:?}");
+        returning.join().unwrap();
+        caller.join().unwrap();
+    });
+}
+
+/// SHUT-06: a drain gives up as the last connection comes back. It says truly whether it was done.
+#[test]
+fn a_drain_that_gives_up_says_what_is_out() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let returning = thread::spawn(move || drop(held));
+        let drained = pool.drain(crate::sync::now() + SOON);
+        assert!(drained.in_use + drained.closing <= 1 && drained.dialing == 0, "{drained:?}");
+        assert!(!drained.is_complete() || server.books().open == 0, "{drained:?}");
+        returning.join().unwrap();
+        assert_at_rest(&pool, &server, 0);
+    });
+}
+
+/// SHUT-07: two threads close at once, with a connection and a worker at rest.
+#[test]
+fn two_closes_are_one() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        drop(pool.get().unwrap());
+        let closing = thread::spawn({
+            let pool = pool.clone();
+            move || pool.close()
+        });
+        pool.close();
+        closing.join().unwrap();
+        assert_at_rest(&pool, &server, 0);
+    });
+}
+
+/// SHUT-09: the last handle goes, with its user's deadline, while the dial that was begun runs. The
+/// worker is left alone with the pool, closes what it has dialed, and ends.
+#[test]
+fn the_last_handle_may_go_while_a_dial_runs() {
+    check(|| {
+        let (pool, _server) = pool(1, &[]);
+        let hasty = thread::spawn(move || drop(pool.get_timeout(SOON)));
+        hasty.join().unwrap();
+        // The dialer's drop tells whether everything was closed; `check`, whether it was dropped.
+    });
+}
+
+/// SHUT-07, SHUT-09: the last handle goes inside a close that runs on the pool's own thread.
+#[test]
+fn the_last_handle_may_go_on_a_thread_of_the_pools_own() {
+    check(|| {
+        let blocking = Blocking::default().close(true);
+        let (pool, _server) = pool_with(never_due(1), &[], blocking);
+        let mut held = pool.get_owned().unwrap();
+        held.keeps = Some(pool);
+        OwnedConnection::discard(held);
+    });
+}

@@ -1,0 +1,192 @@
+//! A connection comes back while callers come, wait and give up.
+
+use loom::thread;
+
+use super::{SOON, check};
+use crate::error::GetError;
+use crate::pool::{OwnedConnection, PooledConnection};
+use crate::server::{assert_at_rest, finish, pool};
+use crate::sync;
+
+/// WAK-01, WAK-14: one connection, one caller who comes as it is given back, and nobody else ever.
+#[test]
+fn a_caller_who_comes_during_a_return_is_served() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        drop(held);
+        caller.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// WAK-06: one connection, given back as the only waiter's deadline passes.
+#[test]
+fn a_deadline_racing_a_return_loses_no_connection() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        let hasty = thread::spawn({
+            let pool = pool.clone();
+            move || match pool.get_timeout(SOON) {
+                Ok(connection) => drop(connection),
+                Err(error) => assert!(matches!(error, GetError::Exhausted { .. }), "{error}"),
+            }
+        });
+        drop(held);
+        hasty.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// WAK-05, CAN-01, CAN-07: one connection, given back as one waiter's deadline passes and another
+/// waits without one. Whoever else is served, the patient one is.
+#[test]
+fn a_cancelled_waiter_passes_the_connection_on() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        let hasty = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get_timeout(SOON))
+        });
+        let patient = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        drop(held);
+        hasty.join().unwrap();
+        patient.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(server.books().dials, 1, "NO-DEMAND-NO-DIAL");
+    });
+}
+
+/// WAK-07: one connection, and a waiter who wakes twice for no reason.
+#[test]
+fn a_spurious_wake_up_neither_fails_nor_serves_anybody() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        sync::wake_spuriously(2);
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        drop(held);
+        caller.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// WAK-02, ACC-06: one connection that its holder discards; one waits, and the holder comes again.
+#[test]
+fn a_discard_serves_the_waiter_by_one_new_dial() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        PooledConnection::discard(held);
+        drop(pool.get().unwrap());
+        caller.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(server.books().dials, 2, "NO-DEMAND-NO-DIAL");
+    });
+}
+
+/// ACC-07, ACC-14: two connections, discarded by two threads at once, one of whom then waits.
+#[test]
+fn two_discards_free_two_slots() {
+    check(|| {
+        let (pool, server) = pool(2, &[]);
+        let (one, other) = (pool.get_owned().unwrap(), pool.get().unwrap());
+        let discarding = thread::spawn(move || OwnedConnection::discard(one));
+        PooledConnection::discard(other);
+        let third = pool.get().unwrap();
+        discarding.join().unwrap();
+        assert_eq!(third.number, 3);
+        assert_eq!(pool.stats().open(), 1);
+        drop(third);
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// ACC-20: one connection that its holder keeps for good, and one caller who waits.
+#[test]
+fn a_detached_connection_leaves_its_slot_to_the_waiter() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || assert_eq!(pool.get().unwrap().number, 2)
+        });
+        server.let_go();
+        drop(PooledConnection::detach(held));
+        caller.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// FAIR-05: one connection, given back as one waits and another only looks.
+#[test]
+fn whoever_only_looks_takes_nothing_from_the_waiter() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        let passer_by = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.try_get())
+        });
+        drop(held);
+        caller.join().unwrap();
+        passer_by.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// SHUT-12, BIND-08, LIFE-11: one connection, given back as another thread flushes.
+#[test]
+fn nothing_from_before_a_flush_is_lent_after_it() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get().unwrap();
+        let flushing = thread::spawn({
+            let pool = pool.clone();
+            move || {
+                pool.flush();
+                assert_eq!(pool.get().unwrap().number, 2);
+            }
+        });
+        drop(held);
+        flushing.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// ACC-16, ACC-17: two connections; the limit is lowered to one as one of them is given back.
+#[test]
+fn a_lowered_limit_is_kept_once_enough_has_come_back() {
+    check(|| {
+        let (pool, server) = pool(2, &[]);
+        let (one, other) = (pool.get_owned().unwrap(), pool.get().unwrap());
+        let returning = thread::spawn(move || drop(one));
+        pool.resize(1).unwrap();
+        returning.join().unwrap();
+        assert_eq!(pool.stats().open(), 1, "what came back is closed");
+        drop(other);
+        assert_at_rest(&pool, &server, 1);
+        finish(&pool, &server);
+    });
+}

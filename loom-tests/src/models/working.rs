@@ -1,0 +1,151 @@
+//! Workers come and go, or cannot be had, and user code runs on them.
+
+use loom::thread;
+
+use super::{SOON, check, check_within};
+use crate::config::Config;
+use crate::dialer::Blocking;
+use crate::error::GetError;
+use crate::pool::PooledConnection;
+use crate::server::{assert_at_rest, finish, never_due, pool, pool_with};
+use crate::sync;
+use std::time::Duration;
+
+/// Two dials, one after the other: the second comes as the worker of the first goes to rest, rests,
+/// or goes.
+#[test]
+fn a_job_is_never_given_to_a_worker_that_has_gone() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        PooledConnection::discard(pool.get().unwrap());
+        PooledConnection::discard(pool.get().unwrap());
+        assert_at_rest(&pool, &server, 0);
+        assert_eq!(server.books().dials, 2);
+    });
+}
+
+/// Two threads dial as a worker rests: one of them has it.
+#[test]
+fn a_resting_worker_is_given_one_job() {
+    check_within(2, || {
+        let (pool, server) = pool(2, &[]);
+        PooledConnection::discard(pool.get().unwrap());
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        drop(pool.get().unwrap());
+        caller.join().unwrap();
+        finish(&pool, &server);
+    });
+}
+
+/// ACC-05: no thread can be had for the dial of one of two callers. A dial fails, or both are
+/// served by the one there is; no slot is lost.
+#[test]
+fn a_thread_that_cannot_be_had_fails_a_dial_and_no_more() {
+    check(|| {
+        let (pool, server) = pool(2, &[]);
+        sync::limit_spawns(1);
+        let get = |pool: &crate::pool::Pool<_>| match pool.get() {
+            Ok(connection) => drop(connection),
+            Err(GetError::Unreachable { failure, .. }) => assert!(failure.error().is_none()),
+            Err(error) => panic!("{error}"),
+        };
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || get(&pool)
+        });
+        get(&pool);
+        caller.join().unwrap();
+        sync::limit_spawns(1);
+        drop(pool.get().unwrap());
+        assert!(pool.drain(sync::never()).is_complete());
+        // A dial for which there was no thread never reached the server.
+        let (stats, books) = (pool.stats(), server.books());
+        assert_eq!(stats.dialed_total, u64::from(books.dials));
+        assert_eq!(stats.dials_total, stats.dialed_total + stats.dial_failed_total);
+    });
+}
+
+/// ACC-05, ACC-21: a close that may block, and no thread for it: it runs on the thread that
+/// discards, and the slot serves the waiter.
+#[test]
+fn a_close_without_a_thread_runs_where_it_is_ordered() {
+    check(|| {
+        let (pool, server) = pool_with(never_due(1), &[], Blocking::default().close(true));
+        let held = pool.get().unwrap();
+        sync::limit_spawns(0);
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || match pool.get() {
+                Ok(connection) => assert_eq!(connection.number, 2),
+                Err(GetError::Unreachable { failure, .. }) => assert!(failure.error().is_none()),
+                Err(error) => panic!("{error}"),
+            }
+        });
+        PooledConnection::discard(held);
+        caller.join().unwrap();
+        assert!(pool.drain(sync::never()).is_complete());
+        assert_eq!(server.books().open, 0);
+    });
+}
+
+/// LIFE-10, LIFE-11, WAK-06: one idle connection that needs a check. The caller for whom it is made
+/// gives up as it ends; another waits.
+#[test]
+fn a_check_whose_caller_has_left_serves_the_next() {
+    check(|| {
+        let config = Config { check_after: Duration::ZERO, ..never_due(1) };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        drop(pool.get().unwrap());
+        sync::advance(SOON);
+        let hasty = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get_timeout(SOON))
+        });
+        assert_eq!(pool.get().unwrap().number, 1);
+        hasty.join().unwrap();
+        assert_eq!(pool.stats().in_use, 0);
+        finish(&pool, &server);
+    });
+}
+
+/// LOCK-04: a reset that may block runs on a worker while a caller waits for the connection.
+#[test]
+fn a_connection_being_reset_serves_the_waiter_afterwards() {
+    check(|| {
+        let (pool, server) = pool_with(never_due(1), &[], Blocking::default().reset(true));
+        let held = pool.get().unwrap();
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || PooledConnection::discard(pool.get().unwrap())
+        });
+        drop(held);
+        caller.join().unwrap();
+        assert_at_rest(&pool, &server, 0);
+        assert_eq!(server.books().dials, 1);
+    });
+}
+
+/// LOCK-01, STAT-02, SHUT-07: every method of the dialer looks at the pool, whose numbers always
+/// balance, and one closes it.
+#[test]
+fn a_dialer_may_use_the_pool_in_each_of_its_methods() {
+    check(|| {
+        let config = Config { check_after: Duration::ZERO, ..never_due(1) };
+        let (pool, server) = pool_with(config, &[], Blocking::default().check(false));
+        *pool.dialer().friend.lock().unwrap() = Some(pool.clone());
+        drop(pool.get().unwrap());
+        sync::advance(SOON);
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        drop(pool.get().unwrap());
+        caller.join().unwrap();
+        pool.flush();
+        finish(&pool, &server);
+        *pool.dialer().friend.lock().unwrap() = None;
+    });
+}

@@ -1,0 +1,221 @@
+//! The server's side of a model: a dialer that does as it is told, and books of its own.
+
+use std::cell::Cell;
+use std::fmt;
+use std::panic::resume_unwind;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::dialer::{Blocking, Dialer};
+use crate::error::GetError;
+use crate::pool::{Habits, Pool};
+use crate::sync::{Mutex, Planned, never};
+
+thread_local! {
+    /// Dialers that the runs of a model have made, less those that are gone.
+    static DIALERS: Cell<i32> = const { Cell::new(0) };
+}
+
+/// No dialer of an earlier run is left, and so no pool of it.
+pub(crate) fn assert_none_left() {
+    assert_eq!(DIALERS.get(), 0, "QUIET: a pool outlives its threads and handles");
+}
+
+/// What one dial comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    Succeed,
+    Refuse,
+    Panic,
+}
+
+/// How the server sees the pool. Its lock is one of loom's, so that all orders of what the server
+/// sees are searched.
+#[derive(Debug)]
+pub(crate) struct Server {
+    books: Mutex<Books>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Books {
+    pub(crate) dials: u32,
+    pub(crate) opened: u32,
+    pub(crate) closed: u32,
+    /// Connections alive and dials under way, now and at most.
+    pub(crate) open: u32,
+    pub(crate) most_open: u32,
+    pub(crate) detached: u32,
+}
+
+impl Server {
+    pub(crate) fn books(&self) -> Books {
+        *self.books.lock()
+    }
+
+    /// A connection is about to be detached: it is no longer the pool's.
+    pub(crate) fn let_go(&self) {
+        let mut books = self.books.lock();
+        books.detached += 1;
+        books.open -= 1;
+    }
+}
+
+/// A connection knows which dial opened it, and may keep things alive for its user.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) number: u32,
+    pub(crate) is_broken: bool,
+    pub(crate) keeps: Option<Pool<Scripted>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused(pub(crate) u32);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dial {} is refused", self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+pub(crate) type Failed = GetError<Refused>;
+
+/// Does for each dial what the script has for it, and succeeds where that ends.
+#[derive(Debug)]
+pub(crate) struct Scripted {
+    server: Arc<Server>,
+    script: Vec<Act>,
+    max_open: u32,
+    blocking: Blocking,
+    /// A pool that each method looks at, as a dialer may: usually its own.
+    pub(crate) friend: std::sync::Mutex<Option<Pool<Scripted>>>,
+}
+
+impl Scripted {
+    fn use_the_pool(&self) {
+        let friend = self.friend.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(pool) = friend {
+            assert!(pool.stats().open() <= self.max_open, "BOUND");
+        }
+    }
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        DIALERS.set(DIALERS.get() - 1);
+        let books = self.server.books();
+        assert_eq!(books.opened, books.closed + books.detached, "closed exactly once: {books:?}");
+    }
+}
+
+impl Dialer for Scripted {
+    type Connection = Connection;
+    type Error = Refused;
+
+    fn dial(&self, _deadline: Instant) -> Result<Connection, Refused> {
+        self.use_the_pool();
+        let mut books = self.server.books.lock();
+        books.dials += 1;
+        books.open += 1;
+        books.most_open = books.most_open.max(books.open);
+        assert!(books.open <= self.max_open, "BOUND: the server sees {books:?}");
+        let number = books.dials;
+        let act = self.script.get(number as usize - 1).copied().unwrap_or(Act::Succeed);
+        if act == Act::Succeed {
+            books.opened += 1;
+            return Ok(Connection { number, is_broken: false, keeps: None });
+        }
+        drop(books);
+        // What fails does so in its own time: others may act between.
+        self.server.books.lock().open -= 1;
+        match act {
+            Act::Panic => resume_unwind(Box::new(Planned)),
+            _ => Err(Refused(number)),
+        }
+    }
+
+    fn is_broken(&self, connection: &mut Connection) -> bool {
+        self.use_the_pool();
+        connection.is_broken
+    }
+
+    fn check(&self, connection: &mut Connection, _deadline: Instant) -> Result<(), Refused> {
+        self.use_the_pool();
+        if connection.is_broken { Err(Refused(connection.number)) } else { Ok(()) }
+    }
+
+    fn reset(&self, _connection: &mut Connection) -> Result<(), Refused> {
+        self.use_the_pool();
+        Ok(())
+    }
+
+    fn close(&self, connection: Connection) {
+        self.use_the_pool();
+        let mut books = self.server.books.lock();
+        books.closed += 1;
+        books.open -= 1;
+        drop(books);
+        drop(connection);
+    }
+
+    fn blocking(&self) -> Blocking {
+        self.blocking
+    }
+}
+
+/// A pool that waits for as long as it takes, and the server that it dials.
+pub(crate) fn pool(max_open: u32, script: &[Act]) -> (Pool<Scripted>, Arc<Server>) {
+    pool_with(never_due(max_open), script, Blocking::default())
+}
+
+pub(crate) fn pool_with(
+    config: Config,
+    script: &[Act],
+    blocking: Blocking,
+) -> (Pool<Scripted>, Arc<Server>) {
+    DIALERS.set(DIALERS.get() + 1);
+    let server = Arc::new(Server { books: Mutex::new(Books::default()) });
+    let dialer = Scripted {
+        server: Arc::clone(&server),
+        script: script.to_vec(),
+        max_open: config.max_open,
+        blocking,
+        friend: std::sync::Mutex::new(None),
+    };
+    let habits = Habits { get_timeout: Duration::MAX, retire_on_panic: true };
+    (Pool::open(dialer, config, habits), server)
+}
+
+/// Settings by which nothing is ever due: then a lost wake-up is a deadlock, which loom reports.
+pub(crate) fn never_due(max_open: u32) -> Config {
+    Config {
+        max_open,
+        dial_timeout: Duration::MAX,
+        check_after: Duration::MAX,
+        check_timeout: Duration::MAX,
+        close_timeout: Duration::MAX,
+        ..Config::default()
+    }
+}
+
+/// Nothing is under way, nobody waits, and the server agrees with the pool's numbers.
+#[track_caller]
+pub(crate) fn assert_at_rest(pool: &Pool<Scripted>, server: &Server, idle: u32) {
+    let (stats, books) = (pool.stats(), server.books());
+    let busy = (stats.in_use, stats.dialing, stats.closing, stats.waiting);
+    assert_eq!((stats.idle, busy), (idle, (0, 0, 0, 0)), "at rest: {stats}; {books:?}");
+    assert_eq!(books.open, idle, "the server agrees: {stats}; {books:?}");
+    assert_eq!(u64::from(books.dials), stats.dials_total);
+    assert_eq!(stats.dials_total, stats.dialed_total + stats.dial_failed_total);
+}
+
+/// Closes the pool and waits, for as long as it takes, until everything under way has ended.
+#[track_caller]
+pub(crate) fn finish(pool: &Pool<Scripted>, server: &Server) {
+    let drained = pool.drain(never());
+    assert!(drained.is_complete(), "{drained:?}");
+    assert!(matches!(pool.get(), Err(GetError::Closed)));
+    assert_at_rest(pool, server, 0);
+}

@@ -1,0 +1,226 @@
+//! The twin of the crate's `sync.rs`: the same door, with loom behind it.
+//!
+//! What is not a model's business has no scheduling points: the clock, the count of threads that
+//! can still be had, and the spurious wake-ups to come are plain cells of the model's one thread
+//! of the system.
+
+use std::cell::Cell;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::far_future;
+
+thread_local! {
+    static ELAPSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static SPAWNS_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
+    static SPURIOUS_WAKES: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Forgets what an earlier run of the model has done to the clock and the system.
+pub(crate) fn start() {
+    ELAPSED.set(Duration::ZERO);
+    SPAWNS_LEFT.set(u32::MAX);
+    SPURIOUS_WAKES.set(0);
+}
+
+/// Lets the system have that many threads more, and then none.
+pub(crate) fn limit_spawns(left: u32) {
+    SPAWNS_LEFT.set(left);
+}
+
+/// Wakes that many of the waits to come for no reason.
+pub(crate) fn wake_spuriously(times: u32) {
+    SPURIOUS_WAKES.set(times);
+}
+
+/// The clock: it stands still, but for a wait that ends by it.
+pub(crate) fn now() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now) + ELAPSED.get()
+}
+
+/// Lets time pass.
+pub(crate) fn advance(time: Duration) {
+    ELAPSED.set(ELAPSED.get() + time);
+}
+
+/// A deadline that no model lives to see.
+pub(crate) fn never() -> Instant {
+    far_future(now())
+}
+
+#[derive(Debug)]
+pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        MutexGuard { mutex: self, guard: Some(guard) }
+    }
+}
+
+/// As parking_lot's: a wait borrows it, where loom's takes it.
+#[derive(Debug)]
+pub(crate) struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    /// `None` only inside a wait.
+    guard: Option<loom::sync::MutexGuard<'a, T>>,
+}
+
+impl<T> MutexGuard<'_, T> {
+    /// Lets others in, as many and for as long as they like.
+    fn let_others_in(&mut self) {
+        self.guard = None;
+        self.guard = Some(self.mutex.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.guard.as_ref().expect("a guard is whole outside a wait")
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.guard.as_mut().expect("a guard is whole outside a wait")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    Rung,
+    Late,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Bell(loom::sync::Condvar);
+
+impl Bell {
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) -> Wake {
+        if let Some(until) = until.filter(|until| *until < never()) {
+            // loom's `wait_timeout` never times out, and loom has no clock. But all that a deadline
+            // can do is let others in, before it passes and after it, and come back: so does this.
+            // A ring that comes meanwhile is a wake-up at the deadline's own moment.
+            guard.let_others_in();
+            advance(until.saturating_duration_since(now()));
+            guard.let_others_in();
+            return Wake::Late;
+        }
+        if let Some(left) = SPURIOUS_WAKES.get().checked_sub(1) {
+            SPURIOUS_WAKES.set(left);
+            guard.let_others_in();
+            return Wake::Rung;
+        }
+        let whole = guard.guard.take().expect("a guard is whole outside a wait");
+        guard.guard = Some(self.0.wait(whole).unwrap_or_else(PoisonError::into_inner));
+        Wake::Rung
+    }
+
+    pub(crate) fn ring(&self) {
+        self.0.notify_one();
+    }
+}
+
+pub(crate) type Thread = loom::thread::JoinHandle<()>;
+
+pub(crate) fn spawn(_name: String, body: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+    let left = SPAWNS_LEFT.get().checked_sub(1).ok_or(io::ErrorKind::WouldBlock)?;
+    SPAWNS_LEFT.set(left);
+    Ok(loom::thread::spawn(body))
+}
+
+pub(crate) fn join(thread: Thread) {
+    thread.join().expect("a thread of the pool's own catches the panics of its jobs");
+}
+
+pub(crate) fn mailbox<T>() -> (Giver<T>, Taker<T>) {
+    let slot = Slot { message: None, giver_gone: false, taker_gone: false };
+    let shared = Arc::new((Mutex::new(slot), loom::sync::Condvar::new()));
+    (Giver(Some(Arc::clone(&shared))), Taker(shared))
+}
+
+type Shared<T> = Arc<(Mutex<Slot<T>>, loom::sync::Condvar)>;
+
+#[derive(Debug)]
+struct Slot<T> {
+    message: Option<T>,
+    giver_gone: bool,
+    taker_gone: bool,
+}
+
+/// `None` once it has given.
+#[derive(Debug)]
+pub(crate) struct Giver<T>(Option<Shared<T>>);
+
+impl<T> Giver<T> {
+    pub(crate) fn give(mut self, message: T) -> Result<(), T> {
+        let shared = self.0.take().expect("a giver gives once");
+        let mut slot = shared.0.lock();
+        if slot.taker_gone {
+            return Err(message);
+        }
+        slot.message = Some(message);
+        slot.giver_gone = true;
+        shared.1.notify_one();
+        Ok(())
+    }
+}
+
+impl<T> Drop for Giver<T> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.0.lock().giver_gone = true;
+            shared.1.notify_one();
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Taker<T>(Shared<T>);
+
+impl<T> Taker<T> {
+    pub(crate) fn take(&self) -> Option<T> {
+        let mut slot = self.0.0.lock();
+        while slot.message.is_none() && !slot.giver_gone {
+            let whole = slot.guard.take().expect("a guard is whole outside a wait");
+            slot.guard = Some(self.0.1.wait(whole).unwrap_or_else(PoisonError::into_inner));
+        }
+        slot.message.take()
+    }
+
+    /// The rest of a worker: over before anybody comes, or after.
+    pub(crate) fn take_within(&self, _limit: Duration) -> Result<Option<T>, Wake> {
+        let mut slot = self.0.0.lock();
+        if slot.message.is_none() && !slot.giver_gone {
+            return Err(Wake::Late);
+        }
+        Ok(slot.message.take())
+    }
+}
+
+impl<T> Drop for Taker<T> {
+    fn drop(&mut self) {
+        self.0.0.lock().taker_gone = true;
+    }
+}
+
+/// A panic that a model has its dialer throw. Any other is the model's own failure.
+pub(crate) struct Planned;
+
+pub(crate) fn catch<T>(user_code: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(user_code)) {
+        Ok(value) => Some(value),
+        Err(payload) if payload.is::<Planned>() => None,
+        Err(payload) => resume_unwind(payload),
+    }
+}

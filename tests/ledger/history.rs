@@ -1,0 +1,260 @@
+//! Any history: whatever happens, in whatever order, the promises hold after each event.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use crate::config::Config;
+use crate::world::{Hangs, World};
+
+/// One thing that can happen. A `usize` picks one of those that it can happen to; if it can happen
+/// to nobody, nothing does.
+#[derive(Clone, Debug)]
+enum Event {
+    Request(Option<Duration>),
+    TryRequest,
+    Collect(usize),
+    Leave(usize),
+    Look,
+    Dialed(usize),
+    DialFailed(usize),
+    DialPanicked(usize),
+    GiveBack(usize),
+    SetAsideForReset(usize),
+    Back(usize, bool),
+    Retire(usize),
+    Break(usize),
+    Rejoin(usize),
+    Detach(usize),
+    Closed(usize),
+    WarmUp(u32, Option<Duration>),
+    Flush,
+    Reconfigure(Change),
+    Close,
+    Drain(Option<Duration>),
+    Wait(Duration),
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    MaxOpen(u32),
+    MaxIdle(Option<u32>),
+    MaxDialing(Option<u32>),
+    MaxWaiting(Option<u32>),
+    DialTimeout(Duration),
+    CheckAfter(Duration),
+    CheckTimeout(Duration),
+    CloseTimeout(Duration),
+}
+
+const KINDS: usize = 22;
+
+impl Event {
+    fn kind(&self) -> usize {
+        match self {
+            Self::Request(_) => 0,
+            Self::TryRequest => 1,
+            Self::Collect(_) => 2,
+            Self::Leave(_) => 3,
+            Self::Look => 4,
+            Self::Dialed(_) => 5,
+            Self::DialFailed(_) => 6,
+            Self::DialPanicked(_) => 7,
+            Self::GiveBack(_) => 8,
+            Self::SetAsideForReset(_) => 9,
+            Self::Back(..) => 10,
+            Self::Retire(_) => 11,
+            Self::Break(_) => 12,
+            Self::Rejoin(_) => 13,
+            Self::Detach(_) => 14,
+            Self::Closed(_) => 15,
+            Self::WarmUp(..) => 16,
+            Self::Flush => 17,
+            Self::Reconfigure(_) => 18,
+            Self::Close => 19,
+            Self::Drain(_) => 20,
+            Self::Wait(_) => 21,
+        }
+    }
+
+    fn befall(self, world: &mut World, behind: Duration) {
+        match self {
+            Self::Request(patience) => world.request(patience, behind),
+            Self::TryRequest => world.try_request(behind),
+            Self::Collect(pick) => world.collect(pick),
+            Self::Leave(pick) => world.leave(pick),
+            Self::Look => world.look(behind),
+            Self::Dialed(pick) => world.dialed(pick, behind),
+            Self::DialFailed(pick) => world.dial_failed(pick, false, behind),
+            Self::DialPanicked(pick) => world.dial_failed(pick, true, behind),
+            Self::GiveBack(pick) => world.give_back(pick, behind),
+            Self::SetAsideForReset(pick) => world.set_aside_for_reset(pick, behind),
+            Self::Back(pick, sound) => world.back(pick, sound, behind),
+            Self::Retire(pick) => world.retire(pick, false, behind),
+            Self::Break(pick) => world.retire(pick, true, behind),
+            Self::Rejoin(pick) => world.rejoin(pick, behind),
+            Self::Detach(pick) => world.detach(pick, behind),
+            Self::Closed(pick) => world.closed(pick, behind),
+            Self::WarmUp(target, patience) => world.warm_up(target, patience, behind),
+            Self::Flush => world.flush(behind),
+            Self::Reconfigure(change) => world.reconfigure(|config| change.make(config), behind),
+            Self::Close => world.close(behind),
+            Self::Drain(patience) => world.drain(patience, behind),
+            Self::Wait(time) => world.wait(time),
+        }
+    }
+}
+
+impl Change {
+    fn make(self, config: &mut Config) {
+        match self {
+            Self::MaxOpen(most) => config.max_open = most,
+            Self::MaxIdle(most) => config.max_idle = most,
+            Self::MaxDialing(most) => config.max_dialing = most,
+            Self::MaxWaiting(most) => config.max_waiting = most,
+            Self::DialTimeout(limit) => config.dial_timeout = limit,
+            Self::CheckAfter(limit) => config.check_after = limit,
+            Self::CheckTimeout(limit) => config.check_timeout = limit,
+            Self::CloseTimeout(limit) => config.close_timeout = limit,
+        }
+    }
+}
+
+/// From an instant to beyond every time limit, and for ever.
+fn span() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        Just(Duration::from_millis(1)),
+        Just(Duration::from_millis(20)),
+        Just(Duration::from_millis(600)),
+        Just(Duration::from_secs(6)),
+        Just(Duration::from_secs(40)),
+        Just(Duration::MAX),
+    ]
+}
+
+fn passing_time() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        4 => Just(Duration::from_millis(1)),
+        3 => Just(Duration::from_millis(30)),
+        2 => Just(Duration::from_millis(700)),
+        1 => Just(Duration::from_secs(7)),
+        1 => Just(Duration::from_secs(60)),
+    ]
+}
+
+fn patience() -> impl Strategy<Value = Option<Duration>> {
+    prop_oneof![Just(None), Just(Some(Duration::ZERO)), span().prop_map(Some)]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        4 => (1..5u32).prop_map(Change::MaxOpen),
+        1 => (0..5u32).prop_map(Some).prop_map(Change::MaxIdle),
+        1 => prop::option::of(1..4u32).prop_map(Change::MaxDialing),
+        1 => prop::option::of(0..3u32).prop_map(Change::MaxWaiting),
+        1 => span().prop_map(Change::DialTimeout),
+        1 => span().prop_map(Change::CheckAfter),
+        1 => span().prop_map(Change::CheckTimeout),
+        1 => span().prop_map(Change::CloseTimeout),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let pick = || 0..8usize;
+    prop_oneof![
+        6 => patience().prop_map(Event::Request),
+        1 => Just(Event::TryRequest),
+        5 => pick().prop_map(Event::Collect),
+        2 => pick().prop_map(Event::Leave),
+        1 => Just(Event::Look),
+        4 => pick().prop_map(Event::Dialed),
+        2 => pick().prop_map(Event::DialFailed),
+        1 => pick().prop_map(Event::DialPanicked),
+        5 => pick().prop_map(Event::GiveBack),
+        2 => pick().prop_map(Event::SetAsideForReset),
+        3 => (pick(), any::<bool>()).prop_map(|(pick, sound)| Event::Back(pick, sound)),
+        2 => pick().prop_map(Event::Retire),
+        2 => pick().prop_map(Event::Break),
+        2 => pick().prop_map(Event::Rejoin),
+        1 => pick().prop_map(Event::Detach),
+        4 => pick().prop_map(Event::Closed),
+        1 => (0..5u32, patience()).prop_map(|(n, patience)| Event::WarmUp(n, patience)),
+        1 => Just(Event::Flush),
+        2 => change().prop_map(Event::Reconfigure),
+        1 => Just(Event::Close),
+        1 => patience().prop_map(Event::Drain),
+        4 => passing_time().prop_map(Event::Wait),
+    ]
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    let counts = (
+        1..5u32,
+        prop::option::of(0..4u32),
+        prop::option::of(1..4u32),
+        prop::option::weighted(0.3, 0..3u32),
+    );
+    let limits = (span(), prop_oneof![Just(Duration::ZERO), span()], span(), span());
+    (counts, limits).prop_map(|((max_open, max_idle, max_dialing, max_waiting), limits)| {
+        let (dial_timeout, check_after, check_timeout, close_timeout) = limits;
+        Config {
+            max_open,
+            max_idle,
+            max_dialing,
+            max_waiting,
+            dial_timeout,
+            check_after,
+            check_timeout,
+            close_timeout,
+        }
+    })
+}
+
+/// Each call of the dialer returns in some histories, and in others every so often one does not.
+fn hangs() -> impl Strategy<Value = Hangs> {
+    let pattern = || prop_oneof![3 => Just(0), 1 => any::<u64>().prop_map(|bits| bits & bits << 1)];
+    (pattern(), pattern(), pattern()).prop_map(|(dials, asides, closes)| Hangs {
+        dials,
+        asides,
+        closes,
+    })
+}
+
+/// How likely each kind of event is in one history: some kinds never happen in it, and so others
+/// are met in company that they would seldom have.
+fn weights() -> impl Strategy<Value = [u8; KINDS]> {
+    let weight = prop_oneof![1 => Just(0), 1 => Just(80), 4 => Just(255)];
+    vec(weight, KINDS).prop_map(|weights| {
+        let mut weights: [u8; KINDS] = weights.try_into().expect("one weight for each kind");
+        weights[0] = weights[0].max(80);
+        weights
+    })
+}
+
+/// An event, the dice that say whether it happens, and how far its clock is behind.
+fn throw() -> impl Strategy<Value = (Event, u8, Duration)> {
+    let behind = prop_oneof![6 => Just(0), 1 => 1..4u64].prop_map(Duration::from_millis);
+    (event(), 0..255u8, behind)
+}
+
+proptest! {
+    /// Whatever happens, in whatever order, the books balance and the promises hold; and once
+    /// everyone has finished, nobody is left waiting and nothing is left open.
+    #[test]
+    fn any_history_balances_and_drains(
+        config in config(),
+        hangs in hangs(),
+        weights in weights(),
+        history in vec(throw(), 0..120),
+        refuses in any::<bool>(),
+    ) {
+        let mut world = World::new(config, hangs);
+        for (event, dice, behind) in history {
+            if dice < weights[event.kind()] {
+                event.befall(&mut world, behind);
+            }
+        }
+        world.finish(refuses);
+    }
+}

@@ -1,0 +1,1026 @@
+//! The World: the same pool kept the slow and obvious way, with the driver's side of it.
+//!
+//! After each event the ledger's orders must be those that the World expects, its `Stats` must be
+//! the World's numbers, and the promises must hold as the driver and the callers see them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, moment};
+use crate::ledger::{
+    AsideOrder, DialOrder, Effects, Entry, ErrandId, Ledger, Overdue, Refusal, Request, Task,
+    Ticket, Verdict,
+};
+use crate::stats::Stats;
+
+/// How a dial failed: which one it was, or that it was overdue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Of(ErrandId),
+    Overdue(Duration),
+}
+
+impl From<Overdue> for Failure {
+    fn from(overdue: Overdue) -> Self {
+        Self::Overdue(overdue.limit)
+    }
+}
+
+type Orders = Effects<u32, Failure, usize>;
+
+/// A connection, as the driver and its borrowers know it.
+#[derive(Debug)]
+struct Connection {
+    place: Place,
+    reused: bool,
+    proven_at: Instant,
+    generation: u64,
+    /// Its slot was freed although it is not closed: the one case that `BOUND` leaves out.
+    abandoned: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Idle,
+    /// Given to a caller who has not collected it yet.
+    Granted,
+    Lent,
+    Aside,
+    /// Aside for too long, and to be closed when it is back.
+    Overdue,
+    Closing,
+    Closed,
+    /// Detached by its borrower.
+    Kept,
+}
+
+#[derive(Debug)]
+struct Dial {
+    sponsor: usize,
+    generation: u64,
+    deadline: Option<Instant>,
+    /// Whether a caller may still count on it.
+    counted: bool,
+    /// Never ends before the end of the history.
+    hangs: bool,
+}
+
+#[derive(Debug)]
+struct Aside {
+    id: ErrandId,
+    task: Task,
+    connection: u32,
+    deadline: Option<Instant>,
+    /// `None` once it is on its way back.
+    entry: Option<Entry<u32>>,
+    overdue: bool,
+    hangs: bool,
+}
+
+/// Somebody who wants something of the pool.
+#[derive(Debug)]
+struct Party {
+    want: Want,
+    ticket: Option<Ticket>,
+    deadline: Option<Instant>,
+    failure: Option<Failure>,
+    dial: Option<ErrandId>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Connection,
+    Warmth(u32),
+    Rest,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting,
+    /// There is a verdict; it has not been collected.
+    Told(Told),
+    Holding(Entry<u32>),
+    /// Was given a broken connection and has retired it.
+    Empty,
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Granted(u32),
+    Failed(Failure),
+    Late(Option<Failure>),
+    Closed,
+    Warm,
+    Drained,
+}
+
+/// How many calls of the dialer never return while the history lasts: bit n for the nth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hangs {
+    pub(crate) dials: u64,
+    pub(crate) asides: u64,
+    pub(crate) closes: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    ledger: Ledger<u32, Failure, usize>,
+    now: Instant,
+    /// The latest time that an event was given.
+    latest: Instant,
+    config: Config,
+    /// What may be open: `max_open`, or what was out when it was lowered and is out still.
+    allowance: u32,
+    closed: bool,
+    generation: u64,
+    hangs: Hangs,
+    errands: [u32; 3],
+
+    parties: Vec<Party>,
+    /// Callers in the queue, first come first.
+    queue: Vec<usize>,
+    connections: BTreeMap<u32, Connection>,
+    /// At rest, the coldest first.
+    idle: Vec<u32>,
+    dials: BTreeMap<ErrandId, Dial>,
+    asides: Vec<Aside>,
+    /// Closes that the driver is at, and whether they hang.
+    closes: Vec<(ErrandId, u32, bool)>,
+    /// Slots held by what is on its way out.
+    closings: BTreeMap<ErrandId, (u32, Option<Instant>)>,
+
+    last_failure: Option<Failure>,
+    totals: Stats,
+    /// What the ledger has ordered and the World has not yet expected.
+    orders: Orders,
+}
+
+impl World {
+    pub(crate) fn new(config: Config, hangs: Hangs) -> Self {
+        let now = Instant::now() + Duration::from_secs(1_000_000);
+        Self {
+            ledger: Ledger::new(config),
+            now,
+            latest: now,
+            config,
+            allowance: config.max_open,
+            closed: false,
+            generation: 0,
+            hangs,
+            errands: [0; 3],
+            parties: Vec::new(),
+            queue: Vec::new(),
+            connections: BTreeMap::new(),
+            idle: Vec::new(),
+            dials: BTreeMap::new(),
+            asides: Vec::new(),
+            closes: Vec::new(),
+            closings: BTreeMap::new(),
+            last_failure: None,
+            totals: Stats::default(),
+            orders: Effects::none(),
+        }
+    }
+
+    // ---- Events --------------------------------------------------------------------------------
+
+    /// The clock of the next events: this much behind the furthest that it has been.
+    fn read_clock(&mut self, behind: Duration) -> Instant {
+        let now = self.now - behind;
+        self.latest = self.latest.max(now);
+        now
+    }
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.now += time;
+        // Whoever waits looks when there is something to see, and so nobody else must.
+        let somebody_waits = self.parties.iter().any(|p| matches!(p.state, State::Waiting));
+        if somebody_waits && self.ledger.next_look().is_some_and(|look| look <= self.now) {
+            self.look(Duration::ZERO);
+        }
+        self.agree();
+    }
+
+    pub(crate) fn request(&mut self, patience: Option<Duration>, behind: Duration) {
+        let now = self.read_clock(behind);
+        let deadline = patience.and_then(|patience| moment(now, patience));
+        self.parties.push(Party {
+            want: Want::Connection,
+            ticket: None,
+            deadline,
+            failure: None,
+            dial: None,
+            state: State::Gone,
+        });
+        self.ask(self.parties.len() - 1, now);
+    }
+
+    pub(crate) fn rejoin(&mut self, pick: usize, behind: Duration) {
+        let now = self.read_clock(behind);
+        if let Some(party) = self.pick_party(pick, |p| matches!(p.state, State::Empty)) {
+            self.ask(party, now);
+        }
+    }
+
+    fn ask(&mut self, party: usize, now: Instant) {
+        let Party { ticket: place, deadline, .. } = self.parties[party];
+        let is_late = deadline.is_some_and(|deadline| deadline <= now);
+        let at_once = !self.closed && self.queue.is_empty() && self.is_fresh(now);
+        let (request, orders) = self.ledger.request(place, deadline, now, || party);
+        self.parties[party].state = State::Gone;
+        match request {
+            Request::Granted(ticket, entry) => {
+                assert!(at_once, "BOUNDED-BYPASS: a newcomer is served before the queue");
+                assert!(orders.is_empty(), "serving from rest frees nothing");
+                let connection = self.take_idle().expect("something is idle");
+                assert_eq!(entry.connection, connection, "the most recently used is lent");
+                self.lend(connection);
+                self.hold(party, ticket, entry);
+            }
+            Request::Queued(ticket) => {
+                assert!(!self.closed && !at_once && !is_late, "waits for no reason");
+                assert!(place.is_none_or(|place| place == ticket), "FAIR-04: the place is lost");
+                self.parties[party].ticket = Some(ticket);
+                self.event(now, orders, |world, _| {
+                    assert!(place.is_some() || !world.is_queue_full(), "the queue is full");
+                    world.totals.waited_total += u64::from(place.is_none());
+                    world.parties[party].state = State::Waiting;
+                    world.queue.push(party);
+                    world.queue.sort_by_key(|party| world.parties[*party].ticket);
+                });
+                return;
+            }
+            Request::Refused(Refusal::Closed) => assert!(self.closed && orders.is_empty()),
+            Request::Refused(Refusal::TooLate) => {
+                assert!(is_late && !at_once && !self.closed && orders.is_empty());
+                self.totals.timed_out_total += 1;
+            }
+            Request::Refused(Refusal::QueueFull) => {
+                assert!(!self.closed && !at_once && !is_late && place.is_none());
+                self.event(now, orders, |world, _| {
+                    assert!(world.is_queue_full(), "refused although it could be served");
+                    world.totals.queue_full_total += 1;
+                });
+                return;
+            }
+        }
+        self.agree();
+    }
+
+    pub(crate) fn try_request(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        match self.ledger.try_request(now) {
+            Err(refusal) => assert!(self.closed && refusal == Refusal::Closed),
+            Ok(None) => assert!(self.idle.is_empty() || !self.queue.is_empty()),
+            Ok(Some(entry)) => {
+                assert!(!self.closed && self.queue.is_empty(), "FAIR-05");
+                let connection = self.take_idle().expect("something is idle");
+                assert_eq!(entry.connection, connection, "the most recently used is lent");
+                self.lend(connection);
+                self.connections.get_mut(&connection).expect("it is known").place = Place::Lent;
+                self.parties.push(Party {
+                    want: Want::Connection,
+                    ticket: None,
+                    deadline: None,
+                    failure: None,
+                    dial: None,
+                    state: State::Holding(entry),
+                });
+            }
+        }
+        self.agree();
+    }
+
+    /// Somebody wakes, for a reason or for none, and looks whether there is a verdict.
+    pub(crate) fn collect(&mut self, pick: usize) {
+        let party = self.pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)));
+        if let Some(party) = party {
+            self.collect_of(party);
+        }
+        self.agree();
+    }
+
+    fn collect_of(&mut self, party: usize) -> bool {
+        let ticket = self.parties[party].ticket.expect("who waits has a ticket");
+        match (self.ledger.collect(ticket), &self.parties[party].state) {
+            (None, State::Waiting) => return false,
+            (Some(verdict), State::Told(told)) => {
+                assert_eq!(name(&verdict), *told, "the verdict for party {party}");
+                self.parties[party].state = State::Gone;
+                if let Verdict::Granted(entry) = verdict {
+                    self.hold(party, ticket, entry);
+                }
+            }
+            (verdict, state) => panic!("party {party} is {state:?} and is told {verdict:?}"),
+        }
+        true
+    }
+
+    /// Somebody whose deadline has passed collects, or else leaves.
+    pub(crate) fn leave(&mut self, pick: usize) {
+        let now = self.read_clock(Duration::ZERO);
+        let late = |p: &Party| p.deadline.is_some_and(|deadline| deadline <= now);
+        let party = self
+            .pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)) && late(p));
+        let Some(party) = party else { return };
+        if !self.collect_of(party) {
+            let ticket = self.parties[party].ticket.expect("who waits has a ticket");
+            let failure = self.ledger.leave(ticket, now);
+            let own = self.parties[party].failure;
+            assert_eq!(failure, own.or(self.last_failure), "REASON: of party {party}");
+            if self.queue.contains(&party) {
+                self.totals.timed_out_total += 1;
+                self.queue.retain(|waiting| *waiting != party);
+            }
+            self.parties[party].state = State::Gone;
+        }
+        self.agree();
+    }
+
+    pub(crate) fn look(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.look(now);
+        self.event(now, orders, |_, _| {});
+    }
+
+    pub(crate) fn dialed(&mut self, pick: usize, behind: Duration) {
+        let now = self.read_clock(behind);
+        let Some(id) = self.pick_dial(pick) else { return };
+        let connection = u32::try_from(self.connections.len()).expect("few connections");
+        let orders = self.ledger.dialed(id, connection, now);
+        self.event(now, orders, |world, now| {
+            let dial = world.dials.remove(&id).expect("it was under way");
+            let sponsor = &mut world.parties[dial.sponsor];
+            if sponsor.dial == Some(id) {
+                sponsor.dial = None;
+            }
+            world.totals.dialed_total += 1;
+            world.last_failure = None;
+            let opened = Connection {
+                place: Place::Closed,
+                reused: false,
+                proven_at: now,
+                generation: dial.generation,
+                abandoned: false,
+            };
+            world.connections.insert(connection, opened);
+            world.shelve(connection, now);
+        });
+    }
+
+    pub(crate) fn dial_failed(&mut self, pick: usize, panicked: bool, behind: Duration) {
+        let now = self.read_clock(behind);
+        let Some(id) = self.pick_dial(pick) else { return };
+        if panicked {
+            self.ledger.note_panic();
+            self.totals.panics_total += 1;
+        }
+        let orders = self.ledger.dial_failed(id, Failure::Of(id), now);
+        self.event(now, orders, |world, _| {
+            let dial = world.dials.remove(&id).expect("it was under way");
+            world.totals.dial_failed_total += 1;
+            world.note_failure(id, &dial, Failure::Of(id));
+        });
+    }
+
+    pub(crate) fn give_back(&mut self, pick: usize, behind: Duration) {
+        let now = self.read_clock(behind);
+        let Some(entry) = self.take_held(pick, State::Gone) else { return };
+        let connection = entry.connection;
+        let orders = self.ledger.give_back(entry, now);
+        self.event(now, orders, |world, now| {
+            let returned = world.connection(connection);
+            returned.reused = true;
+            returned.proven_at = now;
+            world.shelve(connection, now);
+        });
+    }
+
+    pub(crate) fn set_aside_for_reset(&mut self, pick: usize, behind: Duration) {
+        let now = self.read_clock(behind);
+        let Some(entry) = self.take_held(pick, State::Gone) else { return };
+        let connection = entry.connection;
+        let orders = self.ledger.set_aside_for_reset(entry, now);
+        self.event(now, orders, |world, now| {
+            world.connection(connection).reused = true;
+            world.set_aside(Task::Reset, connection, now);
+        });
+    }
+
+    pub(crate) fn back(&mut self, pick: usize, sound: bool, behind: Duration) {
+        let now = self.read_clock(behind);
+        let able: Vec<_> = (0..self.asides.len()).filter(|at| !self.asides[*at].hangs).collect();
+        let Some(at) = choose(&able, pick) else { return };
+        let entry = self.asides[at].entry.take().expect("what is aside comes back once");
+        let orders = self.ledger.back(self.asides[at].id, entry, sound, now);
+        self.event(now, orders, |world, now| {
+            let Aside { id, task, connection, overdue, .. } = world.asides.remove(at);
+            if overdue {
+                let close = world.take_close(connection);
+                assert_eq!(close, id, "the errand goes on under its name");
+            } else if sound {
+                world.connection(connection).proven_at = now;
+                world.shelve(connection, now);
+            } else {
+                world.totals.check_failed_total += u64::from(task == Task::Check);
+                world.begin_close(connection, now);
+            }
+        });
+    }
+
+    pub(crate) fn retire(&mut self, pick: usize, to_rejoin: bool, behind: Duration) {
+        let now = self.read_clock(behind);
+        // Only who has a place can ask again with it: not who came by `try_request`.
+        let then = if to_rejoin { State::Empty } else { State::Gone };
+        let Some(entry) = self.take_held(pick, then) else { return };
+        let connection = entry.connection;
+        let orders = self.ledger.retire(entry, now);
+        self.event(now, orders, |world, now| world.begin_close(connection, now));
+    }
+
+    pub(crate) fn detach(&mut self, pick: usize, behind: Duration) {
+        let now = self.read_clock(behind);
+        let Some(entry) = self.take_held(pick, State::Gone) else { return };
+        let connection = entry.connection;
+        let (kept, orders) = self.ledger.detach(entry, now);
+        assert_eq!(kept, connection);
+        self.event(now, orders, |world, _| {
+            world.connection(connection).place = Place::Kept;
+            world.totals.detached_total += 1;
+        });
+    }
+
+    /// The driver's close has returned.
+    pub(crate) fn closed(&mut self, pick: usize, behind: Duration) {
+        let now = self.read_clock(behind);
+        let able: Vec<_> = (0..self.closes.len()).filter(|at| !self.closes[*at].2).collect();
+        let Some(at) = choose(&able, pick) else { return };
+        let (id, connection, _) = self.closes.remove(at);
+        let orders = self.ledger.closed(id, now);
+        self.event(now, orders, |world, _| {
+            let closed = world.connection(connection);
+            assert_eq!(closed.place, Place::Closing, "closed exactly once");
+            closed.place = Place::Closed;
+            world.closings.remove(&id);
+        });
+    }
+
+    pub(crate) fn warm_up(&mut self, target: u32, patience: Option<Duration>, behind: Duration) {
+        let now = self.read_clock(behind);
+        let party = self.parties.len();
+        let (ticket, orders) = self.ledger.warm_up(target, now, || party);
+        let is_closed = self.closed;
+        self.parties.push(Party {
+            want: Want::Warmth(target),
+            ticket: Some(ticket),
+            deadline: patience.and_then(|patience| moment(now, patience)),
+            failure: None,
+            dial: None,
+            state: State::Waiting,
+        });
+        self.event(now, orders, |world, _| {
+            if is_closed {
+                world.parties[party].state = State::Told(Told::Closed);
+            }
+        });
+    }
+
+    pub(crate) fn flush(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.flush(now);
+        self.event(now, orders, |world, now| {
+            world.generation += 1;
+            world.close_idle(now);
+            for (id, dial) in &mut world.dials {
+                dial.counted = false;
+                let sponsor = &mut world.parties[dial.sponsor];
+                if sponsor.dial == Some(*id) {
+                    sponsor.dial = None;
+                }
+            }
+        });
+    }
+
+    pub(crate) fn reconfigure(&mut self, change: impl FnOnce(&mut Config), behind: Duration) {
+        let now = self.read_clock(behind);
+        let mut config = self.config;
+        change(&mut config);
+        let orders = self.ledger.reconfigure(config, now);
+        self.event(now, orders, |world, now| {
+            world.allowance = world.open();
+            world.config = config;
+            while world.live() > world.config.max_open && !world.idle.is_empty() {
+                let coldest = world.idle.remove(0);
+                world.begin_close(coldest, now);
+            }
+        });
+    }
+
+    pub(crate) fn close(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.close(now);
+        self.event(now, orders, |world, now| {
+            world.closed = true;
+            world.last_failure = None;
+            world.close_idle(now);
+            world.queue.clear();
+            for party in 0..world.parties.len() {
+                let Party { want, state, .. } = &world.parties[party];
+                if matches!(state, State::Waiting) && *want != Want::Rest {
+                    world.tell(party, Told::Closed);
+                }
+            }
+        });
+    }
+
+    /// Somebody waits for the end of a pool that is closed.
+    pub(crate) fn drain(&mut self, patience: Option<Duration>, behind: Duration) {
+        if !self.closed {
+            return;
+        }
+        let now = self.read_clock(behind);
+        let party = self.parties.len();
+        let (ticket, orders) = self.ledger.drain(now, || party);
+        self.parties.push(Party {
+            want: Want::Rest,
+            ticket: Some(ticket),
+            deadline: patience.and_then(|patience| moment(now, patience)),
+            failure: None,
+            dial: None,
+            state: State::Waiting,
+        });
+        self.event(now, orders, |_, _| {});
+    }
+
+    /// Everyone finishes: what hangs returns, what is held comes back. Then nobody may be left
+    /// waiting, and the pool is at rest; and then it is closed, and nothing is left of it.
+    pub(crate) fn finish(mut self, refuses: bool) {
+        self.hangs = Hangs { dials: 0, asides: 0, closes: 0 };
+        self.dials.values_mut().for_each(|dial| dial.hangs = false);
+        self.asides.iter_mut().for_each(|aside| aside.hangs = false);
+        self.closes.iter_mut().for_each(|close| close.2 = false);
+        self.come_to_rest(refuses);
+
+        let stranded: Vec<_> = self.waiting().collect();
+        assert!(stranded.is_empty() || self.closed, "NO-STRANDED-WAITER: {stranded:?}");
+        let stats = self.ledger.stats(self.now);
+        let busy = (stats.in_use, stats.dialing, stats.closing, stats.waiting);
+        assert_eq!(busy, (0, 0, 0, 0), "at rest: {stats}");
+        assert!(stats.idle <= self.config.max_idle(), "at rest: {stats}");
+
+        self.close(Duration::ZERO);
+        self.drain(None, Duration::ZERO);
+        self.come_to_rest(refuses);
+        assert_eq!(self.waiting().count(), 0, "a drained pool is told so");
+        assert_eq!(self.ledger.stats(self.now).open(), 0, "a drained pool is empty");
+        for (id, connection) in &self.connections {
+            let place = connection.place;
+            assert!(matches!(place, Place::Closed | Place::Kept), "{id} is left {place:?}");
+        }
+    }
+
+    fn come_to_rest(&mut self, refuses: bool) {
+        let zero = Duration::ZERO;
+        loop {
+            if !self.closes.is_empty() {
+                self.closed(0, zero);
+            } else if !self.asides.is_empty() {
+                self.back(0, true, zero);
+            } else if self.parties.iter().any(|p| matches!(p.state, State::Holding(_))) {
+                self.give_back(0, zero);
+            } else if let Some(party) = self.pick_party(0, |p| matches!(p.state, State::Told(_))) {
+                self.collect_of(party);
+            } else if !self.dials.is_empty() && refuses {
+                self.dial_failed(0, false, zero);
+            } else if !self.dials.is_empty() {
+                self.dialed(0, zero);
+            } else if let Some(party) = self.pick_party(0, |p| matches!(p.state, State::Empty)) {
+                self.ask(party, self.now);
+            } else if self.queue.iter().any(|party| self.is_expired(*party, self.now)) {
+                self.leave(0);
+            } else {
+                break;
+            }
+        }
+        self.agree();
+    }
+
+    // ---- What an event comes to ----------------------------------------------------------------
+
+    fn event(&mut self, now: Instant, orders: Orders, what: impl FnOnce(&mut Self, Instant)) {
+        self.orders = orders;
+        self.expire(now);
+        what(self, now);
+        self.settle(now);
+        let Effects { wake, dials, asides, closes, .. } = &self.orders;
+        assert!(wake.is_empty(), "WAK-04: woken for nothing: {wake:?}");
+        assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
+        assert!(asides.is_empty(), "set aside for nothing: {asides:?}");
+        assert!(closes.is_empty(), "closed for nothing: {closes:?}");
+        self.agree();
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let overdue: Vec<_> = self
+            .dials
+            .iter()
+            .filter(|(_, dial)| dial.counted && is_due(dial.deadline))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in overdue {
+            let dial = self.dials.remove(&id).expect("just found");
+            self.note_failure(id, &dial, Failure::Overdue(self.config.dial_timeout));
+            self.dials.insert(id, Dial { counted: false, ..dial });
+        }
+        for at in 0..self.asides.len() {
+            let Aside { id, task, connection, deadline, overdue, .. } = self.asides[at];
+            if !overdue && is_due(deadline) {
+                self.asides[at].overdue = true;
+                self.totals.check_failed_total += u64::from(task == Task::Check);
+                self.note_closing(id, connection, now);
+                self.connection(connection).place = Place::Overdue;
+            }
+        }
+        let overdue: Vec<_> =
+            self.closings.iter().filter(|(_, c)| is_due(c.1)).map(|(id, _)| *id).collect();
+        for id in overdue {
+            let (connection, _) = self.closings.remove(&id).expect("just found");
+            self.connection(connection).abandoned = true;
+            self.totals.close_timeouts_total += 1;
+        }
+    }
+
+    fn settle(&mut self, now: Instant) {
+        if self.closed {
+            if self.open() == 0 {
+                for party in 0..self.parties.len() {
+                    let Party { want, state, .. } = &self.parties[party];
+                    if matches!(state, State::Waiting) && *want == Want::Rest {
+                        self.tell(party, Told::Drained);
+                    }
+                }
+            }
+        } else {
+            self.serve(now);
+            self.fail_hopeless();
+            self.begin_dials(now);
+            self.finish_warm_ups();
+            while self.idle.len() > self.config.max_idle() as usize {
+                let coldest = self.idle.remove(0);
+                self.begin_close(coldest, now);
+            }
+        }
+        self.allowance = self.allowance.min(self.open()).max(self.config.max_open);
+    }
+
+    fn serve(&mut self, now: Instant) {
+        while let Some(&front) = self.queue.first() {
+            if self.is_expired(front, now) {
+                self.queue.remove(0);
+                let failure = self.parties[front].failure.or(self.last_failure);
+                self.parties[front].state = State::Told(Told::Late(failure));
+                self.totals.timed_out_total += 1;
+            } else if self.is_fresh(now) {
+                self.queue.remove(0);
+                let connection = self.take_idle().expect("something is idle");
+                self.lend(connection);
+                self.tell(front, Told::Granted(connection));
+            } else if self.checks() < self.queue.len() && !self.idle.is_empty() {
+                let stale = self.take_idle().expect("something is idle");
+                self.set_aside(Task::Check, stale, now);
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn fail_hopeless(&mut self) {
+        for party in self.queue.clone() {
+            if let (0, Some(failure)) = (self.busy(), self.parties[party].failure) {
+                self.queue.retain(|waiting| *waiting != party);
+                self.tell(party, Told::Failed(failure));
+            }
+        }
+    }
+
+    fn begin_dials(&mut self, now: Instant) {
+        loop {
+            let wants = |party: &&usize| {
+                let Party { dial, failure, .. } = &self.parties[**party];
+                dial.is_none() && failure.is_none() && !self.is_expired(**party, now)
+            };
+            let sponsor = self.queue.iter().find(wants).copied();
+            let Some(sponsor) = sponsor.filter(|_| self.coming() < self.unmet()) else { break };
+            if self.room() == 0 {
+                break;
+            }
+            self.parties[sponsor].dial = Some(self.begin_dial(sponsor, now));
+        }
+        let warm_ups = self.parties.iter().enumerate().filter_map(|(at, party)| match party {
+            Party { want: Want::Warmth(target), state: State::Waiting, .. } => Some((at, *target)),
+            _ => None,
+        });
+        let Some((sponsor, target)) = warm_ups.max_by_key(|(_, target)| *target) else { return };
+        let coming = |world: &Self| {
+            world.idle.len() + world.busy() + world.dials.values().filter(|d| d.counted).count()
+        };
+        while coming(self) < target.min(self.config.max_idle()) as usize && self.room() > 0 {
+            self.begin_dial(sponsor, now);
+        }
+    }
+
+    fn finish_warm_ups(&mut self) {
+        for at in 0..self.parties.len() {
+            let Party { want: Want::Warmth(target), state: State::Waiting, .. } = self.parties[at]
+            else {
+                continue;
+            };
+            if self.idle.len() + self.busy() >= target.min(self.config.max_idle()) as usize {
+                self.tell(at, Told::Warm);
+            }
+        }
+    }
+
+    fn begin_dial(&mut self, sponsor: usize, now: Instant) -> ErrandId {
+        assert!(!self.orders.dials.is_empty(), "NO-STRANDED-WAITER: no dial for party {sponsor}");
+        let DialOrder { id, deadline } = self.orders.dials.remove(0);
+        assert_eq!(deadline, moment(now, self.config.dial_timeout));
+        let hangs = self.hangs_next(0, self.hangs.dials);
+        let dial = Dial { sponsor, generation: self.generation, deadline, counted: true, hangs };
+        assert!(self.dials.insert(id, dial).is_none(), "each errand has its own name");
+        self.totals.dials_total += 1;
+        id
+    }
+
+    fn note_failure(&mut self, id: ErrandId, dial: &Dial, failure: Failure) {
+        self.last_failure = Some(failure);
+        let sponsor = &mut self.parties[dial.sponsor];
+        if sponsor.dial == Some(id) {
+            sponsor.dial = None;
+            sponsor.failure = Some(failure);
+        }
+        let is_warm_up = matches!(sponsor.want, Want::Warmth(_));
+        if is_warm_up && dial.counted && matches!(sponsor.state, State::Waiting) {
+            self.tell(dial.sponsor, Told::Failed(failure));
+        }
+    }
+
+    /// A verdict is passed, and whoever it concerns is woken.
+    fn tell(&mut self, party: usize, told: Told) {
+        let at = self.orders.wake.iter().position(|woken| *woken == party);
+        let at = at.unwrap_or_else(|| panic!("party {party} is not woken to be told {told:?}"));
+        self.orders.wake.remove(at);
+        if let Told::Granted(_) = told {
+            let earlier =
+                self.queue.iter().find(|p| self.parties[**p].ticket < self.parties[party].ticket);
+            assert_eq!(earlier, None, "LATE-BINDING: the longest-waiting caller is served first");
+        }
+        if let Told::Failed(_) = told {
+            let is_caller = self.parties[party].want == Want::Connection;
+            assert!(!is_caller || self.busy() == 0, "REASON: a return could have served {party}");
+        }
+        let Party { state, dial, failure, .. } = &mut self.parties[party];
+        assert!(matches!(state, State::Waiting), "two verdicts for party {party}");
+        *state = State::Told(told);
+        (*dial, *failure) = (None, None);
+    }
+
+    fn lend(&mut self, connection: u32) {
+        let generation = self.generation;
+        let lent = self.connection(connection);
+        lent.place = Place::Granted;
+        assert_eq!(lent.generation, generation, "SHUT-12: nothing older than the flush is lent");
+        let reused = lent.reused;
+        self.totals.lent_total += 1;
+        self.totals.reused_total += u64::from(reused);
+    }
+
+    fn hold(&mut self, party: usize, ticket: Ticket, entry: Entry<u32>) {
+        let lent = self.connection(entry.connection);
+        assert_eq!(lent.place, Place::Granted, "nobody else holds it");
+        lent.place = Place::Lent;
+        assert_eq!(entry.reused, lent.reused);
+        let Party { ticket: own, state, .. } = &mut self.parties[party];
+        (*own, *state) = (Some(ticket), State::Holding(entry));
+    }
+
+    fn shelve(&mut self, connection: u32, now: Instant) {
+        // Until it has a place again it counts nowhere.
+        self.connection(connection).place = Place::Kept;
+        let surplus = self.live() >= self.config.max_open;
+        if self.closed || surplus || self.connections[&connection].generation != self.generation {
+            self.begin_close(connection, now);
+        } else {
+            self.connection(connection).place = Place::Idle;
+            self.idle.push(connection);
+        }
+    }
+
+    fn set_aside(&mut self, task: Task, connection: u32, now: Instant) {
+        let asides = &mut self.orders.asides;
+        let at = asides.iter().position(|order| order.entry.connection == connection);
+        let at = at.unwrap_or_else(|| panic!("{connection} is not set aside for {task:?}"));
+        let AsideOrder { id, task: ordered, entry, deadline } = asides.remove(at);
+        assert_eq!((ordered, deadline), (task, moment(now, self.config.check_timeout)));
+        self.connection(connection).place = Place::Aside;
+        let hangs = self.hangs_next(1, self.hangs.asides);
+        let entry = Some(entry);
+        self.asides.push(Aside { id, task, connection, deadline, entry, overdue: false, hangs });
+    }
+
+    fn begin_close(&mut self, connection: u32, now: Instant) {
+        let id = self.take_close(connection);
+        self.note_closing(id, connection, now);
+    }
+
+    fn note_closing(&mut self, id: ErrandId, connection: u32, now: Instant) {
+        self.totals.retired_total += 1;
+        let due = moment(now, self.config.close_timeout);
+        assert!(self.closings.insert(id, (connection, due)).is_none());
+    }
+
+    fn take_close(&mut self, connection: u32) -> ErrandId {
+        let closes = &mut self.orders.closes;
+        let at = closes.iter().position(|order| order.connection == connection);
+        let at = at.unwrap_or_else(|| panic!("{connection} is not closed"));
+        let order = closes.remove(at);
+        let hangs = self.hangs_next(2, self.hangs.closes);
+        let place = &mut self.connection(connection).place;
+        assert!(!matches!(place, Place::Closing | Place::Closed), "closed exactly once");
+        *place = Place::Closing;
+        self.closes.push((order.id, connection, hangs));
+        order.id
+    }
+
+    fn close_idle(&mut self, now: Instant) {
+        for connection in std::mem::take(&mut self.idle) {
+            self.begin_close(connection, now);
+        }
+    }
+
+    // ---- Sums, and what must be true of them ---------------------------------------------------
+
+    fn at(&self, places: &[Place]) -> usize {
+        self.connections.values().filter(|c| places.contains(&c.place)).count()
+    }
+
+    fn busy(&self) -> usize {
+        self.at(&[Place::Granted, Place::Lent, Place::Aside])
+    }
+
+    fn live(&self) -> u32 {
+        small(self.idle.len() + self.busy() + self.dials.len())
+    }
+
+    fn open(&self) -> u32 {
+        self.live() + small(self.closings.len())
+    }
+
+    fn checks(&self) -> usize {
+        self.asides.iter().filter(|a| a.task == Task::Check && !a.overdue).count()
+    }
+
+    fn coming(&self) -> usize {
+        self.dials.values().filter(|dial| dial.counted).count() + self.checks()
+    }
+
+    fn unmet(&self) -> usize {
+        self.queue.iter().filter(|party| self.parties[**party].failure.is_none()).count()
+    }
+
+    fn room(&self) -> u32 {
+        let dials = self.config.max_dialing.unwrap_or(u32::MAX);
+        let slots = self.config.max_open.saturating_sub(self.open());
+        slots.min(dials.saturating_sub(small(self.dials.len())))
+    }
+
+    fn is_queue_full(&self) -> bool {
+        let can_serve = self.coming() + self.idle.len() + self.room() as usize;
+        let most = self.config.max_waiting.map(|most| most as usize + can_serve);
+        most.is_some_and(|most| self.queue.len() >= most)
+    }
+
+    fn is_expired(&self, party: usize, now: Instant) -> bool {
+        self.parties[party].deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        let Some(warmest) = self.idle.last() else { return false };
+        let idle_for = now.saturating_duration_since(self.connections[warmest].proven_at);
+        idle_for <= self.config.check_after
+    }
+
+    /// The callers and warm-ups that nobody has told anything.
+    fn waiting(&self) -> impl Iterator<Item = &Party> {
+        self.parties.iter().filter(|party| matches!(party.state, State::Waiting))
+    }
+
+    /// The ledger's numbers are the World's, and the promises hold.
+    fn agree(&self) {
+        let now = self.now;
+        let expected = Stats {
+            max_open: self.config.max_open,
+            idle: small(self.at(&[Place::Idle])),
+            in_use: small(self.busy()),
+            dialing: small(self.dials.len()),
+            closing: small(self.closings.len()),
+            waiting: small(self.queue.len()),
+            overdue: small(
+                self.dials
+                    .values()
+                    .filter(|d| !d.counted && d.deadline.is_some_and(|at| at <= now))
+                    .count(),
+            ),
+            // The World does not keep it: see `promises` for who waits how long.
+            wait_time_total: self.ledger.stats(now).wait_time_total,
+            ..self.totals
+        };
+        assert_eq!(self.ledger.stats(now), expected, "the books balance");
+        assert_eq!(self.ledger.last_failure(), self.last_failure);
+        let Stats { dials_total, dialed_total, dial_failed_total, dialing, .. } = expected;
+        assert_eq!(dials_total, dialed_total + dial_failed_total + u64::from(dialing));
+
+        let alive = self.connections.values().filter(|connection| {
+            !matches!(connection.place, Place::Closed | Place::Kept) && !connection.abandoned
+        });
+        let at_the_driver = small(alive.count() + self.dials.len());
+        assert_eq!(at_the_driver, expected.open(), "each connection is in exactly one state");
+        assert!(at_the_driver <= self.allowance, "BOUND: {at_the_driver} > {}", self.allowance);
+
+        let queue = || self.queue.iter().filter(|party| !self.is_expired(**party, self.latest));
+        let waiting = queue().count();
+        let unmet = queue().filter(|party| self.parties[**party].failure.is_none()).count();
+        if waiting > 0 {
+            let enough = self.idle.is_empty() || self.checks() >= waiting;
+            assert!(enough, "NO-STRANDED-WAITER: {} idle, {waiting} wait", self.idle.len());
+        }
+        let enough = self.room() == 0 || self.coming() >= unmet;
+        assert!(enough, "NO-STRANDED-WAITER: a slot is free, {unmet} wait");
+        let holds_failure = |party: &&usize| self.parties[**party].failure.is_some();
+        let hopeless = self.queue.iter().find(holds_failure).filter(|_| self.busy() == 0);
+        assert_eq!(hopeless, None, "REASON: waits for what cannot come");
+        if self.closed {
+            assert!(self.idle.is_empty() && self.queue.is_empty(), "closed, and at rest");
+        }
+    }
+
+    // ---- Picking -------------------------------------------------------------------------------
+
+    fn connection(&mut self, connection: u32) -> &mut Connection {
+        self.connections.get_mut(&connection).expect("a connection is known once it is open")
+    }
+
+    fn take_idle(&mut self) -> Option<u32> {
+        self.idle.pop()
+    }
+
+    fn pick_party(&self, pick: usize, is_able: impl Fn(&Party) -> bool) -> Option<usize> {
+        let able: Vec<_> = (0..self.parties.len()).filter(|p| is_able(&self.parties[*p])).collect();
+        choose(&able, pick)
+    }
+
+    fn pick_dial(&self, pick: usize) -> Option<ErrandId> {
+        let able: Vec<_> = self.dials.iter().filter(|(_, d)| !d.hangs).map(|(id, _)| *id).collect();
+        choose(&able, pick)
+    }
+
+    fn take_held(&mut self, pick: usize, then: State) -> Option<Entry<u32>> {
+        let needs_place = matches!(then, State::Empty);
+        let party = self.pick_party(pick, |p| {
+            matches!(p.state, State::Holding(_)) && (p.ticket.is_some() || !needs_place)
+        })?;
+        let State::Holding(entry) = std::mem::replace(&mut self.parties[party].state, then) else {
+            unreachable!("just picked as a holder")
+        };
+        // Until it has a place again it counts nowhere.
+        self.connection(entry.connection).place = Place::Kept;
+        Some(entry)
+    }
+
+    fn hangs_next(&mut self, kind: usize, pattern: u64) -> bool {
+        self.errands[kind] += 1;
+        pattern >> (self.errands[kind] % 64) & 1 == 1
+    }
+}
+
+fn name(verdict: &Verdict<u32, Failure>) -> Told {
+    match verdict {
+        Verdict::Granted(entry) => Told::Granted(entry.connection),
+        Verdict::Failed(failure) => Told::Failed(*failure),
+        Verdict::Late(failure) => Told::Late(*failure),
+        Verdict::Closed => Told::Closed,
+        Verdict::Warm => Told::Warm,
+        Verdict::Drained => Told::Drained,
+    }
+}
+
+fn choose<T: Copy>(able: &[T], pick: usize) -> Option<T> {
+    (!able.is_empty()).then(|| able[pick % able.len()])
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).expect("a test has few of anything")
+}
