@@ -117,6 +117,7 @@ fn a_greeting_on_an_idle_fresh_connection_is_for_its_first_borrower() {
     pool.warm_up(1).unwrap();
     accept(&listener).write_all(b"220").unwrap();
     let mut connection = pool.get().unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut greeting = [0; 3];
     connection.read_exact(&mut greeting).unwrap();
     assert_eq!(&greeting, b"220");
