@@ -5,6 +5,7 @@ mod common;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use common::{Act, Gate, LONG, Scripted, await_rest, await_waiting, pool};
 use latebind::{GetError, Pool, PooledConnection};
@@ -109,19 +110,21 @@ fn a_caller_who_is_given_a_broken_connection_keeps_the_first_place() {
 /// FAIR-05.
 #[test]
 fn try_get_does_not_jump_the_queue() {
-    let (pool, server) = pool(|b| b.max_open(2));
-    let held = pool.get().unwrap();
+    let (pool, server) = pool(|b| b.max_open(2).check_after(Duration::ZERO));
+    pool.warm_up(2).unwrap();
     let gate = Gate::new();
-    server.on_dial([gate.then(Act::Succeed)]);
+    server.on_check([gate.then(Act::Fail)]);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| pool.get_timeout(LONG).unwrap().id);
         gate.await_arrivals(1);
+        // The one being checked for the caller in the queue may be dead; then it wants the other.
+        assert_eq!((pool.stats().idle, pool.stats().waiting), (1, 1));
         assert!(matches!(pool.try_get(), Err(GetError::Exhausted { .. })));
         assert!(matches!(pool.try_get_owned(), Err(GetError::Exhausted { .. })));
-        drop(held);
-        assert_eq!(waiting.join().unwrap(), 1);
         gate.open();
+        waiting.join().unwrap();
     });
+    assert_eq!(server.dials(), 2);
     await_rest(&pool, &server);
 }
 
