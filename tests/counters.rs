@@ -76,7 +76,8 @@ fn every_snapshot_balances_whatever_is_under_way() {
                             Ok(connection) if round % 5 == 0 => {
                                 PooledConnection::discard(connection);
                             }
-                            Ok(connection) if round % 7 == 0 => {
+                            Ok(mut connection) if round % 7 == 0 => {
+                                connection.let_go();
                                 drop(PooledConnection::detach(connection));
                             }
                             _ => {}

@@ -234,7 +234,18 @@ pub struct Connection {
     pub id: u32,
     pub in_use: AtomicBool,
     pub is_broken: bool,
-    server: Arc<Server>,
+    /// `None` once it is no longer the pool's.
+    server: Option<Arc<Server>>,
+}
+
+impl Connection {
+    /// Before it is detached: from now on the server counts it no longer among the pool's.
+    pub fn let_go(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.closed.fetch_add(1, SeqCst);
+            server.open.fetch_sub(1, SeqCst);
+        }
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -245,8 +256,7 @@ impl fmt::Debug for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.server.closed.fetch_add(1, SeqCst);
-        self.server.open.fetch_sub(1, SeqCst);
+        self.let_go();
     }
 }
 
@@ -293,7 +303,7 @@ impl Dialer for Scripted {
             id,
             in_use: AtomicBool::new(false),
             is_broken: false,
-            server: Arc::clone(&self.server),
+            server: Some(Arc::clone(&self.server)),
         })
     }
 
