@@ -5,6 +5,7 @@
 
 mod closing;
 mod dialing;
+mod resting;
 mod returning;
 mod working;
 
