@@ -20,7 +20,8 @@ struct Setting {
     hold: Duration,
 }
 
-const SETTINGS: [Setting; 4] = [
+const SETTINGS: [Setting; 5] = [
+    Setting { name: "1 thread, 10 connections", threads: 1, connections: 10, hold: Duration::ZERO },
     Setting { name: "2 threads, 2 connections", threads: 2, connections: 2, hold: Duration::ZERO },
     Setting {
         name: "16 threads, 16 connections",

@@ -2,6 +2,32 @@
 
 use std::time::{Duration, Instant};
 
+/// When the pool dials for callers who find nothing idle.
+///
+/// # Examples
+///
+/// ```
+/// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+/// use latebind::{DialRule, Pool};
+///
+/// let pool = Pool::builder(dialer).dial_rule(DialRule::Eager).build()?;
+/// # Ok::<(), latebind::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DialRule {
+    /// Gives connections in use an eighth of a dial to come back, at most 250 ms; then dials for
+    /// the callers whom returns, at the rate at which they come, would not serve within one dial.
+    ///
+    /// A caller is served later than with [`Eager`](Self::Eager) by at most that eighth, and where
+    /// connections come back faster than new ones are dialed, none are dialed. While nothing is in
+    /// use, or no dial has told how long one takes, it dials at once.
+    #[default]
+    Adaptive,
+    /// Dials at once for every caller for whom nothing is on the way.
+    Eager,
+}
+
 /// What the ledger goes by. [`Builder`](crate::Builder) documents each setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
@@ -12,7 +38,11 @@ pub(crate) struct Config {
     pub(crate) max_dialing: Option<u32>,
     /// `None`: no bound.
     pub(crate) max_waiting: Option<u32>,
+    pub(crate) dial_rule: DialRule,
     pub(crate) dial_timeout: Duration,
+    /// Not a setting: for how long the longest wait lets newcomers pass, while a connection is on
+    /// its way to a caller who has not woken yet.
+    pub(crate) bypass: Duration,
     pub(crate) check_after: Duration,
     pub(crate) check_timeout: Duration,
     pub(crate) close_timeout: Duration,
@@ -25,7 +55,9 @@ impl Default for Config {
             max_idle: None,
             max_dialing: None,
             max_waiting: None,
+            dial_rule: DialRule::default(),
             dial_timeout: Duration::from_secs(30),
+            bypass: Duration::from_millis(5),
             check_after: Duration::from_millis(500),
             check_timeout: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),

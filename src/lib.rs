@@ -13,6 +13,8 @@ mod error;
 mod ledger;
 pub mod net;
 #[forbid(unsafe_code)]
+mod places;
+#[forbid(unsafe_code)]
 mod pool;
 #[forbid(unsafe_code)]
 mod shell;
@@ -24,7 +26,7 @@ mod sync;
 mod workers;
 
 pub use crate::builder::Builder;
-pub use crate::config::ConfigError;
+pub use crate::config::{ConfigError, DialRule};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
 pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};

@@ -103,8 +103,10 @@ impl<D: Dialer> Pool<D> {
     /// println!("connected to {}", connection.peer_addr()?);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.get_timeout(self.handle.habits.get_timeout)
+        let deadline = |start| moment(start, self.handle.habits.get_timeout);
+        self.lend(deadline).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends a connection, waiting for at most `timeout`.
@@ -115,12 +117,12 @@ impl<D: Dialer> Pool<D> {
     /// # Errors
     ///
     /// [`GetError`] says why there was none, with the numbers of that moment.
+    #[inline]
     pub fn get_timeout(
         &self,
         timeout: Duration,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        let start = now();
-        self.lend(start, moment(start, timeout)).map(|entry| Guard::new(self, entry))
+        self.lend(|start| moment(start, timeout)).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends a connection, waiting until `deadline` at the latest.
@@ -132,7 +134,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         deadline: Instant,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(now(), Some(deadline)).map(|entry| Guard::new(self, entry))
+        self.lend(|_| Some(deadline)).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends an idle connection if there is one and nobody waits for it.
@@ -155,7 +157,7 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.handle.shell.try_get().map(|entry| Guard::new(self, entry))
+        self.lend_idle().map(|entry| Guard::new(self, entry))
     }
 
     /// As [`get`](Self::get), with a guard that keeps a handle of the pool and so borrows nothing.
@@ -189,8 +191,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         timeout: Duration,
     ) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        let start = now();
-        self.lend(start, moment(start, timeout)).map(|entry| Guard::new(self.clone(), entry))
+        self.lend(|start| moment(start, timeout)).map(|entry| Guard::new(self.clone(), entry))
     }
 
     /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
@@ -199,15 +200,32 @@ impl<D: Dialer> Pool<D> {
     ///
     /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty; [`GetError::Closed`].
     pub fn try_get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        self.handle.shell.try_get().map(|entry| Guard::new(self.clone(), entry))
+        self.lend_idle().map(|entry| Guard::new(self.clone(), entry))
     }
 
+    fn lend_idle(&self) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        let shell = &self.handle.shell;
+        shell.take_resting().map_or_else(|| shell.try_get(), Ok)
+    }
+
+    #[inline]
     fn lend(
         &self,
-        start: Instant,
-        deadline: Option<Instant>,
+        deadline: impl FnOnce(Instant) -> Option<Instant>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        self.handle.shell.get(start, deadline)
+        match self.handle.shell.take_resting() {
+            Some(entry) => Ok(entry),
+            None => self.lend_slowly(deadline),
+        }
+    }
+
+    #[cold]
+    fn lend_slowly(
+        &self,
+        deadline: impl FnOnce(Instant) -> Option<Instant>,
+    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        let start = now();
+        self.handle.shell.get(start, deadline(start))
     }
 
     /// Opens connections until `connections` are open, all at once, and waits for them for at most
@@ -445,6 +463,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> DerefMut for Guard<D, P> {
 }
 
 impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
+    #[inline]
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
         let is_suspect = thread::panicking() && !self.was_panicking;

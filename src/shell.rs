@@ -6,6 +6,7 @@
 //! worker if it may block or else on the thread that carries it out, and in `is_broken` and `reset`
 //! on the thread that borrows or returns.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,9 @@ use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
     Verdict,
 };
+use crate::places::Places;
 use crate::stats::Stats;
-use crate::sync::{Bell, Mutex, MutexGuard, Wake, catch, now};
+use crate::sync::{Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now};
 use crate::workers::{Job, Workers};
 
 type Connection<D> = <D as Dialer>::Connection;
@@ -25,13 +27,15 @@ type Failure<D> = DialFailure<<D as Dialer>::Error>;
 type Books<D> = Ledger<Connection<D>, Failure<D>, Arc<Bell>>;
 type Lent<D> = Entry<Connection<D>>;
 type Refused<D> = GetError<<D as Dialer>::Error>;
-type Waited<'a, D> = (MutexGuard<'a, Books<D>>, Verdict<Connection<D>, Failure<D>>);
+type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Stats);
 type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 
 /// One pool, shared by its handles and the errands under way.
 pub(crate) struct Shell<D: Dialer> {
     dialer: D,
     blocking: Blocking,
+    check_after: CoarseDuration,
+    places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
     workers: Arc<Workers<Assignment<D>>>,
 }
@@ -39,8 +43,12 @@ pub(crate) struct Shell<D: Dialer> {
 impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config) -> Arc<Self> {
         let blocking = dialer.blocking();
+        let check_after = CoarseDuration::new(config.check_after);
+        // What the coarse clock cannot tell is left to the ledger.
+        let is_timed = config.check_after >= CoarseDuration::LEAST;
+        let places = Places::new(if is_timed { config.max_idle() } else { 0 });
         let ledger = Mutex::new(Ledger::new(config));
-        Arc::new(Self { dialer, blocking, ledger, workers: Workers::new() })
+        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers: Workers::new() })
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -49,7 +57,39 @@ impl<D: Dialer> Shell<D> {
 
     // ---- Checkout ------------------------------------------------------------------------------
 
+    /// Takes a sound connection that rests in a place, if nobody waits and there is one: the way
+    /// that nearly every checkout goes. Neither a lock, nor an allocation, nor a precise clock.
+    #[inline]
+    pub(crate) fn take_resting(self: &Arc<Self>) -> Option<Lent<D>> {
+        let open = self.places.gate()?;
+        let now = CoarseInstant::now();
+        let mut entry = self.places.take(now)?;
+        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.unseen.rests_since));
+        // One from before a flush rests here for the moment until its returner has looked.
+        let is_valid = entry.generation == open.generation;
+        if is_fresh && is_valid && self.is_sound(&mut entry.connection) {
+            entry.unseen.lent += 1;
+            return Some(entry);
+        }
+        self.reject(entry, is_fresh);
+        None
+    }
+
+    /// A connection from a place is of no more use, or must be checked first.
+    #[cold]
+    fn reject(self: &Arc<Self>, entry: Lent<D>, is_fresh: bool) {
+        if is_fresh {
+            return self.retire(entry);
+        }
+        let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
+        self.event(|ledger, now| {
+            ledger.take_in(entry, rested, now);
+            ledger.look(now)
+        });
+    }
+
     /// Waits for a sound connection until `deadline`; `None` is for as long as it takes.
+    #[cold]
     pub(crate) fn get(
         self: &Arc<Self>,
         start: Instant,
@@ -69,17 +109,18 @@ impl<D: Dialer> Shell<D> {
     /// A sound connection at rest, if there is one and nobody waits for it.
     pub(crate) fn try_get(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
-            let now = now();
-            let mut ledger = self.ledger.lock();
-            let Some(mut entry) = ledger.try_request(now).map_err(|_| GetError::Closed)? else {
-                let (waited, failure) = (Duration::ZERO, ledger.last_failure());
-                return Err(GetError::Exhausted {
-                    waited,
-                    stats: Box::new(ledger.stats(now)),
-                    failure,
-                });
+            let mut lent = Ok(None);
+            let (mut stats, mut failure) = (Stats::default(), None);
+            self.event(|ledger, now| {
+                let effects = ledger.look(now);
+                lent = ledger.try_request(now);
+                (stats, failure) = (ledger.stats(now), ledger.last_failure());
+                effects
+            });
+            let Some(mut entry) = lent.map_err(|_| GetError::Closed)? else {
+                let (waited, stats) = (Duration::ZERO, Box::new(stats));
+                return Err(GetError::Exhausted { waited, stats, failure });
             };
-            drop(ledger);
             if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
@@ -97,7 +138,7 @@ impl<D: Dialer> Shell<D> {
         // Who asks again has spent time since; who asks first has just read the clock.
         let now = if place.is_some() { now() } else { start };
         let mut bell = None;
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.books();
         let (request, effects) = ledger
             .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
         let ticket = match request {
@@ -111,48 +152,45 @@ impl<D: Dialer> Shell<D> {
             }
         };
         let bell = bell.expect("a caller who is queued has a bell");
-        let (ledger, verdict) = self.wait(ledger, effects, ticket, &bell, deadline);
-        match verdict {
-            Verdict::Granted(entry) => Ok((ticket, entry)),
-            verdict => Err(turned_away(&ledger, verdict, start)),
+        match self.wait(ledger, effects, ticket, &bell, deadline) {
+            (Verdict::Granted(entry), _) => Ok((ticket, entry)),
+            (verdict, stats) => Err(turned_away(verdict, stats, start)),
         }
     }
 
     /// Waits until there is a verdict for `ticket` or `deadline` has passed.
     fn wait<'a>(
         self: &'a Arc<Self>,
-        mut ledger: MutexGuard<'a, Books<D>>,
+        mut ledger: OpenBooks<'a, D>,
         mut effects: Orders<D>,
         ticket: Ticket,
         bell: &Arc<Bell>,
         deadline: Option<Instant>,
-    ) -> Waited<'a, D> {
+    ) -> Waited<D> {
         let mut is_late = false;
         loop {
             if !effects.is_empty() {
                 drop(ledger);
                 self.carry_out(effects);
-                ledger = self.ledger.lock();
+                ledger = self.books();
             }
+            let now = now();
             // Collect first: a grant already made outranks the deadline.
-            if let Some(verdict) = ledger.collect(ticket) {
-                return (ledger, verdict);
+            let verdict = ledger.collect(ticket);
+            let verdict =
+                verdict.or_else(|| is_late.then(|| Verdict::Late(ledger.leave(ticket, now))));
+            if let Some(verdict) = verdict {
+                let (effects, stats) = (ledger.look(now), ledger.stats(now));
+                drop(ledger);
+                self.carry_out(effects);
+                return (verdict, stats);
             }
-            if is_late {
-                let (failure, effects) = ledger.leave(ticket, now());
-                if !effects.is_empty() {
-                    drop(ledger);
-                    self.carry_out(effects);
-                    ledger = self.ledger.lock();
-                }
-                return (ledger, Verdict::Late(failure));
-            }
-            let until = ledger.sleep(ticket, deadline, Arc::clone(bell));
-            effects = match bell.wait(&mut ledger, until) {
+            let until = ledger.sleep(ticket, deadline, now, Arc::clone(bell));
+            effects = match ledger.wait(bell, until) {
                 Wake::Rung => Effects::none(),
                 Wake::Late => {
                     is_late = until == deadline;
-                    ledger.look(now())
+                    ledger.look(self::now())
                 }
             };
         }
@@ -161,26 +199,46 @@ impl<D: Dialer> Shell<D> {
     // ---- Return --------------------------------------------------------------------------------
 
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
+    #[inline]
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>) {
         let connection = &mut entry.connection;
-        let sound = self.is_sound(connection)
-            && (self.blocking.reset
-                || self.user_code(|dialer| dialer.reset(connection).is_ok()) == Some(true));
-        self.event(|ledger, now| match sound {
-            false => ledger.retire(entry, now),
-            true if self.blocking.reset => ledger.set_aside_for_reset(entry, now),
-            true => ledger.give_back(entry, now),
-        });
+        if !self.is_sound(connection) {
+            return self.retire(entry);
+        }
+        if self.blocking.reset {
+            return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
+        }
+        if self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true) {
+            return self.retire(entry);
+        }
+        match self.places.gate() {
+            Some(open) if open.generation == entry.generation => {
+                entry.reused = true;
+                entry.unseen.rests_since = CoarseInstant::now().0;
+                if let Err(left) = self.places.put(entry, open) {
+                    self.give_back_slowly(left);
+                }
+            }
+            _ => self.give_back_slowly([Some(entry), None]),
+        }
+    }
+
+    #[cold]
+    fn give_back_slowly(self: &Arc<Self>, entries: [Option<Lent<D>>; 2]) {
+        for entry in entries.into_iter().flatten() {
+            self.event(|ledger, now| ledger.give_back(entry, now));
+        }
     }
 
     /// A borrowed connection is of no more use.
+    #[cold]
     pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>) {
         self.event(|ledger, now| ledger.retire(entry, now));
     }
 
     /// A borrower keeps its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
-        let (connection, effects) = self.ledger.lock().detach(entry, now());
+        let (connection, effects) = self.books().detach(entry, now());
         self.carry_out(effects);
         connection
     }
@@ -194,12 +252,11 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Instant>,
     ) -> Result<(), Refused<D>> {
         let (start, bell) = (now(), Arc::<Bell>::default());
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.books();
         let (ticket, effects) = ledger.warm_up(target, start, || Arc::clone(&bell));
-        let (ledger, verdict) = self.wait(ledger, effects, ticket, &bell, deadline);
-        match verdict {
-            Verdict::Warm => Ok(()),
-            verdict => Err(turned_away(&ledger, verdict, start)),
+        match self.wait(ledger, effects, ticket, &bell, deadline) {
+            (Verdict::Warm, _) => Ok(()),
+            (verdict, stats) => Err(turned_away(verdict, stats, start)),
         }
     }
 
@@ -213,10 +270,9 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Instant>) -> Stats {
         self.close();
         let bell = Arc::<Bell>::default();
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.books();
         let (ticket, effects) = ledger.drain(now(), || Arc::clone(&bell));
-        let (ledger, _) = self.wait(ledger, effects, ticket, &bell, deadline);
-        ledger.stats(now())
+        self.wait(ledger, effects, ticket, &bell, deadline).1
     }
 
     /// Lends nothing again that was opened, or began to be, before now.
@@ -229,7 +285,7 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Config),
     ) -> Result<(), ConfigError> {
-        let mut ledger = self.ledger.lock();
+        let mut ledger = self.books();
         let mut config = *ledger.config();
         change(&mut config);
         let effects = ledger.reconfigure(config.check_bounds()?, now());
@@ -238,17 +294,32 @@ impl<D: Dialer> Shell<D> {
         Ok(())
     }
 
-    pub(crate) fn stats(&self) -> Stats {
-        let now = now();
-        self.ledger.lock().stats(now)
+    pub(crate) fn stats(self: &Arc<Self>) -> Stats {
+        let mut stats = Stats::default();
+        self.event(|ledger, now| {
+            let effects = ledger.look(now);
+            stats = ledger.stats(now);
+            effects
+        });
+        stats
+    }
+
+    // ---- The lock ------------------------------------------------------------------------------
+
+    /// Locks the ledger, with everything that rests in the places taken in.
+    fn books(&self) -> OpenBooks<'_, D> {
+        let mut books = OpenBooks { shell: self, ledger: self.ledger.lock() };
+        books.take_in();
+        books
     }
 
     // ---- Effects -------------------------------------------------------------------------------
 
     /// Tells the ledger of an event, and carries out what follows.
+    #[cold]
     fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Instant) -> Orders<D>) {
         let now = now();
-        let effects = event(&mut self.ledger.lock(), now);
+        let effects = event(&mut self.books(), now);
         self.carry_out(effects);
     }
 
@@ -275,7 +346,9 @@ impl<D: Dialer> Shell<D> {
             for order in closes {
                 pending.extend(self.run(Errand::Close(order), self.blocking.close));
             }
-            catch(|| drop(spent));
+            for failure in spent {
+                catch(|| drop(failure));
+            }
         }
     }
 
@@ -291,7 +364,7 @@ impl<D: Dialer> Shell<D> {
         Some(match errand {
             Errand::Dial(DialOrder { id, .. }) => {
                 let failure = DialFailure::no_thread(error);
-                self.ledger.lock().dial_failed(id, failure, now())
+                self.books().dial_failed(id, failure, now())
             }
             errand => self.perform(errand),
         })
@@ -304,12 +377,12 @@ impl<D: Dialer> Shell<D> {
                 let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
                 let now = now();
                 match outcome {
-                    Some(Ok(connection)) => self.ledger.lock().dialed(id, connection, now),
+                    Some(Ok(connection)) => self.books().dialed(id, connection, now),
                     Some(Err(error)) => {
                         let failure = DialFailure::new(error);
-                        self.ledger.lock().dial_failed(id, failure, now)
+                        self.books().dial_failed(id, failure, now)
                     }
-                    None => self.ledger.lock().dial_failed(id, DialFailure::panicked(), now),
+                    None => self.books().dial_failed(id, DialFailure::panicked(), now),
                 }
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
@@ -322,12 +395,12 @@ impl<D: Dialer> Shell<D> {
                     .is_ok()
                 });
                 let now = now();
-                self.ledger.lock().back(id, entry, sound == Some(true), now)
+                self.books().back(id, entry, sound == Some(true), now)
             }
             Errand::Close(CloseOrder { id, connection }) => {
                 self.user_code(|dialer| dialer.close(connection));
                 let now = now();
-                self.ledger.lock().closed(id, now)
+                self.books().closed(id, now)
             }
         }
     }
@@ -336,7 +409,7 @@ impl<D: Dialer> Shell<D> {
     fn user_code<T>(&self, code: impl FnOnce(&D) -> T) -> Option<T> {
         let value = catch(|| code(&self.dialer));
         if value.is_none() {
-            self.ledger.lock().note_panic();
+            self.books().note_panic();
         }
         value
     }
@@ -346,31 +419,100 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
+/// The ledger, locked. What rests in the places is in it, and is laid out again on unlocking if
+/// nobody has to be served first.
+struct OpenBooks<'a, D: Dialer> {
+    shell: &'a Shell<D>,
+    ledger: MutexGuard<'a, Books<D>>,
+}
+
+impl<D: Dialer> OpenBooks<'_, D> {
+    /// Unlocks for the time of a wait.
+    fn wait(&mut self, bell: &Bell, until: Option<Instant>) -> Wake {
+        self.lay_out();
+        let wake = bell.wait(&mut self.ledger, until);
+        self.take_in();
+        wake
+    }
+
+    fn take_in(&mut self) {
+        let mut found = Vec::new();
+        self.shell.places.sweep(|entry| found.push(entry));
+        self.take_in_all(found);
+    }
+
+    fn lay_out(&mut self) {
+        let now = now();
+        if !self.ledger.is_at_ease(now) {
+            return;
+        }
+        let (generation, coarse) = (self.ledger.generation(), CoarseInstant::now());
+        let mut found = Vec::new();
+        let lay_out = || {
+            let (mut entry, rested) = self.ledger.lay_out(now)?;
+            entry.unseen.rests_since = coarse.before(rested).0;
+            Some(entry)
+        };
+        self.shell.places.open(generation, lay_out, |entry| found.push(entry));
+        self.take_in_all(found);
+    }
+
+    fn take_in_all(&mut self, found: Vec<Lent<D>>) {
+        if !found.is_empty() {
+            let (now, coarse) = (now(), CoarseInstant::now());
+            for entry in found {
+                let rested = coarse.since(CoarseInstant(entry.unseen.rests_since));
+                self.ledger.take_in(entry, rested, now);
+            }
+        }
+    }
+}
+
+impl<D: Dialer> Deref for OpenBooks<'_, D> {
+    type Target = Books<D>;
+
+    fn deref(&self) -> &Books<D> {
+        &self.ledger
+    }
+}
+
+impl<D: Dialer> DerefMut for OpenBooks<'_, D> {
+    fn deref_mut(&mut self) -> &mut Books<D> {
+        &mut self.ledger
+    }
+}
+
+impl<D: Dialer> Drop for OpenBooks<'_, D> {
+    fn drop(&mut self) {
+        self.lay_out();
+    }
+}
+
 /// Why a caller was not even queued.
 fn refused<C, E, W: Clone>(
     ledger: &Ledger<C, DialFailure<E>, W>,
     refusal: Refusal,
     start: Instant,
 ) -> GetError<E> {
+    let stats = ledger.stats(start);
     match refusal {
         Refusal::Closed => GetError::Closed,
-        Refusal::TooLate => turned_away(ledger, Verdict::Late(ledger.last_failure()), start),
+        Refusal::TooLate => turned_away(Verdict::<C, _>::Late(ledger.last_failure()), stats, start),
         Refusal::QueueFull => GetError::QueueFull {
             max_waiting: ledger.config().max_waiting.unwrap_or(u32::MAX),
-            stats: Box::new(ledger.stats(start)),
+            stats: Box::new(stats),
         },
     }
 }
 
 /// Why a caller was not served.
-fn turned_away<C, E, W: Clone>(
-    ledger: &Ledger<C, DialFailure<E>, W>,
+fn turned_away<C, E>(
     verdict: Verdict<C, DialFailure<E>>,
+    stats: Stats,
     start: Instant,
 ) -> GetError<E> {
-    let now = now();
-    let waited = now.saturating_duration_since(start);
-    let stats = Box::new(ledger.stats(now));
+    let waited = now().saturating_duration_since(start);
+    let stats = Box::new(stats);
     match verdict {
         Verdict::Failed(failure) => GetError::Unreachable { waited, stats, failure },
         // Nothing is in use, so nothing but a dial could have served the caller.

@@ -55,7 +55,7 @@ pub struct Stats {
     pub dials_total: u64,
     /// Dials that opened a connection.
     pub dialed_total: u64,
-    /// Dials that failed.
+    /// Dials that failed. One that is overdue has not ended, and so not failed yet.
     pub dial_failed_total: u64,
     /// Checks that found a connection dead or did not end in time.
     pub check_failed_total: u64,

@@ -1,14 +1,111 @@
 //! The only door to locks, waiting, threads and the clock. The loom models have its twin.
 
+use std::any::Any;
+use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
+
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use std::sync::atomic::AtomicBool;
+
+use crossbeam_utils::CachePadded;
+use crossbeam_utils::atomic::AtomicCell;
 
 pub(crate) use parking_lot::{Mutex, MutexGuard};
 
 /// The clock.
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// A moment of a clock that is cheap to read and some milliseconds late, in ticks of 2^-32 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CoarseInstant(pub(crate) u64);
+
+impl CoarseInstant {
+    #[inline]
+    pub(crate) fn now() -> Self {
+        // Not coarsetime's `now`, which also writes to a cache line that all threads share.
+        Self(coarsetime::Instant::now_without_cache_update().as_ticks())
+    }
+
+    /// Whether no more than `limit` has passed since `earlier`.
+    #[inline]
+    pub(crate) fn is_within(self, limit: CoarseDuration, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) <= limit.0
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
+    }
+
+    /// The moment that lies `span` before this one.
+    pub(crate) fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(CoarseDuration::new(span).0))
+    }
+}
+
+/// A span of that clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CoarseDuration(u64);
+
+impl CoarseDuration {
+    /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
+    pub(crate) const LEAST: Duration = Duration::from_millis(50);
+
+    /// As long as `span`, or as the clock can say.
+    pub(crate) fn new(span: Duration) -> Self {
+        // Of whole seconds, 32 bits fit.
+        let fits = span.as_secs() <= u64::from(u32::MAX);
+        Self(if fits { coarsetime::Duration::from(span).as_ticks() } else { u64::MAX })
+    }
+}
+
+/// Room for one item that threads put and take without a lock, on cache lines of its own.
+pub(crate) struct Shelf<T>(CachePadded<(AtomicCell<Option<T>>, AtomicBool)>);
+
+impl<T> Shelf<T> {
+    pub(crate) fn new() -> Self {
+        Self(CachePadded::new((AtomicCell::new(None), AtomicBool::new(false))))
+    }
+
+    /// Puts an item down, and takes up what was there.
+    #[inline]
+    pub(crate) fn swap(&self, item: T) -> Option<T> {
+        let displaced = self.0.0.swap(Some(item));
+        self.0.1.store(true, Ordering::Relaxed);
+        displaced
+    }
+
+    #[inline]
+    pub(crate) fn take(&self) -> Option<T> {
+        let item = self.0.0.swap(None);
+        self.0.1.store(false, Ordering::Relaxed);
+        item
+    }
+
+    /// Whether there is something to take, most probably: a hint that costs no exclusive access.
+    #[inline]
+    pub(crate) fn looks_taken(&self) -> bool {
+        self.0.1.load(Ordering::Relaxed)
+    }
+}
+
+thread_local! {
+    static LAST_PLACE: Cell<(usize, CoarseInstant)> = const { Cell::new((0, CoarseInstant(0))) };
+}
+
+/// The place that this thread used last, in whatever pool, and when it last looked through all.
+#[inline]
+pub(crate) fn last_place() -> (usize, CoarseInstant) {
+    LAST_PLACE.get()
+}
+
+#[inline]
+pub(crate) fn set_last_place(place: usize, now: CoarseInstant) {
+    LAST_PLACE.set((place, now));
 }
 
 /// How a wait ended.
@@ -97,15 +194,15 @@ impl<T> Taker<T> {
 /// Runs user code; `None` if it panicked.
 ///
 /// Nothing that the closure touches may be trusted after a panic but to be closed or dropped.
+#[inline]
 pub(crate) fn catch<T>(user_code: impl FnOnce() -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(user_code)) {
-        Ok(value) => Some(value),
-        Err(payload) => {
-            // Dropping what was thrown is user code too.
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(again);
-            }
-            None
-        }
+    catch_unwind(AssertUnwindSafe(user_code)).map_err(drop_payload).ok()
+}
+
+#[cold]
+fn drop_payload(payload: Box<dyn Any + Send>) {
+    // Dropping what was thrown is user code too.
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(again);
     }
 }

@@ -5,6 +5,7 @@ mod backlog_rules;
 
 use backlog_rules::bsd;
 use backlog_rules::linux;
+use backlog_rules::linux_asks;
 use backlog_rules::netstat;
 
 /// The rule for kernels before 4.1, which keep the backlog in 16 bits, is for them only (`TCP-05`).
@@ -50,6 +51,20 @@ fn an_unreadable_somaxconn_is_the_kernels_default() {
         assert_eq!(linux(odd, Some("5.4.0")), expected, "{odd:?}");
     }
     assert_eq!(linux(None, Some("5.3.18")), 128);
+}
+
+/// A kernel that cuts down by itself is asked for the most there is; one that would wrap it round
+/// is not (`TCP-05`).
+#[test]
+fn no_kernel_is_asked_for_more_than_it_can_keep() {
+    for somaxconn in [None, Some("70000"), Some("17")] {
+        for release in ["4.1.0", "6.18.44"] {
+            assert_eq!(linux_asks(somaxconn, Some(release)), i32::MAX.unsigned_abs());
+        }
+        for release in [Some("4.0.9"), Some("odd"), None] {
+            assert_eq!(linux_asks(somaxconn, release), linux(somaxconn, release));
+        }
+    }
 }
 
 /// 65535 is right on old and new kernels alike.

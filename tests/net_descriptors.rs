@@ -1,20 +1,26 @@
 //! Ten thousand dials of every outcome, and not a descriptor more than before.
 //!
-//! Alone in its file: tests that run beside it would change the count.
+//! In a file of their own, and one after the other: tests beside them would change the count.
 #![cfg(target_os = "linux")]
 
 use std::fs;
 use std::net::SocketAddr;
 use std::net::TcpListener;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
 use latebind::Dialer;
+use latebind::Pool;
+use latebind::PooledConnection;
 use latebind::net::Listen;
 use latebind::net::TcpDialer;
 use latebind::net::UnixDialer;
 use latebind::net::listen_tcp;
 use latebind::net::listen_unix;
+
+/// Held by the test that counts.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
@@ -25,6 +31,7 @@ fn descriptors() -> usize {
 /// dialer found out (`TCP-06`, `HEAL-08`).
 #[test]
 fn ten_thousand_mixed_dials_leak_no_descriptor() {
+    let _alone = ALONE.lock();
     let (one, two) = (listen_tcp("127.0.0.1:0").unwrap(), listen_tcp("127.0.0.1:0").unwrap());
     let [one_address, two_address] = [&one, &two].map(|server| server.local_addr().unwrap());
     let path = std::env::temp_dir().join(format!("latebind-test-fds-{}", std::process::id()));
@@ -77,4 +84,26 @@ fn ten_thousand_mixed_dials_leak_no_descriptor() {
     (0..10_000).for_each(round);
     assert_eq!(descriptors(), before);
     println!("{before} descriptors before and after 10,000 dials in {:?}", begun.elapsed());
+}
+
+/// The server closes each connection while it is idle: the pool finds out at the next checkout,
+/// closes its end, and dials anew (`HEAL-08`).
+#[test]
+fn ten_thousand_closes_by_the_server_leak_no_descriptor() {
+    let _alone = ALONE.lock();
+    let listener = listen_tcp("127.0.0.1:0").unwrap();
+    let pool = Pool::new(TcpDialer::from(listener.local_addr().unwrap()));
+    let round = |number: u32| {
+        let connection = pool.get().unwrap();
+        assert!(!PooledConnection::is_reused(&connection), "round {number} got a dead connection");
+        // Shares the socket, so that its end can be waited for after the return.
+        let witness = connection.try_clone().unwrap();
+        drop(connection);
+        drop(listener.accept().unwrap());
+        assert_eq!(witness.peek(&mut [0]).unwrap(), 0);
+    };
+    (0..10).for_each(round);
+    let before = descriptors();
+    (0..10_000).for_each(round);
+    assert_eq!(descriptors(), before);
 }

@@ -6,6 +6,7 @@
 
 mod net_support;
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::io::Read;
@@ -95,6 +96,39 @@ fn a_lowered_somaxconn_is_what_is_asked_for_and_granted() {
         assert_eq!(listen_overflows().unwrap().overflows, 1);
         drop(inside);
     });
+}
+
+/// Without `/proc` the kernel's default is told and the kernel's limit is granted all the same,
+/// where Go and std end at 128 (golang/go#79002).
+#[test]
+fn without_proc_the_kernels_limit_is_granted_nevertheless() {
+    in_own_network(|| {
+        set("core/somaxconn", "5000");
+        if let Err(reason) = hide_proc() {
+            return net_support::skip(format_args!("/proc cannot be hidden: {reason}"));
+        }
+        assert_eq!(max_listen_backlog(), 4096);
+        let listener = listen_tcp("127.0.0.1:0").unwrap();
+        assert_eq!(accept_queue(&listener).unwrap().limit, 5000);
+    });
+}
+
+/// Covers `/proc` with something empty, for this thread alone.
+fn hide_proc() -> io::Result<()> {
+    let mount = |target: &CStr, flags| {
+        let (target, nothing) = (target.as_ptr(), c"tmpfs".as_ptr());
+        // SAFETY: the texts end in NUL, and this kind of file system needs no data.
+        match unsafe { libc::mount(nothing, target, nothing, flags, std::ptr::null()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: gives this thread, which ends with the test, a view of the file system of its own.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    mount(c"/", libc::MS_REC | libc::MS_PRIVATE)?; // So that nobody else sees what follows.
+    mount(c"/proc", 0)
 }
 
 /// Makes an interface with a neighbour at `fd00::2` and `10.9.0.2` that nobody is: what is sent to

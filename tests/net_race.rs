@@ -212,6 +212,19 @@ fn an_unlucky_local_port_is_tried_again_twice() {
     assert_eq!(ours.step(now), Step::Lost);
 }
 
+/// The last failure before the deadline is the one reported: no address goes unaccounted for.
+#[test]
+fn an_attempt_promised_is_made_even_at_the_deadline() {
+    let now = Instant::now();
+    let deadline = now + Duration::from_secs(30);
+    let mut race = Race::new(some(1), DELAY, false, now, deadline);
+    assert_eq!(race.step(now), Step::Start(0));
+    assert!(race.failed(0, Fault::LocalPort, deadline - milliseconds(1)));
+    assert_eq!(race.step(deadline), Step::Start(0));
+    assert!(!race.failed(0, Fault::LocalPort, deadline), "no time is left to try again");
+    assert_eq!(race.step(deadline), Step::Lost);
+}
+
 #[test]
 fn what_had_no_turn_is_said() {
     let now = Instant::now();

@@ -147,7 +147,8 @@ pub(crate) fn row(what: &str, unit: &str, rounds: &[(f64, f64)]) {
     let theirs = median(rounds.iter().map(|(_, theirs)| *theirs));
     let ratio = median(rounds.iter().map(|(ours, theirs)| ours / theirs));
     let what = format!("  {what}, {unit}");
-    println!("{what:<52} {:>10} {:>10} {ratio:>8.3}x", short(ours), short(theirs));
+    let ratio = if ratio.is_finite() { format!("{ratio:.3}x") } else { "-".to_owned() };
+    println!("{what:<52} {:>10} {:>10} {ratio:>9}", short(ours), short(theirs));
 }
 
 fn short(value: f64) -> String {

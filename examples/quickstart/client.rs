@@ -36,6 +36,7 @@ impl Dialer for EchoDialer {
         stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let mut serial = [0; 8];
         stream.read_exact(&mut serial)?;
+        stream.set_read_timeout(None)?; // The limit was the dial's.
         Ok(EchoConnection { stream, serial: u64::from_be_bytes(serial) })
     }
 

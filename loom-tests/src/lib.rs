@@ -14,6 +14,8 @@ mod dialer;
 mod error;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
+#[path = "../../src/places.rs"]
+mod places;
 #[path = "../../src/pool.rs"]
 mod pool;
 #[path = "../../src/shell.rs"]

@@ -210,6 +210,7 @@ pub(crate) fn pool_with(
 pub(crate) fn never_due(max_open: u32) -> Config {
     Config {
         max_open,
+        bypass: Duration::ZERO,
         dial_timeout: Duration::MAX,
         check_after: Duration::MAX,
         check_timeout: Duration::MAX,

@@ -5,15 +5,19 @@
 //! of the system.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+pub(crate) use loom::sync::atomic::{AtomicU64, Ordering, fence};
+
 use crate::config::far_future;
 
 thread_local! {
+    static LAST_PLACE: Cell<(usize, CoarseInstant)> = const { Cell::new((0, CoarseInstant(0))) };
     static ELAPSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static SPAWNS_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
     static SPURIOUS_WAKES: Cell<u32> = const { Cell::new(0) };
@@ -22,6 +26,7 @@ thread_local! {
 
 /// Forgets what an earlier run of the model has done to the clock and the system.
 pub(crate) fn start() {
+    set_last_place(0, CoarseInstant(0));
     ELAPSED.set(Duration::ZERO);
     SPAWNS_LEFT.set(u32::MAX);
     SPURIOUS_WAKES.set(0);
@@ -57,6 +62,104 @@ pub(crate) fn advance(time: Duration) {
 /// A deadline that no model lives to see.
 pub(crate) fn never() -> Instant {
     far_future(now())
+}
+
+/// The coarse clock is as precise here, and counts nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CoarseInstant(pub(crate) u64);
+
+impl CoarseInstant {
+    pub(crate) fn now() -> Self {
+        Self(CoarseDuration::new(ELAPSED.get()).0)
+    }
+
+    pub(crate) fn is_within(self, limit: CoarseDuration, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) <= limit.0
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(CoarseDuration::new(span).0))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CoarseDuration(u64);
+
+impl CoarseDuration {
+    /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
+    pub(crate) const LEAST: Duration = Duration::from_millis(50);
+
+    pub(crate) fn new(span: Duration) -> Self {
+        Self(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// An atomic word of loom's says which item is there; the items themselves lie beside it, under a
+/// lock that is no scheduling point.
+pub(crate) struct Shelf<T> {
+    word: AtomicU64,
+    items: std::sync::Mutex<Items<T>>,
+}
+
+#[derive(Debug)]
+struct Items<T> {
+    by_word: BTreeMap<u64, T>,
+    last_word: u64,
+    looks_taken: bool,
+}
+
+/// The word of no item.
+const EMPTY: u64 = 0;
+
+impl<T> Shelf<T> {
+    pub(crate) fn new() -> Self {
+        let items = Items { by_word: BTreeMap::new(), last_word: EMPTY, looks_taken: false };
+        Self { word: AtomicU64::new(EMPTY), items: std::sync::Mutex::new(items) }
+    }
+
+    pub(crate) fn swap(&self, item: T) -> Option<T> {
+        let word = {
+            let mut items = self.items();
+            items.last_word += 1;
+            let word = items.last_word;
+            items.by_word.insert(word, item);
+            word
+        };
+        self.exchange(word)
+    }
+
+    pub(crate) fn take(&self) -> Option<T> {
+        self.exchange(EMPTY)
+    }
+
+    pub(crate) fn looks_taken(&self) -> bool {
+        self.items().looks_taken
+    }
+
+    fn exchange(&self, word: u64) -> Option<T> {
+        // As crossbeam's `AtomicCell` orders it.
+        let before = self.word.swap(word, Ordering::AcqRel);
+        let mut items = self.items();
+        items.looks_taken = word != EMPTY;
+        items.by_word.remove(&before)
+    }
+
+    fn items(&self) -> std::sync::MutexGuard<'_, Items<T>> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One hint for all threads of a model: they are one thread of the system.
+pub(crate) fn last_place() -> (usize, CoarseInstant) {
+    LAST_PLACE.get()
+}
+
+pub(crate) fn set_last_place(place: usize, now: CoarseInstant) {
+    LAST_PLACE.set((place, now));
 }
 
 #[derive(Debug)]

@@ -1,40 +1,78 @@
 //! `Entry`: a connection with what the ledger knows of it.
 
+use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 /// A connection that counts in `open`, outside the ledger's own tables.
 ///
-/// It is the permit of its slot: only the ledger makes one, and only `give_back`, `retire` and
-/// `detach` end one. Whoever holds it must see to one of them even if it panics.
+/// It is the permit of its slot: only the ledger makes one, and only `give_back`, `retire`,
+/// `detach` and their like end one. Whoever holds it must see to one of them even if it panics.
+/// Behind a box, so that it moves between threads as one word.
 #[derive(Debug)]
-pub(crate) struct Entry<C> {
+pub(crate) struct Entry<C>(Box<Body<C>>);
+
+/// Two entries never share a cache line: different threads write to them at the same time.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Body<C> {
     pub(crate) connection: C,
     /// Whether an earlier caller has had it.
     pub(crate) reused: bool,
     /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
     pub(crate) just_dialed: bool,
+    /// The pool's generation when its dial *began*: what was begun under an older one ends with it.
+    pub(crate) generation: u64,
+    pub(crate) unseen: Unseen,
     /// When its dial ended.
     pub(super) opened_at: Instant,
     /// When it was last known to be alive: dialed, returned, or checked.
     pub(super) proven_at: Instant,
-    /// The pool's generation when its dial *began*: what was begun before a flush ends with it.
-    pub(super) generation: u64,
+}
+
+/// What has become of a connection out of the ledger's sight.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Unseen {
+    /// How often it was lent, and is not counted yet.
+    pub(crate) lent: u64,
+    /// Whether nobody had had it when it was laid out: then the first of these was no reuse.
+    pub(crate) was_fresh: bool,
+    /// Since when it rests there, by a clock that the ledger does not read.
+    pub(crate) rests_since: u64,
 }
 
 impl<C> Entry<C> {
     pub(super) fn new(connection: C, generation: u64, now: Instant) -> Self {
-        Self {
+        Self(Box::new(Body {
             connection,
             reused: false,
             just_dialed: false,
+            generation,
+            unseen: Unseen::default(),
             opened_at: now,
             proven_at: now,
-            generation,
-        }
+        }))
+    }
+
+    pub(super) fn into_connection(self) -> C {
+        self.0.connection
     }
 
     /// How long ago its dial ended.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.opened_at)
+    }
+}
+
+impl<C> Deref for Entry<C> {
+    type Target = Body<C>;
+
+    fn deref(&self) -> &Body<C> {
+        &self.0
+    }
+}
+
+impl<C> DerefMut for Entry<C> {
+    fn deref_mut(&mut self) -> &mut Body<C> {
+        &mut self.0
     }
 }

@@ -41,6 +41,7 @@ pub(super) struct Dial {
     pub(super) sponsor: Option<Ticket>,
     /// The pool's generation when it began.
     pub(super) generation: u64,
+    pub(super) began: Instant,
     /// `None`: no limit.
     pub(super) deadline: Option<Instant>,
 }

@@ -25,17 +25,17 @@ mod queue;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, moment};
+use crate::config::{Config, DialRule, moment};
 use crate::stats::Stats;
 
-use self::dial_rule::Outlook;
+use self::dial_rule::{Outlook, Pace};
 use self::errands::{Aside, Closings, Dial, Dials};
 use self::queue::{Queue, Waiter, count};
 
 pub(crate) use self::effects::{
     AsideOrder, CloseOrder, DialOrder, Effects, ErrandId, Task, Ticket,
 };
-pub(crate) use self::entry::Entry;
+pub(crate) use self::entry::{Entry, Unseen};
 
 /// A dial has not ended within its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,8 @@ pub(crate) struct Ledger<C, F, W> {
 
     /// At rest, the most recently used at the back.
     idle: VecDeque<Entry<C>>,
+    /// Taken in although they may not be lent again: `settle` closes them. They count as in use.
+    unfit: Vec<Entry<C>>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
     dials: Dials,
@@ -113,7 +115,12 @@ pub(crate) struct Ledger<C, F, W> {
     closings: Closings,
 
     queue: Queue<F, W>,
+    pace: Pace,
+    /// The caller whose wait ends when the dial rule must look again, if it must.
+    looker: Option<Ticket>,
     served: BTreeMap<Ticket, Verdict<C, F>>,
+    /// Connections among `served`: each is on its way to a caller who has not woken yet.
+    granted: u32,
     /// Warm-ups under way, and the number of connections that each wants open.
     warm_ups: BTreeMap<Ticket, (u32, W)>,
     /// Those who wait for the last connection of a closed pool to end.
@@ -136,12 +143,16 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             generation: 0,
             next_id: 0,
             idle: VecDeque::new(),
+            unfit: Vec::new(),
             in_use: 0,
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
             queue: Queue::new(),
+            pace: Pace::default(),
+            looker: None,
             served: BTreeMap::new(),
+            granted: 0,
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
             asleep: BTreeMap::new(),
@@ -166,7 +177,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return (Request::Refused(Refusal::Closed), effects);
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
-        if self.queue.is_empty() {
+        if self.queue.is_empty() && self.unfit.is_empty() {
             if let Some(entry) = self.take_fresh(now) {
                 return (Request::Granted(ticket, entry), effects);
             }
@@ -199,28 +210,27 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Ok(entry.map(|entry| self.lend(entry, now)))
     }
 
-    /// What has come to the holder of `ticket`, if anything has.
+    /// What has come to the holder of `ticket`, if anything has. Who collects a connection must
+    /// `look` next: others may have waited for that.
     pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Verdict<C, F>> {
-        self.served.remove(&ticket)
+        let verdict = self.served.remove(&ticket)?;
+        self.granted -= u32::from(matches!(verdict, Verdict::Granted(_)));
+        Some(verdict)
     }
 
     /// The holder of `ticket`, who has collected nothing, waits no longer. Its own dial error is
     /// given back, or else the pool's latest.
     ///
-    /// Nothing comes free by this: a dial that it began goes on for whoever comes next.
-    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> (Option<F>, Effects<C, F, W>) {
+    /// Nothing comes free by this: a dial that it began goes on for whoever comes next. But it must
+    /// `look` next: somebody else may have to look from now on.
+    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Option<F> {
         self.asleep.remove(&ticket);
         self.drains.remove(&ticket);
         self.warm_ups.remove(&ticket);
-        let mut failure = None;
-        if let Some(waiter) = self.queue.remove(ticket) {
-            self.count_wait(&waiter, now);
-            self.totals.timed_out_total += 1;
-            failure = waiter.failure;
-        }
-        let mut effects = Effects::none();
-        self.keep_watch(&mut effects);
-        (failure.or_else(|| self.last_failure.clone()), effects)
+        let Some(waiter) = self.queue.remove(ticket) else { return self.last_failure.clone() };
+        self.count_wait(&waiter, now);
+        self.totals.timed_out_total += 1;
+        waiter.failure.or_else(|| self.last_failure.clone())
     }
 
     /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
@@ -229,9 +239,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         &mut self,
         ticket: Ticket,
         deadline: Option<Instant>,
+        now: Instant,
         waker: W,
     ) -> Option<Instant> {
-        let until = [deadline, self.next_due()].into_iter().flatten().min();
+        let rule = if self.looker == Some(ticket) { self.next_dial_look(now) } else { None };
+        let until = [deadline, rule, self.next_due()].into_iter().flatten().min();
         self.asleep.insert(ticket, (until, waker));
         until
     }
@@ -246,9 +258,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back, fit for the next caller.
     pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.in_use -= 1;
+            ledger.receive(&mut entry);
             entry.reused = true;
             entry.proven_at = now;
+            ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
     }
@@ -260,7 +273,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.in_use -= 1;
+            ledger.receive(&mut entry);
             entry.reused = true;
             ledger.set_aside(Task::Reset, entry, now, effects);
         })
@@ -276,33 +289,36 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.aside.end(id) {
             // It came too late: its slot has been among the closing ones since it was due.
-            None => effects.closes.push(CloseOrder { id, connection: entry.connection }),
-            Some(_) if sound => {
+            None => effects.closes.push(CloseOrder { id, connection: entry.into_connection() }),
+            Some(task) if sound => {
                 entry.proven_at = now;
+                if task == Task::Reset {
+                    ledger.note_return(now);
+                }
                 ledger.shelve(entry, now, effects);
             }
             Some(task) => {
                 ledger.totals.check_failed_total += u64::from(task == Task::Check);
-                ledger.begin_close(entry.connection, now, effects);
+                ledger.begin_close(entry.into_connection(), now, effects);
             }
         })
     }
 
     /// A borrowed connection comes back and is of no more use.
-    pub(crate) fn retire(&mut self, entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn retire(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.in_use -= 1;
-            ledger.begin_close(entry.connection, now, effects);
+            ledger.receive(&mut entry);
+            ledger.begin_close(entry.into_connection(), now, effects);
         })
     }
 
     /// A borrower keeps its connection for good.
-    pub(crate) fn detach(&mut self, entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
+    pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
         let effects = self.settled(now, |ledger, _| {
-            ledger.in_use -= 1;
+            ledger.receive(&mut entry);
             ledger.totals.detached_total += 1;
         });
-        (entry.connection, effects)
+        (entry.into_connection(), effects)
     }
 
     /// The dialer's close has returned.
@@ -311,6 +327,47 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             // Not there if it took too long: then its slot was freed and counted at that time.
             ledger.closings.end(id);
         })
+    }
+
+    // ---- Connections that rest out of sight ----------------------------------------------------
+
+    /// Whether connections may be lent and given back without the ledger: nobody has to be served
+    /// first, and none has to end.
+    pub(crate) fn is_at_ease(&self, now: Instant) -> bool {
+        !self.closed
+            && self.unfit.is_empty()
+            && self.live() <= self.config.max_open
+            && (self.queue.is_empty() || self.may_be_passed(now))
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
+    /// in use from now on. Comes with the time that it has rested.
+    pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
+        let mut entry = self.idle.pop_back()?;
+        self.in_use += 1;
+        entry.just_dialed = false;
+        entry.unseen.was_fresh = !entry.reused;
+        let rested = now.saturating_duration_since(entry.proven_at);
+        Some((entry, rested))
+    }
+
+    /// Takes back, as idle, a connection that has been laid out, lent and given back out of sight.
+    ///
+    /// It frees nothing yet: `settle` comes with the event for which it is taken back.
+    pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
+        if entry.generation != self.generation || self.closed {
+            // It was put down behind the back of a flush or a close.
+            self.unfit.push(entry);
+            return;
+        }
+        self.receive(&mut entry);
+        entry.proven_at = now.checked_sub(rested).unwrap_or(entry.proven_at);
+        let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
+        self.idle.insert(at, entry);
     }
 
     // ---- Dials ---------------------------------------------------------------------------------
@@ -322,6 +379,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             if let Some(sponsor) = dial.sponsor {
                 ledger.queue.end_dial(sponsor, id);
             }
+            ledger.pace.note_dial(now.saturating_duration_since(dial.began));
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             ledger.shelve(Entry::new(connection, dial.generation, now), now, effects);
@@ -406,7 +464,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.config = config;
             while ledger.live() > ledger.config.max_open {
                 let Some(coldest) = ledger.idle.pop_front() else { break };
-                ledger.begin_close(coldest.connection, now, effects);
+                ledger.begin_close(coldest.into_connection(), now, effects);
             }
         })
     }
@@ -467,14 +525,19 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+        for mut entry in std::mem::take(&mut self.unfit) {
+            self.receive(&mut entry);
+            self.begin_close(entry.into_connection(), now, effects);
+        }
         if !self.closed {
             self.serve(now, effects);
             self.fail_hopeless(now, effects);
             self.begin_dials(now, effects);
+            self.appoint_looker(effects);
             self.finish_warm_ups(effects);
             while count(self.idle.len()) > self.config.max_idle() {
                 let coldest = self.idle.pop_front().expect("more are idle than max_idle");
-                self.begin_close(coldest.connection, now, effects);
+                self.begin_close(coldest.into_connection(), now, effects);
             }
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
@@ -513,8 +576,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 self.totals.timed_out_total += 1;
                 self.asleep.remove(&ticket);
                 self.served.insert(ticket, Verdict::Late(failure));
+            } else if self.may_be_passed(now) {
+                return;
             } else if let Some(entry) = self.take_fresh(now) {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
+                self.granted += 1;
                 self.dismiss(ticket, waiter, Verdict::Granted(entry), now, effects);
             } else if self.aside.checks() < self.queue.len() && !self.idle.is_empty() {
                 // Whatever dials are under way: a check is quick, and one of them may hang.
@@ -524,6 +590,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 return;
             }
         }
+    }
+
+    /// Whether newcomers may be served before the queue: while a connection is on its way to a
+    /// caller who has not woken yet, and the first of the others has not waited for long.
+    ///
+    /// To hand every connection over costs a change of threads each, during which it is of no use
+    /// to anyone. One at a time is handed over while the waits are short, and all of them once a
+    /// wait is long: so no wait is.
+    fn may_be_passed(&self, now: Instant) -> bool {
+        self.granted > 0
+            && self
+                .queue
+                .front_since()
+                .is_some_and(|since| now.saturating_duration_since(since) < self.config.bypass)
     }
 
     /// Turns away those whose dial has failed and whom no return can serve, as nothing is in use.
@@ -542,8 +622,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Reserves a slot for each dial that is wanted and that the limits allow.
     fn begin_dials(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        let outlook = Outlook { unmet: self.queue.unmet(), coming: self.coming() };
-        for _ in 0..dial_rule::wanted(outlook).min(self.room()) {
+        for _ in 0..self.wanted(now).min(self.room()) {
             let Some(sponsor) = self.queue.sponsor(now) else { break };
             let id = self.begin_dial(sponsor, now, effects);
             self.queue.begin_dial(sponsor, id);
@@ -560,6 +639,56 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
     }
 
+    /// The dials that the callers in the queue want.
+    fn wanted(&mut self, now: Instant) -> u32 {
+        if self.queue.is_empty() {
+            self.pace.rest();
+            return 0;
+        }
+        let hold_off = self.pace.hold_off().unwrap_or_default();
+        let outlook = Outlook {
+            unmet: self.queue.unmet(),
+            ripe: now.checked_sub(hold_off).map_or(0, |before| self.queue.ripe(before)),
+            // What is idle while callers wait is handed over to them one by one.
+            coming: self.coming() + count(self.idle.len()),
+            busy: self.busy(),
+        };
+        self.pace.wanted(self.config.dial_rule, outlook, now)
+    }
+
+    /// Sees to it that somebody looks again if the rule holds back a dial for which there is room.
+    ///
+    /// The last in the queue does it, being the one who is likely to stay longest; nobody needs to
+    /// while every slot is taken.
+    fn appoint_looker(&mut self, effects: &mut Effects<C, F, W>) {
+        let is_held_back = self.config.dial_rule != DialRule::Eager
+            && self.room() > 0
+            && self.busy() > 0
+            && self.coming() + count(self.idle.len()) < self.queue.unmet()
+            && self.pace.hold_off().is_some();
+        if !is_held_back {
+            self.looker = None;
+        } else if !self.looker.is_some_and(|looker| self.queue.contains(looker)) {
+            let last = self.queue.last_unsponsored();
+            self.looker = last.map(|(ticket, _)| ticket);
+            effects.wake.extend(last.map(|(_, waker)| waker.clone()));
+        }
+    }
+
+    /// When the dial rule must look again.
+    fn next_dial_look(&self, now: Instant) -> Option<Instant> {
+        let hold_off = self.pace.hold_off()?;
+        let ripens = self.queue.unripe_since().and_then(|since| since.checked_add(hold_off));
+        let again = self.pace.next_look(now);
+        if self.queue.has_ripe() { again.into_iter().chain(ripens).min() } else { ripens }
+    }
+
+    fn note_return(&mut self, now: Instant) {
+        if !self.queue.is_empty() {
+            self.pace.note_return(now);
+        }
+    }
+
     fn begin_dial(
         &mut self,
         sponsor: Ticket,
@@ -568,8 +697,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> ErrandId {
         let id = ErrandId(self.fresh_id());
         let deadline = moment(now, self.config.dial_timeout);
-        self.dials
-            .begin(id, Dial { sponsor: Some(sponsor), generation: self.generation, deadline });
+        let sponsor = Some(sponsor);
+        self.dials.begin(id, Dial { sponsor, generation: self.generation, began: now, deadline });
         self.totals.dials_total += 1;
         effects.dials.push(DialOrder { id, deadline });
         id
@@ -654,11 +783,19 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         entry
     }
 
+    /// Has a connection in use come back, with what has become of it out of sight.
+    fn receive(&mut self, entry: &mut Entry<C>) {
+        self.in_use -= 1;
+        let Unseen { lent, was_fresh, .. } = std::mem::take(&mut entry.unseen);
+        self.totals.lent_total += lent;
+        self.totals.reused_total += lent.saturating_sub(u64::from(was_fresh));
+    }
+
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
     fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
         let surplus = self.live() >= self.config.max_open;
         if self.closed || surplus || entry.generation != self.generation {
-            self.begin_close(entry.connection, now, effects);
+            self.begin_close(entry.into_connection(), now, effects);
         } else {
             self.idle.push_back(entry);
         }
@@ -690,7 +827,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     fn close_idle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         while let Some(entry) = self.idle.pop_front() {
-            self.begin_close(entry.connection, now, effects);
+            self.begin_close(entry.into_connection(), now, effects);
         }
     }
 
@@ -730,7 +867,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         slots.min(dials)
     }
 
-    /// Whether one more caller would be one too many without a dial or a check to count on.
+    /// Whether one more caller would be one too many without a dial or a check to count on, begun
+    /// or yet to begin.
     fn is_queue_full(&self) -> bool {
         // What is idle although someone asks has yet to be checked.
         let served = self.coming() + self.room() + count(self.idle.len());
@@ -751,12 +889,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
         } else if !self.queue.is_empty() {
             debug_assert!(
-                self.idle.is_empty() || self.aside.checks() >= self.queue.len(),
+                self.idle.is_empty()
+                    || self.aside.checks() >= self.queue.len()
+                    || self.may_be_passed(now),
                 "NO-STRANDED-WAITER: idle"
             );
             debug_assert!(
                 self.room() == 0
-                    || self.coming() >= self.queue.unmet()
+                    || self.coming() + count(self.idle.len()) >= self.queue.unmet()
+                    || self.looker.is_some()
                     || self.queue.sponsor(now).is_none(),
                 "NO-STRANDED-WAITER: slot"
             );

@@ -1,6 +1,7 @@
 //! The callers in the queue, in order of arrival, and which of them still want a dial.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Instant;
 
 use super::effects::{ErrandId, Ticket};
@@ -17,11 +18,13 @@ pub(super) struct Waiter<F, W> {
     pub(super) failure: Option<F>,
     /// That dial, while it is counted on.
     dial: Option<ErrandId>,
+    /// Whether it has waited for the dial rule's hold-off.
+    is_ripe: bool,
 }
 
 impl<F, W> Waiter<F, W> {
     pub(super) fn new(waker: W, since: Instant, deadline: Option<Instant>) -> Self {
-        Self { waker, since, deadline, failure: None, dial: None }
+        Self { waker, since, deadline, failure: None, dial: None, is_ripe: false }
     }
 
     fn is_expired(&self, now: Instant) -> bool {
@@ -38,11 +41,21 @@ pub(super) struct Queue<F, W> {
     waiters: BTreeMap<Ticket, Waiter<F, W>>,
     unsponsored: BTreeSet<Ticket>,
     failed: BTreeSet<Ticket>,
+    /// How far down the queue callers have been found ripe.
+    ripe_up_to: Ticket,
+    /// Callers who are ripe and hold no failure.
+    ripe: u32,
 }
 
 impl<F, W> Queue<F, W> {
     pub(super) fn new() -> Self {
-        Self { waiters: BTreeMap::new(), unsponsored: BTreeSet::new(), failed: BTreeSet::new() }
+        Self {
+            waiters: BTreeMap::new(),
+            unsponsored: BTreeSet::new(),
+            failed: BTreeSet::new(),
+            ripe_up_to: Ticket(0),
+            ripe: 0,
+        }
     }
 
     /// All callers in the queue.
@@ -59,8 +72,11 @@ impl<F, W> Queue<F, W> {
         self.waiters.is_empty()
     }
 
-    pub(super) fn join(&mut self, ticket: Ticket, waiter: Waiter<F, W>) {
+    pub(super) fn join(&mut self, ticket: Ticket, mut waiter: Waiter<F, W>) {
         self.unsponsored.insert(ticket);
+        // One who comes back to an old place has waited before.
+        waiter.is_ripe = ticket <= self.ripe_up_to;
+        self.ripe += u32::from(waiter.is_ripe);
         let before = self.waiters.insert(ticket, waiter);
         debug_assert!(before.is_none(), "a caller stands in the queue once");
     }
@@ -71,10 +87,16 @@ impl<F, W> Queue<F, W> {
         Some((*ticket, waiter.is_expired(now)))
     }
 
+    /// Since when the first in the queue waits.
+    pub(super) fn front_since(&self) -> Option<Instant> {
+        self.waiters.first_key_value().map(|(_, waiter)| waiter.since)
+    }
+
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter<F, W>> {
         let waiter = self.waiters.remove(&ticket)?;
         self.unsponsored.remove(&ticket);
         self.failed.remove(&ticket);
+        self.ripe -= u32::from(waiter.is_ripe && waiter.failure.is_none());
         Some(waiter)
     }
 
@@ -120,8 +142,43 @@ impl<F, W> Queue<F, W> {
             return Some(failure);
         };
         waiter.dial = None;
+        self.ripe -= u32::from(waiter.is_ripe && waiter.failure.is_none());
         self.failed.insert(ticket);
         waiter.failure.replace(failure)
+    }
+
+    /// Callers who hold no failure and have waited since `before` or longer.
+    pub(super) fn ripe(&mut self, before: Instant) -> u32 {
+        let unripe = (Bound::Excluded(self.ripe_up_to), Bound::Unbounded);
+        for (ticket, waiter) in self.waiters.range_mut(unripe) {
+            if waiter.since > before {
+                break;
+            }
+            waiter.is_ripe = true;
+            self.ripe_up_to = *ticket;
+            self.ripe += u32::from(waiter.failure.is_none());
+        }
+        self.ripe
+    }
+
+    pub(super) fn has_ripe(&self) -> bool {
+        self.ripe > 0
+    }
+
+    /// Since when the first caller waits who has not been found ripe.
+    pub(super) fn unripe_since(&self) -> Option<Instant> {
+        let unripe = (Bound::Excluded(self.ripe_up_to), Bound::Unbounded);
+        self.waiters.range(unripe).next().map(|(_, waiter)| waiter.since)
+    }
+
+    /// The last in the queue for whom no dial is under way, with its waker.
+    pub(super) fn last_unsponsored(&self) -> Option<(Ticket, &W)> {
+        let ticket = *self.unsponsored.last()?;
+        Some((ticket, &self.waiters[&ticket].waker))
+    }
+
+    pub(super) fn contains(&self, ticket: Ticket) -> bool {
+        self.waiters.contains_key(&ticket)
     }
 
     fn sponsor_of(

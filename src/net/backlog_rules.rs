@@ -5,7 +5,7 @@
 /// A larger one wraps round there: 65536 becomes 0 (golang/go#5030).
 const U16_BACKLOG: u32 = 65_535;
 
-/// The backlog from the texts of Linux's `somaxconn` and `osrelease`.
+/// The largest backlog that Linux grants, from the text of `somaxconn` and the kernel's release.
 ///
 /// The kernel keeps it in 32 bits since 4.1. A release that cannot be read counts as old, because
 /// 65535 is right on both.
@@ -13,8 +13,23 @@ pub(crate) fn linux(somaxconn: Option<&str>, osrelease: Option<&str>) -> u32 {
     let release = osrelease.and_then(release);
     // The kernel's own default: 4096 since 5.4, 128 before.
     let default = if release >= Some((5, 4)) { 4096 } else { 128 };
-    let cap = if release >= Some((4, 1)) { i32::MAX.unsigned_abs() } else { U16_BACKLOG };
-    somaxconn.and_then(number).unwrap_or(default).min(cap)
+    somaxconn.and_then(number).unwrap_or(default).min(linux_keeps(release))
+}
+
+/// What to ask Linux for, to be granted the most.
+///
+/// It cuts down what is more than `somaxconn`, so that this need not be known (there may be no
+/// `/proc`, golang/go#79002); only more than it can keep must not be asked for.
+pub(crate) fn linux_asks(somaxconn: Option<&str>, osrelease: Option<&str>) -> u32 {
+    match linux_keeps(osrelease.and_then(release)) {
+        U16_BACKLOG => linux(somaxconn, osrelease),
+        most => most,
+    }
+}
+
+/// The largest backlog that a release of Linux can keep.
+fn linux_keeps(release: Option<(u32, u32)>) -> u32 {
+    if release >= Some((4, 1)) { i32::MAX.unsigned_abs() } else { U16_BACKLOG }
 }
 
 /// The backlog from a BSD's sysctl.

@@ -20,7 +20,7 @@ use super::race::Step;
 use super::sys;
 
 /// Makes a socket ready to be connected: what must be set before the connect.
-pub(super) type Prepare<'a> = dyn Fn(&Socket) -> Result<(), AttemptError> + 'a;
+pub(super) type Prepare<'a> = dyn Fn(&Socket, SocketAddr) -> Result<(), AttemptError> + 'a;
 
 /// An attempt under way.
 struct Running {
@@ -108,7 +108,7 @@ fn start(address: SocketAddr, prepare: &Prepare<'_>) -> Result<Socket, AttemptEr
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))
         .map_err(AttemptError::Connect)?;
     socket.set_nonblocking(true).map_err(AttemptError::Connect)?;
-    prepare(&socket)?;
+    prepare(&socket, address)?;
     match socket.connect(&SockAddr::from(address)) {
         Ok(()) => Ok(socket),
         Err(error) if sys::connect_goes_on(&error) || sys::already_connected(&error) => Ok(socket),

@@ -17,7 +17,6 @@ use socket2::SockAddr;
 use socket2::Socket;
 use socket2::Type;
 
-use super::backlog::max_listen_backlog;
 use super::keep_alive::KeepAlive;
 use super::sys;
 #[cfg(unix)]
@@ -102,7 +101,8 @@ impl Listen {
     ///
     /// The kernel silently grants less than this where its own limit is lower, and Linux holds one
     /// more than it grants. From 1 to `i32::MAX`: a value outside becomes the nearest inside.
-    /// Defaults to [`max_listen_backlog`], asked at the moment of listening.
+    /// Defaults to as much as the kernel grants at the moment of listening, which is what
+    /// [`max_listen_backlog`](crate::net::max_listen_backlog) tells.
     #[must_use]
     pub fn backlog(mut self, backlog: u32) -> Self {
         self.backlog = Some(backlog);
@@ -244,7 +244,7 @@ impl Listen {
 
     /// The argument of `listen`.
     fn argument(&self) -> i32 {
-        let backlog = self.backlog.unwrap_or_else(max_listen_backlog);
+        let backlog = self.backlog.unwrap_or_else(sys::backlog_to_ask_for);
         i32::try_from(backlog.max(1)).unwrap_or(i32::MAX)
     }
 }

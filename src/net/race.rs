@@ -94,11 +94,12 @@ impl Race {
 
     /// What to do at `now`. Ask again after each answer.
     pub(crate) fn step(&mut self, now: Instant) -> Step {
-        if now >= self.deadline {
-            return Step::Lost;
-        }
+        // Even at the deadline: `failed` has promised it, and the address must be accounted for.
         if let Some(index) = self.again.pop_front() {
             return self.start(index);
+        }
+        if now >= self.deadline {
+            return Step::Lost;
         }
         let one_at_a_time = self.delay == Duration::MAX;
         if one_at_a_time && now >= self.next_due {
@@ -123,8 +124,10 @@ impl Race {
     /// The attempt at the address of `index` failed. Whether it is made again.
     pub(crate) fn failed(&mut self, index: usize, fault: Fault, now: Instant) -> bool {
         self.running.retain(|&running| running != index);
-        let again =
-            fault == Fault::LocalPort && !self.port_is_ours && self.tries[index] <= PORT_RETRIES;
+        let again = fault == Fault::LocalPort
+            && !self.port_is_ours
+            && self.tries[index] <= PORT_RETRIES
+            && now < self.deadline;
         if again {
             self.again.push_back(index);
         } else {

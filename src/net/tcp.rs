@@ -327,9 +327,13 @@ impl TcpDialer {
     }
 
     /// Sets what must be set before the connect.
-    fn prepare(&self, socket: &Socket) -> Result<(), AttemptError> {
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android", target_vendor = "apple")),
+        allow(unused_variables)
+    )]
+    fn prepare(&self, socket: &Socket, address: SocketAddr) -> Result<(), AttemptError> {
         #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-        self.route.set(socket)?;
+        self.route.set(socket, address)?;
         if let Some(local) = self.local_address {
             let failed = |source| AttemptError::Option { option: "the local address", source };
             if local.port() == 0 {
@@ -374,7 +378,7 @@ impl Dialer for TcpDialer {
         let addresses = self.addresses(now, deadline)?;
         let port_is_ours = self.local_address.is_some_and(|local| local.port() != 0);
         let race = Race::new(addresses, self.attempt_delay, port_is_ours, Instant::now(), deadline);
-        let socket = connect(race, &|socket| self.prepare(socket)).map_err(
+        let socket = connect(race, &|socket, address| self.prepare(socket, address)).map_err(
             |Lost { attempts, untried }| NetError::Unreachable {
                 target: self.target(),
                 attempts,

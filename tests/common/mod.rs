@@ -61,13 +61,22 @@ pub fn failed_dial(error: &GetError<Refused>) -> Option<u32> {
 /// Runs what might come to a standstill, and fails if it does.
 #[track_caller]
 pub fn finishes<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    finishes_within(LONG, body)
+}
+
+/// The same, for what takes its time.
+#[track_caller]
+pub fn finishes_within<T: Send + 'static>(
+    limit: Duration,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (done, ended) = mpsc::channel();
     let thread = thread::spawn(move || {
         let value = body();
         done.send(()).expect("the test waits for this");
         value
     });
-    match ended.recv_timeout(LONG) {
+    match ended.recv_timeout(limit) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("a standstill"),
         _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
     }
@@ -225,7 +234,18 @@ pub struct Connection {
     pub id: u32,
     pub in_use: AtomicBool,
     pub is_broken: bool,
-    server: Arc<Server>,
+    /// `None` once it is no longer the pool's.
+    server: Option<Arc<Server>>,
+}
+
+impl Connection {
+    /// Before it is detached: from now on the server counts it no longer among the pool's.
+    pub fn let_go(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.closed.fetch_add(1, SeqCst);
+            server.open.fetch_sub(1, SeqCst);
+        }
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -236,8 +256,7 @@ impl fmt::Debug for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.server.closed.fetch_add(1, SeqCst);
-        self.server.open.fetch_sub(1, SeqCst);
+        self.let_go();
     }
 }
 
@@ -284,7 +303,7 @@ impl Dialer for Scripted {
             id,
             in_use: AtomicBool::new(false),
             is_broken: false,
-            server: Arc::clone(&self.server),
+            server: Some(Arc::clone(&self.server)),
         })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::config::Config;
+use crate::config::{Config, DialRule};
 use crate::world::{Hangs, World};
 
 /// One thing that can happen. A `usize` picks one of those that it can happen to; if it can happen
@@ -203,6 +203,10 @@ fn config() -> impl Strategy<Value = Config> {
             max_idle,
             max_dialing,
             max_waiting,
+            // The World dials and hands over as soon as there is reason to: `tests/dial_rule` and
+            // the models of the places have the rest.
+            dial_rule: DialRule::Eager,
+            bypass: Duration::ZERO,
             dial_timeout,
             check_after,
             check_timeout,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, DialRule};
 use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, ErrandId, Ledger, Refusal, Request, Task,
     Ticket, Verdict,
@@ -32,9 +32,11 @@ impl Desk {
         Self::with(Config { max_open, ..Config::default() })
     }
 
+    /// Dials and hands over as soon as there is reason to.
     fn with(config: Config) -> Self {
+        let at_once = Config { dial_rule: DialRule::Eager, bypass: Duration::ZERO, ..config };
         Self {
-            ledger: Ledger::new(config),
+            ledger: Ledger::new(at_once),
             now: Instant::now() + 1_000_000 * SECOND,
             woken: Vec::new(),
             dials: Vec::new(),
@@ -142,14 +144,14 @@ impl Desk {
     }
 
     fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
-        let (failure, orders) = self.ledger.leave(ticket, self.now);
-        self.lay_out(orders);
+        let failure = self.ledger.leave(ticket, self.now);
+        self.look();
         failure
     }
 
     /// A caller falls asleep, who has all the time in the world.
     fn sleep(&mut self, ticket: Ticket) -> Option<Instant> {
-        self.ledger.sleep(ticket, None, SLEEPER)
+        self.ledger.sleep(ticket, None, self.now, SLEEPER)
     }
 
     fn flush(&mut self) {
@@ -418,7 +420,7 @@ fn whoever_leaves_hands_the_watch_on() {
     let held = desk.dial_and_get();
     let (first, second) = (desk.queue_for(1, SECOND), desk.queue(2));
     let deadline = desk.now + SECOND;
-    assert_eq!(desk.ledger.sleep(first, Some(deadline), 1), Some(deadline));
+    assert_eq!(desk.ledger.sleep(first, Some(deadline), desk.now, 1), Some(deadline));
     assert_eq!(desk.sleep(second), None);
     desk.woken.clear();
     let orders = desk.ledger.retire(held, desk.now);

@@ -240,7 +240,7 @@ impl World {
     fn fall_asleep(&mut self, party: usize) {
         let Party { ticket, deadline, .. } = self.parties[party];
         let ticket = ticket.expect("who waits has a ticket");
-        let until = self.ledger.sleep(ticket, deadline, party);
+        let until = self.ledger.sleep(ticket, deadline, self.now, party);
         assert_eq!(until, deadline.into_iter().chain(self.next_due()).min());
         self.parties[party].sleep = Sleep::Until(until);
     }
@@ -348,6 +348,7 @@ impl World {
                 if let Verdict::Granted(entry) = verdict {
                     self.hold(party, ticket, entry);
                 }
+                self.look_at(self.now);
             }
             (verdict, state) => panic!("party {party} is {state:?} and is told {verdict:?}"),
         }
@@ -368,7 +369,7 @@ impl World {
     fn collect_or_leave(&mut self, party: usize, now: Instant) {
         if !self.collect_of(party) {
             let ticket = self.parties[party].ticket.expect("who waits has a ticket");
-            let (failure, orders) = self.ledger.leave(ticket, now);
+            let failure = self.ledger.leave(ticket, now);
             let own = self.parties[party].failure;
             assert_eq!(failure, own.or(self.last_failure), "REASON: of party {party}");
             if self.queue.contains(&party) {
@@ -376,15 +377,16 @@ impl World {
                 self.queue.retain(|waiting| *waiting != party);
             }
             self.parties[party].state = State::Gone;
-            self.orders = orders;
-            self.keep_watch();
-            self.assert_all_expected();
+            self.look_at(now);
         }
-        self.agree();
     }
 
     pub(crate) fn look(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
+        self.look_at(now);
+    }
+
+    fn look_at(&mut self, now: Instant) {
         let orders = self.ledger.look(now);
         self.event(now, orders, |_, _| {});
     }

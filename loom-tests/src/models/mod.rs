@@ -45,6 +45,7 @@
 
 mod closing;
 mod dialing;
+mod resting;
 mod returning;
 mod working;
 

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ pub(crate) const BACKLOG_SETTING: &str = "kern.ipc.somaxconn";
 /// The largest backlog that the kernel grants here and now.
 pub(crate) fn max_backlog() -> u32 {
     backlog_rules::bsd(sysctl_int(c"kern.ipc.somaxconn"))
+}
+
+/// What to ask the system for, to be granted the most.
+pub(crate) fn backlog_to_ask_for() -> u32 {
+    max_backlog()
 }
 
 /// Not told here.
@@ -70,11 +76,14 @@ pub(crate) struct Route {
 impl Route {
     /// Sets what was asked for. Unlike keep-alive this must not fail in silence: traffic would go
     /// a way that was ruled out.
-    pub(crate) fn set(&self, socket: &Socket) -> Result<(), AttemptError> {
+    pub(crate) fn set(&self, socket: &Socket, peer: SocketAddr) -> Result<(), AttemptError> {
         let Some(name) = &self.interface else { return Ok(()) };
-        let bind = || match socket.domain()? {
-            socket2::Domain::IPV6 => socket.bind_device_by_index_v6(Some(interface_index(name)?)),
-            _ => socket.bind_device_by_index_v4(Some(interface_index(name)?)),
+        let bind = || {
+            let index = Some(interface_index(name)?);
+            match peer {
+                SocketAddr::V4(_) => socket.bind_device_by_index_v4(index),
+                SocketAddr::V6(_) => socket.bind_device_by_index_v6(index),
+            }
         };
         bind().map_err(|source| AttemptError::Option { option: "the interface", source })
     }

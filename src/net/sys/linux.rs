@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -17,10 +19,32 @@ pub(crate) const BACKLOG_SETTING: &str = "net.core.somaxconn";
 
 /// The largest backlog that the kernel grants here and now.
 pub(crate) fn max_backlog() -> u32 {
-    // Each network namespace has a somaxconn of its own; this is the reader's.
-    let somaxconn = fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok();
-    backlog_rules::linux(somaxconn.as_deref(), release.as_deref())
+    backlog_rules::linux(somaxconn().as_deref(), release().as_deref())
+}
+
+/// What to ask the kernel for, to be granted the most.
+pub(crate) fn backlog_to_ask_for() -> u32 {
+    backlog_rules::linux_asks(somaxconn().as_deref(), release().as_deref())
+}
+
+/// The text of the setting. Each network namespace has its own; this is the reader's.
+fn somaxconn() -> Option<String> {
+    fs::read_to_string("/proc/sys/net/core/somaxconn").ok()
+}
+
+/// The kernel's release, by a system call: where `/proc` is missing it is wanted most.
+#[allow(unsafe_code)]
+fn release() -> Option<String> {
+    let mut names = MaybeUninit::<libc::utsname>::uninit();
+    // SAFETY: the structure is the caller's own, and the call fills it.
+    if unsafe { libc::uname(names.as_mut_ptr()) } < 0 {
+        return None;
+    }
+    // SAFETY: the call succeeded, and so has filled all of it.
+    let names = unsafe { names.assume_init() };
+    let text: Vec<u8> =
+        names.release.iter().map(|&letter| letter as u8).take_while(|&byte| byte != 0).collect();
+    String::from_utf8(text).ok()
 }
 
 /// Connections waiting on a listener, and how many may.
@@ -100,7 +124,7 @@ pub(crate) struct Route {
 impl Route {
     /// Sets what was asked for. Unlike keep-alive this must not fail in silence: traffic would go
     /// a way that was ruled out.
-    pub(crate) fn set(&self, socket: &Socket) -> Result<(), AttemptError> {
+    pub(crate) fn set(&self, socket: &Socket, _peer: SocketAddr) -> Result<(), AttemptError> {
         if let Some(interface) = &self.interface {
             socket
                 .bind_device(Some(interface.as_bytes()))

@@ -16,6 +16,11 @@ pub(crate) fn max_backlog() -> u32 {
     backlog_rules::bsd(sysctl_int([libc::CTL_KERN, libc::KERN_SOMAXCONN]))
 }
 
+/// What to ask the system for, to be granted the most.
+pub(crate) fn backlog_to_ask_for() -> u32 {
+    max_backlog()
+}
+
 /// Not told here.
 pub(crate) fn accept_queue(_listener: &Socket) -> io::Result<Option<(u32, u32)>> {
     Ok(None)

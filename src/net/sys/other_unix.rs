@@ -15,6 +15,11 @@ pub(crate) fn max_backlog() -> u32 {
     u32::try_from(libc::SOMAXCONN).expect("SOMAXCONN is positive")
 }
 
+/// What to ask the system for, to be granted the most.
+pub(crate) fn backlog_to_ask_for() -> u32 {
+    max_backlog()
+}
+
 /// Not told here.
 pub(crate) fn accept_queue(_listener: &Socket) -> io::Result<Option<(u32, u32)>> {
     Ok(None)

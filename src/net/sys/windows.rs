@@ -21,6 +21,11 @@ pub(crate) fn max_backlog() -> u32 {
     WinSock::SOMAXCONN
 }
 
+/// What to ask the system for, to be granted the most.
+pub(crate) fn backlog_to_ask_for() -> u32 {
+    max_backlog()
+}
+
 /// Waits until a connect on one of `sockets` has ended, or for `timeout`.
 pub(crate) fn poll(sockets: &[&Socket], timeout: Duration) -> io::Result<Vec<Readiness>> {
     // Before Windows 10 2004, WSAPoll said nothing of a failed connect: no wait is longer than

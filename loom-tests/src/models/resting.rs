@@ -1,0 +1,104 @@
+//! Connections rest in places and are taken from there, without the lock.
+
+use std::time::Duration;
+
+use loom::thread;
+
+use super::check;
+use crate::config::Config;
+use crate::dialer::Blocking;
+use crate::server::{assert_at_rest, finish, never_due, pool, pool_with};
+
+/// Take against take: one connection at rest, and two callers. It is lent to one after the other.
+#[test]
+fn one_connection_at_rest_is_never_lent_to_two() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        drop(pool.get().unwrap());
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        drop(pool.get().unwrap());
+        caller.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(server.books().dials, 1);
+    });
+}
+
+/// Put against put: two connections come back at once, and both find the same place free.
+#[test]
+fn two_connections_put_down_in_one_place_both_come_to_rest() {
+    check(|| {
+        let (pool, server) = pool(2, &[]);
+        let (one, other) = (pool.get_owned().unwrap(), pool.get().unwrap());
+        let returning = thread::spawn(move || drop(one));
+        drop(other);
+        returning.join().unwrap();
+        assert_at_rest(&pool, &server, 2);
+    });
+}
+
+/// WAK-01. Put against queue-up, without a lock: one connection is used in turn by two threads, and
+/// a third looks at the numbers, for which the places are swept.
+#[test]
+fn who_sweeps_the_places_strands_nobody() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        drop(pool.get().unwrap());
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        let observer = thread::spawn({
+            let pool = pool.clone();
+            move || {
+                let stats = pool.stats();
+                assert_eq!(stats.open(), 1, "{stats}");
+            }
+        });
+        drop(pool.get().unwrap());
+        caller.join().unwrap();
+        observer.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// SHUT-02. Put against close: the connection put down as the pool is closed is closed too.
+#[test]
+fn nothing_rests_in_a_closed_pool() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let closing = thread::spawn({
+            let pool = pool.clone();
+            move || pool.close()
+        });
+        drop(held);
+        closing.join().unwrap();
+        finish(&pool, &server);
+        assert_eq!(server.books().closed, 1);
+    });
+}
+
+/// BOUNDED-BYPASS: while a connection is on its way to the first of two waiters, the gate is open
+/// to newcomers. Neither waiter is left behind by that.
+#[test]
+fn who_may_be_passed_is_served_all_the_same() {
+    check(|| {
+        let config = Config { bypass: Duration::MAX, ..never_due(1) };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        let held = pool.get().unwrap();
+        let waiters = [(); 2].map(|()| {
+            let pool = pool.clone();
+            thread::spawn(move || drop(pool.get().unwrap()))
+        });
+        drop(held);
+        drop(pool.get().unwrap());
+        for waiter in waiters {
+            waiter.join().unwrap();
+        }
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(server.books().dials, 1, "NO-DEMAND-NO-DIAL");
+    });
+}

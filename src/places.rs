@@ -1,0 +1,139 @@
+//! Places: where idle connections rest within reach of every thread, without a lock.
+//!
+//! # The race
+//!
+//! A returner that leaves a connection in a place and a caller that is about to queue must not miss
+//! each other. The gate sees to it:
+//!
+//! 1. A returner puts its connection down, *then* looks at the gate. If it is shut, the returner
+//!    takes the connection up again, if it is still there, and brings it to the ledger.
+//! 2. Whoever has locked the ledger shuts the gate, *then* sweeps the places into the ledger.
+//!
+//! Between the two steps of each stands a sequentially consistent fence. One of the fences comes
+//! first: if the returner's, the sweep finds the connection; if the sweeper's, the returner finds
+//! the gate shut. So while the gate is shut nothing rests in a place, but for the moment until its
+//! returner has looked.
+
+use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, fence, last_place, set_last_place};
+
+/// The most places of a pool. A thread that finds all of them empty has looked at as many cache
+/// lines, and takes the lock; so does one that returns to a pool where all are taken.
+const PLACES_MOST: u32 = 64;
+
+/// The bit of the gate that says it is shut; the generation stands above it.
+const SHUT: u64 = 1;
+
+/// Connections at rest, for whoever comes while nobody waits.
+pub(crate) struct Places<T> {
+    gate: AtomicU64,
+    places: Box<[Shelf<T>]>,
+}
+
+/// The gate is open, for connections of this generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Open {
+    pub(crate) generation: u64,
+}
+
+impl<T> Places<T> {
+    /// Places for at most `most` connections, all empty, behind an open gate.
+    pub(crate) fn new(most: u32) -> Self {
+        let places = (0..most.min(PLACES_MOST)).map(|_| Shelf::new()).collect();
+        Self { gate: AtomicU64::new(0), places }
+    }
+
+    /// `None`: it is shut, and callers go by the ledger.
+    #[inline]
+    pub(crate) fn gate(&self) -> Option<Open> {
+        let gate = self.gate.load(Ordering::Acquire);
+        (gate & SHUT == 0).then_some(Open { generation: gate >> 1 })
+    }
+
+    /// Takes a connection from the place that this thread used last, or else from the first that
+    /// has one.
+    ///
+    /// At each tick of the coarse clock a thread looks from the first place on. Threads that take
+    /// turns so come to share few connections, and the others grow old enough to be closed.
+    #[inline]
+    pub(crate) fn take(&self, now: CoarseInstant) -> Option<T> {
+        let (last, ticked) = last_place();
+        if ticked == now {
+            if let Some(item) = self.places.get(last).and_then(Shelf::take) {
+                return Some(item);
+            }
+        }
+        self.look_through(now)
+    }
+
+    fn look_through(&self, now: CoarseInstant) -> Option<T> {
+        for (at, place) in self.places.iter().enumerate() {
+            if place.looks_taken() {
+                if let Some(item) = place.take() {
+                    set_last_place(at, now);
+                    return Some(item);
+                }
+            }
+        }
+        None
+    }
+
+    /// Puts a connection down if the gate is `open` and a place looks free.
+    ///
+    /// # Errors
+    ///
+    /// What could not be left there, and must go by the ledger: the connection, or another in its
+    /// stead, or both.
+    #[inline]
+    pub(crate) fn put(&self, item: T, open: Open) -> Result<(), [Option<T>; 2]> {
+        let Some(place) = self.free_place() else { return Err([Some(item), None]) };
+        // Something is displaced if another returner has found the same place free.
+        let displaced = place.swap(item);
+        fence(Ordering::SeqCst);
+        let recalled = if self.gate() == Some(open) { None } else { place.take() };
+        if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
+    }
+
+    /// The place that this thread used last, or else the first, if it looks free.
+    #[inline]
+    fn free_place(&self) -> Option<&Shelf<T>> {
+        let (last, _) = last_place();
+        match self.places.get(last) {
+            Some(place) if !place.looks_taken() => Some(place),
+            _ => self.find_free_place(),
+        }
+    }
+
+    fn find_free_place(&self) -> Option<&Shelf<T>> {
+        let at = self.places.iter().position(|place| !place.looks_taken())?;
+        // What this thread has returned last it will take first.
+        let (_, ticked) = last_place();
+        set_last_place(at, ticked);
+        self.places.get(at)
+    }
+
+    // ---- For the holder of the ledger's lock, and nobody else -----------------------------------
+
+    /// Shuts the gate, and takes everything up. Nothing is left to do if it is shut already.
+    pub(crate) fn sweep(&self, mut found: impl FnMut(T)) {
+        let gate = self.gate.load(Ordering::Relaxed);
+        if gate & SHUT == 0 {
+            self.gate.store(gate | SHUT, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            self.places.iter().filter_map(Shelf::take).for_each(&mut found);
+        }
+    }
+
+    /// Lays out as many connections as there are places, opens the gate, and takes up what a
+    /// returner had left for the moment until it looks.
+    pub(crate) fn open(
+        &self,
+        generation: u64,
+        mut more: impl FnMut() -> Option<T>,
+        found: impl FnMut(T),
+    ) {
+        debug_assert!(self.gate().is_none(), "the gate is shut while the ledger is locked");
+        let laid_out = self.places.iter().map_while(|place| Some(place.swap(more()?)));
+        laid_out.flatten().for_each(found);
+        self.gate.store(generation << 1, Ordering::Release);
+    }
+}

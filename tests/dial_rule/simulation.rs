@@ -1,0 +1,274 @@
+//! A pool without threads: the real ledger, callers and a server under a simulated clock.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, DialRule};
+use crate::ledger::{Effects, Entry, ErrandId, Ledger, Overdue, Request, Ticket, Verdict};
+
+/// Milliseconds, the unit of all scenarios.
+pub(crate) fn ms(ms: f64) -> Duration {
+    Duration::from_secs_f64(ms / 1e3)
+}
+
+/// A small generator of random numbers: the scenarios must be the same on every machine.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// Uniform in (0, 1). Xorshift64*, after Vigna, "An experimental exploration of Marsaglia's
+    /// xorshift generators" (2016).
+    pub(crate) fn unit(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let bits = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11;
+        (bits as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    pub(crate) fn exponential(&mut self, mean: f64) -> f64 {
+        -mean * self.unit().ln()
+    }
+
+    /// Log-normal about `median`.
+    pub(crate) fn log_normal(&mut self, median: f64, sigma: f64) -> f64 {
+        let radius = (-2.0 * self.unit().ln()).sqrt();
+        let normal = radius * (std::f64::consts::TAU * self.unit()).cos();
+        median * (sigma * normal).exp()
+    }
+
+    /// Pareto with shape 1.5: its mean is three times `least`, its variance is not finite.
+    pub(crate) fn heavy_tailed(&mut self, least: f64) -> f64 {
+        least / self.unit().powf(1.0 / 1.5)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failure;
+
+impl From<Overdue> for Failure {
+    fn from(_: Overdue) -> Self {
+        Self
+    }
+}
+
+/// Connections are nothing but counted, and a caller is woken by its number.
+type Books = Ledger<(), Failure, u64>;
+type Orders = Effects<(), Failure, u64>;
+
+/// What a caller does with its turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// How long it keeps its connection, in milliseconds.
+    pub(crate) hold: f64,
+    /// After how many milliseconds it asks again once it has returned it; `None`: never.
+    pub(crate) again: Option<f64>,
+}
+
+enum Event {
+    Arrive(Caller),
+    Return(Entry<()>, Caller),
+    Dialed(ErrandId),
+}
+
+struct Waiting {
+    ticket: Ticket,
+    caller: Caller,
+    since: Instant,
+    /// When its wait ends by the clock, as it was told when it fell asleep.
+    until: Option<Instant>,
+}
+
+/// One run.
+pub(crate) struct Simulation {
+    ledger: Books,
+    dial_time: Box<dyn FnMut(Duration) -> f64>,
+    start: Instant,
+    pub(crate) now: Instant,
+    agenda: BinaryHeap<Reverse<(Instant, u64)>>,
+    events: BTreeMap<u64, Event>,
+    next: u64,
+    /// Those who wait, by number.
+    waiting: BTreeMap<u64, Waiting>,
+    /// How long each caller has waited, in milliseconds, in order of service.
+    pub(crate) waits: Vec<f64>,
+    pub(crate) dials: u32,
+    /// The time that the longest dial took, in milliseconds.
+    pub(crate) longest_dial: f64,
+    last_return: Instant,
+    /// The longest time that somebody waited while nothing came back and no dial was on the way to
+    /// it, in milliseconds.
+    pub(crate) longest_idle_wait: f64,
+}
+
+impl Simulation {
+    /// A pool with `idle` connections open, that knows how long a dial takes if it has any.
+    pub(crate) fn new(
+        rule: DialRule,
+        max_open: u32,
+        idle: u32,
+        mut dial_time: impl FnMut(Duration) -> f64 + 'static,
+    ) -> Self {
+        let config = Config {
+            max_open,
+            dial_rule: rule,
+            check_after: Duration::MAX,
+            dial_timeout: Duration::MAX,
+            ..Config::default()
+        };
+        let start = Instant::now();
+        let mut ledger: Books = Ledger::new(config);
+        let mut now = start;
+        if idle > 0 {
+            let (ticket, effects) = ledger.warm_up(idle, now, || 0);
+            now += ms(dial_time(Duration::ZERO));
+            for order in effects.dials {
+                let after = ledger.dialed(order.id, (), now);
+                assert!(after.dials.is_empty());
+            }
+            assert!(matches!(ledger.collect(ticket), Some(Verdict::Warm)));
+        }
+        Self {
+            ledger,
+            dial_time: Box::new(dial_time),
+            start: now,
+            now,
+            agenda: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            next: 0,
+            waiting: BTreeMap::new(),
+            waits: Vec::new(),
+            dials: 0,
+            longest_dial: 0.0,
+            last_return: now,
+            longest_idle_wait: 0.0,
+        }
+    }
+
+    pub(crate) fn open(&self) -> u32 {
+        self.ledger.stats(self.now).open()
+    }
+
+    pub(crate) fn longest_wait(&self) -> f64 {
+        self.waits.iter().copied().fold(0.0, f64::max)
+    }
+
+    /// The wait that a share of the callers did not exceed.
+    pub(crate) fn wait_percentile(&self, share: f64) -> f64 {
+        let mut waits = self.waits.clone();
+        waits.sort_by(f64::total_cmp);
+        waits[((waits.len() as f64 * share) as usize).min(waits.len() - 1)]
+    }
+
+    /// Has a caller come `at` milliseconds after the start.
+    pub(crate) fn arrive(&mut self, at: f64, caller: Caller) {
+        let at = self.start + ms(at);
+        self.plan(at, Event::Arrive(caller));
+    }
+
+    fn plan(&mut self, at: Instant, event: Event) {
+        self.next += 1;
+        self.events.insert(self.next, event);
+        self.agenda.push(Reverse((at, self.next)));
+    }
+
+    /// Runs until nothing is left to happen, or until `end` milliseconds after the start.
+    pub(crate) fn run(&mut self, end: f64) {
+        let end = self.start + ms(end);
+        loop {
+            let planned = self.agenda.peek().map(|Reverse((at, _))| *at);
+            let looked = self.waiting.values().filter_map(|waiting| waiting.until).min();
+            let Some(at) = planned.into_iter().chain(looked).min().filter(|at| *at <= end) else {
+                return;
+            };
+            self.now = self.now.max(at);
+            if Some(at) == planned {
+                let Reverse((_, id)) = self.agenda.pop().expect("something is planned");
+                let event = self.events.remove(&id).expect("what is planned has not happened");
+                self.happen(event);
+            } else {
+                self.look(at);
+            }
+        }
+    }
+
+    fn look(&mut self, at: Instant) {
+        let is_due = |waiting: &Waiting| waiting.until == Some(at);
+        let lookers = self.waiting.iter().filter(|(_, waiting)| is_due(waiting));
+        let lookers: Vec<u64> = lookers.map(|(number, _)| *number).collect();
+        let effects = self.ledger.look(self.now);
+        self.carry_out(effects);
+        lookers.into_iter().for_each(|number| self.wake(number));
+    }
+
+    fn happen(&mut self, event: Event) {
+        let effects = match event {
+            Event::Arrive(caller) => return self.arrived(caller),
+            Event::Return(entry, caller) => {
+                self.last_return = self.now;
+                if let Some(again) = caller.again {
+                    self.plan(self.now + ms(again), Event::Arrive(caller));
+                }
+                self.ledger.give_back(entry, self.now)
+            }
+            Event::Dialed(id) => self.ledger.dialed(id, (), self.now),
+        };
+        self.carry_out(effects);
+    }
+
+    fn arrived(&mut self, caller: Caller) {
+        self.next += 1;
+        let number = self.next;
+        let (request, effects) = self.ledger.request(None, None, self.now, || number);
+        match request {
+            Request::Granted(_, entry) => self.serve(entry, caller, self.now),
+            Request::Queued(ticket) => {
+                let waiting = Waiting { ticket, caller, since: self.now, until: None };
+                self.waiting.insert(number, waiting);
+                self.wake(number);
+            }
+            Request::Refused(refusal) => panic!("no caller is refused: {refusal:?}"),
+        }
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Orders) {
+        for order in effects.dials {
+            self.dials += 1;
+            let took = (self.dial_time)(self.now - self.start);
+            self.longest_dial = self.longest_dial.max(took);
+            self.plan(self.now + ms(took), Event::Dialed(order.id));
+        }
+        assert!(effects.asides.is_empty() && effects.closes.is_empty());
+        effects.wake.into_iter().for_each(|number| self.wake(number));
+        self.note_idle_wait();
+    }
+
+    /// What a caller does who is woken, and before it first falls asleep.
+    fn wake(&mut self, number: u64) {
+        let Some(waiting) = self.waiting.get_mut(&number) else { return };
+        match self.ledger.collect(waiting.ticket) {
+            None => waiting.until = self.ledger.next_look(waiting.ticket, self.now),
+            Some(Verdict::Granted(entry)) => {
+                let Waiting { caller, since, .. } =
+                    self.waiting.remove(&number).expect("it was there just now");
+                self.serve(entry, caller, since);
+            }
+            Some(verdict) => panic!("every caller is served: {verdict:?}"),
+        }
+    }
+
+    fn note_idle_wait(&mut self) {
+        let stats = self.ledger.stats(self.now);
+        let Some(first) = self.waiting.values().map(|waiting| waiting.since).min() else { return };
+        if stats.dialing == 0 && stats.open() < stats.max_open {
+            let idle = self.now.saturating_duration_since(first.max(self.last_return));
+            self.longest_idle_wait = self.longest_idle_wait.max(idle.as_secs_f64() * 1e3);
+        }
+    }
+
+    fn serve(&mut self, entry: Entry<()>, caller: Caller, since: Instant) {
+        self.waits.push((self.now - since).as_secs_f64() * 1e3);
+        self.plan(self.now + ms(caller.hold), Event::Return(entry, caller));
+    }
+}

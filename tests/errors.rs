@@ -1,0 +1,178 @@
+//! An error says why, with the numbers of that moment and the dialer's own error.
+
+mod common;
+
+use std::error::Error;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::Duration;
+
+use common::{
+    Act, Gate, LONG, Refused, SHORT, await_rest, await_that, await_waiting, failed_dial, pool,
+};
+use latebind::{GetError, PooledConnection};
+
+/// HEAL-04.
+#[test]
+fn where_nothing_can_help_the_dialer_s_own_error_comes_at_once() {
+    let (pool, server) = pool(|b| b.max_open(2).get_timeout(Duration::MAX));
+    server.refuses.store(true, SeqCst);
+    let error = pool.get().unwrap_err();
+    let GetError::Unreachable { stats, failure, waited } = &error else { panic!("{error:?}") };
+    assert_eq!((stats.open(), stats.max_open, stats.dial_failed_total), (0, 2, 1));
+    assert!(*waited < LONG);
+    assert_eq!(failure.error(), Some(&Refused(1)));
+    assert_eq!(error.dial_error(), Some(&Refused(1)));
+    let source = error.source().expect("there is a reason");
+    assert_eq!(source.downcast_ref::<Refused>(), Some(&Refused(1)));
+    assert!(source.source().is_none());
+    assert_eq!(server.dials(), 1);
+}
+
+/// CAN-11.
+#[test]
+fn everyone_who_times_out_while_dials_fail_is_told_of_the_latest_failure() {
+    let (pool, server) = pool(|b| b.max_open(3));
+    let held = pool.get().unwrap();
+    server.refuses.store(true, SeqCst);
+    thread::scope(|scope| {
+        // With one in use, each keeps its place although its dial has failed.
+        let callers: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| pool.get_timeout(10 * SHORT).unwrap_err())).collect();
+        await_that("all dials have failed", || server.dials() == 9);
+        for caller in callers {
+            let error = caller.join().unwrap();
+            let GetError::Exhausted { stats, failure: Some(failure), waited } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!((stats.in_use, stats.dialing, stats.max_open), (1, 0, 3));
+            assert!(*waited >= 10 * SHORT);
+            assert!(failure.error().is_some_and(|refused| (2..=9).contains(&refused.0)));
+        }
+    });
+    // One who began no dial is told of the latest of the others.
+    assert_eq!(failed_dial(&pool.get_timeout(Duration::ZERO).unwrap_err()), Some(9));
+    assert_eq!(failed_dial(&pool.try_get().unwrap_err()), Some(9));
+    drop(held);
+    await_rest(&pool, &server);
+}
+
+/// CAN-11.
+#[test]
+fn a_failure_is_no_reason_any_more_once_a_dial_has_succeeded() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    server.on_dial([Act::Fail]);
+    assert!(pool.get().is_err());
+    let held = pool.get().unwrap();
+    let error = pool.get_timeout(SHORT).unwrap_err();
+    assert!(matches!(error, GetError::Exhausted { failure: None, .. }), "{error:?}");
+    assert!(error.source().is_none());
+    drop(held);
+    await_rest(&pool, &server);
+}
+
+/// CAN-11.
+#[test]
+fn out_of_connections_and_out_of_reach_are_two_errors() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let held = pool.get().unwrap();
+    assert!(matches!(pool.get_timeout(SHORT), Err(GetError::Exhausted { .. })));
+    server.refuses.store(true, SeqCst);
+    PooledConnection::discard(held);
+    assert!(matches!(pool.get_timeout(SHORT), Err(GetError::Unreachable { .. })));
+
+    // The same if a dial hangs for longer than the caller waits, after one has failed.
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Fail)]);
+    let error = pool.get_timeout(SHORT).unwrap_err();
+    assert!(matches!(error, GetError::Unreachable { .. }), "{error:?}");
+    assert_eq!(failed_dial(&error), Some(2));
+    gate.open();
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn a_full_queue_says_how_full() {
+    let (pool, server) = pool(|b| b.max_open(1).max_waiting(1));
+    let held = pool.get().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| drop(pool.get_timeout(LONG).unwrap()));
+        await_waiting(&pool, 1);
+        let error = pool.get_timeout(LONG).unwrap_err();
+        let GetError::QueueFull { max_waiting: 1, stats } = &error else { panic!("{error:?}") };
+        assert_eq!((stats.waiting, stats.in_use, stats.queue_full_total), (1, 1, 1));
+        assert!(error.source().is_none() && error.dial_error().is_none());
+        assert_eq!(
+            error.to_string(),
+            "the queue is full: max_waiting is 1 \
+             (open 1 of 1: idle 0, in use 1, dialing 0, closing 0; waiting 1)"
+        );
+        drop(held);
+    });
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn a_panic_and_an_overdue_dial_are_reasons_too() {
+    let (unlimited, server) = pool(|b| b.max_open(2).dial_timeout(LONG));
+    server.on_dial([Act::Panic]);
+    let error = unlimited.get().unwrap_err();
+    assert!(error.dial_error().is_none());
+    assert_eq!(error.source().unwrap().to_string(), "the dialer panicked");
+
+    let (pool, server) = pool(|b| b.max_open(2).dial_timeout(SHORT));
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Fail)]);
+    let error = pool.get().unwrap_err();
+    assert!(matches!(error, GetError::Unreachable { .. }));
+    assert_eq!(error.source().unwrap().to_string(), "the dial did not end within 20ms");
+    gate.open();
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn the_messages_say_what_happened_and_leave_the_cause_to_the_source() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    server.on_dial([Act::Fail]);
+    let error = pool.get().unwrap_err();
+    let message = error.to_string();
+    assert!(message.starts_with("could not open a connection in "), "{message}");
+    assert!(message.ends_with("(open 0 of 1: idle 0, in use 0, dialing 0, closing 0; waiting 0)"));
+    assert_eq!(error.source().unwrap().to_string(), "refused (dial 1)");
+    assert!(format!("{error:?}").starts_with("Unreachable { waited: "));
+
+    let held = pool.get().unwrap();
+    let message = pool.get_timeout(SHORT).unwrap_err().to_string();
+    assert!(message.starts_with("no connection came free in "), "{message}");
+    assert!(message.ends_with("(open 1 of 1: idle 0, in use 1, dialing 0, closing 0; waiting 0)"));
+
+    pool.resize(2).unwrap();
+    server.on_dial([Act::Fail]);
+    let message = pool.get_timeout(SHORT).unwrap_err().to_string();
+    assert!(message.contains(", and the latest dial failed (open 1 of 2: "), "{message}");
+    drop(held);
+    pool.close();
+    let error = pool.get().unwrap_err();
+    assert_eq!(
+        (error.to_string(), format!("{error:?}")),
+        ("the pool is closed".into(), "Closed".into())
+    );
+    assert!(error.source().is_none());
+}
+
+#[test]
+fn a_warm_up_says_why_it_failed() {
+    let (pool, server) = pool(|b| b.max_open(3).get_timeout(SHORT));
+    server.on_dial([Act::Succeed, Act::Fail, Act::Succeed]);
+    let error = pool.warm_up(3).unwrap_err();
+    assert!(matches!(error, GetError::Unreachable { .. }), "{error:?}");
+    assert!(failed_dial(&error).is_some());
+    await_that("the others stay", || pool.stats().idle == 2);
+
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    let error = pool.warm_up(3).unwrap_err();
+    assert!(matches!(error, GetError::Exhausted { .. }), "{error:?}");
+    gate.open();
+    await_rest(&pool, &server);
+}

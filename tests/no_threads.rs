@@ -1,0 +1,170 @@
+//! When the system has no thread to give, a dial fails and says so; nothing else does.
+//!
+//! Each test runs once more in a process of its own. There the pool's threads are told to have a
+//! huge stack, and then the address space is bounded to little more than what is in use.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::process::Command;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::Duration;
+
+use common::{
+    Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool, pool_that,
+};
+use latebind::{GetError, Pool, PooledConnection};
+
+const IS_CHILD: &str = "LATEBIND_TEST_OF_NO_THREADS";
+const MIB: u64 = 1 << 20;
+
+/// What a thread of the pool takes, and more than all else in a child does.
+const STACK: u64 = 1024 * MIB;
+const HEADROOM: u64 = 512 * MIB;
+
+/// Runs `body` in a process of its own, which can be made to have no threads to give.
+#[track_caller]
+fn in_a_child(test: &str, body: impl FnOnce()) {
+    if env::var_os(IS_CHILD).is_some() {
+        return body();
+    }
+    let child = Command::new(env::current_exe().unwrap())
+        .args([test, "--exact", "--test-threads=1", "--nocapture"])
+        .env(IS_CHILD, "")
+        .env("RUST_MIN_STACK", STACK.to_string())
+        .output()
+        .unwrap();
+    let output = String::from_utf8_lossy(&child.stdout);
+    let errors = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{}\n{output}\n{errors}", child.status);
+    assert!(output.contains("1 passed"), "the child ran nothing:\n{output}");
+}
+
+/// Bounds the address space so that no thread fits, or no longer.
+fn forbid_threads(forbid: bool) {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
+    let limit = if forbid { (kib << 10) + HEADROOM } else { libc::RLIM_INFINITY };
+    let limits = libc::rlimit { rlim_cur: limit, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `limits` is a valid `rlimit` for the length of the call.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limits) };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    let refused = thread::Builder::new().spawn(|| {}).map(|thread| thread.join().unwrap()).is_err();
+    assert_eq!(refused, forbid, "threads are to be had, or are not");
+}
+
+/// Gives the worker that has made the pool's first dial a second one, until `gate` is opened.
+fn keep_the_worker_busy(pool: &Pool<Scripted>, server: &Server, gate: &Gate) {
+    await_that("it rests", || {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        let stats =
+            tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
+        stats.into_iter().any(|stat| stat.contains("(latebind-1) S"))
+    });
+    server.on_dial([gate.then(Act::Succeed)]);
+    assert!(pool.get_timeout(Duration::from_millis(5)).is_err());
+    gate.await_arrivals(1);
+}
+
+/// A thread of the test's own, small enough to fit.
+fn small() -> thread::Builder {
+    thread::Builder::new().stack_size(256 << 10)
+}
+
+/// ACC-05.
+#[test]
+fn a_dial_without_a_thread_fails_and_says_so() {
+    in_a_child("a_dial_without_a_thread_fails_and_says_so", || {
+        let (pool, server) = pool(|b| b.max_open(2));
+        forbid_threads(true);
+        for _ in 0..10 {
+            let error = pool.get_timeout(LONG).unwrap_err();
+            let GetError::Unreachable { stats, .. } = &error else { panic!("{error:?}") };
+            assert_eq!(stats.open(), 0, "no slot is taken");
+            assert!(error.dial_error().is_none(), "the dialer was never asked");
+            let failure = error.source().unwrap();
+            assert_eq!(failure.to_string(), "no thread could be started for the dial");
+            let cause = failure.source().unwrap().downcast_ref::<io::Error>().unwrap();
+            assert_eq!(cause.kind(), io::ErrorKind::WouldBlock);
+        }
+        assert!(matches!(pool.warm_up(2), Err(GetError::Unreachable { .. })));
+        assert_eq!(server.dials(), 0);
+
+        forbid_threads(false);
+        drop(pool.get_timeout(LONG).unwrap());
+        assert_eq!(await_rest(&pool, &server).open(), 1);
+    });
+}
+
+/// ACC-05.
+#[test]
+fn what_is_open_is_lent_and_returned_and_checked_without_a_thread() {
+    in_a_child("what_is_open_is_lent_and_returned_and_checked_without_a_thread", || {
+        let (pool, server) = pool_that(
+            |b| b.check(true).reset(true).close(true),
+            |b| b.max_open(3).check_after(Duration::ZERO),
+        );
+        let held = pool.get().unwrap();
+        let gate = Gate::new();
+        keep_the_worker_busy(&pool, &server, &gate);
+        forbid_threads(true);
+
+        drop(held);
+        await_that("it is reset here", || pool.stats().idle == 1);
+        let held = pool.get_timeout(LONG).unwrap();
+        assert_eq!((held.id, server.checks.load(SeqCst)), (1, 1), "and checked");
+        PooledConnection::discard(held);
+        await_that("and closed", || server.alive() == 0);
+
+        gate.open();
+        await_that("the dial ends", || pool.stats().dialing == 0);
+        await_rest(&pool, &server);
+    });
+}
+
+/// ACC-05, WAK-11.
+#[test]
+fn a_long_queue_without_a_thread_fails_in_a_loop_and_not_in_depth() {
+    in_a_child("a_long_queue_without_a_thread_fails_in_a_loop_and_not_in_depth", || {
+        const CALLERS: u32 = 500;
+        let (pool, server) = pool(|b| b.max_open(2));
+        let held = pool.get().unwrap();
+        let gate = Gate::new();
+        keep_the_worker_busy(&pool, &server, &gate);
+
+        let discard = Gate::new();
+        let served = thread::scope(|scope| {
+            let caller = || small().spawn_scoped(scope, || pool.get_timeout(LONG).map(drop));
+            let callers: Vec<_> = (0..CALLERS).map(|_| caller().unwrap()).collect();
+            await_waiting(&pool, CALLERS);
+            let holder = small().spawn_scoped(scope, || {
+                discard.pass();
+                PooledConnection::discard(held);
+            });
+            forbid_threads(true);
+            discard.open();
+            holder.unwrap().join().unwrap();
+            // One can count on the dial that was begun before.
+            assert_eq!(pool.stats().dial_failed_total, u64::from(CALLERS) - 1);
+            gate.open();
+            let ends = callers.into_iter().map(|caller| caller.join().unwrap());
+            ends.filter(|end| match end {
+                Ok(()) => true,
+                Err(error) => {
+                    let reason = error.source().unwrap().to_string();
+                    assert_eq!(reason, "no thread could be started for the dial");
+                    false
+                }
+            })
+            .count()
+        });
+        assert_eq!((served, server.dials()), (1, 2));
+        await_rest(&pool, &server);
+    });
+}
