@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{await_that, finishes_within};
+use common::{await_that, finishes_within, panic_quietly};
 use latebind::{Blocking, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
 
 /// The pool is resized between 1 and this.
@@ -75,7 +75,7 @@ impl Server {
     fn trouble(&self) -> Result<(), Trouble> {
         self.dice.dawdle();
         if self.errs(60) {
-            panic!("as it happens");
+            panic_quietly();
         }
         if self.errs(12) { Err(Trouble) } else { Ok(()) }
     }
@@ -211,7 +211,7 @@ fn step(pool: &Pool<Moody>, dice: &Dice) {
                 2 => {
                     let panics = catch_unwind(AssertUnwindSafe(|| {
                         let _connection = connection;
-                        panic!("while a connection is held");
+                        panic_quietly();
                     }));
                     assert!(panics.is_err());
                 }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
@@ -58,6 +59,11 @@ pub fn failed_dial(error: &GetError<Refused>) -> Option<u32> {
     error.dial_error().map(|refused| refused.0)
 }
 
+/// Panics without a message on the test's output, where a panic is no news.
+pub fn panic_quietly() -> ! {
+    panic::resume_unwind(Box::new("as the script says"))
+}
+
 /// Runs what might come to a standstill, and fails if it does.
 #[track_caller]
 pub fn finishes<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
@@ -78,7 +84,7 @@ pub fn finishes_within<T: Send + 'static>(
     });
     match ended.recv_timeout(limit) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("a standstill"),
-        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        _ => thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)),
     }
 }
 
@@ -221,7 +227,7 @@ fn perform(act: Act) -> bool {
     match act {
         Act::Succeed => true,
         Act::Fail => false,
-        Act::Panic => panic!("as the script says"),
+        Act::Panic => panic_quietly(),
         Act::Hold(gate, act) => {
             gate.pass();
             perform(*act)
