@@ -310,3 +310,22 @@ fn a_waiter_for_whom_a_dial_from_before_a_flush_was_meant_gets_another() {
     await_that("the old one is closed", || server.closed.load(SeqCst) == 1);
     await_rest(&pool, &server);
 }
+
+/// WAK-13.
+#[test]
+fn a_waiter_for_whom_a_connection_from_before_a_flush_is_being_checked_gets_a_dial_at_once() {
+    let (pool, server) =
+        pool(|b| b.max_open(2).check_after(Duration::ZERO).check_timeout(Duration::MAX));
+    drop(pool.get().unwrap());
+    let gate = Gate::new();
+    server.on_check([gate.then(Act::Succeed)]);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.get_timeout(LONG).map(|c| c.id));
+        gate.await_arrivals(1);
+        pool.flush();
+        assert_eq!(waiting.join().unwrap().map_err(|error| error.to_string()), Ok(2));
+    });
+    assert_eq!((pool.stats().in_use, pool.stats().closing), (0, 1));
+    gate.open();
+    assert_eq!(await_rest(&pool, &server).open(), 1);
+}
