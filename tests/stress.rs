@@ -207,7 +207,7 @@ fn step(pool: &Pool<Moody>, dice: &Dice) {
             connection.hold(|| dice.dawdle());
             match dice.roll(12) {
                 0 => PooledConnection::discard(connection),
-                1 => leave(PooledConnection::detach(connection)),
+                1 => leave(connection),
                 2 => {
                     let panics = catch_unwind(AssertUnwindSafe(|| {
                         let _connection = connection;
@@ -228,10 +228,12 @@ fn end_owned(connection: OwnedConnection<Moody>, dice: &Dice) {
     drop(connection);
 }
 
-/// A detached connection is none of the pool's, and no longer counts.
-fn leave(mut connection: Connection) {
-    let place = connection.place.take().expect("it was the pool's until now");
+/// Takes a connection out of the pool. It no longer counts as soon as its slot may be free.
+fn leave(mut connection: PooledConnection<'_, Moody>) {
+    let place = connection.place.take().expect("it is the pool's until now");
     place.0.closed.fetch_add(1, SeqCst);
+    drop(place);
+    drop(PooledConnection::detach(connection));
 }
 
 /// CAN-07, BIND-05, and what all the others have in common.
