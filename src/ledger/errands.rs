@@ -100,7 +100,7 @@ impl Aside {
         self.checks += u32::from(task == Task::Check);
     }
 
-    /// `None` if it was overdue and is retired already.
+    /// `None` if it is retired already: it was overdue, or there was a flush.
     pub(super) fn end(&mut self, id: ErrandId) -> Option<Task> {
         let (task, _) = self.tasks.remove(&id)?;
         self.checks -= u32::from(task == Task::Check);
@@ -109,11 +109,13 @@ impl Aside {
 
     /// Takes out the one longest aside if its time is up.
     pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
-        let (id, (_, deadline)) = self.tasks.first_key_value()?;
-        if !is_due(*deadline, now) {
-            return None;
-        }
-        let id = *id;
+        let is_overdue = is_due(self.next_due(), now);
+        is_overdue.then(|| self.pop_first()).flatten()
+    }
+
+    /// Takes out the one longest aside.
+    pub(super) fn pop_first(&mut self) -> Option<(ErrandId, Task)> {
+        let id = *self.tasks.first_key_value()?.0;
         self.end(id).map(|task| (id, task))
     }
 
