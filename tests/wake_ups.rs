@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, failed_dial, pool,
-    pool_that,
+    Act, Connection, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting,
+    failed_dial, pool, pool_that,
 };
 use latebind::{GetError, OwnedConnection, Pool, PooledConnection};
 
@@ -79,7 +79,7 @@ fn a_connection_that_cannot_be_reset_makes_room_for_a_waiter() {
 #[test]
 fn a_detached_connection_makes_room_for_a_waiter() {
     let (pool, server) = pool(|b| b.max_open(1));
-    a_waiter_is_served_when(&pool, &server, |held| drop(OwnedConnection::detach(held)));
+    a_waiter_is_served_when(&pool, &server, |held| drop(Connection::detach(held)));
 }
 
 /// WAK-02, WAK-14, LOCK-08.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test binary uses a part of it.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{Blocking, Builder, Dialer, GetError, Pool, Stats};
+use latebind::{Blocking, Builder, Dialer, GetError, Guard, Pool, Stats};
 
 /// Long enough that only a bug can use it up.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -240,7 +241,18 @@ pub struct Connection {
     pub id: u32,
     pub in_use: AtomicBool,
     pub is_broken: bool,
+    /// Whether it still counts as open.
+    counts: bool,
     server: Arc<Server>,
+}
+
+impl Connection {
+    /// Takes a connection out of its pool. It no longer counts as soon as its slot may be free.
+    pub fn detach<P: Borrow<Pool<Scripted>>>(mut guard: Guard<Scripted, P>) -> Self {
+        guard.counts = false;
+        guard.server.open.fetch_sub(1, SeqCst);
+        Guard::detach(guard)
+    }
 }
 
 impl fmt::Debug for Connection {
@@ -252,7 +264,9 @@ impl fmt::Debug for Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.server.closed.fetch_add(1, SeqCst);
-        self.server.open.fetch_sub(1, SeqCst);
+        if self.counts {
+            self.server.open.fetch_sub(1, SeqCst);
+        }
     }
 }
 
@@ -299,6 +313,7 @@ impl Dialer for Scripted {
             id,
             in_use: AtomicBool::new(false),
             is_broken: false,
+            counts: true,
             server: Arc::clone(&self.server),
         })
     }
