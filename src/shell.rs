@@ -164,7 +164,7 @@ impl<D: Dialer> Shell<D> {
         mut ledger: OpenBooks<'a, D>,
         mut effects: Orders<D>,
         ticket: Ticket,
-        bell: &Bell,
+        bell: &Arc<Bell>,
         deadline: Option<Instant>,
     ) -> Waited<D> {
         let mut is_late = false;
@@ -185,7 +185,7 @@ impl<D: Dialer> Shell<D> {
                 self.carry_out(effects);
                 return (verdict, stats);
             }
-            let until = [deadline, ledger.next_look(ticket, now)].into_iter().flatten().min();
+            let until = ledger.sleep(ticket, deadline, now, Arc::clone(bell));
             effects = match ledger.wait(bell, until) {
                 Wake::Rung => Effects::none(),
                 Wake::Late => {

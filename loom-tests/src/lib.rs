@@ -3,7 +3,8 @@
 //! See `README.md` for what the models cover, and how to search deeper.
 
 #![cfg(test)]
-#![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, and so are their lints.
+// The files are the crate's, and so are these lints.
+#![allow(dead_code, missing_docs, unreachable_pub)]
 
 #[path = "../../src/config.rs"]
 mod config;

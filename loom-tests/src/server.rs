@@ -115,6 +115,9 @@ impl Scripted {
 impl Drop for Scripted {
     fn drop(&mut self) {
         DIALERS.set(DIALERS.get() - 1);
+        if std::thread::panicking() {
+            return; // The model has failed already, and says better why.
+        }
         let books = self.server.books();
         assert_eq!(books.opened, books.closed + books.detached, "closed exactly once: {books:?}");
     }

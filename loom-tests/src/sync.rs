@@ -21,6 +21,7 @@ thread_local! {
     static ELAPSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static SPAWNS_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
     static SPURIOUS_WAKES: Cell<u32> = const { Cell::new(0) };
+    static IS_REST_ENDLESS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Forgets what an earlier run of the model has done to the clock and the system.
@@ -29,6 +30,7 @@ pub(crate) fn start() {
     ELAPSED.set(Duration::ZERO);
     SPAWNS_LEFT.set(u32::MAX);
     SPURIOUS_WAKES.set(0);
+    IS_REST_ENDLESS.set(false);
 }
 
 /// Lets the system have that many threads more, and then none.
@@ -39,6 +41,11 @@ pub(crate) fn limit_spawns(left: u32) {
 /// Wakes that many of the waits to come for no reason.
 pub(crate) fn wake_spuriously(times: u32) {
     SPURIOUS_WAKES.set(times);
+}
+
+/// Lets no worker end by itself: whoever does not end it is told of a deadlock.
+pub(crate) fn rest_for_ever() {
+    IS_REST_ENDLESS.set(true);
 }
 
 /// The clock: it stands still, but for a wait that ends by it.
@@ -303,6 +310,9 @@ impl<T> Taker<T> {
 
     /// The rest of a worker: over before anybody comes, or after.
     pub(crate) fn take_within(&self, _limit: Duration) -> Result<Option<T>, Wake> {
+        if IS_REST_ENDLESS.get() {
+            return Ok(self.take());
+        }
         let mut slot = self.0.0.lock();
         if slot.message.is_none() && !slot.giver_gone {
             return Err(Wake::Late);

@@ -91,6 +91,7 @@ pub(crate) enum Verdict<C, F> {
 /// | `NO-LOST-CONNECTION` | a grant lies in `served` until it is collected, and is collected before a deadline is looked at |
 /// | `LATE-BINDING` | what comes first goes to the caller who has waited longest, whoever's dial it was |
 /// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if the queue is empty |
+/// | `DEADLINE` | whoever has slept longest wakes when the next errand is due, or is woken to hear of it |
 /// | `REASON` | nobody holds a dial's failure and waits while nothing is in use |
 /// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, or a warm-up |
 #[derive(Debug)]
@@ -124,6 +125,8 @@ pub(crate) struct Ledger<C, F, W> {
     warm_ups: BTreeMap<Ticket, (u32, W)>,
     /// Those who wait for the last connection of a closed pool to end.
     drains: BTreeMap<Ticket, W>,
+    /// Those who sleep, for whichever of these reasons, and when they will look by themselves.
+    asleep: BTreeMap<Ticket, (Option<Instant>, W)>,
 
     /// How the latest dial failed, unless one has succeeded since.
     last_failure: Option<F>,
@@ -152,6 +155,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             granted: 0,
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
+            asleep: BTreeMap::new(),
             last_failure: None,
             totals: Stats::default(),
         }
@@ -217,8 +221,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The holder of `ticket`, who has collected nothing, waits no longer. Its own dial error is
     /// given back, or else the pool's latest.
     ///
-    /// Nothing comes free by this: a dial that it began goes on for whoever comes next.
+    /// Nothing comes free by this: a dial that it began goes on for whoever comes next. But it must
+    /// `look` next: somebody else may have to look from now on.
     pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Option<F> {
+        self.asleep.remove(&ticket);
         self.drains.remove(&ticket);
         self.warm_ups.remove(&ticket);
         let Some(waiter) = self.queue.remove(ticket) else { return self.last_failure.clone() };
@@ -227,13 +233,19 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         waiter.failure.or_else(|| self.last_failure.clone())
     }
 
-    /// When the holder of `ticket` should `look`, at the latest. Ask again after each wake.
-    pub(crate) fn next_look(&self, ticket: Ticket, now: Instant) -> Option<Instant> {
+    /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
+    /// its own deadline, or else the next at which there may be something to `look` for.
+    pub(crate) fn sleep(
+        &mut self,
+        ticket: Ticket,
+        deadline: Option<Instant>,
+        now: Instant,
+        waker: W,
+    ) -> Option<Instant> {
         let rule = if self.looker == Some(ticket) { self.next_dial_look(now) } else { None };
-        [rule, self.dials.next_due(), self.aside.next_due(), self.closings.next_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let until = [deadline, rule, self.next_due()].into_iter().flatten().min();
+        self.asleep.insert(ticket, (until, waker));
+        until
     }
 
     /// A waiting caller has woken by the clock: what time alone has changed is seen to.
@@ -418,8 +430,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 ledger.dismiss(ticket, waiter, Verdict::Closed, now, effects);
             }
             for (ticket, (_, waker)) in std::mem::take(&mut ledger.warm_ups) {
-                ledger.served.insert(ticket, Verdict::Closed);
-                effects.wake.push(waker);
+                ledger.tell(ticket, waker, Verdict::Closed, effects);
             }
         })
     }
@@ -503,6 +514,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         effects
     }
 
+    /// Sees to it that somebody looks when the next errand is due: whoever has slept longest is woken
+    /// if it would sleep beyond that, and so sets its alarm anew.
+    fn keep_watch(&mut self, effects: &mut Effects<C, F, W>) {
+        let Some(due) = self.next_due() else { return };
+        let Some(longest) = self.asleep.first_entry() else { return };
+        if longest.get().0.is_none_or(|until| until > due) {
+            let (_, waker) = longest.remove();
+            effects.wake.push(waker);
+        }
+    }
+
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
@@ -522,11 +544,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
-                self.served.insert(ticket, Verdict::Drained);
-                effects.wake.push(waker);
+                self.tell(ticket, waker, Verdict::Drained, effects);
             }
         }
         self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
+        self.keep_watch(effects);
         self.audit(now);
     }
 
@@ -555,6 +577,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 let failure = waiter.failure.take().or_else(|| self.last_failure.clone());
                 self.count_wait(&waiter, now);
                 self.totals.timed_out_total += 1;
+                self.asleep.remove(&ticket);
                 self.served.insert(ticket, Verdict::Late(failure));
             } else if self.may_be_passed(now) {
                 return;
@@ -698,8 +721,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return;
         };
         if let Some((_, waker)) = self.warm_ups.remove(&sponsor) {
-            self.served.insert(sponsor, Verdict::Failed(failure));
-            effects.wake.push(waker);
+            self.tell(sponsor, waker, Verdict::Failed(failure), effects);
         } else {
             effects.spent.extend(self.queue.fail(sponsor, dial, failure));
         }
@@ -711,8 +733,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let reached = |(target, _): &(u32, W)| (*target).min(limit) <= open;
         while let Some(ticket) = self.warm_ups.iter().find(|(_, w)| reached(w)).map(|(t, _)| *t) {
             let (_, waker) = self.warm_ups.remove(&ticket).expect("a warm-up just found");
-            self.served.insert(ticket, Verdict::Warm);
-            effects.wake.push(waker);
+            self.tell(ticket, waker, Verdict::Warm, effects);
         }
     }
 
@@ -727,8 +748,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) {
         self.count_wait(&waiter, now);
         effects.spent.extend(waiter.failure);
-        effects.wake.push(waiter.waker);
+        self.tell(ticket, waiter.waker, verdict, effects);
+    }
+
+    /// Lays a verdict out for whoever waits for it, and has it woken.
+    fn tell(
+        &mut self,
+        ticket: Ticket,
+        waker: W,
+        verdict: Verdict<C, F>,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        self.asleep.remove(&ticket);
         self.served.insert(ticket, verdict);
+        effects.wake.push(waker);
     }
 
     fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Instant) {
@@ -822,6 +855,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.dials.counted_on() + self.aside.checks()
     }
 
+    /// When an errand under way will have overrun its time limit.
+    fn next_due(&self) -> Option<Instant> {
+        [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
     /// Slots that may be dialed into now.
     fn room(&self) -> u32 {
         let slots = self.config.max_open.saturating_sub(self.open());
@@ -845,6 +886,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The promises, by name.
     fn audit(&self, now: Instant) {
         debug_assert!(self.open() <= self.ceiling, "BOUND");
+        let waiting = self.queue.len() as usize + self.warm_ups.len() + self.drains.len();
+        debug_assert!(self.asleep.len() <= waiting, "nobody sleeps who waits for nothing");
         if self.closed {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
         } else if !self.queue.is_empty() {

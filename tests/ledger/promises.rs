@@ -11,6 +11,8 @@ use crate::stats::Stats;
 use crate::world::Failure;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// How a caller who sleeps is woken.
+const SLEEPER: u32 = 99;
 
 /// A ledger with its orders laid out, until a test carries them out.
 struct Desk {
@@ -23,8 +25,6 @@ struct Desk {
     /// Dials ever ordered. The nth opens connection n.
     begun: u32,
     opened: u32,
-    /// The ticket given out last.
-    last: Option<Ticket>,
 }
 
 impl Desk {
@@ -37,7 +37,6 @@ impl Desk {
         let at_once = Config { dial_rule: DialRule::Eager, bypass: Duration::ZERO, ..config };
         Self {
             ledger: Ledger::new(at_once),
-            last: None,
             now: Instant::now() + 1_000_000 * SECOND,
             woken: Vec::new(),
             dials: Vec::new(),
@@ -71,10 +70,7 @@ impl Desk {
 
     fn queue_for(&mut self, caller: u32, patience: Duration) -> Ticket {
         match self.request(caller, Some(patience)) {
-            Request::Queued(ticket) => {
-                self.last = Some(ticket);
-                ticket
-            }
+            Request::Queued(ticket) => ticket,
             other => panic!("caller {caller} does not wait: {other:?}"),
         }
     }
@@ -92,10 +88,6 @@ impl Desk {
         let ticket = self.queue(0);
         self.dialed();
         self.granted(ticket)
-    }
-
-    fn next_look(&self) -> Option<Instant> {
-        self.ledger.next_look(self.last.expect("somebody has queued"), self.now)
     }
 
     fn granted(&mut self, ticket: Ticket) -> Entry<u32> {
@@ -151,6 +143,17 @@ impl Desk {
         self.lay_out(orders);
     }
 
+    fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
+        let failure = self.ledger.leave(ticket, self.now);
+        self.look();
+        failure
+    }
+
+    /// A caller falls asleep, who has all the time in the world.
+    fn sleep(&mut self, ticket: Ticket) -> Option<Instant> {
+        self.ledger.sleep(ticket, None, self.now, SLEEPER)
+    }
+
     fn flush(&mut self) {
         let orders = self.ledger.flush(self.now);
         self.lay_out(orders);
@@ -178,7 +181,7 @@ fn callers_who_time_out_cost_no_capacity() {
         let ticket = desk.queue_for(round, SECOND);
         desk.now += SECOND;
         assert!(desk.ledger.collect(ticket).is_none());
-        assert_eq!(desk.ledger.leave(ticket, desk.now), None);
+        assert_eq!(desk.leave(ticket), None);
         desk.give_back(held);
         held = desk.get();
         assert_eq!(desk.stats().open(), 1);
@@ -248,7 +251,7 @@ fn a_dial_that_ends_after_its_caller_has_left_becomes_idle() {
     let mut desk = Desk::new(1);
     let ticket = desk.queue_for(0, SECOND);
     desk.now += SECOND;
-    desk.ledger.leave(ticket, desk.now);
+    desk.leave(ticket);
     desk.now += SECOND;
     desk.dialed();
     let Stats { idle, in_use, .. } = desk.stats();
@@ -276,7 +279,7 @@ fn a_caller_whose_own_dial_is_taken_waits_on() {
 fn an_overdue_dial_fails_its_caller_and_is_counted_once_at_its_end() {
     let mut desk = Desk::with(Config { max_open: 2, dial_timeout: SECOND, ..Config::default() });
     let hanging = desk.queue(1);
-    assert_eq!(desk.next_look(), Some(desk.now + SECOND));
+    assert_eq!(desk.sleep(hanging), Some(desk.now + SECOND));
     desk.now += SECOND;
     desk.look();
     assert_eq!(desk.failure(hanging), Failure::Overdue(SECOND));
@@ -318,7 +321,6 @@ fn each_errand_is_due_by_its_own_deadline() {
     desk.lay_out(orders);
     let orders = desk.ledger.retire(other, desk.now);
     desk.lay_out(orders);
-    assert_eq!(desk.next_look(), Some(desk.now + SECOND));
     desk.now += SECOND;
     desk.look();
     assert_eq!((desk.stats().closing, desk.stats().close_timeouts_total), (1, 1));
@@ -395,6 +397,41 @@ fn a_flushed_connection_that_comes_back_frees_its_slot_for_the_waiter() {
     assert_eq!(desk.granted(waiting).connection, 2);
 }
 
+/// NO-STRANDED-WAITER: who sleeps without an alarm is told of the errand that begins meanwhile.
+#[test]
+fn whoever_has_slept_longest_wakes_when_an_errand_is_overdue() {
+    let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..Config::default() });
+    let held = desk.dial_and_get();
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    assert_eq!((desk.sleep(first), desk.sleep(second)), (None, None));
+    desk.woken.clear();
+    let orders = desk.ledger.retire(held, desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.woken, [SLEEPER], "one is enough");
+    assert_eq!(desk.sleep(first), Some(desk.now + SECOND), "the close may hang");
+    desk.look();
+    assert_eq!(desk.woken, [SLEEPER], "and once is");
+}
+
+/// The same when the one who was to look leaves.
+#[test]
+fn whoever_leaves_hands_the_watch_on() {
+    let mut desk = Desk::new(1);
+    let held = desk.dial_and_get();
+    let (first, second) = (desk.queue_for(1, SECOND), desk.queue(2));
+    let deadline = desk.now + SECOND;
+    assert_eq!(desk.ledger.sleep(first, Some(deadline), desk.now, 1), Some(deadline));
+    assert_eq!(desk.sleep(second), None);
+    desk.woken.clear();
+    let orders = desk.ledger.retire(held, desk.now);
+    desk.lay_out(orders);
+    assert!(desk.woken.is_empty(), "the first wakes before the close is overdue");
+    desk.now = deadline;
+    desk.look();
+    desk.leave(first);
+    assert_eq!(desk.woken, [SLEEPER]);
+}
+
 // ---- Deadlines ---------------------------------------------------------------------------------
 
 /// CAN-01.
@@ -423,7 +460,7 @@ fn nothing_remains_of_callers_who_leave_from_behind_a_patient_one() {
     let patient = desk.queue(1);
     for _ in 0..100_000 {
         let ticket = desk.queue_for(2, SECOND);
-        desk.ledger.leave(ticket, desk.now);
+        desk.leave(ticket);
     }
     assert_eq!(desk.stats().waiting, 1);
     assert!(desk.ledger.collect(patient).is_none());
@@ -467,7 +504,9 @@ fn no_limit_is_no_limit_and_overflows_nothing() {
     desk.lay_out(orders);
     desk.now += 1_000_000 * SECOND;
     desk.look();
-    assert_eq!((desk.stats().closing, desk.next_look()), (1, None));
+    assert_eq!(desk.stats().closing, 1);
+    let waiting = desk.queue(2);
+    assert_eq!(desk.sleep(waiting), None);
 }
 
 /// CAN-12.
@@ -500,6 +539,18 @@ fn a_return_serves_callers_whose_dials_have_been_refused() {
     desk.granted(second);
 }
 
+/// REASON: nothing else can serve it, and the close that has begun is no dial.
+#[test]
+fn a_caller_whose_dial_has_failed_is_told_as_the_last_connection_is_discarded() {
+    let mut desk = Desk::new(2);
+    let held = desk.dial_and_get();
+    let ticket = desk.queue(1);
+    let dial = desk.refused();
+    let orders = desk.ledger.retire(held, desk.now);
+    desk.lay_out(orders);
+    assert_eq!((desk.stats().closing, desk.failure(ticket)), (1, Failure::Of(dial)));
+}
+
 /// CAN-11, CAN-13: at its deadline a caller is told of its own dial's error.
 #[test]
 fn a_caller_who_is_late_is_told_why_its_dial_failed() {
@@ -509,7 +560,7 @@ fn a_caller_who_is_late_is_told_why_its_dial_failed() {
     let dial = desk.refused();
     desk.now += SECOND;
     assert!(desk.ledger.collect(ticket).is_none());
-    assert_eq!(desk.ledger.leave(ticket, desk.now), Some(Failure::Of(dial)));
+    assert_eq!(desk.leave(ticket), Some(Failure::Of(dial)));
 }
 
 // ---- Fairness ----------------------------------------------------------------------------------
@@ -583,7 +634,7 @@ fn a_dial_that_fails_after_its_caller_was_served_is_nobodys_failure() {
 fn a_dial_in_flight_is_adopted_before_another_is_begun() {
     let mut desk = Desk::new(5);
     let left = desk.queue_for(1, SECOND);
-    desk.ledger.leave(left, desk.now + SECOND);
+    desk.leave(left);
     let adopting = desk.queue(2);
     assert_eq!(desk.begun, 1);
     let _third = desk.queue(3);
@@ -633,7 +684,7 @@ fn dead_idle_connections_are_retired_one_by_one_and_then_one_is_dialed() {
     assert_eq!((desk.granted(ticket).connection, desk.stats().open()), (4, 1));
 }
 
-// ---- The queue's bound, warm-ups, flushes --------------------------------------------------------
+// ---- The queue's bound, warm-ups, flushes ------------------------------------------------------
 
 /// `max_waiting` counts callers for whom nothing is under way, and an idle connection serves after
 /// its check.
@@ -687,7 +738,7 @@ fn what_began_before_a_flush_is_not_lent_after_it() {
     let mut desk = Desk::new(3);
     let (held, resting) = (desk.dial_and_get(), desk.dial_and_get());
     let left = desk.queue(1);
-    desk.ledger.leave(left, desk.now);
+    desk.leave(left);
     desk.give_back(resting);
     assert_eq!((desk.stats().idle, desk.stats().in_use, desk.stats().dialing), (1, 1, 1));
 
@@ -726,7 +777,7 @@ fn the_waits_of_those_who_fail_are_counted_too() {
     let _held = desk.dial_and_get();
     let late = desk.queue_for(2, SECOND);
     desk.now += 2 * SECOND;
-    desk.ledger.leave(late, desk.now);
+    desk.leave(late);
     assert_eq!(desk.stats().wait_time_total, 3 * SECOND);
 
     desk.queue(3);

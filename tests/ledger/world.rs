@@ -86,6 +86,20 @@ struct Party {
     failure: Option<Failure>,
     dial: Option<ErrandId>,
     state: State,
+    /// While it waits: whether it sleeps, and when it wakes by itself.
+    sleep: Sleep,
+}
+
+impl Party {
+    fn new(want: Want, ticket: Option<Ticket>, deadline: Option<Instant>, state: State) -> Self {
+        Self { want, ticket, deadline, failure: None, dial: None, state, sleep: Sleep::Awake }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sleep {
+    Awake,
+    Until(Option<Instant>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,29 +208,47 @@ impl World {
     }
 
     pub(crate) fn wait(&mut self, time: Duration) {
+        // Whoever is awake goes to sleep, or leaves, before time passes.
+        for party in 0..self.parties.len() {
+            let Party { state: State::Waiting, sleep, .. } = self.parties[party] else { continue };
+            if self.is_expired(party, self.now) {
+                self.collect_or_leave(party, self.now);
+            } else if sleep == Sleep::Awake || self.is_up(party) {
+                self.fall_asleep(party);
+            }
+        }
         self.now += time;
-        // Whoever waits looks when there is something to see, and so nobody else must.
-        let somebody = self.parties.iter().find(|party| matches!(party.state, State::Waiting));
-        let look = somebody
-            .and_then(|party| party.ticket)
-            .and_then(|ticket| self.ledger.next_look(ticket, self.latest));
-        if look.is_some_and(|look| look <= self.now) {
-            self.look(Duration::ZERO);
+        // Whoever is woken by the clock looks. Nobody else does.
+        for party in 0..self.parties.len() {
+            if self.is_up(party) {
+                self.look(Duration::ZERO);
+            }
         }
         self.agree();
+    }
+
+    /// Whether a party that sleeps is woken by the clock.
+    fn is_up(&self, party: usize) -> bool {
+        match self.parties[party] {
+            Party { state: State::Waiting, sleep: Sleep::Until(Some(until)), .. } => {
+                until <= self.now
+            }
+            _ => false,
+        }
+    }
+
+    fn fall_asleep(&mut self, party: usize) {
+        let Party { ticket, deadline, .. } = self.parties[party];
+        let ticket = ticket.expect("who waits has a ticket");
+        let until = self.ledger.sleep(ticket, deadline, self.now, party);
+        assert_eq!(until, deadline.into_iter().chain(self.next_due()).min());
+        self.parties[party].sleep = Sleep::Until(until);
     }
 
     pub(crate) fn request(&mut self, patience: Option<Duration>, behind: Duration) {
         let now = self.read_clock(behind);
         let deadline = patience.and_then(|patience| moment(now, patience));
-        self.parties.push(Party {
-            want: Want::Connection,
-            ticket: None,
-            deadline,
-            failure: None,
-            dial: None,
-            state: State::Gone,
-        });
+        self.parties.push(Party::new(Want::Connection, None, deadline, State::Gone));
         self.ask(self.parties.len() - 1, now);
     }
 
@@ -246,13 +278,18 @@ impl World {
                 assert!(!self.closed && !at_once && !is_late, "waits for no reason");
                 assert!(place.is_none_or(|place| place == ticket), "FAIR-04: the place is lost");
                 self.parties[party].ticket = Some(ticket);
+                let sleeps_at_once = orders.is_empty();
                 self.event(now, orders, |world, _| {
                     assert!(place.is_some() || !world.is_queue_full(), "the queue is full");
                     world.totals.waited_total += u64::from(place.is_none());
                     world.parties[party].state = State::Waiting;
+                    world.parties[party].sleep = Sleep::Awake;
                     world.queue.push(party);
                     world.queue.sort_by_key(|party| world.parties[*party].ticket);
                 });
+                if sleeps_at_once && matches!(self.parties[party].state, State::Waiting) {
+                    self.fall_asleep(party);
+                }
                 return;
             }
             Request::Refused(Refusal::Closed) => assert!(self.closed && orders.is_empty()),
@@ -283,14 +320,8 @@ impl World {
                 assert_eq!(entry.connection, connection, "the most recently used is lent");
                 self.lend(connection);
                 self.connections.get_mut(&connection).expect("it is known").place = Place::Lent;
-                self.parties.push(Party {
-                    want: Want::Connection,
-                    ticket: None,
-                    deadline: None,
-                    failure: None,
-                    dial: None,
-                    state: State::Holding(entry),
-                });
+                let holds = State::Holding(entry);
+                self.parties.push(Party::new(Want::Connection, None, None, holds));
             }
         }
         self.agree();
@@ -300,7 +331,9 @@ impl World {
     pub(crate) fn collect(&mut self, pick: usize) {
         let party = self.pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)));
         if let Some(party) = party {
-            self.collect_of(party);
+            if !self.collect_of(party) && !self.is_expired(party, self.now) {
+                self.fall_asleep(party);
+            }
         }
         self.agree();
     }
@@ -315,6 +348,7 @@ impl World {
                 if let Verdict::Granted(entry) = verdict {
                     self.hold(party, ticket, entry);
                 }
+                self.look_at(self.now);
             }
             (verdict, state) => panic!("party {party} is {state:?} and is told {verdict:?}"),
         }
@@ -327,7 +361,12 @@ impl World {
         let late = |p: &Party| p.deadline.is_some_and(|deadline| deadline <= now);
         let party = self
             .pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)) && late(p));
-        let Some(party) = party else { return };
+        if let Some(party) = party {
+            self.collect_or_leave(party, now);
+        }
+    }
+
+    fn collect_or_leave(&mut self, party: usize, now: Instant) {
         if !self.collect_of(party) {
             let ticket = self.parties[party].ticket.expect("who waits has a ticket");
             let failure = self.ledger.leave(ticket, now);
@@ -338,12 +377,16 @@ impl World {
                 self.queue.retain(|waiting| *waiting != party);
             }
             self.parties[party].state = State::Gone;
+            self.look_at(now);
         }
-        self.agree();
     }
 
     pub(crate) fn look(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
+        self.look_at(now);
+    }
+
+    fn look_at(&mut self, now: Instant) {
         let orders = self.ledger.look(now);
         self.event(now, orders, |_, _| {});
     }
@@ -475,14 +518,9 @@ impl World {
         let party = self.parties.len();
         let (ticket, orders) = self.ledger.warm_up(target, now, || party);
         let is_closed = self.closed;
-        self.parties.push(Party {
-            want: Want::Warmth(target),
-            ticket: Some(ticket),
-            deadline: patience.and_then(|patience| moment(now, patience)),
-            failure: None,
-            dial: None,
-            state: State::Waiting,
-        });
+        let deadline = patience.and_then(|patience| moment(now, patience));
+        let want = Want::Warmth(target);
+        self.parties.push(Party::new(want, Some(ticket), deadline, State::Waiting));
         self.event(now, orders, |world, _| {
             if is_closed {
                 world.parties[party].state = State::Told(Told::Closed);
@@ -546,14 +584,8 @@ impl World {
         let now = self.read_clock(behind);
         let party = self.parties.len();
         let (ticket, orders) = self.ledger.drain(now, || party);
-        self.parties.push(Party {
-            want: Want::Rest,
-            ticket: Some(ticket),
-            deadline: patience.and_then(|patience| moment(now, patience)),
-            failure: None,
-            dial: None,
-            state: State::Waiting,
-        });
+        let deadline = patience.and_then(|patience| moment(now, patience));
+        self.parties.push(Party::new(Want::Rest, Some(ticket), deadline, State::Waiting));
         self.event(now, orders, |_, _| {});
     }
 
@@ -617,12 +649,47 @@ impl World {
         self.expire(now);
         what(self, now);
         self.settle(now);
+        self.keep_watch();
+        self.assert_all_expected();
+        self.agree();
+    }
+
+    fn assert_all_expected(&self) {
         let Effects { wake, dials, asides, closes, .. } = &self.orders;
         assert!(wake.is_empty(), "WAK-04: woken for nothing: {wake:?}");
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
         assert!(asides.is_empty(), "set aside for nothing: {asides:?}");
         assert!(closes.is_empty(), "closed for nothing: {closes:?}");
-        self.agree();
+    }
+
+    /// When something next overruns its time limit, somebody must be awake to see it.
+    fn next_due(&self) -> Option<Instant> {
+        let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
+        let asides = self.asides.iter().filter(|a| !a.overdue).map(|aside| aside.deadline);
+        let closings = self.closings.values().map(|(_, deadline)| *deadline);
+        dials.chain(asides).chain(closings).flatten().min()
+    }
+
+    /// Whoever has slept longest wakes for that, or is woken to hear of it.
+    fn keep_watch(&mut self) {
+        let sleeping = self.parties.iter().enumerate().filter_map(|(at, party)| match party {
+            Party { state: State::Waiting, sleep: Sleep::Until(until), ticket, .. } => {
+                Some((*ticket, at, *until))
+            }
+            _ => None,
+        });
+        let longest = sleeping.min_by_key(|(ticket, ..)| *ticket);
+        let (Some(due), Some((_, party, until))) = (self.next_due(), longest) else { return };
+        if until.is_none_or(|until| until > due) {
+            self.take_wake(party);
+            self.parties[party].sleep = Sleep::Awake;
+        }
+    }
+
+    fn take_wake(&mut self, party: usize) {
+        let at = self.orders.wake.iter().position(|woken| *woken == party);
+        let at = at.unwrap_or_else(|| panic!("party {party} is not woken"));
+        self.orders.wake.remove(at);
     }
 
     fn expire(&mut self, now: Instant) {
@@ -773,9 +840,7 @@ impl World {
 
     /// A verdict is passed, and whoever it concerns is woken.
     fn tell(&mut self, party: usize, told: Told) {
-        let at = self.orders.wake.iter().position(|woken| *woken == party);
-        let at = at.unwrap_or_else(|| panic!("party {party} is not woken to be told {told:?}"));
-        self.orders.wake.remove(at);
+        self.take_wake(party);
         if let Told::Granted(_) = told {
             let earlier =
                 self.queue.iter().find(|p| self.parties[**p].ticket < self.parties[party].ticket);

@@ -7,7 +7,7 @@ use crate::dialer::Blocking;
 use crate::error::GetError;
 use crate::pool::OwnedConnection;
 use crate::server::{Act, assert_at_rest, finish, never_due, pool, pool_with};
-use crate::sync::never;
+use crate::sync::{never, rest_for_ever};
 
 /// SHUT-01: one connection in use, two who wait for it, and a close. They are told at once.
 #[test]
@@ -78,6 +78,26 @@ fn a_return_racing_a_close_leaks_no_connection() {
     });
 }
 
+/// ACC-14: one connection that its holder discards as others flush and close the pool. It is closed
+/// once, and counted once.
+#[test]
+fn a_discard_a_flush_and_a_close_end_a_connection_once() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let discarding = thread::spawn(move || OwnedConnection::discard(held));
+        let flushing = thread::spawn({
+            let pool = pool.clone();
+            move || pool.flush()
+        });
+        pool.close();
+        discarding.join().unwrap();
+        flushing.join().unwrap();
+        assert_at_rest(&pool, &server, 0);
+        assert_eq!(pool.stats().retired_total, 1);
+    });
+}
+
 /// SHUT-04, SHUT-06: one connection in use and one dial under way as the pool is drained.
 #[test]
 fn a_drain_returns_when_everything_has_ended() {
@@ -112,10 +132,12 @@ fn a_drain_that_gives_up_says_what_is_out() {
     });
 }
 
-/// SHUT-07: two threads close at once, with a connection and a worker at rest.
+/// SHUT-07, SHUT-08: two threads close at once, with a connection and a worker at rest, which would
+/// rest for ever.
 #[test]
 fn two_closes_are_one() {
     check(|| {
+        rest_for_ever();
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
         let closing = thread::spawn({
@@ -140,10 +162,12 @@ fn the_last_handle_may_go_while_a_dial_runs() {
     });
 }
 
-/// SHUT-07, SHUT-09: the last handle goes inside a close that runs on the pool's own thread.
+/// SHUT-07, SHUT-09: the last handle goes inside a close that runs on the pool's own thread, with
+/// another of them at rest.
 #[test]
 fn the_last_handle_may_go_on_a_thread_of_the_pools_own() {
     check(|| {
+        rest_for_ever();
         let blocking = Blocking::default().close(true);
         let (pool, _server) = pool_with(never_due(1), &[], blocking);
         let mut held = pool.get_owned().unwrap();

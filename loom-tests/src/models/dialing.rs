@@ -3,9 +3,12 @@
 use loom::thread;
 
 use super::{SOON, check, check_within};
+use crate::config::Config;
+use crate::dialer::Blocking;
 use crate::error::GetError;
-use crate::pool::Pool;
-use crate::server::{Act, Failed, Scripted, assert_at_rest, finish, pool};
+use crate::pool::{Pool, PooledConnection};
+use crate::server::{Act, Failed, Scripted, assert_at_rest, finish, never_due, pool, pool_with};
+use crate::stats::Stats;
 
 /// Whether the caller was served; if not, it was for one dial's failure.
 fn was_served(outcome: Result<u32, Failed>) -> bool {
@@ -35,6 +38,25 @@ fn of_two_deliveries_a_waiter_takes_one_and_the_other_rests() {
         let number = caller.join().unwrap();
         assert!(number <= 2);
         assert_eq!(pool.stats().lent_total, 2);
+        finish(&pool, &server);
+    });
+}
+
+/// BIND-02: the same where only one may rest: the other is closed.
+#[test]
+fn a_dial_that_loses_and_finds_no_place_to_rest_is_closed() {
+    check(|| {
+        let config = Config { max_idle: Some(1), ..never_due(2) };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        let held = pool.get().unwrap();
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || get(&pool).unwrap()
+        });
+        drop(held);
+        caller.join().unwrap();
+        let Stats { idle, dialing, .. } = pool.stats();
+        assert!(idle <= 1 && idle + dialing >= 1, "max_idle holds, and nothing is lost");
         finish(&pool, &server);
     });
 }
@@ -120,7 +142,7 @@ fn a_caller_fails_with_its_dials_error_once_nothing_is_in_use() {
             let pool = pool.clone();
             move || get(&pool).unwrap_err().dial_error().map(|refused| refused.0)
         });
-        crate::pool::PooledConnection::discard(held);
+        PooledConnection::discard(held);
         assert_eq!(caller.join().unwrap(), Some(2));
         assert_at_rest(&pool, &server, 0);
     });

@@ -2,6 +2,46 @@
 //!
 //! | exhibit | model |
 //! | --- | --- |
+//! | ACC-01, ACC-02 | `a_failed_dial_passes_its_slot_on_and_fails_its_own_caller_only` |
+//! | ACC-03 | `a_panic_in_a_dial_loses_no_slot_and_strands_nobody` |
+//! | ACC-05 | `a_thread_that_cannot_be_had_fails_a_dial_and_no_more` |
+//! | ACC-05 | `a_close_without_a_thread_runs_where_it_is_ordered` |
+//! | ACC-06 | `a_discard_serves_the_waiter_by_one_new_dial` |
+//! | ACC-07 | `two_discards_free_two_slots` |
+//! | ACC-08 | `of_two_deliveries_a_waiter_takes_one_and_the_other_rests` |
+//! | ACC-09, ACC-12 | `a_dial_whose_caller_has_left_serves_the_next` |
+//! | ACC-14 | `a_discard_a_flush_and_a_close_end_a_connection_once` |
+//! | ACC-16, ACC-17 | `a_lowered_limit_is_kept_once_enough_has_come_back` |
+//! | ACC-18 | `a_warm_up_and_a_caller_share_the_slots` |
+//! | ACC-20 | `a_detached_connection_leaves_its_slot_to_the_waiter` |
+//! | ACC-19, ACC-23 | `a_caller_whose_dial_is_taken_by_another_is_served_as_well` |
+//! | WAK-01, WAK-14 | `a_caller_who_comes_during_a_return_is_served` |
+//! | WAK-02 | `a_discard_serves_the_waiter_by_one_new_dial` |
+//! | WAK-03 | `a_failed_dial_passes_its_slot_on_and_fails_its_own_caller_only` |
+//! | WAK-05, CAN-01, CAN-07 | `a_cancelled_waiter_passes_the_connection_on` |
+//! | WAK-06 | `a_deadline_racing_a_return_loses_no_connection` |
+//! | WAK-07 | `a_spurious_wake_up_neither_fails_nor_serves_anybody` |
+//! | CAN-12 | `the_failure_of_a_dial_whose_caller_has_left_is_nobodys` |
+//! | CAN-13 | `a_refused_dial_fails_no_caller_whom_a_return_will_serve` |
+//! | FAIR-05 | `whoever_only_looks_takes_nothing_from_the_waiter` |
+//! | BIND-02 | `a_dial_that_loses_and_finds_no_place_to_rest_is_closed` |
+//! | BIND-03, BIND-05 | `of_two_deliveries_a_waiter_takes_one_and_the_other_rests` |
+//! | BIND-04 | `a_refused_dial_fails_no_caller_whom_a_return_will_serve` |
+//! | BIND-08, LIFE-11 | `nothing_from_before_a_flush_is_lent_after_it` |
+//! | LIFE-10 | `a_check_whose_caller_has_left_serves_the_next` |
+//! | SHUT-01 | `a_close_turns_every_waiter_away` |
+//! | SHUT-02 | `a_return_racing_a_close_leaks_no_connection` |
+//! | SHUT-03 | `a_close_during_a_dial_turns_the_caller_away_and_closes_what_is_dialed` |
+//! | SHUT-03 | `a_close_during_a_warm_up_ends_it` |
+//! | SHUT-04, SHUT-06 | `a_drain_returns_when_everything_has_ended` |
+//! | SHUT-04, SHUT-06 | `a_drain_that_gives_up_says_what_is_out` |
+//! | SHUT-07, SHUT-08 | `two_closes_are_one` |
+//! | SHUT-09 | `the_last_handle_may_go_while_a_dial_runs` |
+//! | SHUT-09 | `the_last_handle_may_go_on_a_thread_of_the_pools_own` |
+//! | SHUT-12 | `a_dial_from_before_a_flush_is_not_lent_after_it` |
+//! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
+//! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
+//! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
 
 mod closing;
 mod dialing;
