@@ -5,16 +5,18 @@
 //! A returner that leaves a connection in a place and a caller that is about to queue must not miss
 //! each other. The gate sees to it:
 //!
-//! 1. A returner puts its connection down, *then* looks at the gate. If it is shut, the returner
-//!    takes the connection up again, if it is still there, and brings it to the ledger.
-//! 2. Whoever has locked the ledger shuts the gate, *then* sweeps the places into the ledger.
+//! 1. A returner swaps its connection into a place, *then* looks at the gate. If it is shut, the
+//!    returner takes the connection up again, if it is still there, and brings it to the ledger.
+//! 2. Whoever has locked the ledger shuts the gate, *then* sweeps the places by swapping nothing
+//!    into each.
 //!
-//! Between the two steps of each stands a sequentially consistent fence. One of the fences comes
-//! first: if the returner's, the sweep finds the connection; if the sweeper's, the returner finds
-//! the gate shut. So while the gate is shut nothing rests in a place, but for the moment until its
-//! returner has looked.
+//! Both swap in the same place, and one of the swaps comes first. If the returner's, the sweep finds
+//! the connection. If the sweeper's, the returner's swap reads what the sweeper's has written; being
+//! acquire and release (as crossbeam's are), they make all that the sweeper did before visible to
+//! the returner, who so finds the gate shut. No fence is needed for that. So while the gate is shut
+//! nothing rests in a place, but for the moment until its returner has looked.
 
-use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, fence, last_place, set_last_place};
+use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, last_place, set_last_place};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
@@ -88,7 +90,6 @@ impl<T> Places<T> {
         let Some(place) = self.free_place() else { return Err([Some(item), None]) };
         // Something is displaced if another returner has found the same place free.
         let displaced = place.swap(item);
-        fence(Ordering::SeqCst);
         let recalled = if self.gate() == Some(open) { None } else { place.take() };
         if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
     }
@@ -118,7 +119,6 @@ impl<T> Places<T> {
         let gate = self.gate.load(Ordering::Relaxed);
         if gate & SHUT == 0 {
             self.gate.store(gate | SHUT, Ordering::Relaxed);
-            fence(Ordering::SeqCst);
             self.places.iter().filter_map(Shelf::take).for_each(&mut found);
         }
     }

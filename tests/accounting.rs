@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
-use common::{Act, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool};
+use common::{
+    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool,
+};
 use latebind::{GetError, PooledConnection};
 
 /// ACC-01, HEAL-04.
@@ -321,7 +323,7 @@ fn a_detached_connection_no_longer_counts_and_lets_the_next_caller_dial() {
     let mine = thread::scope(|scope| {
         let waiting = scope.spawn(|| pool.get().unwrap().id);
         await_waiting(&pool, 1);
-        let mine = PooledConnection::detach(held);
+        let mine = Connection::detach(held);
         assert_eq!(waiting.join().unwrap(), 2);
         mine
     });
@@ -340,7 +342,7 @@ fn a_slot_is_free_as_soon_as_its_guard_has_gone() {
     assert_eq!((pool.stats().idle, pool.stats().in_use), (1, 0));
     PooledConnection::discard(pool.get().unwrap());
     assert_eq!(pool.stats().open(), 0);
-    drop(PooledConnection::detach(pool.get().unwrap()));
+    drop(Connection::detach(pool.get().unwrap()));
     assert_eq!(pool.stats().open(), 0);
     let panics = catch_unwind(AssertUnwindSafe(|| {
         let _guard = pool.get().unwrap();

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool,
-    pool_that,
+    Act, Connection, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes,
+    pool, pool_that,
 };
-use latebind::{GetError, OwnedConnection, Pool, PooledConnection};
+use latebind::{GetError, OwnedConnection, Pool};
 
 fn soon() -> Instant {
     Instant::now() + SHORT
@@ -211,7 +211,7 @@ fn drain_is_done_when_the_last_connection_is_detached() {
     thread::scope(|scope| {
         let draining = scope.spawn(|| pool.drain(later()));
         await_that("it is closed", || matches!(pool.try_get(), Err(GetError::Closed)));
-        let mine = PooledConnection::detach(held);
+        let mine = Connection::detach(held);
         assert!(draining.join().unwrap().is_complete());
         assert_eq!(server.alive(), 1);
         drop(mine);
@@ -373,7 +373,7 @@ fn a_guard_dropped_after_close_closes_its_connection_and_says_nothing() {
     let [dropped, discarded, detached, panicked] = held;
     drop(dropped);
     OwnedConnection::discard(discarded);
-    drop(OwnedConnection::detach(detached));
+    drop(Connection::detach(detached));
     server.on_close([Act::Panic]);
     assert!(
         catch_unwind(AssertUnwindSafe(|| {

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Act, Gate, LONG, SHORT, await_rest, await_that, await_waiting, pool, pool_that};
+use common::{
+    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, pool, pool_that,
+};
 use latebind::{PooledConnection, Stats};
 
 /// What holds of any snapshot, and of any two of which one is the later.
@@ -76,9 +78,8 @@ fn every_snapshot_balances_whatever_is_under_way() {
                             Ok(connection) if round % 5 == 0 => {
                                 PooledConnection::discard(connection);
                             }
-                            Ok(mut connection) if round % 7 == 0 => {
-                                connection.let_go();
-                                drop(PooledConnection::detach(connection));
+                            Ok(connection) if round % 7 == 0 => {
+                                drop(Connection::detach(connection));
                             }
                             _ => {}
                         }
@@ -217,7 +218,7 @@ fn each_kind_of_end_has_a_count() {
     assert_eq!((stats.lent_total, stats.reused_total), (3, 1));
     assert_eq!((stats.timed_out_total, stats.check_failed_total), (1, 1));
     assert_eq!((stats.retired_total, stats.detached_total), (2, 0));
-    drop(PooledConnection::detach(pool.get_timeout(LONG).unwrap()));
+    drop(Connection::detach(pool.get_timeout(LONG).unwrap()));
     assert_eq!(await_rest(&pool, &server).detached_total, 1);
 }
 

@@ -162,17 +162,23 @@ fn the_messages_say_what_happened_and_leave_the_cause_to_the_source() {
 
 #[test]
 fn a_warm_up_says_why_it_failed() {
-    let (pool, server) = pool(|b| b.max_open(3).get_timeout(SHORT));
+    let (pool, server) = pool(|b| b.max_open(3));
     server.on_dial([Act::Succeed, Act::Fail, Act::Succeed]);
     let error = pool.warm_up(3).unwrap_err();
     assert!(matches!(error, GetError::Unreachable { .. }), "{error:?}");
     assert!(failed_dial(&error).is_some());
     await_that("the others stay", || pool.stats().idle == 2);
+    await_rest(&pool, &server);
+}
 
+#[test]
+fn a_warm_up_that_takes_too_long_is_told_so() {
+    let (pool, server) = pool(|b| b.max_open(3).get_timeout(SHORT));
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Succeed)]);
     let error = pool.warm_up(3).unwrap_err();
-    assert!(matches!(error, GetError::Exhausted { .. }), "{error:?}");
+    let GetError::Exhausted { stats, failure: None, .. } = &error else { panic!("{error:?}") };
+    assert!(stats.dialing >= 1);
     gate.open();
-    await_rest(&pool, &server);
+    assert_eq!(await_rest(&pool, &server).idle, 3, "and what it has begun goes on");
 }

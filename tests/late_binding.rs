@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
-use common::{Act, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool};
+use common::{
+    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool,
+};
 use latebind::PooledConnection;
 
 /// BIND-01, CAN-03.
@@ -38,7 +40,7 @@ fn a_caller_takes_the_dial_of_another_who_came_later() {
     let slow = Gate::new();
     server.on_dial([slow.then(Act::Succeed), Act::Succeed]);
     thread::scope(|scope| {
-        let first = scope.spawn(|| PooledConnection::detach(pool.get_timeout(LONG).unwrap()));
+        let first = scope.spawn(|| Connection::detach(pool.get_timeout(LONG).unwrap()));
         slow.await_arrivals(1);
         let second = scope.spawn(|| pool.get_timeout(LONG).unwrap().id);
         assert_eq!(first.join().unwrap().id, 2);

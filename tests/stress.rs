@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{await_that, finishes_within};
+use common::{await_that, finishes_within, panic_quietly};
 use latebind::{Blocking, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
 
 /// The pool is resized between 1 and this.
@@ -79,7 +79,7 @@ impl Server {
     fn trouble(&self) -> Result<(), Trouble> {
         self.dice.dawdle();
         if self.errs(60) {
-            panic!("as it happens");
+            panic_quietly();
         }
         if self.errs(12) { Err(Trouble) } else { Ok(()) }
     }
@@ -120,12 +120,6 @@ struct Connection {
 }
 
 impl Connection {
-    /// Before it is detached: from now on it counts no longer among the pool's.
-    fn let_go(&mut self) {
-        let place = self.place.take().expect("it was the pool's until now");
-        place.0.closed.fetch_add(1, SeqCst);
-    }
-
     /// Uses the connection as one who has it alone may.
     fn hold(&self, body: impl FnOnce()) {
         assert!(!self.is_held.swap(true, SeqCst), "one connection, two holders");
@@ -213,18 +207,15 @@ fn step(pool: &Pool<Moody>, dice: &Dice) {
         }
     };
     match got {
-        Ok(mut connection) => {
+        Ok(connection) => {
             connection.hold(|| dice.dawdle());
             match dice.roll(12) {
                 0 => PooledConnection::discard(connection),
-                1 => {
-                    connection.let_go();
-                    drop(PooledConnection::detach(connection));
-                }
+                1 => leave(connection),
                 2 => {
                     let panics = catch_unwind(AssertUnwindSafe(|| {
                         let _connection = connection;
-                        panic!("while a connection is held");
+                        panic_quietly();
                     }));
                     assert!(panics.is_err());
                 }
@@ -239,6 +230,14 @@ fn step(pool: &Pool<Moody>, dice: &Dice) {
 fn end_owned(connection: OwnedConnection<Moody>, dice: &Dice) {
     connection.hold(|| dice.dawdle());
     drop(connection);
+}
+
+/// Takes a connection out of the pool. It no longer counts as soon as its slot may be free.
+fn leave(mut connection: PooledConnection<'_, Moody>) {
+    let place = connection.place.take().expect("it is the pool's until now");
+    place.0.closed.fetch_add(1, SeqCst);
+    drop(place);
+    drop(PooledConnection::detach(connection));
 }
 
 /// CAN-07, BIND-05, and what all the others have in common.

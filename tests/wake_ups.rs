@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, failed_dial, pool,
-    pool_that,
+    Act, Connection, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting,
+    failed_dial, pool, pool_that,
 };
 use latebind::{GetError, OwnedConnection, Pool, PooledConnection};
 
@@ -79,7 +79,7 @@ fn a_connection_that_cannot_be_reset_makes_room_for_a_waiter() {
 #[test]
 fn a_detached_connection_makes_room_for_a_waiter() {
     let (pool, server) = pool(|b| b.max_open(1));
-    a_waiter_is_served_when(&pool, &server, |held| drop(OwnedConnection::detach(held)));
+    a_waiter_is_served_when(&pool, &server, |held| drop(Connection::detach(held)));
 }
 
 /// WAK-02, WAK-14, LOCK-08.
@@ -171,13 +171,16 @@ fn a_dial_that_fails_passes_its_slot_to_the_next_in_the_queue() {
 fn a_return_at_the_very_moment_of_a_timeout_reaches_that_caller_or_the_next_or_rest() {
     let (pool, server) = pool(|b| b.max_open(1));
     let (mut served, mut late) = (0, 0);
-    for round in 0..600 {
+    for round in 0..1_000 {
         let held = pool.get().unwrap();
-        let wait = Duration::from_micros(60 + round % 60);
         thread::scope(|scope| {
-            let hasty = scope.spawn(|| pool.get_timeout(wait).is_ok());
+            let hasty = scope.spawn(|| pool.get_timeout(Duration::from_micros(200)).is_ok());
+            await_that("it waits, or has done so", || {
+                pool.stats().waiting == 1 || pool.stats().timed_out_total > late
+            });
             let patient = (round % 2 == 0).then(|| scope.spawn(|| pool.get_timeout(LONG).is_ok()));
-            let return_at = Instant::now() + wait;
+            // A timer is some 50 µs late, and anything may be later.
+            let return_at = Instant::now() + Duration::from_micros(100 + round % 250);
             while Instant::now() < return_at {
                 std::hint::spin_loop();
             }
@@ -306,4 +309,23 @@ fn a_waiter_for_whom_a_dial_from_before_a_flush_was_meant_gets_another() {
     });
     await_that("the old one is closed", || server.closed.load(SeqCst) == 1);
     await_rest(&pool, &server);
+}
+
+/// WAK-13.
+#[test]
+fn a_waiter_for_whom_a_connection_from_before_a_flush_is_being_checked_gets_a_dial_at_once() {
+    let (pool, server) =
+        pool(|b| b.max_open(2).check_after(Duration::ZERO).check_timeout(Duration::MAX));
+    drop(pool.get().unwrap());
+    let gate = Gate::new();
+    server.on_check([gate.then(Act::Succeed)]);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.get_timeout(LONG).map(|c| c.id));
+        gate.await_arrivals(1);
+        pool.flush();
+        assert_eq!(waiting.join().unwrap().map_err(|error| error.to_string()), Ok(2));
+    });
+    assert_eq!((pool.stats().in_use, pool.stats().closing), (0, 1));
+    gate.open();
+    assert_eq!(await_rest(&pool, &server).open(), 1);
 }

@@ -135,7 +135,7 @@ impl Aside {
         self.checks += u32::from(task == Task::Check);
     }
 
-    /// `None` if it was overdue and is retired already.
+    /// `None` if it is retired already: it was overdue, or there was a flush.
     pub(super) fn end(&mut self, id: ErrandId) -> Option<Task> {
         let (task, deadline) = self.tasks.remove(&id)?;
         self.due.remove(deadline, id);
@@ -146,6 +146,12 @@ impl Aside {
     /// Takes out one whose time is up.
     pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
         let id = self.due.overdue(now)?;
+        self.end(id).map(|task| (id, task))
+    }
+
+    /// Takes out the one longest aside.
+    pub(super) fn pop_first(&mut self) -> Option<(ErrandId, Task)> {
+        let id = *self.tasks.first_key_value()?.0;
         self.end(id).map(|task| (id, task))
     }
 

@@ -288,7 +288,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.aside.end(id) {
-            // It came too late: its slot has been among the closing ones since it was due.
+            // Too late, or from before a flush: its slot has been among the closing ones since.
             None => effects.closes.push(CloseOrder { id, connection: entry.into_connection() }),
             Some(task) if sound => {
                 entry.proven_at = now;
@@ -453,6 +453,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.close_idle(now, effects);
             while let Some((id, sponsor)) = ledger.dials.write_off_first() {
                 ledger.queue.end_dial(sponsor, id);
+            }
+            while let Some((id, _)) = ledger.aside.pop_first() {
+                ledger.note_closing(id, now);
             }
         })
     }

@@ -2,14 +2,16 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test binary uses a part of it.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{Blocking, Builder, Dialer, GetError, Pool, Stats};
+use latebind::{Blocking, Builder, Dialer, GetError, Guard, Pool, Stats};
 
 /// Long enough that only a bug can use it up.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -58,6 +60,11 @@ pub fn failed_dial(error: &GetError<Refused>) -> Option<u32> {
     error.dial_error().map(|refused| refused.0)
 }
 
+/// Panics without a message on the test's output, where a panic is no news.
+pub fn panic_quietly() -> ! {
+    panic::resume_unwind(Box::new("as the script says"))
+}
+
 /// Runs what might come to a standstill, and fails if it does.
 #[track_caller]
 pub fn finishes<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
@@ -78,7 +85,7 @@ pub fn finishes_within<T: Send + 'static>(
     });
     match ended.recv_timeout(limit) {
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("a standstill"),
-        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        _ => thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)),
     }
 }
 
@@ -221,7 +228,7 @@ fn perform(act: Act) -> bool {
     match act {
         Act::Succeed => true,
         Act::Fail => false,
-        Act::Panic => panic!("as the script says"),
+        Act::Panic => panic_quietly(),
         Act::Hold(gate, act) => {
             gate.pass();
             perform(*act)
@@ -234,17 +241,17 @@ pub struct Connection {
     pub id: u32,
     pub in_use: AtomicBool,
     pub is_broken: bool,
-    /// `None` once it is no longer the pool's.
-    server: Option<Arc<Server>>,
+    /// Whether it still counts as open.
+    counts: bool,
+    server: Arc<Server>,
 }
 
 impl Connection {
-    /// Before it is detached: from now on the server counts it no longer among the pool's.
-    pub fn let_go(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.closed.fetch_add(1, SeqCst);
-            server.open.fetch_sub(1, SeqCst);
-        }
+    /// Takes a connection out of its pool. It no longer counts as soon as its slot may be free.
+    pub fn detach<P: Borrow<Pool<Scripted>>>(mut guard: Guard<Scripted, P>) -> Self {
+        guard.counts = false;
+        guard.server.open.fetch_sub(1, SeqCst);
+        Guard::detach(guard)
     }
 }
 
@@ -256,7 +263,10 @@ impl fmt::Debug for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.let_go();
+        self.server.closed.fetch_add(1, SeqCst);
+        if self.counts {
+            self.server.open.fetch_sub(1, SeqCst);
+        }
     }
 }
 
@@ -303,7 +313,8 @@ impl Dialer for Scripted {
             id,
             in_use: AtomicBool::new(false),
             is_broken: false,
-            server: Some(Arc::clone(&self.server)),
+            counts: true,
+            server: Arc::clone(&self.server),
         })
     }
 

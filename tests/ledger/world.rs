@@ -541,6 +541,14 @@ impl World {
                     sponsor.dial = None;
                 }
             }
+            for at in 0..world.asides.len() {
+                let Aside { id, connection, overdue, .. } = world.asides[at];
+                if !overdue {
+                    world.asides[at].overdue = true;
+                    world.note_closing(id, connection, now);
+                    world.connection(connection).place = Place::Overdue;
+                }
+            }
         });
     }
 
