@@ -102,3 +102,24 @@ fn who_may_be_passed_is_served_all_the_same() {
         assert_eq!(server.books().dials, 1, "NO-DEMAND-NO-DIAL");
     });
 }
+
+/// BOUNDED-BYPASS: two connections come back to two waiters, and the second may lie at rest until
+/// the first waiter has woken. Both keep what they get, so nobody else ever serves the second.
+#[test]
+fn who_has_been_passed_is_served_once_the_first_has_woken() {
+    check_within(2, || {
+        let config = Config { bypass: Duration::MAX, ..never_due(2) };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        let (one, other) = (pool.get().unwrap(), pool.get().unwrap());
+        let waiters = [(); 2].map(|()| {
+            let pool = pool.clone();
+            thread::spawn(move || pool.get_owned().unwrap())
+        });
+        drop(one);
+        drop(other);
+        let kept = waiters.map(|waiter| waiter.join().unwrap());
+        assert_eq!(pool.stats().in_use, 2);
+        drop(kept);
+        assert_at_rest(&pool, &server, 2);
+    });
+}
