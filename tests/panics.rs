@@ -213,12 +213,15 @@ fn every_call_of_a_dialer_and_every_drop_may_call_the_pool() {
 fn every_call_of_a_dialer_and_every_drop_may_flush_the_pool() {
     for may_block in [false, true] {
         finishes(move || {
-            // A dial that flushes makes itself stale: its caller is served as long as it does not.
-            Nosy::play(may_block, |pool, call| {
-                if call != Call::Dial {
+            // A flush at each close of what it has retired would go on for ever.
+            let flushes = AtomicU32::new(0);
+            let (asked, _) = Nosy::play(may_block, move |pool, _| {
+                if flushes.fetch_add(1, SeqCst) < 20 {
                     pool.flush();
                 }
             });
+            use Call::*;
+            assert_eq!(asked, [Dial, IsBroken, Check, Reset, Close, DropConnection, DropError]);
         });
     }
 }
