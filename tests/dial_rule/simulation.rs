@@ -248,7 +248,7 @@ impl Simulation {
     fn wake(&mut self, number: u64) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
         match self.ledger.collect(waiting.ticket) {
-            None => waiting.until = self.ledger.next_look(waiting.ticket, self.now),
+            None => waiting.until = self.ledger.sleep(waiting.ticket, None, self.now, number),
             Some(Verdict::Granted(entry)) => {
                 let Waiting { caller, since, .. } =
                     self.waiting.remove(&number).expect("it was there just now");

@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{SOON, check};
+use super::{SOON, check, check_within};
 use crate::dialer::Blocking;
 use crate::error::GetError;
 use crate::pool::OwnedConnection;
@@ -12,7 +12,7 @@ use crate::sync::{never, rest_for_ever};
 /// SHUT-01: one connection in use, two who wait for it, and a close. They are told at once.
 #[test]
 fn a_close_turns_every_waiter_away() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         let callers = [(); 2].map(|()| {
@@ -101,7 +101,7 @@ fn a_discard_a_flush_and_a_close_end_a_connection_once() {
 /// SHUT-04, SHUT-06: one connection in use and one dial under way as the pool is drained.
 #[test]
 fn a_drain_returns_when_everything_has_ended() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(2, &[]);
         let held = pool.get_owned().unwrap();
         let returning = thread::spawn(move || drop(held));

@@ -65,7 +65,7 @@ fn a_dial_that_loses_and_finds_no_place_to_rest_is_closed() {
 /// ends; a patient one adopts it.
 #[test]
 fn a_dial_whose_caller_has_left_serves_the_next() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(1, &[]);
         let hasty = thread::spawn({
             let pool = pool.clone();
@@ -82,7 +82,7 @@ fn a_dial_whose_caller_has_left_serves_the_next() {
 /// most fails for it; the other's dial begins in the freed slot, and never two at once.
 #[test]
 fn a_failed_dial_passes_its_slot_on_and_fails_its_own_caller_only() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(1, &[Act::Refuse]);
         let caller = thread::spawn({
             let pool = pool.clone();
@@ -99,7 +99,7 @@ fn a_failed_dial_passes_its_slot_on_and_fails_its_own_caller_only() {
 /// another and does not fail for it.
 #[test]
 fn the_failure_of_a_dial_whose_caller_has_left_is_nobodys() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(1, &[Act::Refuse, Act::Succeed, Act::Succeed]);
         let hasty = thread::spawn({
             let pool = pool.clone();
@@ -135,7 +135,7 @@ fn a_refused_dial_fails_no_caller_whom_a_return_will_serve() {
 /// serve it any more, and it is told so.
 #[test]
 fn a_caller_fails_with_its_dials_error_once_nothing_is_in_use() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(2, &[Act::Succeed, Act::Refuse]);
         let held = pool.get().unwrap();
         let caller = thread::spawn({
@@ -151,7 +151,7 @@ fn a_caller_fails_with_its_dials_error_once_nothing_is_in_use() {
 /// ACC-03, I9: one slot, two callers, and the first dial panics.
 #[test]
 fn a_panic_in_a_dial_loses_no_slot_and_strands_nobody() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(1, &[Act::Panic]);
         let caller = thread::spawn({
             let pool = pool.clone();
@@ -201,7 +201,7 @@ fn a_warm_up_and_a_caller_share_the_slots() {
 /// had been served before it.
 #[test]
 fn a_dial_from_before_a_flush_is_not_lent_after_it() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(1, &[]);
         let caller = thread::spawn({
             let pool = pool.clone();

@@ -29,6 +29,11 @@
 //! | BIND-04 | `a_refused_dial_fails_no_caller_whom_a_return_will_serve` |
 //! | BIND-08, LIFE-11 | `nothing_from_before_a_flush_is_lent_after_it` |
 //! | LIFE-10 | `a_check_whose_caller_has_left_serves_the_next` |
+//! | places: WAK-01 | `who_sweeps_the_places_strands_nobody` |
+//! | places: WAK-01 | `who_may_be_passed_is_served_all_the_same` |
+//! | places: ACC-13 | `one_connection_at_rest_is_never_lent_to_two` |
+//! | places: ACC-14 | `two_connections_put_down_in_one_place_both_come_to_rest` |
+//! | places: SHUT-02 | `nothing_rests_in_a_closed_pool` |
 //! | SHUT-01 | `a_close_turns_every_waiter_away` |
 //! | SHUT-02 | `a_return_racing_a_close_leaks_no_connection` |
 //! | SHUT-03 | `a_close_during_a_dial_turns_the_caller_away_and_closes_what_is_dialed` |

@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{SOON, check};
+use super::{SOON, check, check_within};
 use crate::error::GetError;
 use crate::pool::{OwnedConnection, PooledConnection};
 use crate::server::{assert_at_rest, finish, pool};
@@ -86,7 +86,7 @@ fn a_spurious_wake_up_neither_fails_nor_serves_anybody() {
 /// WAK-02, ACC-06: one connection that its holder discards; one waits, and the holder comes again.
 #[test]
 fn a_discard_serves_the_waiter_by_one_new_dial() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         let caller = thread::spawn({
@@ -104,7 +104,7 @@ fn a_discard_serves_the_waiter_by_one_new_dial() {
 /// ACC-07, ACC-14: two connections, discarded by two threads at once, one of whom then waits.
 #[test]
 fn two_discards_free_two_slots() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(2, &[]);
         let (one, other) = (pool.get_owned().unwrap(), pool.get().unwrap());
         let discarding = thread::spawn(move || OwnedConnection::discard(one));

@@ -46,7 +46,7 @@ fn a_resting_worker_is_given_one_job() {
 /// served by the one there is; no slot is lost.
 #[test]
 fn a_thread_that_cannot_be_had_fails_a_dial_and_no_more() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(2, &[]);
         sync::limit_spawns(1);
         let get = |pool: &crate::pool::Pool<_>| match pool.get() {
@@ -124,7 +124,7 @@ fn a_close_that_hangs_strands_nobody() {
 /// gives up as it ends; another waits.
 #[test]
 fn a_check_whose_caller_has_left_serves_the_next() {
-    check(|| {
+    check_within(2, || {
         let config = Config { check_after: Duration::ZERO, ..never_due(1) };
         let (pool, server) = pool_with(config, &[], Blocking::default());
         drop(pool.get().unwrap());
@@ -143,7 +143,7 @@ fn a_check_whose_caller_has_left_serves_the_next() {
 /// LOCK-04: a reset that may block runs on a worker while a caller waits for the connection.
 #[test]
 fn a_connection_being_reset_serves_the_waiter_afterwards() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool_with(never_due(1), &[], Blocking::default().reset(true));
         let held = pool.get().unwrap();
         let caller = thread::spawn({
@@ -161,7 +161,7 @@ fn a_connection_being_reset_serves_the_waiter_afterwards() {
 /// balance, and one closes it.
 #[test]
 fn a_dialer_may_use_the_pool_in_each_of_its_methods() {
-    check(|| {
+    check_within(2, || {
         let config = Config { check_after: Duration::ZERO, ..never_due(1) };
         let (pool, server) = pool_with(config, &[], Blocking::default().check(false));
         *pool.dialer().friend.lock().unwrap() = Some(pool.clone());
