@@ -38,21 +38,22 @@ fn everyone_who_times_out_while_dials_fail_is_told_of_the_latest_failure() {
     thread::scope(|scope| {
         // With one in use, each keeps its place although its dial has failed.
         let callers: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| pool.get_timeout(10 * SHORT).unwrap_err())).collect();
-        await_that("all dials have failed", || server.dials() == 9);
+            (0..8).map(|_| scope.spawn(|| pool.get_timeout(25 * SHORT).unwrap_err())).collect();
+        await_that("all dials have failed", || pool.stats().dial_failed_total == 8);
         for caller in callers {
             let error = caller.join().unwrap();
             let GetError::Exhausted { stats, failure: Some(failure), waited } = &error else {
                 panic!("{error:?}");
             };
             assert_eq!((stats.in_use, stats.dialing, stats.max_open), (1, 0, 3));
-            assert!(*waited >= 10 * SHORT);
+            assert!(*waited >= 25 * SHORT);
             assert!(failure.error().is_some_and(|refused| (2..=9).contains(&refused.0)));
         }
     });
-    // One who began no dial is told of the latest of the others.
-    assert_eq!(failed_dial(&pool.get_timeout(Duration::ZERO).unwrap_err()), Some(9));
-    assert_eq!(failed_dial(&pool.try_get().unwrap_err()), Some(9));
+    // One who began no dial is told of the latest of the others, two of which ran side by side.
+    let latest = failed_dial(&pool.get_timeout(Duration::ZERO).unwrap_err());
+    assert!(latest >= Some(8), "{latest:?}");
+    assert_eq!(failed_dial(&pool.try_get().unwrap_err()), latest);
     drop(held);
     await_rest(&pool, &server);
 }

@@ -105,7 +105,7 @@ impl Tour {
             millis(tally.wait(0.5)),
             millis(tally.wait(1.0)),
         ));
-        screen.say("First come, first served: nobody is overtaken, so nobody waits for long.");
+        screen.say("Served in order: a newcomer may pass only while nobody has waited for 5 ms.");
         sheet.enter("steady load", tally, &before, &after, server.books());
     }
 
@@ -121,18 +121,20 @@ impl Tour {
         let after = settle(pool, server);
 
         let queued = after.waited_total - before.waited_total;
-        screen.say(&format!(
-            "{queued} found nothing idle. {} dials were begun for them, of {GREETING_DELAY:?} each.",
-            after.dials_total - before.dials_total,
-        ));
+        screen.say(&format!("{queued} found nothing idle, and a dial takes {GREETING_DELAY:?}."));
         screen.say(&format!(
             "{} of them got a returned connection before their own dial could have ended;",
             served_sooner(&tally, queued),
         ));
         screen.say(&format!("the longest wait of all was {}.", millis(tally.wait(1.0))));
-        screen
-            .say("Late binding: a caller takes whichever comes first. A dial that comes too late");
-        screen.say(&format!("rests in the pool for another caller: {} are idle now.", after.idle));
+        screen.say(
+            "Late binding: a caller takes whichever comes first. So the pool lets connections",
+        );
+        screen.say(&format!(
+            "come back for a moment before it dials: {} dials, and not {queued}. What a dial opens",
+            after.dials_total - before.dials_total,
+        ));
+        screen.say(&format!("too late rests for another caller: {} are idle now.", after.idle));
         sheet.enter("spike", tally, &before, &after, server.books());
         Ok(())
     }

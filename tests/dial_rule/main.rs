@@ -4,7 +4,7 @@
 #[allow(dead_code, unreachable_pub)]
 mod config;
 #[path = "../../src/ledger/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod ledger;
 mod simulation;
 #[path = "../../src/stats.rs"]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, DialRule};
-use crate::ledger::{Effects, Entry, ErrandId, Ledger, Overdue, Request, Ticket, Verdict};
+use crate::ledger::effects::ErrandId;
+use crate::ledger::{Effects, Entry, Ledger, Overdue, Request, Ticket, Verdict};
 
 /// Milliseconds, the unit of all scenarios.
 pub(crate) fn ms(ms: f64) -> Duration {

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, DialRule};
+use crate::ledger::effects::ErrandId;
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, ErrandId, Ledger, Refusal, Request, Task,
-    Ticket, Verdict,
+    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
+    Verdict,
 };
 use crate::stats::Stats;
 use crate::world::Failure;

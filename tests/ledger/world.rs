@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, moment};
+use crate::ledger::effects::ErrandId;
 use crate::ledger::{
-    AsideOrder, DialOrder, Effects, Entry, ErrandId, Ledger, Overdue, Refusal, Request, Task,
-    Ticket, Verdict,
+    AsideOrder, DialOrder, Effects, Entry, Ledger, Overdue, Refusal, Request, Task, Ticket, Verdict,
 };
 use crate::stats::Stats;
 
