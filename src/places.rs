@@ -16,7 +16,9 @@
 //! the returner, who so finds the gate shut. No fence is needed for that. So while the gate is shut
 //! nothing rests in a place, but for the moment until its returner has looked.
 
-use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, last_place, set_last_place};
+use std::time::Instant;
+
+use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, last_place, now, set_last_place};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
@@ -25,9 +27,15 @@ const PLACES_MOST: u32 = 64;
 /// The bit of the gate that says it is shut; the generation stands above it.
 const SHUT: u64 = 1;
 
+/// The gate is open until somebody shuts it.
+const NO_LIMIT: u64 = u64::MAX;
+
 /// Connections at rest, for whoever comes while nobody waits.
 pub(crate) struct Places<T> {
     gate: AtomicU64,
+    /// Until when the gate counts as open: in nanoseconds since `start`, or `NO_LIMIT`.
+    until: AtomicU64,
+    start: Instant,
     places: Box<[Shelf<T>]>,
 }
 
@@ -41,12 +49,31 @@ impl<T> Places<T> {
     /// Places for at most `most` connections, all empty, behind an open gate.
     pub(crate) fn new(most: u32) -> Self {
         let places = (0..most.min(PLACES_MOST)).map(|_| Shelf::new()).collect();
-        Self { gate: AtomicU64::new(0), places }
+        Self { gate: AtomicU64::new(0), until: AtomicU64::new(NO_LIMIT), start: now(), places }
     }
 
-    /// `None`: it is shut, and callers go by the ledger.
+    /// `None`: it is shut, or its time is up, and callers go by the ledger.
     #[inline]
     pub(crate) fn gate(&self) -> Option<Open> {
+        let open = self.is_open()?;
+        // Of another opening than that: then its reader is early or late by one hand-over.
+        let until = self.until.load(Ordering::Relaxed);
+        (until == NO_LIMIT || !self.is_past(until)).then_some(open)
+    }
+
+    /// Only while somebody waits: what a hand-over costs is worth a precise clock.
+    #[cold]
+    fn is_past(&self, until: u64) -> bool {
+        self.nanoseconds(now()) > until
+    }
+
+    fn nanoseconds(&self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.start).as_nanos();
+        u64::try_from(since).unwrap_or(NO_LIMIT)
+    }
+
+    #[inline]
+    fn is_open(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
         (gate & SHUT == 0).then_some(Open { generation: gate >> 1 })
     }
@@ -67,6 +94,7 @@ impl<T> Places<T> {
         self.look_through(now)
     }
 
+    #[cold]
     fn look_through(&self, now: CoarseInstant) -> Option<T> {
         for (at, place) in self.places.iter().enumerate() {
             if place.looks_taken() {
@@ -90,7 +118,7 @@ impl<T> Places<T> {
         let Some(place) = self.free_place() else { return Err([Some(item), None]) };
         // Something is displaced if another returner has found the same place free.
         let displaced = place.swap(item);
-        let recalled = if self.gate() == Some(open) { None } else { place.take() };
+        let recalled = if self.is_open() == Some(open) { None } else { place.take() };
         if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
     }
 
@@ -104,6 +132,7 @@ impl<T> Places<T> {
         }
     }
 
+    #[cold]
     fn find_free_place(&self) -> Option<&Shelf<T>> {
         let at = self.places.iter().position(|place| !place.looks_taken())?;
         // What this thread has returned last it will take first.
@@ -123,17 +152,20 @@ impl<T> Places<T> {
         }
     }
 
-    /// Lays out as many connections as there are places, opens the gate, and takes up what a
-    /// returner had left for the moment until it looks.
+    /// Lays out as many connections as there are places, opens the gate (`until` then, or for as
+    /// long as it takes), and takes up what a returner had left for the moment until it looks.
     pub(crate) fn open(
         &self,
         generation: u64,
+        until: Option<Instant>,
         mut more: impl FnMut() -> Option<T>,
         found: impl FnMut(T),
     ) {
-        debug_assert!(self.gate().is_none(), "the gate is shut while the ledger is locked");
+        debug_assert!(self.is_open().is_none(), "the gate is shut while the ledger is locked");
         let laid_out = self.places.iter().map_while(|place| Some(place.swap(more()?)));
         laid_out.flatten().for_each(found);
+        let until = until.map_or(NO_LIMIT, |until| self.nanoseconds(until));
+        self.until.store(until, Ordering::Relaxed);
         self.gate.store(generation << 1, Ordering::Release);
     }
 }

@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, ConfigError, far_future};
+use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
 use crate::ledger::{
@@ -406,14 +406,21 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Runs user code; `None` if it panicked.
+    #[inline]
     fn user_code<T>(&self, code: impl FnOnce(&D) -> T) -> Option<T> {
         let value = catch(|| code(&self.dialer));
         if value.is_none() {
-            self.books().note_panic();
+            self.note_panic();
         }
         value
     }
 
+    #[cold]
+    fn note_panic(&self) {
+        self.books().note_panic();
+    }
+
+    #[inline]
     fn is_sound(&self, connection: &mut Connection<D>) -> bool {
         self.user_code(|dialer| dialer.is_broken(connection)) == Some(false)
     }
@@ -442,18 +449,16 @@ impl<D: Dialer> OpenBooks<'_, D> {
     }
 
     fn lay_out(&mut self) {
-        let now = now();
-        if !self.ledger.is_at_ease(now) {
-            return;
-        }
-        let (generation, coarse) = (self.ledger.generation(), CoarseInstant::now());
+        let (now, coarse) = (now(), CoarseInstant::now());
+        let Some(ease) = self.ledger.ease(now) else { return };
+        let (generation, until) = (self.ledger.generation(), moment(now, ease));
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
             entry.unseen.rests_since = coarse.before(rested).0;
             Some(entry)
         };
-        self.shell.places.open(generation, lay_out, |entry| found.push(entry));
+        self.shell.places.open(generation, until, lay_out, |entry| found.push(entry));
         self.take_in_all(found);
     }
 

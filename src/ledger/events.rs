@@ -181,13 +181,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     // ---- Connections that rest out of sight ----------------------------------------------------
 
-    /// Whether connections may be lent and given back without the ledger: nobody has to be served
-    /// first, and none has to end.
-    pub(crate) fn is_at_ease(&self, now: Instant) -> bool {
-        !self.closed
-            && self.unfit.is_empty()
-            && self.live() <= self.config.max_open
-            && (self.queue.is_empty() || self.may_be_passed(now))
+    /// For how long connections may be lent and given back without the ledger: as long as nobody has
+    /// to be served first, if none has to end.
+    pub(crate) fn ease(&self, now: Instant) -> Option<Duration> {
+        if self.closed || !self.unfit.is_empty() || self.live() > self.config.max_open {
+            return None;
+        }
+        if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
     }
 
     pub(crate) fn generation(&self) -> u64 {

@@ -1,6 +1,6 @@
 //! The decisions: what follows from an event, whatever it was.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::{DialRule, moment};
 
@@ -106,18 +106,23 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
     }
 
-    /// Whether newcomers may be served before the queue: while a connection is on its way to a
-    /// caller who has not woken yet, and the first of the others has not waited for long.
+    /// Whether newcomers may be served before the queue.
+    pub(super) fn may_be_passed(&self, now: Instant) -> bool {
+        self.may_be_passed_for(now).is_some()
+    }
+
+    /// For how long newcomers may be served before the queue: while a connection is on its way to a
+    /// caller who has not woken yet, until the first of the others has waited for `bypass`.
     ///
     /// To hand every connection over costs a change of threads each, during which it is of no use
     /// to anyone. One at a time is handed over while the waits are short, and all of them once a
     /// wait is long: so no wait is.
-    pub(super) fn may_be_passed(&self, now: Instant) -> bool {
-        self.granted > 0
-            && self
-                .queue
-                .front_since()
-                .is_some_and(|since| now.saturating_duration_since(since) < self.config.bypass)
+    pub(super) fn may_be_passed_for(&self, now: Instant) -> Option<Duration> {
+        if self.granted == 0 {
+            return None;
+        }
+        let waited = now.saturating_duration_since(self.queue.front_since()?);
+        self.config.bypass.checked_sub(waited).filter(|left| !left.is_zero())
     }
 
     /// Turns away those whose dial has failed and whom no return can serve, as nothing is in use.
