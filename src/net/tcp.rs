@@ -18,8 +18,8 @@ use super::keep_alive::KeepAlive;
 use super::race::Race;
 use super::resolve::Resolver;
 use super::sys;
-use crate::Blocking;
-use crate::Dialer;
+use crate::dialer::Blocking;
+use crate::dialer::Dialer;
 
 /// Opens TCP connections.
 ///

@@ -17,8 +17,8 @@ use super::connection::Connection;
 use super::error::NetError;
 use super::stream::Liveness;
 use super::stream::Stream;
-use crate::Blocking;
-use crate::Dialer;
+use crate::dialer::Blocking;
+use crate::dialer::Dialer;
 
 /// Opens TLS connections over the streams of another dialer.
 ///

@@ -20,8 +20,8 @@ use socket2::Type;
 use super::connection::Connection;
 use super::connection::UnixConnection;
 use super::error::NetError;
-use crate::Blocking;
-use crate::Dialer;
+use crate::dialer::Blocking;
+use crate::dialer::Dialer;
 
 /// Opens Unix stream connections.
 ///
