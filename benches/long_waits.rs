@@ -1,0 +1,161 @@
+//! Callers who must wait: a thousand threads on ten connections, and a polite thread beside a greedy
+//! one.
+
+mod support;
+
+use std::fs;
+use std::hint;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use latebind::Pool;
+
+use crate::support::{Pause, Peer, announce, heading, is_measuring, is_wanted, row};
+
+/// What one run came to.
+#[derive(Clone, Copy, Default)]
+struct Outcome {
+    wait_p99_ms: f64,
+    longest_wait_ms: f64,
+    /// The share of the time for which the connections were held.
+    use_of_connections: f64,
+    /// Checkouts of the thread that had the fewest, as a share of the one that had the most.
+    evenness: f64,
+    switches_per_op: f64,
+}
+
+fn main() {
+    let (rounds, time) = match is_measuring() {
+        true => (3, Duration::from_secs(3)),
+        false => (1, Duration::from_millis(20)),
+    };
+    announce(&format!("Long waits: medians of {rounds} rounds of {time:?}, both pools in each."));
+    let name = "1,000 threads, 10 connections, each held for 1 ms";
+    if is_wanted(name) {
+        let threads = if is_measuring() { 1000 } else { 20 };
+        let ours = <Pool<Pause> as Peer>::open(10, 10, Duration::ZERO);
+        let theirs = <r2d2::Pool<Pause> as Peer>::open(10, 10, Duration::ZERO);
+        let outcomes: Vec<_> = (0..rounds)
+            .map(|_| (crowd(&ours, threads, time), crowd(&theirs, threads, time)))
+            .collect();
+        heading(name);
+        print(&outcomes, "use of the connections", "share", |outcome| outcome.use_of_connections);
+        print(&outcomes, "99th percentile of the waits", "ms", |outcome| outcome.wait_p99_ms);
+        print(&outcomes, "longest wait", "ms", |outcome| outcome.longest_wait_ms);
+        print(&outcomes, "least / most served", "share", |outcome| outcome.evenness);
+        print(&outcomes, "changes of threads for one checkout", "number", |outcome| {
+            outcome.switches_per_op
+        });
+    }
+    let name = "a polite thread beside a greedy one, 1 connection, each held busy for 50 us";
+    if is_wanted(name) {
+        let ours = <Pool<Pause> as Peer>::open(1, 1, Duration::ZERO);
+        let theirs = <r2d2::Pool<Pause> as Peer>::open(1, 1, Duration::ZERO);
+        let outcomes: Vec<_> =
+            (0..rounds).map(|_| (polite(&ours, time), polite(&theirs, time))).collect();
+        heading(name);
+        print(&outcomes, "99th percentile of its waits", "ms", |outcome| outcome.wait_p99_ms);
+        print(&outcomes, "its longest wait", "ms", |outcome| outcome.longest_wait_ms);
+    }
+}
+
+fn print(rounds: &[(Outcome, Outcome)], what: &str, unit: &str, figure: fn(&Outcome) -> f64) {
+    let figures: Vec<_> =
+        rounds.iter().map(|(ours, theirs)| (figure(ours), figure(theirs))).collect();
+    row(what, unit, &figures);
+}
+
+fn crowd<P: Peer>(pool: &P, threads: usize, time: Duration) -> Outcome {
+    const HOLD: Duration = Duration::from_millis(1);
+    let start = Barrier::new(threads + 1);
+    let over = AtomicBool::new(false);
+    let thread = || {
+        let mut waits = Vec::new();
+        let mut held = Duration::ZERO;
+        start.wait();
+        while !over.load(Relaxed) {
+            let asked = Instant::now();
+            let connection = pool.get();
+            let got = Instant::now();
+            thread::sleep(HOLD);
+            held += got.elapsed();
+            drop(connection);
+            waits.push(got - asked);
+        }
+        (waits, held)
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
+        start.wait();
+        let (begun, before) = (Instant::now(), switches());
+        thread::sleep(time);
+        let after = switches();
+        over.store(true, Relaxed);
+        let results: Vec<_> =
+            threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect();
+        // Those who wait at the end are served after it.
+        let elapsed = begun.elapsed();
+        let served = || results.iter().map(|(waits, _)| waits.len());
+        let held: Duration = results.iter().map(|(_, held)| *held).sum();
+        let all: Vec<_> = results.iter().flat_map(|(waits, _)| waits.iter().copied()).collect();
+        let in_time = all.len() as f64 * time.as_secs_f64() / elapsed.as_secs_f64();
+        Outcome {
+            use_of_connections: held.as_secs_f64() / elapsed.as_secs_f64() / 10.0,
+            evenness: served().min().unwrap_or(0) as f64 / served().max().unwrap_or(1) as f64,
+            switches_per_op: (after - before) as f64 / in_time,
+            ..waits(all)
+        }
+    })
+}
+
+fn polite<P: Peer>(pool: &P, time: Duration) -> Outcome {
+    let over = AtomicBool::new(false);
+    let hold = || {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(50) {
+            hint::spin_loop();
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                let _connection = pool.get();
+                hold();
+            }
+        });
+        let (begun, mut all) = (Instant::now(), Vec::new());
+        while begun.elapsed() < time {
+            let asked = Instant::now();
+            let connection = pool.get();
+            all.push(asked.elapsed());
+            hold();
+            drop(connection);
+            thread::sleep(Duration::from_micros(500));
+        }
+        over.store(true, Relaxed);
+        waits(all)
+    })
+}
+
+fn waits(mut all: Vec<Duration>) -> Outcome {
+    all.sort_unstable();
+    let ms = |wait: Option<&Duration>| wait.map_or(0.0, |wait| wait.as_secs_f64() * 1e3);
+    Outcome {
+        wait_p99_ms: ms(all.get(all.len() * 99 / 100)),
+        longest_wait_ms: ms(all.last()),
+        ..Outcome::default()
+    }
+}
+
+/// Changes of threads that this process has seen so far, as Linux counts them; elsewhere none.
+fn switches() -> u64 {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return 0 };
+    let of = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
+        counts.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    tasks.flatten().map(of).sum()
+}
