@@ -42,7 +42,7 @@ pub(crate) struct Places<T> {
 /// The gate is open, for connections of this generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Open {
-    pub(crate) generation: u64,
+    pub(crate) generation: u32,
 }
 
 impl<T> Places<T> {
@@ -75,7 +75,7 @@ impl<T> Places<T> {
     #[inline]
     fn is_open(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
-        (gate & SHUT == 0).then_some(Open { generation: gate >> 1 })
+        (gate & SHUT == 0).then_some(Open { generation: (gate >> 1) as u32 })
     }
 
     /// Takes a connection from the place that this thread used last, or else from the first that
@@ -156,7 +156,7 @@ impl<T> Places<T> {
     /// long as it takes), and takes up what a returner had left for the moment until it looks.
     pub(crate) fn open(
         &self,
-        generation: u64,
+        generation: u32,
         until: Option<Instant>,
         mut more: impl FnMut() -> Option<T>,
         found: impl FnMut(T),
@@ -166,6 +166,6 @@ impl<T> Places<T> {
         laid_out.flatten().for_each(found);
         let until = until.map_or(NO_LIMIT, |until| self.nanoseconds(until));
         self.until.store(until, Ordering::Relaxed);
-        self.gate.store(generation << 1, Ordering::Release);
+        self.gate.store(u64::from(generation) << 1, Ordering::Release);
     }
 }

@@ -115,6 +115,10 @@ impl<J: Job> Workers<J> {
                 let mut state = self.state.lock();
                 if let Some(at) = state.resting.iter().position(|r| r.worker == worker) {
                     state.resting.remove(at);
+                    if state.resting.is_empty() {
+                        // Room for a thousand is not kept for a pool that has dialed them once.
+                        state.resting = Vec::new();
+                    }
                     return None;
                 }
                 drop(state);

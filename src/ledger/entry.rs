@@ -21,33 +21,37 @@ pub(crate) struct Body<C> {
     /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
     pub(crate) just_dialed: bool,
     /// The pool's generation when its dial *began*: what was begun under an older one ends with it.
-    pub(crate) generation: u64,
+    pub(crate) generation: u32,
     pub(crate) unseen: Unseen,
+    /// Whether nobody had had it when it was laid out: then its first unseen loan was no reuse.
+    pub(super) was_fresh: bool,
     /// When its dial ended.
     pub(super) opened_at: Instant,
     /// When it was last known to be alive: dialed, returned, or checked.
     pub(super) proven_at: Instant,
 }
 
+// With a connection of one word it fills one line.
+const _: () = assert!(size_of::<Body<u64>>() <= 64);
+
 /// What has become of a connection out of the ledger's sight.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Unseen {
     /// How often it was lent, and is not counted yet.
     pub(crate) lent: u64,
-    /// Whether nobody had had it when it was laid out: then the first of these was no reuse.
-    pub(crate) was_fresh: bool,
     /// Since when it rests there, by a clock that the ledger does not read.
     pub(crate) rests_since: u64,
 }
 
 impl<C> Entry<C> {
-    pub(super) fn new(connection: C, generation: u64, now: Instant) -> Self {
+    pub(super) fn new(connection: C, generation: u32, now: Instant) -> Self {
         Self(Box::new(Body {
             connection,
             reused: false,
             just_dialed: false,
             generation,
             unseen: Unseen::default(),
+            was_fresh: false,
             opened_at: now,
             proven_at: now,
         }))

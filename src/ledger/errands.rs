@@ -40,7 +40,7 @@ pub(super) struct Dial {
     /// the dial is written off: what comes of it is nobody's business any more.
     pub(super) sponsor: Option<Ticket>,
     /// The pool's generation when it began.
-    pub(super) generation: u64,
+    pub(super) generation: u32,
     pub(super) began: Instant,
     /// `None`: no limit.
     pub(super) deadline: Option<Instant>,

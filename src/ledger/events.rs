@@ -190,7 +190,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
     }
 
-    pub(crate) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
 
@@ -200,7 +200,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let mut entry = self.idle.pop_back()?;
         self.in_use += 1;
         entry.just_dialed = false;
-        entry.unseen.was_fresh = !entry.reused;
+        entry.was_fresh = !entry.reused;
         let rested = now.saturating_duration_since(entry.proven_at);
         Some((entry, rested))
     }

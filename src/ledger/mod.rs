@@ -101,7 +101,7 @@ pub(crate) struct Ledger<C, F, W> {
     ceiling: u32,
     closed: bool,
     /// Raised by `flush`; what was begun under an older one is not lent again.
-    generation: u64,
+    generation: u32,
     next_id: u64,
 
     /// At rest, the most recently used at the back.

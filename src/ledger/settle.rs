@@ -305,9 +305,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Has a connection in use come back, with what has become of it out of sight.
     pub(super) fn receive(&mut self, entry: &mut Entry<C>) {
         self.in_use -= 1;
-        let Unseen { lent, was_fresh, .. } = std::mem::take(&mut entry.unseen);
+        let Unseen { lent, .. } = std::mem::take(&mut entry.unseen);
         self.totals.lent_total += lent;
-        self.totals.reused_total += lent.saturating_sub(u64::from(was_fresh));
+        self.totals.reused_total += lent.saturating_sub(u64::from(entry.was_fresh));
+        entry.was_fresh = false;
     }
 
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
