@@ -27,29 +27,35 @@ struct Outcome {
 fn main() {
     let rounds = if is_measuring() { 5 } else { 1 };
     announce(&format!(
-        "Time to connection: medians of {rounds} rounds. {CALLERS} callers at once, {IDLE} \
-         connections idle, {CALLERS} allowed, a dial takes {DIAL:?}."
+        "Time to connection: medians of {rounds} rounds. {CALLERS} callers at once, {CALLERS} \
+         connections allowed, a dial takes {DIAL:?}."
     ));
-    for (name, kept) in [("spike: each for 2 ms", false), ("held ramp: all keep theirs", true)] {
-        if !is_wanted(name) {
+    let scenarios = [
+        (format!("spike: {IDLE} idle, each for 2 ms"), IDLE, false),
+        (format!("held ramp: {IDLE} idle, all keep theirs"), IDLE, true),
+        // No pool can do better than one dial here.
+        ("cold ramp: nothing open, all keep theirs".to_owned(), 0, true),
+    ];
+    for (name, idle, kept) in scenarios {
+        if !is_wanted(&name) {
             continue;
         }
-        let both = |_| (run::<Pool<Pause>>(kept), run::<r2d2::Pool<Pause>>(kept));
+        let both = |_| (run::<Pool<Pause>>(idle, kept), run::<r2d2::Pool<Pause>>(idle, kept));
         let outcomes: Vec<_> = (0..rounds).map(both).collect();
         let pick = |figure: fn(&Outcome) -> f64| -> Vec<_> {
             outcomes.iter().map(|(ours, theirs)| (figure(ours), figure(theirs))).collect()
         };
-        heading(name);
+        heading(&name);
         row("half of the callers served after", "ms", &pick(|outcome| outcome.half_served_ms));
         row("last caller served after", "ms", &pick(|outcome| outcome.last_served_ms));
         row("open in the end", "connections", &pick(|outcome| outcome.opened));
     }
 }
 
-fn run<P: Peer>(kept: bool) -> Outcome {
+fn run<P: Peer>(idle: u32, kept: bool) -> Outcome {
     // A trial of the benchmark itself need not wait for r2d2's dials.
     let dial = if is_measuring() { DIAL } else { DIAL / 50 };
-    let pool = P::open(CALLERS, IDLE, dial);
+    let pool = P::open(CALLERS, idle, dial);
     let start = Barrier::new(CALLERS as usize);
     let end = Barrier::new(CALLERS as usize);
     let caller = || {

@@ -22,7 +22,7 @@ pub(crate) trait Peer: Sync + Sized {
 
     fn get(&self) -> Self::Lent<'_>;
 
-    /// Connections open or being dialed, as far as the pool tells.
+    /// Connections open, those still being dialed not among them.
     fn opened(&self) -> u32;
 }
 
@@ -84,7 +84,8 @@ impl Peer for Pool<Pause> {
     }
 
     fn opened(&self) -> u32 {
-        self.stats().open()
+        let stats = self.stats();
+        stats.open() - stats.dialing
     }
 }
 
