@@ -3,10 +3,11 @@
 mod support;
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::Pool;
+use latebind::{Pool, PooledConnection};
 
 use crate::support::{Pause, Peer, announce, heading, is_measuring, is_wanted, median, row};
 
@@ -50,6 +51,82 @@ fn main() {
         row("last caller served after", "ms", &pick(|outcome| outcome.last_served_ms));
         row("open in the end", "connections", &pick(|outcome| outcome.opened));
     }
+    let name = "busy burst: 4 in use for 5 ms at a time, 20 callers for 1 ms, a dial takes 100 ms";
+    if is_wanted(name) {
+        let both = |_| (burst::<Pool<Pause>>(), burst::<r2d2::Pool<Pause>>());
+        let outcomes: Vec<_> = (0..rounds).map(both).collect();
+        heading(name);
+        let served: Vec<_> = outcomes.iter().map(|(ours, theirs)| (ours.0, theirs.0)).collect();
+        row("last caller served after", "ms", &served);
+        let opened: Vec<_> = outcomes.iter().map(|(ours, theirs)| (ours.1, theirs.1)).collect();
+        row("open in the end", "connections", &opened);
+    }
+    let name = "broken return: one connection, discarded while a caller waits, a dial takes 10 ms";
+    if is_wanted(name) {
+        let waits = (0..rounds).map(|_| broken_return());
+        println!("\n{name}");
+        println!("  latebind serves the caller after, ms: {:.1}", median(waits));
+        println!("  (r2d2 leaves it to its timeout, unless it is told to keep connections idle)");
+    }
+}
+
+/// Four callers take turns with four connections, half of the time; then twenty come at once. When
+/// the last of the twenty is served, in milliseconds, and how many connections are open then.
+fn burst<P: Peer>() -> (f64, f64) {
+    const BUSY: u32 = 4;
+    const BURST: usize = 20;
+    let dial = if is_measuring() { Duration::from_millis(100) } else { DIAL / 50 };
+    let pool = P::open(64, BUSY, dial);
+    let over = AtomicBool::new(false);
+    let start = Barrier::new(BURST);
+    let caller = || {
+        start.wait();
+        let asked = Instant::now();
+        let connection = pool.get();
+        let waited = asked.elapsed();
+        thread::sleep(Duration::from_millis(1));
+        drop(connection);
+        waited.as_secs_f64() * 1e3
+    };
+    let last = thread::scope(|scope| {
+        for _ in 0..BUSY {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    let connection = pool.get();
+                    thread::sleep(Duration::from_millis(5));
+                    drop(connection);
+                    thread::sleep(Duration::from_millis(5));
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(50));
+        let callers: Vec<_> = (0..BURST).map(|_| scope.spawn(caller)).collect();
+        let waits = callers.into_iter().map(|caller| caller.join().expect("no caller panics"));
+        let last = waits.fold(0.0, f64::max);
+        over.store(true, Relaxed);
+        last
+    });
+    (last, f64::from(opened_in_the_end(&pool)))
+}
+
+/// How long a caller waits, in milliseconds, from when the only connection is discarded.
+fn broken_return() -> f64 {
+    let pool = <Pool<Pause> as Peer>::open(1, 1, Duration::from_millis(10));
+    let held = pool.get().expect("one is idle");
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let connection = pool.get();
+            (connection.is_ok(), Instant::now())
+        });
+        while pool.stats().waiting == 0 {
+            thread::yield_now();
+        }
+        let discarded = Instant::now();
+        PooledConnection::discard(held);
+        let (is_served, served) = caller.join().expect("no caller panics");
+        assert!(is_served, "a discard makes room for a dial");
+        (served - discarded).as_secs_f64() * 1e3
+    })
 }
 
 fn run<P: Peer>(idle: u32, kept: bool) -> Outcome {
