@@ -1,0 +1,82 @@
+//! Weighs a pool at rest: its bytes on the heap, what each connection adds, and its threads.
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use latebind::Pool;
+
+use crate::support::{Pause, Peer};
+
+/// How long a pool is left alone before it is weighed: its threads may leave by then.
+const REST: Duration = Duration::from_secs(6);
+
+const FEW: u32 = 10;
+const MANY: u32 = 1_000;
+
+/// The system's allocator, and how many bytes were asked of it and not given back.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: each call goes to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps to the same contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as above; the block came from the same allocator, by `alloc`.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+/// What one pool holds that was not there before it.
+struct Weight {
+    bytes: usize,
+    threads: Option<usize>,
+}
+
+fn main() {
+    println!("Memory: a full pool, all idle, {REST:?} after it was opened; connections are u64.\n");
+    println!("{:<10} {:>16} {:>18} {:>8}", "", "bytes for 10", "per connection", "threads");
+    print::<Pool<Pause>>();
+    print::<r2d2::Pool<Pause>>();
+}
+
+fn print<P: Peer>() {
+    weigh::<P>(MANY); // What a process allocates once is nobody's weight.
+    let (few, many) = (weigh::<P>(FEW), weigh::<P>(MANY));
+    let each = (many.bytes as f64 - few.bytes as f64) / f64::from(MANY - FEW);
+    let threads = few.threads.map_or("not known".to_owned(), |threads| threads.to_string());
+    println!("{:<10} {:>16} {each:>18.0} {threads:>8}", P::NAME, few.bytes);
+}
+
+fn weigh<P: Peer>(connections: u32) -> Weight {
+    let (bytes, threads) = (LIVE.load(Ordering::Relaxed), running());
+    let pool = P::open(connections, connections, Duration::ZERO);
+    thread::sleep(REST);
+    assert_eq!(pool.opened(), connections, "the pool is full");
+    let weight = Weight {
+        bytes: LIVE.load(Ordering::Relaxed).saturating_sub(bytes),
+        threads: running().zip(threads).map(|(now, before)| now.saturating_sub(before)),
+    };
+    drop(pool);
+    thread::sleep(REST); // So that none of it is left when the next is weighed.
+    weight
+}
+
+/// The threads of this process, where the system says.
+fn running() -> Option<usize> {
+    fs::read_dir("/proc/self/task").ok().map(Iterator::count)
+}
