@@ -48,7 +48,7 @@ pub(super) struct Outlook {
     pub(super) unmet: u32,
     /// Those of them who have waited for the hold-off.
     pub(super) ripe: u32,
-    /// Dials and checks under way that one of them can count on.
+    /// Dials and checks under way and idle connections that one of them can count on.
     pub(super) coming: u32,
     /// Connections out of the pool's hands that may come back.
     pub(super) busy: u32,

@@ -175,9 +175,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.in_use + self.aside.len()
     }
 
-    /// Errands under way that a caller can count on.
+    /// What a caller in the queue can count on: errands under way, and what is idle although it
+    /// waits, which is yet to be checked or is handed over one by one.
     fn coming(&self) -> u32 {
-        self.dials.counted_on() + self.aside.checks()
+        self.dials.counted_on() + self.aside.checks() + count(self.idle.len())
     }
 
     /// When an errand under way will have overrun its time limit.
@@ -198,8 +199,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Whether one more caller would be one too many without a dial or a check to count on, begun
     /// or yet to begin.
     fn is_queue_full(&self) -> bool {
-        // What is idle although someone asks has yet to be checked.
-        let served = self.coming() + self.room() + count(self.idle.len());
+        let served = self.coming() + self.room();
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
     }
 
@@ -224,7 +224,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             );
             debug_assert!(
                 self.room() == 0
-                    || self.coming() + count(self.idle.len()) >= self.queue.unmet()
+                    || self.coming() >= self.queue.unmet()
                     || self.looker.is_some()
                     || self.queue.sponsor(now).is_none(),
                 "NO-STRANDED-WAITER: slot"

@@ -168,8 +168,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let outlook = Outlook {
             unmet: self.queue.unmet(),
             ripe: now.checked_sub(hold_off).map_or(0, |before| self.queue.ripe(before)),
-            // What is idle while callers wait is handed over to them one by one.
-            coming: self.coming() + count(self.idle.len()),
+            coming: self.coming(),
             busy: self.busy(),
         };
         self.pace.wanted(self.config.dial_rule, outlook, now)
@@ -183,7 +182,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let is_held_back = self.config.dial_rule != DialRule::Eager
             && self.room() > 0
             && self.busy() > 0
-            && self.coming() + count(self.idle.len()) < self.queue.unmet()
+            && self.coming() < self.queue.unmet()
             && self.pace.hold_off().is_some();
         if !is_held_back {
             self.looker = None;
