@@ -4,11 +4,12 @@ use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use socket2::Socket;
-use socket2::TcpKeepalive;
 
+pub(crate) use super::absent::*;
+pub(crate) use super::keep_alive::keep_alive;
+use super::sysctl::sysctl_int;
 pub(crate) use super::unix::*;
 use crate::net::backlog_rules;
 use crate::net::error::AttemptError;
@@ -25,47 +26,6 @@ pub(crate) fn max_backlog() -> u32 {
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
 }
-
-/// Not told here.
-pub(crate) fn accept_queue(_listener: &Socket) -> io::Result<Option<(u32, u32)>> {
-    Ok(None)
-}
-
-/// Not told here.
-pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
-    Ok(None)
-}
-
-/// Sets the three numbers of keep-alive.
-pub(crate) fn keep_alive(
-    socket: &Socket,
-    idle: Duration,
-    interval: Duration,
-    probes: u32,
-) -> io::Result<()> {
-    let settings = TcpKeepalive::new().with_time(idle).with_interval(interval);
-    socket.set_tcp_keepalive(&settings.with_retries(probes))
-}
-
-/// Reads an integer of the kernel's by name.
-#[allow(unsafe_code)]
-fn sysctl_int(name: &std::ffi::CStr) -> Option<i32> {
-    let mut value: libc::c_int = 0;
-    let mut size = size_of::<libc::c_int>();
-    let out = (&raw mut value).cast();
-    // SAFETY: `name` ends in NUL, and `out` and `size` describe one live integer.
-    let done =
-        unsafe { libc::sysctlbyname(name.as_ptr(), out, &mut size, std::ptr::null_mut(), 0) };
-    (done == 0 && size == size_of::<libc::c_int>()).then_some(value)
-}
-
-/// Nothing: there is no such option here.
-pub(crate) fn set_user_timeout(_socket: &Socket, _limit: Duration) -> io::Result<()> {
-    Ok(())
-}
-
-/// Nothing: there is no such option here.
-pub(crate) fn choose_port_late(_socket: &Socket) {}
 
 /// Which way packets go, against what the routing table says.
 #[derive(Clone, Debug, Default)]

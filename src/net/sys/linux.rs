@@ -8,8 +8,8 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::Socket;
-use socket2::TcpKeepalive;
 
+pub(crate) use super::keep_alive::keep_alive;
 pub(crate) use super::unix::*;
 use crate::net::backlog_rules;
 use crate::net::error::AttemptError;
@@ -79,17 +79,6 @@ pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {name}")))
     };
     Ok(Some((counter("ListenOverflows")?, counter("ListenDrops")?)))
-}
-
-/// Sets the three numbers of keep-alive.
-pub(crate) fn keep_alive(
-    socket: &Socket,
-    idle: Duration,
-    interval: Duration,
-    probes: u32,
-) -> io::Result<()> {
-    let settings = TcpKeepalive::new().with_time(idle).with_interval(interval);
-    socket.set_tcp_keepalive(&settings.with_retries(probes))
 }
 
 /// Ends the connection when data has stayed unacknowledged for so long.

@@ -1,8 +1,27 @@
 //! Picks the file of the system that this is built for.
 //!
 //! Each file has the same functions, so that nothing outside this folder asks which system it is
-//! on. What all Unix systems share is in `unix`; a system's own file says only what it does
-//! differently.
+//! on. What all Unix systems share is in `unix`, and what several do or do not have in files of its
+//! own; a system's own file says only what it does differently.
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[allow(dead_code)] // Some systems have a part of it.
+mod absent;
+
+#[cfg(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "dragonfly",
+    target_os = "illumos",
+    windows,
+))]
+mod keep_alive;
+
+#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+mod sysctl;
 
 #[cfg(unix)]
 mod unix;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 
+pub(crate) use super::absent::*;
 pub(crate) use super::unix::*;
 use crate::net::backlog_rules;
 
@@ -19,16 +20,6 @@ pub(crate) fn max_backlog() -> u32 {
 /// What to ask the system for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
-}
-
-/// Not told here.
-pub(crate) fn accept_queue(_listener: &Socket) -> io::Result<Option<(u32, u32)>> {
-    Ok(None)
-}
-
-/// Not told here.
-pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
-    Ok(None)
 }
 
 /// Switches keep-alive on. Its timing is the system's (`net.inet.tcp.keepidle` and its kin).
@@ -51,11 +42,3 @@ fn sysctl_int(name: [libc::c_int; 2]) -> Option<i32> {
     let done = unsafe { libc::sysctl(name.as_ptr(), 2, out, &mut size, std::ptr::null_mut(), 0) };
     (done == 0 && size == size_of::<libc::c_int>()).then_some(value)
 }
-
-/// Nothing: there is no such option here.
-pub(crate) fn set_user_timeout(_socket: &Socket, _limit: Duration) -> io::Result<()> {
-    Ok(())
-}
-
-/// Nothing: there is no such option here.
-pub(crate) fn choose_port_late(_socket: &Socket) {}

@@ -6,10 +6,11 @@ use std::os::windows::io::AsRawSocket;
 use std::time::Duration;
 
 use socket2::Socket;
-use socket2::TcpKeepalive;
 use windows_sys::Win32::Networking::WinSock;
 
 use super::Readiness;
+pub(crate) use super::absent::*;
+pub(crate) use super::keep_alive::keep_alive;
 use super::poll_milliseconds;
 use crate::net::stream::Liveness;
 
@@ -74,27 +75,6 @@ pub(crate) fn allow_quick_restart(_socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Not told here.
-pub(crate) fn accept_queue(_listener: &Socket) -> io::Result<Option<(u32, u32)>> {
-    Ok(None)
-}
-
-/// Not told here.
-pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
-    Ok(None)
-}
-
-/// Sets the three numbers of keep-alive; before Windows 10 1703 the number of probes stays 10.
-pub(crate) fn keep_alive(
-    socket: &Socket,
-    idle: Duration,
-    interval: Duration,
-    probes: u32,
-) -> io::Result<()> {
-    let settings = TcpKeepalive::new().with_time(idle).with_interval(interval);
-    socket.set_tcp_keepalive(&settings.with_retries(probes))
-}
-
 #[allow(unsafe_code)]
 fn poll_for(sockets: &[&Socket], events: i16, timeout: Duration) -> io::Result<Vec<Readiness>> {
     let mut polled: Vec<WinSock::WSAPOLLFD> = sockets
@@ -117,11 +97,3 @@ fn poll_for(sockets: &[&Socket], events: i16, timeout: Duration) -> io::Result<V
         .map(|polled| Readiness { ready: polled.revents != 0, hung_up: polled.revents & dead != 0 })
         .collect())
 }
-
-/// Nothing: there is no such option here.
-pub(crate) fn set_user_timeout(_socket: &Socket, _limit: Duration) -> io::Result<()> {
-    Ok(())
-}
-
-/// Nothing: there is no such option here.
-pub(crate) fn choose_port_late(_socket: &Socket) {}
