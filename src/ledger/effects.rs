@@ -23,7 +23,7 @@ pub(crate) struct DialOrder {
 /// What a connection is set aside for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// On the way to a caller.
+    /// On the way to a caller, or in the middle of a long rest.
     Check,
     /// On the way back from one.
     Reset,
@@ -57,6 +57,8 @@ pub(crate) struct Effects<C, F, W> {
     pub(crate) closes: Vec<CloseOrder<C>>,
     /// Errors that nobody wants any more: user code, so not to be dropped under the lock.
     pub(crate) spent: Vec<F>,
+    /// When somebody must tell the ledger `upkeep`, if that is sooner than was said before.
+    pub(crate) alarm: Option<Instant>,
 }
 
 impl<C, F, W> Effects<C, F, W> {
@@ -67,6 +69,7 @@ impl<C, F, W> Effects<C, F, W> {
             asides: Vec::new(),
             closes: Vec::new(),
             spent: Vec::new(),
+            alarm: None,
         }
     }
 
@@ -76,5 +79,6 @@ impl<C, F, W> Effects<C, F, W> {
             && self.asides.is_empty()
             && self.closes.is_empty()
             && self.spent.is_empty()
+            && self.alarm.is_none()
     }
 }

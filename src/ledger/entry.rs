@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
+use super::spread::Share;
+
 /// A connection that counts in `open`, outside the ledger's own tables.
 ///
 /// It is the permit of its slot: only the ledger makes one, and only `give_back`, `retire`,
@@ -23,16 +25,25 @@ pub(crate) struct Body<C> {
     /// The pool's generation when its dial *began*: what was begun under an older one ends with it.
     pub(crate) generation: u32,
     pub(crate) unseen: Unseen,
+    /// When it has to end, by the same clock as `unseen`; 0 is not known out of the ledger's sight,
+    /// which must be asked.
+    pub(crate) expires: u64,
     /// Whether nobody had had it when it was laid out: then its first unseen loan was no reuse.
     pub(super) was_fresh: bool,
+    /// Whether its end is near: noted while it is idle.
+    pub(super) is_leaving: bool,
+    /// By what part of the jitters it acts early.
+    pub(super) share: Share,
     /// When its dial ended.
     pub(super) opened_at: Instant,
+    /// When it last came to rest after a dial or a loan. A check is neither.
+    pub(super) idle_since: Instant,
     /// When it was last known to be alive: dialed, returned, or checked.
     pub(super) proven_at: Instant,
 }
 
-// With a connection of one word it fills one line.
-const _: () = assert!(size_of::<Body<u64>>() <= 64);
+// With a connection of one word it fills two lines.
+const _: () = assert!(size_of::<Body<u64>>() <= 128);
 
 /// What has become of a connection out of the ledger's sight.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,15 +55,19 @@ pub(crate) struct Unseen {
 }
 
 impl<C> Entry<C> {
-    pub(super) fn new(connection: C, generation: u32, now: Instant) -> Self {
+    pub(super) fn new(connection: C, generation: u32, share: Share, now: Instant) -> Self {
         Self(Box::new(Body {
             connection,
             reused: false,
             just_dialed: false,
             generation,
             unseen: Unseen::default(),
+            expires: 0,
             was_fresh: false,
+            is_leaving: false,
+            share,
             opened_at: now,
+            idle_since: now,
             proven_at: now,
         }))
     }

@@ -33,12 +33,21 @@ impl DueTimes {
     }
 }
 
+/// Whose need began a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sponsor {
+    /// A caller in the queue or a warm-up. It may have left since.
+    Caller(Ticket),
+    /// The pool itself, which keeps `min_idle` connections at rest.
+    Pool,
+    /// The dial is written off: what comes of it is nobody's business any more.
+    Nobody,
+}
+
 /// A dial under way.
 #[derive(Debug)]
 pub(super) struct Dial {
-    /// Whose need began it: a caller in the queue or a warm-up. It may have left since. `None` once
-    /// the dial is written off: what comes of it is nobody's business any more.
-    pub(super) sponsor: Option<Ticket>,
+    pub(super) sponsor: Sponsor,
     /// The pool's generation when it began.
     pub(super) generation: u32,
     pub(super) began: Instant,
@@ -82,20 +91,20 @@ impl Dials {
     }
 
     /// Writes off a dial whose time is up, and says which it was and for whom.
-    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Ticket)> {
+    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Sponsor)> {
         let id = self.due.overdue(now)?;
         Some((id, self.write_off(id)))
     }
 
     /// Writes off the dial longest under way, and says which it was and for whom.
-    pub(super) fn write_off_first(&mut self) -> Option<(ErrandId, Ticket)> {
+    pub(super) fn write_off_first(&mut self) -> Option<(ErrandId, Sponsor)> {
         let id = *self.counted_on.first_key_value()?.0;
         Some((id, self.write_off(id)))
     }
 
-    fn write_off(&mut self, id: ErrandId) -> Ticket {
+    fn write_off(&mut self, id: ErrandId) -> Sponsor {
         let mut dial = self.remove(id).expect("only a dial counted on is written off");
-        let sponsor = dial.sponsor.take().expect("a dial counted on has a sponsor");
+        let sponsor = std::mem::replace(&mut dial.sponsor, Sponsor::Nobody);
         self.written_off.insert(id, dial);
         sponsor
     }

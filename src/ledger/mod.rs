@@ -21,18 +21,25 @@ pub(crate) mod effects;
 mod entry;
 mod errands;
 mod events;
+mod idle;
+mod outage;
 mod queue;
 mod settle;
+mod spread;
+mod upkeep;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Backoff, Config, OnDialFailure};
 use crate::stats::Stats;
 
 use self::dial_rule::Pace;
 use self::errands::{Aside, Closings, Dials};
-use self::queue::{Queue, count};
+use self::idle::Idle;
+use self::outage::Outage;
+use self::queue::Queue;
+use self::spread::Spread;
 
 pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task, Ticket};
 pub(crate) use self::entry::Entry;
@@ -92,8 +99,8 @@ pub(crate) enum Verdict<C, F> {
 /// | `LATE-BINDING` | what comes first goes to the caller who has waited longest, whoever's dial it was |
 /// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who has not woken and the first of the others has waited for less than `bypass` |
 /// | `DEADLINE` | whoever has slept longest wakes when the next errand is due, or is woken to hear of it |
-/// | `REASON` | nobody holds a dial's failure and waits while nothing is in use |
-/// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, or a warm-up |
+/// | `REASON` | nobody holds a dial's failure and waits while nothing is in use, unless to dial again |
+/// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, a warm-up, or `min_idle` |
 #[derive(Debug)]
 pub(crate) struct Ledger<C, F, W> {
     config: Config,
@@ -104,8 +111,7 @@ pub(crate) struct Ledger<C, F, W> {
     generation: u32,
     next_id: u64,
 
-    /// At rest, the most recently used at the back.
-    idle: VecDeque<Entry<C>>,
+    idle: Idle<C>,
     /// Taken in although they may not be lent again: `settle` closes them. They count as in use.
     unfit: Vec<Entry<C>>,
     /// Entries in callers' hands, or granted and not yet collected.
@@ -113,6 +119,18 @@ pub(crate) struct Ledger<C, F, W> {
     dials: Dials,
     aside: Aside,
     closings: Closings,
+    /// The check of a connection that nobody waits for, if one is under way.
+    background_check: Option<ErrandId>,
+
+    spread: Spread,
+    outage: Outage,
+    /// When a connection was last found to be broken: what has rested since before then is checked
+    /// before it is lent.
+    doubted_at: Option<Instant>,
+    /// The moment for which `upkeep` is ordered, if it is.
+    alarm: Option<Instant>,
+    /// When it last came.
+    upkept_at: Option<Instant>,
 
     queue: Queue<F, W>,
     pace: Pace,
@@ -135,19 +153,28 @@ pub(crate) struct Ledger<C, F, W> {
 }
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
-    pub(crate) fn new(config: Config) -> Self {
+    /// Books of a pool with nothing open. What differs between pools by the `seed` is how early
+    /// their connections end.
+    pub(crate) fn new(config: Config, seed: u64) -> Self {
+        let spread = Spread::new(seed);
         Self {
             config,
             ceiling: config.max_open,
             closed: false,
             generation: 0,
             next_id: 0,
-            idle: VecDeque::new(),
+            idle: Idle::new(),
             unfit: Vec::new(),
             in_use: 0,
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
+            background_check: None,
+            spread,
+            outage: Outage::new(spread),
+            doubted_at: None,
+            alarm: None,
+            upkept_at: None,
             queue: Queue::new(),
             pace: Pace::default(),
             looker: None,
@@ -167,7 +194,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// What is open and not on its way out.
     fn live(&self) -> u32 {
-        count(self.idle.len()) + self.busy() + self.dials.len()
+        self.idle.len() + self.busy() + self.dials.len()
     }
 
     /// Connections out of the pool's hands that may come back to serve someone.
@@ -178,28 +205,57 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// What a caller in the queue can count on: errands under way, and what is idle although it
     /// waits, which is yet to be checked or is handed over one by one.
     fn coming(&self) -> u32 {
-        self.dials.counted_on() + self.aside.checks() + count(self.idle.len())
+        self.dials.counted_on() + self.aside.checks() + self.idle.len()
     }
 
-    /// When an errand under way will have overrun its time limit.
+    /// When an errand under way will have overrun its time limit, or a caller may dial again.
     fn next_due(&self) -> Option<Instant> {
-        [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let errands = [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()];
+        errands.into_iter().chain([self.next_retry()]).flatten().min()
+    }
+
+    /// When a caller whose dial has failed may dial again, if one waits for that.
+    fn next_retry(&self) -> Option<Instant> {
+        let is_alone = self.dials.counted_on() == 0 && !self.queue.any_unsponsored();
+        let backoff = self.backoff().filter(|_| is_alone && self.queue.any_failed())?;
+        self.outage.next_retry(backoff)
+    }
+
+    /// The pauses after which callers whose dials have failed may dial again, if they may.
+    fn backoff(&self) -> Option<Backoff> {
+        match self.config.on_dial_failure {
+            OnDialFailure::Retry(backoff) if !self.is_broken_off() => Some(backoff),
+            _ => None,
+        }
     }
 
     /// Slots that may be dialed into now.
-    fn room(&self) -> u32 {
+    fn room(&self, now: Instant) -> u32 {
         let slots = self.config.max_open.saturating_sub(self.open());
         let dials = self.config.max_dialing.unwrap_or(u32::MAX).saturating_sub(self.dials.len());
-        slots.min(dials)
+        slots.min(dials).min(self.probes(now))
+    }
+
+    /// Dials that the breaker lets begin now.
+    fn probes(&self, now: Instant) -> u32 {
+        match self.config.breaker {
+            Some(breaker) if !self.outage.is_over() => {
+                let is_due = self.outage.next_probe(breaker).is_none_or(|next| next <= now);
+                u32::from(is_due && self.dials.counted_on() == 0)
+            }
+            _ => u32::MAX,
+        }
+    }
+
+    /// Whether callers who need a dial are turned away.
+    fn is_broken_off(&self) -> bool {
+        self.outage.has_opened(self.config.breaker)
     }
 
     /// Whether one more caller would be one too many without a dial or a check to count on, begun
     /// or yet to begin.
-    fn is_queue_full(&self) -> bool {
-        let served = self.coming() + self.room();
+    fn is_queue_full(&self, now: Instant) -> bool {
+        let served = self.coming().saturating_add(self.room(now));
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
     }
 
@@ -223,13 +279,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 "NO-STRANDED-WAITER: idle"
             );
             debug_assert!(
-                self.room() == 0
+                self.room(now) == 0
                     || self.coming() >= self.queue.unmet()
                     || self.looker.is_some()
                     || self.queue.sponsor(now).is_none(),
                 "NO-STRANDED-WAITER: slot"
             );
-            debug_assert!(self.busy() > 0 || !self.queue.any_failed(), "REASON");
+            let may_retry = self.backoff().is_some();
+            debug_assert!(self.busy() > 0 || may_retry || !self.queue.any_failed(), "REASON");
         }
     }
 }
