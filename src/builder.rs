@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use crate::config::{Config, ConfigError, DialRule};
 use crate::dialer::Dialer;
+use crate::event::{Observer, Watch};
 use crate::pool::{Habits, Pool};
 
 impl<D: Dialer> Pool<D> {
     /// Opens a pool with the defaults. Nothing is dialed yet.
     pub fn new(dialer: D) -> Self {
-        Self::open(dialer, Config::default(), Habits::default())
+        Self::open(dialer, Config::default(), Habits::default(), Watch::default())
     }
 
     /// What can be set about a pool before it is opened.
     pub fn builder(dialer: D) -> Builder<D> {
-        Builder { dialer, config: Config::default(), habits: Habits::default() }
+        let (config, habits) = (Config::default(), Habits::default());
+        Builder { dialer, config, habits, watch: Watch::default() }
     }
 }
 
@@ -42,10 +44,11 @@ impl<D: Dialer> Pool<D> {
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct Builder<D> {
+pub struct Builder<D: Dialer> {
     dialer: D,
     config: Config,
     habits: Habits,
+    watch: Watch<<D as Dialer>::Error>,
 }
 
 impl<D: Dialer> Builder<D> {
@@ -149,6 +152,30 @@ impl<D: Dialer> Builder<D> {
         self
     }
 
+    /// Who is told what happens in the pool: a closure, or any [`Observer`].
+    ///
+    /// One; setting another replaces it. None by default, and then nothing is paid for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{Event, Pool};
+    /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+    ///
+    /// let pool = Pool::builder(dialer)
+    ///     .observer(|event: &Event<'_, _>| {
+    ///         if let Event::Closed { reason, age, .. } = event {
+    ///             eprintln!("a connection was closed at the age of {age:?}: {reason}");
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn observer(mut self, observer: impl Observer<D::Error>) -> Self {
+        self.watch = Watch::by(observer);
+        self
+    }
+
     /// Checks the settings and opens the pool. Nothing is dialed yet.
     ///
     /// # Errors
@@ -156,6 +183,6 @@ impl<D: Dialer> Builder<D> {
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
     /// with their values.
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
-        Ok(Pool::open(self.dialer, self.config.check()?, self.habits))
+        Ok(Pool::open(self.dialer, self.config.check()?, self.habits, self.watch))
     }
 }

@@ -4,11 +4,15 @@
 #[forbid(unsafe_code)]
 mod builder;
 #[forbid(unsafe_code)]
+mod close_reason;
+#[forbid(unsafe_code)]
 mod config;
 #[forbid(unsafe_code)]
 mod dialer;
 #[forbid(unsafe_code)]
 mod error;
+#[forbid(unsafe_code)]
+mod event;
 #[forbid(unsafe_code)]
 mod ledger;
 pub mod net;
@@ -26,8 +30,10 @@ mod sync;
 mod workers;
 
 pub use crate::builder::Builder;
+pub use crate::close_reason::CloseReason;
 pub use crate::config::{ConfigError, DialRule};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
+pub use crate::event::{Event, Observer};
 pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};
 pub use crate::stats::Stats;

@@ -10,9 +10,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
+use crate::event::{Event, Observer, Watch};
+use crate::ledger::effects::ErrandId;
 use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
     Verdict,
@@ -38,17 +41,19 @@ pub(crate) struct Shell<D: Dialer> {
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
     workers: Arc<Workers<Assignment<D>>>,
+    watch: Watch<<D as Dialer>::Error>,
 }
 
 impl<D: Dialer> Shell<D> {
-    pub(crate) fn new(dialer: D, config: Config) -> Arc<Self> {
+    pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
         let blocking = dialer.blocking();
         let check_after = CoarseDuration::new(config.check_after);
         // What the coarse clock cannot tell is left to the ledger.
         let is_timed = config.check_after >= CoarseDuration::LEAST;
         let places = Places::new(if is_timed { config.max_idle() } else { 0 });
         let ledger = Mutex::new(Ledger::new(config));
-        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers: Workers::new() })
+        let workers = Workers::new();
+        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers, watch })
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -79,7 +84,7 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn reject(self: &Arc<Self>, entry: Lent<D>, is_fresh: bool) {
         if is_fresh {
-            return self.retire(entry);
+            return self.retire(entry, CloseReason::Broken);
         }
         let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
         self.event(|ledger, now| {
@@ -101,7 +106,7 @@ impl<D: Dialer> Shell<D> {
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire(entry);
+            self.retire(entry, CloseReason::Broken);
             place = Some(ticket);
         }
     }
@@ -124,7 +129,7 @@ impl<D: Dialer> Shell<D> {
             if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire(entry);
+            self.retire(entry, CloseReason::Broken);
         }
     }
 
@@ -203,13 +208,13 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>) {
         let connection = &mut entry.connection;
         if !self.is_sound(connection) {
-            return self.retire(entry);
+            return self.retire(entry, CloseReason::Broken);
         }
         if self.blocking.reset {
             return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
         }
         if self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true) {
-            return self.retire(entry);
+            return self.retire(entry, CloseReason::ResetFailed);
         }
         match self.places.gate() {
             Some(open) if open.generation == entry.generation => {
@@ -232,8 +237,8 @@ impl<D: Dialer> Shell<D> {
 
     /// A borrowed connection is of no more use.
     #[cold]
-    pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>) {
-        self.event(|ledger, now| ledger.retire(entry, now));
+    pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
     /// A borrower keeps its connection.
@@ -363,8 +368,7 @@ impl<D: Dialer> Shell<D> {
         let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
         Some(match errand {
             Errand::Dial(DialOrder { id, .. }) => {
-                let failure = DialFailure::no_thread(error);
-                self.books().dial_failed(id, failure, now())
+                self.dial_failed(id, DialFailure::no_thread(error), Duration::ZERO, now())
             }
             errand => self.perform(errand),
         })
@@ -374,16 +378,16 @@ impl<D: Dialer> Shell<D> {
     fn perform(&self, errand: Errand<Connection<D>>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
+                let start = now();
                 let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
                 let now = now();
-                match outcome {
-                    Some(Ok(connection)) => self.books().dialed(id, connection, now),
-                    Some(Err(error)) => {
-                        let failure = DialFailure::new(error);
-                        self.books().dial_failed(id, failure, now)
-                    }
-                    None => self.books().dial_failed(id, DialFailure::panicked(), now),
-                }
+                let took = now.saturating_duration_since(start);
+                let failure = match outcome {
+                    Some(Ok(connection)) => return self.books().dialed(id, connection, now),
+                    Some(Err(error)) => DialFailure::new(error),
+                    None => DialFailure::panicked(),
+                };
+                self.dial_failed(id, failure, took, now)
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
@@ -397,12 +401,24 @@ impl<D: Dialer> Shell<D> {
                 let now = now();
                 self.books().back(id, entry, sound == Some(true), now)
             }
-            Errand::Close(CloseOrder { id, connection }) => {
+            Errand::Close(CloseOrder { id, connection, reason, age }) => {
                 self.user_code(|dialer| dialer.close(connection));
+                self.tell(|| Event::Closed { reason, age });
                 let now = now();
                 self.books().closed(id, now)
             }
         }
+    }
+
+    fn dial_failed(
+        &self,
+        id: ErrandId,
+        failure: Failure<D>,
+        took: Duration,
+        now: Instant,
+    ) -> Orders<D> {
+        self.tell(|| Event::DialFailed { failure: &failure, took });
+        self.books().dial_failed(id, failure, now)
     }
 
     /// Runs user code; `None` if it panicked.
@@ -413,6 +429,25 @@ impl<D: Dialer> Shell<D> {
             self.note_panic();
         }
         value
+    }
+
+    /// Tells the observer, if there is one. Never under the lock, and before the ledger is told:
+    /// so what follows from an event is observed after it.
+    #[inline]
+    fn tell<'a>(&self, event: impl FnOnce() -> Event<'a, D::Error>)
+    where
+        D::Error: 'a,
+    {
+        if let Some(observer) = self.watch.observer() {
+            self.tell_observer(observer, &event());
+        }
+    }
+
+    #[cold]
+    fn tell_observer(&self, observer: &dyn Observer<D::Error>, event: &Event<'_, D::Error>) {
+        if catch(|| observer.observe(event)).is_none() {
+            self.note_panic();
+        }
     }
 
     #[cold]

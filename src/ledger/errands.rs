@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use crate::close_reason::CloseReason;
+
 use super::effects::{ErrandId, Task, Ticket};
 use super::queue::count;
 
@@ -117,6 +119,8 @@ pub(super) struct Aside {
     tasks: BTreeMap<ErrandId, (Task, Option<Instant>)>,
     due: DueTimes,
     checks: u32,
+    /// Those that are retired already, and wait only for their task to return.
+    written_off: BTreeMap<ErrandId, CloseReason>,
 }
 
 impl Aside {
@@ -135,24 +139,37 @@ impl Aside {
         self.checks += u32::from(task == Task::Check);
     }
 
-    /// `None` if it is retired already: it was overdue, or there was a flush.
-    pub(super) fn end(&mut self, id: ErrandId) -> Option<Task> {
+    /// The task that is done; or why the connection is retired already.
+    pub(super) fn end(&mut self, id: ErrandId) -> Result<Task, CloseReason> {
+        if let Some(reason) = self.written_off.remove(&id) {
+            return Err(reason);
+        }
+        Ok(self.remove(id).expect("what is back was set aside and was not back before"))
+    }
+
+    /// Writes off one whose time is up.
+    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
+        let id = self.due.overdue(now)?;
+        Some((id, self.write_off(id, CloseReason::Late)))
+    }
+
+    /// Writes off the one longest aside.
+    pub(super) fn write_off_first(&mut self, reason: CloseReason) -> Option<ErrandId> {
+        let id = *self.tasks.first_key_value()?.0;
+        self.write_off(id, reason);
+        Some(id)
+    }
+
+    fn write_off(&mut self, id: ErrandId, reason: CloseReason) -> Task {
+        self.written_off.insert(id, reason);
+        self.remove(id).expect("only what is aside is written off")
+    }
+
+    fn remove(&mut self, id: ErrandId) -> Option<Task> {
         let (task, deadline) = self.tasks.remove(&id)?;
         self.due.remove(deadline, id);
         self.checks -= u32::from(task == Task::Check);
         Some(task)
-    }
-
-    /// Takes out one whose time is up.
-    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
-        let id = self.due.overdue(now)?;
-        self.end(id).map(|task| (id, task))
-    }
-
-    /// Takes out the one longest aside.
-    pub(super) fn pop_first(&mut self) -> Option<(ErrandId, Task)> {
-        let id = *self.tasks.first_key_value()?.0;
-        self.end(id).map(|task| (id, task))
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::stats::Stats;
 
@@ -139,26 +140,32 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.aside.end(id) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
-            None => effects.closes.push(CloseOrder { id, connection: entry.into_connection() }),
-            Some(task) if sound => {
+            Err(reason) => effects.closes.push(CloseOrder::new(id, entry, reason, now)),
+            Ok(task) if sound => {
                 entry.proven_at = now;
                 if task == Task::Reset {
                     ledger.note_return(now);
                 }
                 ledger.shelve(entry, now, effects);
             }
-            Some(task) => {
-                ledger.totals.check_failed_total += u64::from(task == Task::Check);
-                ledger.begin_close(entry.into_connection(), now, effects);
+            Ok(Task::Check) => {
+                ledger.totals.check_failed_total += 1;
+                ledger.begin_close(entry, CloseReason::CheckFailed, now, effects);
             }
+            Ok(Task::Reset) => ledger.begin_close(entry, CloseReason::ResetFailed, now, effects),
         })
     }
 
     /// A borrowed connection comes back and is of no more use.
-    pub(crate) fn retire(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn retire(
+        &mut self,
+        mut entry: Entry<C>,
+        reason: CloseReason,
+        now: Instant,
+    ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&mut entry);
-            ledger.begin_close(entry.into_connection(), now, effects);
+            ledger.begin_close(entry, reason, now, effects);
         })
     }
 
@@ -209,9 +216,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        if entry.generation != self.generation || self.closed {
+        if let Some(reason) = self.unfitness(&entry) {
             // It was put down behind the back of a flush or a close.
-            self.unfit.push(entry);
+            self.unfit.push((entry, reason));
             return;
         }
         self.receive(&mut entry);
@@ -274,7 +281,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn close(&mut self, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.closed = true;
-            ledger.close_idle(now, effects);
+            ledger.close_idle(CloseReason::PoolClosed, now, effects);
             effects.spent.extend(ledger.last_failure.take());
             while let Some((ticket, waiter)) = ledger.queue.pop_front() {
                 ledger.dismiss(ticket, waiter, Verdict::Closed, now, effects);
@@ -300,11 +307,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn flush(&mut self, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.generation += 1;
-            ledger.close_idle(now, effects);
+            ledger.close_idle(CloseReason::Flushed, now, effects);
             while let Some((id, sponsor)) = ledger.dials.write_off_first() {
                 ledger.queue.end_dial(sponsor, id);
             }
-            while let Some((id, _)) = ledger.aside.pop_first() {
+            while let Some(id) = ledger.aside.write_off_first(CloseReason::Flushed) {
                 ledger.note_closing(id, now);
             }
         })
@@ -317,7 +324,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.config = config;
             while ledger.live() > ledger.config.max_open {
                 let Some(coldest) = ledger.idle.pop_front() else { break };
-                ledger.begin_close(coldest.into_connection(), now, effects);
+                ledger.begin_close(coldest, CloseReason::Surplus, now, effects);
             }
         })
     }

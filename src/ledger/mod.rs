@@ -27,6 +27,7 @@ mod settle;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::stats::Stats;
 
@@ -107,7 +108,7 @@ pub(crate) struct Ledger<C, F, W> {
     /// At rest, the most recently used at the back.
     idle: VecDeque<Entry<C>>,
     /// Taken in although they may not be lent again: `settle` closes them. They count as in use.
-    unfit: Vec<Entry<C>>,
+    unfit: Vec<(Entry<C>, CloseReason)>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
     dials: Dials,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{DialRule, moment};
 
 use super::dial_rule::Outlook;
@@ -39,9 +40,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        for mut entry in std::mem::take(&mut self.unfit) {
+        for (mut entry, reason) in std::mem::take(&mut self.unfit) {
             self.receive(&mut entry);
-            self.begin_close(entry.into_connection(), now, effects);
+            self.begin_close(entry, reason, now, effects);
         }
         if !self.closed {
             self.serve(now, effects);
@@ -51,7 +52,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.finish_warm_ups(effects);
             while count(self.idle.len()) > self.config.max_idle() {
                 let coldest = self.idle.pop_front().expect("more are idle than max_idle");
-                self.begin_close(coldest.into_connection(), now, effects);
+                self.begin_close(coldest, CloseReason::Surplus, now, effects);
             }
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
@@ -69,7 +70,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             let failure = F::from(Overdue { limit: self.config.dial_timeout });
             self.note_failure(Some(sponsor), id, failure, effects);
         }
-        while let Some((id, task)) = self.aside.pop_overdue(now) {
+        while let Some((id, task)) = self.aside.write_off_overdue(now) {
             // The connection is still out, but nobody shall have it: it is closed when it is back.
             self.totals.check_failed_total += u64::from(task == Task::Check);
             self.note_closing(id, now);
@@ -312,11 +313,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
-        let surplus = self.live() >= self.config.max_open;
-        if self.closed || surplus || entry.generation != self.generation {
-            self.begin_close(entry.into_connection(), now, effects);
+        let is_surplus = self.live() >= self.config.max_open;
+        let surplus = is_surplus.then_some(CloseReason::Surplus);
+        match self.unfitness(&entry).or(surplus) {
+            Some(reason) => self.begin_close(entry, reason, now, effects),
+            None => self.idle.push_back(entry),
+        }
+    }
+
+    /// Why a connection may not be lent again, sound as it may be.
+    pub(super) fn unfitness(&self, entry: &Entry<C>) -> Option<CloseReason> {
+        if self.closed {
+            Some(CloseReason::PoolClosed)
         } else {
-            self.idle.push_back(entry);
+            (entry.generation != self.generation).then_some(CloseReason::Flushed)
         }
     }
 
@@ -335,13 +345,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn begin_close(
         &mut self,
-        connection: C,
+        entry: Entry<C>,
+        reason: CloseReason,
         now: Instant,
         effects: &mut Effects<C, F, W>,
     ) {
         let id = ErrandId(self.fresh_id());
         self.note_closing(id, now);
-        effects.closes.push(CloseOrder { id, connection });
+        effects.closes.push(CloseOrder::new(id, entry, reason, now));
     }
 
     pub(super) fn note_closing(&mut self, id: ErrandId, now: Instant) {
@@ -349,9 +360,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.closings.begin(id, moment(now, self.config.close_timeout));
     }
 
-    pub(super) fn close_idle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn close_idle(
+        &mut self,
+        reason: CloseReason,
+        now: Instant,
+        effects: &mut Effects<C, F, W>,
+    ) {
         while let Some(entry) = self.idle.pop_front() {
-            self.begin_close(entry.into_connection(), now, effects);
+            self.begin_close(entry, reason, now, effects);
         }
     }
 }

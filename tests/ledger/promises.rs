@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{Config, DialRule};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
@@ -127,7 +128,7 @@ impl Desk {
     }
 
     fn retire(&mut self, entry: Entry<u32>) {
-        let orders = self.ledger.retire(entry, self.now);
+        let orders = self.ledger.retire(entry, CloseReason::Broken, self.now);
         self.lay_out(orders);
         self.close_all();
     }
@@ -300,7 +301,7 @@ fn a_slow_close_holds_its_slot_until_close_timeout() {
     let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..Config::default() });
     let held = desk.dial_and_get();
     let _waiting = desk.queue(1);
-    let orders = desk.ledger.retire(held, desk.now);
+    let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     assert_eq!((desk.stats().closing, desk.begun), (1, 1));
     desk.now += SECOND;
@@ -316,11 +317,11 @@ fn each_errand_is_due_by_its_own_deadline() {
     let forever = Config { max_open: 2, close_timeout: Duration::MAX, ..Config::default() };
     let mut desk = Desk::with(forever);
     let (one, other) = (desk.dial_and_get(), desk.dial_and_get());
-    let orders = desk.ledger.retire(one, desk.now);
+    let orders = desk.ledger.retire(one, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     let orders = desk.ledger.reconfigure(Config { close_timeout: SECOND, ..forever }, desk.now);
     desk.lay_out(orders);
-    let orders = desk.ledger.retire(other, desk.now);
+    let orders = desk.ledger.retire(other, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     desk.now += SECOND;
     desk.look();
@@ -406,7 +407,7 @@ fn whoever_has_slept_longest_wakes_when_an_errand_is_overdue() {
     let (first, second) = (desk.queue(1), desk.queue(2));
     assert_eq!((desk.sleep(first), desk.sleep(second)), (None, None));
     desk.woken.clear();
-    let orders = desk.ledger.retire(held, desk.now);
+    let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.woken, [SLEEPER], "one is enough");
     assert_eq!(desk.sleep(first), Some(desk.now + SECOND), "the close may hang");
@@ -424,7 +425,7 @@ fn whoever_leaves_hands_the_watch_on() {
     assert_eq!(desk.ledger.sleep(first, Some(deadline), desk.now, 1), Some(deadline));
     assert_eq!(desk.sleep(second), None);
     desk.woken.clear();
-    let orders = desk.ledger.retire(held, desk.now);
+    let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     assert!(desk.woken.is_empty(), "the first wakes before the close is overdue");
     desk.now = deadline;
@@ -501,7 +502,7 @@ fn no_limit_is_no_limit_and_overflows_nothing() {
     desk.give_back(entry);
     desk.now += 1_000_000 * SECOND;
     let entry = desk.get();
-    let orders = desk.ledger.retire(entry, desk.now);
+    let orders = desk.ledger.retire(entry, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     desk.now += 1_000_000 * SECOND;
     desk.look();
@@ -547,7 +548,7 @@ fn a_caller_whose_dial_has_failed_is_told_as_the_last_connection_is_discarded() 
     let held = desk.dial_and_get();
     let ticket = desk.queue(1);
     let dial = desk.refused();
-    let orders = desk.ledger.retire(held, desk.now);
+    let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     assert_eq!((desk.stats().closing, desk.failure(ticket)), (1, Failure::Of(dial)));
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{Config, moment};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
@@ -33,6 +34,7 @@ type Orders = Effects<u32, Failure, usize>;
 struct Connection {
     place: Place,
     reused: bool,
+    opened_at: Instant,
     proven_at: Instant,
     generation: u64,
     /// Its slot was freed although it is not closed: the one case that `BOUND` leaves out.
@@ -73,7 +75,8 @@ struct Aside {
     deadline: Option<Instant>,
     /// `None` once it is on its way back.
     entry: Option<Entry<u32>>,
-    overdue: bool,
+    /// Why it is closed when it is back, once it is retired already.
+    written_off: Option<CloseReason>,
     hangs: bool,
 }
 
@@ -407,6 +410,7 @@ impl World {
             let opened = Connection {
                 place: Place::Closed,
                 reused: false,
+                opened_at: now,
                 proven_at: now,
                 generation: dial.generation,
                 abandoned: false,
@@ -462,16 +466,20 @@ impl World {
         let entry = self.asides[at].entry.take().expect("what is aside comes back once");
         let orders = self.ledger.back(self.asides[at].id, entry, sound, now);
         self.event(now, orders, |world, now| {
-            let Aside { id, task, connection, overdue, .. } = world.asides.remove(at);
-            if overdue {
-                let close = world.take_close(connection);
+            let Aside { id, task, connection, written_off, .. } = world.asides.remove(at);
+            if let Some(reason) = written_off {
+                let close = world.take_close(connection, reason, now);
                 assert_eq!(close, id, "the errand goes on under its name");
             } else if sound {
                 world.connection(connection).proven_at = now;
                 world.shelve(connection, now);
             } else {
+                let reason = match task {
+                    Task::Check => CloseReason::CheckFailed,
+                    Task::Reset => CloseReason::ResetFailed,
+                };
                 world.totals.check_failed_total += u64::from(task == Task::Check);
-                world.begin_close(connection, now);
+                world.begin_close(connection, reason, now);
             }
         });
     }
@@ -482,8 +490,9 @@ impl World {
         let then = if to_rejoin { State::Empty } else { State::Gone };
         let Some(entry) = self.take_held(pick, then) else { return };
         let connection = entry.connection;
-        let orders = self.ledger.retire(entry, now);
-        self.event(now, orders, |world, now| world.begin_close(connection, now));
+        let reason = if to_rejoin { CloseReason::Broken } else { CloseReason::Discarded };
+        let orders = self.ledger.retire(entry, reason, now);
+        self.event(now, orders, |world, now| world.begin_close(connection, reason, now));
     }
 
     pub(crate) fn detach(&mut self, pick: usize, behind: Duration) {
@@ -533,7 +542,7 @@ impl World {
         let orders = self.ledger.flush(now);
         self.event(now, orders, |world, now| {
             world.generation += 1;
-            world.close_idle(now);
+            world.close_idle(CloseReason::Flushed, now);
             for (id, dial) in &mut world.dials {
                 dial.counted = false;
                 let sponsor = &mut world.parties[dial.sponsor];
@@ -542,9 +551,9 @@ impl World {
                 }
             }
             for at in 0..world.asides.len() {
-                let Aside { id, connection, overdue, .. } = world.asides[at];
-                if !overdue {
-                    world.asides[at].overdue = true;
+                let Aside { id, connection, written_off, .. } = world.asides[at];
+                if written_off.is_none() {
+                    world.asides[at].written_off = Some(CloseReason::Flushed);
                     world.note_closing(id, connection, now);
                     world.connection(connection).place = Place::Overdue;
                 }
@@ -562,7 +571,7 @@ impl World {
             world.config = config;
             while world.live() > world.config.max_open && !world.idle.is_empty() {
                 let coldest = world.idle.remove(0);
-                world.begin_close(coldest, now);
+                world.begin_close(coldest, CloseReason::Surplus, now);
             }
         });
     }
@@ -573,7 +582,7 @@ impl World {
         self.event(now, orders, |world, now| {
             world.closed = true;
             world.last_failure = None;
-            world.close_idle(now);
+            world.close_idle(CloseReason::PoolClosed, now);
             world.queue.clear();
             for party in 0..world.parties.len() {
                 let Party { want, state, .. } = &world.parties[party];
@@ -673,7 +682,8 @@ impl World {
     /// When something next overruns its time limit, somebody must be awake to see it.
     fn next_due(&self) -> Option<Instant> {
         let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
-        let asides = self.asides.iter().filter(|a| !a.overdue).map(|aside| aside.deadline);
+        let asides =
+            self.asides.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
         let closings = self.closings.values().map(|(_, deadline)| *deadline);
         dials.chain(asides).chain(closings).flatten().min()
     }
@@ -714,9 +724,9 @@ impl World {
             self.dials.insert(id, Dial { counted: false, ..dial });
         }
         for at in 0..self.asides.len() {
-            let Aside { id, task, connection, deadline, overdue, .. } = self.asides[at];
-            if !overdue && is_due(deadline) {
-                self.asides[at].overdue = true;
+            let Aside { id, task, connection, deadline, written_off, .. } = self.asides[at];
+            if written_off.is_none() && is_due(deadline) {
+                self.asides[at].written_off = Some(CloseReason::Late);
                 self.totals.check_failed_total += u64::from(task == Task::Check);
                 self.note_closing(id, connection, now);
                 self.connection(connection).place = Place::Overdue;
@@ -748,7 +758,7 @@ impl World {
             self.finish_warm_ups();
             while self.idle.len() > self.config.max_idle() as usize {
                 let coldest = self.idle.remove(0);
-                self.begin_close(coldest, now);
+                self.begin_close(coldest, CloseReason::Surplus, now);
             }
         }
         self.allowance = self.allowance.min(self.open()).max(self.config.max_open);
@@ -887,8 +897,12 @@ impl World {
         // Until it has a place again it counts nowhere.
         self.connection(connection).place = Place::Kept;
         let surplus = self.live() >= self.config.max_open;
-        if self.closed || surplus || self.connections[&connection].generation != self.generation {
-            self.begin_close(connection, now);
+        if self.closed {
+            self.begin_close(connection, CloseReason::PoolClosed, now);
+        } else if self.connections[&connection].generation != self.generation {
+            self.begin_close(connection, CloseReason::Flushed, now);
+        } else if surplus {
+            self.begin_close(connection, CloseReason::Surplus, now);
         } else {
             self.connection(connection).place = Place::Idle;
             self.idle.push(connection);
@@ -904,11 +918,11 @@ impl World {
         self.connection(connection).place = Place::Aside;
         let hangs = self.hangs_next(1, self.hangs.asides);
         let entry = Some(entry);
-        self.asides.push(Aside { id, task, connection, deadline, entry, overdue: false, hangs });
+        self.asides.push(Aside { id, task, connection, deadline, entry, written_off: None, hangs });
     }
 
-    fn begin_close(&mut self, connection: u32, now: Instant) {
-        let id = self.take_close(connection);
+    fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Instant) {
+        let id = self.take_close(connection, reason, now);
         self.note_closing(id, connection, now);
     }
 
@@ -918,11 +932,13 @@ impl World {
         assert!(self.closings.insert(id, (connection, due)).is_none());
     }
 
-    fn take_close(&mut self, connection: u32) -> ErrandId {
+    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Instant) -> ErrandId {
         let closes = &mut self.orders.closes;
         let at = closes.iter().position(|order| order.connection == connection);
         let at = at.unwrap_or_else(|| panic!("{connection} is not closed"));
         let order = closes.remove(at);
+        let age = now.saturating_duration_since(self.connection(connection).opened_at);
+        assert_eq!((order.reason, order.age), (reason, age), "why {connection} is closed");
         let hangs = self.hangs_next(2, self.hangs.closes);
         let place = &mut self.connection(connection).place;
         assert!(!matches!(place, Place::Closing | Place::Closed), "closed exactly once");
@@ -931,9 +947,9 @@ impl World {
         order.id
     }
 
-    fn close_idle(&mut self, now: Instant) {
+    fn close_idle(&mut self, reason: CloseReason, now: Instant) {
         for connection in std::mem::take(&mut self.idle) {
-            self.begin_close(connection, now);
+            self.begin_close(connection, reason, now);
         }
     }
 
@@ -956,7 +972,7 @@ impl World {
     }
 
     fn checks(&self) -> usize {
-        self.asides.iter().filter(|a| a.task == Task::Check && !a.overdue).count()
+        self.asides.iter().filter(|a| a.task == Task::Check && a.written_off.is_none()).count()
     }
 
     fn coming(&self) -> usize {
