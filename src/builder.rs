@@ -2,19 +2,21 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError, DialRule};
+use crate::config::{Breaker, Config, ConfigError, DialRule, OnDialFailure};
 use crate::dialer::Dialer;
+use crate::event::{Observer, Watch};
 use crate::pool::{Habits, Pool};
 
 impl<D: Dialer> Pool<D> {
     /// Opens a pool with the defaults. Nothing is dialed yet.
     pub fn new(dialer: D) -> Self {
-        Self::open(dialer, Config::default(), Habits::default())
+        Self::open(dialer, Config::default(), Habits::default(), Watch::default())
     }
 
     /// What can be set about a pool before it is opened.
     pub fn builder(dialer: D) -> Builder<D> {
-        Builder { dialer, config: Config::default(), habits: Habits::default() }
+        let (config, habits) = (Config::default(), Habits::default());
+        Builder { dialer, config, habits, watch: Watch::default() }
     }
 }
 
@@ -24,6 +26,7 @@ impl<D: Dialer> Pool<D> {
 /// | --- | --- | --- |
 /// | how many connections the server may see | [`max_open`](Self::max_open) | 10 |
 /// | how long a caller waits | [`get_timeout`](Self::get_timeout) | 30 s |
+/// | how long a connection lives, and rests | [`max_lifetime`](Self::max_lifetime), [`max_idle_time`](Self::max_idle_time) | 30 min, 10 min |
 /// | how long a dial may take | [`dial_timeout`](Self::dial_timeout) | 30 s |
 ///
 /// The rest is seldom needed. No setter fails; [`build`](Self::build) checks that they fit together.
@@ -42,10 +45,11 @@ impl<D: Dialer> Pool<D> {
 /// ```
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build`"]
-pub struct Builder<D> {
+pub struct Builder<D: Dialer> {
     dialer: D,
     config: Config,
     habits: Habits,
+    watch: Watch<<D as Dialer>::Error>,
 }
 
 impl<D: Dialer> Builder<D> {
@@ -63,6 +67,88 @@ impl<D: Dialer> Builder<D> {
     /// From 0, which keeps none, to `max_open`. Defaults to `max_open`.
     pub fn max_idle(mut self, max_idle: u32) -> Self {
         self.config.max_idle = Some(max_idle);
+        self
+    }
+
+    /// The fewest connections to keep at rest: the pool dials for them by itself, from the start.
+    ///
+    /// What is lent is made good at once, as long as `max_open` has room, and dials under way are
+    /// counted. A connection that reaches its [`max_lifetime`](Self::max_lifetime) is replaced before
+    /// it ends, if there is room for both: leave `max_open` one more than rest and work need.
+    /// Otherwise it is closed first, and rests one short for as long as a dial takes.
+    ///
+    /// While the server cannot be reached one dial at a time tries, after pauses of up to 10 s.
+    ///
+    /// From 0 to `max_idle`. Defaults to 0, as the first caller can dial: a program that is not used
+    /// then holds nothing.
+    pub fn min_idle(mut self, min_idle: u32) -> Self {
+        self.config.min_idle = min_idle;
+        self
+    }
+
+    /// How long after its dial a connection ends, in use or not.
+    ///
+    /// One that has reached that age is not lent and not kept: it is closed while idle, or as it
+    /// comes back. Which way it is, [`lifetime_jitter`](Self::lifetime_jitter) brings it forward for
+    /// some. More than zero; `Duration::MAX` means no limit. Defaults to 30 min, as in HikariCP and
+    /// r2d2: servers, proxies and balancers have limits of their own, and a connection that ends by
+    /// its pool ends between two requests.
+    pub fn max_lifetime(mut self, max_lifetime: Duration) -> Self {
+        self.config.max_lifetime = max_lifetime;
+        self
+    }
+
+    /// The most by which a connection's life is shortened, each by a part of it drawn by lot.
+    ///
+    /// Connections that were opened together so do not end together. From zero, which is no jitter;
+    /// what exceeds `max_lifetime` counts as equal to it. Defaults to a tenth of `max_lifetime`.
+    pub fn lifetime_jitter(mut self, lifetime_jitter: Duration) -> Self {
+        self.config.lifetime_jitter = Some(lifetime_jitter);
+        self
+    }
+
+    /// How long a connection may be idle before it is closed, unless [`min_idle`](Self::min_idle)
+    /// would miss it.
+    ///
+    /// A check is no use of it. More than zero; `Duration::MAX` means no limit. Defaults to 10 min,
+    /// as in HikariCP and r2d2: below what firewalls forget (often 15 min or an hour), and long
+    /// enough to be there for the next wave.
+    pub fn max_idle_time(mut self, max_idle_time: Duration) -> Self {
+        self.config.max_idle_time = max_idle_time;
+        self
+    }
+
+    /// How long a connection may rest before it is [checked](Dialer::check) although nobody wants it.
+    ///
+    /// Up to a tenth earlier, each at a time of its own, and one at a time. For servers and
+    /// firewalls that cut what is silent, and to be told early of a server that is gone. More than
+    /// zero; defaults to `Duration::MAX`, which is off: TCP keep-alive does as much for a quiet line,
+    /// and what has rested long is checked before it is lent.
+    pub fn check_idle_every(mut self, check_idle_every: Duration) -> Self {
+        self.config.check_idle_every = check_idle_every;
+        self
+    }
+
+    /// What becomes of a caller whose own dial has failed.
+    ///
+    /// Defaults to [`OnDialFailure::AwaitReturn`]: it is told at once, unless a connection in use may
+    /// come back to serve it. Whoever is told can decide better than the pool whether to try again.
+    pub fn on_dial_failure(mut self, on_dial_failure: OnDialFailure) -> Self {
+        self.config.on_dial_failure = on_dial_failure;
+        self
+    }
+
+    /// Refuses callers at once while the server cannot be reached.
+    ///
+    /// When dials have failed as many times in a row as the [`Breaker`] says, callers whom nothing
+    /// idle or in use can serve are turned away with the latest failure, and one dial at a time tries
+    /// whether the server is back: when its pause is over, for the next caller who comes. From the
+    /// first failure on, no more than one dial is under way. Nobody has to wait for a server known
+    /// to be away, and a server that comes back meets one dial and not a hundred.
+    ///
+    /// Off by default: then every caller has a dial of its own, and is told what became of that.
+    pub fn breaker(mut self, breaker: Breaker) -> Self {
+        self.config.breaker = Some(breaker);
         self
     }
 
@@ -149,6 +235,30 @@ impl<D: Dialer> Builder<D> {
         self
     }
 
+    /// Who is told what happens in the pool: a closure, or any [`Observer`].
+    ///
+    /// One; setting another replaces it. None by default, and then nothing is paid for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{Event, Pool};
+    /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+    ///
+    /// let pool = Pool::builder(dialer)
+    ///     .observer(|event: &Event<'_, _>| {
+    ///         if let Event::Closed { reason, age, .. } = event {
+    ///             eprintln!("a connection was closed at the age of {age:?}: {reason}");
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn observer(mut self, observer: impl Observer<D::Error>) -> Self {
+        self.watch = Watch::by(observer);
+        self
+    }
+
     /// Checks the settings and opens the pool. Nothing is dialed yet.
     ///
     /// # Errors
@@ -156,6 +266,6 @@ impl<D: Dialer> Builder<D> {
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
     /// with their values.
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
-        Ok(Pool::open(self.dialer, self.config.check()?, self.habits))
+        Ok(Pool::open(self.dialer, self.config.check()?, self.habits, self.watch))
     }
 }

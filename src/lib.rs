@@ -4,13 +4,19 @@
 #[forbid(unsafe_code)]
 mod builder;
 #[forbid(unsafe_code)]
+mod close_reason;
+#[forbid(unsafe_code)]
 mod config;
 #[forbid(unsafe_code)]
 mod dialer;
 #[forbid(unsafe_code)]
 mod error;
 #[forbid(unsafe_code)]
+mod event;
+#[forbid(unsafe_code)]
 mod ledger;
+#[forbid(unsafe_code)]
+mod maintenance;
 pub mod net;
 #[forbid(unsafe_code)]
 mod places;
@@ -26,8 +32,10 @@ mod sync;
 mod workers;
 
 pub use crate::builder::Builder;
-pub use crate::config::{ConfigError, DialRule};
+pub use crate::close_reason::CloseReason;
+pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
+pub use crate::event::{Event, Observer};
 pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};
 pub use crate::stats::Stats;

@@ -3,7 +3,7 @@
 //! It is there only while a pool has asked to be woken, and holds pools weakly. No pool relies on
 //! it: what has aged is not lent, whenever that is noticed.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -13,7 +13,7 @@ use crate::sync::{Thread, catch, join, now, spawn};
 /// Something that asks to be woken now and then.
 pub(crate) trait Upkeep: Send + Sync {
     /// The time has come. May ask to be woken again.
-    fn upkeep(&self);
+    fn upkeep(self: Arc<Self>);
 }
 
 static ROTA: Mutex<Rota> = Mutex::new(Rota { alarms: Vec::new(), worker: None, next_worker: 0 });
@@ -79,7 +79,7 @@ fn work(number: u64) {
             let Alarm { pool, .. } = rota.alarms.swap_remove(at);
             MutexGuard::unlocked(&mut rota, || {
                 // What it runs is caught where it is called; a fault of our own must not end all upkeep.
-                catch(|| pool.upgrade().inspect(|pool| pool.upkeep()));
+                catch(|| pool.upgrade().map(|pool| pool.upkeep()));
             });
         } else if let Some(due) = rota.alarms.iter().map(|alarm| alarm.due).min() {
             set_asleep(&mut rota, number, true);

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{Config, ConfigError, moment};
 use crate::dialer::Dialer;
 use crate::error::GetError;
+use crate::event::Watch;
 use crate::ledger::Entry;
 use crate::shell::Shell;
 use crate::stats::Stats;
@@ -83,8 +85,8 @@ impl<D: Dialer> Drop for Handle<D> {
 }
 
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn open(dialer: D, config: Config, habits: Habits) -> Self {
-        Self { handle: Arc::new(Handle { shell: Shell::new(dialer, config), habits }) }
+    pub(crate) fn open(dialer: D, config: Config, habits: Habits, watch: Watch<D::Error>) -> Self {
+        Self { handle: Arc::new(Handle { shell: Shell::new(dialer, config, watch), habits }) }
     }
 
     /// Lends a connection, waiting for at most `get_timeout` (30 s unless the
@@ -398,7 +400,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     /// ```
     pub fn discard(mut guard: Self) {
         let entry = guard.take();
-        guard.shell().retire(entry);
+        guard.shell().retire(entry, CloseReason::Discarded);
     }
 
     /// Takes the connection out of the pool, to keep. It no longer counts as open.
@@ -468,7 +470,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
         let Some(entry) = self.entry.take() else { return };
         let is_suspect = thread::panicking() && !self.was_panicking;
         if is_suspect && self.pool.borrow().handle.habits.retire_on_panic {
-            self.shell().retire(entry);
+            self.shell().retire(entry, CloseReason::Panicked);
         } else {
             self.shell().give_back(entry);
         }

@@ -7,19 +7,23 @@
 //! on the thread that borrows or returns.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
+use crate::event::{Event, Observer, Watch};
+use crate::ledger::effects::ErrandId;
 use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
     Verdict,
 };
+use crate::maintenance::{self, Upkeep};
 use crate::places::Places;
 use crate::stats::Stats;
-use crate::sync::{Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now};
+use crate::sync::{Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now, seed};
 use crate::workers::{Job, Workers};
 
 type Connection<D> = <D as Dialer>::Connection;
@@ -34,21 +38,24 @@ type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 pub(crate) struct Shell<D: Dialer> {
     dialer: D,
     blocking: Blocking,
-    check_after: CoarseDuration,
+    /// What has rested for longer is checked or closed.
+    fresh_for: CoarseDuration,
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
     workers: Arc<Workers<Assignment<D>>>,
+    watch: Watch<<D as Dialer>::Error>,
 }
 
 impl<D: Dialer> Shell<D> {
-    pub(crate) fn new(dialer: D, config: Config) -> Arc<Self> {
+    pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
         let blocking = dialer.blocking();
-        let check_after = CoarseDuration::new(config.check_after);
+        let fresh_for = CoarseDuration::new(config.check_after.min(config.max_idle_time));
         // What the coarse clock cannot tell is left to the ledger.
         let is_timed = config.check_after >= CoarseDuration::LEAST;
         let places = Places::new(if is_timed { config.max_idle() } else { 0 });
-        let ledger = Mutex::new(Ledger::new(config));
-        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers: Workers::new() })
+        let ledger = Mutex::new(Ledger::new(config, seed()));
+        let workers = Workers::new();
+        Arc::new(Self { dialer, blocking, fresh_for, places, ledger, workers, watch })
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -64,23 +71,24 @@ impl<D: Dialer> Shell<D> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.unseen.rests_since));
+        let is_fresh = now.is_within(self.fresh_for, CoarseInstant(entry.unseen.rests_since));
         // One from before a flush rests here for the moment until its returner has looked.
         let is_valid = entry.generation == open.generation;
-        if is_fresh && is_valid && self.is_sound(&mut entry.connection) {
-            entry.unseen.lent += 1;
-            return Some(entry);
+        if !is_fresh || !is_valid || now >= CoarseInstant(entry.expires) {
+            self.reject(entry);
+            return None;
         }
-        self.reject(entry, is_fresh);
-        None
+        if !self.is_sound(&mut entry.connection) {
+            self.retire(entry, CloseReason::Broken);
+            return None;
+        }
+        entry.unseen.lent += 1;
+        Some(entry)
     }
 
-    /// A connection from a place is of no more use, or must be checked first.
+    /// A connection from a place must be checked or closed first.
     #[cold]
-    fn reject(self: &Arc<Self>, entry: Lent<D>, is_fresh: bool) {
-        if is_fresh {
-            return self.retire(entry);
-        }
+    fn reject(self: &Arc<Self>, entry: Lent<D>) {
         let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
         self.event(|ledger, now| {
             ledger.take_in(entry, rested, now);
@@ -101,7 +109,7 @@ impl<D: Dialer> Shell<D> {
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire(entry);
+            self.retire(entry, CloseReason::Broken);
             place = Some(ticket);
         }
     }
@@ -112,8 +120,8 @@ impl<D: Dialer> Shell<D> {
             let mut lent = Ok(None);
             let (mut stats, mut failure) = (Stats::default(), None);
             self.event(|ledger, now| {
-                let effects = ledger.look(now);
-                lent = ledger.try_request(now);
+                let effects;
+                (lent, effects) = ledger.try_request(now);
                 (stats, failure) = (ledger.stats(now), ledger.last_failure());
                 effects
             });
@@ -124,7 +132,7 @@ impl<D: Dialer> Shell<D> {
             if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire(entry);
+            self.retire(entry, CloseReason::Broken);
         }
     }
 
@@ -142,7 +150,12 @@ impl<D: Dialer> Shell<D> {
         let (request, effects) = ledger
             .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
         let ticket = match request {
-            Request::Granted(ticket, entry) => return Ok((ticket, entry)),
+            Request::Granted(ticket, mut entry) => {
+                date::<D>(&ledger, &mut entry, now, CoarseInstant::now());
+                drop(ledger);
+                self.carry_out(effects);
+                return Ok((ticket, entry));
+            }
             Request::Queued(ticket) => ticket,
             Request::Refused(refusal) => {
                 let error = refused(&ledger, refusal, start);
@@ -179,7 +192,10 @@ impl<D: Dialer> Shell<D> {
             let verdict = ledger.collect(ticket);
             let verdict =
                 verdict.or_else(|| is_late.then(|| Verdict::Late(ledger.leave(ticket, now))));
-            if let Some(verdict) = verdict {
+            if let Some(mut verdict) = verdict {
+                if let Verdict::Granted(entry) = &mut verdict {
+                    date::<D>(&ledger, entry, now, CoarseInstant::now());
+                }
                 let (effects, stats) = (ledger.look(now), ledger.stats(now));
                 drop(ledger);
                 self.carry_out(effects);
@@ -203,18 +219,19 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>) {
         let connection = &mut entry.connection;
         if !self.is_sound(connection) {
-            return self.retire(entry);
+            return self.retire(entry, CloseReason::Broken);
         }
         if self.blocking.reset {
             return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
         }
         if self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true) {
-            return self.retire(entry);
+            return self.retire(entry, CloseReason::ResetFailed);
         }
+        let now = CoarseInstant::now();
         match self.places.gate() {
-            Some(open) if open.generation == entry.generation => {
+            Some(open) if open.generation == entry.generation && now.0 < entry.expires => {
                 entry.reused = true;
-                entry.unseen.rests_since = CoarseInstant::now().0;
+                entry.unseen.rests_since = now.0;
                 if let Err(left) = self.places.put(entry, open) {
                     self.give_back_slowly(left);
                 }
@@ -232,8 +249,8 @@ impl<D: Dialer> Shell<D> {
 
     /// A borrowed connection is of no more use.
     #[cold]
-    pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>) {
-        self.event(|ledger, now| ledger.retire(entry, now));
+    pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
     /// A borrower keeps its connection.
@@ -263,6 +280,7 @@ impl<D: Dialer> Shell<D> {
     /// Lends nothing from now on, and leaves no thread at rest.
     pub(crate) fn close(self: &Arc<Self>) {
         self.event(Ledger::close);
+        maintenance::forget(&self.weak());
         self.workers.close();
     }
 
@@ -332,9 +350,12 @@ impl<D: Dialer> Shell<D> {
             return;
         }
         let mut pending = vec![effects];
-        while let Some(Effects { wake, dials, asides, closes, spent }) = pending.pop() {
+        while let Some(Effects { wake, dials, asides, closes, spent, alarm }) = pending.pop() {
             for bell in wake {
                 bell.ring();
+            }
+            if let Some(due) = alarm {
+                self.order_upkeep(due);
             }
             for order in dials {
                 pending.extend(self.on_worker(Errand::Dial(order)));
@@ -352,6 +373,20 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
+    #[cold]
+    fn order_upkeep(self: &Arc<Self>, due: Instant) {
+        maintenance::wake_at(due, self.weak());
+        // The pool may have been closed since the order was given.
+        if self.books().is_closed() {
+            maintenance::forget(&self.weak());
+        }
+    }
+
+    fn weak(self: &Arc<Self>) -> Weak<dyn Upkeep> {
+        let weak: Weak<Self> = Arc::downgrade(self);
+        weak
+    }
+
     fn run(self: &Arc<Self>, errand: Errand<Connection<D>>, may_block: bool) -> Option<Orders<D>> {
         if may_block { self.on_worker(errand) } else { Some(self.perform(errand)) }
     }
@@ -363,8 +398,7 @@ impl<D: Dialer> Shell<D> {
         let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
         Some(match errand {
             Errand::Dial(DialOrder { id, .. }) => {
-                let failure = DialFailure::no_thread(error);
-                self.books().dial_failed(id, failure, now())
+                self.dial_failed(id, DialFailure::no_thread(error), Duration::ZERO, now())
             }
             errand => self.perform(errand),
         })
@@ -374,22 +408,22 @@ impl<D: Dialer> Shell<D> {
     fn perform(&self, errand: Errand<Connection<D>>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
+                let start = now();
                 let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
                 let now = now();
-                match outcome {
-                    Some(Ok(connection)) => self.books().dialed(id, connection, now),
-                    Some(Err(error)) => {
-                        let failure = DialFailure::new(error);
-                        self.books().dial_failed(id, failure, now)
-                    }
-                    None => self.books().dial_failed(id, DialFailure::panicked(), now),
-                }
+                let took = now.saturating_duration_since(start);
+                let failure = match outcome {
+                    Some(Ok(connection)) => return self.books().dialed(id, connection, now),
+                    Some(Err(error)) => DialFailure::new(error),
+                    None => DialFailure::panicked(),
+                };
+                self.dial_failed(id, failure, took, now)
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
                 let sound = self.user_code(|dialer| {
                     match task {
-                        Task::Check => dialer.check(connection, latest(deadline)),
+                        Task::Check | Task::KeepAlive => dialer.check(connection, latest(deadline)),
                         Task::Reset => dialer.reset(connection),
                     }
                     .is_ok()
@@ -397,12 +431,24 @@ impl<D: Dialer> Shell<D> {
                 let now = now();
                 self.books().back(id, entry, sound == Some(true), now)
             }
-            Errand::Close(CloseOrder { id, connection }) => {
+            Errand::Close(CloseOrder { id, connection, reason, age }) => {
                 self.user_code(|dialer| dialer.close(connection));
+                self.tell(|| Event::Closed { reason, age });
                 let now = now();
                 self.books().closed(id, now)
             }
         }
+    }
+
+    fn dial_failed(
+        &self,
+        id: ErrandId,
+        failure: Failure<D>,
+        took: Duration,
+        now: Instant,
+    ) -> Orders<D> {
+        self.tell(|| Event::DialFailed { failure: &failure, took });
+        self.books().dial_failed(id, failure, now)
     }
 
     /// Runs user code; `None` if it panicked.
@@ -413,6 +459,25 @@ impl<D: Dialer> Shell<D> {
             self.note_panic();
         }
         value
+    }
+
+    /// Tells the observer, if there is one. Never under the lock, and before the ledger is told:
+    /// so what follows from an event is observed after it.
+    #[inline]
+    fn tell<'a>(&self, event: impl FnOnce() -> Event<'a, D::Error>)
+    where
+        D::Error: 'a,
+    {
+        if let Some(observer) = self.watch.observer() {
+            self.tell_observer(observer, &event());
+        }
+    }
+
+    #[cold]
+    fn tell_observer(&self, observer: &dyn Observer<D::Error>, event: &Event<'_, D::Error>) {
+        if catch(|| observer.observe(event)).is_none() {
+            self.note_panic();
+        }
     }
 
     #[cold]
@@ -456,6 +521,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
             entry.unseen.rests_since = coarse.before(rested).0;
+            date::<D>(&self.ledger, &mut entry, now, coarse);
             Some(entry)
         };
         self.shell.places.open(generation, until, lay_out, |entry| found.push(entry));
@@ -490,6 +556,14 @@ impl<D: Dialer> DerefMut for OpenBooks<'_, D> {
 impl<D: Dialer> Drop for OpenBooks<'_, D> {
     fn drop(&mut self) {
         self.lay_out();
+    }
+}
+
+/// Writes on a connection when it has to end, by the coarse clock, for those who do not ask the ledger.
+fn date<D: Dialer>(ledger: &Books<D>, entry: &mut Lent<D>, now: Instant, coarse: CoarseInstant) {
+    if entry.expires == 0 {
+        let left = ledger.life_left(entry, now);
+        entry.expires = left.map_or(u64::MAX, |left| coarse.after(left).0);
     }
 }
 
@@ -543,6 +617,12 @@ enum Errand<C> {
 struct Assignment<D: Dialer> {
     shell: Arc<Shell<D>>,
     errand: Errand<Connection<D>>,
+}
+
+impl<D: Dialer> Upkeep for Shell<D> {
+    fn upkeep(self: Arc<Self>) {
+        self.event(Ledger::upkeep);
+    }
 }
 
 impl<D: Dialer> Job for Assignment<D> {

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -20,8 +21,13 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// A number that nobody can foretell.
+pub(crate) fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
 /// A moment of a clock that is cheap to read and some milliseconds late, in ticks of 2^-32 s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoarseInstant(pub(crate) u64);
 
 impl CoarseInstant {
@@ -39,6 +45,11 @@ impl CoarseInstant {
 
     pub(crate) fn since(self, earlier: Self) -> Duration {
         coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
+    }
+
+    /// The moment that lies `span` after this one, or the last that the clock knows.
+    pub(crate) fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(CoarseDuration::new(span).0))
     }
 
     /// The moment that lies `span` before this one.

@@ -6,12 +6,16 @@
 // The files are the crate's, and so are these lints.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+#[path = "../../src/close_reason.rs"]
+mod close_reason;
 #[path = "../../src/config.rs"]
 mod config;
 #[path = "../../src/dialer.rs"]
 mod dialer;
 #[path = "../../src/error.rs"]
 mod error;
+#[path = "../../src/event.rs"]
+mod event;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
 #[path = "../../src/places.rs"]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
 use crate::error::GetError;
+use crate::event::Watch;
 use crate::pool::{Habits, Pool};
 use crate::sync::{Bell, Mutex, Planned, never};
 
@@ -203,7 +204,7 @@ pub(crate) fn pool_with(
         friend: std::sync::Mutex::new(None),
     };
     let habits = Habits { get_timeout: Duration::MAX, retire_on_panic: true };
-    (Pool::open(dialer, config, habits), server)
+    (Pool::open(dialer, config, habits, Watch::default()), server)
 }
 
 /// Settings by which nothing is ever due: then a lost wake-up is a deadlock, which loom reports.

@@ -1,6 +1,8 @@
 //! What an event of the ledger asks its caller to do once the lock is free.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::close_reason::CloseReason;
 
 use super::entry::Entry;
 
@@ -23,8 +25,10 @@ pub(crate) struct DialOrder {
 /// What a connection is set aside for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// On the way to a caller, or in the middle of a long rest.
+    /// On the way to a caller.
     Check,
+    /// A check too, in the middle of a long rest.
+    KeepAlive,
     /// On the way back from one.
     Reset,
 }
@@ -44,6 +48,16 @@ pub(crate) struct AsideOrder<C> {
 pub(crate) struct CloseOrder<C> {
     pub(crate) id: ErrandId,
     pub(crate) connection: C,
+    pub(crate) reason: CloseReason,
+    /// How old it was when it was retired.
+    pub(crate) age: Duration,
+}
+
+impl<C> CloseOrder<C> {
+    pub(super) fn new(id: ErrandId, entry: Entry<C>, reason: CloseReason, now: Instant) -> Self {
+        let age = entry.age(now);
+        Self { id, connection: entry.into_connection(), reason, age }
+    }
 }
 
 /// Everything to do after unlocking. Nothing in it may be dropped undone.

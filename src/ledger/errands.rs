@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use crate::close_reason::CloseReason;
+
 use super::effects::{ErrandId, Task, Ticket};
 use super::queue::count;
 
@@ -126,6 +128,9 @@ pub(super) struct Aside {
     tasks: BTreeMap<ErrandId, (Task, Option<Instant>)>,
     due: DueTimes,
     checks: u32,
+    keep_alives: u32,
+    /// Those that are retired already, and wait only for their task to return.
+    written_off: BTreeMap<ErrandId, CloseReason>,
 }
 
 impl Aside {
@@ -138,30 +143,50 @@ impl Aside {
         self.checks
     }
 
+    /// Of those, the ones that nobody has asked for.
+    pub(super) fn keep_alives(&self) -> u32 {
+        self.keep_alives
+    }
+
     pub(super) fn begin(&mut self, id: ErrandId, task: Task, deadline: Option<Instant>) {
         self.tasks.insert(id, (task, deadline));
         self.due.add(deadline, id);
-        self.checks += u32::from(task == Task::Check);
+        self.checks += u32::from(task != Task::Reset);
+        self.keep_alives += u32::from(task == Task::KeepAlive);
     }
 
-    /// `None` if it is retired already: it was overdue, or there was a flush.
-    pub(super) fn end(&mut self, id: ErrandId) -> Option<Task> {
+    /// The task that is done; or why the connection is retired already.
+    pub(super) fn end(&mut self, id: ErrandId) -> Result<Task, CloseReason> {
+        if let Some(reason) = self.written_off.remove(&id) {
+            return Err(reason);
+        }
+        Ok(self.remove(id).expect("what is back was set aside and was not back before"))
+    }
+
+    /// Writes off one whose time is up.
+    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
+        let id = self.due.overdue(now)?;
+        Some((id, self.write_off(id, CloseReason::Late)))
+    }
+
+    /// Writes off the one longest aside.
+    pub(super) fn write_off_first(&mut self, reason: CloseReason) -> Option<ErrandId> {
+        let id = *self.tasks.first_key_value()?.0;
+        self.write_off(id, reason);
+        Some(id)
+    }
+
+    fn write_off(&mut self, id: ErrandId, reason: CloseReason) -> Task {
+        self.written_off.insert(id, reason);
+        self.remove(id).expect("only what is aside is written off")
+    }
+
+    fn remove(&mut self, id: ErrandId) -> Option<Task> {
         let (task, deadline) = self.tasks.remove(&id)?;
         self.due.remove(deadline, id);
-        self.checks -= u32::from(task == Task::Check);
+        self.checks -= u32::from(task != Task::Reset);
+        self.keep_alives -= u32::from(task == Task::KeepAlive);
         Some(task)
-    }
-
-    /// Takes out one whose time is up.
-    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
-        let id = self.due.overdue(now)?;
-        self.end(id).map(|task| (id, task))
-    }
-
-    /// Takes out the one longest aside.
-    pub(super) fn pop_first(&mut self) -> Option<(ErrandId, Task)> {
-        let id = *self.tasks.first_key_value()?.0;
-        self.end(id).map(|task| (id, task))
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::stats::Stats;
 
 use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
-use super::queue::{Waiter, count};
+use super::errands::Sponsor;
+use super::queue::Waiter;
 use super::{Ledger, Overdue, Refusal, Request, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
@@ -27,17 +29,19 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return (Request::Refused(Refusal::Closed), effects);
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
+        self.expire(now, &mut effects);
         if self.queue.is_empty() && self.unfit.is_empty() {
             if let Some(entry) = self.take_fresh(now) {
+                self.settle(now, &mut effects);
                 return (Request::Granted(ticket, entry), effects);
             }
         }
         if deadline.is_some_and(|deadline| deadline <= now) {
             self.totals.timed_out_total += 1;
+            self.settle(now, &mut effects);
             return (Request::Refused(Refusal::TooLate), effects);
         }
-        self.expire(now, &mut effects);
-        if place.is_none() && self.is_queue_full() {
+        if place.is_none() && self.is_queue_full(now) {
             self.totals.queue_full_total += 1;
             self.settle(now, &mut effects);
             return (Request::Refused(Refusal::QueueFull), effects);
@@ -49,15 +53,19 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// A connection at rest, if there is one and nobody has waited for it: no check, no queue.
-    pub(crate) fn try_request(&mut self, now: Instant) -> Result<Option<Entry<C>>, Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed);
-        }
-        if !self.queue.is_empty() {
-            return Ok(None);
-        }
-        let entry = self.idle.pop_back();
-        Ok(entry.map(|entry| self.lend(entry, now)))
+    pub(crate) fn try_request(
+        &mut self,
+        now: Instant,
+    ) -> (Result<Option<Entry<C>>, Refusal>, Effects<C, F, W>) {
+        let mut lent = Err(Refusal::Closed);
+        let effects = self.settled(now, |ledger, _| {
+            if !ledger.closed {
+                let is_free = ledger.queue.is_empty();
+                let entry = if is_free { ledger.idle.take_warmest() } else { None };
+                lent = Ok(entry.map(|entry| ledger.lend(entry, now)));
+            }
+        });
+        (lent, effects)
     }
 
     /// What has come to the holder of `ticket`, if anything has. Who collects a connection must
@@ -110,7 +118,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&mut entry);
             entry.reused = true;
-            entry.proven_at = now;
+            (entry.proven_at, entry.idle_since) = (now, now);
             ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
@@ -125,6 +133,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&mut entry);
             entry.reused = true;
+            entry.idle_since = now;
             ledger.set_aside(Task::Reset, entry, now, effects);
         })
     }
@@ -137,28 +146,34 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         sound: bool,
         now: Instant,
     ) -> Effects<C, F, W> {
-        self.settled(now, |ledger, effects| match ledger.aside.end(id) {
+        self.settled(now, |ledger, effects| match ledger.end_aside(id, now) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
-            None => effects.closes.push(CloseOrder { id, connection: entry.into_connection() }),
-            Some(task) if sound => {
+            Err(reason) => effects.closes.push(CloseOrder::new(id, entry, reason, now)),
+            Ok(task) if sound => {
                 entry.proven_at = now;
                 if task == Task::Reset {
                     ledger.note_return(now);
                 }
                 ledger.shelve(entry, now, effects);
             }
-            Some(task) => {
-                ledger.totals.check_failed_total += u64::from(task == Task::Check);
-                ledger.begin_close(entry.into_connection(), now, effects);
+            Ok(Task::Check | Task::KeepAlive) => {
+                ledger.totals.check_failed_total += 1;
+                ledger.begin_close(entry, CloseReason::CheckFailed, now, effects);
             }
+            Ok(Task::Reset) => ledger.begin_close(entry, CloseReason::ResetFailed, now, effects),
         })
     }
 
     /// A borrowed connection comes back and is of no more use.
-    pub(crate) fn retire(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn retire(
+        &mut self,
+        mut entry: Entry<C>,
+        reason: CloseReason,
+        now: Instant,
+    ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&mut entry);
-            ledger.begin_close(entry.into_connection(), now, effects);
+            ledger.begin_close(entry, reason, now, effects);
         })
     }
 
@@ -195,9 +210,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
-    /// in use from now on. Comes with the time that it has rested.
+    /// in use from now on. Comes with the time for which it has proved nothing.
+    ///
+    /// Not one that must be checked, nor one whose loan should begin a dial for `min_idle`.
     pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
-        let mut entry = self.idle.pop_back()?;
+        let is_full = self.open() >= self.config.max_open;
+        let kept = if is_full { 0 } else { self.config.min_idle() };
+        let may_go = |entry: &&Entry<C>| self.idle.len() > kept && self.is_proven(entry, now);
+        self.idle.warmest().filter(may_go)?;
+        let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
         entry.just_dialed = false;
         entry.was_fresh = !entry.reused;
@@ -205,19 +226,31 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Some((entry, rested))
     }
 
+    /// How much of its life a connection has left; `None` is no limit.
+    pub(crate) fn life_left(&self, entry: &Entry<C>, now: Instant) -> Option<Duration> {
+        self.aging().ends_at(entry).map(|end| end.saturating_duration_since(now))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Takes back, as idle, a connection that has been laid out, lent and given back out of sight.
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        if entry.generation != self.generation || self.closed {
+        let was_lent = entry.unseen.lent > 0;
+        if let Some(reason) = self.unfitness(&entry) {
             // It was put down behind the back of a flush or a close.
-            self.unfit.push(entry);
+            self.unfit.push((entry, reason));
             return;
         }
         self.receive(&mut entry);
-        entry.proven_at = now.checked_sub(rested).unwrap_or(entry.proven_at);
-        let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
-        self.idle.insert(at, entry);
+        if let Some(returned_at) = now.checked_sub(rested).filter(|_| was_lent) {
+            (entry.proven_at, entry.idle_since) = (returned_at, returned_at);
+        }
+        let aging = self.aging();
+        self.idle.insert(entry, &aging);
     }
 
     // ---- Dials ---------------------------------------------------------------------------------
@@ -226,13 +259,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn dialed(&mut self, id: ErrandId, connection: C, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
-            if let Some(sponsor) = dial.sponsor {
+            if let Sponsor::Caller(sponsor) = dial.sponsor {
                 ledger.queue.end_dial(sponsor, id);
             }
+            ledger.outage.note_success();
             ledger.pace.note_dial(now.saturating_duration_since(dial.began));
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
-            ledger.shelve(Entry::new(connection, dial.generation, now), now, effects);
+            let share = ledger.spread.share(id.0);
+            ledger.shelve(Entry::new(connection, dial.generation, share, now), now, effects);
         })
     }
 
@@ -246,7 +281,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
             ledger.totals.dial_failed_total += 1;
-            ledger.note_failure(dial.sponsor, id, failure, effects);
+            ledger.note_failure(dial.sponsor, id, failure, now, effects);
         })
     }
 
@@ -274,7 +309,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn close(&mut self, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.closed = true;
-            ledger.close_idle(now, effects);
+            ledger.close_idle(CloseReason::PoolClosed, now, effects);
             effects.spent.extend(ledger.last_failure.take());
             while let Some((ticket, waiter)) = ledger.queue.pop_front() {
                 ledger.dismiss(ticket, waiter, Verdict::Closed, now, effects);
@@ -300,11 +335,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn flush(&mut self, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.generation += 1;
-            ledger.close_idle(now, effects);
+            ledger.close_idle(CloseReason::Flushed, now, effects);
             while let Some((id, sponsor)) = ledger.dials.write_off_first() {
-                ledger.queue.end_dial(sponsor, id);
+                if let Sponsor::Caller(sponsor) = sponsor {
+                    ledger.queue.end_dial(sponsor, id);
+                }
             }
-            while let Some((id, _)) = ledger.aside.pop_first() {
+            while let Some(id) = ledger.aside.write_off_first(CloseReason::Flushed) {
                 ledger.note_closing(id, now);
             }
         })
@@ -315,10 +352,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open());
             ledger.config = config;
+            ledger.idle.reconsider(now);
             while ledger.live() > ledger.config.max_open {
-                let Some(coldest) = ledger.idle.pop_front() else { break };
-                ledger.begin_close(coldest.into_connection(), now, effects);
+                let Some(surplus) = ledger.idle.take_surplus() else { break };
+                ledger.begin_close(surplus, CloseReason::Surplus, now, effects);
             }
+            ledger.retire_aged(now, effects);
         })
     }
 
@@ -339,7 +378,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn stats(&self, now: Instant) -> Stats {
         Stats {
             max_open: self.config.max_open,
-            idle: count(self.idle.len()),
+            idle: self.idle.len(),
             in_use: self.busy(),
             dialing: self.dials.len(),
             closing: self.closings.len(),

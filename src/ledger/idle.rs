@@ -185,7 +185,16 @@ impl<C> Idle<C> {
         self.due
     }
 
-    /// The settings have changed, or a check is possible again: whatever was known is out of date.
+    /// The settings have changed: whatever was known of anyone's end is out of date.
+    pub(super) fn reconsider(&mut self, now: Instant) {
+        self.look_again(now);
+        self.leaving = 0;
+        for entry in &mut self.entries {
+            (entry.is_leaving, entry.expires) = (false, 0);
+        }
+    }
+
+    /// A check is possible again.
     pub(super) fn look_again(&mut self, now: Instant) {
         self.due = Some(now);
     }

@@ -31,6 +31,7 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Config, OnDialFailure};
 use crate::stats::Stats;
 
@@ -113,14 +114,12 @@ pub(crate) struct Ledger<C, F, W> {
 
     idle: Idle<C>,
     /// Taken in although they may not be lent again: `settle` closes them. They count as in use.
-    unfit: Vec<Entry<C>>,
+    unfit: Vec<(Entry<C>, CloseReason)>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
     dials: Dials,
     aside: Aside,
     closings: Closings,
-    /// The check of a connection that nobody waits for, if one is under way.
-    background_check: Option<ErrandId>,
 
     spread: Spread,
     outage: Outage,
@@ -169,7 +168,6 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
-            background_check: None,
             spread,
             outage: Outage::new(spread),
             doubted_at: None,

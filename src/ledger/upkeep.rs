@@ -5,12 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::moment;
-use crate::event::CloseReason;
+use crate::close_reason::CloseReason;
+use crate::config::{Config, moment};
 
 use super::Ledger;
 use super::Overdue;
-use super::effects::{Effects, Task};
+use super::effects::{Effects, ErrandId, Task};
 use super::entry::Entry;
 use super::errands::Sponsor;
 use super::idle::Aging;
@@ -24,11 +24,6 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.alarm = None;
         self.upkept_at = Some(now);
         self.settled(now, |_, _| {})
-    }
-
-    /// A connection was found broken: those that have rested since before now may be as well.
-    pub(super) fn doubt(&mut self, now: Instant) {
-        self.doubted_at = Some(now);
     }
 
     /// Whether a connection may be lent without a check.
@@ -46,11 +41,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn retire_aged(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         let aging = self.aging();
         while let Some(entry) = self.idle.take_ended(&aging, now) {
-            self.begin_close(entry.into_connection(), CloseReason::Expired, now, effects);
+            self.begin_close(entry, CloseReason::Expired, now, effects);
         }
         while self.next_idled_out().is_some_and(|at| at <= now) {
             let coldest = self.idle.take_coldest().expect("something has idled out");
-            self.begin_close(coldest.into_connection(), CloseReason::IdleTooLong, now, effects);
+            self.begin_close(coldest, CloseReason::IdleTooLong, now, effects);
         }
     }
 
@@ -62,10 +57,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Dials for `min_idle`, which counts what is on its way to rest and not what is about to end.
     pub(super) fn fill(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        if self.next_fill().is_some_and(|at| at <= now) {
-            for _ in 0..self.missing().min(self.room(now)) {
-                self.begin_dial(Sponsor::Pool, now, effects);
-            }
+        if self.next_fill().is_some_and(|at| at > now) {
+            return;
+        }
+        // While dials fail, one at a time tries.
+        let tries =
+            if self.outage.is_over() { u32::MAX } else { 1 - self.dials.counted_on().min(1) };
+        for _ in 0..self.missing().min(self.room(now)).min(tries) {
+            self.begin_dial(Sponsor::Pool, now, effects);
         }
     }
 
@@ -76,23 +75,52 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.config.min_idle().saturating_sub(resting)
     }
 
-    /// When that may be made good; perhaps it is past.
+    /// When that may be made good; `None` is at once.
     fn next_fill(&self) -> Option<Instant> {
-        todo!()
+        let probe = self.config.breaker.and_then(|breaker| self.outage.next_probe(breaker));
+        self.outage.next_refill().max(probe)
     }
 
-    /// Begins the check of a connection that has proved nothing for long. One at a time: what is
-    /// being checked is nobody's.
+    /// Begins the check of a connection that has proved nothing for long. One at a time: nobody can
+    /// take what is being checked.
     pub(super) fn check_coldest(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         let aging = self.aging();
-        let may_check = self.background_check.is_none();
+        let may_check = self.aside.keep_alives() == 0;
         if let Some(entry) = self.idle.take_unchecked(&aging, may_check, now) {
-            self.background_check = Some(self.set_aside(Task::Check, entry, now, effects));
+            self.set_aside(Task::KeepAlive, entry, now, effects);
+        }
+    }
+
+    /// A connection set aside is back. `Err` says why it is retired already.
+    pub(super) fn end_aside(&mut self, id: ErrandId, now: Instant) -> Result<Task, CloseReason> {
+        self.aside.end(id).inspect(|task| self.note_end(*task, now))
+    }
+
+    /// A check has ended: the next one's turn may have come.
+    pub(super) fn note_end(&mut self, task: Task, now: Instant) {
+        if task == Task::KeepAlive {
+            self.idle.look_again(now);
         }
     }
 
     /// Orders the next `upkeep`, if it must come sooner than was ordered before.
     pub(super) fn set_alarm(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        todo!()
+        let is_missing = self.missing() > 0 && self.open() < self.config.max_open;
+        let fill = self.next_fill().filter(|_| is_missing);
+        // What is in use may come to rest out of sight.
+        let unseen = if self.in_use > 0 { moment(now, self.shortest_limit()) } else { None };
+        let due = [self.idle.due(), self.next_idled_out(), fill, unseen];
+        let Some(due) = due.into_iter().flatten().min() else { return };
+        let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
+        let due = least.map_or(due, |least| due.max(least));
+        if self.alarm.is_none_or(|alarm| due < alarm) {
+            self.alarm = Some(due);
+            effects.alarm = Some(due);
+        }
+    }
+
+    fn shortest_limit(&self) -> Duration {
+        let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
+        max_lifetime.min(max_idle_time).min(check_idle_every)
     }
 }

@@ -2,22 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
-use crate::desk::{Desk, SECOND};
-use crate::ledger::{Request, Task};
 use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::desk::{Desk, SECOND, ageless};
+use crate::ledger::{Request, Task};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Settings under which time changes nothing.
-fn ageless() -> Config {
-    Config {
-        max_lifetime: Duration::MAX,
-        max_idle_time: Duration::MAX,
-        check_after: Duration::MAX,
-        ..Config::default()
-    }
+fn timeless() -> Config {
+    Config { check_after: Duration::MAX, ..ageless() }
 }
 
 impl Desk {
@@ -49,7 +44,7 @@ impl Desk {
 #[test]
 fn a_connection_is_not_lent_beyond_its_lifetime_although_nobody_kept_it_up() {
     let lifetime = 100 * MILLISECOND;
-    let mut desk = Desk::with(Config { max_lifetime: lifetime, ..ageless() });
+    let mut desk = Desk::with(Config { max_lifetime: lifetime, ..timeless() });
     desk.fill(1);
     desk.now += 150 * MILLISECOND;
     assert!(matches!(desk.request(0, None), Request::Queued(_)));
@@ -60,7 +55,7 @@ fn a_connection_is_not_lent_beyond_its_lifetime_although_nobody_kept_it_up() {
 /// LIFE-04, LIFE-05: busy or not, and however many wait.
 #[test]
 fn a_busy_connection_ends_at_its_return_and_whoever_waits_for_it_gets_a_new_one() {
-    let mut desk = Desk::with(Config { max_open: 1, max_lifetime: SECOND, ..ageless() });
+    let mut desk = Desk::with(Config { max_open: 1, max_lifetime: SECOND, ..timeless() });
     let mut held = desk.dial_and_get();
     let opened = desk.now;
     while desk.now < opened + 900 * MILLISECOND {
@@ -87,7 +82,7 @@ fn connections_opened_together_expire_over_the_whole_of_the_jitter() {
         max_open: 100,
         max_lifetime: 60 * MINUTE,
         lifetime_jitter: Some(jitter),
-        ..ageless()
+        ..timeless()
     };
     let mut desk = Desk::with(config);
     desk.fill(100);
@@ -111,11 +106,11 @@ fn connections_opened_together_expire_over_the_whole_of_the_jitter() {
 #[test]
 fn jitter_is_on_by_default_and_differs_between_pools() {
     let ends = |seed| {
-        let config = Config { max_lifetime: 100 * MINUTE, ..ageless() };
+        let config = Config { max_lifetime: 100 * MINUTE, ..timeless() };
         let mut desk = Desk::seeded(config, seed);
         desk.fill(1);
         desk.next_upkeep();
-        desk.now.duration_since(desk.began)
+        desk.now.duration_since(desk.started)
     };
     let ends: Vec<_> = (0..50).map(ends).collect();
     assert!(ends.iter().all(|end| (90 * MINUTE..=100 * MINUTE).contains(end)), "{ends:?}");
@@ -125,7 +120,7 @@ fn jitter_is_on_by_default_and_differs_between_pools() {
 /// LIFE-08: a clock that stands still, repeats itself or runs back ends nothing early.
 #[test]
 fn a_clock_that_runs_back_ends_nothing() {
-    let config = Config { max_lifetime: MINUTE, max_idle_time: MINUTE, ..ageless() };
+    let config = Config { max_lifetime: MINUTE, max_idle_time: MINUTE, ..timeless() };
     let mut desk = Desk::with(config);
     desk.fill(3);
     for back in [SECOND, MINUTE, 60 * MINUTE] {
@@ -139,7 +134,7 @@ fn a_clock_that_runs_back_ends_nothing() {
 
 #[test]
 fn limits_without_end_never_overflow_and_order_no_upkeep() {
-    let mut desk = Desk::with(ageless());
+    let mut desk = Desk::with(timeless());
     desk.fill(3);
     assert_eq!(desk.alarm, None, "QUIET");
     desk.now += 365 * 24 * 60 * MINUTE;
@@ -151,7 +146,7 @@ fn limits_without_end_never_overflow_and_order_no_upkeep() {
 /// LIFE-06, LIFE-10.
 #[test]
 fn what_has_rested_too_long_is_closed_when_somebody_calls_if_not_before() {
-    let mut desk = Desk::with(Config { max_idle_time: SECOND, ..ageless() });
+    let mut desk = Desk::with(Config { max_idle_time: SECOND, ..timeless() });
     desk.fill(1);
     desk.now += SECOND - MILLISECOND;
     let entry = desk.get();
@@ -164,7 +159,7 @@ fn what_has_rested_too_long_is_closed_when_somebody_calls_if_not_before() {
 /// LIFE-02.
 #[test]
 fn exactly_those_are_closed_that_have_rested_too_long() {
-    let mut desk = Desk::with(Config { max_open: 6, max_idle_time: MINUTE, ..ageless() });
+    let mut desk = Desk::with(Config { max_open: 6, max_idle_time: MINUTE, ..timeless() });
     let mut held: Vec<_> = (0..6).map(|_| desk.dial_and_get()).collect();
     let mut order = Vec::new();
     for pick in [3, 0, 2, 1, 1, 0] {
@@ -182,7 +177,7 @@ fn exactly_those_are_closed_that_have_rested_too_long() {
 
 #[test]
 fn the_rest_limit_leaves_min_idle_alone() {
-    let config = Config { max_open: 5, min_idle: 2, max_idle_time: SECOND, ..ageless() };
+    let config = Config { max_open: 5, min_idle: 2, max_idle_time: SECOND, ..timeless() };
     let mut desk = Desk::with(config);
     desk.fill(5);
     desk.now += MINUTE;
@@ -197,7 +192,7 @@ fn the_rest_limit_leaves_min_idle_alone() {
 #[test]
 fn the_shortest_limit_wakes_nobody_more_than_ten_times_a_second() {
     let nanosecond = Duration::from_nanos(1);
-    let config = Config { max_idle_time: nanosecond, max_lifetime: nanosecond, ..ageless() };
+    let config = Config { max_idle_time: nanosecond, max_lifetime: nanosecond, ..timeless() };
     let mut desk = Desk::with(config);
     let began = desk.now;
     let mut held = desk.dial_and_get();
@@ -226,7 +221,7 @@ fn an_empty_pool_orders_no_upkeep() {
 /// Connections may come to rest where the ledger does not see them.
 #[test]
 fn upkeep_is_ordered_while_anything_is_in_use() {
-    let mut desk = Desk::with(Config { max_idle_time: MINUTE, ..ageless() });
+    let mut desk = Desk::with(Config { max_idle_time: MINUTE, ..timeless() });
     let _held = desk.dial_and_get();
     for _ in 0..3 {
         let before = desk.now;
@@ -239,7 +234,7 @@ fn upkeep_is_ordered_while_anything_is_in_use() {
 
 #[test]
 fn min_idle_is_dialed_for_at_once_and_what_is_under_way_is_counted() {
-    let mut desk = Desk::with(Config { max_open: 5, min_idle: 3, ..ageless() });
+    let mut desk = Desk::with(Config { max_open: 5, min_idle: 3, ..timeless() });
     desk.look();
     assert_eq!(desk.dials.len(), 3);
     desk.look();
@@ -257,7 +252,7 @@ fn min_idle_is_dialed_for_at_once_and_what_is_under_way_is_counted() {
 
 #[test]
 fn a_caller_takes_what_is_dialed_for_min_idle_and_that_is_made_good() {
-    let mut desk = Desk::with(Config { max_open: 5, min_idle: 1, ..ageless() });
+    let mut desk = Desk::with(Config { max_open: 5, min_idle: 1, ..timeless() });
     desk.look();
     let ticket = desk.queue(1);
     assert_eq!(desk.dials.len(), 2, "one for the caller, one to rest");
@@ -271,7 +266,7 @@ fn a_caller_takes_what_is_dialed_for_min_idle_and_that_is_made_good() {
 /// HEAL-04, NO-DEMAND-NO-DIAL.
 #[test]
 fn a_server_that_is_away_is_not_dialed_for_min_idle_without_pause() {
-    let mut desk = Desk::with(Config { max_open: 5, min_idle: 5, ..ageless() });
+    let mut desk = Desk::with(Config { max_open: 5, min_idle: 5, ..timeless() });
     desk.look();
     assert_eq!(desk.dials.len(), 5);
     let began = desk.now;
@@ -299,14 +294,14 @@ fn whatever_the_limits_no_more_rest_or_are_open_than_they_say() {
     for max_open in [1, 2, u32::MAX] {
         for max_idle in [None, Some(0), Some(1), Some(max_open)] {
             for min_idle in [0, 1, 2, u32::MAX] {
-                let config = Config { max_open, max_idle, ..ageless() };
+                let config = Config { max_open, max_idle, ..timeless() };
                 let most = config.max_idle();
                 if min_idle > most || min_idle == u32::MAX {
                     continue;
                 }
                 let mut desk = Desk::with(Config { min_idle, ..config });
                 desk.look();
-                let held = desk.dial_and_get_first();
+                let held = desk.dial_and_get();
                 desk.give_back(held);
                 while !desk.dials.is_empty() {
                     desk.dialed();
@@ -328,7 +323,7 @@ fn the_successor_of_a_resting_connection_is_dialed_before_that_one_ends() {
         min_idle: 2,
         max_lifetime: 10 * MINUTE,
         lifetime_jitter: Some(5 * MINUTE),
-        ..ageless()
+        ..timeless()
     };
     let mut desk = Desk::with(config);
     desk.look();
@@ -349,7 +344,7 @@ fn the_successor_of_a_resting_connection_is_dialed_before_that_one_ends() {
 /// Where every slot is taken there is no room for a successor: the old one ends first.
 #[test]
 fn a_full_pool_replaces_one_after_the_other() {
-    let config = Config { max_open: 2, min_idle: 2, max_lifetime: MINUTE, ..ageless() };
+    let config = Config { max_open: 2, min_idle: 2, max_lifetime: MINUTE, ..timeless() };
     let mut desk = Desk::with(config);
     desk.look();
     (0..2).for_each(|_| desk.dialed());
@@ -366,7 +361,7 @@ fn a_full_pool_replaces_one_after_the_other() {
 
 #[test]
 fn nothing_is_replaced_for_which_there_is_no_demand() {
-    let mut desk = Desk::with(Config { max_lifetime: MINUTE, ..ageless() });
+    let mut desk = Desk::with(Config { max_lifetime: MINUTE, ..timeless() });
     desk.fill(3);
     let begun = desk.begun;
     while desk.alarm.is_some() {
@@ -380,7 +375,7 @@ fn nothing_is_replaced_for_which_there_is_no_demand() {
 #[test]
 fn short_lives_are_no_reason_to_dial_all_the_time() {
     let lifetime = 400 * MILLISECOND;
-    let config = Config { max_open: 10, min_idle: 1, max_lifetime: lifetime, ..ageless() };
+    let config = Config { max_open: 10, min_idle: 1, max_lifetime: lifetime, ..timeless() };
     let mut desk = Desk::with(config);
     desk.look();
     let began = desk.now;
@@ -398,7 +393,7 @@ fn short_lives_are_no_reason_to_dial_all_the_time() {
 
 #[test]
 fn resting_connections_are_checked_in_turn_one_at_a_time() {
-    let config = Config { max_open: 5, check_idle_every: MINUTE, ..ageless() };
+    let config = Config { max_open: 5, check_idle_every: MINUTE, ..timeless() };
     let mut desk = Desk::with(config);
     desk.fill(5);
     let rested = desk.now;
@@ -422,8 +417,7 @@ fn resting_connections_are_checked_in_turn_one_at_a_time() {
 /// LIFE-14.
 #[test]
 fn a_check_is_no_use_and_does_not_keep_a_connection_from_idling_out() {
-    let config =
-        Config { max_idle_time: 3 * MINUTE, check_idle_every: MINUTE, ..ageless() };
+    let config = Config { max_idle_time: 3 * MINUTE, check_idle_every: MINUTE, ..timeless() };
     let mut desk = Desk::with(config);
     desk.fill(1);
     let rested = desk.now;
@@ -441,7 +435,7 @@ fn a_check_is_no_use_and_does_not_keep_a_connection_from_idling_out() {
 /// LIFE-12: the connection that fails is closed, and the next one's turn comes.
 #[test]
 fn a_check_that_fails_or_hangs_is_the_end_of_that_connection_alone() {
-    let config = Config { max_open: 3, check_idle_every: MINUTE, ..ageless() };
+    let config = Config { max_open: 3, check_idle_every: MINUTE, ..timeless() };
     let mut desk = Desk::with(config);
     desk.fill(3);
     desk.now += MINUTE;
@@ -463,7 +457,7 @@ fn a_check_that_fails_or_hangs_is_the_end_of_that_connection_alone() {
 /// A caller who finds the only connection being checked waits for that, not for a dial.
 #[test]
 fn a_caller_counts_on_a_connection_that_is_being_checked() {
-    let config = Config { check_idle_every: MINUTE, ..ageless() };
+    let config = Config { check_idle_every: MINUTE, ..timeless() };
     let mut desk = Desk::with(config);
     desk.fill(1);
     desk.now += MINUTE;
@@ -480,7 +474,7 @@ fn a_caller_counts_on_a_connection_that_is_being_checked() {
 
 #[test]
 fn one_broken_connection_puts_all_that_rest_in_doubt() {
-    let mut desk = Desk::with(Config { max_open: 4, ..ageless() });
+    let mut desk = Desk::with(Config { max_open: 4, ..timeless() });
     let (mine, late) = (desk.dial_and_get(), desk.dial_and_get());
     desk.fill(2);
     desk.now += MILLISECOND;
@@ -503,7 +497,7 @@ fn one_broken_connection_puts_all_that_rest_in_doubt() {
 
 #[test]
 fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
-    let config = Config { check_after: SECOND, ..ageless() };
+    let config = Config { check_after: SECOND, ..timeless() };
     let mut desk = Desk::with(Config { max_open: 4, ..config });
     let mine = desk.dial_and_get();
     desk.fill(2);

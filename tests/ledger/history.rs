@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::config::{Config, DialRule};
+use crate::config::{Config, DialRule, OnDialFailure};
 use crate::world::{Hangs, World};
 
 /// One thing that can happen. A `usize` picks one of those that it can happen to; if it can happen
@@ -207,6 +207,13 @@ fn config() -> impl Strategy<Value = Config> {
             // the models of the places have the rest.
             dial_rule: DialRule::Eager,
             bypass: Duration::ZERO,
+            min_idle: 0,
+            max_lifetime: Duration::MAX,
+            lifetime_jitter: None,
+            max_idle_time: Duration::MAX,
+            check_idle_every: Duration::MAX,
+            on_dial_failure: OnDialFailure::AwaitReturn,
+            breaker: None,
             dial_timeout,
             check_after,
             check_timeout,

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, not this test's.
 
+#[path = "../../src/close_reason.rs"]
+mod close_reason;
 #[path = "../../src/config.rs"]
 mod config;
 #[path = "../../src/ledger/mod.rs"]
@@ -11,6 +13,8 @@ mod ledger;
 #[path = "../../src/stats.rs"]
 mod stats;
 
+mod aging;
+mod desk;
 mod history;
 mod promises;
 mod world;

@@ -1,175 +1,13 @@
 //! The promises that a history names badly, one sentence each, in the ledger's own terms.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::config::{Config, DialRule};
-use crate::ledger::effects::ErrandId;
-use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
-    Verdict,
-};
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::desk::{Desk, SECOND, SLEEPER, ageless};
+use crate::ledger::{AsideOrder, Refusal, Request, Task, Verdict};
 use crate::stats::Stats;
 use crate::world::Failure;
-
-const SECOND: Duration = Duration::from_secs(1);
-/// How a caller who sleeps is woken.
-const SLEEPER: u32 = 99;
-
-/// A ledger with its orders laid out, until a test carries them out.
-struct Desk {
-    ledger: Ledger<u32, Failure, u32>,
-    now: Instant,
-    woken: Vec<u32>,
-    dials: Vec<DialOrder>,
-    asides: Vec<AsideOrder<u32>>,
-    closes: Vec<CloseOrder<u32>>,
-    /// Dials ever ordered. The nth opens connection n.
-    begun: u32,
-    opened: u32,
-}
-
-impl Desk {
-    fn new(max_open: u32) -> Self {
-        Self::with(Config { max_open, ..Config::default() })
-    }
-
-    /// Dials and hands over as soon as there is reason to.
-    fn with(config: Config) -> Self {
-        let at_once = Config { dial_rule: DialRule::Eager, bypass: Duration::ZERO, ..config };
-        Self {
-            ledger: Ledger::new(at_once),
-            now: Instant::now() + 1_000_000 * SECOND,
-            woken: Vec::new(),
-            dials: Vec::new(),
-            asides: Vec::new(),
-            closes: Vec::new(),
-            begun: 0,
-            opened: 0,
-        }
-    }
-
-    fn lay_out(&mut self, orders: Effects<u32, Failure, u32>) {
-        let Effects { wake, dials, asides, closes, .. } = orders;
-        self.begun += u32::try_from(dials.len()).expect("few dials");
-        self.woken.extend(wake);
-        self.dials.extend(dials);
-        self.asides.extend(asides);
-        self.closes.extend(closes);
-    }
-
-    fn request(&mut self, caller: u32, patience: Option<Duration>) -> Request<u32> {
-        let deadline = patience.and_then(|patience| self.now.checked_add(patience));
-        let (request, orders) = self.ledger.request(None, deadline, self.now, || caller);
-        self.lay_out(orders);
-        request
-    }
-
-    /// A caller who is not served at once and waits for as long as it takes.
-    fn queue(&mut self, caller: u32) -> Ticket {
-        self.queue_for(caller, Duration::MAX)
-    }
-
-    fn queue_for(&mut self, caller: u32, patience: Duration) -> Ticket {
-        match self.request(caller, Some(patience)) {
-            Request::Queued(ticket) => ticket,
-            other => panic!("caller {caller} does not wait: {other:?}"),
-        }
-    }
-
-    /// A caller who is served at once.
-    fn get(&mut self) -> Entry<u32> {
-        match self.request(0, None) {
-            Request::Granted(_, entry) => entry,
-            other => panic!("not served at once: {other:?}"),
-        }
-    }
-
-    /// A caller who is served by a dial that is begun for it.
-    fn dial_and_get(&mut self) -> Entry<u32> {
-        let ticket = self.queue(0);
-        self.dialed();
-        self.granted(ticket)
-    }
-
-    fn granted(&mut self, ticket: Ticket) -> Entry<u32> {
-        match self.ledger.collect(ticket) {
-            Some(Verdict::Granted(entry)) => entry,
-            other => panic!("not granted: {other:?}"),
-        }
-    }
-
-    fn failure(&mut self, ticket: Ticket) -> Failure {
-        match self.ledger.collect(ticket) {
-            Some(Verdict::Failed(failure)) => failure,
-            other => panic!("not failed: {other:?}"),
-        }
-    }
-
-    /// The dial that has been ordered first succeeds.
-    fn dialed(&mut self) {
-        let DialOrder { id, .. } = self.dials.remove(0);
-        self.opened += 1;
-        let orders = self.ledger.dialed(id, self.opened, self.now);
-        self.lay_out(orders);
-    }
-
-    /// The dial that has been ordered first fails.
-    fn refused(&mut self) -> ErrandId {
-        let DialOrder { id, .. } = self.dials.remove(0);
-        let orders = self.ledger.dial_failed(id, Failure::Of(id), self.now);
-        self.lay_out(orders);
-        id
-    }
-
-    fn give_back(&mut self, entry: Entry<u32>) {
-        let orders = self.ledger.give_back(entry, self.now);
-        self.lay_out(orders);
-    }
-
-    fn retire(&mut self, entry: Entry<u32>) {
-        let orders = self.ledger.retire(entry, self.now);
-        self.lay_out(orders);
-        self.close_all();
-    }
-
-    fn close_all(&mut self) {
-        while let Some(CloseOrder { id, .. }) = self.closes.pop() {
-            let orders = self.ledger.closed(id, self.now);
-            self.lay_out(orders);
-        }
-    }
-
-    fn look(&mut self) {
-        let orders = self.ledger.look(self.now);
-        self.lay_out(orders);
-    }
-
-    fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
-        let failure = self.ledger.leave(ticket, self.now);
-        self.look();
-        failure
-    }
-
-    /// A caller falls asleep, who has all the time in the world.
-    fn sleep(&mut self, ticket: Ticket) -> Option<Instant> {
-        self.ledger.sleep(ticket, None, self.now, SLEEPER)
-    }
-
-    fn flush(&mut self) {
-        let orders = self.ledger.flush(self.now);
-        self.lay_out(orders);
-    }
-
-    fn resize(&mut self, max_open: u32) {
-        let config = Config { max_open, ..*self.ledger.config() };
-        let orders = self.ledger.reconfigure(config, self.now);
-        self.lay_out(orders);
-    }
-
-    fn stats(&self) -> Stats {
-        self.ledger.stats(self.now)
-    }
-}
 
 // ---- Accounting --------------------------------------------------------------------------------
 
@@ -278,7 +116,7 @@ fn a_caller_whose_own_dial_is_taken_waits_on() {
 /// ACC-25, WAK-09: a dial that hangs is written off when it is due, and holds its own slot only.
 #[test]
 fn an_overdue_dial_fails_its_caller_and_is_counted_once_at_its_end() {
-    let mut desk = Desk::with(Config { max_open: 2, dial_timeout: SECOND, ..Config::default() });
+    let mut desk = Desk::with(Config { max_open: 2, dial_timeout: SECOND, ..ageless() });
     let hanging = desk.queue(1);
     assert_eq!(desk.sleep(hanging), Some(desk.now + SECOND));
     desk.now += SECOND;
@@ -297,10 +135,10 @@ fn an_overdue_dial_fails_its_caller_and_is_counted_once_at_its_end() {
 /// SHUT-05: the slot of a connection that is being closed is not free before its close has ended.
 #[test]
 fn a_slow_close_holds_its_slot_until_close_timeout() {
-    let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..Config::default() });
+    let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..ageless() });
     let held = desk.dial_and_get();
     let _waiting = desk.queue(1);
-    let orders = desk.ledger.retire(held, desk.now);
+    let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     assert_eq!((desk.stats().closing, desk.begun), (1, 1));
     desk.now += SECOND;
@@ -313,14 +151,14 @@ fn a_slow_close_holds_its_slot_until_close_timeout() {
 /// A close that may take for ever, ordered first, is no reason to wait for one that may not.
 #[test]
 fn each_errand_is_due_by_its_own_deadline() {
-    let forever = Config { max_open: 2, close_timeout: Duration::MAX, ..Config::default() };
+    let forever = Config { max_open: 2, close_timeout: Duration::MAX, ..ageless() };
     let mut desk = Desk::with(forever);
     let (one, other) = (desk.dial_and_get(), desk.dial_and_get());
-    let orders = desk.ledger.retire(one, desk.now);
+    let orders = desk.ledger.retire(one, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     let orders = desk.ledger.reconfigure(Config { close_timeout: SECOND, ..forever }, desk.now);
     desk.lay_out(orders);
-    let orders = desk.ledger.retire(other, desk.now);
+    let orders = desk.ledger.retire(other, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     desk.now += SECOND;
     desk.look();
@@ -401,12 +239,12 @@ fn a_flushed_connection_that_comes_back_frees_its_slot_for_the_waiter() {
 /// NO-STRANDED-WAITER: who sleeps without an alarm is told of the errand that begins meanwhile.
 #[test]
 fn whoever_has_slept_longest_wakes_when_an_errand_is_overdue() {
-    let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..Config::default() });
+    let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..ageless() });
     let held = desk.dial_and_get();
     let (first, second) = (desk.queue(1), desk.queue(2));
     assert_eq!((desk.sleep(first), desk.sleep(second)), (None, None));
     desk.woken.clear();
-    let orders = desk.ledger.retire(held, desk.now);
+    let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.woken, [SLEEPER], "one is enough");
     assert_eq!(desk.sleep(first), Some(desk.now + SECOND), "the close may hang");
@@ -424,7 +262,7 @@ fn whoever_leaves_hands_the_watch_on() {
     assert_eq!(desk.ledger.sleep(first, Some(deadline), desk.now, 1), Some(deadline));
     assert_eq!(desk.sleep(second), None);
     desk.woken.clear();
-    let orders = desk.ledger.retire(held, desk.now);
+    let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     assert!(desk.woken.is_empty(), "the first wakes before the close is overdue");
     desk.now = deadline;
@@ -490,7 +328,7 @@ fn no_limit_is_no_limit_and_overflows_nothing() {
         check_after: Duration::MAX,
         check_timeout: Duration::MAX,
         close_timeout: Duration::MAX,
-        ..Config::default()
+        ..ageless()
     });
     let ticket = desk.queue_for(1, Duration::MAX);
     assert_eq!(desk.dials[0].deadline, None);
@@ -501,7 +339,7 @@ fn no_limit_is_no_limit_and_overflows_nothing() {
     desk.give_back(entry);
     desk.now += 1_000_000 * SECOND;
     let entry = desk.get();
-    let orders = desk.ledger.retire(entry, desk.now);
+    let orders = desk.ledger.retire(entry, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     desk.now += 1_000_000 * SECOND;
     desk.look();
@@ -547,7 +385,7 @@ fn a_caller_whose_dial_has_failed_is_told_as_the_last_connection_is_discarded() 
     let held = desk.dial_and_get();
     let ticket = desk.queue(1);
     let dial = desk.refused();
-    let orders = desk.ledger.retire(held, desk.now);
+    let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
     assert_eq!((desk.stats().closing, desk.failure(ticket)), (1, Failure::Of(dial)));
 }
@@ -587,7 +425,7 @@ fn whoever_returns_and_asks_again_stands_behind_who_waits() {
     let held = desk.dial_and_get();
     let waiting = desk.queue(1);
     desk.give_back(held);
-    assert!(matches!(desk.ledger.try_request(desk.now), Ok(None)));
+    assert!(matches!(desk.ledger.try_request(desk.now), (Ok(None), _)));
     let again = desk.queue(2);
     let entry = desk.granted(waiting);
     desk.give_back(entry);
@@ -691,7 +529,7 @@ fn dead_idle_connections_are_retired_one_by_one_and_then_one_is_dialed() {
 /// its check.
 #[test]
 fn nobody_is_turned_away_whom_an_idle_connection_can_serve_after_a_check() {
-    let bound = Config { max_open: 1, max_waiting: Some(0), ..Config::default() };
+    let bound = Config { max_open: 1, max_waiting: Some(0), ..ageless() };
     let mut desk = Desk::with(bound);
     let entry = desk.dial_and_get();
     desk.give_back(entry);
@@ -816,7 +654,7 @@ fn every_mix_of_limits_serves_everyone_and_comes_to_rest() {
         for max_idle in extremes {
             for max_dialing in extremes.into_iter().filter(|most| *most != Some(0)) {
                 for target in [0, 1, 3, u32::MAX] {
-                    let config = Config { max_open, max_idle, max_dialing, ..Config::default() };
+                    let config = Config { max_open, max_idle, max_dialing, ..ageless() };
                     // What rests within an unlimited `max_idle` is without limit, too.
                     if target.min(config.max_idle()) <= 3 {
                         serve_everyone(config, target);

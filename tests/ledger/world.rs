@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{Config, moment};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
@@ -33,6 +34,7 @@ type Orders = Effects<u32, Failure, usize>;
 struct Connection {
     place: Place,
     reused: bool,
+    opened_at: Instant,
     proven_at: Instant,
     generation: u64,
     /// Its slot was freed although it is not closed: the one case that `BOUND` leaves out.
@@ -73,7 +75,8 @@ struct Aside {
     deadline: Option<Instant>,
     /// `None` once it is on its way back.
     entry: Option<Entry<u32>>,
-    overdue: bool,
+    /// Why it is closed when it is back, once it is retired already.
+    written_off: Option<CloseReason>,
     hangs: bool,
 }
 
@@ -166,6 +169,8 @@ pub(crate) struct World {
     closings: BTreeMap<ErrandId, (u32, Option<Instant>)>,
 
     last_failure: Option<Failure>,
+    /// When a connection was last found broken.
+    doubted_at: Option<Instant>,
     totals: Stats,
     /// What the ledger has ordered and the World has not yet expected.
     orders: Orders,
@@ -175,7 +180,7 @@ impl World {
     pub(crate) fn new(config: Config, hangs: Hangs) -> Self {
         let now = Instant::now() + Duration::from_secs(1_000_000);
         Self {
-            ledger: Ledger::new(config),
+            ledger: Ledger::new(config, 0),
             now,
             latest: now,
             config,
@@ -193,6 +198,7 @@ impl World {
             closes: Vec::new(),
             closings: BTreeMap::new(),
             last_failure: None,
+            doubted_at: None,
             totals: Stats::default(),
             orders: Effects::none(),
         }
@@ -268,11 +274,13 @@ impl World {
         match request {
             Request::Granted(ticket, entry) => {
                 assert!(at_once, "BOUNDED-BYPASS: a newcomer is served before the queue");
-                assert!(orders.is_empty(), "serving from rest frees nothing");
-                let connection = self.take_idle().expect("something is idle");
-                assert_eq!(entry.connection, connection, "the most recently used is lent");
-                self.lend(connection);
-                self.hold(party, ticket, entry);
+                self.event(now, orders, |world, _| {
+                    let connection = world.take_idle().expect("something is idle");
+                    assert_eq!(entry.connection, connection, "the most recently used is lent");
+                    world.lend(connection);
+                    world.hold(party, ticket, entry);
+                });
+                return;
             }
             Request::Queued(ticket) => {
                 assert!(!self.closed && !at_once && !is_late, "waits for no reason");
@@ -294,8 +302,9 @@ impl World {
             }
             Request::Refused(Refusal::Closed) => assert!(self.closed && orders.is_empty()),
             Request::Refused(Refusal::TooLate) => {
-                assert!(is_late && !at_once && !self.closed && orders.is_empty());
-                self.totals.timed_out_total += 1;
+                assert!(is_late && !at_once && !self.closed);
+                self.event(now, orders, |world, _| world.totals.timed_out_total += 1);
+                return;
             }
             Request::Refused(Refusal::QueueFull) => {
                 assert!(!self.closed && !at_once && !is_late && place.is_none());
@@ -311,20 +320,20 @@ impl World {
 
     pub(crate) fn try_request(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
-        match self.ledger.try_request(now) {
-            Err(refusal) => assert!(self.closed && refusal == Refusal::Closed),
-            Ok(None) => assert!(self.idle.is_empty() || !self.queue.is_empty()),
+        let (lent, orders) = self.ledger.try_request(now);
+        self.event(now, orders, |world, _| match lent {
+            Err(refusal) => assert!(world.closed && refusal == Refusal::Closed),
+            Ok(None) => assert!(world.idle.is_empty() || !world.queue.is_empty()),
             Ok(Some(entry)) => {
-                assert!(!self.closed && self.queue.is_empty(), "FAIR-05");
-                let connection = self.take_idle().expect("something is idle");
+                assert!(!world.closed && world.queue.is_empty(), "FAIR-05");
+                let connection = world.take_idle().expect("something is idle");
                 assert_eq!(entry.connection, connection, "the most recently used is lent");
-                self.lend(connection);
-                self.connections.get_mut(&connection).expect("it is known").place = Place::Lent;
+                world.lend(connection);
+                world.connection(connection).place = Place::Lent;
                 let holds = State::Holding(entry);
-                self.parties.push(Party::new(Want::Connection, None, None, holds));
+                world.parties.push(Party::new(Want::Connection, None, None, holds));
             }
-        }
-        self.agree();
+        });
     }
 
     /// Somebody wakes, for a reason or for none, and looks whether there is a verdict.
@@ -407,6 +416,7 @@ impl World {
             let opened = Connection {
                 place: Place::Closed,
                 reused: false,
+                opened_at: now,
                 proven_at: now,
                 generation: dial.generation,
                 abandoned: false,
@@ -462,16 +472,20 @@ impl World {
         let entry = self.asides[at].entry.take().expect("what is aside comes back once");
         let orders = self.ledger.back(self.asides[at].id, entry, sound, now);
         self.event(now, orders, |world, now| {
-            let Aside { id, task, connection, overdue, .. } = world.asides.remove(at);
-            if overdue {
-                let close = world.take_close(connection);
+            let Aside { id, task, connection, written_off, .. } = world.asides.remove(at);
+            if let Some(reason) = written_off {
+                let close = world.take_close(connection, reason, now);
                 assert_eq!(close, id, "the errand goes on under its name");
             } else if sound {
                 world.connection(connection).proven_at = now;
                 world.shelve(connection, now);
             } else {
+                let reason = match task {
+                    Task::Check | Task::KeepAlive => CloseReason::CheckFailed,
+                    Task::Reset => CloseReason::ResetFailed,
+                };
                 world.totals.check_failed_total += u64::from(task == Task::Check);
-                world.begin_close(connection, now);
+                world.begin_close(connection, reason, now);
             }
         });
     }
@@ -482,8 +496,9 @@ impl World {
         let then = if to_rejoin { State::Empty } else { State::Gone };
         let Some(entry) = self.take_held(pick, then) else { return };
         let connection = entry.connection;
-        let orders = self.ledger.retire(entry, now);
-        self.event(now, orders, |world, now| world.begin_close(connection, now));
+        let reason = if to_rejoin { CloseReason::Broken } else { CloseReason::Discarded };
+        let orders = self.ledger.retire(entry, reason, now);
+        self.event(now, orders, |world, now| world.begin_close(connection, reason, now));
     }
 
     pub(crate) fn detach(&mut self, pick: usize, behind: Duration) {
@@ -533,7 +548,7 @@ impl World {
         let orders = self.ledger.flush(now);
         self.event(now, orders, |world, now| {
             world.generation += 1;
-            world.close_idle(now);
+            world.close_idle(CloseReason::Flushed, now);
             for (id, dial) in &mut world.dials {
                 dial.counted = false;
                 let sponsor = &mut world.parties[dial.sponsor];
@@ -542,9 +557,9 @@ impl World {
                 }
             }
             for at in 0..world.asides.len() {
-                let Aside { id, connection, overdue, .. } = world.asides[at];
-                if !overdue {
-                    world.asides[at].overdue = true;
+                let Aside { id, connection, written_off, .. } = world.asides[at];
+                if written_off.is_none() {
+                    world.asides[at].written_off = Some(CloseReason::Flushed);
                     world.note_closing(id, connection, now);
                     world.connection(connection).place = Place::Overdue;
                 }
@@ -562,7 +577,7 @@ impl World {
             world.config = config;
             while world.live() > world.config.max_open && !world.idle.is_empty() {
                 let coldest = world.idle.remove(0);
-                world.begin_close(coldest, now);
+                world.begin_close(coldest, CloseReason::Surplus, now);
             }
         });
     }
@@ -573,7 +588,7 @@ impl World {
         self.event(now, orders, |world, now| {
             world.closed = true;
             world.last_failure = None;
-            world.close_idle(now);
+            world.close_idle(CloseReason::PoolClosed, now);
             world.queue.clear();
             for party in 0..world.parties.len() {
                 let Party { want, state, .. } = &world.parties[party];
@@ -673,7 +688,8 @@ impl World {
     /// When something next overruns its time limit, somebody must be awake to see it.
     fn next_due(&self) -> Option<Instant> {
         let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
-        let asides = self.asides.iter().filter(|a| !a.overdue).map(|aside| aside.deadline);
+        let asides =
+            self.asides.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
         let closings = self.closings.values().map(|(_, deadline)| *deadline);
         dials.chain(asides).chain(closings).flatten().min()
     }
@@ -714,9 +730,9 @@ impl World {
             self.dials.insert(id, Dial { counted: false, ..dial });
         }
         for at in 0..self.asides.len() {
-            let Aside { id, task, connection, deadline, overdue, .. } = self.asides[at];
-            if !overdue && is_due(deadline) {
-                self.asides[at].overdue = true;
+            let Aside { id, task, connection, deadline, written_off, .. } = self.asides[at];
+            if written_off.is_none() && is_due(deadline) {
+                self.asides[at].written_off = Some(CloseReason::Late);
                 self.totals.check_failed_total += u64::from(task == Task::Check);
                 self.note_closing(id, connection, now);
                 self.connection(connection).place = Place::Overdue;
@@ -748,7 +764,7 @@ impl World {
             self.finish_warm_ups();
             while self.idle.len() > self.config.max_idle() as usize {
                 let coldest = self.idle.remove(0);
-                self.begin_close(coldest, now);
+                self.begin_close(coldest, CloseReason::Surplus, now);
             }
         }
         self.allowance = self.allowance.min(self.open()).max(self.config.max_open);
@@ -887,8 +903,12 @@ impl World {
         // Until it has a place again it counts nowhere.
         self.connection(connection).place = Place::Kept;
         let surplus = self.live() >= self.config.max_open;
-        if self.closed || surplus || self.connections[&connection].generation != self.generation {
-            self.begin_close(connection, now);
+        if self.closed {
+            self.begin_close(connection, CloseReason::PoolClosed, now);
+        } else if self.connections[&connection].generation != self.generation {
+            self.begin_close(connection, CloseReason::Flushed, now);
+        } else if surplus {
+            self.begin_close(connection, CloseReason::Surplus, now);
         } else {
             self.connection(connection).place = Place::Idle;
             self.idle.push(connection);
@@ -904,11 +924,14 @@ impl World {
         self.connection(connection).place = Place::Aside;
         let hangs = self.hangs_next(1, self.hangs.asides);
         let entry = Some(entry);
-        self.asides.push(Aside { id, task, connection, deadline, entry, overdue: false, hangs });
+        self.asides.push(Aside { id, task, connection, deadline, entry, written_off: None, hangs });
     }
 
-    fn begin_close(&mut self, connection: u32, now: Instant) {
-        let id = self.take_close(connection);
+    fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Instant) {
+        if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
+            self.doubted_at = Some(now);
+        }
+        let id = self.take_close(connection, reason, now);
         self.note_closing(id, connection, now);
     }
 
@@ -918,11 +941,13 @@ impl World {
         assert!(self.closings.insert(id, (connection, due)).is_none());
     }
 
-    fn take_close(&mut self, connection: u32) -> ErrandId {
+    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Instant) -> ErrandId {
         let closes = &mut self.orders.closes;
         let at = closes.iter().position(|order| order.connection == connection);
         let at = at.unwrap_or_else(|| panic!("{connection} is not closed"));
         let order = closes.remove(at);
+        let age = now.saturating_duration_since(self.connection(connection).opened_at);
+        assert_eq!((order.reason, order.age), (reason, age), "why {connection} is closed");
         let hangs = self.hangs_next(2, self.hangs.closes);
         let place = &mut self.connection(connection).place;
         assert!(!matches!(place, Place::Closing | Place::Closed), "closed exactly once");
@@ -931,9 +956,9 @@ impl World {
         order.id
     }
 
-    fn close_idle(&mut self, now: Instant) {
+    fn close_idle(&mut self, reason: CloseReason, now: Instant) {
         for connection in std::mem::take(&mut self.idle) {
-            self.begin_close(connection, now);
+            self.begin_close(connection, reason, now);
         }
     }
 
@@ -956,7 +981,7 @@ impl World {
     }
 
     fn checks(&self) -> usize {
-        self.asides.iter().filter(|a| a.task == Task::Check && !a.overdue).count()
+        self.asides.iter().filter(|a| a.task == Task::Check && a.written_off.is_none()).count()
     }
 
     fn coming(&self) -> usize {
@@ -985,8 +1010,9 @@ impl World {
 
     fn is_fresh(&self, now: Instant) -> bool {
         let Some(warmest) = self.idle.last() else { return false };
-        let idle_for = now.saturating_duration_since(self.connections[warmest].proven_at);
-        idle_for <= self.config.check_after
+        let proven_at = self.connections[warmest].proven_at;
+        now.saturating_duration_since(proven_at) <= self.config.check_after
+            && self.doubted_at.is_none_or(|doubted_at| proven_at > doubted_at)
     }
 
     /// The callers and warm-ups that nobody has told anything.
