@@ -25,7 +25,7 @@ mod sync;
 #[forbid(unsafe_code)]
 mod workers;
 
-pub use crate::builder::Builder;
+pub use crate::builder::{Builder, Changes, Settings, ToChange, ToOpen};
 pub use crate::config::{ConfigError, DialRule};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};

@@ -19,7 +19,7 @@ use crate::ledger::{
 };
 use crate::places::Places;
 use crate::stats::Stats;
-use crate::sync::{Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now};
+use crate::sync::{Bell, CoarseDuration, CoarseInstant, Knob, Mutex, MutexGuard, Wake, catch, now};
 use crate::workers::{Job, Workers};
 
 type Connection<D> = <D as Dialer>::Connection;
@@ -34,7 +34,7 @@ type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 pub(crate) struct Shell<D: Dialer> {
     dialer: D,
     blocking: Blocking,
-    check_after: CoarseDuration,
+    knobs: Knobs,
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
     workers: Arc<Workers<Assignment<D>>>,
@@ -43,12 +43,14 @@ pub(crate) struct Shell<D: Dialer> {
 impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config) -> Arc<Self> {
         let blocking = dialer.blocking();
-        let check_after = CoarseDuration::new(config.check_after);
-        // What the coarse clock cannot tell is left to the ledger.
-        let is_timed = config.check_after >= CoarseDuration::LEAST;
-        let places = Places::new(if is_timed { config.max_idle() } else { 0 });
+        let knobs = Knobs::new(&config);
+        let places = Places::new(places_for(&config));
         let ledger = Mutex::new(Ledger::new(config));
-        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers: Workers::new() })
+        Arc::new(Self { dialer, blocking, knobs, places, ledger, workers: Workers::new() })
+    }
+
+    pub(crate) fn knobs(&self) -> &Knobs {
+        &self.knobs
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -64,7 +66,8 @@ impl<D: Dialer> Shell<D> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.unseen.rests_since));
+        let is_fresh =
+            now.is_within(self.knobs.check_after(), CoarseInstant(entry.unseen.rests_since));
         // One from before a flush rests here for the moment until its returner has looked.
         let is_valid = entry.generation == open.generation;
         if is_fresh && is_valid && self.is_sound(&mut entry.connection) {
@@ -280,15 +283,16 @@ impl<D: Dialer> Shell<D> {
         self.event(Ledger::flush);
     }
 
-    /// Changes the settings; refuses those that are out of bounds.
+    /// Changes the settings, from those of this moment to what `change` makes of them.
     pub(crate) fn reconfigure(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut Config),
+        change: impl FnOnce(Config) -> Result<Config, ConfigError>,
     ) -> Result<(), ConfigError> {
         let mut ledger = self.books();
-        let mut config = *ledger.config();
-        change(&mut config);
-        let effects = ledger.reconfigure(config.check_bounds()?, now());
+        let config = change(*ledger.config())?;
+        let effects = ledger.reconfigure(config, now());
+        self.knobs.set(&config);
+        self.places.grow(places_for(&config));
         drop(ledger);
         self.carry_out(effects);
         Ok(())
@@ -426,6 +430,56 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
+/// The settings that are read without the lock. They are set under it.
+pub(crate) struct Knobs {
+    check_after: Knob,
+    get_timeout: Knob,
+    retire_on_panic: Knob,
+}
+
+impl Knobs {
+    fn new(config: &Config) -> Self {
+        let knobs = || Knob::new(0);
+        let knobs = Self { check_after: knobs(), get_timeout: knobs(), retire_on_panic: knobs() };
+        knobs.set(config);
+        knobs
+    }
+
+    fn set(&self, config: &Config) {
+        self.check_after.set(CoarseDuration::new(config.check_after).0);
+        let nanoseconds = u64::try_from(config.get_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.get_timeout.set(nanoseconds);
+        self.retire_on_panic.set(u64::from(config.retire_on_panic));
+    }
+
+    #[inline]
+    fn check_after(&self) -> CoarseDuration {
+        CoarseDuration(self.check_after.get())
+    }
+
+    pub(crate) fn get_timeout(&self) -> Duration {
+        // Of what nanoseconds cannot say, nobody sees the end.
+        match self.get_timeout.get() {
+            u64::MAX => Duration::MAX,
+            nanoseconds => Duration::from_nanos(nanoseconds),
+        }
+    }
+
+    pub(crate) fn retire_on_panic(&self) -> bool {
+        self.retire_on_panic.get() != 0
+    }
+}
+
+/// Whether the coarse clock can tell how long a connection may rest. If not, all callers go by the
+/// ledger.
+fn is_timed(config: &Config) -> bool {
+    config.check_after >= CoarseDuration::LEAST
+}
+
+fn places_for(config: &Config) -> u32 {
+    if is_timed(config) { config.max_idle() } else { 0 }
+}
+
 /// The ledger, locked. What rests in the places is in it, and is laid out again on unlocking if
 /// nobody has to be served first.
 struct OpenBooks<'a, D: Dialer> {
@@ -449,6 +503,9 @@ impl<D: Dialer> OpenBooks<'_, D> {
     }
 
     fn lay_out(&mut self) {
+        if !is_timed(self.ledger.config()) {
+            return;
+        }
         let (now, coarse) = (now(), CoarseInstant::now());
         let Some(ease) = self.ledger.ease(now) else { return };
         let (generation, until) = (self.ledger.generation(), moment(now, ease));

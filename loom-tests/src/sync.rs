@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use std::sync::OnceLock; // Set under a lock of loom's only.
 
 use crate::config::far_future;
 
@@ -87,7 +88,7 @@ impl CoarseInstant {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CoarseDuration(u64);
+pub(crate) struct CoarseDuration(pub(crate) u64);
 
 impl CoarseDuration {
     /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
@@ -95,6 +96,23 @@ impl CoarseDuration {
 
     pub(crate) fn new(span: Duration) -> Self {
         Self(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// No scheduling point: whoever reads it is content with what it was just before.
+pub(crate) struct Knob(std::sync::atomic::AtomicU64);
+
+impl Knob {
+    pub(crate) fn new(value: u64) -> Self {
+        Self(std::sync::atomic::AtomicU64::new(value))
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 }
 

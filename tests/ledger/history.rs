@@ -207,10 +207,12 @@ fn config() -> impl Strategy<Value = Config> {
             // the models of the places have the rest.
             dial_rule: DialRule::Eager,
             bypass: Duration::ZERO,
+            get_timeout: Duration::MAX,
             dial_timeout,
             check_after,
             check_timeout,
             close_timeout,
+            retire_on_panic: true,
         }
     })
 }
