@@ -26,7 +26,7 @@ use crate::sync::{
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
 const PLACES_MOST: u32 = 64;
 
-/// The bit of the gate that says it is shut; the generation stands above it.
+/// The bit of the gate that says it is shut; the epoch stands above it.
 const SHUT: u64 = 1;
 
 /// The gate is open until somebody shuts it.
@@ -47,10 +47,10 @@ pub(crate) struct Places<T> {
     later_used: Knob,
 }
 
-/// The gate is open, for connections of this generation.
+/// The gate is open, for connections of this epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Open {
-    pub(crate) generation: u32,
+    pub(crate) epoch: u32,
 }
 
 impl<T> Places<T> {
@@ -111,7 +111,7 @@ impl<T> Places<T> {
     #[inline]
     fn is_open(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
-        (gate & SHUT == 0).then_some(Open { generation: (gate >> 1) as u32 })
+        (gate & SHUT == 0).then_some(Open { epoch: (gate >> 1) as u32 })
     }
 
     /// Takes a connection from the place that this thread used last, or else from the first that
@@ -202,7 +202,7 @@ impl<T> Places<T> {
     /// long as it takes), and takes up what a returner had left for the moment until it looks.
     pub(crate) fn open(
         &self,
-        generation: u32,
+        epoch: u32,
         until: Option<Instant>,
         mut more: impl FnMut() -> Option<T>,
         found: impl FnMut(T),
@@ -212,7 +212,7 @@ impl<T> Places<T> {
         laid_out.flatten().for_each(found);
         let until = until.map_or(NO_LIMIT, |until| self.nanoseconds(until));
         self.until.store(until, Ordering::Relaxed);
-        self.gate.store(u64::from(generation) << 1, Ordering::Release);
+        self.gate.store(u64::from(epoch) << 1, Ordering::Release);
     }
 }
 

@@ -68,22 +68,22 @@ impl<D: Dialer> Shell<D> {
         let mut entry = self.places.take(now)?;
         let is_fresh =
             now.is_within(self.knobs.check_after(), CoarseInstant(entry.unseen.rests_since));
-        // One from before a flush rests here for the moment until its returner has looked.
-        let is_valid = entry.generation == open.generation;
-        if is_fresh && is_valid && self.is_sound(&mut entry.connection) {
-            entry.unseen.lent += 1;
-            return Some(entry);
+        // One of an older epoch rests here for the moment until its returner has looked.
+        if !is_fresh || entry.epoch != open.epoch {
+            self.pass_on(entry);
+            return None;
         }
-        self.reject(entry, is_fresh);
-        None
+        if !self.is_sound(&mut entry.connection) {
+            self.retire(entry);
+            return None;
+        }
+        entry.unseen.lent += 1;
+        Some(entry)
     }
 
-    /// A connection from a place is of no more use, or must be checked first.
+    /// The ledger shall see to a connection from a place before it is lent.
     #[cold]
-    fn reject(self: &Arc<Self>, entry: Lent<D>, is_fresh: bool) {
-        if is_fresh {
-            return self.retire(entry);
-        }
+    fn pass_on(self: &Arc<Self>, entry: Lent<D>) {
         let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
         self.event(|ledger, now| {
             ledger.take_in(entry, rested, now);
@@ -215,7 +215,7 @@ impl<D: Dialer> Shell<D> {
             return self.retire(entry);
         }
         match self.places.gate() {
-            Some(open) if open.generation == entry.generation => {
+            Some(open) if open.epoch == entry.epoch => {
                 entry.reused = true;
                 entry.unseen.rests_since = CoarseInstant::now().0;
                 if let Err(left) = self.places.put(entry, open) {
@@ -508,14 +508,14 @@ impl<D: Dialer> OpenBooks<'_, D> {
         }
         let (now, coarse) = (now(), CoarseInstant::now());
         let Some(ease) = self.ledger.ease(now) else { return };
-        let (generation, until) = (self.ledger.generation(), moment(now, ease));
+        let (epoch, until) = (self.ledger.epoch(), moment(now, ease));
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
             entry.unseen.rests_since = coarse.before(rested).0;
             Some(entry)
         };
-        self.shell.places.open(generation, until, lay_out, |entry| found.push(entry));
+        self.shell.places.open(epoch, until, lay_out, |entry| found.push(entry));
         self.take_in_all(found);
     }
 

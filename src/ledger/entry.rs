@@ -20,8 +20,8 @@ pub(crate) struct Body<C> {
     pub(crate) reused: bool,
     /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
     pub(crate) just_dialed: bool,
-    /// The pool's generation when its dial *began*: what was begun under an older one ends with it.
-    pub(crate) generation: u32,
+    /// The epoch in which the ledger last let it pass; at first that in which its dial *began*.
+    pub(crate) epoch: u32,
     pub(crate) unseen: Unseen,
     /// Whether nobody had had it when it was laid out: then its first unseen loan was no reuse.
     pub(super) was_fresh: bool,
@@ -44,12 +44,12 @@ pub(crate) struct Unseen {
 }
 
 impl<C> Entry<C> {
-    pub(super) fn new(connection: C, generation: u32, now: Instant) -> Self {
+    pub(super) fn new(connection: C, epoch: u32, now: Instant) -> Self {
         Self(Box::new(Body {
             connection,
             reused: false,
             just_dialed: false,
-            generation,
+            epoch,
             unseen: Unseen::default(),
             was_fresh: false,
             opened_at: now,

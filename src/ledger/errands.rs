@@ -39,8 +39,8 @@ pub(super) struct Dial {
     /// Whose need began it: a caller in the queue or a warm-up. It may have left since. `None` once
     /// the dial is written off: what comes of it is nobody's business any more.
     pub(super) sponsor: Option<Ticket>,
-    /// The pool's generation when it began.
-    pub(super) generation: u32,
+    /// The pool's epoch when it began.
+    pub(super) epoch: u32,
     pub(super) began: Instant,
     /// `None`: no limit.
     pub(super) deadline: Option<Instant>,

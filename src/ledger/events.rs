@@ -27,7 +27,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return (Request::Refused(Refusal::Closed), effects);
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
-        if self.queue.is_empty() && self.unfit.is_empty() {
+        if self.queue.is_empty() && self.outdated.is_empty() {
             if let Some(entry) = self.take_fresh(now) {
                 return (Request::Granted(ticket, entry), effects);
             }
@@ -149,7 +149,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             Some(task) => {
                 ledger.totals.check_failed_total += u64::from(task == Task::Check);
-                ledger.begin_close(entry.into_connection(), now, effects);
+                ledger.begin_close(entry, now, effects);
             }
         })
     }
@@ -158,7 +158,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn retire(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&mut entry);
-            ledger.begin_close(entry.into_connection(), now, effects);
+            ledger.begin_close(entry, now, effects);
         })
     }
 
@@ -184,14 +184,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// For how long connections may be lent and given back without the ledger: as long as nobody has
     /// to be served first, if none has to end.
     pub(crate) fn ease(&self, now: Instant) -> Option<Duration> {
-        if self.closed || !self.unfit.is_empty() || self.live() > self.config.max_open {
+        if self.closed || !self.outdated.is_empty() || self.live() > self.config.max_open {
             return None;
         }
         if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
     }
 
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
@@ -209,15 +209,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        if entry.generation != self.generation || self.closed {
-            // It was put down behind the back of a flush or a close.
-            self.unfit.push(entry);
+        entry.proven_at = now.checked_sub(rested).unwrap_or(entry.proven_at);
+        if self.closed || entry.epoch != self.epoch {
+            // It was put down behind the back of a change.
+            self.outdated.push(entry);
             return;
         }
         self.receive(&mut entry);
-        entry.proven_at = now.checked_sub(rested).unwrap_or(entry.proven_at);
-        let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
-        self.idle.insert(at, entry);
+        self.rest(entry);
     }
 
     // ---- Dials ---------------------------------------------------------------------------------
@@ -232,7 +231,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.pace.note_dial(now.saturating_duration_since(dial.began));
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
-            ledger.shelve(Entry::new(connection, dial.generation, now), now, effects);
+            ledger.shelve(Entry::new(connection, dial.epoch, now), now, effects);
         })
     }
 
@@ -299,7 +298,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Nothing that was begun before now is lent again.
     pub(crate) fn flush(&mut self, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.generation += 1;
+            ledger.begin_epoch();
+            ledger.flushed = ledger.epoch;
             ledger.close_idle(now, effects);
             while let Some((id, sponsor)) = ledger.dials.write_off_first() {
                 ledger.queue.end_dial(sponsor, id);
@@ -315,9 +315,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open());
             ledger.config = config;
+            ledger.begin_epoch();
             while ledger.live() > ledger.config.max_open {
                 let Some(coldest) = ledger.idle.pop_front() else { break };
-                ledger.begin_close(coldest.into_connection(), now, effects);
+                ledger.begin_close(coldest, now, effects);
             }
         })
     }

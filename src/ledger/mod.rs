@@ -100,14 +100,17 @@ pub(crate) struct Ledger<C, F, W> {
     /// What `open` may be: `max_open`, or more while connections from before a `resize` are out.
     ceiling: u32,
     closed: bool,
-    /// Raised by `flush`; what was begun under an older one is not lent again.
-    generation: u32,
+    /// Raised by whatever may concern connections that are out: one that comes back from an older
+    /// epoch is not lent again before the ledger has let it pass.
+    epoch: u32,
+    /// The epoch that the last flush began: nothing of an older one passes.
+    flushed: u32,
     next_id: u64,
 
     /// At rest, the most recently used at the back.
     idle: VecDeque<Entry<C>>,
-    /// Taken in although they may not be lent again: `settle` closes them. They count as in use.
-    unfit: Vec<Entry<C>>,
+    /// Taken in from an older epoch, or after the close: `settle` sees to them. They count as in use.
+    outdated: Vec<Entry<C>>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
     dials: Dials,
@@ -140,10 +143,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             config,
             ceiling: config.max_open,
             closed: false,
-            generation: 0,
+            epoch: 0,
+            flushed: 0,
             next_id: 0,
             idle: VecDeque::new(),
-            unfit: Vec::new(),
+            outdated: Vec::new(),
             in_use: 0,
             dials: Dials::default(),
             aside: Aside::default(),

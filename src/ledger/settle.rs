@@ -39,9 +39,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        for mut entry in std::mem::take(&mut self.unfit) {
+        for mut entry in std::mem::take(&mut self.outdated) {
             self.receive(&mut entry);
-            self.begin_close(entry.into_connection(), now, effects);
+            self.shelve(entry, now, effects);
         }
         if !self.closed {
             self.serve(now, effects);
@@ -51,7 +51,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.finish_warm_ups(effects);
             while count(self.idle.len()) > self.config.max_idle() {
                 let coldest = self.idle.pop_front().expect("more are idle than max_idle");
-                self.begin_close(coldest.into_connection(), now, effects);
+                self.begin_close(coldest, now, effects);
             }
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
@@ -216,7 +216,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let id = ErrandId(self.fresh_id());
         let deadline = moment(now, self.config.dial_timeout);
         let sponsor = Some(sponsor);
-        self.dials.begin(id, Dial { sponsor, generation: self.generation, began: now, deadline });
+        self.dials.begin(id, Dial { sponsor, epoch: self.epoch, began: now, deadline });
         self.totals.dials_total += 1;
         effects.dials.push(DialOrder { id, deadline });
         id
@@ -313,10 +313,25 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
         let surplus = self.live() >= self.config.max_open;
-        if self.closed || surplus || entry.generation != self.generation {
-            self.begin_close(entry.into_connection(), now, effects);
+        if self.closed || surplus || entry.epoch < self.flushed {
+            self.begin_close(entry, now, effects);
         } else {
-            self.idle.push_back(entry);
+            self.rest(entry);
+        }
+    }
+
+    /// Adds a connection to the idle ones, in the order in which they were last used.
+    pub(super) fn rest(&mut self, mut entry: Entry<C>) {
+        entry.epoch = self.epoch;
+        let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
+        self.idle.insert(at, entry);
+    }
+
+    /// Has everything that is out pass the ledger when it comes back.
+    pub(super) fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        for entry in &mut self.idle {
+            entry.epoch = self.epoch;
         }
     }
 
@@ -335,13 +350,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn begin_close(
         &mut self,
-        connection: C,
+        entry: Entry<C>,
         now: Instant,
         effects: &mut Effects<C, F, W>,
     ) {
         let id = ErrandId(self.fresh_id());
         self.note_closing(id, now);
-        effects.closes.push(CloseOrder { id, connection });
+        effects.closes.push(CloseOrder { id, connection: entry.into_connection() });
     }
 
     pub(super) fn note_closing(&mut self, id: ErrandId, now: Instant) {
@@ -351,7 +366,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn close_idle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         while let Some(entry) = self.idle.pop_front() {
-            self.begin_close(entry.into_connection(), now, effects);
+            self.begin_close(entry, now, effects);
         }
     }
 }

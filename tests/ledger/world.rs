@@ -892,6 +892,8 @@ impl World {
         } else {
             self.connection(connection).place = Place::Idle;
             self.idle.push(connection);
+            // A clock that is behind may have it come back before others.
+            self.idle.sort_by_key(|idle| self.connections[idle].proven_at);
         }
     }
 

@@ -175,6 +175,23 @@ fn nothing_from_before_a_flush_is_lent_after_it() {
     });
 }
 
+/// A connection put down as the settings change is neither lost nor closed, and passes the ledger
+/// before it is lent again.
+#[test]
+fn a_change_of_settings_racing_a_return_loses_no_connection() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let returning = thread::spawn(move || drop(held));
+        pool.resize(2).unwrap();
+        drop(pool.try_get());
+        returning.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(pool.get().unwrap().number, 1);
+        assert_eq!(server.books().closed, 0);
+    });
+}
+
 /// ACC-16, ACC-17: two connections; the limit is lowered to one as one of them is given back.
 #[test]
 fn a_lowered_limit_is_kept_once_enough_has_come_back() {
