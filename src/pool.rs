@@ -278,6 +278,33 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.flush();
     }
 
+    /// Retires the connections of which `predicate` says so.
+    ///
+    /// It judges every connection that was opened, or began to be dialed, before this call, once:
+    /// idle ones now, on this thread, and those in use when they come back, on the thread that
+    /// returns them. None of them is lent again before that. A connection on which the predicate
+    /// panics is retired.
+    ///
+    /// The predicate runs under no lock. It is dropped when there is no connection left to judge, and so kept
+    /// as long as one of them is not given back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// # let moved_away = listener.local_addr()?;
+    /// drop(pool.get()?);
+    /// pool.retire_where(move |connection| {
+    ///     connection.peer_addr().map_or(true, |address| address == moved_away)
+    /// });
+    /// assert_eq!(pool.stats().open(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retire_where(&self, predicate: impl Fn(&D::Connection) -> bool + Send + Sync + 'static) {
+        self.handle.shell.retire_where(Arc::new(predicate));
+    }
+
     /// Closes the pool: nothing is lent from now on.
     ///
     /// Callers in the queue are turned away with [`GetError::Closed`] and idle connections are

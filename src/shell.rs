@@ -6,7 +6,8 @@
 //! worker if it may block or else on the thread that carries it out, and in `is_broken` and `reset`
 //! on the thread that borrows or returns.
 
-use std::ops::{Deref, DerefMut};
+use std::collections::BTreeMap;
+use std::ops::{Bound, Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ type Refused<D> = GetError<<D as Dialer>::Error>;
 type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Stats);
 type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 
+type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
+
 /// One pool, shared by its handles and the errands under way.
 pub(crate) struct Shell<D: Dialer> {
     dialer: D,
@@ -37,6 +40,8 @@ pub(crate) struct Shell<D: Dialer> {
     knobs: Knobs,
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
+    /// Those that have yet to judge a connection, by the epoch that each began.
+    predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     workers: Arc<Workers<Assignment<D>>>,
 }
 
@@ -46,7 +51,9 @@ impl<D: Dialer> Shell<D> {
         let knobs = Knobs::new(&config);
         let places = Places::new(places_for(&config));
         let ledger = Mutex::new(Ledger::new(config));
-        Arc::new(Self { dialer, blocking, knobs, places, ledger, workers: Workers::new() })
+        let predicates = Mutex::new(BTreeMap::new());
+        let workers = Workers::new();
+        Arc::new(Self { dialer, blocking, knobs, places, ledger, predicates, workers })
     }
 
     pub(crate) fn knobs(&self) -> &Knobs {
@@ -211,7 +218,7 @@ impl<D: Dialer> Shell<D> {
         if self.blocking.reset {
             return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
         }
-        if self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true) {
+        if !self.is_ok(|dialer| dialer.reset(connection)) {
             return self.retire(entry);
         }
         match self.places.gate() {
@@ -283,6 +290,16 @@ impl<D: Dialer> Shell<D> {
         self.event(Ledger::flush);
     }
 
+    /// Retires what the predicate says: of what was begun before now, and not lent when it does.
+    pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
+        let mut ledger = self.books();
+        let (epoch, effects) = ledger.retire_where(now());
+        // Before anybody can be told to judge by it.
+        self.predicates.lock().insert(epoch, predicate);
+        drop(ledger);
+        self.carry_out(effects);
+    }
+
     /// Changes the settings, from those of this moment to what `change` makes of them.
     pub(crate) fn reconfigure(
         self: &Arc<Self>,
@@ -336,7 +353,7 @@ impl<D: Dialer> Shell<D> {
             return;
         }
         let mut pending = vec![effects];
-        while let Some(Effects { wake, dials, asides, closes, spent }) = pending.pop() {
+        while let Some(Effects { wake, dials, asides, closes, spent, judged }) = pending.pop() {
             for bell in wake {
                 bell.ring();
             }
@@ -344,7 +361,11 @@ impl<D: Dialer> Shell<D> {
                 pending.extend(self.on_worker(Errand::Dial(order)));
             }
             for order in asides {
-                let may_block = order.task == Task::Reset || self.blocking.check;
+                let may_block = match order.task {
+                    Task::Check => self.blocking.check,
+                    Task::Reset => true,
+                    Task::Judge { .. } => false,
+                };
                 pending.extend(self.run(Errand::Aside(order), may_block));
             }
             for order in closes {
@@ -353,6 +374,21 @@ impl<D: Dialer> Shell<D> {
             for failure in spent {
                 catch(|| drop(failure));
             }
+            if let Some(epoch) = judged {
+                self.forget_predicates(epoch);
+            }
+        }
+    }
+
+    /// Drops the predicates up to that epoch.
+    fn forget_predicates(&self, epoch: u32) {
+        let done = {
+            let mut predicates = self.predicates.lock();
+            let needed = predicates.split_off(&(epoch + 1));
+            std::mem::replace(&mut *predicates, needed)
+        };
+        for predicate in done.into_values() {
+            catch(|| drop(predicate));
         }
     }
 
@@ -391,15 +427,13 @@ impl<D: Dialer> Shell<D> {
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
-                let sound = self.user_code(|dialer| {
-                    match task {
-                        Task::Check => dialer.check(connection, latest(deadline)),
-                        Task::Reset => dialer.reset(connection),
-                    }
-                    .is_ok()
-                });
+                let sound = match task {
+                    Task::Check => self.is_ok(|dialer| dialer.check(connection, latest(deadline))),
+                    Task::Reset => self.is_ok(|dialer| dialer.reset(connection)),
+                    Task::Judge { since, until } => self.may_stay(connection, since, until),
+                };
                 let now = now();
-                self.books().back(id, entry, sound == Some(true), now)
+                self.books().back(id, entry, sound, now)
             }
             Errand::Close(CloseOrder { id, connection }) => {
                 self.user_code(|dialer| dialer.close(connection));
@@ -422,6 +456,25 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn note_panic(&self) {
         self.books().note_panic();
+    }
+
+    #[inline]
+    fn is_ok(&self, code: impl FnOnce(&D) -> Result<(), D::Error>) -> bool {
+        // The error is dropped where its panic is caught.
+        self.user_code(|dialer| code(dialer).is_ok()) == Some(true)
+    }
+
+    /// Whether none of the predicates of those epochs retires a connection.
+    fn may_stay(&self, connection: &Connection<D>, since: u32, until: u32) -> bool {
+        let epochs = (Bound::Excluded(since), Bound::Included(until));
+        let predicates: Vec<_> =
+            self.predicates.lock().range(epochs).map(|(_, p)| Arc::clone(p)).collect();
+        let may_stay =
+            predicates.iter().all(|retires| self.user_code(|_| retires(connection)) == Some(false));
+        for predicate in predicates {
+            catch(|| drop(predicate));
+        }
+        may_stay
     }
 
     #[inline]

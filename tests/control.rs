@@ -3,10 +3,15 @@
 mod common;
 
 use std::panic::{self, AssertUnwindSafe};
-use std::thread;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use common::{Act, Gate, LONG, SHORT, await_rest, await_that, await_waiting, panic_quietly, pool};
+use common::{
+    Act, Connection, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes,
+    panic_quietly, pool,
+};
 use latebind::{ConfigError, GetError, Pool, PooledConnection};
 
 // ---- Settings -----------------------------------------------------------------------------------
@@ -121,7 +126,7 @@ fn what_is_refused_changes_nothing() {
     }
     drop(pool.get().unwrap());
     assert_eq!(await_rest(&pool, &server).dials_total, 3, "and nothing was closed for it");
-    assert_eq!(server.checks.load(std::sync::atomic::Ordering::SeqCst), 0);
+    assert_eq!(server.checks.load(SeqCst), 0);
 }
 
 #[test]
@@ -199,4 +204,224 @@ fn whatever_limits_were_set_before_the_last_one_holds() {
         lent.truncate(1);
     }
     assert_eq!((pool.stats().open(), server.alive()), (2, 2));
+}
+
+// ---- Connections --------------------------------------------------------------------------------
+
+/// Which connections a predicate was asked about, and on which thread.
+type Asked = Arc<Mutex<Vec<(u32, ThreadId)>>>;
+
+/// A predicate that retires the connections of these numbers and notes whom it judges.
+fn retiring(ids: &'static [u32]) -> (impl Fn(&Connection) -> bool, Asked) {
+    let asked = Asked::default();
+    let notes = Arc::clone(&asked);
+    let predicate = move |connection: &Connection| {
+        notes.lock().unwrap().push((connection.id, thread::current().id()));
+        ids.contains(&connection.id)
+    };
+    (predicate, asked)
+}
+
+fn ids(asked: &Asked) -> Vec<u32> {
+    asked.lock().unwrap().iter().map(|(id, _)| *id).collect()
+}
+
+#[test]
+fn what_is_idle_is_judged_at_once_what_is_in_use_when_it_comes_back() {
+    let (pool, server) = pool(|b| b.max_open(4));
+    pool.warm_up(4).unwrap();
+    let held = [pool.get_owned().unwrap(), pool.get_owned().unwrap()];
+    let held_ids = held.each_ref().map(|connection| connection.id);
+    let (predicate, asked) = retiring(&[1, 3]);
+    pool.retire_where(predicate);
+    let here = thread::current().id();
+    let judged = asked.lock().unwrap().clone();
+    assert!(judged.iter().all(|(id, thread)| !held_ids.contains(id) && *thread == here));
+    assert_eq!((judged.len(), server.closed.load(SeqCst)), (2, 1));
+
+    let returner = thread::spawn(move || drop(held));
+    let there = returner.thread().id();
+    returner.join().unwrap();
+    let judged = asked.lock().unwrap()[2..].to_vec();
+    assert!(judged.iter().all(|(id, thread)| held_ids.contains(id) && *thread == there));
+    assert_eq!((judged.len(), server.closed.load(SeqCst)), (2, 2));
+
+    let (again, more) = (pool.get().unwrap(), pool.get().unwrap());
+    assert_eq!((again.id.min(more.id), again.id.max(more.id)), (2, 4));
+    drop((again, more));
+    assert_eq!(ids(&asked).len(), 4, "each is judged once");
+    await_rest(&pool, &server);
+}
+
+/// SHUT-12.
+#[test]
+fn what_was_being_dialed_is_judged_before_anybody_has_it() {
+    let (pool, server) = pool(|b| b.max_open(2));
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    let (predicate, asked) = retiring(&[1]);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().unwrap().id);
+        gate.await_arrivals(1);
+        pool.retire_where(predicate);
+        assert_eq!(ids(&asked), []);
+        gate.open();
+        assert_eq!(waiter.join().unwrap(), 2, "whoever waited for the first had another dialed");
+    });
+    assert_eq!(ids(&asked), [1], "what was dialed since is not judged");
+    await_rest(&pool, &server);
+}
+
+/// SHUT-11: what is retired is what there was; the pool keeps connections as before.
+#[test]
+fn once_all_are_retired_new_ones_are_kept() {
+    let (pool, server) = pool(|b| b.max_open(2));
+    drop([pool.get().unwrap(), pool.get().unwrap()]);
+    let held = pool.get().unwrap();
+    pool.retire_where(|_| true);
+    assert_eq!((pool.stats().idle, server.closed.load(SeqCst)), (0, 1));
+    let fresh = pool.get().unwrap();
+    assert_eq!(fresh.id, 3);
+    drop((held, fresh));
+    assert_eq!(await_rest(&pool, &server).idle, 1);
+    assert_eq!(pool.get().unwrap().id, 3);
+}
+
+#[test]
+fn a_waiter_is_served_by_what_the_predicate_lets_stay_or_by_a_new_dial() {
+    for (retired, served_by) in [(&[][..], 1), (&[1], 2)] {
+        let (pool, server) = pool(|b| b.max_open(1));
+        let held = pool.get().unwrap();
+        pool.retire_where(move |connection: &Connection| retired.contains(&connection.id));
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| pool.get().unwrap().id);
+            await_waiting(&pool, 1);
+            drop(held);
+            assert_eq!(waiter.join().unwrap(), served_by);
+        });
+        await_rest(&pool, &server);
+    }
+}
+
+/// NO-USER-CODE-UNDER-LOCK.
+#[test]
+fn a_predicate_may_use_the_pool() {
+    finishes(|| {
+        let (pool, server) = pool(|b| b.max_open(3));
+        pool.warm_up(2).unwrap();
+        let held = pool.get().unwrap();
+        let its_own = pool.clone();
+        pool.retire_where(move |_| {
+            assert!(its_own.stats().open() >= 1);
+            its_own.retire_where(|_| false);
+            its_own.reconfigure().max_open(2).apply().unwrap();
+            drop(its_own.try_get());
+            false
+        });
+        drop(held);
+        assert_eq!(await_rest_of(&pool), 2);
+        drop(pool);
+        assert_eq!(server.alive(), 0, "no predicate is left that keeps the pool");
+    });
+}
+
+fn await_rest_of(pool: &Pool<Scripted>) -> u32 {
+    await_that("the pool comes to rest", || {
+        let stats = pool.stats();
+        stats.in_use + stats.dialing + stats.closing + stats.waiting == 0
+    });
+    pool.stats().idle
+}
+
+#[test]
+fn a_panic_of_a_predicate_retires_the_connection_and_harms_nothing_else() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic_quietly();
+        }
+    }
+    let (pool, server) = pool(|b| b.max_open(3));
+    pool.warm_up(3).unwrap();
+    let held = pool.get().unwrap();
+    let (held_id, bomb) = (held.id, Bomb);
+    pool.retire_where(move |connection: &Connection| {
+        let _bomb = &bomb;
+        if connection.id == held_id { panic_quietly() } else { connection.id == 2 }
+    });
+    drop(held);
+    let stats = await_rest(&pool, &server);
+    assert_eq!(stats.panics_total, 1);
+    assert_eq!(stats.idle, if held_id == 2 { 2 } else { 1 });
+    pool.warm_up(3).unwrap();
+}
+
+/// A predicate is user code that may hold anything: it goes when nothing is left for it to judge.
+#[test]
+fn a_predicate_is_dropped_when_it_has_judged_all_that_it_had_to() {
+    let (pool, server) = pool(|b| b.max_open(3));
+    let token = Arc::new(());
+    let retire_nothing = || {
+        let held = Arc::clone(&token);
+        pool.retire_where(move |_| Arc::strong_count(&held) == 0);
+    };
+    let left = || Arc::strong_count(&token) - 1;
+    retire_nothing();
+    assert_eq!(left(), 0, "there was nothing to judge");
+    pool.warm_up(2).unwrap();
+    retire_nothing();
+    assert_eq!(left(), 0, "what is idle was judged at once");
+
+    // In whatever way the last one ends.
+    let ends: [fn(PooledConnection<'_, Scripted>); 4] = [
+        |c| drop(c),
+        |c| PooledConnection::discard(c),
+        |c| drop(Connection::detach(c)),
+        |mut c| {
+            c.is_broken = true;
+        },
+    ];
+    for end in ends {
+        let (one, other) = (pool.get().unwrap(), pool.get().unwrap());
+        retire_nothing();
+        drop(one);
+        assert_eq!(left(), 1, "one is still out");
+        retire_nothing();
+        assert_eq!(left(), 2);
+        end(other);
+        assert_eq!(left(), 0);
+    }
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Fail)]);
+    let held = pool.get().unwrap();
+    PooledConnection::discard(held);
+    pool.flush();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().map(drop));
+        gate.await_arrivals(1);
+        retire_nothing();
+        assert_eq!(left(), 1, "a dial is under way");
+        gate.open();
+        assert!(waiter.join().unwrap().is_err());
+    });
+    assert_eq!(left(), 0);
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn ten_thousand_predicates_leave_nothing_behind() {
+    let (pool, server) = pool(|b| b.max_open(2));
+    let token = Arc::new(());
+    let mut held = pool.get().unwrap();
+    for _ in 0..10_000 {
+        let keep = Arc::clone(&token);
+        pool.retire_where(move |_| Arc::strong_count(&keep) == 0);
+        // Now and then everything has come back; there is always one out.
+        let next = pool.get().unwrap();
+        drop(std::mem::replace(&mut held, next));
+        assert!(Arc::strong_count(&token) <= 3);
+    }
+    drop(held);
+    assert_eq!(Arc::strong_count(&token), 1);
+    assert_eq!(await_rest(&pool, &server).dials_total, 2);
 }

@@ -27,6 +27,8 @@ pub(crate) enum Task {
     Check,
     /// On the way back from one.
     Reset,
+    /// It was judged by the predicates up to `since`, and shall be by those up to `until`.
+    Judge { since: u32, until: u32 },
 }
 
 /// A connection is set aside: do the task, then say `back`.
@@ -57,6 +59,8 @@ pub(crate) struct Effects<C, F, W> {
     pub(crate) closes: Vec<CloseOrder<C>>,
     /// Errors that nobody wants any more: user code, so not to be dropped under the lock.
     pub(crate) spent: Vec<F>,
+    /// The predicates up to that epoch have judged all that they had to.
+    pub(crate) judged: Option<u32>,
 }
 
 impl<C, F, W> Effects<C, F, W> {
@@ -67,6 +71,7 @@ impl<C, F, W> Effects<C, F, W> {
             asides: Vec::new(),
             closes: Vec::new(),
             spent: Vec::new(),
+            judged: None,
         }
     }
 
@@ -76,5 +81,6 @@ impl<C, F, W> Effects<C, F, W> {
             && self.asides.is_empty()
             && self.closes.is_empty()
             && self.spent.is_empty()
+            && self.judged.is_none()
     }
 }

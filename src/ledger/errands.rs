@@ -117,6 +117,7 @@ pub(super) struct Aside {
     tasks: BTreeMap<ErrandId, (Task, Option<Instant>)>,
     due: DueTimes,
     checks: u32,
+    written_off: u32,
 }
 
 impl Aside {
@@ -124,35 +125,52 @@ impl Aside {
         count(self.tasks.len())
     }
 
-    /// Of these, the ones being checked: a caller may count on them.
+    /// Of these, the ones being checked or judged: a caller may count on them.
     pub(super) fn checks(&self) -> u32 {
         self.checks
+    }
+
+    /// Those that are not back, and are to be closed when they are.
+    pub(super) fn written_off(&self) -> u32 {
+        self.written_off
     }
 
     pub(super) fn begin(&mut self, id: ErrandId, task: Task, deadline: Option<Instant>) {
         self.tasks.insert(id, (task, deadline));
         self.due.add(deadline, id);
-        self.checks += u32::from(task == Task::Check);
+        self.checks += u32::from(task != Task::Reset);
     }
 
-    /// `None` if it is retired already: it was overdue, or there was a flush.
+    /// One is back. `None` if it is written off: it was overdue, or there was a flush.
     pub(super) fn end(&mut self, id: ErrandId) -> Option<Task> {
+        let task = self.remove(id);
+        self.written_off -= u32::from(task.is_none());
+        task
+    }
+
+    fn write_off(&mut self, id: ErrandId) -> Option<(ErrandId, Task)> {
+        let task = self.remove(id)?;
+        self.written_off += 1;
+        Some((id, task))
+    }
+
+    fn remove(&mut self, id: ErrandId) -> Option<Task> {
         let (task, deadline) = self.tasks.remove(&id)?;
         self.due.remove(deadline, id);
-        self.checks -= u32::from(task == Task::Check);
+        self.checks -= u32::from(task != Task::Reset);
         Some(task)
     }
 
-    /// Takes out one whose time is up.
-    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
+    /// Writes off one whose time is up.
+    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
         let id = self.due.overdue(now)?;
-        self.end(id).map(|task| (id, task))
+        self.write_off(id)
     }
 
-    /// Takes out the one longest aside.
-    pub(super) fn pop_first(&mut self) -> Option<(ErrandId, Task)> {
+    /// Writes off the one longest aside.
+    pub(super) fn write_off_first(&mut self) -> Option<(ErrandId, Task)> {
         let id = *self.tasks.first_key_value()?.0;
-        self.end(id).map(|task| (id, task))
+        self.write_off(id)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

@@ -139,11 +139,21 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.aside.end(id) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
-            None => effects.closes.push(CloseOrder { id, connection: entry.into_connection() }),
+            None => {
+                ledger.judgements.pass(entry.epoch, ledger.epoch);
+                effects.closes.push(CloseOrder { id, connection: entry.into_connection() });
+            }
             Some(task) if sound => {
-                entry.proven_at = now;
-                if task == Task::Reset {
-                    ledger.note_return(now);
+                match task {
+                    Task::Check => entry.proven_at = now,
+                    Task::Reset => {
+                        entry.proven_at = now;
+                        ledger.note_return(now);
+                    }
+                    Task::Judge { since, until } => {
+                        entry.epoch = until;
+                        ledger.judgements.pass(since, until);
+                    }
                 }
                 ledger.shelve(entry, now, effects);
             }
@@ -166,6 +176,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
         let effects = self.settled(now, |ledger, _| {
             ledger.receive(&mut entry);
+            ledger.judgements.pass(entry.epoch, ledger.epoch);
             ledger.totals.detached_total += 1;
         });
         (entry.into_connection(), effects)
@@ -244,6 +255,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
+            ledger.judgements.pass(dial.epoch, ledger.epoch);
             ledger.totals.dial_failed_total += 1;
             ledger.note_failure(dial.sponsor, id, failure, effects);
         })
@@ -304,10 +316,25 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             while let Some((id, sponsor)) = ledger.dials.write_off_first() {
                 ledger.queue.end_dial(sponsor, id);
             }
-            while let Some((id, _)) = ledger.aside.pop_first() {
+            while let Some((id, _)) = ledger.aside.write_off_first() {
                 ledger.note_closing(id, now);
             }
         })
+    }
+
+    /// A predicate shall judge all that was begun before now: what is idle at once, the rest before
+    /// it is lent again. Comes with the epoch by which the orders name it.
+    pub(crate) fn retire_where(&mut self, now: Instant) -> (u32, Effects<C, F, W>) {
+        let effects = self.settled(now, |ledger, effects| {
+            let before = ledger.at_large();
+            let idle = std::mem::take(&mut ledger.idle);
+            ledger.begin_epoch();
+            ledger.judgements.begin(ledger.epoch, before);
+            for entry in idle {
+                ledger.shelve(entry, now, effects);
+            }
+        });
+        (self.epoch, effects)
     }
 
     /// Sets the limits anew, already checked. What is out may exceed a lowered one until it is back.

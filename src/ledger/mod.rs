@@ -21,6 +21,7 @@ pub(crate) mod effects;
 mod entry;
 mod errands;
 mod events;
+mod judgements;
 mod queue;
 mod settle;
 
@@ -32,6 +33,7 @@ use crate::stats::Stats;
 
 use self::dial_rule::Pace;
 use self::errands::{Aside, Closings, Dials};
+use self::judgements::Judgements;
 use self::queue::{Queue, count};
 
 pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task, Ticket};
@@ -116,6 +118,7 @@ pub(crate) struct Ledger<C, F, W> {
     dials: Dials,
     aside: Aside,
     closings: Closings,
+    judgements: Judgements,
 
     queue: Queue<F, W>,
     pace: Pace,
@@ -152,6 +155,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
+            judgements: Judgements::default(),
             queue: Queue::new(),
             pace: Pace::default(),
             looker: None,
@@ -177,6 +181,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Connections out of the pool's hands that may come back to serve someone.
     fn busy(&self) -> u32 {
         self.in_use + self.aside.len()
+    }
+
+    /// All that the dialer has opened or is at, and nobody has begun to close.
+    fn at_large(&self) -> u32 {
+        self.live() + self.aside.written_off()
     }
 
     /// What a caller in the queue can count on: errands under way, and what is idle although it

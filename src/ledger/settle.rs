@@ -59,6 +59,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
         }
         self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
+        effects.judged = self.judgements.take_done();
         self.keep_watch(effects);
         self.audit(now);
     }
@@ -69,7 +70,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             let failure = F::from(Overdue { limit: self.config.dial_timeout });
             self.note_failure(Some(sponsor), id, failure, effects);
         }
-        while let Some((id, task)) = self.aside.pop_overdue(now) {
+        while let Some((id, task)) = self.aside.write_off_overdue(now) {
             // The connection is still out, but nobody shall have it: it is closed when it is back.
             self.totals.check_failed_total += u64::from(task == Task::Check);
             self.note_closing(id, now);
@@ -310,11 +311,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         entry.was_fresh = false;
     }
 
-    /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
+    /// Puts a connection where `serve` finds it, or closes it if it may not be lent again, or has it
+    /// judged if somebody has yet to say so.
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
         let surplus = self.live() >= self.config.max_open;
         if self.closed || surplus || entry.epoch < self.flushed {
             self.begin_close(entry, now, effects);
+        } else if self.judgements.are_due(entry.epoch) {
+            let task = Task::Judge { since: entry.epoch, until: self.epoch };
+            self.set_aside(task, entry, now, effects);
         } else {
             self.rest(entry);
         }
@@ -355,6 +360,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         effects: &mut Effects<C, F, W>,
     ) {
         let id = ErrandId(self.fresh_id());
+        self.judgements.pass(entry.epoch, self.epoch);
         self.note_closing(id, now);
         effects.closes.push(CloseOrder { id, connection: entry.into_connection() });
     }

@@ -35,6 +35,8 @@ struct Connection {
     reused: bool,
     proven_at: Instant,
     generation: u64,
+    /// By the predicates up to which it has been judged.
+    judged: u32,
     /// Its slot was freed although it is not closed: the one case that `BOUND` leaves out.
     abandoned: bool,
 }
@@ -58,6 +60,7 @@ enum Place {
 struct Dial {
     sponsor: usize,
     generation: u64,
+    judged: u32,
     deadline: Option<Instant>,
     /// Whether a caller may still count on it.
     counted: bool,
@@ -149,6 +152,10 @@ pub(crate) struct World {
     allowance: u32,
     closed: bool,
     generation: u64,
+    /// Raised by flush, reconfigure and retire_where.
+    epoch: u32,
+    /// The epochs that predicates have begun which are still needed.
+    predicates: Vec<u32>,
     hangs: Hangs,
     errands: [u32; 3],
 
@@ -182,6 +189,8 @@ impl World {
             allowance: config.max_open,
             closed: false,
             generation: 0,
+            epoch: 0,
+            predicates: Vec::new(),
             hangs,
             errands: [0; 3],
             parties: Vec::new(),
@@ -409,6 +418,7 @@ impl World {
                 reused: false,
                 proven_at: now,
                 generation: dial.generation,
+                judged: dial.judged,
                 abandoned: false,
             };
             world.connections.insert(connection, opened);
@@ -467,7 +477,10 @@ impl World {
                 let close = world.take_close(connection);
                 assert_eq!(close, id, "the errand goes on under its name");
             } else if sound {
-                world.connection(connection).proven_at = now;
+                match task {
+                    Task::Judge { until, .. } => world.connection(connection).judged = until,
+                    Task::Check | Task::Reset => world.connection(connection).proven_at = now,
+                }
                 world.shelve(connection, now);
             } else {
                 world.totals.check_failed_total += u64::from(task == Task::Check);
@@ -533,6 +546,7 @@ impl World {
         let orders = self.ledger.flush(now);
         self.event(now, orders, |world, now| {
             world.generation += 1;
+            world.begin_epoch();
             world.close_idle(now);
             for (id, dial) in &mut world.dials {
                 dial.counted = false;
@@ -552,6 +566,20 @@ impl World {
         });
     }
 
+    pub(crate) fn retire_where(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let (epoch, orders) = self.ledger.retire_where(now);
+        self.event(now, orders, |world, now| {
+            let idle = std::mem::take(&mut world.idle);
+            world.begin_epoch();
+            assert_eq!(epoch, world.epoch, "each predicate has its own");
+            world.predicates.push(epoch);
+            for connection in idle {
+                world.shelve(connection, now);
+            }
+        });
+    }
+
     pub(crate) fn reconfigure(&mut self, change: impl FnOnce(&mut Config), behind: Duration) {
         let now = self.read_clock(behind);
         let mut config = self.config;
@@ -560,6 +588,7 @@ impl World {
         self.event(now, orders, |world, now| {
             world.allowance = world.open();
             world.config = config;
+            world.begin_epoch();
             while world.live() > world.config.max_open && !world.idle.is_empty() {
                 let coldest = world.idle.remove(0);
                 world.begin_close(coldest, now);
@@ -658,6 +687,7 @@ impl World {
         what(self, now);
         self.settle(now);
         self.keep_watch();
+        self.forget_predicates();
         self.assert_all_expected();
         self.agree();
     }
@@ -668,6 +698,21 @@ impl World {
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
         assert!(asides.is_empty(), "set aside for nothing: {asides:?}");
         assert!(closes.is_empty(), "closed for nothing: {closes:?}");
+    }
+
+    /// A predicate is needed while there is something from before it that it has not judged.
+    fn forget_predicates(&mut self) {
+        let at_large = self.connections.values().filter(|connection| {
+            !matches!(connection.place, Place::Closing | Place::Closed | Place::Kept)
+        });
+        let unjudged = at_large
+            .map(|connection| connection.judged)
+            .chain(self.dials.values().map(|dial| dial.judged))
+            .min();
+        let is_needed = |epoch: &u32| unjudged.is_some_and(|judged| judged < *epoch);
+        let forgotten = self.predicates.iter().filter(|epoch| !is_needed(epoch)).max().copied();
+        assert_eq!(self.orders.judged, forgotten, "a predicate is kept as long as it is needed");
+        self.predicates.retain(is_needed);
     }
 
     /// When something next overruns its time limit, somebody must be awake to see it.
@@ -827,7 +872,14 @@ impl World {
         let DialOrder { id, deadline } = self.orders.dials.remove(0);
         assert_eq!(deadline, moment(now, self.config.dial_timeout));
         let hangs = self.hangs_next(0, self.hangs.dials);
-        let dial = Dial { sponsor, generation: self.generation, deadline, counted: true, hangs };
+        let dial = Dial {
+            sponsor,
+            generation: self.generation,
+            judged: self.epoch,
+            deadline,
+            counted: true,
+            hangs,
+        };
         assert!(self.dials.insert(id, dial).is_none(), "each errand has its own name");
         self.totals.dials_total += 1;
         id
@@ -869,6 +921,9 @@ impl World {
         let lent = self.connection(connection);
         lent.place = Place::Granted;
         assert_eq!(lent.generation, generation, "SHUT-12: nothing older than the flush is lent");
+        let judged = lent.judged;
+        assert!(self.predicates.last() <= Some(&judged), "lent before it was judged");
+        let lent = self.connection(connection);
         let reused = lent.reused;
         self.totals.lent_total += 1;
         self.totals.reused_total += u64::from(reused);
@@ -889,11 +944,23 @@ impl World {
         let surplus = self.live() >= self.config.max_open;
         if self.closed || surplus || self.connections[&connection].generation != self.generation {
             self.begin_close(connection, now);
+        } else if self.predicates.last() > Some(&self.connections[&connection].judged) {
+            let since = self.connections[&connection].judged;
+            self.set_aside(Task::Judge { since, until: self.epoch }, connection, now);
         } else {
-            self.connection(connection).place = Place::Idle;
+            let epoch = self.epoch;
+            let idle = self.connection(connection);
+            (idle.place, idle.judged) = (Place::Idle, epoch);
             self.idle.push(connection);
             // A clock that is behind may have it come back before others.
             self.idle.sort_by_key(|idle| self.connections[idle].proven_at);
+        }
+    }
+
+    fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        for connection in self.idle.clone() {
+            self.connection(connection).judged = self.epoch;
         }
     }
 
@@ -958,7 +1025,7 @@ impl World {
     }
 
     fn checks(&self) -> usize {
-        self.asides.iter().filter(|a| a.task == Task::Check && !a.overdue).count()
+        self.asides.iter().filter(|a| a.task != Task::Reset && !a.overdue).count()
     }
 
     fn coming(&self) -> usize {

@@ -45,6 +45,9 @@
 //! | SHUT-07, SHUT-08 | `two_closes_are_one` |
 //! | SHUT-09 | `the_last_handle_may_go_while_a_dial_runs` |
 //! | SHUT-09 | `the_last_handle_may_go_on_a_thread_of_the_pools_own` |
+//! | SHUT-12 | `what_a_predicate_retires_is_not_lent_after_it` |
+//! | SHUT-12 | `what_a_predicate_retires_is_closed_when_it_comes_back` |
+//! | ACC-14 | `two_predicates_and_a_caller_end_a_connection_once` |
 //! | SHUT-12 | `a_dial_from_before_a_flush_is_not_lent_after_it` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
