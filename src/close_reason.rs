@@ -24,6 +24,8 @@ pub enum CloseReason {
     Panicked,
     /// The pool is closed.
     PoolClosed,
+    /// A predicate given to [`retire_where`](crate::Pool::retire_where) named it, or panicked.
+    Predicate,
     /// Its reset failed or panicked.
     ResetFailed,
     /// One more than `max_idle` or `max_open` allows.
@@ -42,6 +44,7 @@ impl fmt::Display for CloseReason {
             Self::Late => "check or reset late",
             Self::Panicked => "panicked",
             Self::PoolClosed => "pool closed",
+            Self::Predicate => "named by a predicate",
             Self::ResetFailed => "reset failed",
             Self::Surplus => "surplus",
         })

@@ -147,7 +147,7 @@ impl Default for Breaker {
 /// | 2 ms | 93.4 to 96.0 | 20 to 24 ms | 0.59 to 0.77 |
 const BYPASS: Duration = Duration::from_micros(1500);
 
-/// What the ledger goes by. [`Builder`](crate::Builder) documents each setting.
+/// What a pool goes by. [`Settings`](crate::Settings) documents each setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) max_open: u32,
@@ -166,6 +166,7 @@ pub(crate) struct Config {
     pub(crate) on_dial_failure: OnDialFailure,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) dial_rule: DialRule,
+    pub(crate) get_timeout: Duration,
     pub(crate) dial_timeout: Duration,
     /// Not a setting: for how long the longest wait lets newcomers pass, while a connection is on
     /// its way to a caller who has not woken yet.
@@ -173,6 +174,7 @@ pub(crate) struct Config {
     pub(crate) check_after: Duration,
     pub(crate) check_timeout: Duration,
     pub(crate) close_timeout: Duration,
+    pub(crate) retire_on_panic: bool,
 }
 
 impl Default for Config {
@@ -190,11 +192,13 @@ impl Default for Config {
             on_dial_failure: OnDialFailure::default(),
             breaker: None,
             dial_rule: DialRule::default(),
+            get_timeout: Duration::from_secs(30),
             dial_timeout: Duration::from_secs(30),
             bypass: BYPASS,
             check_after: Duration::from_millis(500),
             check_timeout: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),
+            retire_on_panic: true,
         }
     }
 }
@@ -265,8 +269,8 @@ pub(crate) fn far_future(now: Instant) -> Instant {
     now + Duration::from_secs(30 * 365 * 24 * 60 * 60)
 }
 
-/// Why [`Builder::build`](crate::Builder::build) or [`Pool::resize`](crate::Pool::resize) refused
-/// its settings.
+/// Why [`build`](crate::Settings::build), [`apply`](crate::Settings::apply) or
+/// [`Pool::resize`](crate::Pool::resize) refused the settings.
 ///
 /// # Examples
 ///

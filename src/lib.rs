@@ -31,7 +31,7 @@ mod sync;
 #[forbid(unsafe_code)]
 mod workers;
 
-pub use crate::builder::Builder;
+pub use crate::builder::{Builder, Changes, Settings, ToChange, ToOpen};
 pub use crate::close_reason::CloseReason;
 pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
 pub use crate::dialer::{Blocking, Dialer};

@@ -17,19 +17,6 @@ use crate::shell::Shell;
 use crate::stats::Stats;
 use crate::sync::now;
 
-/// What a pool's handles go by; the rest is the ledger's.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Habits {
-    pub(crate) get_timeout: Duration,
-    pub(crate) retire_on_panic: bool,
-}
-
-impl Default for Habits {
-    fn default() -> Self {
-        Self { get_timeout: Duration::from_secs(30), retire_on_panic: true }
-    }
-}
-
 /// A pool of connections, shared by any number of threads.
 ///
 /// A handle: cheap to clone, and all clones are the same pool. When the last one is dropped the
@@ -75,7 +62,6 @@ pub struct Pool<D: Dialer> {
 /// go closes the pool although a dial is still under way.
 struct Handle<D: Dialer> {
     shell: Arc<Shell<D>>,
-    habits: Habits,
 }
 
 impl<D: Dialer> Drop for Handle<D> {
@@ -85,8 +71,19 @@ impl<D: Dialer> Drop for Handle<D> {
 }
 
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn open(dialer: D, config: Config, habits: Habits, watch: Watch<D::Error>) -> Self {
-        Self { handle: Arc::new(Handle { shell: Shell::new(dialer, config, watch), habits }) }
+    pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>) -> Self {
+        Self { handle: Arc::new(Handle { shell: Shell::new(dialer, config, watch) }) }
+    }
+
+    pub(crate) fn change(
+        &self,
+        change: impl FnOnce(Config) -> Result<Config, ConfigError>,
+    ) -> Result<(), ConfigError> {
+        self.handle.shell.reconfigure(change)
+    }
+
+    fn get_deadline_from(&self, start: Instant) -> Option<Instant> {
+        moment(start, self.handle.shell.knobs().get_timeout())
     }
 
     /// Lends a connection, waiting for at most `get_timeout` (30 s unless the
@@ -107,8 +104,7 @@ impl<D: Dialer> Pool<D> {
     /// ```
     #[inline]
     pub fn get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        let deadline = |start| moment(start, self.handle.habits.get_timeout);
-        self.lend(deadline).map(|entry| Guard::new(self, entry))
+        self.lend(|start| self.get_deadline_from(start)).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends a connection, waiting for at most `timeout`.
@@ -181,7 +177,8 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        self.get_timeout_owned(self.handle.habits.get_timeout)
+        let entry = self.lend(|start| self.get_deadline_from(start));
+        entry.map(|entry| Guard::new(self.clone(), entry))
     }
 
     /// As [`get_timeout`](Self::get_timeout), with a guard that borrows nothing.
@@ -250,8 +247,7 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn warm_up(&self, connections: u32) -> Result<(), GetError<D::Error>> {
-        let deadline = moment(now(), self.handle.habits.get_timeout);
-        self.handle.shell.warm_up(connections, deadline)
+        self.handle.shell.warm_up(connections, self.get_deadline_from(now()))
     }
 
     /// What the pool holds now, and has done so far.
@@ -266,17 +262,15 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.dialer()
     }
 
-    /// Sets the most connections that may be open, now and from now on.
-    ///
-    /// Idle connections beyond it are closed at once, connections in use when they come back: until
-    /// then more than `max_open` may be open. A `max_idle` or `max_dialing` above it counts as equal
-    /// to it.
+    /// Sets the most connections that may be open, now and from now on: short for
+    /// [`reconfigure`](Self::reconfigure) with [`max_open`](crate::Settings::max_open) alone, which
+    /// says what becomes of those beyond it.
     ///
     /// # Errors
     ///
     /// [`ConfigError::TooSmall`] if it is 0. Nothing is changed then.
     pub fn resize(&self, max_open: u32) -> Result<(), ConfigError> {
-        self.handle.shell.reconfigure(|config| config.max_open = max_open)
+        self.change(|config| Config { max_open, ..config }.check_bounds())
     }
 
     /// Lends no connection again that was opened, or began to be dialed, before this call.
@@ -284,6 +278,33 @@ impl<D: Dialer> Pool<D> {
     /// Idle ones are closed now, those in use when they come back.
     pub fn flush(&self) {
         self.handle.shell.flush();
+    }
+
+    /// Retires the connections of which `predicate` says so.
+    ///
+    /// It judges every connection that was opened, or began to be dialed, before this call, once:
+    /// idle ones now, on this thread, and those in use when they come back, on the thread that
+    /// returns them. None of them is lent again before that. A connection on which the predicate
+    /// panics is retired.
+    ///
+    /// The predicate runs under no lock. It is dropped when there is no connection left to judge, and so kept
+    /// as long as one of them is not given back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// # let moved_away = listener.local_addr()?;
+    /// drop(pool.get()?);
+    /// pool.retire_where(move |connection| {
+    ///     connection.peer_addr().map_or(true, |address| address == moved_away)
+    /// });
+    /// assert_eq!(pool.stats().open(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retire_where(&self, predicate: impl Fn(&D::Connection) -> bool + Send + Sync + 'static) {
+        self.handle.shell.retire_where(Arc::new(predicate));
     }
 
     /// Closes the pool: nothing is lent from now on.
@@ -469,7 +490,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
         let is_suspect = thread::panicking() && !self.was_panicking;
-        if is_suspect && self.pool.borrow().handle.habits.retire_on_panic {
+        if is_suspect && self.shell().knobs().retire_on_panic() {
             self.shell().retire(entry, CloseReason::Panicked);
         } else {
             self.shell().give_back(entry);

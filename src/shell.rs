@@ -6,7 +6,8 @@
 //! worker if it may block or else on the thread that carries it out, and in `is_broken` and `reset`
 //! on the thread that borrows or returns.
 
-use std::ops::{Deref, DerefMut};
+use std::collections::BTreeMap;
+use std::ops::{Bound, Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,9 @@ use crate::ledger::{
 use crate::maintenance::{self, Upkeep};
 use crate::places::Places;
 use crate::stats::Stats;
-use crate::sync::{Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now, seed};
+use crate::sync::{
+    Bell, CoarseDuration, CoarseInstant, Knob, Mutex, MutexGuard, Wake, catch, now, seed,
+};
 use crate::workers::{Job, Workers};
 
 type Connection<D> = <D as Dialer>::Connection;
@@ -34,14 +37,17 @@ type Refused<D> = GetError<<D as Dialer>::Error>;
 type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Stats);
 type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 
+type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
+
 /// One pool, shared by its handles and the errands under way.
 pub(crate) struct Shell<D: Dialer> {
     dialer: D,
     blocking: Blocking,
-    /// What has rested for longer is checked or closed.
-    fresh_for: CoarseDuration,
+    knobs: Knobs,
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
+    /// Those that have yet to judge a connection, by the epoch that each began.
+    predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     workers: Arc<Workers<Assignment<D>>>,
     watch: Watch<<D as Dialer>::Error>,
 }
@@ -49,13 +55,16 @@ pub(crate) struct Shell<D: Dialer> {
 impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
         let blocking = dialer.blocking();
-        let fresh_for = CoarseDuration::new(config.check_after.min(config.max_idle_time));
-        // What the coarse clock cannot tell is left to the ledger.
-        let is_timed = config.check_after >= CoarseDuration::LEAST;
-        let places = Places::new(if is_timed { config.max_idle() } else { 0 });
+        let knobs = Knobs::new(&config);
+        let places = Places::new(places_for(&config));
         let ledger = Mutex::new(Ledger::new(config, seed()));
+        let predicates = Mutex::new(BTreeMap::new());
         let workers = Workers::new();
-        Arc::new(Self { dialer, blocking, fresh_for, places, ledger, workers, watch })
+        Arc::new(Self { dialer, blocking, knobs, places, ledger, predicates, workers, watch })
+    }
+
+    pub(crate) fn knobs(&self) -> &Knobs {
+        &self.knobs
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -71,11 +80,11 @@ impl<D: Dialer> Shell<D> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let is_fresh = now.is_within(self.fresh_for, CoarseInstant(entry.unseen.rests_since));
-        // One from before a flush rests here for the moment until its returner has looked.
-        let is_valid = entry.generation == open.generation;
-        if !is_fresh || !is_valid || now >= CoarseInstant(entry.expires) {
-            self.reject(entry);
+        let is_fresh =
+            now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.unseen.rests_since));
+        // One of an older epoch rests here for the moment until its returner has looked.
+        if !is_fresh || entry.epoch != open.epoch || now >= CoarseInstant(entry.expires) {
+            self.pass_on(entry);
             return None;
         }
         if !self.is_sound(&mut entry.connection) {
@@ -86,9 +95,9 @@ impl<D: Dialer> Shell<D> {
         Some(entry)
     }
 
-    /// A connection from a place must be checked or closed first.
+    /// The ledger shall see to a connection from a place before it is lent.
     #[cold]
-    fn reject(self: &Arc<Self>, entry: Lent<D>) {
+    fn pass_on(self: &Arc<Self>, entry: Lent<D>) {
         let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
         self.event(|ledger, now| {
             ledger.take_in(entry, rested, now);
@@ -224,12 +233,12 @@ impl<D: Dialer> Shell<D> {
         if self.blocking.reset {
             return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
         }
-        if self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true) {
+        if !self.is_ok(|dialer| dialer.reset(connection)) {
             return self.retire(entry, CloseReason::ResetFailed);
         }
         let now = CoarseInstant::now();
         match self.places.gate() {
-            Some(open) if open.generation == entry.generation && now.0 < entry.expires => {
+            Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
                 entry.reused = true;
                 entry.unseen.rests_since = now.0;
                 if let Err(left) = self.places.put(entry, open) {
@@ -298,15 +307,26 @@ impl<D: Dialer> Shell<D> {
         self.event(Ledger::flush);
     }
 
-    /// Changes the settings; refuses those that are out of bounds.
+    /// Retires what the predicate says: of what was begun before now, and not lent when it does.
+    pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
+        let mut ledger = self.books();
+        let (epoch, effects) = ledger.retire_where(now());
+        // Before anybody can be told to judge by it.
+        self.predicates.lock().insert(epoch, predicate);
+        drop(ledger);
+        self.carry_out(effects);
+    }
+
+    /// Changes the settings, from those of this moment to what `change` makes of them.
     pub(crate) fn reconfigure(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut Config),
+        change: impl FnOnce(Config) -> Result<Config, ConfigError>,
     ) -> Result<(), ConfigError> {
         let mut ledger = self.books();
-        let mut config = *ledger.config();
-        change(&mut config);
-        let effects = ledger.reconfigure(config.check_bounds()?, now());
+        let config = change(*ledger.config())?;
+        let effects = ledger.reconfigure(config, now());
+        self.knobs.set(&config);
+        self.places.grow(places_for(&config));
         drop(ledger);
         self.carry_out(effects);
         Ok(())
@@ -350,7 +370,8 @@ impl<D: Dialer> Shell<D> {
             return;
         }
         let mut pending = vec![effects];
-        while let Some(Effects { wake, dials, asides, closes, spent, alarm }) = pending.pop() {
+        while let Some(effects) = pending.pop() {
+            let Effects { wake, dials, asides, closes, spent, alarm, judged } = effects;
             for bell in wake {
                 bell.ring();
             }
@@ -361,7 +382,11 @@ impl<D: Dialer> Shell<D> {
                 pending.extend(self.on_worker(Errand::Dial(order)));
             }
             for order in asides {
-                let may_block = order.task == Task::Reset || self.blocking.check;
+                let may_block = match order.task {
+                    Task::Check | Task::KeepAlive => self.blocking.check,
+                    Task::Reset => true,
+                    Task::Judge { .. } => false,
+                };
                 pending.extend(self.run(Errand::Aside(order), may_block));
             }
             for order in closes {
@@ -370,14 +395,30 @@ impl<D: Dialer> Shell<D> {
             for failure in spent {
                 catch(|| drop(failure));
             }
+            if let Some(epoch) = judged {
+                self.forget_predicates(epoch);
+            }
+        }
+    }
+
+    /// Drops the predicates up to that epoch.
+    fn forget_predicates(&self, epoch: u32) {
+        let done = {
+            let mut predicates = self.predicates.lock();
+            let needed = predicates.split_off(&(epoch + 1));
+            std::mem::replace(&mut *predicates, needed)
+        };
+        for predicate in done.into_values() {
+            catch(|| drop(predicate));
         }
     }
 
     #[cold]
     fn order_upkeep(self: &Arc<Self>, due: Instant) {
         maintenance::wake_at(due, self.weak());
-        // The pool may have been closed since the order was given.
-        if self.books().is_closed() {
+        // The pool may have been closed since the order was given. To read that, nothing need be
+        // swept in, and nothing that is swept in may be left without an event.
+        if self.ledger.lock().is_closed() {
             maintenance::forget(&self.weak());
         }
     }
@@ -421,15 +462,15 @@ impl<D: Dialer> Shell<D> {
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
-                let sound = self.user_code(|dialer| {
-                    match task {
-                        Task::Check | Task::KeepAlive => dialer.check(connection, latest(deadline)),
-                        Task::Reset => dialer.reset(connection),
+                let sound = match task {
+                    Task::Check | Task::KeepAlive => {
+                        self.is_ok(|dialer| dialer.check(connection, latest(deadline)))
                     }
-                    .is_ok()
-                });
+                    Task::Reset => self.is_ok(|dialer| dialer.reset(connection)),
+                    Task::Judge { since, until } => self.may_stay(connection, since, until),
+                };
                 let now = now();
-                self.books().back(id, entry, sound == Some(true), now)
+                self.books().back(id, entry, sound, now)
             }
             Errand::Close(CloseOrder { id, connection, reason, age }) => {
                 self.user_code(|dialer| dialer.close(connection));
@@ -486,9 +527,79 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[inline]
+    fn is_ok(&self, code: impl FnOnce(&D) -> Result<(), D::Error>) -> bool {
+        // The error is dropped where its panic is caught.
+        self.user_code(|dialer| code(dialer).is_ok()) == Some(true)
+    }
+
+    /// Whether none of the predicates of those epochs retires a connection.
+    fn may_stay(&self, connection: &Connection<D>, since: u32, until: u32) -> bool {
+        let epochs = (Bound::Excluded(since), Bound::Included(until));
+        let predicates: Vec<_> =
+            self.predicates.lock().range(epochs).map(|(_, p)| Arc::clone(p)).collect();
+        let may_stay =
+            predicates.iter().all(|retires| self.user_code(|_| retires(connection)) == Some(false));
+        for predicate in predicates {
+            catch(|| drop(predicate));
+        }
+        may_stay
+    }
+
+    #[inline]
     fn is_sound(&self, connection: &mut Connection<D>) -> bool {
         self.user_code(|dialer| dialer.is_broken(connection)) == Some(false)
     }
+}
+
+/// The settings that are read without the lock. They are set under it.
+pub(crate) struct Knobs {
+    fresh_for: Knob,
+    get_timeout: Knob,
+    retire_on_panic: Knob,
+}
+
+impl Knobs {
+    fn new(config: &Config) -> Self {
+        let knobs = || Knob::new(0);
+        let knobs = Self { fresh_for: knobs(), get_timeout: knobs(), retire_on_panic: knobs() };
+        knobs.set(config);
+        knobs
+    }
+
+    fn set(&self, config: &Config) {
+        self.fresh_for.set(CoarseDuration::new(config.check_after.min(config.max_idle_time)).0);
+        let nanoseconds = u64::try_from(config.get_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.get_timeout.set(nanoseconds);
+        self.retire_on_panic.set(u64::from(config.retire_on_panic));
+    }
+
+    /// What has rested for longer is to be checked or closed.
+    #[inline]
+    fn fresh_for(&self) -> CoarseDuration {
+        CoarseDuration(self.fresh_for.get())
+    }
+
+    pub(crate) fn get_timeout(&self) -> Duration {
+        // Of what nanoseconds cannot say, nobody sees the end.
+        match self.get_timeout.get() {
+            u64::MAX => Duration::MAX,
+            nanoseconds => Duration::from_nanos(nanoseconds),
+        }
+    }
+
+    pub(crate) fn retire_on_panic(&self) -> bool {
+        self.retire_on_panic.get() != 0
+    }
+}
+
+/// Whether the coarse clock can tell how long a connection may rest. If not, all callers go by the
+/// ledger.
+fn is_timed(config: &Config) -> bool {
+    config.check_after >= CoarseDuration::LEAST
+}
+
+fn places_for(config: &Config) -> u32 {
+    if is_timed(config) { config.max_idle() } else { 0 }
 }
 
 /// The ledger, locked. What rests in the places is in it, and is laid out again on unlocking if
@@ -514,9 +625,12 @@ impl<D: Dialer> OpenBooks<'_, D> {
     }
 
     fn lay_out(&mut self) {
+        if !is_timed(self.ledger.config()) {
+            return;
+        }
         let (now, coarse) = (now(), CoarseInstant::now());
         let Some(ease) = self.ledger.ease(now) else { return };
-        let (generation, until) = (self.ledger.generation(), moment(now, ease));
+        let (epoch, until) = (self.ledger.epoch(), moment(now, ease));
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
@@ -524,7 +638,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
             date::<D>(&self.ledger, &mut entry, now, coarse);
             Some(entry)
         };
-        self.shell.places.open(generation, until, lay_out, |entry| found.push(entry));
+        self.shell.places.open(epoch, until, lay_out, |entry| found.push(entry));
         self.take_in_all(found);
     }
 

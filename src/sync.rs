@@ -7,6 +7,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
 use std::sync::atomic::AtomicBool;
@@ -60,7 +61,7 @@ impl CoarseInstant {
 
 /// A span of that clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CoarseDuration(u64);
+pub(crate) struct CoarseDuration(pub(crate) u64);
 
 impl CoarseDuration {
     /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
@@ -71,6 +72,24 @@ impl CoarseDuration {
         // Of whole seconds, 32 bits fit.
         let fits = span.as_secs() <= u64::from(u32::MAX);
         Self(if fits { coarsetime::Duration::from(span).as_ticks() } else { u64::MAX })
+    }
+}
+
+/// A number that threads read as it is now or was just before, and that is seldom set.
+pub(crate) struct Knob(AtomicU64);
+
+impl Knob {
+    pub(crate) fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 }
 

@@ -29,6 +29,7 @@ mod stats;
 #[path = "../../src/workers.rs"]
 mod workers;
 
+mod maintenance;
 mod models;
 mod server;
 mod sync;

@@ -31,6 +31,14 @@ pub(crate) enum Task {
     KeepAlive,
     /// On the way back from one.
     Reset,
+    /// It was judged by the predicates up to `since`, and shall be by those up to `until`.
+    Judge { since: u32, until: u32 },
+}
+
+impl Task {
+    pub(super) fn is_check(self) -> bool {
+        matches!(self, Self::Check | Self::KeepAlive)
+    }
 }
 
 /// A connection is set aside: do the task, then say `back`.
@@ -73,6 +81,8 @@ pub(crate) struct Effects<C, F, W> {
     pub(crate) spent: Vec<F>,
     /// When somebody must tell the ledger `upkeep`, if that is sooner than was said before.
     pub(crate) alarm: Option<Instant>,
+    /// The predicates up to that epoch have judged all that they had to.
+    pub(crate) judged: Option<u32>,
 }
 
 impl<C, F, W> Effects<C, F, W> {
@@ -84,6 +94,7 @@ impl<C, F, W> Effects<C, F, W> {
             closes: Vec::new(),
             spent: Vec::new(),
             alarm: None,
+            judged: None,
         }
     }
 
@@ -94,5 +105,6 @@ impl<C, F, W> Effects<C, F, W> {
             && self.closes.is_empty()
             && self.spent.is_empty()
             && self.alarm.is_none()
+            && self.judged.is_none()
     }
 }

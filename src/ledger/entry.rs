@@ -22,8 +22,8 @@ pub(crate) struct Body<C> {
     pub(crate) reused: bool,
     /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
     pub(crate) just_dialed: bool,
-    /// The pool's generation when its dial *began*: what was begun under an older one ends with it.
-    pub(crate) generation: u32,
+    /// The epoch in which the ledger last let it pass; at first that in which its dial *began*.
+    pub(crate) epoch: u32,
     pub(crate) unseen: Unseen,
     /// When it has to end, by the same clock as `unseen`; 0 is not known out of the ledger's sight,
     /// which must be asked.
@@ -55,12 +55,12 @@ pub(crate) struct Unseen {
 }
 
 impl<C> Entry<C> {
-    pub(super) fn new(connection: C, generation: u32, share: Share, now: Instant) -> Self {
+    pub(super) fn new(connection: C, epoch: u32, share: Share, now: Instant) -> Self {
         Self(Box::new(Body {
             connection,
             reused: false,
             just_dialed: false,
-            generation,
+            epoch,
             unseen: Unseen::default(),
             expires: 0,
             was_fresh: false,

@@ -50,8 +50,8 @@ pub(super) enum Sponsor {
 #[derive(Debug)]
 pub(super) struct Dial {
     pub(super) sponsor: Sponsor,
-    /// The pool's generation when it began.
-    pub(super) generation: u32,
+    /// The pool's epoch when it began.
+    pub(super) epoch: u32,
     pub(super) began: Instant,
     /// `None`: no limit.
     pub(super) deadline: Option<Instant>,
@@ -138,7 +138,7 @@ impl Aside {
         count(self.tasks.len())
     }
 
-    /// Of these, the ones being checked: a caller may count on them.
+    /// Of these, the ones being checked or judged: a caller may count on them.
     pub(super) fn checks(&self) -> u32 {
         self.checks
     }
@@ -146,6 +146,11 @@ impl Aside {
     /// Of those, the ones that nobody has asked for.
     pub(super) fn keep_alives(&self) -> u32 {
         self.keep_alives
+    }
+
+    /// Those that are retired already, and are to be closed when they are back.
+    pub(super) fn written_off(&self) -> u32 {
+        count(self.written_off.len())
     }
 
     pub(super) fn begin(&mut self, id: ErrandId, task: Task, deadline: Option<Instant>) {

@@ -30,7 +30,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
         self.expire(now, &mut effects);
-        if self.queue.is_empty() && self.unfit.is_empty() {
+        if self.queue.is_empty() && self.outdated.is_empty() {
             if let Some(entry) = self.take_fresh(now) {
                 self.settle(now, &mut effects);
                 return (Request::Granted(ticket, entry), effects);
@@ -148,13 +148,26 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.end_aside(id, now) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
-            Err(reason) => effects.closes.push(CloseOrder::new(id, entry, reason, now)),
+            Err(reason) => {
+                ledger.judgements.pass(entry.epoch, ledger.epoch);
+                effects.closes.push(CloseOrder::new(id, entry, reason, now));
+            }
             Ok(task) if sound => {
-                entry.proven_at = now;
-                if task == Task::Reset {
-                    ledger.note_return(now);
+                match task {
+                    Task::Check | Task::KeepAlive => entry.proven_at = now,
+                    Task::Reset => {
+                        entry.proven_at = now;
+                        ledger.note_return(now);
+                    }
+                    Task::Judge { since, until } => {
+                        entry.epoch = until;
+                        ledger.judgements.pass(since, until);
+                    }
                 }
                 ledger.shelve(entry, now, effects);
+            }
+            Ok(Task::Judge { .. }) => {
+                ledger.begin_close(entry, CloseReason::Predicate, now, effects);
             }
             Ok(Task::Check | Task::KeepAlive) => {
                 ledger.totals.check_failed_total += 1;
@@ -181,6 +194,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
         let effects = self.settled(now, |ledger, _| {
             ledger.receive(&mut entry);
+            ledger.judgements.pass(entry.epoch, ledger.epoch);
             ledger.totals.detached_total += 1;
         });
         (entry.into_connection(), effects)
@@ -199,14 +213,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// For how long connections may be lent and given back without the ledger: as long as nobody has
     /// to be served first, if none has to end.
     pub(crate) fn ease(&self, now: Instant) -> Option<Duration> {
-        if self.closed || !self.unfit.is_empty() || self.live() > self.config.max_open {
+        if self.closed || !self.outdated.is_empty() || self.live() > self.config.max_open {
             return None;
         }
         if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
     }
 
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
@@ -239,18 +253,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        let was_lent = entry.unseen.lent > 0;
-        if let Some(reason) = self.unfitness(&entry) {
-            // It was put down behind the back of a flush or a close.
-            self.unfit.push((entry, reason));
+        let returned_at = now.checked_sub(rested).filter(|_| entry.unseen.lent > 0);
+        if let Some(returned_at) = returned_at {
+            (entry.proven_at, entry.idle_since) = (returned_at, returned_at);
+        }
+        if self.closed || entry.epoch != self.epoch {
+            // It was put down behind the back of a change.
+            self.outdated.push(entry);
             return;
         }
         self.receive(&mut entry);
-        if let Some(returned_at) = now.checked_sub(rested).filter(|_| was_lent) {
-            (entry.proven_at, entry.idle_since) = (returned_at, returned_at);
-        }
-        let aging = self.aging();
-        self.idle.insert(entry, &aging);
+        self.rest(entry);
     }
 
     // ---- Dials ---------------------------------------------------------------------------------
@@ -267,7 +280,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             let share = ledger.spread.share(id.0);
-            ledger.shelve(Entry::new(connection, dial.generation, share, now), now, effects);
+            ledger.shelve(Entry::new(connection, dial.epoch, share, now), now, effects);
         })
     }
 
@@ -280,6 +293,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
+            ledger.judgements.pass(dial.epoch, ledger.epoch);
             ledger.totals.dial_failed_total += 1;
             ledger.note_failure(dial.sponsor, id, failure, now, effects);
         })
@@ -334,7 +348,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Nothing that was begun before now is lent again.
     pub(crate) fn flush(&mut self, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.generation += 1;
+            ledger.begin_epoch();
+            ledger.flushed = ledger.epoch;
             ledger.close_idle(CloseReason::Flushed, now, effects);
             while let Some((id, sponsor)) = ledger.dials.write_off_first() {
                 if let Sponsor::Caller(sponsor) = sponsor {
@@ -347,11 +362,27 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         })
     }
 
+    /// A predicate shall judge all that was begun before now: what is idle at once, the rest before
+    /// it is lent again. Comes with the epoch by which the orders name it.
+    pub(crate) fn retire_where(&mut self, now: Instant) -> (u32, Effects<C, F, W>) {
+        let effects = self.settled(now, |ledger, effects| {
+            let before = ledger.at_large();
+            let idle = ledger.idle.take_all();
+            ledger.begin_epoch();
+            ledger.judgements.begin(ledger.epoch, before);
+            for entry in idle {
+                ledger.shelve(entry, now, effects);
+            }
+        });
+        (self.epoch, effects)
+    }
+
     /// Sets the limits anew, already checked. What is out may exceed a lowered one until it is back.
     pub(crate) fn reconfigure(&mut self, config: Config, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open());
             ledger.config = config;
+            ledger.begin_epoch();
             ledger.idle.reconsider(now);
             while ledger.live() > ledger.config.max_open {
                 let Some(surplus) = ledger.idle.take_surplus() else { break };

@@ -117,6 +117,10 @@ impl<C> Idle<C> {
         self.entries.insert(at, entry);
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry<C>> {
+        self.entries.iter_mut()
+    }
+
     /// The most recently used one.
     pub(super) fn warmest(&self) -> Option<&Entry<C>> {
         self.entries.back()
@@ -135,6 +139,11 @@ impl<C> Idle<C> {
     pub(super) fn take_coldest(&mut self) -> Option<Entry<C>> {
         let entry = self.entries.pop_front();
         self.noted(entry)
+    }
+
+    pub(super) fn take_all(&mut self) -> VecDeque<Entry<C>> {
+        self.leaving = 0;
+        std::mem::take(&mut self.entries)
     }
 
     /// The one to do without: one whose end is near, or else the coldest.

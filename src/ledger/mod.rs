@@ -22,6 +22,7 @@ mod entry;
 mod errands;
 mod events;
 mod idle;
+mod judgements;
 mod outage;
 mod queue;
 mod settle;
@@ -31,13 +32,13 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Config, OnDialFailure};
 use crate::stats::Stats;
 
 use self::dial_rule::Pace;
 use self::errands::{Aside, Closings, Dials};
 use self::idle::Idle;
+use self::judgements::Judgements;
 use self::outage::Outage;
 use self::queue::Queue;
 use self::spread::Spread;
@@ -108,18 +109,22 @@ pub(crate) struct Ledger<C, F, W> {
     /// What `open` may be: `max_open`, or more while connections from before a `resize` are out.
     ceiling: u32,
     closed: bool,
-    /// Raised by `flush`; what was begun under an older one is not lent again.
-    generation: u32,
+    /// Raised by whatever may concern connections that are out: one that comes back from an older
+    /// epoch is not lent again before the ledger has let it pass.
+    epoch: u32,
+    /// The epoch that the last flush began: nothing of an older one passes.
+    flushed: u32,
     next_id: u64,
 
     idle: Idle<C>,
-    /// Taken in although they may not be lent again: `settle` closes them. They count as in use.
-    unfit: Vec<(Entry<C>, CloseReason)>,
+    /// Taken in from an older epoch, or after the close: `settle` sees to them. They count as in use.
+    outdated: Vec<Entry<C>>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
     dials: Dials,
     aside: Aside,
     closings: Closings,
+    judgements: Judgements,
 
     spread: Spread,
     outage: Outage,
@@ -160,10 +165,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             config,
             ceiling: config.max_open,
             closed: false,
-            generation: 0,
+            epoch: 0,
+            flushed: 0,
             next_id: 0,
             idle: Idle::new(),
-            unfit: Vec::new(),
+            outdated: Vec::new(),
             in_use: 0,
             dials: Dials::default(),
             aside: Aside::default(),
@@ -173,6 +179,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             doubted_at: None,
             alarm: None,
             upkept_at: None,
+            judgements: Judgements::default(),
             queue: Queue::new(),
             pace: Pace::default(),
             looker: None,
@@ -198,6 +205,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Connections out of the pool's hands that may come back to serve someone.
     fn busy(&self) -> u32 {
         self.in_use + self.aside.len()
+    }
+
+    /// All that the dialer has opened or is at, and nobody has begun to close.
+    fn at_large(&self) -> u32 {
+        self.live() + self.aside.written_off()
     }
 
     /// What a caller in the queue can count on: errands under way, and what is idle although it

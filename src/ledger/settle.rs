@@ -40,9 +40,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        for (mut entry, reason) in std::mem::take(&mut self.unfit) {
+        for mut entry in std::mem::take(&mut self.outdated) {
             self.receive(&mut entry);
-            self.begin_close(entry, reason, now, effects);
+            self.shelve(entry, now, effects);
         }
         if !self.closed {
             self.serve(now, effects);
@@ -65,6 +65,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
         }
         self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
+        effects.judged = self.judgements.take_done();
         self.keep_watch(effects);
         self.audit(now);
     }
@@ -78,7 +79,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         while let Some((id, task)) = self.aside.write_off_overdue(now) {
             // The connection is still out, but nobody shall have it: it is closed when it is back.
             self.note_end(task, now);
-            self.totals.check_failed_total += u64::from(task != Task::Reset);
+            self.totals.check_failed_total += u64::from(task.is_check());
             self.note_closing(id, now);
         }
         self.retire_aged(now, effects);
@@ -252,7 +253,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> ErrandId {
         let id = ErrandId(self.fresh_id());
         let deadline = moment(now, self.config.dial_timeout);
-        self.dials.begin(id, Dial { sponsor, generation: self.generation, began: now, deadline });
+        self.dials.begin(id, Dial { sponsor, epoch: self.epoch, began: now, deadline });
         self.totals.dials_total += 1;
         effects.dials.push(DialOrder { id, deadline });
         id
@@ -347,24 +348,47 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         entry.was_fresh = false;
     }
 
-    /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
+    /// Puts a connection where `serve` finds it, or closes it if it may not be lent again, or has it
+    /// judged if somebody has yet to say so.
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
         let aging = self.aging();
         let is_surplus = self.live() >= self.config.max_open;
         let surplus = is_surplus.then_some(CloseReason::Surplus);
         let expired = aging.has_ended(&entry, now).then_some(CloseReason::Expired);
-        match self.unfitness(&entry).or(expired).or(surplus) {
-            Some(reason) => self.begin_close(entry, reason, now, effects),
-            None => self.idle.insert(entry, &aging),
+        if let Some(reason) = self.unfitness(&entry).or(expired).or(surplus) {
+            self.begin_close(entry, reason, now, effects);
+        } else if self.judgements.are_due(entry.epoch) {
+            let task = Task::Judge { since: entry.epoch, until: self.epoch };
+            self.set_aside(task, entry, now, effects);
+        } else {
+            self.rest(entry);
         }
     }
 
     /// Why a connection may not be lent again, sound as it may be.
-    pub(super) fn unfitness(&self, entry: &Entry<C>) -> Option<CloseReason> {
+    fn unfitness(&self, entry: &Entry<C>) -> Option<CloseReason> {
         if self.closed {
             Some(CloseReason::PoolClosed)
         } else {
-            (entry.generation != self.generation).then_some(CloseReason::Flushed)
+            (entry.epoch < self.flushed).then_some(CloseReason::Flushed)
+        }
+    }
+
+    /// Adds a connection to the idle ones, in the order in which they came to rest.
+    pub(super) fn rest(&mut self, mut entry: Entry<C>) {
+        if entry.epoch != self.epoch {
+            // Limits may have changed since its end was reckoned.
+            (entry.epoch, entry.expires) = (self.epoch, 0);
+        }
+        let aging = self.aging();
+        self.idle.insert(entry, &aging);
+    }
+
+    /// Has everything that is out pass the ledger when it comes back.
+    pub(super) fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        for entry in self.idle.iter_mut() {
+            entry.epoch = self.epoch;
         }
     }
 
@@ -393,6 +417,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.doubted_at = Some(now);
         }
         let id = ErrandId(self.fresh_id());
+        self.judgements.pass(entry.epoch, self.epoch);
         self.note_closing(id, now);
         effects.closes.push(CloseOrder::new(id, entry, reason, now));
     }

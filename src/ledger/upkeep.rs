@@ -30,7 +30,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn is_proven(&self, entry: &Entry<C>, now: Instant) -> bool {
         let unproven_for = now.saturating_duration_since(entry.proven_at);
         unproven_for <= self.config.check_after
-            && self.doubted_at.is_none_or(|doubted_at| entry.proven_at > doubted_at)
+            && self.doubted_at.is_none_or(|doubted_at| entry.proven_at >= doubted_at)
     }
 
     pub(super) fn aging(&self) -> Aging {

@@ -30,6 +30,7 @@ enum Event {
     Closed(usize),
     WarmUp(u32, Option<Duration>),
     Flush,
+    RetireWhere,
     Reconfigure(Change),
     Close,
     Drain(Option<Duration>),
@@ -48,7 +49,7 @@ enum Change {
     CloseTimeout(Duration),
 }
 
-const KINDS: usize = 22;
+const KINDS: usize = 23;
 
 impl Event {
     fn kind(&self) -> usize {
@@ -75,6 +76,7 @@ impl Event {
             Self::Close => 19,
             Self::Drain(_) => 20,
             Self::Wait(_) => 21,
+            Self::RetireWhere => 22,
         }
     }
 
@@ -98,6 +100,7 @@ impl Event {
             Self::Closed(pick) => world.closed(pick, behind),
             Self::WarmUp(target, patience) => world.warm_up(target, patience, behind),
             Self::Flush => world.flush(behind),
+            Self::RetireWhere => world.retire_where(behind),
             Self::Reconfigure(change) => world.reconfigure(|config| change.make(config), behind),
             Self::Close => world.close(behind),
             Self::Drain(patience) => world.drain(patience, behind),
@@ -181,6 +184,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => pick().prop_map(Event::Closed),
         1 => (0..5u32, patience()).prop_map(|(n, patience)| Event::WarmUp(n, patience)),
         1 => Just(Event::Flush),
+        2 => Just(Event::RetireWhere),
         2 => change().prop_map(Event::Reconfigure),
         1 => Just(Event::Close),
         1 => patience().prop_map(Event::Drain),
@@ -214,10 +218,12 @@ fn config() -> impl Strategy<Value = Config> {
             check_idle_every: Duration::MAX,
             on_dial_failure: OnDialFailure::AwaitReturn,
             breaker: None,
+            get_timeout: Duration::MAX,
             dial_timeout,
             check_after,
             check_timeout,
             close_timeout,
+            retire_on_panic: true,
         }
     })
 }

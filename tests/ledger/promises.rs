@@ -591,6 +591,37 @@ fn what_began_before_a_flush_is_not_lent_after_it() {
     assert_eq!((desk.stats().open(), desk.stats().retired_total), (0, 3));
 }
 
+/// What lies out of sight while the settings change comes by the ledger before it is lent again.
+#[test]
+fn what_a_change_has_passed_by_comes_to_rest_in_its_turn_once_the_ledger_has_let_it_pass() {
+    let config = Config { max_open: 3, check_after: Duration::MAX, ..ageless() };
+    let mut desk = Desk::with(config);
+    let entries = [desk.dial_and_get(), desk.dial_and_get(), desk.dial_and_get()];
+    for entry in entries {
+        desk.give_back(entry);
+        desk.now += SECOND;
+    }
+    let laid_out = [(); 2].map(|()| desk.ledger.lay_out(desk.now).expect("something is idle").0);
+    let before = desk.ledger.epoch();
+    desk.resize(2);
+    assert!(desk.ledger.epoch() > before);
+    assert_eq!(desk.ledger.ease(desk.now), Some(Duration::MAX));
+    assert_eq!(desk.closes.len(), 1, "the coldest, which alone was in the ledger");
+
+    let [warmest, colder] = laid_out;
+    assert_eq!((warmest.connection, colder.connection), (3, 2));
+    desk.ledger.take_in(warmest, SECOND, desk.now);
+    assert_eq!(desk.ledger.ease(desk.now), None, "something has yet to pass");
+    assert_eq!((desk.stats().in_use, desk.stats().idle), (2, 0));
+    desk.look();
+    desk.ledger.take_in(colder, 2 * SECOND, desk.now);
+    desk.look();
+    assert_eq!((desk.stats().in_use, desk.stats().idle), (0, 2));
+    let (entry, rested) = desk.ledger.lay_out(desk.now).expect("something is idle");
+    assert_eq!((entry.connection, rested), (3, SECOND));
+    assert_eq!(entry.epoch, desk.ledger.epoch());
+}
+
 // ---- The numbers -------------------------------------------------------------------------------
 
 /// STAT-03.

@@ -35,8 +35,11 @@ struct Connection {
     place: Place,
     reused: bool,
     opened_at: Instant,
+    idle_since: Instant,
     proven_at: Instant,
     generation: u64,
+    /// By the predicates up to which it has been judged.
+    judged: u32,
     /// Its slot was freed although it is not closed: the one case that `BOUND` leaves out.
     abandoned: bool,
 }
@@ -60,6 +63,7 @@ enum Place {
 struct Dial {
     sponsor: usize,
     generation: u64,
+    judged: u32,
     deadline: Option<Instant>,
     /// Whether a caller may still count on it.
     counted: bool,
@@ -152,6 +156,10 @@ pub(crate) struct World {
     allowance: u32,
     closed: bool,
     generation: u64,
+    /// Raised by flush, reconfigure and retire_where.
+    epoch: u32,
+    /// The epochs that predicates have begun which are still needed.
+    predicates: Vec<u32>,
     hangs: Hangs,
     errands: [u32; 3],
 
@@ -187,6 +195,8 @@ impl World {
             allowance: config.max_open,
             closed: false,
             generation: 0,
+            epoch: 0,
+            predicates: Vec::new(),
             hangs,
             errands: [0; 3],
             parties: Vec::new(),
@@ -417,8 +427,10 @@ impl World {
                 place: Place::Closed,
                 reused: false,
                 opened_at: now,
+                idle_since: now,
                 proven_at: now,
                 generation: dial.generation,
+                judged: dial.judged,
                 abandoned: false,
             };
             world.connections.insert(connection, opened);
@@ -449,7 +461,7 @@ impl World {
         self.event(now, orders, |world, now| {
             let returned = world.connection(connection);
             returned.reused = true;
-            returned.proven_at = now;
+            (returned.proven_at, returned.idle_since) = (now, now);
             world.shelve(connection, now);
         });
     }
@@ -460,6 +472,7 @@ impl World {
         let connection = entry.connection;
         let orders = self.ledger.set_aside_for_reset(entry, now);
         self.event(now, orders, |world, now| {
+            world.connection(connection).idle_since = now;
             world.connection(connection).reused = true;
             world.set_aside(Task::Reset, connection, now);
         });
@@ -477,12 +490,16 @@ impl World {
                 let close = world.take_close(connection, reason, now);
                 assert_eq!(close, id, "the errand goes on under its name");
             } else if sound {
-                world.connection(connection).proven_at = now;
+                match task {
+                    Task::Judge { until, .. } => world.connection(connection).judged = until,
+                    _ => world.connection(connection).proven_at = now,
+                }
                 world.shelve(connection, now);
             } else {
                 let reason = match task {
                     Task::Check | Task::KeepAlive => CloseReason::CheckFailed,
                     Task::Reset => CloseReason::ResetFailed,
+                    Task::Judge { .. } => CloseReason::Predicate,
                 };
                 world.totals.check_failed_total += u64::from(task == Task::Check);
                 world.begin_close(connection, reason, now);
@@ -548,6 +565,7 @@ impl World {
         let orders = self.ledger.flush(now);
         self.event(now, orders, |world, now| {
             world.generation += 1;
+            world.begin_epoch();
             world.close_idle(CloseReason::Flushed, now);
             for (id, dial) in &mut world.dials {
                 dial.counted = false;
@@ -567,6 +585,20 @@ impl World {
         });
     }
 
+    pub(crate) fn retire_where(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let (epoch, orders) = self.ledger.retire_where(now);
+        self.event(now, orders, |world, now| {
+            let idle = std::mem::take(&mut world.idle);
+            world.begin_epoch();
+            assert_eq!(epoch, world.epoch, "each predicate has its own");
+            world.predicates.push(epoch);
+            for connection in idle {
+                world.shelve(connection, now);
+            }
+        });
+    }
+
     pub(crate) fn reconfigure(&mut self, change: impl FnOnce(&mut Config), behind: Duration) {
         let now = self.read_clock(behind);
         let mut config = self.config;
@@ -575,6 +607,7 @@ impl World {
         self.event(now, orders, |world, now| {
             world.allowance = world.open();
             world.config = config;
+            world.begin_epoch();
             while world.live() > world.config.max_open && !world.idle.is_empty() {
                 let coldest = world.idle.remove(0);
                 world.begin_close(coldest, CloseReason::Surplus, now);
@@ -673,6 +706,7 @@ impl World {
         what(self, now);
         self.settle(now);
         self.keep_watch();
+        self.forget_predicates();
         self.assert_all_expected();
         self.agree();
     }
@@ -683,6 +717,21 @@ impl World {
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
         assert!(asides.is_empty(), "set aside for nothing: {asides:?}");
         assert!(closes.is_empty(), "closed for nothing: {closes:?}");
+    }
+
+    /// A predicate is needed while there is something from before it that it has not judged.
+    fn forget_predicates(&mut self) {
+        let at_large = self.connections.values().filter(|connection| {
+            !matches!(connection.place, Place::Closing | Place::Closed | Place::Kept)
+        });
+        let unjudged = at_large
+            .map(|connection| connection.judged)
+            .chain(self.dials.values().map(|dial| dial.judged))
+            .min();
+        let is_needed = |epoch: &u32| unjudged.is_some_and(|judged| judged < *epoch);
+        let forgotten = self.predicates.iter().filter(|epoch| !is_needed(epoch)).max().copied();
+        assert_eq!(self.orders.judged, forgotten, "a predicate is kept as long as it is needed");
+        self.predicates.retain(is_needed);
     }
 
     /// When something next overruns its time limit, somebody must be awake to see it.
@@ -843,7 +892,14 @@ impl World {
         let DialOrder { id, deadline } = self.orders.dials.remove(0);
         assert_eq!(deadline, moment(now, self.config.dial_timeout));
         let hangs = self.hangs_next(0, self.hangs.dials);
-        let dial = Dial { sponsor, generation: self.generation, deadline, counted: true, hangs };
+        let dial = Dial {
+            sponsor,
+            generation: self.generation,
+            judged: self.epoch,
+            deadline,
+            counted: true,
+            hangs,
+        };
         assert!(self.dials.insert(id, dial).is_none(), "each errand has its own name");
         self.totals.dials_total += 1;
         id
@@ -885,6 +941,9 @@ impl World {
         let lent = self.connection(connection);
         lent.place = Place::Granted;
         assert_eq!(lent.generation, generation, "SHUT-12: nothing older than the flush is lent");
+        let judged = lent.judged;
+        assert!(self.predicates.last() <= Some(&judged), "lent before it was judged");
+        let lent = self.connection(connection);
         let reused = lent.reused;
         self.totals.lent_total += 1;
         self.totals.reused_total += u64::from(reused);
@@ -909,9 +968,23 @@ impl World {
             self.begin_close(connection, CloseReason::Flushed, now);
         } else if surplus {
             self.begin_close(connection, CloseReason::Surplus, now);
+        } else if self.predicates.last() > Some(&self.connections[&connection].judged) {
+            let since = self.connections[&connection].judged;
+            self.set_aside(Task::Judge { since, until: self.epoch }, connection, now);
         } else {
-            self.connection(connection).place = Place::Idle;
+            let epoch = self.epoch;
+            let idle = self.connection(connection);
+            (idle.place, idle.judged) = (Place::Idle, epoch);
             self.idle.push(connection);
+            // A clock that is behind may have it come back before others.
+            self.idle.sort_by_key(|idle| self.connections[idle].idle_since);
+        }
+    }
+
+    fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        for connection in self.idle.clone() {
+            self.connection(connection).judged = self.epoch;
         }
     }
 
@@ -981,7 +1054,8 @@ impl World {
     }
 
     fn checks(&self) -> usize {
-        self.asides.iter().filter(|a| a.task == Task::Check && a.written_off.is_none()).count()
+        let counts = |a: &&Aside| a.task != Task::Reset && a.written_off.is_none();
+        self.asides.iter().filter(counts).count()
     }
 
     fn coming(&self) -> usize {
@@ -1012,7 +1086,7 @@ impl World {
         let Some(warmest) = self.idle.last() else { return false };
         let proven_at = self.connections[warmest].proven_at;
         now.saturating_duration_since(proven_at) <= self.config.check_after
-            && self.doubted_at.is_none_or(|doubted_at| proven_at > doubted_at)
+            && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
 
     /// The callers and warm-ups that nobody has told anything.

@@ -32,6 +32,7 @@
 //! | places: WAK-01 | `who_sweeps_the_places_strands_nobody` |
 //! | places: WAK-01 | `who_may_be_passed_is_served_all_the_same` |
 //! | BOUNDED-BYPASS | `who_has_been_passed_is_served_once_the_first_has_woken` |
+//! | places: ACC-14 | `a_change_of_settings_racing_a_return_loses_no_connection` |
 //! | places: ACC-13 | `one_connection_at_rest_is_never_lent_to_two` |
 //! | places: ACC-14 | `two_connections_put_down_in_one_place_both_come_to_rest` |
 //! | places: SHUT-02 | `nothing_rests_in_a_closed_pool` |
@@ -44,6 +45,9 @@
 //! | SHUT-07, SHUT-08 | `two_closes_are_one` |
 //! | SHUT-09 | `the_last_handle_may_go_while_a_dial_runs` |
 //! | SHUT-09 | `the_last_handle_may_go_on_a_thread_of_the_pools_own` |
+//! | SHUT-12 | `what_a_predicate_retires_is_not_lent_after_it` |
+//! | SHUT-12 | `what_a_predicate_retires_is_closed_when_it_comes_back` |
+//! | ACC-14 | `two_predicates_and_a_caller_end_a_connection_once` |
 //! | SHUT-12 | `a_dial_from_before_a_flush_is_not_lent_after_it` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
