@@ -27,14 +27,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return (Request::Refused(Refusal::Closed), effects);
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
-        if self.queue.is_empty() && self.outdated.is_empty() {
+        if self.queue.is_empty() && self.outdated.is_empty() && !self.suspended {
             if let Some(entry) = self.take_fresh(now) {
                 return (Request::Granted(ticket, entry), effects);
             }
         }
         if deadline.is_some_and(|deadline| deadline <= now) {
             self.totals.timed_out_total += 1;
-            return (Request::Refused(Refusal::TooLate), effects);
+            let refusal = if self.suspended { Refusal::Suspended } else { Refusal::TooLate };
+            return (Request::Refused(refusal), effects);
         }
         self.expire(now, &mut effects);
         if place.is_none() && self.is_queue_full() {
@@ -53,6 +54,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         if self.closed {
             return Err(Refusal::Closed);
         }
+        if self.suspended {
+            return Err(Refusal::Suspended);
+        }
         if !self.queue.is_empty() {
             return Ok(None);
         }
@@ -68,19 +72,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Some(verdict)
     }
 
-    /// The holder of `ticket`, who has collected nothing, waits no longer. Its own dial error is
-    /// given back, or else the pool's latest.
+    /// The holder of `ticket`, who has collected nothing, waits no longer.
     ///
     /// Nothing comes free by this: a dial that it began goes on for whoever comes next. But it must
     /// `look` next: somebody else may have to look from now on.
-    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Option<F> {
+    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Verdict<C, F> {
         self.asleep.remove(&ticket);
         self.drains.remove(&ticket);
         self.warm_ups.remove(&ticket);
-        let Some(waiter) = self.queue.remove(ticket) else { return self.last_failure.clone() };
-        self.count_wait(&waiter, now);
-        self.totals.timed_out_total += 1;
-        waiter.failure.or_else(|| self.last_failure.clone())
+        let waiter = self.queue.remove(ticket);
+        if let Some(waiter) = &waiter {
+            self.count_wait(waiter, now);
+            self.totals.timed_out_total += 1;
+        }
+        self.lateness(waiter.and_then(|waiter| waiter.failure))
     }
 
     /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
@@ -195,7 +200,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// For how long connections may be lent and given back without the ledger: as long as nobody has
     /// to be served first, if none has to end.
     pub(crate) fn ease(&self, now: Instant) -> Option<Duration> {
-        if self.closed || !self.outdated.is_empty() || self.live() > self.config.max_open {
+        if self.closed
+            || self.suspended
+            || !self.outdated.is_empty()
+            || self.live() > self.config.max_open
+        {
             return None;
         }
         if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
@@ -294,6 +303,19 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 ledger.tell(ticket, waker, Verdict::Closed, effects);
             }
         })
+    }
+
+    /// Nothing is lent and nothing dialed from now on, until `resume`.
+    pub(crate) fn suspend(&mut self, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.suspended = true)
+    }
+
+    pub(crate) fn resume(&mut self, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.suspended = false)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended
     }
 
     /// Someone waits until nothing of the closed pool is open. `collect` tells.

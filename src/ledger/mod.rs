@@ -61,6 +61,8 @@ pub(crate) enum Request<C> {
 pub(crate) enum Refusal {
     Closed,
     QueueFull,
+    /// The pool is suspended, and the caller does not wait for that to end.
+    Suspended,
     /// The deadline had passed before the caller could join the queue.
     TooLate,
 }
@@ -73,6 +75,8 @@ pub(crate) enum Verdict<C, F> {
     Failed(F),
     /// The deadline passed; with the caller's own dial error or else the pool's latest.
     Late(Option<F>),
+    /// The same, and the pool is suspended.
+    Suspended(Option<F>),
     Closed,
     /// As many connections are open as the warm-up asked for.
     Warm,
@@ -102,6 +106,8 @@ pub(crate) struct Ledger<C, F, W> {
     /// What `open` may be: `max_open`, or more while connections from before a `resize` are out.
     ceiling: u32,
     closed: bool,
+    /// Whether nothing is lent and nothing dialed, until it is resumed.
+    suspended: bool,
     /// Raised by whatever may concern connections that are out: one that comes back from an older
     /// epoch is not lent again before the ledger has let it pass.
     epoch: u32,
@@ -146,6 +152,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             config,
             ceiling: config.max_open,
             closed: false,
+            suspended: false,
             epoch: 0,
             flushed: 0,
             next_id: 0,
@@ -212,7 +219,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Whether one more caller would be one too many without a dial or a check to count on, begun
     /// or yet to begin.
     fn is_queue_full(&self) -> bool {
-        let served = self.coming() + self.room();
+        let served = if self.suspended { 0 } else { self.coming() + self.room() };
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
     }
 
@@ -228,7 +235,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         debug_assert!(self.asleep.len() <= waiting, "nobody sleeps who waits for nothing");
         if self.closed {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
-        } else if !self.queue.is_empty() {
+        } else if !self.queue.is_empty() && !self.suspended {
             debug_assert!(
                 self.idle.is_empty()
                     || self.aside.checks() >= self.queue.len()

@@ -145,9 +145,12 @@ impl Desk {
     }
 
     fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
-        let failure = self.ledger.leave(ticket, self.now);
+        let verdict = self.ledger.leave(ticket, self.now);
         self.look();
-        failure
+        match verdict {
+            Verdict::Late(failure) => failure,
+            other => panic!("not late: {other:?}"),
+        }
     }
 
     /// A caller falls asleep, who has all the time in the world.
@@ -781,6 +784,35 @@ fn what_a_change_has_passed_by_comes_to_rest_in_its_turn_once_the_ledger_has_let
     let (entry, rested) = desk.ledger.lay_out(desk.now).expect("something is idle");
     assert_eq!((entry.connection, rested), (3, SECOND));
     assert_eq!(entry.epoch, desk.ledger.epoch());
+}
+
+/// While nothing may be dialed, nobody wakes to see whether something should be.
+#[test]
+fn nobody_looks_for_dials_while_the_pool_is_suspended() {
+    let mut desk = Desk::new(2);
+    let adaptive = Config {
+        dial_rule: DialRule::Adaptive,
+        dial_timeout: Duration::MAX,
+        ..*desk.ledger.config()
+    };
+    let orders = desk.ledger.reconfigure(adaptive, desk.now);
+    desk.lay_out(orders);
+    let first = desk.queue(0);
+    desk.now += SECOND;
+    desk.dialed();
+    let _held = desk.granted(first);
+    let ticket = desk.queue(1);
+    assert_eq!(desk.sleep(ticket), desk.now.checked_add(SECOND / 8), "the dial rule looks then");
+
+    let orders = desk.ledger.suspend(desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.sleep(ticket), None);
+    desk.now += SECOND;
+    desk.look();
+    assert_eq!((desk.begun, desk.sleep(ticket)), (1, None));
+    let orders = desk.ledger.resume(desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.begun, 2, "it has waited for long enough");
 }
 
 // ---- The numbers -------------------------------------------------------------------------------
