@@ -50,6 +50,15 @@ pub enum GetError<E> {
         /// The pool's numbers as the caller was turned away.
         stats: Box<Stats>,
     },
+    /// The pool was [suspended](crate::Pool::suspend) when the deadline came.
+    Suspended {
+        /// How long the caller waited.
+        waited: Duration,
+        /// The pool's numbers as the caller gave up.
+        stats: Box<Stats>,
+        /// How the latest dial failed, unless one has succeeded since.
+        failure: Option<DialFailure<E>>,
+    },
     /// A new connection was needed, none could be opened, and none in use could come back.
     ///
     /// Reported as soon as that is so, without waiting for the deadline.
@@ -73,7 +82,7 @@ impl<E> GetError<E> {
     fn failure(&self) -> Option<&DialFailure<E>> {
         match self {
             Self::Unreachable { failure, .. } => Some(failure),
-            Self::Exhausted { failure, .. } => failure.as_ref(),
+            Self::Exhausted { failure, .. } | Self::Suspended { failure, .. } => failure.as_ref(),
             Self::Closed | Self::QueueFull { .. } => None,
         }
     }
@@ -92,6 +101,9 @@ impl<E> fmt::Display for GetError<E> {
             ),
             Self::QueueFull { max_waiting, stats } => {
                 write!(f, "the queue is full: max_waiting is {max_waiting} ({stats})")
+            }
+            Self::Suspended { waited, stats, .. } => {
+                write!(f, "the pool is suspended, and was not resumed in {waited:?} ({stats})")
             }
             Self::Unreachable { waited, stats, .. } => {
                 write!(f, "could not open a connection in {waited:?} ({stats})")
@@ -114,6 +126,12 @@ impl<E: fmt::Debug> fmt::Debug for GetError<E> {
                 .debug_struct("QueueFull")
                 .field("max_waiting", max_waiting)
                 .field("stats", stats)
+                .finish(),
+            Self::Suspended { waited, stats, failure } => f
+                .debug_struct("Suspended")
+                .field("waited", waited)
+                .field("stats", stats)
+                .field("failure", failure)
                 .finish(),
             Self::Unreachable { waited, stats, failure } => f
                 .debug_struct("Unreachable")

@@ -142,7 +142,8 @@ impl<D: Dialer> Pool<D> {
     ///
     /// # Errors
     ///
-    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty; [`GetError::Closed`].
+    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty;
+    /// [`GetError::Suspended`]; [`GetError::Closed`].
     ///
     /// # Examples
     ///
@@ -197,7 +198,8 @@ impl<D: Dialer> Pool<D> {
     ///
     /// # Errors
     ///
-    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty; [`GetError::Closed`].
+    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty;
+    /// [`GetError::Suspended`]; [`GetError::Closed`].
     pub fn try_get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
         self.lend_idle().map(|entry| Guard::new(self.clone(), entry))
     }
@@ -305,6 +307,49 @@ impl<D: Dialer> Pool<D> {
     /// ```
     pub fn retire_where(&self, predicate: impl Fn(&D::Connection) -> bool + Send + Sync + 'static) {
         self.handle.shell.retire_where(Arc::new(predicate));
+    }
+
+    /// Lends nothing and dials nothing from now on, until [`resume`](Self::resume).
+    ///
+    /// Callers wait in the queue as if every connection were in use, and so does
+    /// [`warm_up`](Self::warm_up); at its deadline a caller is told [`GetError::Suspended`], and
+    /// `try_get` at once. Connections in use come back to rest, and dials under way end there.
+    /// For a server that is about to fail over or to be restarted, say: callers then
+    /// notice a delay and no error.
+    ///
+    /// May be called more than once; one `resume` ends it. A suspended pool can be closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// use latebind::GetError;
+    ///
+    /// pool.suspend();
+    /// assert!(matches!(pool.try_get(), Err(GetError::Suspended { .. })));
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| assert!(pool.get().is_ok())); // waits
+    ///     pool.flush(); // and whatever else is to be done meanwhile
+    ///     pool.resume();
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn suspend(&self) {
+        self.handle.shell.suspend();
+    }
+
+    /// Ends what [`suspend`](Self::suspend) began: callers in the queue are served in their order.
+    ///
+    /// Does nothing to a pool that is not suspended.
+    pub fn resume(&self) {
+        self.handle.shell.resume();
+    }
+
+    /// Whether the pool is [suspended](Self::suspend).
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.handle.shell.is_suspended()
     }
 
     /// Closes the pool: nothing is lent from now on.

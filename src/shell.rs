@@ -134,9 +134,14 @@ impl<D: Dialer> Shell<D> {
                 (stats, failure) = (ledger.stats(now), ledger.last_failure());
                 effects
             });
-            let Some(mut entry) = lent.map_err(|_| GetError::Closed)? else {
-                let (waited, stats) = (Duration::ZERO, Box::new(stats));
-                return Err(GetError::Exhausted { waited, stats, failure });
+            let (waited, stats) = (Duration::ZERO, Box::new(stats));
+            let mut entry = match lent {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Err(GetError::Exhausted { waited, stats, failure }),
+                Err(Refusal::Suspended) => {
+                    return Err(GetError::Suspended { waited, stats, failure });
+                }
+                Err(_) => return Err(GetError::Closed),
             };
             if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
@@ -199,8 +204,7 @@ impl<D: Dialer> Shell<D> {
             let now = now();
             // Collect first: a grant already made outranks the deadline.
             let verdict = ledger.collect(ticket);
-            let verdict =
-                verdict.or_else(|| is_late.then(|| Verdict::Late(ledger.leave(ticket, now))));
+            let verdict = verdict.or_else(|| is_late.then(|| ledger.leave(ticket, now)));
             if let Some(mut verdict) = verdict {
                 if let Verdict::Granted(entry) = &mut verdict {
                     date::<D>(&ledger, entry, now, CoarseInstant::now());
@@ -300,6 +304,19 @@ impl<D: Dialer> Shell<D> {
         let mut ledger = self.books();
         let (ticket, effects) = ledger.drain(now(), || Arc::clone(&bell));
         self.wait(ledger, effects, ticket, &bell, deadline).1
+    }
+
+    /// Lends nothing and dials nothing until it is resumed.
+    pub(crate) fn suspend(self: &Arc<Self>) {
+        self.event(Ledger::suspend);
+    }
+
+    pub(crate) fn resume(self: &Arc<Self>) {
+        self.event(Ledger::resume);
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.books().is_suspended()
     }
 
     /// Lends nothing again that was opened, or began to be, before now.
@@ -690,6 +707,9 @@ fn refused<C, E, W: Clone>(
     let stats = ledger.stats(start);
     match refusal {
         Refusal::Closed => GetError::Closed,
+        Refusal::Suspended => {
+            turned_away(Verdict::<C, _>::Suspended(ledger.last_failure()), stats, start)
+        }
         Refusal::TooLate => turned_away(Verdict::<C, _>::Late(ledger.last_failure()), stats, start),
         Refusal::QueueFull => GetError::QueueFull {
             max_waiting: ledger.config().max_waiting.unwrap_or(u32::MAX),
@@ -713,6 +733,7 @@ fn turned_away<C, E>(
             GetError::Unreachable { waited, stats, failure }
         }
         Verdict::Late(failure) => GetError::Exhausted { waited, stats, failure },
+        Verdict::Suspended(failure) => GetError::Suspended { waited, stats, failure },
         Verdict::Closed => GetError::Closed,
         Verdict::Granted(_) | Verdict::Warm | Verdict::Drained => {
             unreachable!("a verdict in the caller's favour")

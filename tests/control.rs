@@ -9,10 +9,10 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use common::{
-    Act, Connection, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes,
-    panic_quietly, pool,
+    Act, Connection, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting,
+    failed_dial, finishes, panic_quietly, pool,
 };
-use latebind::{ConfigError, GetError, Pool, PooledConnection};
+use latebind::{ConfigError, DialRule, GetError, Pool, PooledConnection};
 
 // ---- Settings -----------------------------------------------------------------------------------
 
@@ -424,4 +424,143 @@ fn ten_thousand_predicates_leave_nothing_behind() {
     drop(held);
     assert_eq!(Arc::strong_count(&token), 1);
     assert_eq!(await_rest(&pool, &server).dials_total, 2);
+}
+
+// ---- Suspension ---------------------------------------------------------------------------------
+
+#[test]
+fn while_a_pool_is_suspended_nobody_is_lent_anything_and_nothing_is_dialed() {
+    let (pool, server) = pool(|b| b.max_open(3));
+    pool.warm_up(2).unwrap();
+    pool.suspend();
+    pool.suspend();
+    assert!(pool.is_suspended());
+    let error = pool.try_get().unwrap_err();
+    assert!(matches!(error, GetError::Suspended { waited: Duration::ZERO, .. }), "{error}");
+    let error = pool.get_timeout(SHORT).unwrap_err();
+    assert!(matches!(error, GetError::Suspended { waited, .. } if waited >= SHORT), "{error}");
+    let said = error.to_string();
+    assert!(said.starts_with("the pool is suspended, and was not resumed in "), "{said}");
+    assert!(said.ends_with("(open 2 of 3: idle 2, in use 0, dialing 0, closing 0; waiting 0)"));
+    let error = pool.get_timeout(Duration::ZERO).unwrap_err();
+    assert!(matches!(error, GetError::Suspended { .. }), "{error}");
+    assert_eq!(pool.stats().timed_out_total, 2);
+    thread::scope(|scope| {
+        let waiters = [(); 3].map(|()| scope.spawn(|| pool.get().unwrap()));
+        let warming = scope.spawn(|| pool.warm_up(3));
+        await_waiting(&pool, 3);
+        assert_eq!((pool.stats().in_use, server.dials()), (0, 2));
+        pool.resume();
+        let lent = waiters.map(|waiter| waiter.join().unwrap());
+        assert_eq!(server.dials(), 3);
+        warming.join().unwrap().unwrap();
+        drop(lent);
+    });
+    assert!(!pool.is_suspended());
+    pool.resume();
+    assert!(pool.try_get().is_ok());
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn a_suspended_pool_serves_its_callers_in_the_order_in_which_they_came() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    drop(pool.get().unwrap());
+    pool.suspend();
+    let served = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for caller in 0..5 {
+            let (pool, served) = (&pool, &served);
+            scope.spawn(move || {
+                let _guard = pool.get().unwrap();
+                served.lock().unwrap().push(caller);
+            });
+            await_waiting(pool, caller + 1);
+        }
+        pool.resume();
+    });
+    assert_eq!(*served.lock().unwrap(), [0, 1, 2, 3, 4]);
+    assert_eq!(await_rest(&pool, &server).dials_total, 1);
+}
+
+#[test]
+fn what_is_out_when_a_pool_is_suspended_comes_back_to_rest() {
+    let (pool, server) = pool(|b| b.max_open(3).dial_rule(DialRule::Eager));
+    let gate = Gate::new();
+    server.on_dial([Act::Succeed, gate.then(Act::Succeed), gate.then(Act::Fail)]);
+    let held = pool.get().unwrap();
+    thread::scope(|scope| {
+        let waiters = [(); 2].map(|()| scope.spawn(|| pool.get().map(|lent| lent.id)));
+        gate.await_arrivals(2);
+        pool.suspend();
+        drop(held);
+        gate.open();
+        await_that("both dials have ended", || pool.stats().dialing == 0);
+        let stats = pool.stats();
+        assert_eq!((stats.idle, stats.waiting, stats.dial_failed_total), (2, 2, 1));
+        pool.resume();
+        for waiter in waiters {
+            waiter.join().unwrap().expect("even whose dial has failed: something is idle");
+        }
+    });
+    await_rest(&pool, &server);
+}
+
+/// REASON: the error that a caller holds is its own again, once the pool is resumed.
+#[test]
+fn whose_dial_failed_while_the_pool_was_suspended_is_told_so_when_it_is_resumed() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Fail)]);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().map(drop));
+        gate.await_arrivals(1);
+        pool.suspend();
+        gate.open();
+        await_that("the dial has failed", || pool.stats().dial_failed_total == 1);
+        assert_eq!(pool.stats().waiting, 1);
+        let late = pool.get_timeout(SHORT).unwrap_err();
+        assert!(matches!(&late, GetError::Suspended { failure: Some(_), .. }), "{late}");
+        assert_eq!(failed_dial(&late), Some(1));
+        pool.resume();
+        let error = waiter.join().unwrap().unwrap_err();
+        assert!(matches!(&error, GetError::Unreachable { .. }), "{error}");
+        assert_eq!(failed_dial(&error), Some(1));
+    });
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn the_bound_on_the_queue_holds_while_a_pool_is_suspended() {
+    let (pool, server) = pool(|b| b.max_open(4).max_waiting(1));
+    pool.warm_up(2).unwrap();
+    pool.suspend();
+    thread::scope(|scope| {
+        scope.spawn(|| drop(pool.get().unwrap()));
+        await_waiting(&pool, 1);
+        assert!(matches!(pool.get().unwrap_err(), GetError::QueueFull { max_waiting: 1, .. }));
+        pool.resume();
+    });
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn a_suspended_pool_can_be_changed_flushed_and_closed() {
+    let (pool, server) = pool(|b| b.max_open(2));
+    pool.warm_up(2).unwrap();
+    pool.suspend();
+    pool.reconfigure().max_open(1).apply().unwrap();
+    assert_eq!(pool.stats().idle, 1);
+    pool.flush();
+    assert_eq!((pool.stats().idle, server.dials()), (0, 2));
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().map(drop));
+        await_waiting(&pool, 1);
+        pool.close();
+        assert!(matches!(waiter.join().unwrap(), Err(GetError::Closed)));
+    });
+    pool.resume();
+    assert!(matches!(pool.get(), Err(GetError::Closed)));
+    assert!(matches!(pool.try_get(), Err(GetError::Closed)));
+    assert!(pool.drain(Instant::now() + LONG).is_complete());
 }

@@ -30,7 +30,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
         self.expire(now, &mut effects);
-        if self.queue.is_empty() && self.outdated.is_empty() {
+        if self.queue.is_empty() && self.outdated.is_empty() && !self.suspended {
             if let Some(entry) = self.take_fresh(now) {
                 self.settle(now, &mut effects);
                 return (Request::Granted(ticket, entry), effects);
@@ -39,7 +39,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         if deadline.is_some_and(|deadline| deadline <= now) {
             self.totals.timed_out_total += 1;
             self.settle(now, &mut effects);
-            return (Request::Refused(Refusal::TooLate), effects);
+            let refusal = if self.suspended { Refusal::Suspended } else { Refusal::TooLate };
+            return (Request::Refused(refusal), effects);
         }
         if place.is_none() && self.is_queue_full(now) {
             self.totals.queue_full_total += 1;
@@ -57,11 +58,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         &mut self,
         now: Instant,
     ) -> (Result<Option<Entry<C>>, Refusal>, Effects<C, F, W>) {
-        let mut lent = Err(Refusal::Closed);
+        let mut lent = Ok(None);
         let effects = self.settled(now, |ledger, _| {
-            if !ledger.closed {
-                let is_free = ledger.queue.is_empty();
-                let entry = if is_free { ledger.idle.take_warmest() } else { None };
+            if ledger.closed {
+                lent = Err(Refusal::Closed);
+            } else if ledger.suspended {
+                lent = Err(Refusal::Suspended);
+            } else if ledger.queue.is_empty() {
+                let entry = ledger.idle.take_warmest();
                 lent = Ok(entry.map(|entry| ledger.lend(entry, now)));
             }
         });
@@ -76,19 +80,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Some(verdict)
     }
 
-    /// The holder of `ticket`, who has collected nothing, waits no longer. Its own dial error is
-    /// given back, or else the pool's latest.
+    /// The holder of `ticket`, who has collected nothing, waits no longer.
     ///
     /// Nothing comes free by this: a dial that it began goes on for whoever comes next. But it must
     /// `look` next: somebody else may have to look from now on.
-    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Option<F> {
+    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Verdict<C, F> {
         self.asleep.remove(&ticket);
         self.drains.remove(&ticket);
         self.warm_ups.remove(&ticket);
-        let Some(waiter) = self.queue.remove(ticket) else { return self.last_failure.clone() };
-        self.count_wait(&waiter, now);
-        self.totals.timed_out_total += 1;
-        waiter.failure.or_else(|| self.last_failure.clone())
+        let waiter = self.queue.remove(ticket);
+        if let Some(waiter) = &waiter {
+            self.count_wait(waiter, now);
+            self.totals.timed_out_total += 1;
+        }
+        self.lateness(waiter.and_then(|waiter| waiter.failure))
     }
 
     /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
@@ -213,7 +218,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// For how long connections may be lent and given back without the ledger: as long as nobody has
     /// to be served first, if none has to end.
     pub(crate) fn ease(&self, now: Instant) -> Option<Duration> {
-        if self.closed || !self.outdated.is_empty() || self.live() > self.config.max_open {
+        if self.closed
+            || self.suspended
+            || !self.outdated.is_empty()
+            || self.live() > self.config.max_open
+        {
             return None;
         }
         if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
@@ -332,6 +341,19 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 ledger.tell(ticket, waker, Verdict::Closed, effects);
             }
         })
+    }
+
+    /// Nothing is lent and nothing dialed from now on, until `resume`.
+    pub(crate) fn suspend(&mut self, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.suspended = true)
+    }
+
+    pub(crate) fn resume(&mut self, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.suspended = false)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended
     }
 
     /// Someone waits until nothing of the closed pool is open. `collect` tells.

@@ -68,6 +68,8 @@ pub(crate) enum Request<C> {
 pub(crate) enum Refusal {
     Closed,
     QueueFull,
+    /// The pool is suspended, and the caller does not wait for that to end.
+    Suspended,
     /// The deadline had passed before the caller could join the queue.
     TooLate,
 }
@@ -80,6 +82,8 @@ pub(crate) enum Verdict<C, F> {
     Failed(F),
     /// The deadline passed; with the caller's own dial error or else the pool's latest.
     Late(Option<F>),
+    /// The same, and the pool is suspended.
+    Suspended(Option<F>),
     Closed,
     /// As many connections are open as the warm-up asked for.
     Warm,
@@ -109,6 +113,8 @@ pub(crate) struct Ledger<C, F, W> {
     /// What `open` may be: `max_open`, or more while connections from before a `resize` are out.
     ceiling: u32,
     closed: bool,
+    /// Whether nothing is lent and nothing dialed, until it is resumed.
+    suspended: bool,
     /// Raised by whatever may concern connections that are out: one that comes back from an older
     /// epoch is not lent again before the ledger has let it pass.
     epoch: u32,
@@ -165,6 +171,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             config,
             ceiling: config.max_open,
             closed: false,
+            suspended: false,
             epoch: 0,
             flushed: 0,
             next_id: 0,
@@ -227,7 +234,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// When a caller whose dial has failed may dial again, if one waits for that.
     fn next_retry(&self) -> Option<Instant> {
         let is_alone = self.dials.counted_on() == 0 && !self.queue.any_unsponsored();
-        let backoff = self.backoff().filter(|_| is_alone && self.queue.any_failed())?;
+        let is_wanted = is_alone && !self.suspended && self.queue.any_failed();
+        let backoff = self.backoff().filter(|_| is_wanted)?;
         self.outage.next_retry(backoff)
     }
 
@@ -265,7 +273,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Whether one more caller would be one too many without a dial or a check to count on, begun
     /// or yet to begin.
     fn is_queue_full(&self, now: Instant) -> bool {
-        let served = self.coming().saturating_add(self.room(now));
+        let room = self.room(now);
+        let served = if self.suspended { 0 } else { self.coming().saturating_add(room) };
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
     }
 
@@ -281,7 +290,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         debug_assert!(self.asleep.len() <= waiting, "nobody sleeps who waits for nothing");
         if self.closed {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
-        } else if !self.queue.is_empty() {
+        } else if !self.queue.is_empty() && !self.suspended {
             debug_assert!(
                 self.idle.is_empty()
                     || self.aside.checks() >= self.queue.len()

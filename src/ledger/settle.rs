@@ -45,12 +45,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.shelve(entry, now, effects);
         }
         if !self.closed {
-            self.serve(now, effects);
-            self.revive(now, effects);
-            self.begin_dials(now, effects);
-            self.fill(now, effects);
-            self.refuse(now, effects);
-            self.fail_hopeless(now, effects);
+            if !self.suspended {
+                self.serve(now, effects);
+                self.revive(now, effects);
+                self.begin_dials(now, effects);
+                self.fill(now, effects);
+                self.refuse(now, effects);
+                self.fail_hopeless(now, effects);
+            }
             self.appoint_looker(now, effects);
             self.finish_warm_ups(effects);
             while self.idle.len() > self.config.max_idle() {
@@ -94,11 +96,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             if expired {
                 // Not woken: its own clock does that.
                 let mut waiter = self.queue.remove(ticket).expect("the front is in the queue");
-                let failure = waiter.failure.take().or_else(|| self.last_failure.clone());
+                let verdict = self.lateness(waiter.failure.take());
                 self.count_wait(&waiter, now);
                 self.totals.timed_out_total += 1;
                 self.asleep.remove(&ticket);
-                self.served.insert(ticket, Verdict::Late(failure));
+                self.served.insert(ticket, verdict);
             } else if self.may_be_passed(now) {
                 return;
             } else if let Some(entry) = self.take_fresh(now) {
@@ -218,6 +220,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// while every slot is taken.
     pub(super) fn appoint_looker(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         let is_held_back = self.config.dial_rule != DialRule::Eager
+            && !self.suspended
             && self.room(now) > 0
             && self.busy() > 0
             && self.coming() < self.queue.unmet()
@@ -318,6 +321,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.asleep.remove(&ticket);
         self.served.insert(ticket, verdict);
         effects.wake.push(waker);
+    }
+
+    /// Why a caller gets nothing whose deadline has passed: with its own dial error, or else the
+    /// pool's latest.
+    pub(super) fn lateness(&self, failure: Option<F>) -> Verdict<C, F> {
+        let failure = failure.or_else(|| self.last_failure.clone());
+        if self.suspended { Verdict::Suspended(failure) } else { Verdict::Late(failure) }
     }
 
     pub(super) fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Instant) {

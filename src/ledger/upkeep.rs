@@ -105,7 +105,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Orders the next `upkeep`, if it must come sooner than was ordered before.
     pub(super) fn set_alarm(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        let is_missing = self.missing() > 0 && self.open() < self.config.max_open;
+        let is_missing =
+            !self.suspended && self.missing() > 0 && self.open() < self.config.max_open;
         let fill = self.next_fill().filter(|_| is_missing);
         // What is in use may come to rest out of sight.
         let unseen = if self.in_use > 0 { moment(now, self.shortest_limit()) } else { None };

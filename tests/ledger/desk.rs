@@ -172,9 +172,12 @@ impl Desk {
     }
 
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
-        let failure = self.ledger.leave(ticket, self.now);
+        let verdict = self.ledger.leave(ticket, self.now);
         self.look();
-        failure
+        match verdict {
+            Verdict::Late(failure) => failure,
+            other => panic!("not late: {other:?}"),
+        }
     }
 
     /// A caller falls asleep, who has all the time in the world.

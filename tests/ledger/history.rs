@@ -31,6 +31,8 @@ enum Event {
     WarmUp(u32, Option<Duration>),
     Flush,
     RetireWhere,
+    Suspend,
+    Resume,
     Reconfigure(Change),
     Close,
     Drain(Option<Duration>),
@@ -49,7 +51,7 @@ enum Change {
     CloseTimeout(Duration),
 }
 
-const KINDS: usize = 23;
+const KINDS: usize = 25;
 
 impl Event {
     fn kind(&self) -> usize {
@@ -77,6 +79,8 @@ impl Event {
             Self::Drain(_) => 20,
             Self::Wait(_) => 21,
             Self::RetireWhere => 22,
+            Self::Suspend => 23,
+            Self::Resume => 24,
         }
     }
 
@@ -101,6 +105,8 @@ impl Event {
             Self::WarmUp(target, patience) => world.warm_up(target, patience, behind),
             Self::Flush => world.flush(behind),
             Self::RetireWhere => world.retire_where(behind),
+            Self::Suspend => world.suspend(behind),
+            Self::Resume => world.resume(behind),
             Self::Reconfigure(change) => world.reconfigure(|config| change.make(config), behind),
             Self::Close => world.close(behind),
             Self::Drain(patience) => world.drain(patience, behind),
@@ -185,6 +191,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0..5u32, patience()).prop_map(|(n, patience)| Event::WarmUp(n, patience)),
         1 => Just(Event::Flush),
         2 => Just(Event::RetireWhere),
+        1 => Just(Event::Suspend),
+        2 => Just(Event::Resume),
         2 => change().prop_map(Event::Reconfigure),
         1 => Just(Event::Close),
         1 => patience().prop_map(Event::Drain),

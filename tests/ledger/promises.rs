@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
-use crate::config::Config;
+use crate::config::{Config, DialRule};
 use crate::desk::{Desk, SECOND, SLEEPER, ageless};
 use crate::ledger::{AsideOrder, Refusal, Request, Task, Verdict};
 use crate::stats::Stats;
@@ -620,6 +620,35 @@ fn what_a_change_has_passed_by_comes_to_rest_in_its_turn_once_the_ledger_has_let
     let (entry, rested) = desk.ledger.lay_out(desk.now).expect("something is idle");
     assert_eq!((entry.connection, rested), (3, SECOND));
     assert_eq!(entry.epoch, desk.ledger.epoch());
+}
+
+/// While nothing may be dialed, nobody wakes to see whether something should be.
+#[test]
+fn nobody_looks_for_dials_while_the_pool_is_suspended() {
+    let mut desk = Desk::new(2);
+    let adaptive = Config {
+        dial_rule: DialRule::Adaptive,
+        dial_timeout: Duration::MAX,
+        ..*desk.ledger.config()
+    };
+    let orders = desk.ledger.reconfigure(adaptive, desk.now);
+    desk.lay_out(orders);
+    let first = desk.queue(0);
+    desk.now += SECOND;
+    desk.dialed();
+    let _held = desk.granted(first);
+    let ticket = desk.queue(1);
+    assert_eq!(desk.sleep(ticket), desk.now.checked_add(SECOND / 8), "the dial rule looks then");
+
+    let orders = desk.ledger.suspend(desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.sleep(ticket), None);
+    desk.now += SECOND;
+    desk.look();
+    assert_eq!((desk.begun, desk.sleep(ticket)), (1, None));
+    let orders = desk.ledger.resume(desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.begun, 2, "it has waited for long enough");
 }
 
 // ---- The numbers -------------------------------------------------------------------------------

@@ -132,6 +132,7 @@ enum Told {
     Granted(u32),
     Failed(Failure),
     Late(Option<Failure>),
+    Suspended(Option<Failure>),
     Closed,
     Warm,
     Drained,
@@ -155,6 +156,7 @@ pub(crate) struct World {
     /// What may be open: `max_open`, or what was out when it was lowered and is out still.
     allowance: u32,
     closed: bool,
+    suspended: bool,
     generation: u64,
     /// Raised by flush, reconfigure and retire_where.
     epoch: u32,
@@ -194,6 +196,7 @@ impl World {
             config,
             allowance: config.max_open,
             closed: false,
+            suspended: false,
             generation: 0,
             epoch: 0,
             predicates: Vec::new(),
@@ -278,7 +281,8 @@ impl World {
     fn ask(&mut self, party: usize, now: Instant) {
         let Party { ticket: place, deadline, .. } = self.parties[party];
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
-        let at_once = !self.closed && self.queue.is_empty() && self.is_fresh(now);
+        let at_once =
+            !self.closed && !self.suspended && self.queue.is_empty() && self.is_fresh(now);
         let (request, orders) = self.ledger.request(place, deadline, now, || party);
         self.parties[party].state = State::Gone;
         match request {
@@ -313,6 +317,12 @@ impl World {
             Request::Refused(Refusal::Closed) => assert!(self.closed && orders.is_empty()),
             Request::Refused(Refusal::TooLate) => {
                 assert!(is_late && !at_once && !self.closed);
+                assert!(!self.suspended, "REASON: a suspended pool says so");
+                self.event(now, orders, |world, _| world.totals.timed_out_total += 1);
+                return;
+            }
+            Request::Refused(Refusal::Suspended) => {
+                assert!(is_late && self.suspended && !self.closed);
                 self.event(now, orders, |world, _| world.totals.timed_out_total += 1);
                 return;
             }
@@ -332,10 +342,13 @@ impl World {
         let now = self.read_clock(behind);
         let (lent, orders) = self.ledger.try_request(now);
         self.event(now, orders, |world, _| match lent {
-            Err(refusal) => assert!(world.closed && refusal == Refusal::Closed),
+            Err(Refusal::Closed) => assert!(world.closed),
+            Err(refusal) => {
+                assert!(!world.closed && world.suspended && refusal == Refusal::Suspended);
+            }
             Ok(None) => assert!(world.idle.is_empty() || !world.queue.is_empty()),
             Ok(Some(entry)) => {
-                assert!(!world.closed && world.queue.is_empty(), "FAIR-05");
+                assert!(!world.closed && !world.suspended && world.queue.is_empty(), "FAIR-05");
                 let connection = world.take_idle().expect("something is idle");
                 assert_eq!(entry.connection, connection, "the most recently used is lent");
                 world.lend(connection);
@@ -388,9 +401,8 @@ impl World {
     fn collect_or_leave(&mut self, party: usize, now: Instant) {
         if !self.collect_of(party) {
             let ticket = self.parties[party].ticket.expect("who waits has a ticket");
-            let failure = self.ledger.leave(ticket, now);
-            let own = self.parties[party].failure;
-            assert_eq!(failure, own.or(self.last_failure), "REASON: of party {party}");
+            let verdict = self.ledger.leave(ticket, now);
+            assert_eq!(name(&verdict), self.lateness(party), "REASON: of party {party}");
             if self.queue.contains(&party) {
                 self.totals.timed_out_total += 1;
                 self.queue.retain(|waiting| *waiting != party);
@@ -632,6 +644,18 @@ impl World {
         });
     }
 
+    pub(crate) fn suspend(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.suspend(now);
+        self.event(now, orders, |world, _| world.suspended = true);
+    }
+
+    pub(crate) fn resume(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.resume(now);
+        self.event(now, orders, |world, _| world.suspended = false);
+    }
+
     /// Somebody waits for the end of a pool that is closed.
     pub(crate) fn drain(&mut self, patience: Option<Duration>, behind: Duration) {
         if !self.closed {
@@ -652,6 +676,8 @@ impl World {
         self.dials.values_mut().for_each(|dial| dial.hangs = false);
         self.asides.iter_mut().for_each(|aside| aside.hangs = false);
         self.closes.iter_mut().for_each(|close| close.2 = false);
+        self.come_to_rest(refuses);
+        self.resume(Duration::ZERO);
         self.come_to_rest(refuses);
 
         let stranded: Vec<_> = self.waiting().collect();
@@ -807,9 +833,11 @@ impl World {
                 }
             }
         } else {
-            self.serve(now);
-            self.fail_hopeless();
-            self.begin_dials(now);
+            if !self.suspended {
+                self.serve(now);
+                self.fail_hopeless();
+                self.begin_dials(now);
+            }
             self.finish_warm_ups();
             while self.idle.len() > self.config.max_idle() as usize {
                 let coldest = self.idle.remove(0);
@@ -823,8 +851,7 @@ impl World {
         while let Some(&front) = self.queue.first() {
             if self.is_expired(front, now) {
                 self.queue.remove(0);
-                let failure = self.parties[front].failure.or(self.last_failure);
-                self.parties[front].state = State::Told(Told::Late(failure));
+                self.parties[front].state = State::Told(self.lateness(front));
                 self.totals.timed_out_total += 1;
             } else if self.is_fresh(now) {
                 self.queue.remove(0);
@@ -937,6 +964,7 @@ impl World {
     }
 
     fn lend(&mut self, connection: u32) {
+        assert!(!self.suspended, "lent although the pool is suspended");
         let generation = self.generation;
         let lent = self.connection(connection);
         lent.place = Place::Granted;
@@ -979,6 +1007,11 @@ impl World {
             // A clock that is behind may have it come back before others.
             self.idle.sort_by_key(|idle| self.connections[idle].idle_since);
         }
+    }
+
+    fn lateness(&self, party: usize) -> Told {
+        let failure = self.parties[party].failure.or(self.last_failure);
+        if self.suspended { Told::Suspended(failure) } else { Told::Late(failure) }
     }
 
     fn begin_epoch(&mut self) {
@@ -1074,6 +1107,7 @@ impl World {
 
     fn is_queue_full(&self) -> bool {
         let can_serve = self.coming() + self.idle.len() + self.room() as usize;
+        let can_serve = if self.suspended { 0 } else { can_serve };
         let most = self.config.max_waiting.map(|most| most as usize + can_serve);
         most.is_some_and(|most| self.queue.len() >= most)
     }
@@ -1123,6 +1157,12 @@ impl World {
         assert_eq!(at_the_driver, expected.open(), "each connection is in exactly one state");
         assert!(at_the_driver <= self.allowance, "BOUND: {at_the_driver} > {}", self.allowance);
 
+        if self.closed {
+            assert!(self.idle.is_empty() && self.queue.is_empty(), "closed, and at rest");
+        }
+        if self.suspended {
+            return; // Whatever is free is left over, until it is resumed.
+        }
         let queue = || self.queue.iter().filter(|party| !self.is_expired(**party, self.latest));
         let waiting = queue().count();
         let unmet = queue().filter(|party| self.parties[**party].failure.is_none()).count();
@@ -1135,9 +1175,6 @@ impl World {
         let holds_failure = |party: &&usize| self.parties[**party].failure.is_some();
         let hopeless = self.queue.iter().find(holds_failure).filter(|_| self.busy() == 0);
         assert_eq!(hopeless, None, "REASON: waits for what cannot come");
-        if self.closed {
-            assert!(self.idle.is_empty() && self.queue.is_empty(), "closed, and at rest");
-        }
     }
 
     // ---- Picking -------------------------------------------------------------------------------
@@ -1184,6 +1221,7 @@ fn name(verdict: &Verdict<u32, Failure>) -> Told {
         Verdict::Granted(entry) => Told::Granted(entry.connection),
         Verdict::Failed(failure) => Told::Failed(*failure),
         Verdict::Late(failure) => Told::Late(*failure),
+        Verdict::Suspended(failure) => Told::Suspended(*failure),
         Verdict::Closed => Told::Closed,
         Verdict::Warm => Told::Warm,
         Verdict::Drained => Told::Drained,

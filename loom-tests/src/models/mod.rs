@@ -49,11 +49,15 @@
 //! | SHUT-12 | `what_a_predicate_retires_is_closed_when_it_comes_back` |
 //! | ACC-14 | `two_predicates_and_a_caller_end_a_connection_once` |
 //! | SHUT-12 | `a_dial_from_before_a_flush_is_not_lent_after_it` |
+//! | suspend: WAK-01 | `nobody_is_lent_anything_while_the_pool_is_suspended` |
+//! | suspend: WAK-01 | `who_waits_through_a_suspension_is_served` |
+//! | suspend: WAK-06 | `a_deadline_racing_a_resume_loses_no_connection` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
 
 mod closing;
+mod controlling;
 mod dialing;
 mod resting;
 mod returning;
