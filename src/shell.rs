@@ -15,6 +15,7 @@ use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
 use crate::event::{Event, Observer, Watch};
+use crate::histogram::{Histograms, Timings};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
@@ -41,6 +42,7 @@ pub(crate) struct Shell<D: Dialer> {
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
     workers: Arc<Workers<Assignment<D>>>,
+    timings: Timings,
     watch: Watch<<D as Dialer>::Error>,
 }
 
@@ -52,8 +54,8 @@ impl<D: Dialer> Shell<D> {
         let is_timed = config.check_after >= CoarseDuration::LEAST;
         let places = Places::new(if is_timed { config.max_idle() } else { 0 });
         let ledger = Mutex::new(Ledger::new(config));
-        let workers = Workers::new();
-        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers, watch })
+        let (workers, timings) = (Workers::new(), Timings::default());
+        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers, timings, watch })
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -69,11 +71,13 @@ impl<D: Dialer> Shell<D> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.unseen.rests_since));
+        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.unseen.since));
         // One from before a flush rests here for the moment until its returner has looked.
         let is_valid = entry.generation == open.generation;
         if is_fresh && is_valid && self.is_sound(&mut entry.connection) {
             entry.unseen.lent += 1;
+            entry.unseen.since = now.0;
+            self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.reused });
             return Some(entry);
         }
         self.reject(entry, is_fresh);
@@ -86,7 +90,7 @@ impl<D: Dialer> Shell<D> {
         if is_fresh {
             return self.retire(entry, CloseReason::Broken);
         }
-        let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
+        let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.since));
         self.event(|ledger, now| {
             ledger.take_in(entry, rested, now);
             ledger.look(now)
@@ -100,19 +104,40 @@ impl<D: Dialer> Shell<D> {
         start: Instant,
         deadline: Option<Instant>,
     ) -> Result<Lent<D>, Refused<D>> {
+        let mut has_queued = false;
+        let outcome = self.get_sound(start, deadline, &mut has_queued);
+        let mut waited = Duration::ZERO;
+        if has_queued {
+            waited = now().saturating_duration_since(start);
+            self.timings.note_wait(waited, outcome.is_ok());
+        }
+        self.checked_out(outcome, waited)
+    }
+
+    fn get_sound(
+        self: &Arc<Self>,
+        start: Instant,
+        deadline: Option<Instant>,
+        has_queued: &mut bool,
+    ) -> Result<Lent<D>, Refused<D>> {
         let mut place = None;
         loop {
-            let (ticket, mut entry) = self.get_any(place, start, deadline)?;
+            let (ticket, mut entry) = self.get_any(place, start, deadline, has_queued)?;
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire(entry, CloseReason::Broken);
+            self.retire_unused(entry);
             place = Some(ticket);
         }
     }
 
     /// A sound connection at rest, if there is one and nobody waits for it.
     pub(crate) fn try_get(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
+        let outcome = self.try_get_sound();
+        self.checked_out(outcome, Duration::ZERO)
+    }
+
+    fn try_get_sound(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
             let mut lent = Ok(None);
             let (mut stats, mut failure) = (Stats::default(), None);
@@ -129,8 +154,30 @@ impl<D: Dialer> Shell<D> {
             if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire(entry, CloseReason::Broken);
+            self.retire_unused(entry);
         }
+    }
+
+    /// A checkout has come to its end by the lock: its loan begins, or there is none.
+    fn checked_out(
+        &self,
+        mut outcome: Result<Lent<D>, Refused<D>>,
+        waited: Duration,
+    ) -> Result<Lent<D>, Refused<D>> {
+        match &mut outcome {
+            Ok(entry) => {
+                entry.unseen.since = CoarseInstant::now().0;
+                self.tell(|| Event::Lent { waited, reused: entry.reused });
+            }
+            Err(error) => self.tell(|| Event::TurnedAway { error, waited }),
+        }
+        outcome
+    }
+
+    /// A connection was lent by the ledger and is broken, so that nobody has had it.
+    fn retire_unused(self: &Arc<Self>, entry: Lent<D>) {
+        self.timings.note_vain_loan();
+        self.retire(entry, CloseReason::Broken);
     }
 
     /// Waits for a connection, which may turn out to be broken: then its ticket keeps the place.
@@ -139,6 +186,7 @@ impl<D: Dialer> Shell<D> {
         place: Option<Ticket>,
         start: Instant,
         deadline: Option<Instant>,
+        has_queued: &mut bool,
     ) -> Result<(Ticket, Lent<D>), Refused<D>> {
         // Who asks again has spent time since; who asks first has just read the clock.
         let now = if place.is_some() { now() } else { start };
@@ -156,6 +204,7 @@ impl<D: Dialer> Shell<D> {
                 return Err(error);
             }
         };
+        *has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Granted(entry), _) => Ok((ticket, entry)),
@@ -206,6 +255,12 @@ impl<D: Dialer> Shell<D> {
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
     #[inline]
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>) {
+        let (now, since) = (CoarseInstant::now(), CoarseInstant(entry.unseen.since));
+        // Nearly every loan ends within a tick of that clock: see `Timings`.
+        if now.is_a_tick_after(since) || self.watch.is_kept() {
+            let held = self.end_loan(&entry, now);
+            self.tell(|| Event::Returned { held });
+        }
         let connection = &mut entry.connection;
         if !self.is_sound(connection) {
             return self.retire(entry, CloseReason::Broken);
@@ -213,13 +268,14 @@ impl<D: Dialer> Shell<D> {
         if self.blocking.reset {
             return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
         }
-        if self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true) {
+        let outcome = self.user_code(|dialer| dialer.reset(connection));
+        if !self.has_passed(Task::Reset, outcome) {
             return self.retire(entry, CloseReason::ResetFailed);
         }
         match self.places.gate() {
             Some(open) if open.generation == entry.generation => {
                 entry.reused = true;
-                entry.unseen.rests_since = CoarseInstant::now().0;
+                entry.unseen.since = now.0;
                 if let Err(left) = self.places.put(entry, open) {
                     self.give_back_slowly(left);
                 }
@@ -235,14 +291,35 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// A borrowed connection is of no more use.
+    /// A borrower is done with a connection that is of no more use.
     #[cold]
-    pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+    pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        let held = self.end_loan(&entry, CoarseInstant::now());
+        self.tell(|| Event::Returned { held });
+        self.retire(entry, reason);
+    }
+
+    /// Notes for how long a connection was lent, and tells.
+    #[cold]
+    fn end_loan(&self, entry: &Lent<D>, now: CoarseInstant) -> Duration {
+        let since = CoarseInstant(entry.unseen.since);
+        let held = now.since(since);
+        if now.is_a_tick_after(since) {
+            self.timings.note_hold(held);
+        }
+        held
+    }
+
+    /// A lent connection is of no more use.
+    #[cold]
+    fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
         self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
     /// A borrower keeps its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
+        let held = self.end_loan(&entry, CoarseInstant::now());
+        self.tell(|| Event::Detached { held });
         let (connection, effects) = self.books().detach(entry, now());
         self.carry_out(effects);
         connection
@@ -307,6 +384,13 @@ impl<D: Dialer> Shell<D> {
             effects
         });
         stats
+    }
+
+    pub(crate) fn histograms(&self) -> Histograms {
+        self.timings.histograms(|| {
+            let ledger = self.books();
+            (ledger.stats(now()).lent_total, ledger.in_hands())
+        })
     }
 
     // ---- The lock ------------------------------------------------------------------------------
@@ -383,7 +467,11 @@ impl<D: Dialer> Shell<D> {
                 let now = now();
                 let took = now.saturating_duration_since(start);
                 let failure = match outcome {
-                    Some(Ok(connection)) => return self.books().dialed(id, connection, now),
+                    Some(Ok(connection)) => {
+                        self.timings.note_dial(took);
+                        self.tell(|| Event::Opened { took });
+                        return self.books().dialed(id, connection, now);
+                    }
                     Some(Err(error)) => DialFailure::new(error),
                     None => DialFailure::panicked(),
                 };
@@ -391,15 +479,13 @@ impl<D: Dialer> Shell<D> {
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
-                let sound = self.user_code(|dialer| {
-                    match task {
-                        Task::Check => dialer.check(connection, latest(deadline)),
-                        Task::Reset => dialer.reset(connection),
-                    }
-                    .is_ok()
+                let outcome = self.user_code(|dialer| match task {
+                    Task::Check => dialer.check(connection, latest(deadline)),
+                    Task::Reset => dialer.reset(connection),
                 });
                 let now = now();
-                self.books().back(id, entry, sound == Some(true), now)
+                let is_sound = self.has_passed(task, outcome);
+                self.books().back(id, entry, is_sound, now)
             }
             Errand::Close(CloseOrder { id, connection, reason, age }) => {
                 self.user_code(|dialer| dialer.close(connection));
@@ -429,6 +515,27 @@ impl<D: Dialer> Shell<D> {
             self.note_panic();
         }
         value
+    }
+
+    /// Whether a check or a reset has succeeded. To the pool, a panic of the dialer is a failure.
+    #[inline]
+    fn has_passed(&self, task: Task, outcome: Option<Result<(), D::Error>>) -> bool {
+        let error = match outcome {
+            Some(Ok(())) => return true,
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        self.task_failed(task, error);
+        false
+    }
+
+    #[cold]
+    fn task_failed(&self, task: Task, error: Option<D::Error>) {
+        self.tell(|| match task {
+            Task::Check => Event::CheckFailed { error: error.as_ref() },
+            Task::Reset => Event::ResetFailed { error: error.as_ref() },
+        });
+        self.user_code(|_| drop(error));
     }
 
     /// Tells the observer, if there is one. Never under the lock, and before the ledger is told:
@@ -490,7 +597,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
-            entry.unseen.rests_since = coarse.before(rested).0;
+            entry.unseen.since = coarse.before(rested).0;
             Some(entry)
         };
         self.shell.places.open(generation, until, lay_out, |entry| found.push(entry));
@@ -501,7 +608,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         if !found.is_empty() {
             let (now, coarse) = (now(), CoarseInstant::now());
             for entry in found {
-                let rested = coarse.since(CoarseInstant(entry.unseen.rests_since));
+                let rested = coarse.since(CoarseInstant(entry.unseen.since));
                 self.ledger.take_in(entry, rested, now);
             }
         }

@@ -37,6 +37,13 @@ impl CoarseInstant {
         self.0.saturating_sub(earlier.0) <= limit.0
     }
 
+    /// Whether this is another moment than `earlier` to the clock, and not by less than 2^-10 s
+    /// where it is precise: so the fastest kernel's timer ticks (1024 Hz).
+    #[inline]
+    pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) >= 1 << 22
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Duration {
         coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
     }
@@ -60,6 +67,20 @@ impl CoarseDuration {
         // Of whole seconds, 32 bits fit.
         let fits = span.as_secs() <= u64::from(u32::MAX);
         Self(if fits { coarsetime::Duration::from(span).as_ticks() } else { u64::MAX })
+    }
+}
+
+/// A number for people to read: no decision depends on it.
+#[derive(Debug, Default)]
+pub(crate) struct Figure(AtomicU64);
+
+impl Figure {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

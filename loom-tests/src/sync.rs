@@ -77,6 +77,10 @@ impl CoarseInstant {
         self.0.saturating_sub(earlier.0) <= limit.0
     }
 
+    pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) >= 1_000_000
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -95,6 +99,20 @@ impl CoarseDuration {
 
     pub(crate) fn new(span: Duration) -> Self {
         Self(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// As no decision depends on it, it is no scheduling point.
+#[derive(Debug, Default)]
+pub(crate) struct Figure(std::sync::atomic::AtomicU64);
+
+impl Figure {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
