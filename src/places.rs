@@ -18,7 +18,9 @@
 
 use std::time::Instant;
 
-use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, last_place, now, set_last_place};
+use crate::sync::{
+    AtomicU64, CoarseInstant, Figure, Ordering, Shelf, last_place, now, set_last_place,
+};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
@@ -36,6 +38,8 @@ pub(crate) struct Places<T> {
     /// Until when the gate counts as open: in nanoseconds since `start`, or `NO_LIMIT`.
     until: AtomicU64,
     start: Instant,
+    /// How many the latest sweep has found.
+    swept: Figure,
     places: Box<[Shelf<T>]>,
 }
 
@@ -49,7 +53,13 @@ impl<T> Places<T> {
     /// Places for at most `most` connections, all empty, behind an open gate.
     pub(crate) fn new(most: u32) -> Self {
         let places = (0..most.min(PLACES_MOST)).map(|_| Shelf::new()).collect();
-        Self { gate: AtomicU64::new(0), until: AtomicU64::new(NO_LIMIT), start: now(), places }
+        Self {
+            gate: AtomicU64::new(0),
+            until: AtomicU64::new(NO_LIMIT),
+            start: now(),
+            swept: Figure::default(),
+            places,
+        }
     }
 
     /// `None`: it is shut, or its time is up, and callers go by the ledger.
@@ -141,6 +151,16 @@ impl<T> Places<T> {
         self.places.get(at)
     }
 
+    /// How many rest here, as far as can be seen at a glance; of places that somebody has swept for
+    /// the moment, how many were found there.
+    pub(crate) fn resting(&self) -> u32 {
+        let resting = match self.is_open() {
+            Some(_) => self.places.iter().filter(|place| place.looks_taken()).count() as u64,
+            None => self.swept.get(),
+        };
+        u32::try_from(resting).unwrap_or(u32::MAX)
+    }
+
     // ---- For the holder of the ledger's lock, and nobody else -----------------------------------
 
     /// Shuts the gate, and takes everything up. Nothing is left to do if it is shut already.
@@ -148,7 +168,12 @@ impl<T> Places<T> {
         let gate = self.gate.load(Ordering::Relaxed);
         if gate & SHUT == 0 {
             self.gate.store(gate | SHUT, Ordering::Relaxed);
-            self.places.iter().filter_map(Shelf::take).for_each(&mut found);
+            let mut swept = 0;
+            for item in self.places.iter().filter_map(Shelf::take) {
+                found(item);
+                swept += 1;
+            }
+            self.swept.set(swept);
         }
     }
 

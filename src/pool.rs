@@ -261,6 +261,30 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.stats()
     }
 
+    /// As [`stats`](Self::stats), without the pool's lock: for whoever looks often, such as a metrics
+    /// exporter, and must neither wait nor make others wait.
+    ///
+    /// `open()` is `idle + in_use + dialing + closing`, and at most `max_open`, in every reading. But
+    /// it is of no single moment: `idle` and `in_use` are of now, at a glance, and the rest is as it
+    /// was when the lock was last taken, as it is for whatever is opened, closed or waited for. What
+    /// has been lent without the lock since is not in the totals yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// let connection = pool.get()?;
+    /// assert_eq!(pool.recent_stats().in_use, 1);
+    /// drop(connection);
+    /// assert_eq!(pool.recent_stats().idle, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn recent_stats(&self) -> Stats {
+        self.handle.shell.recent_stats()
+    }
+
     /// How long waits, dials and loans took, each time since the pool was opened.
     ///
     /// Always on: a checkout that waits for nobody, and its return, write nothing for it.

@@ -23,7 +23,9 @@ use crate::ledger::{
 };
 use crate::places::Places;
 use crate::stats::Stats;
-use crate::sync::{Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now};
+use crate::sync::{
+    Bell, CoarseDuration, CoarseInstant, Latest, Mutex, MutexGuard, Wake, catch, now,
+};
 use crate::workers::{Job, Workers};
 
 type Connection<D> = <D as Dialer>::Connection;
@@ -42,6 +44,7 @@ pub(crate) struct Shell<D: Dialer> {
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
     workers: Arc<Workers<Assignment<D>>>,
+    reading: Latest<Reading>,
     timings: Timings,
     watch: Watch<<D as Dialer>::Error>,
 }
@@ -53,9 +56,19 @@ impl<D: Dialer> Shell<D> {
         // What the coarse clock cannot tell is left to the ledger.
         let is_timed = config.check_after >= CoarseDuration::LEAST;
         let places = Places::new(if is_timed { config.max_idle() } else { 0 });
-        let ledger = Mutex::new(Ledger::new(config));
-        let (workers, timings) = (Workers::new(), Timings::default());
-        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers, timings, watch })
+        let ledger = Ledger::new(config);
+        let reading = Reading { stats: ledger.stats(now()), is_laid_out: false };
+        Arc::new(Self {
+            dialer,
+            blocking,
+            check_after,
+            places,
+            ledger: Mutex::new(ledger),
+            workers: Workers::new(),
+            reading: Latest::new(reading),
+            timings: Timings::default(),
+            watch,
+        })
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -386,6 +399,18 @@ impl<D: Dialer> Shell<D> {
         stats
     }
 
+    /// The numbers without the lock: a glance at the places, and the rest as last noted.
+    pub(crate) fn recent_stats(&self) -> Stats {
+        let Reading { mut stats, is_laid_out } = self.reading.get();
+        if is_laid_out {
+            // Of one moment or of two, they add up to what is open.
+            let resting = self.places.resting().min(stats.in_use);
+            stats.idle += resting;
+            stats.in_use -= resting;
+        }
+        stats
+    }
+
     pub(crate) fn histograms(&self) -> Histograms {
         self.timings.histograms(|| {
             let ledger = self.books();
@@ -568,6 +593,14 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
+/// The pool's numbers as they were when the lock was last freed.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    stats: Stats,
+    /// Whether connections have been in the places since: to the ledger they are in use.
+    is_laid_out: bool,
+}
+
 /// The ledger, locked. What rests in the places is in it, and is laid out again on unlocking if
 /// nobody has to be served first.
 struct OpenBooks<'a, D: Dialer> {
@@ -578,7 +611,7 @@ struct OpenBooks<'a, D: Dialer> {
 impl<D: Dialer> OpenBooks<'_, D> {
     /// Unlocks for the time of a wait.
     fn wait(&mut self, bell: &Bell, until: Option<Instant>) -> Wake {
-        self.lay_out();
+        self.put_away();
         let wake = bell.wait(&mut self.ledger, until);
         self.take_in();
         wake
@@ -590,9 +623,19 @@ impl<D: Dialer> OpenBooks<'_, D> {
         self.take_in_all(found);
     }
 
-    fn lay_out(&mut self) {
-        let (now, coarse) = (now(), CoarseInstant::now());
-        let Some(ease) = self.ledger.ease(now) else { return };
+    /// Before unlocking: what may rest within reach of all is laid out, and the numbers are noted.
+    fn put_away(&mut self) {
+        let now = now();
+        let ease = self.ledger.ease(now);
+        if let Some(ease) = ease {
+            self.lay_out(ease, now);
+        }
+        let (stats, is_laid_out) = (self.ledger.stats(now), ease.is_some());
+        self.shell.reading.set(Reading { stats, is_laid_out });
+    }
+
+    fn lay_out(&mut self, ease: Duration, now: Instant) {
+        let coarse = CoarseInstant::now();
         let (generation, until) = (self.ledger.generation(), moment(now, ease));
         let mut found = Vec::new();
         let lay_out = || {
@@ -631,7 +674,7 @@ impl<D: Dialer> DerefMut for OpenBooks<'_, D> {
 
 impl<D: Dialer> Drop for OpenBooks<'_, D> {
     fn drop(&mut self) {
-        self.lay_out();
+        self.put_away();
     }
 }
 

@@ -79,8 +79,30 @@ impl Figure {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The latest copy of what a lock protects, for whoever must not wait for that lock: a reader waits
+/// for nothing but a copy being made. On cache lines of its own.
+pub(crate) struct Latest<T>(CachePadded<AtomicCell<T>>);
+
+impl<T: Copy> Latest<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(CachePadded::new(AtomicCell::new(value)))
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        self.0.store(value);
+    }
+
+    pub(crate) fn get(&self) -> T {
+        self.0.load()
     }
 }
 

@@ -360,7 +360,13 @@ fn an_observer_may_use_the_pool_in_every_event() {
 
 /// Every method of a pool, as far as they end by themselves.
 fn use_all(pool: &Pool<Scripted>) {
-    let _ = (pool.stats(), pool.histograms(), pool.clone().dialer(), format!("{pool:?}"));
+    let _ = (
+        pool.stats(),
+        pool.recent_stats(),
+        pool.histograms(),
+        pool.clone().dialer(),
+        format!("{pool:?}"),
+    );
     let _ = (pool.try_get(), pool.try_get_owned());
     let now = Instant::now();
     let _ = (pool.get_timeout(SHORT), pool.get_timeout_owned(SHORT), pool.get_deadline(now));
