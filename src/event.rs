@@ -32,7 +32,8 @@ impl<E, F: Fn(&Event<'_, E>) + Send + Sync + 'static> Observer<E> for F {
 /// [`Detached`](Self::Detached), every [`Opened`](Self::Opened) by one [`Closed`](Self::Closed) or
 /// `Detached`. Each is told before anything follows from it: a connection's `Opened` before its
 /// first `Lent`, its `Returned` before its next `Lent`, its `Closed` before the `Opened` of the one
-/// that takes its slot. So no more are `Opened` and not `Closed` than may be open.
+/// that takes its slot. So no more are `Opened` and not `Closed` than may be open (but for those
+/// whose close overran `close_timeout`).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a, E> {

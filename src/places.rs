@@ -38,8 +38,8 @@ pub(crate) struct Places<T> {
     /// Until when the gate counts as open: in nanoseconds since `start`, or `NO_LIMIT`.
     until: AtomicU64,
     start: Instant,
-    /// How many the latest sweep has found.
-    swept: Figure,
+    /// How many the latest sweep has found, or how many have been laid out since.
+    last_seen: Figure,
     places: Box<[Shelf<T>]>,
 }
 
@@ -57,7 +57,7 @@ impl<T> Places<T> {
             gate: AtomicU64::new(0),
             until: AtomicU64::new(NO_LIMIT),
             start: now(),
-            swept: Figure::default(),
+            last_seen: Figure::default(),
             places,
         }
     }
@@ -156,7 +156,7 @@ impl<T> Places<T> {
     pub(crate) fn resting(&self) -> u32 {
         let resting = match self.is_open() {
             Some(_) => self.places.iter().filter(|place| place.looks_taken()).count() as u64,
-            None => self.swept.get(),
+            None => self.last_seen.get(),
         };
         u32::try_from(resting).unwrap_or(u32::MAX)
     }
@@ -173,7 +173,7 @@ impl<T> Places<T> {
                 found(item);
                 swept += 1;
             }
-            self.swept.set(swept);
+            self.last_seen.set(swept);
         }
     }
 
@@ -184,11 +184,16 @@ impl<T> Places<T> {
         generation: u32,
         until: Option<Instant>,
         mut more: impl FnMut() -> Option<T>,
-        found: impl FnMut(T),
+        mut found: impl FnMut(T),
     ) {
         debug_assert!(self.is_open().is_none(), "the gate is shut while the ledger is locked");
-        let laid_out = self.places.iter().map_while(|place| Some(place.swap(more()?)));
-        laid_out.flatten().for_each(found);
+        let mut laid_out = 0;
+        for place in &self.places {
+            let Some(item) = more() else { break };
+            laid_out += 1;
+            place.swap(item).into_iter().for_each(&mut found);
+        }
+        self.last_seen.set(laid_out);
         let until = until.map_or(NO_LIMIT, |until| self.nanoseconds(until));
         self.until.store(until, Ordering::Relaxed);
         self.gate.store(u64::from(generation) << 1, Ordering::Release);

@@ -924,6 +924,9 @@ impl World {
     fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Instant) {
         let id = self.take_close(connection, reason, now);
         self.note_closing(id, connection, now);
+        self.totals.broken_total += u64::from(reason == CloseReason::Broken);
+        self.totals.reset_failed_total += u64::from(reason == CloseReason::ResetFailed);
+        self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
     }
 
     fn note_closing(&mut self, id: ErrandId, connection: u32, now: Instant) {
