@@ -14,6 +14,8 @@ mod error;
 #[forbid(unsafe_code)]
 mod event;
 #[forbid(unsafe_code)]
+mod histogram;
+#[forbid(unsafe_code)]
 mod ledger;
 #[forbid(unsafe_code)]
 mod maintenance;
@@ -37,5 +39,6 @@ pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
 pub use crate::event::{Event, Observer};
+pub use crate::histogram::{Histogram, Histograms};
 pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};
 pub use crate::stats::Stats;

@@ -19,7 +19,7 @@
 use std::time::Instant;
 
 use crate::sync::{
-    AtomicU64, CoarseInstant, Knob, OnceLock, Ordering, Shelf, last_place, now, set_last_place,
+    AtomicU64, CoarseInstant, Figure, OnceLock, Ordering, Shelf, last_place, now, set_last_place,
 };
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
@@ -38,13 +38,15 @@ pub(crate) struct Places<T> {
     /// Until when the gate counts as open: in nanoseconds since `start`, or `NO_LIMIT`.
     until: AtomicU64,
     start: Instant,
+    /// How many the latest sweep has found, or how many have been laid out since.
+    last_seen: Figure,
     /// Those that the pool began with.
     first: Box<[Shelf<T>]>,
     /// Those that it has needed since: made at once, up to the most that there may be.
     later: OnceLock<Box<[Shelf<T>]>>,
     /// How many of the later ones are in use. It only grows, so that a sweep finds all that anybody
     /// may have left.
-    later_used: Knob,
+    later_used: Figure,
 }
 
 /// The gate is open, for connections of this epoch.
@@ -60,9 +62,10 @@ impl<T> Places<T> {
             gate: AtomicU64::new(0),
             until: AtomicU64::new(NO_LIMIT),
             start: now(),
+            last_seen: Figure::default(),
             first: shelves(most.min(PLACES_MOST) as usize),
             later: OnceLock::new(),
-            later_used: Knob::new(0),
+            later_used: Figure::default(),
         }
     }
 
@@ -177,6 +180,16 @@ impl<T> Places<T> {
         self.place(at)
     }
 
+    /// How many rest here, as far as can be seen at a glance; of places that somebody has swept for
+    /// the moment, how many were found there.
+    pub(crate) fn resting(&self) -> u32 {
+        let resting = match self.is_open() {
+            Some(_) => self.all().filter(|place| place.looks_taken()).count() as u64,
+            None => self.last_seen.get(),
+        };
+        u32::try_from(resting).unwrap_or(u32::MAX)
+    }
+
     // ---- For the holder of the ledger's lock, and nobody else -----------------------------------
 
     /// Shuts the gate, and takes everything up. Nothing is left to do if it is shut already.
@@ -184,7 +197,12 @@ impl<T> Places<T> {
         let gate = self.gate.load(Ordering::Relaxed);
         if gate & SHUT == 0 {
             self.gate.store(gate | SHUT, Ordering::Relaxed);
-            self.all().filter_map(Shelf::take).for_each(&mut found);
+            let mut swept = 0;
+            for item in self.all().filter_map(Shelf::take) {
+                found(item);
+                swept += 1;
+            }
+            self.last_seen.set(swept);
         }
     }
 
@@ -205,11 +223,16 @@ impl<T> Places<T> {
         epoch: u32,
         until: Option<Instant>,
         mut more: impl FnMut() -> Option<T>,
-        found: impl FnMut(T),
+        mut found: impl FnMut(T),
     ) {
         debug_assert!(self.is_open().is_none(), "the gate is shut while the ledger is locked");
-        let laid_out = self.all().map_while(|place| Some(place.swap(more()?)));
-        laid_out.flatten().for_each(found);
+        let mut laid_out = 0;
+        for place in self.all() {
+            let Some(item) = more() else { break };
+            laid_out += 1;
+            place.swap(item).into_iter().for_each(&mut found);
+        }
+        self.last_seen.set(laid_out);
         let until = until.map_or(NO_LIMIT, |until| self.nanoseconds(until));
         self.until.store(until, Ordering::Relaxed);
         self.gate.store(u64::from(epoch) << 1, Ordering::Release);

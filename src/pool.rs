@@ -12,6 +12,7 @@ use crate::config::{Config, ConfigError, moment};
 use crate::dialer::Dialer;
 use crate::error::GetError;
 use crate::event::Watch;
+use crate::histogram::Histograms;
 use crate::ledger::Entry;
 use crate::shell::Shell;
 use crate::stats::Stats;
@@ -258,6 +259,38 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.stats()
     }
 
+    /// As [`stats`](Self::stats), without the pool's lock: for whoever looks often, such as a metrics
+    /// exporter, and must neither wait nor make others wait.
+    ///
+    /// `open()` is `idle + in_use + dialing + closing`, and at most `max_open`, in every reading. But
+    /// it is of no single moment: `idle` and `in_use` are of now, at a glance, and the rest is as it
+    /// was when the lock was last taken, as it is for whatever is opened, closed or waited for. What
+    /// has been lent without the lock since is not in the totals yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// let connection = pool.get()?;
+    /// assert_eq!(pool.recent_stats().in_use, 1);
+    /// drop(connection);
+    /// assert_eq!(pool.recent_stats().idle, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn recent_stats(&self) -> Stats {
+        self.handle.shell.recent_stats()
+    }
+
+    /// How long waits, dials and loans took, each time since the pool was opened.
+    ///
+    /// Always on: a checkout that waits for nobody, and its return, write nothing for it.
+    #[must_use]
+    pub fn histograms(&self) -> Histograms {
+        self.handle.shell.histograms()
+    }
+
     /// The dialer.
     #[must_use]
     pub fn dialer(&self) -> &D {
@@ -466,7 +499,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     /// ```
     pub fn discard(mut guard: Self) {
         let entry = guard.take();
-        guard.shell().retire(entry, CloseReason::Discarded);
+        guard.shell().discard(entry, CloseReason::Discarded);
     }
 
     /// Takes the connection out of the pool, to keep. It no longer counts as open.
@@ -536,7 +569,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
         let Some(entry) = self.entry.take() else { return };
         let is_suspect = thread::panicking() && !self.was_panicking;
         if is_suspect && self.shell().knobs().retire_on_panic() {
-            self.shell().retire(entry, CloseReason::Panicked);
+            self.shell().discard(entry, CloseReason::Panicked);
         } else {
             self.shell().give_back(entry);
         }

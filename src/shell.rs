@@ -16,6 +16,7 @@ use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
 use crate::event::{Event, Observer, Watch};
+use crate::histogram::{Histograms, Timings};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
@@ -25,7 +26,7 @@ use crate::maintenance::{self, Upkeep};
 use crate::places::Places;
 use crate::stats::Stats;
 use crate::sync::{
-    Bell, CoarseDuration, CoarseInstant, Knob, Mutex, MutexGuard, Wake, catch, now, seed,
+    Bell, CoarseDuration, CoarseInstant, Figure, Latest, Mutex, MutexGuard, Wake, catch, now, seed,
 };
 use crate::workers::{Job, Workers};
 
@@ -49,18 +50,28 @@ pub(crate) struct Shell<D: Dialer> {
     /// Those that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     workers: Arc<Workers<Assignment<D>>>,
+    reading: Latest<Reading>,
+    timings: Timings,
     watch: Watch<<D as Dialer>::Error>,
 }
 
 impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
         let blocking = dialer.blocking();
-        let knobs = Knobs::new(&config);
-        let places = Places::new(places_for(&config));
-        let ledger = Mutex::new(Ledger::new(config, seed()));
-        let predicates = Mutex::new(BTreeMap::new());
-        let workers = Workers::new();
-        Arc::new(Self { dialer, blocking, knobs, places, ledger, predicates, workers, watch })
+        let ledger = Ledger::new(config, seed());
+        let reading = Reading { stats: ledger.stats(now()), is_laid_out: false };
+        Arc::new(Self {
+            dialer,
+            blocking,
+            knobs: Knobs::new(&config),
+            places: Places::new(places_for(&config)),
+            ledger: Mutex::new(ledger),
+            predicates: Mutex::new(BTreeMap::new()),
+            workers: Workers::new(),
+            reading: Latest::new(reading),
+            timings: Timings::default(),
+            watch,
+        })
     }
 
     pub(crate) fn knobs(&self) -> &Knobs {
@@ -80,8 +91,7 @@ impl<D: Dialer> Shell<D> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let is_fresh =
-            now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.unseen.rests_since));
+        let is_fresh = now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.unseen.since));
         // One of an older epoch rests here for the moment until its returner has looked.
         if !is_fresh || entry.epoch != open.epoch || now >= CoarseInstant(entry.expires) {
             self.pass_on(entry);
@@ -92,13 +102,15 @@ impl<D: Dialer> Shell<D> {
             return None;
         }
         entry.unseen.lent += 1;
+        entry.unseen.since = now.0;
+        self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.reused });
         Some(entry)
     }
 
     /// The ledger shall see to a connection from a place before it is lent.
     #[cold]
     fn pass_on(self: &Arc<Self>, entry: Lent<D>) {
-        let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
+        let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.since));
         self.event(|ledger, now| {
             ledger.take_in(entry, rested, now);
             ledger.look(now)
@@ -112,19 +124,40 @@ impl<D: Dialer> Shell<D> {
         start: Instant,
         deadline: Option<Instant>,
     ) -> Result<Lent<D>, Refused<D>> {
+        let mut has_queued = false;
+        let outcome = self.get_sound(start, deadline, &mut has_queued);
+        let mut waited = Duration::ZERO;
+        if has_queued {
+            waited = now().saturating_duration_since(start);
+            self.timings.note_wait(waited, outcome.is_ok());
+        }
+        self.checked_out(outcome, waited)
+    }
+
+    fn get_sound(
+        self: &Arc<Self>,
+        start: Instant,
+        deadline: Option<Instant>,
+        has_queued: &mut bool,
+    ) -> Result<Lent<D>, Refused<D>> {
         let mut place = None;
         loop {
-            let (ticket, mut entry) = self.get_any(place, start, deadline)?;
+            let (ticket, mut entry) = self.get_any(place, start, deadline, has_queued)?;
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire(entry, CloseReason::Broken);
+            self.retire_unused(entry);
             place = Some(ticket);
         }
     }
 
     /// A sound connection at rest, if there is one and nobody waits for it.
     pub(crate) fn try_get(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
+        let outcome = self.try_get_sound();
+        self.checked_out(outcome, Duration::ZERO)
+    }
+
+    fn try_get_sound(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
             let mut lent = Ok(None);
             let (mut stats, mut failure) = (Stats::default(), None);
@@ -146,8 +179,30 @@ impl<D: Dialer> Shell<D> {
             if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire(entry, CloseReason::Broken);
+            self.retire_unused(entry);
         }
+    }
+
+    /// A checkout has come to its end by the lock: its loan begins, or there is none.
+    fn checked_out(
+        &self,
+        mut outcome: Result<Lent<D>, Refused<D>>,
+        waited: Duration,
+    ) -> Result<Lent<D>, Refused<D>> {
+        match &mut outcome {
+            Ok(entry) => {
+                entry.unseen.since = CoarseInstant::now().0;
+                self.tell(|| Event::Lent { waited, reused: entry.reused });
+            }
+            Err(error) => self.tell(|| Event::TurnedAway { error, waited }),
+        }
+        outcome
+    }
+
+    /// A connection was lent by the ledger and is broken, so that nobody has had it.
+    fn retire_unused(self: &Arc<Self>, entry: Lent<D>) {
+        self.timings.note_vain_loan();
+        self.retire(entry, CloseReason::Broken);
     }
 
     /// Waits for a connection, which may turn out to be broken: then its ticket keeps the place.
@@ -156,6 +211,7 @@ impl<D: Dialer> Shell<D> {
         place: Option<Ticket>,
         start: Instant,
         deadline: Option<Instant>,
+        has_queued: &mut bool,
     ) -> Result<(Ticket, Lent<D>), Refused<D>> {
         // Who asks again has spent time since; who asks first has just read the clock.
         let now = if place.is_some() { now() } else { start };
@@ -178,6 +234,7 @@ impl<D: Dialer> Shell<D> {
                 return Err(error);
             }
         };
+        *has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Granted(entry), _) => Ok((ticket, entry)),
@@ -230,6 +287,12 @@ impl<D: Dialer> Shell<D> {
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
     #[inline]
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>) {
+        let (now, since) = (CoarseInstant::now(), CoarseInstant(entry.unseen.since));
+        // Nearly every loan ends within a tick of that clock: see `Timings`.
+        if now.is_a_tick_after(since) || self.watch.is_kept() {
+            let held = self.end_loan(&entry, now);
+            self.tell(|| Event::Returned { held });
+        }
         let connection = &mut entry.connection;
         if !self.is_sound(connection) {
             return self.retire(entry, CloseReason::Broken);
@@ -237,14 +300,14 @@ impl<D: Dialer> Shell<D> {
         if self.blocking.reset {
             return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
         }
-        if !self.is_ok(|dialer| dialer.reset(connection)) {
+        if !self.has_passed(Task::Reset, |dialer| dialer.reset(connection)) {
             return self.retire(entry, CloseReason::ResetFailed);
         }
         let now = CoarseInstant::now();
         match self.places.gate() {
             Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
                 entry.reused = true;
-                entry.unseen.rests_since = now.0;
+                entry.unseen.since = now.0;
                 if let Err(left) = self.places.put(entry, open) {
                     self.give_back_slowly(left);
                 }
@@ -260,14 +323,35 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// A borrowed connection is of no more use.
+    /// A borrower is done with a connection that is of no more use.
     #[cold]
-    pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+    pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        let held = self.end_loan(&entry, CoarseInstant::now());
+        self.tell(|| Event::Returned { held });
+        self.retire(entry, reason);
+    }
+
+    /// Notes for how long a connection was lent, and tells.
+    #[cold]
+    fn end_loan(&self, entry: &Lent<D>, now: CoarseInstant) -> Duration {
+        let since = CoarseInstant(entry.unseen.since);
+        let held = now.since(since);
+        if now.is_a_tick_after(since) {
+            self.timings.note_hold(held);
+        }
+        held
+    }
+
+    /// A lent connection is of no more use.
+    #[cold]
+    fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
         self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
     /// A borrower keeps its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
+        let held = self.end_loan(&entry, CoarseInstant::now());
+        self.tell(|| Event::Detached { held });
         let (connection, effects) = self.books().detach(entry, now());
         self.carry_out(effects);
         connection
@@ -357,6 +441,25 @@ impl<D: Dialer> Shell<D> {
             effects
         });
         stats
+    }
+
+    /// The numbers without the lock: a glance at the places, and the rest as last noted.
+    pub(crate) fn recent_stats(&self) -> Stats {
+        let Reading { mut stats, is_laid_out } = self.reading.get();
+        if is_laid_out {
+            // Of one moment or of two, they add up to what is open.
+            let resting = self.places.resting().min(stats.in_use);
+            stats.idle += resting;
+            stats.in_use -= resting;
+        }
+        stats
+    }
+
+    pub(crate) fn histograms(&self) -> Histograms {
+        self.timings.histograms(|| {
+            let ledger = self.books();
+            (ledger.stats(now()).lent_total, ledger.in_hands())
+        })
     }
 
     // ---- The lock ------------------------------------------------------------------------------
@@ -471,7 +574,11 @@ impl<D: Dialer> Shell<D> {
                 let now = now();
                 let took = now.saturating_duration_since(start);
                 let failure = match outcome {
-                    Some(Ok(connection)) => return self.books().dialed(id, connection, now),
+                    Some(Ok(connection)) => {
+                        self.timings.note_dial(took);
+                        self.tell(|| Event::Opened { took });
+                        return self.books().dialed(id, connection, now);
+                    }
                     Some(Err(error)) => DialFailure::new(error),
                     None => DialFailure::panicked(),
                 };
@@ -479,15 +586,15 @@ impl<D: Dialer> Shell<D> {
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
-                let sound = match task {
-                    Task::Check | Task::KeepAlive => {
-                        self.is_ok(|dialer| dialer.check(connection, latest(deadline)))
-                    }
-                    Task::Reset => self.is_ok(|dialer| dialer.reset(connection)),
+                let is_sound = match task {
                     Task::Judge { since, until } => self.may_stay(connection, since, until),
+                    Task::Check | Task::KeepAlive => {
+                        self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
+                    }
+                    Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),
                 };
                 let now = now();
-                self.books().back(id, entry, sound, now)
+                self.books().back(id, entry, is_sound, now)
             }
             Errand::Close(CloseOrder { id, connection, reason, age }) => {
                 self.user_code(|dialer| dialer.close(connection));
@@ -519,6 +626,27 @@ impl<D: Dialer> Shell<D> {
         value
     }
 
+    /// Whether a check or a reset has succeeded. To the pool, a panic of the dialer is a failure.
+    #[inline]
+    fn has_passed(&self, task: Task, code: impl FnOnce(&D) -> Result<(), D::Error>) -> bool {
+        let error = match self.user_code(code) {
+            Some(Ok(())) => return true,
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        self.task_failed(task, error);
+        false
+    }
+
+    #[cold]
+    fn task_failed(&self, task: Task, error: Option<D::Error>) {
+        self.tell(|| match task {
+            Task::Reset => Event::ResetFailed { error: error.as_ref() },
+            _ => Event::CheckFailed { error: error.as_ref() },
+        });
+        self.user_code(|_| drop(error));
+    }
+
     /// Tells the observer, if there is one. Never under the lock, and before the ledger is told:
     /// so what follows from an event is observed after it.
     #[inline]
@@ -544,11 +672,6 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[inline]
-    fn is_ok(&self, code: impl FnOnce(&D) -> Result<(), D::Error>) -> bool {
-        // The error is dropped where its panic is caught.
-        self.user_code(|dialer| code(dialer).is_ok()) == Some(true)
-    }
-
     /// Whether none of the predicates of those epochs retires a connection.
     fn may_stay(&self, connection: &Connection<D>, since: u32, until: u32) -> bool {
         let epochs = (Bound::Excluded(since), Bound::Included(until));
@@ -569,16 +692,16 @@ impl<D: Dialer> Shell<D> {
 }
 
 /// The settings that are read without the lock. They are set under it.
+#[derive(Default)]
 pub(crate) struct Knobs {
-    fresh_for: Knob,
-    get_timeout: Knob,
-    retire_on_panic: Knob,
+    fresh_for: Figure,
+    get_timeout: Figure,
+    retire_on_panic: Figure,
 }
 
 impl Knobs {
     fn new(config: &Config) -> Self {
-        let knobs = || Knob::new(0);
-        let knobs = Self { fresh_for: knobs(), get_timeout: knobs(), retire_on_panic: knobs() };
+        let knobs = Self::default();
         knobs.set(config);
         knobs
     }
@@ -619,6 +742,14 @@ fn places_for(config: &Config) -> u32 {
     if is_timed(config) { config.max_idle() } else { 0 }
 }
 
+/// The pool's numbers as they were when the lock was last freed.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    stats: Stats,
+    /// Whether connections have been in the places since: to the ledger they are in use.
+    is_laid_out: bool,
+}
+
 /// The ledger, locked. What rests in the places is in it, and is laid out again on unlocking if
 /// nobody has to be served first.
 struct OpenBooks<'a, D: Dialer> {
@@ -629,7 +760,7 @@ struct OpenBooks<'a, D: Dialer> {
 impl<D: Dialer> OpenBooks<'_, D> {
     /// Unlocks for the time of a wait.
     fn wait(&mut self, bell: &Bell, until: Option<Instant>) -> Wake {
-        self.lay_out();
+        self.put_away();
         let wake = bell.wait(&mut self.ledger, until);
         self.take_in();
         wake
@@ -641,17 +772,24 @@ impl<D: Dialer> OpenBooks<'_, D> {
         self.take_in_all(found);
     }
 
-    fn lay_out(&mut self) {
-        if !is_timed(self.ledger.config()) {
-            return;
+    /// Before unlocking: what may rest within reach of all is laid out, and the numbers are noted.
+    fn put_away(&mut self) {
+        let now = now();
+        let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
+        if let Some(ease) = ease {
+            self.lay_out(ease, now);
         }
-        let (now, coarse) = (now(), CoarseInstant::now());
-        let Some(ease) = self.ledger.ease(now) else { return };
+        let (stats, is_laid_out) = (self.ledger.stats(now), ease.is_some());
+        self.shell.reading.set(Reading { stats, is_laid_out });
+    }
+
+    fn lay_out(&mut self, ease: Duration, now: Instant) {
+        let coarse = CoarseInstant::now();
         let (epoch, until) = (self.ledger.epoch(), moment(now, ease));
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
-            entry.unseen.rests_since = coarse.before(rested).0;
+            entry.unseen.since = coarse.before(rested).0;
             date::<D>(&self.ledger, &mut entry, now, coarse);
             Some(entry)
         };
@@ -663,7 +801,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         if !found.is_empty() {
             let (now, coarse) = (now(), CoarseInstant::now());
             for entry in found {
-                let rested = coarse.since(CoarseInstant(entry.unseen.rests_since));
+                let rested = coarse.since(CoarseInstant(entry.unseen.since));
                 self.ledger.take_in(entry, rested, now);
             }
         }
@@ -686,7 +824,7 @@ impl<D: Dialer> DerefMut for OpenBooks<'_, D> {
 
 impl<D: Dialer> Drop for OpenBooks<'_, D> {
     fn drop(&mut self) {
-        self.lay_out();
+        self.put_away();
     }
 }
 

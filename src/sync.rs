@@ -44,6 +44,13 @@ impl CoarseInstant {
         self.0.saturating_sub(earlier.0) <= limit.0
     }
 
+    /// Whether this is another moment than `earlier` to the clock, and not by less than 2^-10 s
+    /// where it is precise: so the fastest kernel's timer ticks (1024 Hz).
+    #[inline]
+    pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) >= 1 << 22
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Duration {
         coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
     }
@@ -75,21 +82,40 @@ impl CoarseDuration {
     }
 }
 
-/// A number that threads read as it is now or was just before, and that is seldom set.
-pub(crate) struct Knob(AtomicU64);
+/// A number that threads read as it is now or was just before.
+#[derive(Debug, Default)]
+pub(crate) struct Figure(AtomicU64);
 
-impl Knob {
-    pub(crate) fn new(value: u64) -> Self {
-        Self(AtomicU64::new(value))
+impl Figure {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     #[inline]
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
 
-    pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
+/// The latest copy of what a lock protects, for whoever must not wait for that lock: a reader waits
+/// for nothing but a copy being made. On cache lines of its own.
+pub(crate) struct Latest<T>(CachePadded<AtomicCell<T>>);
+
+impl<T: Copy> Latest<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(CachePadded::new(AtomicCell::new(value)))
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        self.0.store(value);
+    }
+
+    pub(crate) fn get(&self) -> T {
+        self.0.load()
     }
 }
 

@@ -113,12 +113,12 @@ fn what_is_refused_changes_nothing() {
         ),
         (
             pool.reconfigure().check_after(Duration::ZERO).max_idle(5),
-            ConfigError::Contradiction { setting: "max_idle", value: 5, limit: 4 },
+            ConfigError::Contradiction { setting: "max_idle", value: 5, bound: "max_open", limit: 4 },
         ),
         (
             // Even if it is what it was: said together with the other it contradicts it.
             pool.reconfigure().check_after(Duration::ZERO).max_open(2).max_idle(3),
-            ConfigError::Contradiction { setting: "max_idle", value: 3, limit: 2 },
+            ConfigError::Contradiction { setting: "max_idle", value: 3, bound: "max_open", limit: 2 },
         ),
     ] {
         assert_eq!(refused.apply(), Err(why));
@@ -404,7 +404,8 @@ fn a_predicate_is_dropped_when_it_has_judged_all_that_it_had_to() {
         gate.open();
         assert!(waiter.join().unwrap().is_err());
     });
-    assert_eq!(left(), 0);
+    // The worker that has told the waiter sees to the predicate next.
+    await_that("the predicate is dropped", || left() == 0);
     await_rest(&pool, &server);
 }
 

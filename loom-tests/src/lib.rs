@@ -16,6 +16,8 @@ mod dialer;
 mod error;
 #[path = "../../src/event.rs"]
 mod event;
+#[path = "../../src/histogram.rs"]
+mod histogram;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
 #[path = "../../src/places.rs"]

@@ -87,6 +87,10 @@ impl CoarseInstant {
         Self(self.0.saturating_add(CoarseDuration::new(span).0))
     }
 
+    pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) >= 1_000_000
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -109,19 +113,37 @@ impl CoarseDuration {
 }
 
 /// No scheduling point: whoever reads it is content with what it was just before.
-pub(crate) struct Knob(std::sync::atomic::AtomicU64);
+#[derive(Debug, Default)]
+pub(crate) struct Figure(std::sync::atomic::AtomicU64);
 
-impl Knob {
-    pub(crate) fn new(value: u64) -> Self {
-        Self(std::sync::atomic::AtomicU64::new(value))
+impl Figure {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+}
 
-    pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
+/// No scheduling point either.
+pub(crate) struct Latest<T>(std::sync::Mutex<T>);
+
+impl<T: Copy> Latest<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    pub(crate) fn get(&self) -> T {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -50,8 +50,8 @@ const _: () = assert!(size_of::<Body<u64>>() <= 128);
 pub(crate) struct Unseen {
     /// How often it was lent, and is not counted yet.
     pub(crate) lent: u64,
-    /// Since when it rests there, by a clock that the ledger does not read.
-    pub(crate) rests_since: u64,
+    /// Since when it rests there or is lent, by a clock that the ledger does not read.
+    pub(crate) since: u64,
 }
 
 impl<C> Entry<C> {

@@ -28,6 +28,10 @@ impl DueTimes {
         Some(self.0.first()?.0)
     }
 
+    fn count_overdue(&self, now: Instant) -> usize {
+        self.0.iter().take_while(|(deadline, _)| *deadline <= now).count()
+    }
+
     /// One whose time is up.
     fn overdue(&self, now: Instant) -> Option<ErrandId> {
         let (deadline, id) = *self.0.first()?;
@@ -78,8 +82,8 @@ impl Dials {
     }
 
     pub(super) fn overdue(&self, now: Instant) -> u32 {
-        let dials = self.counted_on.values().chain(self.written_off.values());
-        count(dials.filter(|dial| is_due(dial.deadline, now)).count())
+        let written_off = self.written_off.values().filter(|dial| is_due(dial.deadline, now));
+        count(self.due.count_overdue(now) + written_off.count())
     }
 
     pub(super) fn begin(&mut self, id: ErrandId, dial: Dial) {

@@ -423,6 +423,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         &self.config
     }
 
+    /// Connections in callers' hands, or on their way there.
+    pub(crate) fn in_hands(&self) -> u32 {
+        self.in_use
+    }
+
     /// User code has panicked, and the pool has caught it.
     pub(crate) fn note_panic(&mut self) {
         self.totals.panics_total += 1;

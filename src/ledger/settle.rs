@@ -429,6 +429,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let id = ErrandId(self.fresh_id());
         self.judgements.pass(entry.epoch, self.epoch);
         self.note_closing(id, now);
+        self.totals.count_retired(reason);
         effects.closes.push(CloseOrder::new(id, entry, reason, now));
     }
 

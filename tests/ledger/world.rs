@@ -1039,6 +1039,9 @@ impl World {
         }
         let id = self.take_close(connection, reason, now);
         self.note_closing(id, connection, now);
+        self.totals.broken_total += u64::from(reason == CloseReason::Broken);
+        self.totals.reset_failed_total += u64::from(reason == CloseReason::ResetFailed);
+        self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
     }
 
     fn note_closing(&mut self, id: ErrandId, connection: u32, now: Instant) {

@@ -33,6 +33,8 @@
 //! | places: WAK-01 | `who_may_be_passed_is_served_all_the_same` |
 //! | BOUNDED-BYPASS | `who_has_been_passed_is_served_once_the_first_has_woken` |
 //! | places: ACC-14 | `a_change_of_settings_racing_a_return_loses_no_connection` |
+//! | places: STAT-02 | `a_glance_at_the_numbers_misses_no_connection` |
+//! | places: STAT-02 | `who_holds_the_lock_hides_no_idle_connection` |
 //! | places: ACC-13 | `one_connection_at_rest_is_never_lent_to_two` |
 //! | places: ACC-14 | `two_connections_put_down_in_one_place_both_come_to_rest` |
 //! | places: SHUT-02 | `nothing_rests_in_a_closed_pool` |
