@@ -4,6 +4,8 @@
 #[forbid(unsafe_code)]
 mod builder;
 #[forbid(unsafe_code)]
+mod cancel;
+#[forbid(unsafe_code)]
 mod config;
 #[forbid(unsafe_code)]
 mod dialer;
@@ -26,6 +28,7 @@ mod sync;
 mod workers;
 
 pub use crate::builder::{Builder, Changes, Settings, ToChange, ToOpen};
+pub use crate::cancel::Cancel;
 pub use crate::config::{ConfigError, DialRule};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};

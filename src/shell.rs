@@ -11,6 +11,7 @@ use std::ops::{Bound, Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cancel::{Cancel, Cancellable, IsCancelled};
 use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
@@ -98,16 +99,18 @@ impl<D: Dialer> Shell<D> {
         });
     }
 
-    /// Waits for a sound connection until `deadline`; `None` is for as long as it takes.
+    /// Waits for a sound connection until `deadline`; `None` is for as long as it takes, or until it
+    /// is cancelled.
     #[cold]
     pub(crate) fn get(
         self: &Arc<Self>,
         start: Instant,
         deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
     ) -> Result<Lent<D>, Refused<D>> {
         let mut place = None;
         loop {
-            let (ticket, mut entry) = self.get_any(place, start, deadline)?;
+            let (ticket, mut entry) = self.get_any(place, start, deadline, cancel)?;
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
@@ -149,12 +152,13 @@ impl<D: Dialer> Shell<D> {
         place: Option<Ticket>,
         start: Instant,
         deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
     ) -> Result<(Ticket, Lent<D>), Refused<D>> {
         // Who asks again has spent time since; who asks first has just read the clock.
         let now = if place.is_some() { now() } else { start };
         let mut bell = None;
         let mut ledger = self.books();
-        let (request, effects) = ledger
+        let (request, mut effects) = ledger
             .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
         let ticket = match request {
             Request::Granted(ticket, entry) => return Ok((ticket, entry)),
@@ -167,6 +171,15 @@ impl<D: Dialer> Shell<D> {
             }
         };
         let bell = bell.expect("a caller who is queued has a bell");
+        // A cancellation finds the caller in the queue from here on, or has come before.
+        let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
+        let watch = watch.transpose();
+        if let Err(IsCancelled) = watch {
+            drop(ledger);
+            self.carry_out(effects);
+            Cancellable::cancel(Arc::clone(self), ticket);
+            (ledger, effects) = (self.books(), Effects::none());
+        }
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Granted(entry), _) => Ok((ticket, entry)),
             (verdict, stats) => Err(turned_away(verdict, stats, start)),
@@ -500,6 +513,12 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
+impl<D: Dialer> Cancellable for Shell<D> {
+    fn cancel(self: Arc<Self>, ticket: Ticket) {
+        self.event(|ledger, now| ledger.cancel(ticket, now));
+    }
+}
+
 /// The settings that are read without the lock. They are set under it.
 pub(crate) struct Knobs {
     check_after: Knob,
@@ -657,6 +676,7 @@ fn turned_away<C, E>(
         Verdict::Late(failure) => GetError::Exhausted { waited, stats, failure },
         Verdict::Suspended(failure) => GetError::Suspended { waited, stats, failure },
         Verdict::Closed => GetError::Closed,
+        Verdict::Cancelled => GetError::Cancelled,
         Verdict::Granted(_) | Verdict::Warm | Verdict::Drained => {
             unreachable!("a verdict in the caller's favour")
         }
