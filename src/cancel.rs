@@ -60,8 +60,8 @@ impl Cancel {
 
     /// Ends all waits that were begun with this token, now, and lets none begin from now on.
     ///
-    /// Each such caller is told [`GetError::Cancelled`](crate::GetError::Cancelled), but for one that has
-    /// been given a connection in that moment: it keeps it. May be called more than once.
+    /// Each such caller is told [`GetError::Cancelled`](crate::GetError::Cancelled), but for one that
+    /// was given a connection in that moment: it keeps it. May be called more than once.
     pub fn cancel(&self) {
         let waits = {
             let mut state = self.0.lock();

@@ -335,8 +335,8 @@ impl<D: Dialer> Pool<D> {
     /// returns them. None of them is lent again before that. A connection on which the predicate
     /// panics is retired.
     ///
-    /// The predicate runs under no lock. It is dropped when there is no connection left to judge, and so kept
-    /// as long as one of them is not given back.
+    /// The predicate runs under no lock. It is dropped when it has no connection left to judge, and
+    /// so kept as long as one of them is not given back.
     ///
     /// # Examples
     ///
@@ -360,8 +360,8 @@ impl<D: Dialer> Pool<D> {
     /// Callers wait in the queue as if every connection were in use, and so does
     /// [`warm_up`](Self::warm_up); at its deadline a caller is told [`GetError::Suspended`], and
     /// `try_get` at once. Connections in use come back to rest, and dials under way end there.
-    /// For a server that is about to fail over or to be restarted, say: callers then
-    /// notice a delay and no error.
+    /// For a server that is about to fail over or to be restarted, say: callers then notice a delay
+    /// and no error.
     ///
     /// May be called more than once; one `resume` ends it. A suspended pool can be closed.
     ///
