@@ -31,6 +31,8 @@ use crate::stats::Stats;
 /// ```
 #[non_exhaustive]
 pub enum GetError<E> {
+    /// The caller's [`Cancel`](crate::Cancel) was cancelled, before the call or while it waited.
+    Cancelled,
     /// The pool was closed, before the call or while it waited.
     Closed,
     /// Every connection stayed in others' hands until the deadline.
@@ -83,7 +85,7 @@ impl<E> GetError<E> {
         match self {
             Self::Unreachable { failure, .. } => Some(failure),
             Self::Exhausted { failure, .. } | Self::Suspended { failure, .. } => failure.as_ref(),
-            Self::Closed | Self::QueueFull { .. } => None,
+            Self::Cancelled | Self::Closed | Self::QueueFull { .. } => None,
         }
     }
 }
@@ -91,6 +93,7 @@ impl<E> GetError<E> {
 impl<E> fmt::Display for GetError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cancelled => f.write_str("the wait was cancelled"),
             Self::Closed => f.write_str("the pool is closed"),
             Self::Exhausted { waited, stats, failure: None } => {
                 write!(f, "no connection came free in {waited:?} ({stats})")
@@ -115,6 +118,7 @@ impl<E> fmt::Display for GetError<E> {
 impl<E: fmt::Debug> fmt::Debug for GetError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cancelled => f.write_str("Cancelled"),
             Self::Closed => f.write_str("Closed"),
             Self::Exhausted { waited, stats, failure } => f
                 .debug_struct("Exhausted")

@@ -4,6 +4,8 @@
 #[forbid(unsafe_code)]
 mod builder;
 #[forbid(unsafe_code)]
+mod cancel;
+#[forbid(unsafe_code)]
 mod close_reason;
 #[forbid(unsafe_code)]
 mod config;
@@ -34,6 +36,7 @@ mod sync;
 mod workers;
 
 pub use crate::builder::{Builder, Changes, Settings, ToChange, ToOpen};
+pub use crate::cancel::Cancel;
 pub use crate::close_reason::CloseReason;
 pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
 pub use crate::dialer::{Blocking, Dialer};

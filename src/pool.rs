@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cancel::Cancel;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, ConfigError, moment};
 use crate::dialer::Dialer;
@@ -136,6 +137,24 @@ impl<D: Dialer> Pool<D> {
         self.lend(|_| Some(deadline)).map(|entry| Guard::new(self, entry))
     }
 
+    /// As [`get_timeout`](Self::get_timeout), with a wait that another thread may
+    /// [cancel](Cancel::cancel).
+    ///
+    /// A connection that came at that moment is lent all the same. What the caller's need has begun
+    /// goes on for whoever comes next, as at its deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Cancelled`] at once when `cancel` is, or was before the call; else as of
+    /// `get_timeout`.
+    pub fn get_cancellable(
+        &self,
+        cancel: &Cancel,
+        timeout: Duration,
+    ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
+        self.lend_unless(cancel, timeout).map(|entry| Guard::new(self, entry))
+    }
+
     /// Lends an idle connection if there is one and nobody waits for it.
     ///
     /// Does no I/O and does not wait: no dial is begun, and no check is made however long the
@@ -195,6 +214,19 @@ impl<D: Dialer> Pool<D> {
         self.lend(|start| moment(start, timeout)).map(|entry| Guard::new(self.clone(), entry))
     }
 
+    /// As [`get_cancellable`](Self::get_cancellable), with a guard that borrows nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`] says why there was none, with the numbers of that moment.
+    pub fn get_cancellable_owned(
+        &self,
+        cancel: &Cancel,
+        timeout: Duration,
+    ) -> Result<OwnedConnection<D>, GetError<D::Error>> {
+        self.lend_unless(cancel, timeout).map(|entry| Guard::new(self.clone(), entry))
+    }
+
     /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
     ///
     /// # Errors
@@ -227,7 +259,23 @@ impl<D: Dialer> Pool<D> {
         deadline: impl FnOnce(Instant) -> Option<Instant>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let start = now();
-        self.handle.shell.get(start, deadline(start))
+        self.handle.shell.get(start, deadline(start), None)
+    }
+
+    fn lend_unless(
+        &self,
+        cancel: &Cancel,
+        timeout: Duration,
+    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        if cancel.is_cancelled() {
+            return Err(GetError::Cancelled);
+        }
+        let shell = &self.handle.shell;
+        if let Some(entry) = shell.take_resting() {
+            return Ok(entry);
+        }
+        let start = now();
+        shell.get(start, moment(start, timeout), Some(cancel))
     }
 
     /// Opens connections until `connections` are open, all at once, and waits for them for at most
@@ -322,8 +370,8 @@ impl<D: Dialer> Pool<D> {
     /// returns them. None of them is lent again before that. A connection on which the predicate
     /// panics is retired.
     ///
-    /// The predicate runs under no lock. It is dropped when there is no connection left to judge, and so kept
-    /// as long as one of them is not given back.
+    /// The predicate runs under no lock. It is dropped when it has no connection left to judge, and
+    /// so kept as long as one of them is not given back.
     ///
     /// # Examples
     ///
@@ -347,8 +395,8 @@ impl<D: Dialer> Pool<D> {
     /// Callers wait in the queue as if every connection were in use, and so does
     /// [`warm_up`](Self::warm_up); at its deadline a caller is told [`GetError::Suspended`], and
     /// `try_get` at once. Connections in use come back to rest, and dials under way end there.
-    /// For a server that is about to fail over or to be restarted, say: callers then
-    /// notice a delay and no error.
+    /// For a server that is about to fail over or to be restarted, say: callers then notice a delay
+    /// and no error.
     ///
     /// May be called more than once; one `resume` ends it. A suspended pool can be closed.
     ///

@@ -11,6 +11,7 @@ use std::ops::{Bound, Deref, DerefMut};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::cancel::{Cancel, Cancellable, IsCancelled};
 use crate::close_reason::CloseReason;
 use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
@@ -117,15 +118,17 @@ impl<D: Dialer> Shell<D> {
         });
     }
 
-    /// Waits for a sound connection until `deadline`; `None` is for as long as it takes.
+    /// Waits for a sound connection until `deadline`; `None` is for as long as it takes, or until it
+    /// is cancelled.
     #[cold]
     pub(crate) fn get(
         self: &Arc<Self>,
         start: Instant,
         deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
     ) -> Result<Lent<D>, Refused<D>> {
         let mut has_queued = false;
-        let outcome = self.get_sound(start, deadline, &mut has_queued);
+        let outcome = self.get_sound(start, deadline, cancel, &mut has_queued);
         let mut waited = Duration::ZERO;
         if has_queued {
             waited = now().saturating_duration_since(start);
@@ -138,11 +141,12 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         start: Instant,
         deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
         has_queued: &mut bool,
     ) -> Result<Lent<D>, Refused<D>> {
         let mut place = None;
         loop {
-            let (ticket, mut entry) = self.get_any(place, start, deadline, has_queued)?;
+            let (ticket, mut entry) = self.get_any(place, start, deadline, cancel, has_queued)?;
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
@@ -211,13 +215,14 @@ impl<D: Dialer> Shell<D> {
         place: Option<Ticket>,
         start: Instant,
         deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
         has_queued: &mut bool,
     ) -> Result<(Ticket, Lent<D>), Refused<D>> {
         // Who asks again has spent time since; who asks first has just read the clock.
         let now = if place.is_some() { now() } else { start };
         let mut bell = None;
         let mut ledger = self.books();
-        let (request, effects) = ledger
+        let (request, mut effects) = ledger
             .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
         let ticket = match request {
             Request::Granted(ticket, mut entry) => {
@@ -236,6 +241,15 @@ impl<D: Dialer> Shell<D> {
         };
         *has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
+        // A cancellation finds the caller in the queue from here on, or has come before.
+        let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
+        let watch = watch.transpose();
+        if let Err(IsCancelled) = watch {
+            drop(ledger);
+            self.carry_out(effects);
+            Cancellable::cancel(Arc::clone(self), ticket);
+            (ledger, effects) = (self.books(), Effects::none());
+        }
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Granted(entry), _) => Ok((ticket, entry)),
             (verdict, stats) => Err(turned_away(verdict, stats, start)),
@@ -691,6 +705,12 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
+impl<D: Dialer> Cancellable for Shell<D> {
+    fn cancel(self: Arc<Self>, ticket: Ticket) {
+        self.event(|ledger, now| ledger.cancel(ticket, now));
+    }
+}
+
 /// The settings that are read without the lock. They are set under it.
 #[derive(Default)]
 pub(crate) struct Knobs {
@@ -873,6 +893,7 @@ fn turned_away<C, E>(
         Verdict::Late(failure) => GetError::Exhausted { waited, stats, failure },
         Verdict::Suspended(failure) => GetError::Suspended { waited, stats, failure },
         Verdict::Closed => GetError::Closed,
+        Verdict::Cancelled => GetError::Cancelled,
         Verdict::Granted(_) | Verdict::Warm | Verdict::Drained => {
             unreachable!("a verdict in the caller's favour")
         }

@@ -4,7 +4,7 @@ mod common;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use common::{
     Act, Connection, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting,
     failed_dial, finishes, panic_quietly, pool,
 };
-use latebind::{ConfigError, DialRule, GetError, Pool, PooledConnection};
+use latebind::{Cancel, ConfigError, DialRule, GetError, Pool, PooledConnection};
 
 // ---- Settings -----------------------------------------------------------------------------------
 
@@ -113,12 +113,22 @@ fn what_is_refused_changes_nothing() {
         ),
         (
             pool.reconfigure().check_after(Duration::ZERO).max_idle(5),
-            ConfigError::Contradiction { setting: "max_idle", value: 5, bound: "max_open", limit: 4 },
+            ConfigError::Contradiction {
+                setting: "max_idle",
+                value: 5,
+                bound: "max_open",
+                limit: 4,
+            },
         ),
         (
             // Even if it is what it was: said together with the other it contradicts it.
             pool.reconfigure().check_after(Duration::ZERO).max_open(2).max_idle(3),
-            ConfigError::Contradiction { setting: "max_idle", value: 3, bound: "max_open", limit: 2 },
+            ConfigError::Contradiction {
+                setting: "max_idle",
+                value: 3,
+                bound: "max_open",
+                limit: 2,
+            },
         ),
     ] {
         assert_eq!(refused.apply(), Err(why));
@@ -404,8 +414,7 @@ fn a_predicate_is_dropped_when_it_has_judged_all_that_it_had_to() {
         gate.open();
         assert!(waiter.join().unwrap().is_err());
     });
-    // The worker that has told the waiter sees to the predicate next.
-    await_that("the predicate is dropped", || left() == 0);
+    await_that("the predicate is dropped where the dial has failed", || left() == 0);
     await_rest(&pool, &server);
 }
 
@@ -564,4 +573,198 @@ fn a_suspended_pool_can_be_changed_flushed_and_closed() {
     assert!(matches!(pool.get(), Err(GetError::Closed)));
     assert!(matches!(pool.try_get(), Err(GetError::Closed)));
     assert!(pool.drain(Instant::now() + LONG).is_complete());
+}
+
+// ---- Cancellation -------------------------------------------------------------------------------
+
+/// How many callers a token knows of.
+#[track_caller]
+fn assert_knows_nobody(cancel: &Cancel) {
+    let said = format!("{cancel:?}");
+    assert!(said.ends_with("waiting: 0 }"), "{said}");
+}
+
+/// CAN-01, NO-STRANDED-WAITER.
+#[test]
+fn a_cancelled_wait_ends_at_once_and_the_next_in_the_queue_is_served() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let held = pool.get().unwrap();
+    let cancel = Cancel::new();
+    thread::scope(|scope| {
+        let cancelled = scope.spawn(|| pool.get_cancellable(&cancel, Duration::MAX).map(drop));
+        await_waiting(&pool, 1);
+        let next = scope.spawn(|| pool.get().map(drop));
+        await_waiting(&pool, 2);
+        assert_eq!(format!("{cancel:?}"), "Cancel { is_cancelled: false, waiting: 1 }");
+        cancel.cancel();
+        let error = cancelled.join().unwrap().unwrap_err();
+        assert!(matches!(error, GetError::Cancelled), "{error}");
+        assert_eq!(error.to_string(), "the wait was cancelled");
+        assert_eq!((pool.stats().waiting, pool.stats().cancelled_total), (1, 1));
+        drop(held);
+        next.join().unwrap().unwrap();
+    });
+    assert_eq!(pool.stats().timed_out_total, 0);
+    assert_eq!(await_rest(&pool, &server).dials_total, 1);
+    assert_knows_nobody(&cancel);
+}
+
+#[test]
+fn a_token_that_is_cancelled_refuses_before_anything_is_done() {
+    let (pool, server) = pool(|b| b.max_open(2));
+    let cancel = Cancel::default();
+    assert!(!cancel.is_cancelled());
+    cancel.clone().cancel();
+    cancel.cancel();
+    assert!(cancel.is_cancelled());
+    for _ in 0..2 {
+        let refused = pool.get_cancellable(&cancel, LONG).map(drop);
+        assert!(matches!(refused, Err(GetError::Cancelled)));
+        let refused = pool.get_cancellable_owned(&cancel, LONG).map(drop);
+        assert!(matches!(refused, Err(GetError::Cancelled)));
+        pool.warm_up(1).unwrap(); // Not even what is idle.
+    }
+    let stats = await_rest(&pool, &server);
+    assert_eq!((stats.waited_total, stats.lent_total, stats.dials_total), (0, 0, 1));
+    assert_knows_nobody(&cancel);
+}
+
+#[test]
+fn one_token_serves_many_callers_in_several_pools() {
+    let pools = [pool(|b| b.max_open(1)), pool(|b| b.max_open(1))];
+    let held = pools.each_ref().map(|(pool, _)| pool.get().unwrap());
+    let cancel = Cancel::new();
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..6)
+            .map(|n| {
+                let (pool, cancel) = (&pools[n % 2].0, cancel.clone());
+                scope.spawn(move || pool.get_cancellable(&cancel, LONG).map(drop))
+            })
+            .collect();
+        let other = scope.spawn(|| pools[0].0.get_cancellable(&Cancel::new(), LONG).map(drop));
+        await_waiting(&pools[0].0, 4);
+        await_waiting(&pools[1].0, 3);
+        cancel.cancel();
+        for caller in callers {
+            assert!(matches!(caller.join().unwrap(), Err(GetError::Cancelled)));
+        }
+        await_waiting(&pools[0].0, 1);
+        drop(held);
+        assert!(other.join().unwrap().is_ok(), "another token is another matter");
+    });
+    for (pool, server) in &pools {
+        await_rest(pool, server);
+    }
+    assert_knows_nobody(&cancel);
+}
+
+#[test]
+fn a_token_keeps_nothing_of_the_calls_that_it_has_served() {
+    let (pool, server) = pool(|b| b.max_open(1).max_waiting(1));
+    let cancel = Cancel::new();
+    for round in 0..10_000 {
+        let lent = pool.get_cancellable(&cancel, LONG).unwrap();
+        if round % 2 == 0 {
+            let late = pool.get_cancellable(&cancel, Duration::from_nanos(1)).map(drop);
+            assert!(matches!(late, Err(GetError::Exhausted { .. })));
+        }
+        if round % 100 == 0 {
+            PooledConnection::discard(lent);
+        }
+    }
+    assert_knows_nobody(&cancel);
+    drop(pool);
+    assert_eq!(server.alive(), 0);
+    await_that("nor does it keep the pool", || Arc::strong_count(&server) == 1);
+    cancel.cancel();
+}
+
+/// CAN-07: what the caller's need has begun goes on, and serves whoever comes next.
+#[test]
+fn the_dial_of_a_cancelled_caller_serves_the_next() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    let cancel = Cancel::new();
+    thread::scope(|scope| {
+        let cancelled = scope.spawn(|| pool.get_cancellable(&cancel, LONG).map(drop));
+        gate.await_arrivals(1);
+        cancel.cancel();
+        assert!(matches!(cancelled.join().unwrap(), Err(GetError::Cancelled)));
+        let next = scope.spawn(|| pool.get().unwrap().id);
+        await_waiting(&pool, 1);
+        gate.open();
+        assert_eq!(next.join().unwrap(), 1);
+    });
+    assert_eq!(await_rest(&pool, &server).dials_total, 1);
+}
+
+#[test]
+fn who_waits_in_a_suspended_pool_can_be_cancelled() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let cancel = Cancel::new();
+    pool.suspend();
+    thread::scope(|scope| {
+        let cancelled = scope.spawn(|| pool.get_cancellable(&cancel, LONG).map(drop));
+        await_waiting(&pool, 1);
+        cancel.cancel();
+        assert!(matches!(cancelled.join().unwrap(), Err(GetError::Cancelled)));
+    });
+    assert_eq!(await_rest(&pool, &server).dials_total, 0);
+}
+
+/// NO-LOST-CONNECTION.
+#[test]
+fn a_connection_granted_as_the_wait_is_cancelled_is_lent_or_goes_on() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let mut lent = 0;
+    for _ in 0..500 {
+        let held = pool.get().unwrap();
+        let cancel = Cancel::new();
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            let racer = scope.spawn(|| pool.get_cancellable(&cancel, LONG).map(drop));
+            let patient = scope.spawn(|| {
+                await_waiting(&pool, 1);
+                drop(pool.get().unwrap());
+            });
+            await_waiting(&pool, 2);
+            scope.spawn(|| {
+                start.wait();
+                cancel.cancel();
+            });
+            start.wait();
+            drop(held);
+            match racer.join().unwrap() {
+                Ok(()) => lent += 1,
+                Err(error) => assert!(matches!(error, GetError::Cancelled), "{error}"),
+            }
+            patient.join().unwrap();
+        });
+    }
+    let stats = await_rest(&pool, &server);
+    assert_eq!((stats.dials_total, stats.cancelled_total), (1, 500 - lent));
+}
+
+/// NO-USER-CODE-UNDER-LOCK: a dialer may cancel those who wait for it.
+#[test]
+fn a_token_may_be_cancelled_from_a_call_of_the_pools_own() {
+    finishes(|| {
+        let (pool, server) = pool(|b| b.max_open(1));
+        drop(pool.get().unwrap());
+        let held = pool.get().unwrap();
+        let cancel = Cancel::new();
+        let token = cancel.clone();
+        pool.retire_where(move |_| {
+            token.cancel();
+            false
+        });
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| pool.get_cancellable(&cancel, LONG).map(drop));
+            await_waiting(&pool, 1);
+            drop(held);
+            assert!(matches!(waiter.join().unwrap(), Err(GetError::Cancelled)));
+        });
+        await_rest(&pool, &server);
+    });
 }

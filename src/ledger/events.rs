@@ -96,6 +96,16 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.lateness(waiter.and_then(|waiter| waiter.failure))
     }
 
+    /// The holder of `ticket` shall wait no longer. A verdict that it has not collected stands.
+    pub(crate) fn cancel(&mut self, ticket: Ticket, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, effects| {
+            if let Some(waiter) = ledger.queue.remove(ticket) {
+                ledger.totals.cancelled_total += 1;
+                ledger.dismiss(ticket, waiter, Verdict::Cancelled, now, effects);
+            }
+        })
+    }
+
     /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
     /// its own deadline, or else the next at which there may be something to `look` for.
     pub(crate) fn sleep(

@@ -85,6 +85,8 @@ pub(crate) enum Verdict<C, F> {
     /// The same, and the pool is suspended.
     Suspended(Option<F>),
     Closed,
+    /// The caller was told from elsewhere to wait no longer.
+    Cancelled,
     /// As many connections are open as the warm-up asked for.
     Warm,
     /// The pool is closed, and the last of its connections with it.

@@ -16,6 +16,7 @@ enum Event {
     TryRequest,
     Collect(usize),
     Leave(usize),
+    Cancel(usize),
     Look,
     Dialed(usize),
     DialFailed(usize),
@@ -51,7 +52,7 @@ enum Change {
     CloseTimeout(Duration),
 }
 
-const KINDS: usize = 25;
+const KINDS: usize = 26;
 
 impl Event {
     fn kind(&self) -> usize {
@@ -81,6 +82,7 @@ impl Event {
             Self::RetireWhere => 22,
             Self::Suspend => 23,
             Self::Resume => 24,
+            Self::Cancel(_) => 25,
         }
     }
 
@@ -90,6 +92,7 @@ impl Event {
             Self::TryRequest => world.try_request(behind),
             Self::Collect(pick) => world.collect(pick),
             Self::Leave(pick) => world.leave(pick),
+            Self::Cancel(pick) => world.cancel(pick, behind),
             Self::Look => world.look(behind),
             Self::Dialed(pick) => world.dialed(pick, behind),
             Self::DialFailed(pick) => world.dial_failed(pick, false, behind),
@@ -176,6 +179,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::TryRequest),
         9 => pick().prop_map(Event::Collect),
         2 => pick().prop_map(Event::Leave),
+        2 => pick().prop_map(Event::Cancel),
         1 => Just(Event::Look),
         6 => pick().prop_map(Event::Dialed),
         3 => pick().prop_map(Event::DialFailed),

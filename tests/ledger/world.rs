@@ -133,6 +133,7 @@ enum Told {
     Failed(Failure),
     Late(Option<Failure>),
     Suspended(Option<Failure>),
+    Cancelled,
     Closed,
     Warm,
     Drained,
@@ -385,6 +386,22 @@ impl World {
             (verdict, state) => panic!("party {party} is {state:?} and is told {verdict:?}"),
         }
         true
+    }
+
+    /// Somebody is told to wait no longer, who may not wait any more.
+    pub(crate) fn cancel(&mut self, pick: usize, behind: Duration) {
+        let now = self.read_clock(behind);
+        let party = self.pick_party(pick, |p| p.want == Want::Connection && p.ticket.is_some());
+        let Some(party) = party else { return };
+        let ticket = self.parties[party].ticket.expect("just picked by that");
+        let orders = self.ledger.cancel(ticket, now);
+        self.event(now, orders, |world, _| {
+            if world.queue.contains(&party) {
+                world.queue.retain(|waiting| *waiting != party);
+                world.totals.cancelled_total += 1;
+                world.tell(party, Told::Cancelled);
+            }
+        });
     }
 
     /// Somebody whose deadline has passed collects, or else leaves.
@@ -1226,6 +1243,7 @@ fn name(verdict: &Verdict<u32, Failure>) -> Told {
         Verdict::Late(failure) => Told::Late(*failure),
         Verdict::Suspended(failure) => Told::Suspended(*failure),
         Verdict::Closed => Told::Closed,
+        Verdict::Cancelled => Told::Cancelled,
         Verdict::Warm => Told::Warm,
         Verdict::Drained => Told::Drained,
     }

@@ -54,6 +54,10 @@
 //! | suspend: WAK-01 | `nobody_is_lent_anything_while_the_pool_is_suspended` |
 //! | suspend: WAK-01 | `who_waits_through_a_suspension_is_served` |
 //! | suspend: WAK-06 | `a_deadline_racing_a_resume_loses_no_connection` |
+//! | cancel: WAK-06 | `a_cancellation_racing_a_return_loses_no_connection` |
+//! | cancel: CAN-01 | `a_cancellation_finds_everyone_who_waits` |
+//! | cancel: WAK-05 | `who_stands_behind_a_cancelled_caller_is_served` |
+//! | cancel: CAN-01 | `a_cancellation_racing_a_deadline_ends_the_wait_once` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
