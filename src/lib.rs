@@ -2,6 +2,8 @@
 #![deny(unsafe_code)] // Allowed only in `net`, call by call.
 
 #[forbid(unsafe_code)]
+mod abort;
+#[forbid(unsafe_code)]
 mod builder;
 #[forbid(unsafe_code)]
 mod config;
@@ -25,6 +27,7 @@ mod sync;
 #[forbid(unsafe_code)]
 mod workers;
 
+pub use crate::abort::AbortHandle;
 pub use crate::builder::Builder;
 pub use crate::config::{ConfigError, DialRule};
 pub use crate::dialer::{Blocking, Dialer};

@@ -266,6 +266,19 @@ impl<D: Dialer> Shell<D> {
         self.workers.close();
     }
 
+    /// Closes, and aborts what is in use as far as it can be; says how many connections that were.
+    pub(crate) fn abort(self: &Arc<Self>) -> u32 {
+        self.close();
+        let handles = self.books().handles_in_use();
+        let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
+        for handle in handles {
+            self.user_code(|_| handle.abort());
+            // Perhaps the last one: then its drop is user code too.
+            self.user_code(|_| drop(handle));
+        }
+        count
+    }
+
     /// Closes, and waits until nothing is open. The numbers at the end tell whether it came to that.
     pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Instant>) -> Stats {
         self.close();
@@ -332,9 +345,12 @@ impl<D: Dialer> Shell<D> {
             return;
         }
         let mut pending = vec![effects];
-        while let Some(Effects { wake, dials, asides, closes, spent }) = pending.pop() {
+        while let Some(Effects { wake, handles, dials, asides, closes, spent }) = pending.pop() {
             for bell in wake {
                 bell.ring();
+            }
+            for handle in handles {
+                catch(|| drop(handle));
             }
             for order in dials {
                 pending.extend(self.on_worker(Errand::Dial(order)));
@@ -377,7 +393,10 @@ impl<D: Dialer> Shell<D> {
                 let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
                 let now = now();
                 match outcome {
-                    Some(Ok(connection)) => self.books().dialed(id, connection, now),
+                    Some(Ok(connection)) => {
+                        let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
+                        self.books().dialed(id, connection, handle.flatten(), now)
+                    }
                     Some(Err(error)) => {
                         let failure = DialFailure::new(error);
                         self.books().dial_failed(id, failure, now)

@@ -6,6 +6,8 @@
 // The files are the crate's, and so are these lints.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+#[path = "../../src/abort.rs"]
+mod abort;
 #[path = "../../src/config.rs"]
 mod config;
 #[path = "../../src/dialer.rs"]

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::abort::AbortHandle;
+
 use super::entry::Entry;
 
 /// A caller's place in the queue. Smaller means earlier.
@@ -52,6 +54,8 @@ pub(crate) struct CloseOrder<C> {
 pub(crate) struct Effects<C, F, W> {
     /// Callers to wake: what they waited for can be collected.
     pub(crate) wake: Vec<W>,
+    /// Handles of connections that are to be closed or detached: to be dropped before that.
+    pub(crate) handles: Vec<AbortHandle>,
     pub(crate) dials: Vec<DialOrder>,
     pub(crate) asides: Vec<AsideOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
@@ -63,6 +67,7 @@ impl<C, F, W> Effects<C, F, W> {
     pub(crate) fn none() -> Self {
         Self {
             wake: Vec::new(),
+            handles: Vec::new(),
             dials: Vec::new(),
             asides: Vec::new(),
             closes: Vec::new(),
@@ -72,6 +77,7 @@ impl<C, F, W> Effects<C, F, W> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.wake.is_empty()
+            && self.handles.is_empty()
             && self.dials.is_empty()
             && self.asides.is_empty()
             && self.closes.is_empty()

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::abort::AbortHandle;
 use crate::config::Config;
 use crate::stats::Stats;
 
@@ -139,7 +140,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.aside.end(id) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
-            None => effects.closes.push(CloseOrder { id, connection: entry.into_connection() }),
+            None => {
+                let connection = ledger.part_with(entry, effects);
+                effects.closes.push(CloseOrder { id, connection });
+            }
             Some(task) if sound => {
                 entry.proven_at = now;
                 if task == Task::Reset {
@@ -149,7 +153,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             Some(task) => {
                 ledger.totals.check_failed_total += u64::from(task == Task::Check);
-                ledger.begin_close(entry.into_connection(), now, effects);
+                ledger.begin_close(entry, now, effects);
             }
         })
     }
@@ -158,17 +162,18 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn retire(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&mut entry);
-            ledger.begin_close(entry.into_connection(), now, effects);
+            ledger.begin_close(entry, now, effects);
         })
     }
 
     /// A borrower keeps its connection for good.
     pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
-        let effects = self.settled(now, |ledger, _| {
+        let mut effects = self.settled(now, |ledger, _| {
             ledger.receive(&mut entry);
             ledger.totals.detached_total += 1;
         });
-        (entry.into_connection(), effects)
+        let connection = self.part_with(entry, &mut effects);
+        (connection, effects)
     }
 
     /// The dialer's close has returned.
@@ -223,7 +228,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Dials ---------------------------------------------------------------------------------
 
     /// A dial has opened a connection. It goes to the longest-waiting caller, whoever began it.
-    pub(crate) fn dialed(&mut self, id: ErrandId, connection: C, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn dialed(
+        &mut self,
+        id: ErrandId,
+        connection: C,
+        handle: Option<AbortHandle>,
+        now: Instant,
+    ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
             if let Some(sponsor) = dial.sponsor {
@@ -232,7 +243,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.pace.note_dial(now.saturating_duration_since(dial.began));
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
-            ledger.shelve(Entry::new(connection, dial.generation, now), now, effects);
+            let entry = Entry::new(connection, dial.generation, now);
+            ledger.handles.extend(handle.map(|handle| (entry.address(), handle)));
+            ledger.shelve(entry, now, effects);
         })
     }
 
@@ -285,6 +298,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         })
     }
 
+    /// The handles of the closed pool's connections in use, as far as they have any.
+    pub(crate) fn handles_in_use(&self) -> Vec<AbortHandle> {
+        debug_assert!(self.closed, "what is aborted here is never lent again");
+        self.handles.values().cloned().collect()
+    }
+
     /// Someone waits until nothing of the closed pool is open. `collect` tells.
     pub(crate) fn drain(
         &mut self,
@@ -317,7 +336,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.config = config;
             while ledger.live() > ledger.config.max_open {
                 let Some(coldest) = ledger.idle.pop_front() else { break };
-                ledger.begin_close(coldest.into_connection(), now, effects);
+                ledger.begin_close(coldest, now, effects);
             }
         })
     }

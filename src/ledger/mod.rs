@@ -27,6 +27,7 @@ mod settle;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::abort::AbortHandle;
 use crate::config::Config;
 use crate::stats::Stats;
 
@@ -113,6 +114,9 @@ pub(crate) struct Ledger<C, F, W> {
     dials: Dials,
     aside: Aside,
     closings: Closings,
+    /// Of the connections open and not on their way out, by the address of the entry: for those
+    /// only whose dialer gave one.
+    handles: BTreeMap<usize, AbortHandle>,
 
     queue: Queue<F, W>,
     pace: Pace,
@@ -148,6 +152,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
+            handles: BTreeMap::new(),
             queue: Queue::new(),
             pace: Pace::default(),
             looker: None,

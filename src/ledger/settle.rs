@@ -41,7 +41,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         for mut entry in std::mem::take(&mut self.unfit) {
             self.receive(&mut entry);
-            self.begin_close(entry.into_connection(), now, effects);
+            self.begin_close(entry, now, effects);
         }
         if !self.closed {
             self.serve(now, effects);
@@ -51,7 +51,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.finish_warm_ups(effects);
             while count(self.idle.len()) > self.config.max_idle() {
                 let coldest = self.idle.pop_front().expect("more are idle than max_idle");
-                self.begin_close(coldest.into_connection(), now, effects);
+                self.begin_close(coldest, now, effects);
             }
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
@@ -314,7 +314,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
         let surplus = self.live() >= self.config.max_open;
         if self.closed || surplus || entry.generation != self.generation {
-            self.begin_close(entry.into_connection(), now, effects);
+            self.begin_close(entry, now, effects);
         } else {
             self.idle.push_back(entry);
         }
@@ -335,13 +335,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn begin_close(
         &mut self,
-        connection: C,
+        entry: Entry<C>,
         now: Instant,
         effects: &mut Effects<C, F, W>,
     ) {
         let id = ErrandId(self.fresh_id());
         self.note_closing(id, now);
+        let connection = self.part_with(entry, effects);
         effects.closes.push(CloseOrder { id, connection });
+    }
+
+    /// The connection alone, for it is to be closed or detached.
+    pub(super) fn part_with(&mut self, entry: Entry<C>, effects: &mut Effects<C, F, W>) -> C {
+        effects.handles.extend(self.handles.remove(&entry.address()));
+        entry.into_connection()
     }
 
     pub(super) fn note_closing(&mut self, id: ErrandId, now: Instant) {
@@ -351,7 +358,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn close_idle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         while let Some(entry) = self.idle.pop_front() {
-            self.begin_close(entry.into_connection(), now, effects);
+            self.begin_close(entry, now, effects);
         }
     }
 }

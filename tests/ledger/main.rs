@@ -4,6 +4,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, not this test's.
 
+#[path = "../../src/abort.rs"]
+mod abort;
 #[path = "../../src/config.rs"]
 mod config;
 #[path = "../../src/ledger/mod.rs"]
