@@ -43,11 +43,6 @@ impl Fault {
         if self == Self::Freezes { server.freeze() } else { server.kill() }
     }
 
-    /// Whether there is a time between its beginning and its end.
-    pub(crate) fn lasts(self) -> bool {
-        self != Self::Restarts
-    }
-
     /// When the server was back.
     fn end(self, server: &mut Server) -> io::Result<Instant> {
         match self {
@@ -150,8 +145,9 @@ pub(crate) struct Figures {
     pub(crate) named_as_error: f64,
     /// The share of those whose error said in words what was wrong.
     pub(crate) named_in_words: f64,
-    /// How long a checkout took that failed during the outage: half of them less.
-    pub(crate) refused_after: Duration,
+    /// How long a checkout took that failed during the outage though its caller had the longest
+    /// limit: half of them less.
+    pub(crate) refused_after: Option<Duration>,
     /// Checkouts during the outage or later whose connection was of no use.
     pub(crate) dead: usize,
     /// From the recovery to the first answer of the server; `None`: given up.
@@ -193,7 +189,11 @@ impl Figures {
             .collect();
         let share = |part: usize| part as f64 / refusals.len() as f64;
         let in_outage = |at: Instant| (began..recovered).contains(&at);
-        let during = refusals.iter().filter(|(attempt, _)| in_outage(attempt.asked));
+        let longest = attempts().map(|attempt| attempt.timeout).max();
+        let of_the_patient = refusals
+            .iter()
+            .map(|(attempt, _)| *attempt)
+            .filter(|attempt| in_outage(attempt.asked) && Some(attempt.timeout) == longest);
         let begun = dials.iter().filter(|dial| in_outage(dial.began)).count();
         Self {
             dials: dials.iter().filter(|dial| (began..end).contains(&dial.began)).count(),
@@ -203,7 +203,7 @@ impl Figures {
             refused: refusals.len(),
             named_as_error: share(refusals.iter().filter(|(_, r)| r.as_error).count()),
             named_in_words: share(refusals.iter().filter(|(_, r)| r.in_words).count()),
-            refused_after: median(during.map(|(attempt, _)| attempt.told - attempt.asked)),
+            refused_after: median(of_the_patient.map(|attempt| attempt.told - attempt.asked)),
             dead: attempts()
                 .filter(|attempt| attempt.asked >= began)
                 .filter(|attempt| matches!(attempt.outcome, Outcome::Dead))
@@ -216,10 +216,10 @@ impl Figures {
     }
 }
 
-fn median(times: impl Iterator<Item = Duration>) -> Duration {
+fn median(times: impl Iterator<Item = Duration>) -> Option<Duration> {
     let mut times: Vec<_> = times.collect();
     times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+    times.get(times.len() / 2).copied()
 }
 
 /// The most dials under way at once between two moments.
