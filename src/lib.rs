@@ -2,6 +2,8 @@
 #![deny(unsafe_code)] // Allowed only in `net`, call by call.
 
 #[forbid(unsafe_code)]
+mod abort;
+#[forbid(unsafe_code)]
 mod builder;
 #[forbid(unsafe_code)]
 mod cancel;
@@ -35,6 +37,7 @@ mod sync;
 #[forbid(unsafe_code)]
 mod workers;
 
+pub use crate::abort::AbortHandle;
 pub use crate::builder::{Builder, Changes, Settings, ToChange, ToOpen};
 pub use crate::cancel::Cancel;
 pub use crate::close_reason::CloseReason;

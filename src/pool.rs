@@ -465,6 +465,42 @@ impl<D: Dialer> Pool<D> {
         let Stats { in_use, dialing, closing, .. } = self.handle.shell.drain(Some(deadline));
         Drained { in_use, dialing, closing }
     }
+
+    /// [Closes](Self::close) the pool, and aborts the connections in use as far as its dialer gave
+    /// [handles](crate::Dialer::abort_handle) for them. Says how many it aborted.
+    ///
+    /// For the end of a [`drain`](Self::drain) that did not complete: a borrower that waits for a
+    /// silent peer waits no longer, since its reads and writes end at once, and so gives its
+    /// connection back. A borrower that does no I/O notices nothing. Connections being checked or
+    /// reset are aborted too; dials under way are not.
+    ///
+    /// [`TcpDialer`](crate::net::TcpDialer::abortable) and its like give handles if told to.
+    ///
+    /// # Examples
+    ///
+    /// A moment for what is under way, then none:
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use std::time::{Duration, Instant};
+    /// use latebind::{Pool, net::TcpDialer};
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// let pool = Pool::new(TcpDialer::from(address).abortable(true));
+    /// let mut connection = pool.get_owned()?;
+    /// let borrower = std::thread::spawn(move || connection.read(&mut [0]));
+    ///
+    /// if !pool.drain(Instant::now() + Duration::from_millis(50)).is_complete() {
+    ///     assert_eq!(pool.abort(), 1);
+    ///     assert!(pool.drain(Instant::now() + Duration::from_secs(5)).is_complete());
+    /// }
+    /// assert_eq!(borrower.join().unwrap()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn abort(&self) -> u32 {
+        self.handle.shell.abort()
+    }
 }
 
 impl<D: Dialer> Clone for Pool<D> {

@@ -395,6 +395,19 @@ impl<D: Dialer> Shell<D> {
         self.workers.close();
     }
 
+    /// Closes, and aborts what is in use as far as it can be; says how many connections that were.
+    pub(crate) fn abort(self: &Arc<Self>) -> u32 {
+        self.close();
+        let handles = self.books().handles_in_use();
+        let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
+        for handle in handles {
+            self.user_code(|_| handle.abort());
+            // Perhaps the last one: then its drop is user code too.
+            self.user_code(|_| drop(handle));
+        }
+        count
+    }
+
     /// Closes, and waits until nothing is open. The numbers at the end tell whether it came to that.
     pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Instant>) -> Stats {
         self.close();
@@ -505,12 +518,15 @@ impl<D: Dialer> Shell<D> {
         }
         let mut pending = vec![effects];
         while let Some(effects) = pending.pop() {
-            let Effects { wake, dials, asides, closes, spent, alarm, judged } = effects;
+            let Effects { wake, handles, dials, asides, closes, spent, alarm, judged } = effects;
             for bell in wake {
                 bell.ring();
             }
             if let Some(due) = alarm {
                 self.order_upkeep(due);
+            }
+            for handle in handles {
+                catch(|| drop(handle));
             }
             for order in dials {
                 pending.extend(self.on_worker(Errand::Dial(order)));
@@ -591,7 +607,8 @@ impl<D: Dialer> Shell<D> {
                     Some(Ok(connection)) => {
                         self.timings.note_dial(took);
                         self.tell(|| Event::Opened { took });
-                        return self.books().dialed(id, connection, now);
+                        let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
+                        return self.books().dialed(id, connection, handle.flatten(), now);
                     }
                     Some(Err(error)) => DialFailure::new(error),
                     None => DialFailure::panicked(),

@@ -6,6 +6,8 @@
 // The files are the crate's, and so are these lints.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+#[path = "../../src/abort.rs"]
+mod abort;
 #[path = "../../src/cancel.rs"]
 mod cancel;
 #[path = "../../src/close_reason.rs"]

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::close_reason::CloseReason;
 
+use crate::abort::AbortHandle;
+
 use super::entry::Entry;
 
 /// A caller's place in the queue. Smaller means earlier.
@@ -61,19 +63,14 @@ pub(crate) struct CloseOrder<C> {
     pub(crate) age: Duration,
 }
 
-impl<C> CloseOrder<C> {
-    pub(super) fn new(id: ErrandId, entry: Entry<C>, reason: CloseReason, now: Instant) -> Self {
-        let age = entry.age(now);
-        Self { id, connection: entry.into_connection(), reason, age }
-    }
-}
-
 /// Everything to do after unlocking. Nothing in it may be dropped undone.
 #[must_use = "a slot, a connection or a caller is lost with these"]
 #[derive(Debug)]
 pub(crate) struct Effects<C, F, W> {
     /// Callers to wake: what they waited for can be collected.
     pub(crate) wake: Vec<W>,
+    /// Handles of connections that are to be closed or detached: to be dropped before that.
+    pub(crate) handles: Vec<AbortHandle>,
     pub(crate) dials: Vec<DialOrder>,
     pub(crate) asides: Vec<AsideOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
@@ -89,6 +86,7 @@ impl<C, F, W> Effects<C, F, W> {
     pub(crate) fn none() -> Self {
         Self {
             wake: Vec::new(),
+            handles: Vec::new(),
             dials: Vec::new(),
             asides: Vec::new(),
             closes: Vec::new(),
@@ -100,6 +98,7 @@ impl<C, F, W> Effects<C, F, W> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.wake.is_empty()
+            && self.handles.is_empty()
             && self.dials.is_empty()
             && self.asides.is_empty()
             && self.closes.is_empty()

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::abort::AbortHandle;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::stats::Stats;
 
-use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
+use super::effects::{Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
 use super::errands::Sponsor;
 use super::queue::Waiter;
@@ -165,7 +166,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             // Too late, or from before a flush: its slot has been among the closing ones since.
             Err(reason) => {
                 ledger.judgements.pass(entry.epoch, ledger.epoch);
-                effects.closes.push(CloseOrder::new(id, entry, reason, now));
+                ledger.order_close(id, entry, reason, now, effects);
             }
             Ok(task) if sound => {
                 match task {
@@ -207,12 +208,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// A borrower keeps its connection for good.
     pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
-        let effects = self.settled(now, |ledger, _| {
+        let mut effects = self.settled(now, |ledger, _| {
             ledger.receive(&mut entry);
             ledger.judgements.pass(entry.epoch, ledger.epoch);
             ledger.totals.detached_total += 1;
         });
-        (entry.into_connection(), effects)
+        let connection = self.part_with(entry, &mut effects);
+        (connection, effects)
     }
 
     /// The dialer's close has returned.
@@ -288,7 +290,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Dials ---------------------------------------------------------------------------------
 
     /// A dial has opened a connection. It goes to the longest-waiting caller, whoever began it.
-    pub(crate) fn dialed(&mut self, id: ErrandId, connection: C, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn dialed(
+        &mut self,
+        id: ErrandId,
+        connection: C,
+        handle: Option<AbortHandle>,
+        now: Instant,
+    ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
             if let Sponsor::Caller(sponsor) = dial.sponsor {
@@ -299,7 +307,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             let share = ledger.spread.share(id.0);
-            ledger.shelve(Entry::new(connection, dial.epoch, share, now), now, effects);
+            let entry = Entry::new(connection, dial.epoch, share, now);
+            ledger.handles.extend(handle.map(|handle| (entry.address(), handle)));
+            ledger.shelve(entry, now, effects);
         })
     }
 
@@ -364,6 +374,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(crate) fn is_suspended(&self) -> bool {
         self.suspended
+    }
+
+    /// The handles of the closed pool's connections in use, as far as they have any.
+    pub(crate) fn handles_in_use(&self) -> Vec<AbortHandle> {
+        debug_assert!(self.closed, "what is aborted here is never lent again");
+        self.handles.values().cloned().collect()
     }
 
     /// Someone waits until nothing of the closed pool is open. `collect` tells.

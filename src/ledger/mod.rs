@@ -32,6 +32,7 @@ mod upkeep;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::abort::AbortHandle;
 use crate::config::{Backoff, Config, OnDialFailure};
 use crate::stats::Stats;
 
@@ -132,6 +133,9 @@ pub(crate) struct Ledger<C, F, W> {
     dials: Dials,
     aside: Aside,
     closings: Closings,
+    /// Of the connections open and not on their way out, by the address of the entry: for those
+    /// only whose dialer gave one.
+    handles: BTreeMap<usize, AbortHandle>,
     judgements: Judgements,
 
     spread: Spread,
@@ -183,12 +187,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
+            handles: BTreeMap::new(),
+            judgements: Judgements::default(),
             spread,
             outage: Outage::new(spread),
             doubted_at: None,
             alarm: None,
             upkept_at: None,
-            judgements: Judgements::default(),
             queue: Queue::new(),
             pace: Pace::default(),
             looker: None,

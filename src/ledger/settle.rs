@@ -430,7 +430,27 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.judgements.pass(entry.epoch, self.epoch);
         self.note_closing(id, now);
         self.totals.count_retired(reason);
-        effects.closes.push(CloseOrder::new(id, entry, reason, now));
+        self.order_close(id, entry, reason, now, effects);
+    }
+
+    /// Has a connection closed that holds its slot among the closing ones already.
+    pub(super) fn order_close(
+        &mut self,
+        id: ErrandId,
+        entry: Entry<C>,
+        reason: CloseReason,
+        now: Instant,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        let age = entry.age(now);
+        let connection = self.part_with(entry, effects);
+        effects.closes.push(CloseOrder { id, connection, reason, age });
+    }
+
+    /// The connection alone, for it is to be closed or detached.
+    pub(super) fn part_with(&mut self, entry: Entry<C>, effects: &mut Effects<C, F, W>) -> C {
+        effects.handles.extend(self.handles.remove(&entry.address()));
+        entry.into_connection()
     }
 
     pub(super) fn note_closing(&mut self, id: ErrandId, now: Instant) {

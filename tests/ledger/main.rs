@@ -4,6 +4,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, not this test's.
 
+#[path = "../../src/abort.rs"]
+mod abort;
 #[path = "../../src/close_reason.rs"]
 mod close_reason;
 #[path = "../../src/config.rs"]
