@@ -98,7 +98,7 @@ impl Default for Backoff {
 
 /// When to take a server for lost, and how often to look whether it is back.
 ///
-/// Defaults to five failures in a row and one dial every 90 ms: a server that is back is found
+/// Defaults to three failures in a row and one dial every 90 ms: a server that is back is found
 /// within a tenth of a second, at eleven dials a second.
 ///
 /// # Examples
@@ -130,7 +130,7 @@ impl Breaker {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self::new(5, Duration::from_millis(90))
+        Self::new(3, Duration::from_millis(90))
     }
 }
 
