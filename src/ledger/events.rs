@@ -11,7 +11,7 @@ use super::effects::{Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
 use super::errands::Sponsor;
 use super::queue::Waiter;
-use super::{Ledger, Overdue, Refusal, Request, Verdict};
+use super::{Attempt, Ledger, Overdue, Refusal, Request, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn try_request(
         &mut self,
         now: Instant,
-    ) -> (Result<Option<Entry<C>>, Refusal>, Effects<C, F, W>) {
+    ) -> (Attempt<C>, Effects<C, F, W>) {
         let mut lent = Ok(None);
         let effects = self.settled(now, |ledger, _| {
             if ledger.closed {

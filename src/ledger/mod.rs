@@ -64,6 +64,9 @@ pub(crate) enum Request<C> {
     Refused(Refusal),
 }
 
+/// What a caller who does not wait is given: an idle connection if there is one for it.
+pub(crate) type Attempt<C> = Result<Option<Entry<C>>, Refusal>;
+
 /// Why a caller is neither served nor queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
