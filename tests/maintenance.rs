@@ -45,6 +45,12 @@ fn await_none() {
     await_that("no thread keeps pools up", || threads().is_empty());
 }
 
+/// One that has just begun has yet to take its name.
+#[track_caller]
+fn await_one() {
+    await_that("one thread keeps pools up", || threads().len() == 1);
+}
+
 /// How often the only one has gone to sleep.
 fn sleeps() -> String {
     let [thread] = threads().try_into().expect("there is one");
@@ -66,6 +72,7 @@ fn at_rest() -> (Pool<Scripted>, Arc<Server>) {
 fn one_thread_sleeps_for_all_pools_at_rest_and_goes_with_the_last() {
     let _alone = alone();
     let mut pools: Vec<_> = (0..20).map(|_| at_rest()).collect();
+    await_one();
     await_that("it has fallen asleep", || {
         let [before, after] = [(); 2].map(|()| {
             thread::yield_now();
@@ -74,6 +81,7 @@ fn one_thread_sleeps_for_all_pools_at_rest_and_goes_with_the_last() {
         before == after
     });
     let before = sleeps();
+    // Nothing can be awaited here: this is to see that nothing happens.
     thread::sleep(Duration::from_millis(300));
     assert_eq!(sleeps(), before, "it has not woken since");
 
@@ -83,7 +91,7 @@ fn one_thread_sleeps_for_all_pools_at_rest_and_goes_with_the_last() {
             pool.close();
         }
     }
-    assert_eq!(threads().len(), 1, "the last pool is open");
+    await_one();
     last.0.close();
     await_none();
     drop(last);
@@ -105,7 +113,7 @@ fn there_is_none_for_a_pool_without_a_limit_or_with_nothing_open() {
     assert!(threads().is_empty());
 
     endless.reconfigure().max_lifetime(Duration::from_secs(60)).apply().unwrap();
-    assert_eq!(threads().len(), 1, "as soon as there is a limit");
+    await_one();
 }
 
 /// LIFE-09: it is not ended by each discard, only to be begun anew by the next dial.
@@ -114,7 +122,7 @@ fn it_goes_by_itself_when_it_finds_nothing_open() {
     let _alone = alone();
     let (pool, server) = pool(|b| b.max_idle_time(BRIEF));
     drop(pool.get().unwrap());
-    assert_eq!(threads().len(), 1);
+    await_one();
     await_none();
     assert_eq!((server.alive(), pool.stats().open()), (0, 0), "closed before it went");
     PooledConnection::discard(pool.get().unwrap());
@@ -126,13 +134,12 @@ fn it_goes_by_itself_when_it_finds_nothing_open() {
 fn the_shortest_limits_wake_it_no_more_than_ten_times_a_second() {
     let _alone = alone();
     let nanosecond = Duration::from_nanos(1);
-    let (pool, server) =
-        pool(|b| b.min_idle(1).max_lifetime(nanosecond).max_idle_time(nanosecond));
+    let (pool, server) = pool(|b| b.min_idle(1).max_lifetime(nanosecond).max_idle_time(nanosecond));
     drop(pool.get_timeout(Duration::from_secs(1)));
     let (began, from) = (Instant::now(), server.dials());
-    await_that("it has been at it for a while", || server.dials() >= from + 5);
-    // Each dial is for what an upkeep has closed: of five, four intervals lie between.
-    assert!(began.elapsed() >= Duration::from_millis(350), "{:?}", began.elapsed());
+    await_that("it has been at it for a while", || server.dials() >= from + 12);
+    // Each dial is for what an upkeep has closed, but for a few that the first caller has led to.
+    assert!(began.elapsed() >= Duration::from_millis(800), "{:?}", began.elapsed());
 }
 
 /// SHUT-08, LIFE-09.
@@ -146,7 +153,7 @@ fn ten_thousand_pools_leave_none() {
             drop(pool.get().unwrap());
         }
         drop(pool);
-        assert!(n % 500 != 0 || threads().len() == 1, "{} after {n}", threads().len());
+        assert!(n % 500 != 0 || threads().len() <= 1, "{} after {n}", threads().len());
     }
     drop(_kept);
     await_none();
@@ -274,11 +281,8 @@ fn meddled(
     let meddle = Box::new(meddle);
     let dialer = Meddler { dialer, pool: Arc::clone(&cell), meddle, in_checks };
     let builder = Pool::builder(dialer);
-    let limited = if in_checks {
-        builder.check_idle_every(BRIEF)
-    } else {
-        builder.max_idle_time(BRIEF)
-    };
+    let limited =
+        if in_checks { builder.check_idle_every(BRIEF) } else { builder.max_idle_time(BRIEF) };
     let pool = limited.build().unwrap();
     assert!(cell.set(Mutex::new(Some(pool.clone()))).is_ok());
     drop(pool.get().unwrap());
@@ -368,7 +372,11 @@ fn a_panic_in_what_upkeep_calls_ends_nothing_but_that_connection() {
         let (checks, closed) = (server.checks.load(SeqCst), server.closed.load(SeqCst));
         await_that("upkeep goes on", || server.closed.load(SeqCst) > closed);
         await_that("checks go on", || server.checks.load(SeqCst) > checks);
-        pool.reconfigure().max_lifetime(Duration::MAX).check_idle_every(Duration::MAX).apply().unwrap();
+        pool.reconfigure()
+            .max_lifetime(Duration::MAX)
+            .check_idle_every(Duration::MAX)
+            .apply()
+            .unwrap();
         assert_eq!(await_rest(&pool, &server).idle, 1);
     }
     let closed = others.closed.load(SeqCst);
