@@ -578,13 +578,13 @@ impl<D: Dialer> Shell<D> {
         weak
     }
 
-    fn run(self: &Arc<Self>, errand: Errand<Connection<D>>, may_block: bool) -> Option<Orders<D>> {
+    fn run(self: &Arc<Self>, errand: Errand<D>, may_block: bool) -> Option<Orders<D>> {
         if may_block { self.on_worker(errand) } else { Some(self.perform(errand)) }
     }
 
     /// Sends an errand to a worker. Without a thread a dial fails; other errands are run here, as
     /// a connection must not be lost for want of a thread.
-    fn on_worker(self: &Arc<Self>, errand: Errand<Connection<D>>) -> Option<Orders<D>> {
+    fn on_worker(self: &Arc<Self>, errand: Errand<D>) -> Option<Orders<D>> {
         let assignment = Assignment { shell: Arc::clone(self), errand };
         let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
         Some(match errand {
@@ -596,7 +596,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Does what is to be done, and tells the ledger. To it, a panic of the dialer is a failure.
-    fn perform(&self, errand: Errand<Connection<D>>) -> Orders<D> {
+    fn perform(&self, errand: Errand<D>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
                 let start = now();
@@ -633,6 +633,7 @@ impl<D: Dialer> Shell<D> {
                 let now = now();
                 self.books().closed(id, now)
             }
+            Errand::Upkeep(orders) => orders,
         }
     }
 
@@ -918,21 +919,31 @@ fn turned_away<C, E>(
 }
 
 /// Something to do outside the lock, with the slot that it is done for.
-enum Errand<C> {
+enum Errand<D: Dialer> {
     Dial(DialOrder),
-    Aside(AsideOrder<C>),
-    Close(CloseOrder<C>),
+    Aside(AsideOrder<Connection<D>>),
+    Close(CloseOrder<Connection<D>>),
+    /// All that an upkeep has led to.
+    Upkeep(Orders<D>),
 }
 
 /// An errand on its way to a worker.
 struct Assignment<D: Dialer> {
     shell: Arc<Shell<D>>,
-    errand: Errand<Connection<D>>,
+    errand: Errand<D>,
 }
 
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
-        self.event(Ledger::upkeep);
+        let now = now();
+        let orders = self.books().upkeep(now);
+        // The thread that this runs on is that of all pools: no dialer may hold it up.
+        let left = if orders.may_call_out() {
+            self.on_worker(Errand::Upkeep(orders))
+        } else {
+            Some(orders)
+        };
+        left.into_iter().for_each(|orders| self.carry_out(orders));
     }
 }
 

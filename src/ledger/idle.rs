@@ -191,7 +191,8 @@ impl<C> Idle<C> {
 
     /// When to look at them again.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        // Of one that has gone since, nobody has to be woken.
+        self.due.filter(|_| !self.entries.is_empty())
     }
 
     /// The settings have changed: whatever was known of anyone's end is out of date.

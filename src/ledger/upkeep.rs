@@ -113,8 +113,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let due = [self.idle.due(), self.next_idled_out(), fill, unseen];
         let Some(due) = due.into_iter().flatten().min() else { return };
         let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
-        let due = least.map_or(due, |least| due.max(least));
-        if self.alarm.is_none_or(|alarm| due < alarm) {
+        let due = least.map_or(due, |least| due.max(least)).max(now);
+        // One that is long due was ordered of a system without a thread to spare.
+        let is_lost = |alarm| now.saturating_duration_since(alarm) >= UPKEEP_LEAST;
+        if self.alarm.is_none_or(|alarm| due < alarm || is_lost(alarm)) {
             self.alarm = Some(due);
             effects.alarm = Some(due);
         }
