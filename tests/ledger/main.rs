@@ -18,5 +18,6 @@ mod stats;
 mod aging;
 mod desk;
 mod history;
+mod outages;
 mod promises;
 mod world;
