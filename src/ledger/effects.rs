@@ -14,7 +14,7 @@ pub(crate) struct Ticket(pub(super) u64);
 
 /// Names one dial, check, reset or close that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ErrandId(pub(super) u64);
+pub(crate) struct ErrandId(pub(crate) u64);
 
 /// A slot is reserved: dial, then say `dialed` or `dial_failed`.
 #[derive(Debug)]

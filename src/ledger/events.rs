@@ -55,10 +55,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// A connection at rest, if there is one and nobody has waited for it: no check, no queue.
-    pub(crate) fn try_request(
-        &mut self,
-        now: Instant,
-    ) -> (Attempt<C>, Effects<C, F, W>) {
+    pub(crate) fn try_request(&mut self, now: Instant) -> (Attempt<C>, Effects<C, F, W>) {
         let mut lent = Ok(None);
         let effects = self.settled(now, |ledger, _| {
             if ledger.closed {

@@ -26,7 +26,7 @@ mod judgements;
 mod outage;
 mod queue;
 mod settle;
-mod spread;
+pub(crate) mod spread;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -237,8 +237,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// When an errand under way will have overrun its time limit, or a caller may dial again.
     fn next_due(&self) -> Option<Instant> {
+        self.next_errand_due().into_iter().chain(self.next_retry()).min()
+    }
+
+    fn next_errand_due(&self) -> Option<Instant> {
         let errands = [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()];
-        errands.into_iter().chain([self.next_retry()]).flatten().min()
+        errands.into_iter().flatten().min()
     }
 
     /// When a caller whose dial has failed may dial again, if one waits for that.

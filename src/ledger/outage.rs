@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::{Backoff, Breaker, moment};
+use crate::config::{Backoff, Breaker, far_future, moment};
 
 use super::spread::Spread;
 
@@ -46,7 +46,8 @@ impl Outage {
 
     /// When the next dial may try whether the outage is over; `None` is at once.
     pub(super) fn next_probe(&self, breaker: Breaker) -> Option<Instant> {
-        moment(self.failed_at?, breaker.probe_every).filter(|_| self.has_opened(Some(breaker)))
+        let failed_at = self.failed_at.filter(|_| self.has_opened(Some(breaker)))?;
+        Some(moment(failed_at, breaker.probe_every).unwrap_or_else(|| far_future(failed_at)))
     }
 
     /// When a caller whose dial has failed may dial again; `None` is at once.

@@ -107,10 +107,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn set_alarm(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         let is_missing =
             !self.suspended && self.missing() > 0 && self.open() < self.config.max_open;
-        let fill = self.next_fill().filter(|_| is_missing);
+        // If it could be done by now, something else than time is in its way.
+        let fill = self.next_fill().filter(|at| is_missing && *at > now);
+        // An errand that hangs must not hold up what nobody waits for.
+        let is_held_up = self.config.min_idle() > 0 || self.aside.keep_alives() > 0;
+        let errand = self.next_errand_due().filter(|_| is_held_up);
         // What is in use may come to rest out of sight.
         let unseen = if self.in_use > 0 { moment(now, self.shortest_limit()) } else { None };
-        let due = [self.idle.due(), self.next_idled_out(), fill, unseen];
+        let due = [self.idle.due(), self.next_idled_out(), fill, errand, unseen];
         let Some(due) = due.into_iter().flatten().min() else { return };
         let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
         let due = least.map_or(due, |least| due.max(least)).max(now);

@@ -288,6 +288,37 @@ fn a_server_that_is_away_is_not_dialed_for_min_idle_without_pause() {
     assert_eq!(desk.dials.len(), 4);
 }
 
+/// HEAL-04: nobody calls who would find the dial overdue.
+#[test]
+fn a_dial_for_min_idle_that_hangs_is_followed_by_another() {
+    let mut desk = Desk::with(Config { max_open: 2, min_idle: 1, ..timeless() });
+    desk.look();
+    let hangs = desk.dials.remove(0);
+    let mut upkeeps = 0;
+    while desk.dials.is_empty() {
+        desk.next_upkeep();
+        upkeeps += 1;
+    }
+    let limit = desk.ledger.config().dial_timeout;
+    assert_eq!(hangs.deadline, Some(desk.started + limit));
+    assert!(desk.now <= desk.started + limit + SECOND, "{:?}", desk.now - desk.started);
+    assert!(upkeeps <= 2, "QUIET: upkeep came {upkeeps} times");
+}
+
+/// QUIET: what is under way ends by itself.
+#[test]
+fn upkeep_does_not_come_all_the_time_while_a_second_attempt_is_under_way() {
+    let mut desk = Desk::with(Config { max_open: 2, min_idle: 1, ..timeless() });
+    desk.look();
+    desk.refused();
+    while desk.dials.is_empty() {
+        desk.next_upkeep();
+    }
+    let began = desk.now;
+    desk.next_upkeep();
+    assert_eq!(desk.now - began, desk.ledger.config().dial_timeout);
+}
+
 /// LIFE-13.
 #[test]
 fn whatever_the_limits_no_more_rest_or_are_open_than_they_say() {
@@ -468,6 +499,19 @@ fn a_caller_counts_on_a_connection_that_is_being_checked() {
     let orders = desk.ledger.back(order.id, order.entry, true, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.granted(ticket).connection, 1);
+}
+
+/// LIFE-12: nobody calls, and nothing else is due.
+#[test]
+fn a_check_that_hangs_holds_up_no_other_although_nobody_calls() {
+    let mut desk = Desk::with(Config { max_open: 2, check_idle_every: MINUTE, ..timeless() });
+    desk.fill(2);
+    desk.next_upkeep();
+    let hangs = desk.asides.remove(0);
+    while desk.now < hangs.deadline.expect("a check has a limit") {
+        desk.next_upkeep();
+    }
+    assert_eq!((desk.asides.len(), desk.stats().check_failed_total), (1, 1), "the other's turn");
 }
 
 // ---- Doubt -------------------------------------------------------------------------------------

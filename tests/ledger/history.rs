@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::config::{Config, DialRule, OnDialFailure};
+use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
 use crate::world::{Hangs, World};
 
 /// One thing that can happen. A `usize` picks one of those that it can happen to; if it can happen
@@ -18,6 +18,7 @@ enum Event {
     Leave(usize),
     Cancel(usize),
     Look,
+    Upkeep,
     Dialed(usize),
     DialFailed(usize),
     DialPanicked(usize),
@@ -46,13 +47,20 @@ enum Change {
     MaxIdle(Option<u32>),
     MaxDialing(Option<u32>),
     MaxWaiting(Option<u32>),
+    MinIdle(u32),
+    MaxLifetime(Duration),
+    LifetimeJitter(Option<Duration>),
+    MaxIdleTime(Duration),
+    CheckIdleEvery(Duration),
+    OnDialFailure(OnDialFailure),
+    Breaker(Option<Breaker>),
     DialTimeout(Duration),
     CheckAfter(Duration),
     CheckTimeout(Duration),
     CloseTimeout(Duration),
 }
 
-const KINDS: usize = 26;
+const KINDS: usize = 27;
 
 impl Event {
     fn kind(&self) -> usize {
@@ -83,6 +91,7 @@ impl Event {
             Self::Suspend => 23,
             Self::Resume => 24,
             Self::Cancel(_) => 25,
+            Self::Upkeep => 26,
         }
     }
 
@@ -94,6 +103,7 @@ impl Event {
             Self::Leave(pick) => world.leave(pick),
             Self::Cancel(pick) => world.cancel(pick, behind),
             Self::Look => world.look(behind),
+            Self::Upkeep => world.upkeep(behind),
             Self::Dialed(pick) => world.dialed(pick, behind),
             Self::DialFailed(pick) => world.dial_failed(pick, false, behind),
             Self::DialPanicked(pick) => world.dial_failed(pick, true, behind),
@@ -125,6 +135,13 @@ impl Change {
             Self::MaxIdle(most) => config.max_idle = most,
             Self::MaxDialing(most) => config.max_dialing = most,
             Self::MaxWaiting(most) => config.max_waiting = most,
+            Self::MinIdle(least) => config.min_idle = least,
+            Self::MaxLifetime(limit) => config.max_lifetime = limit,
+            Self::LifetimeJitter(jitter) => config.lifetime_jitter = jitter,
+            Self::MaxIdleTime(limit) => config.max_idle_time = limit,
+            Self::CheckIdleEvery(limit) => config.check_idle_every = limit,
+            Self::OnDialFailure(then) => config.on_dial_failure = then,
+            Self::Breaker(breaker) => config.breaker = breaker,
             Self::DialTimeout(limit) => config.dial_timeout = limit,
             Self::CheckAfter(limit) => config.check_after = limit,
             Self::CheckTimeout(limit) => config.check_timeout = limit,
@@ -159,12 +176,36 @@ fn patience() -> impl Strategy<Value = Option<Duration>> {
     prop_oneof![Just(None), Just(Some(Duration::ZERO)), span().prop_map(Some)]
 }
 
+fn on_dial_failure() -> impl Strategy<Value = OnDialFailure> {
+    prop_oneof![
+        2 => Just(OnDialFailure::AwaitReturn),
+        1 => Just(OnDialFailure::Fail),
+        2 => (passing_time(), passing_time()).prop_map(|(first, most)| OnDialFailure::Retry(Backoff::new(first, most))),
+    ]
+}
+
+fn breaker() -> impl Strategy<Value = Option<Breaker>> {
+    prop::option::weighted(0.4, (1..4u32, span()).prop_map(|(n, every)| Breaker::new(n, every)))
+}
+
+/// In half of the histories without end.
+fn age() -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(Duration::MAX), span()]
+}
+
 fn change() -> impl Strategy<Value = Change> {
     prop_oneof![
         4 => (1..5u32).prop_map(Change::MaxOpen),
         1 => (0..5u32).prop_map(Some).prop_map(Change::MaxIdle),
         1 => prop::option::of(1..4u32).prop_map(Change::MaxDialing),
         1 => prop::option::of(0..3u32).prop_map(Change::MaxWaiting),
+        1 => (0..4u32).prop_map(Change::MinIdle),
+        1 => span().prop_map(Change::MaxLifetime),
+        1 => prop::option::of(span()).prop_map(Change::LifetimeJitter),
+        1 => span().prop_map(Change::MaxIdleTime),
+        1 => span().prop_map(Change::CheckIdleEvery),
+        1 => on_dial_failure().prop_map(Change::OnDialFailure),
+        1 => breaker().prop_map(Change::Breaker),
         1 => span().prop_map(Change::DialTimeout),
         1 => span().prop_map(Change::CheckAfter),
         1 => span().prop_map(Change::CheckTimeout),
@@ -181,6 +222,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => pick().prop_map(Event::Leave),
         2 => pick().prop_map(Event::Cancel),
         1 => Just(Event::Look),
+        1 => Just(Event::Upkeep),
         6 => pick().prop_map(Event::Dialed),
         3 => pick().prop_map(Event::DialFailed),
         1 => pick().prop_map(Event::DialPanicked),
@@ -212,8 +254,13 @@ fn config() -> impl Strategy<Value = Config> {
         prop::option::weighted(0.3, 0..3u32),
     );
     let limits = (span(), prop_oneof![Just(Duration::ZERO), span()], span(), span());
-    (counts, limits).prop_map(|((max_open, max_idle, max_dialing, max_waiting), limits)| {
+    let upkeep = (prop_oneof![Just(0), 1..4u32], prop::option::of(span()), age(), age(), age());
+    let outages = (on_dial_failure(), breaker());
+    (counts, limits, upkeep, outages).prop_map(|(counts, limits, upkeep, outages)| {
+        let (max_open, max_idle, max_dialing, max_waiting) = counts;
         let (dial_timeout, check_after, check_timeout, close_timeout) = limits;
+        let (min_idle, lifetime_jitter, max_lifetime, max_idle_time, check_idle_every) = upkeep;
+        let (on_dial_failure, breaker) = outages;
         Config {
             max_open,
             max_idle,
@@ -223,13 +270,13 @@ fn config() -> impl Strategy<Value = Config> {
             // the models of the places have the rest.
             dial_rule: DialRule::Eager,
             bypass: Duration::ZERO,
-            min_idle: 0,
-            max_lifetime: Duration::MAX,
-            lifetime_jitter: None,
-            max_idle_time: Duration::MAX,
-            check_idle_every: Duration::MAX,
-            on_dial_failure: OnDialFailure::AwaitReturn,
-            breaker: None,
+            min_idle,
+            max_lifetime,
+            lifetime_jitter,
+            max_idle_time,
+            check_idle_every,
+            on_dial_failure,
+            breaker,
             get_timeout: Duration::MAX,
             dial_timeout,
             check_after,
@@ -243,11 +290,8 @@ fn config() -> impl Strategy<Value = Config> {
 /// Each call of the dialer returns in some histories, and in others every so often one does not.
 fn hangs() -> impl Strategy<Value = Hangs> {
     let pattern = || prop_oneof![3 => Just(0), 1 => any::<u64>().prop_map(|bits| bits & bits << 1)];
-    (pattern(), pattern(), pattern()).prop_map(|(dials, asides, closes)| Hangs {
-        dials,
-        asides,
-        closes,
-    })
+    (pattern(), pattern(), pattern(), any::<bool>())
+        .prop_map(|(dials, asides, closes, upkeep)| Hangs { dials, asides, closes, upkeep })
 }
 
 /// How likely each kind of event is in one history: some kinds never happen in it, and so others

@@ -344,3 +344,14 @@ fn a_dial_that_hangs_opens_the_breaker_and_a_probe_may_follow() {
     desk.dialed();
     drop(desk.granted(probe));
 }
+
+#[test]
+fn a_breaker_that_never_tries_again_does_not_try_at_once() {
+    let breaker = Some(Breaker::new(1, Duration::MAX));
+    let mut desk = Desk::with(Config { breaker, ..breaking(1) });
+    let ticket = desk.queue(1);
+    desk.refused();
+    desk.failure(ticket);
+    desk.now += 1_000_000 * SECOND;
+    desk.refused_at_once();
+}

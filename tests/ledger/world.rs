@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::close_reason::CloseReason;
-use crate::config::{Config, moment};
+use crate::config::{Backoff, Breaker, Config, OnDialFailure, far_future, moment};
 use crate::ledger::effects::ErrandId;
+use crate::ledger::spread::{Share, Spread};
 use crate::ledger::{
     AsideOrder, DialOrder, Effects, Entry, Ledger, Overdue, Refusal, Request, Task, Ticket, Verdict,
 };
@@ -29,6 +30,16 @@ impl From<Overdue> for Failure {
 
 type Orders = Effects<u32, Failure, usize>;
 
+/// The least time between two upkeeps.
+const UPKEEP_LEAST: Duration = Duration::from_millis(100);
+
+/// How the pool's lives and pauses are spread.
+const SEED: u64 = 5;
+
+/// A connection that `min_idle` needs is replaced at least so long before its end, but not in the
+/// first three quarters of its life.
+const LEAD_LEAST: Duration = Duration::from_secs(1);
+
 /// A connection, as the driver and its borrowers know it.
 #[derive(Debug)]
 struct Connection {
@@ -38,10 +49,22 @@ struct Connection {
     idle_since: Instant,
     proven_at: Instant,
     generation: u64,
+    share: Share,
+    /// At rest: how sure it is that its successor may be dialed.
+    leaving: Leaving,
     /// By the predicates up to which it has been judged.
     judged: u32,
     /// Its slot was freed although it is not closed: the one case that `BOUND` leaves out.
     abandoned: bool,
+}
+
+/// By how much a connection is replaced early depends on how long dials take on average. The World
+/// knows bounds of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    Perhaps,
+    Yes,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +84,9 @@ enum Place {
 
 #[derive(Debug)]
 struct Dial {
-    sponsor: usize,
+    /// `None`: the pool, for `min_idle`.
+    sponsor: Option<usize>,
+    began: Instant,
     generation: u64,
     judged: u32,
     deadline: Option<Instant>,
@@ -145,6 +170,8 @@ pub(crate) struct Hangs {
     pub(crate) dials: u64,
     pub(crate) asides: u64,
     pub(crate) closes: u64,
+    /// Whether no upkeep comes when it is due.
+    pub(crate) upkeep: bool,
 }
 
 #[derive(Debug)]
@@ -180,6 +207,15 @@ pub(crate) struct World {
     closings: BTreeMap<ErrandId, (u32, Option<Instant>)>,
 
     last_failure: Option<Failure>,
+    /// Dials that have failed since the last that succeeded, and when the latest did.
+    failures: u32,
+    failed_at: Option<Instant>,
+    spread: Spread,
+    /// The longest that a dial has taken.
+    longest_dial: Duration,
+    /// For when upkeep is ordered, and when it last came.
+    alarm: Option<Instant>,
+    upkept_at: Option<Instant>,
     /// When a connection was last found broken.
     doubted_at: Option<Instant>,
     totals: Stats,
@@ -191,7 +227,7 @@ impl World {
     pub(crate) fn new(config: Config, hangs: Hangs) -> Self {
         let now = Instant::now() + Duration::from_secs(1_000_000);
         Self {
-            ledger: Ledger::new(config, 0),
+            ledger: Ledger::new(config, SEED),
             now,
             latest: now,
             config,
@@ -212,6 +248,12 @@ impl World {
             closes: Vec::new(),
             closings: BTreeMap::new(),
             last_failure: None,
+            failures: 0,
+            failed_at: None,
+            spread: Spread::new(SEED),
+            longest_dial: Duration::ZERO,
+            alarm: None,
+            upkept_at: None,
             doubted_at: None,
             totals: Stats::default(),
             orders: Effects::none(),
@@ -238,6 +280,9 @@ impl World {
             }
         }
         self.now += time;
+        if !self.hangs.upkeep && self.alarm.is_some_and(|alarm| alarm <= self.now) {
+            self.upkeep(Duration::ZERO);
+        }
         // Whoever is woken by the clock looks. Nobody else does.
         for party in 0..self.parties.len() {
             if self.is_up(party) {
@@ -282,28 +327,33 @@ impl World {
     fn ask(&mut self, party: usize, now: Instant) {
         let Party { ticket: place, deadline, .. } = self.parties[party];
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
-        let at_once =
-            !self.closed && !self.suspended && self.queue.is_empty() && self.is_fresh(now);
+        let at_once = |world: &Self| {
+            !world.closed && !world.suspended && world.queue.is_empty() && world.is_fresh(now)
+        };
         let (request, orders) = self.ledger.request(place, deadline, now, || party);
         self.parties[party].state = State::Gone;
         match request {
             Request::Granted(ticket, entry) => {
-                assert!(at_once, "BOUNDED-BYPASS: a newcomer is served before the queue");
                 self.event(now, orders, |world, _| {
+                    assert!(
+                        at_once(world),
+                        "BOUNDED-BYPASS: a newcomer is served before the queue"
+                    );
                     let connection = world.take_idle().expect("something is idle");
                     assert_eq!(entry.connection, connection, "the most recently used is lent");
-                    world.lend(connection);
+                    world.lend(connection, now);
                     world.hold(party, ticket, entry);
                 });
                 return;
             }
             Request::Queued(ticket) => {
-                assert!(!self.closed && !at_once && !is_late, "waits for no reason");
+                assert!(!self.closed && !is_late, "waits for no reason");
                 assert!(place.is_none_or(|place| place == ticket), "FAIR-04: the place is lost");
                 self.parties[party].ticket = Some(ticket);
                 let sleeps_at_once = orders.is_empty();
                 self.event(now, orders, |world, _| {
-                    assert!(place.is_some() || !world.is_queue_full(), "the queue is full");
+                    assert!(!at_once(world), "waits for no reason");
+                    assert!(place.is_some() || !world.is_queue_full(now), "the queue is full");
                     world.totals.waited_total += u64::from(place.is_none());
                     world.parties[party].state = State::Waiting;
                     world.parties[party].sleep = Sleep::Awake;
@@ -317,9 +367,12 @@ impl World {
             }
             Request::Refused(Refusal::Closed) => assert!(self.closed && orders.is_empty()),
             Request::Refused(Refusal::TooLate) => {
-                assert!(is_late && !at_once && !self.closed);
+                assert!(is_late && !self.closed);
                 assert!(!self.suspended, "REASON: a suspended pool says so");
-                self.event(now, orders, |world, _| world.totals.timed_out_total += 1);
+                self.event(now, orders, |world, _| {
+                    assert!(!at_once(world), "it could be served");
+                    world.totals.timed_out_total += 1;
+                });
                 return;
             }
             Request::Refused(Refusal::Suspended) => {
@@ -328,9 +381,9 @@ impl World {
                 return;
             }
             Request::Refused(Refusal::QueueFull) => {
-                assert!(!self.closed && !at_once && !is_late && place.is_none());
+                assert!(!self.closed && !is_late && place.is_none());
                 self.event(now, orders, |world, _| {
-                    assert!(world.is_queue_full(), "refused although it could be served");
+                    assert!(!at_once(world) && world.is_queue_full(now), "it could be served");
                     world.totals.queue_full_total += 1;
                 });
                 return;
@@ -342,7 +395,7 @@ impl World {
     pub(crate) fn try_request(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
         let (lent, orders) = self.ledger.try_request(now);
-        self.event(now, orders, |world, _| match lent {
+        self.event(now, orders, |world, now| match lent {
             Err(Refusal::Closed) => assert!(world.closed),
             Err(refusal) => {
                 assert!(!world.closed && world.suspended && refusal == Refusal::Suspended);
@@ -352,7 +405,7 @@ impl World {
                 assert!(!world.closed && !world.suspended && world.queue.is_empty(), "FAIR-05");
                 let connection = world.take_idle().expect("something is idle");
                 assert_eq!(entry.connection, connection, "the most recently used is lent");
-                world.lend(connection);
+                world.lend(connection, now);
                 world.connection(connection).place = Place::Lent;
                 let holds = State::Holding(entry);
                 world.parties.push(Party::new(Want::Connection, None, None, holds));
@@ -434,6 +487,14 @@ impl World {
         self.look_at(now);
     }
 
+    /// The time has come for which it was ordered, or another.
+    pub(crate) fn upkeep(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        (self.alarm, self.upkept_at) = (None, Some(now));
+        let orders = self.ledger.upkeep(now);
+        self.event(now, orders, |_, _| {});
+    }
+
     fn look_at(&mut self, now: Instant) {
         let orders = self.ledger.look(now);
         self.event(now, orders, |_, _| {});
@@ -446,12 +507,12 @@ impl World {
         let orders = self.ledger.dialed(id, connection, None, now);
         self.event(now, orders, |world, now| {
             let dial = world.dials.remove(&id).expect("it was under way");
-            let sponsor = &mut world.parties[dial.sponsor];
-            if sponsor.dial == Some(id) {
-                sponsor.dial = None;
-            }
+            world.part(id, dial.sponsor);
             world.totals.dialed_total += 1;
             world.last_failure = None;
+            (world.failures, world.failed_at) = (0, None);
+            let took = now.saturating_duration_since(dial.began);
+            world.longest_dial = world.longest_dial.max(took);
             let opened = Connection {
                 place: Place::Closed,
                 reused: false,
@@ -459,6 +520,8 @@ impl World {
                 idle_since: now,
                 proven_at: now,
                 generation: dial.generation,
+                share: world.spread.share(id.0),
+                leaving: Leaving::No,
                 judged: dial.judged,
                 abandoned: false,
             };
@@ -475,10 +538,10 @@ impl World {
             self.totals.panics_total += 1;
         }
         let orders = self.ledger.dial_failed(id, Failure::Of(id), now);
-        self.event(now, orders, |world, _| {
+        self.event(now, orders, |world, now| {
             let dial = world.dials.remove(&id).expect("it was under way");
             world.totals.dial_failed_total += 1;
-            world.note_failure(id, &dial, Failure::Of(id));
+            world.note_failure(id, &dial, Failure::Of(id), now);
         });
     }
 
@@ -530,7 +593,7 @@ impl World {
                     Task::Reset => CloseReason::ResetFailed,
                     Task::Judge { .. } => CloseReason::Predicate,
                 };
-                world.totals.check_failed_total += u64::from(task == Task::Check);
+                world.totals.check_failed_total += u64::from(is_check(task));
                 world.begin_close(connection, reason, now);
             }
         });
@@ -596,12 +659,11 @@ impl World {
             world.generation += 1;
             world.begin_epoch();
             world.close_idle(CloseReason::Flushed, now);
-            for (id, dial) in &mut world.dials {
+            for id in world.dials.keys().copied().collect::<Vec<_>>() {
+                let dial = world.dials.get_mut(&id).expect("just found");
                 dial.counted = false;
-                let sponsor = &mut world.parties[dial.sponsor];
-                if sponsor.dial == Some(*id) {
-                    sponsor.dial = None;
-                }
+                let sponsor = dial.sponsor;
+                world.part(id, sponsor);
             }
             for at in 0..world.asides.len() {
                 let Aside { id, connection, written_off, .. } = world.asides[at];
@@ -641,6 +703,9 @@ impl World {
                 let coldest = world.idle.remove(0);
                 world.begin_close(coldest, CloseReason::Surplus, now);
             }
+            // Whose end was near by the limits of before.
+            world.connections.values_mut().for_each(|it| it.leaving = Leaving::No);
+            world.retire_aged(now);
         });
     }
 
@@ -689,7 +754,7 @@ impl World {
     /// Everyone finishes: what hangs returns, what is held comes back. Then nobody may be left
     /// waiting, and the pool is at rest; and then it is closed, and nothing is left of it.
     pub(crate) fn finish(mut self, refuses: bool) {
-        self.hangs = Hangs { dials: 0, asides: 0, closes: 0 };
+        self.hangs = Hangs { dials: 0, asides: 0, closes: 0, upkeep: true };
         self.dials.values_mut().for_each(|dial| dial.hangs = false);
         self.asides.iter_mut().for_each(|aside| aside.hangs = false);
         self.closes.iter_mut().for_each(|close| close.2 = false);
@@ -703,6 +768,7 @@ impl World {
         let busy = (stats.in_use, stats.dialing, stats.closing, stats.waiting);
         assert_eq!(busy, (0, 0, 0, 0), "at rest: {stats}");
         assert!(stats.idle <= self.config.max_idle(), "at rest: {stats}");
+        self.live_on();
 
         self.close(Duration::ZERO);
         self.drain(None, Duration::ZERO);
@@ -715,7 +781,19 @@ impl World {
         }
     }
 
-    fn come_to_rest(&mut self, refuses: bool) {
+    /// Nobody calls any more, and the server answers: what time does is seen to by upkeep alone.
+    fn live_on(&mut self) {
+        for _ in 0..6 {
+            let Some(alarm) = self.alarm.filter(|_| !self.closed) else { break };
+            self.now = self.now.max(alarm);
+            self.upkeep(Duration::ZERO);
+            self.come_to_rest(false);
+            let is_full = self.open() >= self.config.max_open;
+            assert!(is_full || self.failures > 0 || self.missing(Leaving::Yes) == 0, "min_idle");
+        }
+    }
+
+    fn come_to_rest(&mut self, mut refuses: bool) {
         let zero = Duration::ZERO;
         loop {
             if !self.closes.is_empty() {
@@ -734,6 +812,10 @@ impl World {
                 self.ask(party, self.now);
             } else if self.queue.iter().any(|party| self.is_expired(*party, self.now)) {
                 self.leave(0);
+            } else if let Some(next) = self.next_retry() {
+                // The server is back for the next attempt.
+                refuses = false;
+                self.wait(next.saturating_duration_since(self.now));
             } else {
                 break;
             }
@@ -750,6 +832,7 @@ impl World {
         self.settle(now);
         self.keep_watch();
         self.forget_predicates();
+        self.note_alarm(now);
         self.assert_all_expected();
         self.agree();
     }
@@ -777,8 +860,58 @@ impl World {
         self.predicates.retain(is_needed);
     }
 
-    /// When something next overruns its time limit, somebody must be awake to see it.
+    /// Upkeep is ordered for whatever time alone will do.
+    fn note_alarm(&mut self, now: Instant) {
+        let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
+        if let Some(ordered) = self.orders.alarm {
+            assert!(!self.closed, "nothing of a closed pool is kept up");
+            let is_lost = |before| now.saturating_duration_since(before) >= UPKEEP_LEAST;
+            let is_news = |before: Instant| ordered < before || is_lost(before);
+            assert!(self.alarm.is_none_or(is_news), "ordered twice");
+            assert!(least.is_none_or(|least| ordered >= least), "LIFE-09: upkeep without pause");
+            self.alarm = Some(ordered);
+        }
+        if !self.closed {
+            if let Some(due) = self.next_by_time(now).map(|due| least.map_or(due, |l| due.max(l))) {
+                let alarm = self.alarm;
+                assert!(
+                    alarm.is_some_and(|alarm| alarm <= due),
+                    "nobody comes at {due:?}: {alarm:?}"
+                );
+            }
+        }
+    }
+
+    /// When time alone will next do something, although nobody calls.
+    fn next_by_time(&self, now: Instant) -> Option<Instant> {
+        let aging = self.idle.iter().map(|idle| &self.connections[idle]).flat_map(|idle| {
+            let is_noted = idle.leaving != Leaving::No;
+            let leaves = if is_noted { None } else { self.leaves_at(idle, LEAD_LEAST) };
+            let check = if self.keep_alives() > 0 { None } else { self.check_at(idle) };
+            [self.ends_at(idle), leaves, check]
+        });
+        let is_missing =
+            !self.suspended && self.missing(Leaving::Yes) > 0 && self.open() < self.config.max_open;
+        // Once it is past, something else than time is in the way.
+        let fill = self.next_fill().filter(|at| is_missing && *at > now);
+        // What an errand that hangs holds up.
+        let is_held_up = self.config.min_idle() > 0 || self.keep_alives() > 0;
+        let errand = self.next_errand_due().filter(|_| is_held_up);
+        // What is lent may come to rest out of sight.
+        let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
+        let shortest = max_lifetime.min(max_idle_time).min(check_idle_every);
+        let is_out = self.at(&[Place::Granted, Place::Lent]) > 0;
+        let unseen = moment(now, shortest).filter(|_| is_out);
+        aging.chain([self.next_idled_out(), fill, errand, unseen]).flatten().min()
+    }
+
+    /// When something next overruns its time limit or may be tried again, somebody must be awake to
+    /// see it.
     fn next_due(&self) -> Option<Instant> {
+        self.next_errand_due().into_iter().chain(self.next_retry()).min()
+    }
+
+    fn next_errand_due(&self) -> Option<Instant> {
         let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
         let asides =
             self.asides.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
@@ -818,18 +951,19 @@ impl World {
             .collect();
         for id in overdue {
             let dial = self.dials.remove(&id).expect("just found");
-            self.note_failure(id, &dial, Failure::Overdue(self.config.dial_timeout));
+            self.note_failure(id, &dial, Failure::Overdue(self.config.dial_timeout), now);
             self.dials.insert(id, Dial { counted: false, ..dial });
         }
         for at in 0..self.asides.len() {
             let Aside { id, task, connection, deadline, written_off, .. } = self.asides[at];
             if written_off.is_none() && is_due(deadline) {
                 self.asides[at].written_off = Some(CloseReason::Late);
-                self.totals.check_failed_total += u64::from(task == Task::Check);
+                self.totals.check_failed_total += u64::from(is_check(task));
                 self.note_closing(id, connection, now);
                 self.connection(connection).place = Place::Overdue;
             }
         }
+        self.retire_aged(now);
         let overdue: Vec<_> =
             self.closings.iter().filter(|(_, c)| is_due(c.1)).map(|(id, _)| *id).collect();
         for id in overdue {
@@ -852,14 +986,17 @@ impl World {
         } else {
             if !self.suspended {
                 self.serve(now);
-                self.fail_hopeless();
+                self.revive(now);
                 self.begin_dials(now);
+                self.fill(now);
+                self.refuse(now);
+                self.fail_hopeless();
             }
             self.finish_warm_ups();
             while self.idle.len() > self.config.max_idle() as usize {
-                let coldest = self.idle.remove(0);
-                self.begin_close(coldest, CloseReason::Surplus, now);
+                self.close_surplus(now);
             }
+            self.check_coldest(now);
         }
         self.allowance = self.allowance.min(self.open()).max(self.config.max_open);
     }
@@ -873,7 +1010,7 @@ impl World {
             } else if self.is_fresh(now) {
                 self.queue.remove(0);
                 let connection = self.take_idle().expect("something is idle");
-                self.lend(connection);
+                self.lend(connection, now);
                 self.tell(front, Told::Granted(connection));
             } else if self.checks() < self.queue.len() && !self.idle.is_empty() {
                 let stale = self.take_idle().expect("something is idle");
@@ -885,11 +1022,118 @@ impl World {
     }
 
     fn fail_hopeless(&mut self) {
+        let fails_at_once = self.config.on_dial_failure == OnDialFailure::Fail;
+        let is_hopeless = fails_at_once || self.busy() == 0;
         for party in self.queue.clone() {
-            if let (0, Some(failure)) = (self.busy(), self.parties[party].failure) {
+            let failure = self.parties[party].failure.filter(|_| is_hopeless && !self.may_retry());
+            if let Some(failure) = failure {
                 self.queue.retain(|waiting| *waiting != party);
                 self.tell(party, Told::Failed(failure));
             }
+        }
+    }
+
+    /// While dials fail, one caller at a time dials again; once one has succeeded, all may.
+    fn revive(&mut self, now: Instant) {
+        if self.may_retry() && self.failures == 0 {
+            for party in &self.queue {
+                self.parties[*party].failure = None;
+            }
+        } else if self.next_retry().is_some_and(|at| at <= now) {
+            let failed = self.queue.iter().find(|party| self.parties[**party].failure.is_some());
+            self.parties[*failed.expect("one waits to retry")].failure = None;
+        }
+    }
+
+    /// Keeps `min_idle` at rest. How many are about to end is known within bounds.
+    fn fill(&mut self, now: Instant) {
+        let is_paused = self.next_fill().is_some_and(|at| at > now);
+        let is_tried = self.failures > 0 && self.counted() > 0;
+        let tries = if self.failures > 0 { 1 } else { u32::MAX };
+        let most = if is_paused || is_tried { 0 } else { self.room(now).min(tries) };
+        let least = most.min(self.missing(Leaving::Yes));
+        let most = most.min(self.missing(Leaving::Perhaps));
+        let dials = small(self.orders.dials.len());
+        assert!((least..=most).contains(&dials), "min_idle: {dials} dials, not {least} to {most}");
+        for _ in 0..dials {
+            self.begin_dial(None, now);
+        }
+    }
+
+    /// Of a server taken for lost, those who need a dial hear at once, except for one who tries.
+    fn refuse(&mut self, now: Instant) {
+        let Some(failure) = self.last_failure else { return };
+        if !self.is_broken_off() || self.may_probe(now) {
+            return;
+        }
+        for party in &self.queue {
+            let Party { dial, failure: own, .. } = &mut self.parties[*party];
+            if dial.is_none() && own.is_none() {
+                *own = Some(failure);
+            }
+        }
+        if self.counted() == 0 {
+            for party in 0..self.parties.len() {
+                let Party { want, state, .. } = &self.parties[party];
+                if matches!((want, state), (Want::Warmth(_), State::Waiting)) {
+                    self.tell(party, Told::Failed(failure));
+                }
+            }
+        }
+    }
+
+    /// One whose end is near, or else the coldest.
+    fn close_surplus(&mut self, now: Instant) {
+        let closes = &self.orders.closes;
+        let is_ordered = |idle: &u32| closes.iter().any(|order| order.connection == *idle);
+        let at = self.idle.iter().position(is_ordered).expect("more are idle than max_idle");
+        let any_leaves = self.idle.iter().any(|it| self.connections[it].leaving == Leaving::Yes);
+        let leaves = self.connections[&self.idle[at]].leaving != Leaving::No;
+        assert!(leaves || at == 0 && !any_leaves, "{} is not the one to go", self.idle[at]);
+        let surplus = self.idle.remove(at);
+        self.begin_close(surplus, CloseReason::Surplus, now);
+    }
+
+    /// Closes what has lived or rested too long, and notes whose end is near.
+    fn retire_aged(&mut self, now: Instant) {
+        let is_by = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
+        let has_ended = |idle: &u32| is_by(self.ends_at(&self.connections[idle]));
+        let (ended, idle) = self.idle.iter().partition(|idle| has_ended(idle));
+        self.idle = idle;
+        let ended: Vec<u32> = ended;
+        for connection in ended {
+            self.begin_close(connection, CloseReason::Expired, now);
+        }
+        let lead_most = self.longest_dial.saturating_mul(2).max(LEAD_LEAST);
+        for idle in self.idle.clone() {
+            let connection = &self.connections[&idle];
+            let leaving = if is_by(self.leaves_at(connection, LEAD_LEAST)) {
+                Leaving::Yes
+            } else if is_by(self.leaves_at(connection, lead_most)) {
+                Leaving::Perhaps
+            } else {
+                continue;
+            };
+            if connection.leaving != Leaving::Yes {
+                self.connection(idle).leaving = leaving;
+            }
+        }
+        while is_by(self.next_idled_out()) {
+            let coldest = self.idle.remove(0);
+            self.begin_close(coldest, CloseReason::IdleTooLong, now);
+        }
+    }
+
+    /// One at a time is checked while nobody wants it.
+    fn check_coldest(&mut self, now: Instant) {
+        if self.keep_alives() > 0 {
+            return;
+        }
+        let is_due =
+            |idle: &u32| self.check_at(&self.connections[idle]).is_some_and(|due| due <= now);
+        if let Some(at) = self.idle.iter().position(is_due) {
+            let connection = self.idle.remove(at);
+            self.set_aside(Task::KeepAlive, connection, now);
         }
     }
 
@@ -901,21 +1145,19 @@ impl World {
             };
             let sponsor = self.queue.iter().find(wants).copied();
             let Some(sponsor) = sponsor.filter(|_| self.coming() < self.unmet()) else { break };
-            if self.room() == 0 {
+            if self.room(now) == 0 {
                 break;
             }
-            self.parties[sponsor].dial = Some(self.begin_dial(sponsor, now));
+            self.parties[sponsor].dial = Some(self.begin_dial(Some(sponsor), now));
         }
         let warm_ups = self.parties.iter().enumerate().filter_map(|(at, party)| match party {
             Party { want: Want::Warmth(target), state: State::Waiting, .. } => Some((at, *target)),
             _ => None,
         });
         let Some((sponsor, target)) = warm_ups.max_by_key(|(_, target)| *target) else { return };
-        let coming = |world: &Self| {
-            world.idle.len() + world.busy() + world.dials.values().filter(|d| d.counted).count()
-        };
-        while coming(self) < target.min(self.config.max_idle()) as usize && self.room() > 0 {
-            self.begin_dial(sponsor, now);
+        let coming = |world: &Self| world.idle.len() + world.busy() + world.counted();
+        while coming(self) < target.min(self.config.max_idle()) as usize && self.room(now) > 0 {
+            self.begin_dial(Some(sponsor), now);
         }
     }
 
@@ -931,13 +1173,14 @@ impl World {
         }
     }
 
-    fn begin_dial(&mut self, sponsor: usize, now: Instant) -> ErrandId {
-        assert!(!self.orders.dials.is_empty(), "NO-STRANDED-WAITER: no dial for party {sponsor}");
+    fn begin_dial(&mut self, sponsor: Option<usize>, now: Instant) -> ErrandId {
+        assert!(!self.orders.dials.is_empty(), "NO-STRANDED-WAITER: no dial for {sponsor:?}");
         let DialOrder { id, deadline } = self.orders.dials.remove(0);
         assert_eq!(deadline, moment(now, self.config.dial_timeout));
         let hangs = self.hangs_next(0, self.hangs.dials);
         let dial = Dial {
             sponsor,
+            began: now,
             generation: self.generation,
             judged: self.epoch,
             deadline,
@@ -949,16 +1192,27 @@ impl World {
         id
     }
 
-    fn note_failure(&mut self, id: ErrandId, dial: &Dial, failure: Failure) {
+    /// Nobody counts on that dial any more.
+    fn part(&mut self, id: ErrandId, sponsor: Option<usize>) {
+        if let Some(sponsor) = sponsor.map(|sponsor| &mut self.parties[sponsor]) {
+            sponsor.dial = sponsor.dial.filter(|dial| *dial != id);
+        }
+    }
+
+    fn note_failure(&mut self, id: ErrandId, dial: &Dial, failure: Failure, now: Instant) {
         self.last_failure = Some(failure);
-        let sponsor = &mut self.parties[dial.sponsor];
+        if dial.counted {
+            (self.failures, self.failed_at) = (self.failures + 1, Some(now));
+        }
+        let Some(party) = dial.sponsor else { return };
+        let sponsor = &mut self.parties[party];
         if sponsor.dial == Some(id) {
             sponsor.dial = None;
             sponsor.failure = Some(failure);
         }
         let is_warm_up = matches!(sponsor.want, Want::Warmth(_));
         if is_warm_up && dial.counted && matches!(sponsor.state, State::Waiting) {
-            self.tell(dial.sponsor, Told::Failed(failure));
+            self.tell(party, Told::Failed(failure));
         }
     }
 
@@ -971,8 +1225,12 @@ impl World {
             assert_eq!(earlier, None, "LATE-BINDING: the longest-waiting caller is served first");
         }
         if let Told::Failed(_) = told {
+            let may_wait = self.config.on_dial_failure != OnDialFailure::Fail;
             let is_caller = self.parties[party].want == Want::Connection;
-            assert!(!is_caller || self.busy() == 0, "REASON: a return could have served {party}");
+            assert!(
+                !is_caller || !may_wait || self.busy() == 0,
+                "REASON: a return could have served {party}"
+            );
         }
         let Party { state, dial, failure, .. } = &mut self.parties[party];
         assert!(matches!(state, State::Waiting), "two verdicts for party {party}");
@@ -980,8 +1238,10 @@ impl World {
         (*dial, *failure) = (None, None);
     }
 
-    fn lend(&mut self, connection: u32) {
+    fn lend(&mut self, connection: u32, now: Instant) {
         assert!(!self.suspended, "lent although the pool is suspended");
+        let end = self.ends_at(&self.connections[&connection]);
+        assert!(end.is_none_or(|end| end > now), "LIFE-03: lent beyond its life");
         let generation = self.generation;
         let lent = self.connection(connection);
         lent.place = Place::Granted;
@@ -1011,6 +1271,8 @@ impl World {
             self.begin_close(connection, CloseReason::PoolClosed, now);
         } else if self.connections[&connection].generation != self.generation {
             self.begin_close(connection, CloseReason::Flushed, now);
+        } else if self.ends_at(&self.connections[&connection]).is_some_and(|end| end <= now) {
+            self.begin_close(connection, CloseReason::Expired, now);
         } else if surplus {
             self.begin_close(connection, CloseReason::Surplus, now);
         } else if self.predicates.last() > Some(&self.connections[&connection].judged) {
@@ -1019,7 +1281,7 @@ impl World {
         } else {
             let epoch = self.epoch;
             let idle = self.connection(connection);
-            (idle.place, idle.judged) = (Place::Idle, epoch);
+            (idle.place, idle.judged, idle.leaving) = (Place::Idle, epoch, Leaving::No);
             self.idle.push(connection);
             // A clock that is behind may have it come back before others.
             self.idle.sort_by_key(|idle| self.connections[idle].idle_since);
@@ -1111,22 +1373,120 @@ impl World {
         self.asides.iter().filter(counts).count()
     }
 
+    fn keep_alives(&self) -> usize {
+        let counts = |a: &&Aside| a.task == Task::KeepAlive && a.written_off.is_none();
+        self.asides.iter().filter(counts).count()
+    }
+
+    fn counted(&self) -> usize {
+        self.dials.values().filter(|dial| dial.counted).count()
+    }
+
     fn coming(&self) -> usize {
-        self.dials.values().filter(|dial| dial.counted).count() + self.checks()
+        self.counted() + self.checks()
     }
 
     fn unmet(&self) -> usize {
         self.queue.iter().filter(|party| self.parties[**party].failure.is_none()).count()
     }
 
-    fn room(&self) -> u32 {
+    fn room(&self, now: Instant) -> u32 {
         let dials = self.config.max_dialing.unwrap_or(u32::MAX);
         let slots = self.config.max_open.saturating_sub(self.open());
-        slots.min(dials.saturating_sub(small(self.dials.len())))
+        let tries = match self.config.breaker {
+            Some(_) if self.failures > 0 => u32::from(self.may_probe(now)),
+            _ => u32::MAX,
+        };
+        slots.min(dials.saturating_sub(small(self.dials.len()))).min(tries)
     }
 
-    fn is_queue_full(&self) -> bool {
-        let can_serve = self.coming() + self.idle.len() + self.room() as usize;
+    // ---- Outages -------------------------------------------------------------------------------
+
+    fn is_broken_off(&self) -> bool {
+        self.config.breaker.is_some_and(|breaker| self.failures >= breaker.failures)
+    }
+
+    fn may_retry(&self) -> bool {
+        matches!(self.config.on_dial_failure, OnDialFailure::Retry(_)) && !self.is_broken_off()
+    }
+
+    /// With a breaker, and while dials fail: whether one may begin.
+    fn may_probe(&self, now: Instant) -> bool {
+        self.counted() == 0 && self.next_probe().is_none_or(|next| next <= now)
+    }
+
+    fn next_probe(&self) -> Option<Instant> {
+        let Breaker { probe_every, .. } = self.config.breaker.filter(|_| self.is_broken_off())?;
+        let failed_at = self.failed_at?;
+        Some(moment(failed_at, probe_every).unwrap_or_else(|| far_future(failed_at)))
+    }
+
+    /// When the first caller whose dial has failed may dial again, if there is one that waits for
+    /// that alone.
+    fn next_retry(&self) -> Option<Instant> {
+        let OnDialFailure::Retry(backoff) = self.config.on_dial_failure else { return None };
+        let mut callers = self.queue.iter().map(|party| &self.parties[*party]);
+        let is_tried = self.counted() > 0
+            || callers.clone().any(|caller| caller.dial.is_none() && caller.failure.is_none());
+        let is_wanted = !self.suspended && callers.any(|caller| caller.failure.is_some());
+        if is_wanted && !is_tried && self.may_retry() { self.pause_ends(backoff) } else { None }
+    }
+
+    /// The pause doubles with each failure, less up to a half of it.
+    fn pause_ends(&self, backoff: Backoff) -> Option<Instant> {
+        let half = backoff.pause(self.failures) / 2;
+        moment(self.failed_at?, half + self.spread.share(u64::from(self.failures)).of(half))
+    }
+
+    /// When `min_idle` may be dialed for; `None` is at once.
+    fn next_fill(&self) -> Option<Instant> {
+        let pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        self.pause_ends(pauses).max(self.next_probe())
+    }
+
+    /// What `min_idle` lacks, if those count as leaving who are at least so sure to.
+    fn missing(&self, least: Leaving) -> u32 {
+        let stays = |idle: &&u32| match self.connections[*idle].leaving {
+            Leaving::No => true,
+            Leaving::Perhaps => least == Leaving::Yes,
+            Leaving::Yes => false,
+        };
+        let staying = self.idle.iter().filter(stays).count();
+        let coming = staying + self.counted() + self.at(&[Place::Aside]);
+        self.config.min_idle().saturating_sub(small(coming.saturating_sub(self.queue.len())))
+    }
+
+    // ---- Ages ----------------------------------------------------------------------------------
+
+    fn lifetime(&self, connection: &Connection) -> Option<Duration> {
+        let Config { max_lifetime, lifetime_jitter, .. } = self.config;
+        let jitter = lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);
+        (max_lifetime < Duration::MAX).then(|| max_lifetime - connection.share.of(jitter))
+    }
+
+    fn ends_at(&self, connection: &Connection) -> Option<Instant> {
+        moment(connection.opened_at, self.lifetime(connection)?)
+    }
+
+    fn leaves_at(&self, connection: &Connection, lead: Duration) -> Option<Instant> {
+        let lifetime = self.lifetime(connection).filter(|_| self.config.min_idle() > 0)?;
+        moment(connection.opened_at, lifetime - lead.min(lifetime / 4))
+    }
+
+    /// Within the last tenth of the interval, so that not all are checked at once.
+    fn check_at(&self, connection: &Connection) -> Option<Instant> {
+        let every = self.config.check_idle_every;
+        let after = every - connection.share.of(every / 10);
+        moment(connection.proven_at, after).filter(|_| every < Duration::MAX)
+    }
+
+    fn next_idled_out(&self) -> Option<Instant> {
+        let coldest = self.idle.first().filter(|_| small(self.idle.len()) > self.config.min_idle());
+        moment(self.connections[coldest?].idle_since, self.config.max_idle_time)
+    }
+
+    fn is_queue_full(&self, now: Instant) -> bool {
+        let can_serve = self.coming() + self.idle.len() + self.room(now) as usize;
         let can_serve = if self.suspended { 0 } else { can_serve };
         let most = self.config.max_waiting.map(|most| most as usize + can_serve);
         most.is_some_and(|most| self.queue.len() >= most)
@@ -1190,10 +1550,11 @@ impl World {
             let enough = self.idle.is_empty() || self.checks() >= waiting;
             assert!(enough, "NO-STRANDED-WAITER: {} idle, {waiting} wait", self.idle.len());
         }
-        let enough = self.room() == 0 || self.coming() >= unmet;
+        let enough = self.room(self.latest) == 0 || self.coming() >= unmet;
         assert!(enough, "NO-STRANDED-WAITER: a slot is free, {unmet} wait");
         let holds_failure = |party: &&usize| self.parties[**party].failure.is_some();
-        let hopeless = self.queue.iter().find(holds_failure).filter(|_| self.busy() == 0);
+        let is_hopeless = self.busy() == 0 && !self.may_retry();
+        let hopeless = self.queue.iter().find(holds_failure).filter(|_| is_hopeless);
         assert_eq!(hopeless, None, "REASON: waits for what cannot come");
     }
 
@@ -1247,6 +1608,10 @@ fn name(verdict: &Verdict<u32, Failure>) -> Told {
         Verdict::Warm => Told::Warm,
         Verdict::Drained => Told::Drained,
     }
+}
+
+fn is_check(task: Task) -> bool {
+    matches!(task, Task::Check | Task::KeepAlive)
 }
 
 fn choose<T: Copy>(able: &[T], pick: usize) -> Option<T> {
