@@ -10,6 +10,8 @@ mod dialer;
 #[forbid(unsafe_code)]
 mod error;
 #[forbid(unsafe_code)]
+mod holder;
+#[forbid(unsafe_code)]
 mod ledger;
 pub mod net;
 #[forbid(unsafe_code)]
@@ -29,5 +31,6 @@ pub use crate::builder::Builder;
 pub use crate::config::{ConfigError, DialRule};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
+pub use crate::holder::{Holder, Holders};
 pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};
 pub use crate::stats::Stats;

@@ -13,13 +13,16 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
+use crate::holder::{Holder, Holders, Site, is_self_deadlock};
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
-    Verdict,
+    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Loan, Refusal, Request, Task,
+    Ticket, Verdict,
 };
 use crate::places::Places;
 use crate::stats::Stats;
-use crate::sync::{Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now};
+use crate::sync::{
+    Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now, this_thread,
+};
 use crate::workers::{Job, Workers};
 
 type Connection<D> = <D as Dialer>::Connection;
@@ -27,7 +30,7 @@ type Failure<D> = DialFailure<<D as Dialer>::Error>;
 type Books<D> = Ledger<Connection<D>, Failure<D>, Arc<Bell>>;
 type Lent<D> = Entry<Connection<D>>;
 type Refused<D> = GetError<<D as Dialer>::Error>;
-type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Stats);
+type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Account);
 type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 
 /// One pool, shared by its handles and the errands under way.
@@ -35,6 +38,7 @@ pub(crate) struct Shell<D: Dialer> {
     dialer: D,
     blocking: Blocking,
     check_after: CoarseDuration,
+    start: Instant,
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
     workers: Arc<Workers<Assignment<D>>>,
@@ -47,8 +51,9 @@ impl<D: Dialer> Shell<D> {
         // What the coarse clock cannot tell is left to the ledger.
         let is_timed = config.check_after >= CoarseDuration::LEAST;
         let places = Places::new(if is_timed { config.max_idle() } else { 0 });
-        let ledger = Mutex::new(Ledger::new(config));
-        Arc::new(Self { dialer, blocking, check_after, places, ledger, workers: Workers::new() })
+        let (start, workers) = (now(), Workers::new());
+        let ledger = Mutex::new(Ledger::new(config, start));
+        Arc::new(Self { dialer, blocking, check_after, start, places, ledger, workers })
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -60,15 +65,17 @@ impl<D: Dialer> Shell<D> {
     /// Takes a sound connection that rests in a place, if nobody waits and there is one: the way
     /// that nearly every checkout goes. Neither a lock, nor an allocation, nor a precise clock.
     #[inline]
-    pub(crate) fn take_resting(self: &Arc<Self>) -> Option<Lent<D>> {
+    pub(crate) fn take_resting(self: &Arc<Self>, location: Site) -> Option<Lent<D>> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.unseen.rests_since));
+        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.rests_since));
         // One from before a flush rests here for the moment until its returner has looked.
         let is_valid = entry.generation == open.generation;
         if is_fresh && is_valid && self.is_sound(&mut entry.connection) {
-            entry.unseen.lent += 1;
+            let (thread, record) = (this_thread(), entry.record());
+            record.count_loan();
+            record.hand_to(Loan { since: now.0, thread, location });
             return Some(entry);
         }
         self.reject(entry, is_fresh);
@@ -81,7 +88,7 @@ impl<D: Dialer> Shell<D> {
         if is_fresh {
             return self.retire(entry);
         }
-        let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.rests_since));
+        let rested = CoarseInstant::now().since(CoarseInstant(entry.rests_since));
         self.event(|ledger, now| {
             ledger.take_in(entry, rested, now);
             ledger.look(now)
@@ -94,11 +101,13 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         start: Instant,
         deadline: Option<Instant>,
+        location: Site,
     ) -> Result<Lent<D>, Refused<D>> {
         let mut place = None;
         loop {
             let (ticket, mut entry) = self.get_any(place, start, deadline)?;
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
+                entry.record().hand_to(loan_from_now(location));
                 return Ok(entry);
             }
             self.retire(entry);
@@ -107,21 +116,23 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// A sound connection at rest, if there is one and nobody waits for it.
-    pub(crate) fn try_get(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
+    pub(crate) fn try_get(self: &Arc<Self>, location: Site) -> Result<Lent<D>, Refused<D>> {
         loop {
             let mut lent = Ok(None);
-            let (mut stats, mut failure) = (Stats::default(), None);
+            let (mut account, mut failure) = (Account::default(), None);
             self.event(|ledger, now| {
                 let effects = ledger.look(now);
                 lent = ledger.try_request(now);
-                (stats, failure) = (ledger.stats(now), ledger.last_failure());
+                if let Ok(None) = lent {
+                    (account, failure) = (Account::of(ledger, now), ledger.last_failure());
+                }
                 effects
             });
             let Some(mut entry) = lent.map_err(|_| GetError::Closed)? else {
-                let (waited, stats) = (Duration::ZERO, Box::new(stats));
-                return Err(GetError::Exhausted { waited, stats, failure });
+                return Err(account.exhausted(Duration::ZERO, failure));
             };
             if self.is_sound(&mut entry.connection) {
+                entry.record().hand_to(loan_from_now(location));
                 return Ok(entry);
             }
             self.retire(entry);
@@ -154,7 +165,7 @@ impl<D: Dialer> Shell<D> {
         let bell = bell.expect("a caller who is queued has a bell");
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Granted(entry), _) => Ok((ticket, entry)),
-            (verdict, stats) => Err(turned_away(verdict, stats, start)),
+            (verdict, account) => Err(turned_away(verdict, account, start)),
         }
     }
 
@@ -180,10 +191,15 @@ impl<D: Dialer> Shell<D> {
             let verdict =
                 verdict.or_else(|| is_late.then(|| Verdict::Late(ledger.leave(ticket, now))));
             if let Some(verdict) = verdict {
-                let (effects, stats) = (ledger.look(now), ledger.stats(now));
+                // Before others are found to be late as well: they ask still. Who is served asks
+                // for no account.
+                let is_served = matches!(verdict, Verdict::Granted(_));
+                let account =
+                    if is_served { Account::default() } else { Account::of(&ledger, now) };
+                let effects = ledger.look(now);
                 drop(ledger);
                 self.carry_out(effects);
-                return (verdict, stats);
+                return (verdict, account);
             }
             let until = ledger.sleep(ticket, deadline, now, Arc::clone(bell));
             effects = match ledger.wait(bell, until) {
@@ -200,21 +216,28 @@ impl<D: Dialer> Shell<D> {
 
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
     #[inline]
-    pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>) {
+    pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>, was_touched: bool) {
         let connection = &mut entry.connection;
         if !self.is_sound(connection) {
             return self.retire(entry);
         }
-        if self.blocking.reset {
-            return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
-        }
-        if self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true) {
-            return self.retire(entry);
+        if was_touched {
+            let Some(needs_reset) = self.user_code(|dialer| dialer.needs_reset(connection)) else {
+                return self.retire(entry);
+            };
+            if needs_reset && self.blocking.reset {
+                return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
+            }
+            if needs_reset
+                && self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true)
+            {
+                return self.retire(entry);
+            }
         }
         match self.places.gate() {
             Some(open) if open.generation == entry.generation => {
-                entry.reused = true;
-                entry.unseen.rests_since = CoarseInstant::now().0;
+                entry.rests_since = CoarseInstant::now().0;
+                entry.record().let_go();
                 if let Err(left) = self.places.put(entry, open) {
                     self.give_back_slowly(left);
                 }
@@ -256,7 +279,7 @@ impl<D: Dialer> Shell<D> {
         let (ticket, effects) = ledger.warm_up(target, start, || Arc::clone(&bell));
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Warm, _) => Ok(()),
-            (verdict, stats) => Err(turned_away(verdict, stats, start)),
+            (verdict, account) => Err(turned_away(verdict, account, start)),
         }
     }
 
@@ -272,7 +295,7 @@ impl<D: Dialer> Shell<D> {
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
         let (ticket, effects) = ledger.drain(now(), || Arc::clone(&bell));
-        self.wait(ledger, effects, ticket, &bell, deadline).1
+        self.wait(ledger, effects, ticket, &bell, deadline).1.stats
     }
 
     /// Lends nothing again that was opened, or began to be, before now.
@@ -302,6 +325,22 @@ impl<D: Dialer> Shell<D> {
             effects
         });
         stats
+    }
+
+    /// Who has a connection now, longest first.
+    pub(crate) fn holders(self: &Arc<Self>) -> Vec<Holder> {
+        let mut loans = Vec::new();
+        self.event(|ledger, now| {
+            let effects = ledger.look(now);
+            loans = ledger.loans();
+            effects
+        });
+        Holder::all(loans)
+    }
+
+    /// How long ago a connection was dialed.
+    pub(crate) fn age(&self, entry: &Lent<D>) -> Duration {
+        entry.age(self.start, now())
     }
 
     // ---- The lock ------------------------------------------------------------------------------
@@ -455,7 +494,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
-            entry.unseen.rests_since = coarse.before(rested).0;
+            entry.rests_since = coarse.before(rested).0;
             Some(entry)
         };
         self.shell.places.open(generation, until, lay_out, |entry| found.push(entry));
@@ -466,7 +505,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         if !found.is_empty() {
             let (now, coarse) = (now(), CoarseInstant::now());
             for entry in found {
-                let rested = coarse.since(CoarseInstant(entry.unseen.rests_since));
+                let rested = coarse.since(CoarseInstant(entry.rests_since));
                 self.ledger.take_in(entry, rested, now);
             }
         }
@@ -493,19 +532,53 @@ impl<D: Dialer> Drop for OpenBooks<'_, D> {
     }
 }
 
+/// Who holds a connection from now on, having asked for it at `location`.
+fn loan_from_now(location: Site) -> Loan {
+    Loan { since: CoarseInstant::now().0, thread: this_thread(), location }
+}
+
+/// What a caller who is turned away is told of the pool.
+#[derive(Default)]
+struct Account {
+    stats: Stats,
+    loans: Vec<Loan>,
+    is_self_deadlock: bool,
+}
+
+impl Account {
+    /// Of this moment, for this thread.
+    fn of<C, E>(ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>, now: Instant) -> Self {
+        let (stats, loans) = (ledger.stats(now), ledger.loans());
+        let asking = ledger.waiting().map(|bell| bell.thread()).chain([this_thread()]);
+        let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, asking);
+        Self { stats, loans, is_self_deadlock }
+    }
+
+    fn exhausted<E>(self, waited: Duration, failure: Option<DialFailure<E>>) -> GetError<E> {
+        let holders = Box::new(Holders::new(self.loans, self.is_self_deadlock));
+        GetError::Exhausted { waited, stats: Box::new(self.stats), holders, failure }
+    }
+
+    fn unreachable<E>(self, waited: Duration, failure: DialFailure<E>) -> GetError<E> {
+        GetError::Unreachable { waited, stats: Box::new(self.stats), failure }
+    }
+}
+
 /// Why a caller was not even queued.
-fn refused<C, E, W: Clone>(
-    ledger: &Ledger<C, DialFailure<E>, W>,
+fn refused<C, E>(
+    ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
     refusal: Refusal,
     start: Instant,
 ) -> GetError<E> {
-    let stats = ledger.stats(start);
     match refusal {
         Refusal::Closed => GetError::Closed,
-        Refusal::TooLate => turned_away(Verdict::<C, _>::Late(ledger.last_failure()), stats, start),
+        Refusal::TooLate => {
+            let verdict = Verdict::<C, _>::Late(ledger.last_failure());
+            turned_away(verdict, Account::of(ledger, start), start)
+        }
         Refusal::QueueFull => GetError::QueueFull {
             max_waiting: ledger.config().max_waiting.unwrap_or(u32::MAX),
-            stats: Box::new(stats),
+            stats: Box::new(ledger.stats(start)),
         },
     }
 }
@@ -513,18 +586,16 @@ fn refused<C, E, W: Clone>(
 /// Why a caller was not served.
 fn turned_away<C, E>(
     verdict: Verdict<C, DialFailure<E>>,
-    stats: Stats,
+    account: Account,
     start: Instant,
 ) -> GetError<E> {
     let waited = now().saturating_duration_since(start);
-    let stats = Box::new(stats);
+    let is_unused = account.stats.in_use == 0;
     match verdict {
-        Verdict::Failed(failure) => GetError::Unreachable { waited, stats, failure },
+        Verdict::Failed(failure) => account.unreachable(waited, failure),
         // Nothing is in use, so nothing but a dial could have served the caller.
-        Verdict::Late(Some(failure)) if stats.in_use == 0 => {
-            GetError::Unreachable { waited, stats, failure }
-        }
-        Verdict::Late(failure) => GetError::Exhausted { waited, stats, failure },
+        Verdict::Late(Some(failure)) if is_unused => account.unreachable(waited, failure),
+        Verdict::Late(failure) => account.exhausted(waited, failure),
         Verdict::Closed => GetError::Closed,
         Verdict::Granted(_) | Verdict::Warm | Verdict::Drained => {
             unreachable!("a verdict in the caller's favour")

@@ -12,6 +12,8 @@ mod config;
 mod dialer;
 #[path = "../../src/error.rs"]
 mod error;
+#[path = "../../src/holder.rs"]
+mod holder;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
 #[path = "../../src/places.rs"]

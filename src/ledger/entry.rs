@@ -1,7 +1,11 @@
 //! `Entry`: a connection with what the ledger knows of it.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use super::Stamp;
+use super::roster::{LINES, Page, Record};
 
 /// A connection that counts in `open`, outside the ledger's own tables.
 ///
@@ -16,54 +20,61 @@ pub(crate) struct Entry<C>(Box<Body<C>>);
 #[repr(align(64))]
 pub(crate) struct Body<C> {
     pub(crate) connection: C,
-    /// Whether an earlier caller has had it.
-    pub(crate) reused: bool,
     /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
     pub(crate) just_dialed: bool,
     /// The pool's generation when its dial *began*: what was begun under an older one ends with it.
     pub(crate) generation: u32,
-    pub(crate) unseen: Unseen,
-    /// Whether nobody had had it when it was laid out: then its first unseen loan was no reuse.
-    pub(super) was_fresh: bool,
-    /// When its dial ended.
-    pub(super) opened_at: Instant,
+    /// Since when it rests out of the ledger's sight, by a clock that the ledger does not read.
+    pub(crate) rests_since: u64,
     /// When it was last known to be alive: dialed, returned, or checked.
-    pub(super) proven_at: Instant,
+    pub(super) proven_at: Stamp,
+    /// Where its record is. Two fields and no type of their own, which would be padded.
+    page: Arc<Page>,
+    line: u8,
 }
 
 // With a connection of one word it fills one line.
 const _: () = assert!(size_of::<Body<u64>>() <= 64);
 
-/// What has become of a connection out of the ledger's sight.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Unseen {
-    /// How often it was lent, and is not counted yet.
-    pub(crate) lent: u64,
-    /// Since when it rests there, by a clock that the ledger does not read.
-    pub(crate) rests_since: u64,
-}
-
 impl<C> Entry<C> {
-    pub(super) fn new(connection: C, generation: u32, now: Instant) -> Self {
+    pub(super) fn new(
+        connection: C,
+        generation: u32,
+        opened_at: Stamp,
+        (page, line): (Arc<Page>, u8),
+    ) -> Self {
         Self(Box::new(Body {
             connection,
-            reused: false,
             just_dialed: false,
             generation,
-            unseen: Unseen::default(),
-            was_fresh: false,
-            opened_at: now,
-            proven_at: now,
+            rests_since: 0,
+            proven_at: opened_at,
+            page,
+            line,
         }))
     }
 
-    pub(super) fn into_connection(self) -> C {
-        self.0.connection
+    /// The connection, and where its record is.
+    pub(super) fn into_parts(self) -> (C, Arc<Page>, u8) {
+        let body = *self.0;
+        (body.connection, body.page, body.line)
     }
 
-    /// How long ago its dial ended.
-    pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.opened_at)
+    /// What others may know of it.
+    #[inline]
+    pub(crate) fn record(&self) -> &Record {
+        // Within bounds as it is; so said, nothing need be checked.
+        &self.0.page[usize::from(self.0.line) % LINES]
+    }
+
+    /// How long ago its dial ended, by the start of the ledger.
+    pub(crate) fn age(&self, start: Instant, now: Instant) -> Duration {
+        now.saturating_duration_since(self.record().opened_at().at(start))
+    }
+
+    /// Whether an earlier caller has had it.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.record().loans() > 1
     }
 }
 

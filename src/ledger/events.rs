@@ -8,7 +8,8 @@ use crate::stats::Stats;
 use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
 use super::queue::{Waiter, count};
-use super::{Ledger, Overdue, Refusal, Request, Verdict};
+use super::roster::Tally;
+use super::{Ledger, Loan, Overdue, Refusal, Request, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
@@ -108,9 +109,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back, fit for the next caller.
     pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
-            entry.reused = true;
-            entry.proven_at = now;
+            ledger.receive(&entry);
+            entry.proven_at = ledger.stamp(now);
             ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
@@ -119,12 +119,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back and is to be reset elsewhere first.
     pub(crate) fn set_aside_for_reset(
         &mut self,
-        mut entry: Entry<C>,
+        entry: Entry<C>,
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
-            entry.reused = true;
+            ledger.receive(&entry);
             ledger.set_aside(Task::Reset, entry, now, effects);
         })
     }
@@ -139,9 +138,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.aside.end(id) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
-            None => effects.closes.push(CloseOrder { id, connection: entry.into_connection() }),
+            None => {
+                let connection = ledger.strike(entry);
+                effects.closes.push(CloseOrder { id, connection });
+            }
             Some(task) if sound => {
-                entry.proven_at = now;
+                entry.proven_at = ledger.stamp(now);
                 if task == Task::Reset {
                     ledger.note_return(now);
                 }
@@ -149,26 +151,26 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             Some(task) => {
                 ledger.totals.check_failed_total += u64::from(task == Task::Check);
-                ledger.begin_close(entry.into_connection(), now, effects);
+                ledger.begin_close(entry, now, effects);
             }
         })
     }
 
     /// A borrowed connection comes back and is of no more use.
-    pub(crate) fn retire(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn retire(&mut self, entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
-            ledger.begin_close(entry.into_connection(), now, effects);
+            ledger.receive(&entry);
+            ledger.begin_close(entry, now, effects);
         })
     }
 
     /// A borrower keeps its connection for good.
-    pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
+    pub(crate) fn detach(&mut self, entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
         let effects = self.settled(now, |ledger, _| {
-            ledger.receive(&mut entry);
+            ledger.receive(&entry);
             ledger.totals.detached_total += 1;
         });
-        (entry.into_connection(), effects)
+        (self.strike(entry), effects)
     }
 
     /// The dialer's close has returned.
@@ -200,8 +202,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let mut entry = self.idle.pop_back()?;
         self.in_use += 1;
         entry.just_dialed = false;
-        entry.was_fresh = !entry.reused;
-        let rested = now.saturating_duration_since(entry.proven_at);
+        let rested = now.saturating_duration_since(self.proven_at(&entry));
         Some((entry, rested))
     }
 
@@ -214,8 +215,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.unfit.push(entry);
             return;
         }
-        self.receive(&mut entry);
-        entry.proven_at = now.checked_sub(rested).unwrap_or(entry.proven_at);
+        self.in_use -= 1;
+        if let Some(since) = now.checked_sub(rested) {
+            entry.proven_at = self.stamp(since);
+        }
         let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
         self.idle.insert(at, entry);
     }
@@ -232,7 +235,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.pace.note_dial(now.saturating_duration_since(dial.began));
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
-            ledger.shelve(Entry::new(connection, dial.generation, now), now, effects);
+            let opened_at = ledger.stamp(now);
+            let line = ledger.roster.enroll(opened_at);
+            let entry = Entry::new(connection, dial.generation, opened_at, line);
+            ledger.shelve(entry, now, effects);
         })
     }
 
@@ -317,7 +323,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.config = config;
             while ledger.live() > ledger.config.max_open {
                 let Some(coldest) = ledger.idle.pop_front() else { break };
-                ledger.begin_close(coldest.into_connection(), now, effects);
+                ledger.begin_close(coldest, now, effects);
             }
         })
     }
@@ -336,7 +342,18 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.totals.panics_total += 1;
     }
 
+    /// The connections in callers' hands.
+    pub(crate) fn loans(&self) -> Vec<Loan> {
+        self.roster.loans()
+    }
+
+    /// The wakers of the callers in the queue.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &W> + Clone {
+        self.queue.wakers()
+    }
+
     pub(crate) fn stats(&self, now: Instant) -> Stats {
+        let Tally { lent, reused } = self.roster.tally();
         Stats {
             max_open: self.config.max_open,
             idle: count(self.idle.len()),
@@ -345,6 +362,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             closing: self.closings.len(),
             waiting: self.queue.len(),
             overdue: self.dials.overdue(now),
+            lent_total: lent,
+            reused_total: reused,
             ..self.totals
         }
     }

@@ -22,6 +22,7 @@ mod entry;
 mod errands;
 mod events;
 mod queue;
+mod roster;
 mod settle;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -33,9 +34,26 @@ use crate::stats::Stats;
 use self::dial_rule::Pace;
 use self::errands::{Aside, Closings, Dials};
 use self::queue::{Queue, count};
+use self::roster::Roster;
 
 pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task, Ticket};
 pub(crate) use self::entry::Entry;
+pub(crate) use self::roster::Loan;
+
+/// A moment in nanoseconds since the ledger's start: an `Instant` takes twice the room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(u64);
+
+impl Stamp {
+    fn new(moment: Instant, start: Instant) -> Self {
+        let since = moment.saturating_duration_since(start).as_nanos();
+        Self(u64::try_from(since).unwrap_or(u64::MAX)) // After 584 years.
+    }
+
+    fn at(self, start: Instant) -> Instant {
+        start + Duration::from_nanos(self.0)
+    }
+}
 
 /// A dial has not ended within its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +115,7 @@ pub(crate) enum Verdict<C, F> {
 #[derive(Debug)]
 pub(crate) struct Ledger<C, F, W> {
     config: Config,
+    start: Instant,
     /// What `open` may be: `max_open`, or more while connections from before a `resize` are out.
     ceiling: u32,
     closed: bool,
@@ -110,6 +129,7 @@ pub(crate) struct Ledger<C, F, W> {
     unfit: Vec<Entry<C>>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
+    roster: Roster,
     dials: Dials,
     aside: Aside,
     closings: Closings,
@@ -135,9 +155,10 @@ pub(crate) struct Ledger<C, F, W> {
 }
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config, start: Instant) -> Self {
         Self {
             config,
+            start,
             ceiling: config.max_open,
             closed: false,
             generation: 0,
@@ -145,6 +166,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             idle: VecDeque::new(),
             unfit: Vec::new(),
             in_use: 0,
+            roster: Roster::default(),
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
@@ -201,6 +223,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     fn is_queue_full(&self) -> bool {
         let served = self.coming() + self.room();
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
+    }
+
+    fn stamp(&self, moment: Instant) -> Stamp {
+        Stamp::new(moment, self.start)
+    }
+
+    fn proven_at(&self, entry: &Entry<C>) -> Instant {
+        entry.proven_at.at(self.start)
     }
 
     fn fresh_id(&mut self) -> u64 {

@@ -6,7 +6,7 @@ use crate::config::{DialRule, moment};
 
 use super::dial_rule::Outlook;
 use super::effects::{AsideOrder, CloseOrder, DialOrder, Effects, ErrandId, Task, Ticket};
-use super::entry::{Entry, Unseen};
+use super::entry::Entry;
 use super::errands::Dial;
 use super::queue::{Waiter, count};
 use super::{Ledger, Overdue, Verdict};
@@ -39,9 +39,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        for mut entry in std::mem::take(&mut self.unfit) {
-            self.receive(&mut entry);
-            self.begin_close(entry.into_connection(), now, effects);
+        for entry in std::mem::take(&mut self.unfit) {
+            self.in_use -= 1;
+            self.begin_close(entry, now, effects);
         }
         if !self.closed {
             self.serve(now, effects);
@@ -51,7 +51,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.finish_warm_ups(effects);
             while count(self.idle.len()) > self.config.max_idle() {
                 let coldest = self.idle.pop_front().expect("more are idle than max_idle");
-                self.begin_close(coldest.into_connection(), now, effects);
+                self.begin_close(coldest, now, effects);
             }
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
@@ -285,7 +285,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Lends the most recently used idle connection, if it needs no check.
     pub(super) fn take_fresh(&mut self, now: Instant) -> Option<Entry<C>> {
-        let idle_for = now.saturating_duration_since(self.idle.back()?.proven_at);
+        let idle_for = now.saturating_duration_since(self.proven_at(self.idle.back()?));
         if idle_for > self.config.check_after {
             return None;
         }
@@ -295,26 +295,31 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Instant) -> Entry<C> {
         self.in_use += 1;
-        self.totals.lent_total += 1;
-        self.totals.reused_total += u64::from(entry.reused);
-        entry.just_dialed = !entry.reused && entry.opened_at == now;
+        let record = entry.record();
+        let just_dialed = record.loans() == 0 && record.opened_at() == self.stamp(now);
+        record.count_loan();
+        entry.just_dialed = just_dialed;
         entry
     }
 
-    /// Has a connection in use come back, with what has become of it out of sight.
-    pub(super) fn receive(&mut self, entry: &mut Entry<C>) {
+    /// Has a connection come back from whoever had it.
+    pub(super) fn receive(&mut self, entry: &Entry<C>) {
         self.in_use -= 1;
-        let Unseen { lent, .. } = std::mem::take(&mut entry.unseen);
-        self.totals.lent_total += lent;
-        self.totals.reused_total += lent.saturating_sub(u64::from(entry.was_fresh));
-        entry.was_fresh = false;
+        entry.record().let_go();
+    }
+
+    /// Takes a connection off the roster, for good.
+    pub(super) fn strike(&mut self, entry: Entry<C>) -> C {
+        let (connection, page, line) = entry.into_parts();
+        self.roster.strike(&page, line);
+        connection
     }
 
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
         let surplus = self.live() >= self.config.max_open;
         if self.closed || surplus || entry.generation != self.generation {
-            self.begin_close(entry.into_connection(), now, effects);
+            self.begin_close(entry, now, effects);
         } else {
             self.idle.push_back(entry);
         }
@@ -335,11 +340,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn begin_close(
         &mut self,
-        connection: C,
+        entry: Entry<C>,
         now: Instant,
         effects: &mut Effects<C, F, W>,
     ) {
         let id = ErrandId(self.fresh_id());
+        let connection = self.strike(entry);
         self.note_closing(id, now);
         effects.closes.push(CloseOrder { id, connection });
     }
@@ -351,7 +357,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn close_idle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         while let Some(entry) = self.idle.pop_front() {
-            self.begin_close(entry.into_connection(), now, effects);
+            self.begin_close(entry, now, effects);
         }
     }
 }

@@ -118,7 +118,7 @@ impl Simulation {
             ..Config::default()
         };
         let start = Instant::now();
-        let mut ledger: Books = Ledger::new(config);
+        let mut ledger: Books = Ledger::new(config, start);
         let mut now = start;
         if idle > 0 {
             let (ticket, effects) = ledger.warm_up(idle, now, || 0);

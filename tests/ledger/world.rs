@@ -175,7 +175,8 @@ impl World {
     pub(crate) fn new(config: Config, hangs: Hangs) -> Self {
         let now = Instant::now() + Duration::from_secs(1_000_000);
         Self {
-            ledger: Ledger::new(config),
+            // Nobody has read the clock before there was a ledger, however far behind it is.
+            ledger: Ledger::new(config, now - Duration::from_secs(1_000)),
             now,
             latest: now,
             config,
@@ -878,7 +879,7 @@ impl World {
         let lent = self.connection(entry.connection);
         assert_eq!(lent.place, Place::Granted, "nobody else holds it");
         lent.place = Place::Lent;
-        assert_eq!(entry.reused, lent.reused);
+        assert_eq!(entry.is_reused(), lent.reused);
         let Party { ticket: own, state, .. } = &mut self.parties[party];
         (*own, *state) = (Some(ticket), State::Holding(entry));
     }

@@ -1,0 +1,163 @@
+//! `Roster`: what is known of each connection wherever it is: its loans, and who has it.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::ThreadId;
+
+use crossbeam_utils::atomic::AtomicCell;
+
+use super::Stamp;
+
+/// Records that are allocated together: few enough that the last connection of a page keeps little
+/// alive, enough to share the cache line on which their reference count lies.
+pub(super) const LINES: usize = 4;
+
+/// Some records, behind a reference count that is touched only when a connection opens or ends.
+pub(super) type Page = [Record; LINES];
+
+/// One connection's record. Whoever has its entry writes; whoever has locked the ledger reads.
+///
+/// Two records never share a cache line: different threads write to them at each checkout.
+///
+/// # One loan at a time
+///
+/// A reader must not mix up two loans. A loan is written in this order: its number, since when, by
+/// whom, from where; its end takes the place away from where. Every store releases, every load
+/// acquires, and a reader loads the number first and last. Having read number n, it sees the end of
+/// loan n - 1, so that the place it sees, if there is one, is that of loan n or a later one, and with
+/// the place all that was stored before it. Had anything been of a later loan, the number would
+/// be when it is read again.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Record {
+    loans: AtomicU64,
+    since: AtomicU64,
+    thread: AtomicCell<Option<ThreadId>>,
+    /// `None`: nobody holds the connection.
+    location: AtomicCell<Option<&'static Location<'static>>>,
+    /// When its dial ended. Here for want of room in the entry.
+    opened_at: AtomicU64,
+}
+
+/// A connection in somebody's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Loan {
+    /// Since when, by a clock that the ledger does not read.
+    pub(crate) since: u64,
+    /// Who asked for it.
+    pub(crate) thread: ThreadId,
+    /// Where.
+    pub(crate) location: &'static Location<'static>,
+}
+
+impl Record {
+    /// One loan more, whether or not anybody comes to hold the connection.
+    #[inline]
+    pub(crate) fn count_loan(&self) {
+        // There is one writer, so this need be no read-modify-write.
+        self.loans.store(self.loans() + 1, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn loans(&self) -> u64 {
+        self.loans.load(Ordering::Acquire)
+    }
+
+    /// Notes who holds the connection from now on.
+    #[inline]
+    pub(crate) fn hand_to(&self, loan: Loan) {
+        self.since.store(loan.since, Ordering::Release);
+        self.thread.store(Some(loan.thread));
+        self.location.store(Some(loan.location));
+    }
+
+    /// Nobody holds it any more.
+    #[inline]
+    pub(crate) fn let_go(&self) {
+        self.location.store(None);
+    }
+
+    pub(super) fn opened_at(&self) -> Stamp {
+        Stamp(self.opened_at.load(Ordering::Acquire))
+    }
+
+    fn begin(&self, opened_at: Stamp) {
+        self.loans.store(0, Ordering::Release);
+        self.opened_at.store(opened_at.0, Ordering::Release);
+    }
+
+    /// The loan that it is out on. `None` also if it changes hands at this moment.
+    fn loan(&self) -> Option<Loan> {
+        let number = self.loans();
+        let location = self.location.load()?;
+        let since = self.since.load(Ordering::Acquire);
+        let thread = self.thread.load()?;
+        (self.loans() == number).then_some(Loan { since, thread, location })
+    }
+}
+
+/// The records of all connections that have an entry, and the sum of those that had one.
+#[derive(Debug, Default)]
+pub(super) struct Roster {
+    /// With the lines that are taken: one bit for each.
+    pages: Vec<(Arc<Page>, u8)>,
+    past: Tally,
+}
+
+/// Loans, and those of connections that had been lent before.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) lent: u64,
+    pub(super) reused: u64,
+}
+
+impl Tally {
+    fn add(self, record: &Record) -> Self {
+        let loans = record.loans();
+        Self { lent: self.lent + loans, reused: self.reused + loans.saturating_sub(1) }
+    }
+}
+
+impl Roster {
+    /// A line for a new connection.
+    pub(super) fn enroll(&mut self, opened_at: Stamp) -> (Arc<Page>, u8) {
+        let has_room = |(_, taken): &(_, u8)| taken.count_ones() < LINES as u32;
+        let at = self.pages.iter().position(has_room).unwrap_or_else(|| {
+            self.pages.push((Arc::default(), 0));
+            self.pages.len() - 1
+        });
+        let (page, taken) = &mut self.pages[at];
+        let line = taken.trailing_ones() as u8;
+        *taken |= 1 << line;
+        page[usize::from(line)].begin(opened_at);
+        (Arc::clone(page), line)
+    }
+
+    /// The connection on this line has come to its end.
+    pub(super) fn strike(&mut self, page: &Arc<Page>, line: u8) {
+        let record = &page[usize::from(line)];
+        self.past = self.past.add(record);
+        record.begin(Stamp::default());
+        let at = self.pages.iter().position(|(other, _)| Arc::ptr_eq(page, other));
+        let at = at.expect("the page of an entry is on the roster");
+        self.pages[at].1 &= !(1 << line);
+        if self.pages[at].1 == 0 {
+            self.pages.swap_remove(at);
+        }
+    }
+
+    /// All loans so far.
+    pub(super) fn tally(&self) -> Tally {
+        self.records().fold(self.past, Tally::add)
+    }
+
+    /// The connections in somebody's hands.
+    pub(super) fn loans(&self) -> Vec<Loan> {
+        self.records().filter_map(Record::loan).collect()
+    }
+
+    fn records(&self) -> impl Iterator<Item = &Record> {
+        self.pages.iter().flat_map(|(page, _)| page.iter())
+    }
+}
