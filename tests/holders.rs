@@ -231,48 +231,6 @@ fn a_thread_may_borrow_while_it_ends() {
     assert_eq!(await_rest(&pool, &server).lent_total, 3);
 }
 
-/// Two threads take turns from two lines, as fast as they can: no line is ever told with the other
-/// thread.
-#[test]
-fn no_two_loans_are_mixed_up_in_one_holder() {
-    let (pool, server) = pool(|b| b.max_open(1));
-    drop(pool.get().unwrap());
-    let is_over = AtomicBool::new(false);
-    let seen = thread::scope(|scope| {
-        let (pool, is_over) = (&pool, &is_over);
-        let first = scope.spawn(move || {
-            while !is_over.load(SeqCst) {
-                drop(pool.try_get());
-            }
-        });
-        let second = scope.spawn(move || {
-            while !is_over.load(SeqCst) {
-                drop(pool.try_get());
-            }
-        });
-        let threads = [first.thread().id(), second.thread().id()];
-        let mut lines: [Option<u32>; 2] = [None, None];
-        let mut seen = 0;
-        let end = Instant::now() + Duration::from_millis(500);
-        while Instant::now() < end {
-            for holder in pool.holders() {
-                let at = threads.iter().position(|id| *id == holder.thread).expect("one of them");
-                let line = *lines[at].get_or_insert(holder.location.line());
-                assert_eq!(line, holder.location.line(), "a thread with the other's line");
-                seen += 1;
-            }
-            thread::yield_now();
-        }
-        is_over.store(true, SeqCst);
-        if let [Some(one), Some(other)] = lines {
-            assert_ne!(one, other);
-        }
-        seen
-    });
-    assert!(seen > 0, "a loan was seen now and then");
-    await_rest(&pool, &server);
-}
-
 // ---- Totals ------------------------------------------------------------------------------------
 
 #[test]

@@ -43,21 +43,22 @@ fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let record = &page[usize::from(line)];
-            for since in 0.. {
-                let turn = usize::from(since % 2 == 1);
+            let [even, odd] =
+                [0, 1].map(|n| Loan { since: n as u64, thread: threads[n], location: sites[n] });
+            while !is_over.load(SeqCst) {
                 record.count_loan();
-                record.hand_to(Loan { since, thread: threads[turn], location: sites[turn] });
+                record.hand_to(even);
                 record.let_go();
-                if is_over.load(SeqCst) {
-                    break;
-                }
+                record.count_loan();
+                record.hand_to(odd);
+                record.let_go();
             }
         });
         let (mut seen, mut torn) = (0, None);
         let end = Instant::now() + Duration::from_millis(300);
         while Instant::now() < end && torn.is_none() {
             for loan in roster.loans() {
-                let turn = usize::from(loan.since % 2 == 1);
+                let turn = usize::from(loan.since == 1);
                 seen += 1;
                 if loan.thread != threads[turn] || loan.location != sites[turn] {
                     torn = Some(loan);
