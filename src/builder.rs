@@ -1,32 +1,81 @@
-//! `Builder`: what can be set about a pool, and the two ways to open one.
+//! `Settings`: what can be set about a pool, before it is opened and while it runs.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Config, ConfigError, DialRule};
+use crate::config::{Breaker, Config, ConfigError, DialRule, OnDialFailure};
 use crate::dialer::Dialer;
-use crate::pool::{Habits, Pool};
+use crate::event::{Observer, Watch};
+use crate::pool::Pool;
 
 impl<D: Dialer> Pool<D> {
     /// Opens a pool with the defaults. Nothing is dialed yet.
     pub fn new(dialer: D) -> Self {
-        Self::open(dialer, Config::default(), Habits::default())
+        Self::open(dialer, Config::default(), Watch::default())
     }
 
     /// What can be set about a pool before it is opened.
     pub fn builder(dialer: D) -> Builder<D> {
-        Builder { dialer, config: Config::default(), habits: Habits::default() }
+        Settings::of(ToOpen { dialer, watch: Watch::default() })
+    }
+
+    /// Changes the settings of the pool while it runs.
+    ///
+    /// What is not named stays as it is. What is named holds for every caller, dial, check and close
+    /// that begins after [`apply`](Settings::apply), and for connections at their next return or
+    /// checkout.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// use std::time::Duration;
+    ///
+    /// pool.reconfigure().max_open(20).check_after(Duration::from_secs(2)).apply()?;
+    /// assert_eq!(pool.stats().max_open, 20);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reconfigure(&self) -> Changes<'_, D> {
+        Settings::of(ToChange(self))
     }
 }
 
-/// Opens a [`Pool`] with settings of your own.
+/// Opens a [`Pool`] with settings of your own: begun by [`Pool::builder`], ended by
+/// [`build`](Settings::build).
+pub type Builder<D> = Settings<ToOpen<D>>;
+
+/// Changes the settings of a [`Pool`] that runs: begun by [`Pool::reconfigure`], ended by
+/// [`apply`](Settings::apply).
+pub type Changes<'p, D> = Settings<ToChange<'p, D>>;
+
+/// The settings are for a pool yet to be opened. See [`Builder`].
+#[derive(Clone, Debug)]
+pub struct ToOpen<D: Dialer> {
+    dialer: D,
+    watch: Watch<<D as Dialer>::Error>,
+}
+
+/// The settings are for a pool that runs. See [`Changes`].
+#[derive(Debug)]
+pub struct ToChange<'p, D: Dialer>(&'p Pool<D>);
+
+/// One setting, said.
+type Change = Arc<dyn Fn(&mut Config) + Send + Sync>;
+
+/// What can be set about a [`Pool`], before it is opened ([`Builder`]) and while it runs
+/// ([`Changes`]).
 ///
 /// | decide | with | default |
 /// | --- | --- | --- |
 /// | how many connections the server may see | [`max_open`](Self::max_open) | 10 |
 /// | how long a caller waits | [`get_timeout`](Self::get_timeout) | 30 s |
+/// | how long a connection lives, and rests | [`max_lifetime`](Self::max_lifetime), [`max_idle_time`](Self::max_idle_time) | 30 min, 10 min |
 /// | how long a dial may take | [`dial_timeout`](Self::dial_timeout) | 30 s |
 ///
-/// The rest is seldom needed. No setter fails; [`build`](Self::build) checks that they fit together.
+/// The rest is seldom needed. No setter fails; [`build`](Self::build) and [`apply`](Self::apply)
+/// check that they fit together.
 ///
 /// # Examples
 ///
@@ -38,77 +87,173 @@ impl<D: Dialer> Pool<D> {
 ///     .max_open(20)
 ///     .get_timeout(Duration::from_secs(2))
 ///     .build()?;
+/// pool.reconfigure().max_open(40).apply()?;
 /// # Ok::<(), latebind::ConfigError>(())
 /// ```
-#[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until `build`"]
-pub struct Builder<D> {
-    dialer: D,
-    config: Config,
-    habits: Habits,
+#[derive(Clone)]
+#[must_use = "settings do nothing until `build` or `apply`"]
+pub struct Settings<T> {
+    of: T,
+    /// In the order in which they were said. They are carried out when there is a configuration to
+    /// change: that of a running pool may be changed by others until then.
+    changes: Vec<Change>,
 }
 
-impl<D: Dialer> Builder<D> {
+impl<T> Settings<T> {
+    fn of(of: T) -> Self {
+        Self { of, changes: Vec::new() }
+    }
+
+    fn change(mut self, change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
+        self.changes.push(Arc::new(change));
+        self
+    }
+
+    /// `config` with what was said.
+    fn on(&self, mut config: Config) -> Config {
+        self.changes.iter().for_each(|change| change(&mut config));
+        config
+    }
+
+    /// The same, if it fits together. What was set before may exceed a lowered `max_open`, and
+    /// counts as equal to it then; what is said now may not.
+    fn checked_on(&self, config: Config) -> Result<Config, ConfigError> {
+        let changed = self.on(config);
+        let Config { max_idle, max_dialing, .. } = self.on(Config::default());
+        Config { max_idle, max_dialing, ..changed }.check()?;
+        Ok(changed)
+    }
+}
+
+impl<T> Settings<T> {
     /// The most connections open at once: idle, in use, being dialed and being closed together.
     ///
     /// At least 1. Memory follows what is open, not this bound. Defaults to 10: a server does its
     /// best work with a few busy connections per core, and a queue in the client costs it nothing.
-    pub fn max_open(mut self, max_open: u32) -> Self {
-        self.config.max_open = max_open;
-        self
+    pub fn max_open(self, max_open: u32) -> Self {
+        self.change(move |config| config.max_open = max_open)
     }
 
     /// The most connections kept at rest; one that comes back beyond it is closed.
     ///
     /// From 0, which keeps none, to `max_open`. Defaults to `max_open`.
-    pub fn max_idle(mut self, max_idle: u32) -> Self {
-        self.config.max_idle = Some(max_idle);
-        self
+    pub fn max_idle(self, max_idle: u32) -> Self {
+        self.change(move |config| config.max_idle = Some(max_idle))
+    }
+
+    /// The fewest connections to keep at rest: the pool dials for them by itself, from the start.
+    ///
+    /// What is lent is made good at once, as long as `max_open` has room, and dials under way are
+    /// counted. A connection that reaches its [`max_lifetime`](Self::max_lifetime) is replaced before
+    /// it ends, if there is room for both: leave `max_open` one more than rest and work need.
+    /// Otherwise it is closed first, and rests one short for as long as a dial takes.
+    ///
+    /// While the server cannot be reached one dial at a time tries, after pauses of up to 10 s.
+    ///
+    /// From 0 to `max_idle`. Defaults to 0, as the first caller can dial: a program that is not used
+    /// then holds nothing.
+    pub fn min_idle(self, min_idle: u32) -> Self {
+        self.change(move |config| config.min_idle = min_idle)
+    }
+
+    /// How long after its dial a connection ends, in use or not.
+    ///
+    /// One that has reached that age is not lent and not kept: it is closed while idle, or as it
+    /// comes back. Which way it is, [`lifetime_jitter`](Self::lifetime_jitter) brings it forward for
+    /// some. More than zero; `Duration::MAX` means no limit. Defaults to 30 min, as in HikariCP and
+    /// r2d2: servers, proxies and balancers have limits of their own, and a connection that ends by
+    /// its pool ends between two requests.
+    pub fn max_lifetime(self, max_lifetime: Duration) -> Self {
+        self.change(move |config| config.max_lifetime = max_lifetime)
+    }
+
+    /// The most by which a connection's life is shortened, each by a part of it drawn by lot.
+    ///
+    /// Connections that were opened together so do not end together. From zero, which is no jitter;
+    /// what exceeds `max_lifetime` counts as equal to it. Defaults to a tenth of `max_lifetime`.
+    pub fn lifetime_jitter(self, lifetime_jitter: Duration) -> Self {
+        self.change(move |config| config.lifetime_jitter = Some(lifetime_jitter))
+    }
+
+    /// How long a connection may be idle before it is closed, unless [`min_idle`](Self::min_idle)
+    /// would miss it.
+    ///
+    /// A check is no use of it. More than zero; `Duration::MAX` means no limit. Defaults to 10 min,
+    /// as in HikariCP and r2d2: below what firewalls forget (often 15 min or an hour), and long
+    /// enough to be there for the next wave.
+    pub fn max_idle_time(self, max_idle_time: Duration) -> Self {
+        self.change(move |config| config.max_idle_time = max_idle_time)
+    }
+
+    /// How long a connection may rest before it is [checked](Dialer::check) although nobody wants it.
+    ///
+    /// Up to a tenth earlier, each at a time of its own, and one at a time. For servers and
+    /// firewalls that cut what is silent, and to be told early of a server that is gone. More than
+    /// zero; defaults to `Duration::MAX`, which is off: TCP keep-alive does as much for a quiet line,
+    /// and what has rested long is checked before it is lent.
+    pub fn check_idle_every(self, check_idle_every: Duration) -> Self {
+        self.change(move |config| config.check_idle_every = check_idle_every)
+    }
+
+    /// What becomes of a caller whose own dial has failed.
+    ///
+    /// Defaults to [`OnDialFailure::AwaitReturn`]: it is told at once, unless a connection in use may
+    /// come back to serve it. Whoever is told can decide better than the pool whether to try again.
+    pub fn on_dial_failure(self, on_dial_failure: OnDialFailure) -> Self {
+        self.change(move |config| config.on_dial_failure = on_dial_failure)
+    }
+
+    /// Refuses callers at once while the server cannot be reached.
+    ///
+    /// When dials have failed as many times in a row as the [`Breaker`] says, callers whom nothing
+    /// idle or in use can serve are turned away with the latest failure, and one dial at a time tries
+    /// whether the server is back: when its pause is over, for the next caller who comes. From the
+    /// first failure on, no more than one dial is under way. Nobody has to wait for a server known
+    /// to be away, and a server that comes back meets one dial and not a hundred.
+    ///
+    /// Off by default: then every caller has a dial of its own, and is told what became of that.
+    pub fn breaker(self, breaker: Breaker) -> Self {
+        self.change(move |config| config.breaker = Some(breaker))
     }
 
     /// The most dials under way at once.
     ///
     /// From 1 to `max_open`. Defaults to `max_open`: a dial is begun for a caller only, so there are
     /// never more than callers unmet. Lower it for a server that is slow to accept.
-    pub fn max_dialing(mut self, max_dialing: u32) -> Self {
-        self.config.max_dialing = Some(max_dialing);
-        self
+    pub fn max_dialing(self, max_dialing: u32) -> Self {
+        self.change(move |config| config.max_dialing = Some(max_dialing))
     }
 
     /// The most callers that may wait with no dial under way for them; one more is turned away with
     /// [`GetError::QueueFull`](crate::GetError::QueueFull).
     ///
     /// 0 means that a caller whom neither an idle connection nor a dial can serve is turned away at
-    /// once. Off by default: then `get_timeout` alone bounds the queue.
-    pub fn max_waiting(mut self, max_waiting: u32) -> Self {
-        self.config.max_waiting = Some(max_waiting);
-        self
+    /// once. Off by default: then `get_timeout` alone bounds the queue, as with `u32::MAX`.
+    pub fn max_waiting(self, max_waiting: u32) -> Self {
+        self.change(move |config| config.max_waiting = Some(max_waiting))
     }
 
     /// When the pool dials for callers who find nothing idle.
     ///
     /// Defaults to [`DialRule::Adaptive`]: a spike that the connections in use can serve opens none.
-    pub fn dial_rule(mut self, dial_rule: DialRule) -> Self {
-        self.config.dial_rule = dial_rule;
-        self
+    pub fn dial_rule(self, dial_rule: DialRule) -> Self {
+        self.change(move |config| config.dial_rule = dial_rule)
     }
 
     /// How long [`Pool::get`] waits, all in all.
     ///
     /// `Duration::MAX` means no limit. Defaults to 30 s: a program that borrows a second connection
     /// while it holds the last one gets an error rather than a standstill.
-    pub fn get_timeout(mut self, get_timeout: Duration) -> Self {
-        self.habits.get_timeout = get_timeout;
-        self
+    pub fn get_timeout(self, get_timeout: Duration) -> Self {
+        self.change(move |config| config.get_timeout = get_timeout)
     }
 
     /// How long a dial may take before nobody counts on it any more.
     ///
     /// The dialer is told; one that overruns it all the same keeps its slot until it returns. More
     /// than zero; `Duration::MAX` means no limit. Defaults to 30 s, as Go's `DefaultTransport`.
-    pub fn dial_timeout(mut self, dial_timeout: Duration) -> Self {
-        self.config.dial_timeout = dial_timeout;
-        self
+    pub fn dial_timeout(self, dial_timeout: Duration) -> Self {
+        self.change(move |config| config.dial_timeout = dial_timeout)
     }
 
     /// How long a connection may be idle and still be lent without a [check](Dialer::check).
@@ -117,18 +262,16 @@ impl<D: Dialer> Builder<D> {
     /// 50 ms every checkout takes a lock, since only a precise clock can tell such times. Defaults
     /// to 500 ms, as HikariCP has it: a busy connection is never checked, a quiet one seldom dies
     /// within that time, and a check costs a round trip.
-    pub fn check_after(mut self, check_after: Duration) -> Self {
-        self.config.check_after = check_after;
-        self
+    pub fn check_after(self, check_after: Duration) -> Self {
+        self.change(move |config| config.check_after = check_after)
     }
 
     /// How long a check, or a reset that may block, may take before the connection is given up.
     ///
     /// More than zero; `Duration::MAX` means no limit. Defaults to 5 s: many round trips to the far
     /// side of the earth, and a fraction of `get_timeout`.
-    pub fn check_timeout(mut self, check_timeout: Duration) -> Self {
-        self.config.check_timeout = check_timeout;
-        self
+    pub fn check_timeout(self, check_timeout: Duration) -> Self {
+        self.change(move |config| config.check_timeout = check_timeout)
     }
 
     /// How long a close may take before its slot is free for another dial all the same.
@@ -136,16 +279,40 @@ impl<D: Dialer> Builder<D> {
     /// Until then a connection being closed counts as open, as it does for the server. Each slot
     /// freed by this is counted in [`Stats::close_timeouts_total`](crate::Stats). More than zero;
     /// `Duration::MAX` means no limit. Defaults to 5 s.
-    pub fn close_timeout(mut self, close_timeout: Duration) -> Self {
-        self.config.close_timeout = close_timeout;
-        self
+    pub fn close_timeout(self, close_timeout: Duration) -> Self {
+        self.change(move |config| config.close_timeout = close_timeout)
     }
 
     /// Whether a connection whose guard is dropped by a panic is retired rather than given back.
     ///
     /// Defaults to `true`: whoever panicked may have left a request half written.
-    pub fn retire_on_panic(mut self, retire_on_panic: bool) -> Self {
-        self.habits.retire_on_panic = retire_on_panic;
+    pub fn retire_on_panic(self, retire_on_panic: bool) -> Self {
+        self.change(move |config| config.retire_on_panic = retire_on_panic)
+    }
+}
+
+impl<D: Dialer> Settings<ToOpen<D>> {
+    /// Who is told what happens in the pool: a closure, or any [`Observer`].
+    ///
+    /// One; setting another replaces it. None by default, and then nothing is paid for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{Event, Pool};
+    /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+    ///
+    /// let pool = Pool::builder(dialer)
+    ///     .observer(|event: &Event<'_, _>| {
+    ///         if let Event::Closed { reason, age, .. } = event {
+    ///             eprintln!("a connection was closed at the age of {age:?}: {reason}");
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn observer(mut self, observer: impl Observer<D::Error>) -> Self {
+        self.of.watch = Watch::by(observer);
         self
     }
 
@@ -156,6 +323,31 @@ impl<D: Dialer> Builder<D> {
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
     /// with their values.
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
-        Ok(Pool::open(self.dialer, self.config.check()?, self.habits))
+        let config = self.checked_on(Config::default())?;
+        Ok(Pool::open(self.of.dialer, config, self.of.watch))
+    }
+}
+
+impl<D: Dialer> Settings<ToChange<'_, D>> {
+    /// Checks the settings and has the pool go by them, all at once.
+    ///
+    /// Of two threads that do so at the same time, the second wins, but only for the settings that
+    /// it names. Beyond a lowered `max_open`, idle connections are closed at once and connections
+    /// in use when they come back: until then more than `max_open` may be open. A `max_idle` or
+    /// `max_dialing` from before that is above it counts as equal to it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
+    /// with their values. Nothing is changed then.
+    pub fn apply(self) -> Result<(), ConfigError> {
+        self.of.0.change(|config| self.checked_on(config))
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Settings<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of, changes } = self;
+        f.debug_struct("Settings").field("of", of).field("changes", &changes.len()).finish()
     }
 }

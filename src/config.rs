@@ -28,6 +28,112 @@ pub enum DialRule {
     Eager,
 }
 
+/// What becomes of a caller whose own dial has failed.
+///
+/// A dial's failure belongs to the caller whose need began it, and to nobody else.
+///
+/// # Examples
+///
+/// ```
+/// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+/// use latebind::{Backoff, OnDialFailure, Pool};
+///
+/// // A database that restarts now and then: its callers would rather wait than be told.
+/// let pool = Pool::builder(dialer)
+///     .on_dial_failure(OnDialFailure::Retry(Backoff::default()))
+///     .build()?;
+/// # Ok::<(), latebind::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDialFailure {
+    /// Fails at once if nothing is in use, as only another dial could help. Else waits for a return,
+    /// without a second dial, for as long as anything is in use and its deadline allows.
+    ///
+    /// A server that says "too many connections" so fails nobody whom a return would serve in
+    /// five milliseconds.
+    #[default]
+    AwaitReturn,
+    /// Fails at once, whatever is in use.
+    Fail,
+    /// Waits on, and dials again after a pause, until its deadline or until the
+    /// [breaker](crate::Builder::breaker) opens.
+    ///
+    /// One dial at a time is such a second attempt, for all callers together; when one succeeds,
+    /// all of them may dial. A new caller's first dial does not wait for the pause.
+    Retry(Backoff),
+}
+
+/// The pauses between attempts while dials fail: each twice as long as the one before, less a
+/// random part of up to a half.
+///
+/// Defaults to 10 ms at first and 100 ms at most: a server that is back is found within a tenth of
+/// a second, and one that is away is bothered ten to twenty times a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    first: Duration,
+    most: Duration,
+}
+
+impl Backoff {
+    /// Pauses of `first` (at least 1 ms) at first and of `most` (at least `first`) in the end.
+    #[must_use]
+    pub fn new(first: Duration, most: Duration) -> Self {
+        let first = first.max(Duration::from_millis(1));
+        Self { first, most: most.max(first) }
+    }
+
+    /// The longest pause after so many failures in a row.
+    pub(crate) fn pause(&self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(31);
+        self.first.saturating_mul(1 << doublings).min(self.most)
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(10), Duration::from_millis(100))
+    }
+}
+
+/// When to take a server for lost, and how often to look whether it is back.
+///
+/// Defaults to three failures in a row and one dial every 90 ms: a server that is back is found
+/// within a tenth of a second, at eleven dials a second.
+///
+/// # Examples
+///
+/// ```
+/// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+/// use latebind::{Breaker, Pool};
+/// use std::time::Duration;
+///
+/// let breaker = Breaker::new(3, Duration::from_secs(1));
+/// let pool = Pool::builder(dialer).breaker(breaker).build()?;
+/// # Ok::<(), latebind::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    pub(crate) failures: u32,
+    pub(crate) probe_every: Duration,
+}
+
+impl Breaker {
+    /// Opens after so many `failures` in a row (at least 1), and then lets one dial try at a time,
+    /// `probe_every` (at least 1 ms) after the one before has failed.
+    #[must_use]
+    pub fn new(failures: u32, probe_every: Duration) -> Self {
+        let probe_every = probe_every.max(Duration::from_millis(1));
+        Self { failures: failures.max(1), probe_every }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self::new(3, Duration::from_millis(90))
+    }
+}
+
 /// For how long a caller may be passed by newcomers. Measured on two cores, 32 threads on 8
 /// connections, each busy for 20 us (ideal: 100 checkouts a millisecond; r2d2: 95, and 154 ms for
 /// the longest get):
@@ -41,7 +147,7 @@ pub enum DialRule {
 /// | 2 ms | 93.4 to 96.0 | 20 to 24 ms | 0.59 to 0.77 |
 const BYPASS: Duration = Duration::from_micros(1500);
 
-/// What the ledger goes by. [`Builder`](crate::Builder) documents each setting.
+/// What a pool goes by. [`Settings`](crate::Settings) documents each setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) max_open: u32,
@@ -51,7 +157,16 @@ pub(crate) struct Config {
     pub(crate) max_dialing: Option<u32>,
     /// `None`: no bound.
     pub(crate) max_waiting: Option<u32>,
+    pub(crate) min_idle: u32,
+    pub(crate) max_lifetime: Duration,
+    /// `None`: a tenth of `max_lifetime`.
+    pub(crate) lifetime_jitter: Option<Duration>,
+    pub(crate) max_idle_time: Duration,
+    pub(crate) check_idle_every: Duration,
+    pub(crate) on_dial_failure: OnDialFailure,
+    pub(crate) breaker: Option<Breaker>,
     pub(crate) dial_rule: DialRule,
+    pub(crate) get_timeout: Duration,
     pub(crate) dial_timeout: Duration,
     /// Not a setting: for how long the longest wait lets newcomers pass, while a connection is on
     /// its way to a caller who has not woken yet.
@@ -59,6 +174,7 @@ pub(crate) struct Config {
     pub(crate) check_after: Duration,
     pub(crate) check_timeout: Duration,
     pub(crate) close_timeout: Duration,
+    pub(crate) retire_on_panic: bool,
 }
 
 impl Default for Config {
@@ -68,12 +184,21 @@ impl Default for Config {
             max_idle: None,
             max_dialing: None,
             max_waiting: None,
+            min_idle: 0,
+            max_lifetime: Duration::from_secs(30 * 60),
+            lifetime_jitter: None,
+            max_idle_time: Duration::from_secs(10 * 60),
+            check_idle_every: Duration::MAX,
+            on_dial_failure: OnDialFailure::default(),
+            breaker: None,
             dial_rule: DialRule::default(),
+            get_timeout: Duration::from_secs(30),
             dial_timeout: Duration::from_secs(30),
             bypass: BYPASS,
             check_after: Duration::from_millis(500),
             check_timeout: Duration::from_secs(5),
             close_timeout: Duration::from_secs(5),
+            retire_on_panic: true,
         }
     }
 }
@@ -92,6 +217,9 @@ impl Config {
             ("dial_timeout", self.dial_timeout),
             ("check_timeout", self.check_timeout),
             ("close_timeout", self.close_timeout),
+            ("max_lifetime", self.max_lifetime),
+            ("max_idle_time", self.max_idle_time),
+            ("check_idle_every", self.check_idle_every),
         ] {
             if value.is_zero() {
                 return Err(ConfigError::ZeroTimeout { setting });
@@ -102,11 +230,16 @@ impl Config {
 
     /// The same, if moreover no two of them contradict each other.
     pub(crate) fn check(self) -> Result<Self, ConfigError> {
-        let limit = self.max_open;
-        for (setting, value) in [("max_idle", self.max_idle), ("max_dialing", self.max_dialing)] {
+        let most = ("max_open", self.max_open);
+        let most_idle = self.max_idle.map_or(most, |max_idle| ("max_idle", max_idle));
+        for (setting, value, (bound, limit)) in [
+            ("max_idle", self.max_idle, most),
+            ("max_dialing", self.max_dialing, most),
+            ("min_idle", Some(self.min_idle), most_idle),
+        ] {
             match value {
-                Some(value) if value > limit && limit > 0 => {
-                    return Err(ConfigError::Contradiction { setting, value, limit });
+                Some(value) if value > limit && self.max_open > 0 => {
+                    return Err(ConfigError::Contradiction { setting, value, bound, limit });
                 }
                 _ => {}
             }
@@ -117,6 +250,11 @@ impl Config {
     /// The most connections that may rest.
     pub(crate) fn max_idle(&self) -> u32 {
         self.max_idle.unwrap_or(self.max_open).min(self.max_open)
+    }
+
+    /// The fewest connections to keep at rest.
+    pub(crate) fn min_idle(&self) -> u32 {
+        self.min_idle.min(self.max_idle())
     }
 }
 
@@ -131,8 +269,8 @@ pub(crate) fn far_future(now: Instant) -> Instant {
     now + Duration::from_secs(30 * 365 * 24 * 60 * 60)
 }
 
-/// Why [`Builder::build`](crate::Builder::build) or [`Pool::resize`](crate::Pool::resize) refused
-/// its settings.
+/// Why [`build`](crate::Settings::build), [`apply`](crate::Settings::apply) or
+/// [`Pool::resize`](crate::Pool::resize) refused the settings.
 ///
 /// # Examples
 ///
@@ -145,13 +283,15 @@ pub(crate) fn far_future(now: Instant) -> Instant {
 #[non_exhaustive]
 pub enum ConfigError {
     /// One setting exceeds another that bounds it.
-    #[error("{setting} ({value}) exceeds max_open ({limit})")]
+    #[error("{setting} ({value}) exceeds {bound} ({limit})")]
     Contradiction {
         /// The setting that is too large.
         setting: &'static str,
         /// Its value.
         value: u32,
-        /// The value of `max_open`.
+        /// The setting that it exceeds.
+        bound: &'static str,
+        /// That one's value.
         limit: u32,
     },
     /// A setting is below its bound.

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::time::Instant;
 
+use crate::abort::AbortHandle;
+
 /// Opens connections, and knows when one is past use.
 ///
 /// The pool decides *when*; a dialer only knows *how*. Implement it to put any
@@ -150,6 +152,45 @@ pub trait Dialer: Send + Sync + 'static {
     /// the connection.
     fn close(&self, connection: Self::Connection) {
         drop(connection);
+    }
+
+    /// A handle by which another thread can abort a connection that has just been dialed.
+    ///
+    /// Asked once for each, right after its dial and on the same thread.
+    /// [`Pool::abort`](crate::Pool::abort) uses it to free a borrower that waits for a silent
+    /// peer. The pool lets go of it before the connection is closed or detached, so it may hold a
+    /// duplicate of the connection's descriptor; only an abort under way at that moment may keep
+    /// it a little longer.
+    ///
+    /// The default gives none, and so does a panic, which costs no connection here: it is lent as
+    /// any other, and cannot be aborted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::{Shutdown, SocketAddr, TcpStream};
+    /// use std::time::Instant;
+    /// use latebind::{AbortHandle, Dialer};
+    ///
+    /// struct Backend(SocketAddr);
+    ///
+    /// impl Dialer for Backend {
+    ///     type Connection = TcpStream;
+    ///     type Error = std::io::Error;
+    ///
+    ///     fn dial(&self, _deadline: Instant) -> std::io::Result<TcpStream> {
+    ///         TcpStream::connect(self.0)
+    ///     }
+    ///
+    ///     fn abort_handle(&self, connection: &TcpStream) -> Option<AbortHandle> {
+    ///         let twin = connection.try_clone().ok()?;
+    ///         Some(AbortHandle::new(move || drop(twin.shutdown(Shutdown::Both))))
+    ///     }
+    /// }
+    /// ```
+    fn abort_handle(&self, connection: &Self::Connection) -> Option<AbortHandle> {
+        let _ = connection;
+        None
     }
 
     /// Which calls may wait for the peer, and so belong on a thread of the pool's own.

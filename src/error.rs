@@ -32,6 +32,8 @@ use crate::stats::Stats;
 /// ```
 #[non_exhaustive]
 pub enum GetError<E> {
+    /// The caller's [`Cancel`](crate::Cancel) was cancelled, before the call or while it waited.
+    Cancelled,
     /// The pool was closed, before the call or while it waited.
     Closed,
     /// Every connection stayed in others' hands until the deadline.
@@ -52,6 +54,15 @@ pub enum GetError<E> {
         max_waiting: u32,
         /// The pool's numbers as the caller was turned away.
         stats: Box<Stats>,
+    },
+    /// The pool was [suspended](crate::Pool::suspend) when the deadline came.
+    Suspended {
+        /// How long the caller waited.
+        waited: Duration,
+        /// The pool's numbers as the caller gave up.
+        stats: Box<Stats>,
+        /// How the latest dial failed, unless one has succeeded since.
+        failure: Option<DialFailure<E>>,
     },
     /// A new connection was needed, none could be opened, and none in use could come back.
     ///
@@ -76,8 +87,8 @@ impl<E> GetError<E> {
     fn failure(&self) -> Option<&DialFailure<E>> {
         match self {
             Self::Unreachable { failure, .. } => Some(failure),
-            Self::Exhausted { failure, .. } => failure.as_ref(),
-            Self::Closed | Self::QueueFull { .. } => None,
+            Self::Exhausted { failure, .. } | Self::Suspended { failure, .. } => failure.as_ref(),
+            Self::Cancelled | Self::Closed | Self::QueueFull { .. } => None,
         }
     }
 }
@@ -85,6 +96,7 @@ impl<E> GetError<E> {
 impl<E> fmt::Display for GetError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cancelled => f.write_str("the wait was cancelled"),
             Self::Closed => f.write_str("the pool is closed"),
             Self::Exhausted { waited, stats, holders, failure } => {
                 let dial = if failure.is_some() { ", and the latest dial failed" } else { "" };
@@ -92,6 +104,9 @@ impl<E> fmt::Display for GetError<E> {
             }
             Self::QueueFull { max_waiting, stats } => {
                 write!(f, "the queue is full: max_waiting is {max_waiting} ({stats})")
+            }
+            Self::Suspended { waited, stats, .. } => {
+                write!(f, "the pool is suspended, and was not resumed in {waited:?} ({stats})")
             }
             Self::Unreachable { waited, stats, .. } => {
                 write!(f, "could not open a connection in {waited:?} ({stats})")
@@ -103,6 +118,7 @@ impl<E> fmt::Display for GetError<E> {
 impl<E: fmt::Debug> fmt::Debug for GetError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Cancelled => f.write_str("Cancelled"),
             Self::Closed => f.write_str("Closed"),
             Self::Exhausted { waited, stats, holders, failure } => f
                 .debug_struct("Exhausted")
@@ -115,6 +131,12 @@ impl<E: fmt::Debug> fmt::Debug for GetError<E> {
                 .debug_struct("QueueFull")
                 .field("max_waiting", max_waiting)
                 .field("stats", stats)
+                .finish(),
+            Self::Suspended { waited, stats, failure } => f
+                .debug_struct("Suspended")
+                .field("waited", waited)
+                .field("stats", stats)
+                .field("failure", failure)
                 .finish(),
             Self::Unreachable { waited, stats, failure } => f
                 .debug_struct("Unreachable")

@@ -2,7 +2,13 @@
 #![deny(unsafe_code)] // Allowed only in `net`, call by call.
 
 #[forbid(unsafe_code)]
+mod abort;
+#[forbid(unsafe_code)]
 mod builder;
+#[forbid(unsafe_code)]
+mod cancel;
+#[forbid(unsafe_code)]
+mod close_reason;
 #[forbid(unsafe_code)]
 mod config;
 #[forbid(unsafe_code)]
@@ -10,9 +16,15 @@ mod dialer;
 #[forbid(unsafe_code)]
 mod error;
 #[forbid(unsafe_code)]
+mod event;
+#[forbid(unsafe_code)]
+mod histogram;
+#[forbid(unsafe_code)]
 mod holder;
 #[forbid(unsafe_code)]
 mod ledger;
+#[forbid(unsafe_code)]
+mod maintenance;
 pub mod net;
 #[forbid(unsafe_code)]
 mod places;
@@ -27,10 +39,15 @@ mod sync;
 #[forbid(unsafe_code)]
 mod workers;
 
-pub use crate::builder::Builder;
-pub use crate::config::{ConfigError, DialRule};
+pub use crate::abort::AbortHandle;
+pub use crate::builder::{Builder, Changes, Settings, ToChange, ToOpen};
+pub use crate::cancel::Cancel;
+pub use crate::close_reason::CloseReason;
+pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
+pub use crate::event::{Event, Observer};
+pub use crate::histogram::{Histogram, Histograms};
 pub use crate::holder::{Holder, Holders};
 pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};
 pub use crate::stats::Stats;

@@ -18,13 +18,15 @@
 
 use std::time::Instant;
 
-use crate::sync::{AtomicU64, CoarseInstant, Ordering, Shelf, last_place, now, set_last_place};
+use crate::sync::{
+    AtomicU64, CoarseInstant, Figure, OnceLock, Ordering, Shelf, last_place, now, set_last_place,
+};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
 const PLACES_MOST: u32 = 64;
 
-/// The bit of the gate that says it is shut; the generation stands above it.
+/// The bit of the gate that says it is shut; the epoch stands above it.
 const SHUT: u64 = 1;
 
 /// The gate is open until somebody shuts it.
@@ -36,20 +38,57 @@ pub(crate) struct Places<T> {
     /// Until when the gate counts as open: in nanoseconds since `start`, or `NO_LIMIT`.
     until: AtomicU64,
     start: Instant,
-    places: Box<[Shelf<T>]>,
+    /// How many the latest sweep has found, or how many have been laid out since.
+    last_seen: Figure,
+    /// Those that the pool began with.
+    first: Box<[Shelf<T>]>,
+    /// Those that it has needed since: made at once, up to the most that there may be.
+    later: OnceLock<Box<[Shelf<T>]>>,
+    /// How many of the later ones are in use. It only grows, so that a sweep finds all that anybody
+    /// may have left.
+    later_used: Figure,
 }
 
-/// The gate is open, for connections of this generation.
+/// The gate is open, for connections of this epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Open {
-    pub(crate) generation: u32,
+    pub(crate) epoch: u32,
 }
 
 impl<T> Places<T> {
     /// Places for at most `most` connections, all empty, behind an open gate.
     pub(crate) fn new(most: u32) -> Self {
-        let places = (0..most.min(PLACES_MOST)).map(|_| Shelf::new()).collect();
-        Self { gate: AtomicU64::new(0), until: AtomicU64::new(NO_LIMIT), start: now(), places }
+        Self {
+            gate: AtomicU64::new(0),
+            until: AtomicU64::new(NO_LIMIT),
+            start: now(),
+            last_seen: Figure::default(),
+            first: shelves(most.min(PLACES_MOST) as usize),
+            later: OnceLock::new(),
+            later_used: Figure::default(),
+        }
+    }
+
+    /// The place of that number, if there is one.
+    #[inline]
+    fn place(&self, at: usize) -> Option<&Shelf<T>> {
+        match self.first.get(at) {
+            Some(place) => Some(place),
+            None => self.later_place(at - self.first.len()),
+        }
+    }
+
+    #[inline(never)]
+    fn later_place(&self, at: usize) -> Option<&Shelf<T>> {
+        self.later().get(at)
+    }
+
+    fn later(&self) -> &[Shelf<T>] {
+        self.later.get().map_or(&[], |later| &later[..self.later_used.get() as usize])
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Shelf<T>> {
+        self.first.iter().chain(self.later())
     }
 
     /// `None`: it is shut, or its time is up, and callers go by the ledger.
@@ -75,7 +114,7 @@ impl<T> Places<T> {
     #[inline]
     fn is_open(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
-        (gate & SHUT == 0).then_some(Open { generation: (gate >> 1) as u32 })
+        (gate & SHUT == 0).then_some(Open { epoch: (gate >> 1) as u32 })
     }
 
     /// Takes a connection from the place that this thread used last, or else from the first that
@@ -87,7 +126,7 @@ impl<T> Places<T> {
     pub(crate) fn take(&self, now: CoarseInstant) -> Option<T> {
         let (last, ticked) = last_place();
         if ticked == now {
-            if let Some(item) = self.places.get(last).and_then(Shelf::take) {
+            if let Some(item) = self.place(last).and_then(Shelf::take) {
                 return Some(item);
             }
         }
@@ -96,7 +135,7 @@ impl<T> Places<T> {
 
     #[cold]
     fn look_through(&self, now: CoarseInstant) -> Option<T> {
-        for (at, place) in self.places.iter().enumerate() {
+        for (at, place) in self.all().enumerate() {
             if place.looks_taken() {
                 if let Some(item) = place.take() {
                     set_last_place(at, now);
@@ -126,7 +165,7 @@ impl<T> Places<T> {
     #[inline]
     fn free_place(&self) -> Option<&Shelf<T>> {
         let (last, _) = last_place();
-        match self.places.get(last) {
+        match self.place(last) {
             Some(place) if !place.looks_taken() => Some(place),
             _ => self.find_free_place(),
         }
@@ -134,11 +173,21 @@ impl<T> Places<T> {
 
     #[cold]
     fn find_free_place(&self) -> Option<&Shelf<T>> {
-        let at = self.places.iter().position(|place| !place.looks_taken())?;
+        let at = self.all().position(|place| !place.looks_taken())?;
         // What this thread has returned last it will take first.
         let (_, ticked) = last_place();
         set_last_place(at, ticked);
-        self.places.get(at)
+        self.place(at)
+    }
+
+    /// How many rest here, as far as can be seen at a glance; of places that somebody has swept for
+    /// the moment, how many were found there.
+    pub(crate) fn resting(&self) -> u32 {
+        let resting = match self.is_open() {
+            Some(_) => self.all().filter(|place| place.looks_taken()).count() as u64,
+            None => self.last_seen.get(),
+        };
+        u32::try_from(resting).unwrap_or(u32::MAX)
     }
 
     // ---- For the holder of the ledger's lock, and nobody else -----------------------------------
@@ -148,7 +197,22 @@ impl<T> Places<T> {
         let gate = self.gate.load(Ordering::Relaxed);
         if gate & SHUT == 0 {
             self.gate.store(gate | SHUT, Ordering::Relaxed);
-            self.places.iter().filter_map(Shelf::take).for_each(&mut found);
+            let mut swept = 0;
+            for item in self.all().filter_map(Shelf::take) {
+                found(item);
+                swept += 1;
+            }
+            self.last_seen.set(swept);
+        }
+    }
+
+    /// Has places for at most `most` connections from now on, if there are fewer.
+    pub(crate) fn grow(&self, most: u32) {
+        debug_assert!(self.is_open().is_none(), "the gate is shut while the ledger is locked");
+        let later_used = (most.min(PLACES_MOST) as usize).saturating_sub(self.first.len());
+        if later_used as u64 > self.later_used.get() {
+            self.later.get_or_init(|| shelves(PLACES_MOST as usize - self.first.len()));
+            self.later_used.set(later_used as u64);
         }
     }
 
@@ -156,16 +220,25 @@ impl<T> Places<T> {
     /// long as it takes), and takes up what a returner had left for the moment until it looks.
     pub(crate) fn open(
         &self,
-        generation: u32,
+        epoch: u32,
         until: Option<Instant>,
         mut more: impl FnMut() -> Option<T>,
-        found: impl FnMut(T),
+        mut found: impl FnMut(T),
     ) {
         debug_assert!(self.is_open().is_none(), "the gate is shut while the ledger is locked");
-        let laid_out = self.places.iter().map_while(|place| Some(place.swap(more()?)));
-        laid_out.flatten().for_each(found);
+        let mut laid_out = 0;
+        for place in self.all() {
+            let Some(item) = more() else { break };
+            laid_out += 1;
+            place.swap(item).into_iter().for_each(&mut found);
+        }
+        self.last_seen.set(laid_out);
         let until = until.map_or(NO_LIMIT, |until| self.nanoseconds(until));
         self.until.store(until, Ordering::Relaxed);
-        self.gate.store(u64::from(generation) << 1, Ordering::Release);
+        self.gate.store(u64::from(epoch) << 1, Ordering::Release);
     }
+}
+
+fn shelves<T>(count: usize) -> Box<[Shelf<T>]> {
+    (0..count).map(|_| Shelf::new()).collect()
 }

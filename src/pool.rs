@@ -9,27 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cancel::Cancel;
+use crate::close_reason::CloseReason;
 use crate::config::{Config, ConfigError, moment};
 use crate::dialer::Dialer;
 use crate::error::GetError;
+use crate::event::Watch;
+use crate::histogram::Histograms;
 use crate::holder::{Holder, Site};
 use crate::ledger::Entry;
 use crate::shell::Shell;
 use crate::stats::Stats;
 use crate::sync::now;
-
-/// What a pool's handles go by; the rest is the ledger's.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Habits {
-    pub(crate) get_timeout: Duration,
-    pub(crate) retire_on_panic: bool,
-}
-
-impl Default for Habits {
-    fn default() -> Self {
-        Self { get_timeout: Duration::from_secs(30), retire_on_panic: true }
-    }
-}
 
 /// A pool of connections, shared by any number of threads.
 ///
@@ -76,7 +67,6 @@ pub struct Pool<D: Dialer> {
 /// go closes the pool although a dial is still under way.
 struct Handle<D: Dialer> {
     shell: Arc<Shell<D>>,
-    habits: Habits,
 }
 
 impl<D: Dialer> Drop for Handle<D> {
@@ -86,8 +76,19 @@ impl<D: Dialer> Drop for Handle<D> {
 }
 
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn open(dialer: D, config: Config, habits: Habits) -> Self {
-        Self { handle: Arc::new(Handle { shell: Shell::new(dialer, config), habits }) }
+    pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>) -> Self {
+        Self { handle: Arc::new(Handle { shell: Shell::new(dialer, config, watch) }) }
+    }
+
+    pub(crate) fn change(
+        &self,
+        change: impl FnOnce(Config) -> Result<Config, ConfigError>,
+    ) -> Result<(), ConfigError> {
+        self.handle.shell.reconfigure(change)
+    }
+
+    fn get_deadline_from(&self, start: Instant) -> Option<Instant> {
+        moment(start, self.handle.shell.knobs().get_timeout())
     }
 
     /// Lends a connection, waiting for at most `get_timeout` (30 s unless the
@@ -109,8 +110,8 @@ impl<D: Dialer> Pool<D> {
     #[inline]
     #[track_caller]
     pub fn get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        let deadline = |start| moment(start, self.handle.habits.get_timeout);
-        self.lend(Location::caller(), deadline).map(|entry| Guard::new(self, entry))
+        self.lend(Location::caller(), |start| self.get_deadline_from(start))
+            .map(|entry| Guard::new(self, entry))
     }
 
     /// Lends a connection, waiting for at most `timeout`.
@@ -144,6 +145,25 @@ impl<D: Dialer> Pool<D> {
         self.lend(Location::caller(), |_| Some(deadline)).map(|entry| Guard::new(self, entry))
     }
 
+    /// As [`get_timeout`](Self::get_timeout), with a wait that another thread may
+    /// [cancel](Cancel::cancel).
+    ///
+    /// A connection that came at that moment is lent all the same. What the caller's need has begun
+    /// goes on for whoever comes next, as at its deadline.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Cancelled`] at once when `cancel` is, or was before the call; else as of
+    /// `get_timeout`.
+    #[track_caller]
+    pub fn get_cancellable(
+        &self,
+        cancel: &Cancel,
+        timeout: Duration,
+    ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
+        self.lend_unless(Location::caller(), cancel, timeout).map(|entry| Guard::new(self, entry))
+    }
+
     /// Lends an idle connection if there is one and nobody waits for it.
     ///
     /// Does no I/O and does not wait: no dial is begun, and no check is made however long the
@@ -151,7 +171,8 @@ impl<D: Dialer> Pool<D> {
     ///
     /// # Errors
     ///
-    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty; [`GetError::Closed`].
+    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty;
+    /// [`GetError::Suspended`]; [`GetError::Closed`].
     ///
     /// # Examples
     ///
@@ -188,7 +209,8 @@ impl<D: Dialer> Pool<D> {
     /// ```
     #[track_caller]
     pub fn get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        self.get_timeout_owned(self.handle.habits.get_timeout)
+        let entry = self.lend(Location::caller(), |start| self.get_deadline_from(start));
+        entry.map(|entry| Guard::new(self.clone(), entry))
     }
 
     /// As [`get_timeout`](Self::get_timeout), with a guard that borrows nothing.
@@ -205,41 +227,74 @@ impl<D: Dialer> Pool<D> {
             .map(|entry| Guard::new(self.clone(), entry))
     }
 
+    /// As [`get_cancellable`](Self::get_cancellable), with a guard that borrows nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`] says why there was none, with the numbers of that moment.
+    #[track_caller]
+    pub fn get_cancellable_owned(
+        &self,
+        cancel: &Cancel,
+        timeout: Duration,
+    ) -> Result<OwnedConnection<D>, GetError<D::Error>> {
+        self.lend_unless(Location::caller(), cancel, timeout)
+            .map(|entry| Guard::new(self.clone(), entry))
+    }
+
     /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
     ///
     /// # Errors
     ///
-    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty; [`GetError::Closed`].
+    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty;
+    /// [`GetError::Suspended`]; [`GetError::Closed`].
     #[track_caller]
     pub fn try_get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
         self.lend_idle(Location::caller()).map(|entry| Guard::new(self.clone(), entry))
     }
 
-    fn lend_idle(&self, location: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+    fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let shell = &self.handle.shell;
-        shell.take_resting(location).map_or_else(|| shell.try_get(location), Ok)
+        shell.take_resting(site).map_or_else(|| shell.try_get(site), Ok)
     }
 
     #[inline]
     fn lend(
         &self,
-        location: Site,
+        site: Site,
         deadline: impl FnOnce(Instant) -> Option<Instant>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        match self.handle.shell.take_resting(location) {
+        match self.handle.shell.take_resting(site) {
             Some(entry) => Ok(entry),
-            None => self.lend_slowly(location, deadline),
+            None => self.lend_slowly(site, deadline),
         }
     }
 
     #[cold]
     fn lend_slowly(
         &self,
-        location: Site,
+        site: Site,
         deadline: impl FnOnce(Instant) -> Option<Instant>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let start = now();
-        self.handle.shell.get(start, deadline(start), location)
+        self.handle.shell.get(start, deadline(start), None, site)
+    }
+
+    fn lend_unless(
+        &self,
+        site: Site,
+        cancel: &Cancel,
+        timeout: Duration,
+    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        if cancel.is_cancelled() {
+            return Err(GetError::Cancelled);
+        }
+        let shell = &self.handle.shell;
+        if let Some(entry) = shell.take_resting(site) {
+            return Ok(entry);
+        }
+        let start = now();
+        shell.get(start, moment(start, timeout), Some(cancel), site)
     }
 
     /// Opens connections until `connections` are open, all at once, and waits for them for at most
@@ -262,14 +317,45 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn warm_up(&self, connections: u32) -> Result<(), GetError<D::Error>> {
-        let deadline = moment(now(), self.handle.habits.get_timeout);
-        self.handle.shell.warm_up(connections, deadline)
+        self.handle.shell.warm_up(connections, self.get_deadline_from(now()))
     }
 
     /// What the pool holds now, and has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.handle.shell.stats()
+    }
+
+    /// As [`stats`](Self::stats), without the pool's lock: for whoever looks often, such as a metrics
+    /// exporter, and must neither wait nor make others wait.
+    ///
+    /// `open()` is `idle + in_use + dialing + closing`, and at most `max_open`, in every reading. But
+    /// it is of no single moment: `idle` and `in_use` are of now, at a glance, and the rest is as it
+    /// was when the lock was last taken, as it is for whatever is opened, closed or waited for. What
+    /// has been lent without the lock since is not in the totals yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// let connection = pool.get()?;
+    /// assert_eq!(pool.recent_stats().in_use, 1);
+    /// drop(connection);
+    /// assert_eq!(pool.recent_stats().idle, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn recent_stats(&self) -> Stats {
+        self.handle.shell.recent_stats()
+    }
+
+    /// How long waits, dials and loans took, each time since the pool was opened.
+    ///
+    /// Always on: a checkout that waits for nobody, and its return, write nothing for it.
+    #[must_use]
+    pub fn histograms(&self) -> Histograms {
+        self.handle.shell.histograms()
     }
 
     /// Who has a connection now, longest first.
@@ -300,17 +386,15 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.dialer()
     }
 
-    /// Sets the most connections that may be open, now and from now on.
-    ///
-    /// Idle connections beyond it are closed at once, connections in use when they come back: until
-    /// then more than `max_open` may be open. A `max_idle` or `max_dialing` above it counts as equal
-    /// to it.
+    /// Sets the most connections that may be open, now and from now on: short for
+    /// [`reconfigure`](Self::reconfigure) with [`max_open`](crate::Settings::max_open) alone, which
+    /// says what becomes of those beyond it.
     ///
     /// # Errors
     ///
     /// [`ConfigError::TooSmall`] if it is 0. Nothing is changed then.
     pub fn resize(&self, max_open: u32) -> Result<(), ConfigError> {
-        self.handle.shell.reconfigure(|config| config.max_open = max_open)
+        self.change(|config| Config { max_open, ..config }.check_bounds())
     }
 
     /// Lends no connection again that was opened, or began to be dialed, before this call.
@@ -318,6 +402,76 @@ impl<D: Dialer> Pool<D> {
     /// Idle ones are closed now, those in use when they come back.
     pub fn flush(&self) {
         self.handle.shell.flush();
+    }
+
+    /// Retires the connections of which `predicate` says so.
+    ///
+    /// It judges every connection that was opened, or began to be dialed, before this call, once:
+    /// idle ones now, on this thread, and those in use when they come back, on the thread that
+    /// returns them. None of them is lent again before that. A connection on which the predicate
+    /// panics is retired.
+    ///
+    /// The predicate runs under no lock. It is dropped when it has no connection left to judge, and
+    /// so kept as long as one of them is not given back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// # let moved_away = listener.local_addr()?;
+    /// drop(pool.get()?);
+    /// pool.retire_where(move |connection| {
+    ///     connection.peer_addr().map_or(true, |address| address == moved_away)
+    /// });
+    /// assert_eq!(pool.stats().open(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn retire_where(&self, predicate: impl Fn(&D::Connection) -> bool + Send + Sync + 'static) {
+        self.handle.shell.retire_where(Arc::new(predicate));
+    }
+
+    /// Lends nothing and dials nothing from now on, until [`resume`](Self::resume).
+    ///
+    /// Callers wait in the queue as if every connection were in use, and so does
+    /// [`warm_up`](Self::warm_up); at its deadline a caller is told [`GetError::Suspended`], and
+    /// `try_get` at once. Connections in use come back to rest, and dials under way end there.
+    /// For a server that is about to fail over or to be restarted, say: callers then notice a delay
+    /// and no error.
+    ///
+    /// May be called more than once; one `resume` ends it. A suspended pool can be closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// use latebind::GetError;
+    ///
+    /// pool.suspend();
+    /// assert!(matches!(pool.try_get(), Err(GetError::Suspended { .. })));
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| assert!(pool.get().is_ok())); // waits
+    ///     pool.flush(); // and whatever else is to be done meanwhile
+    ///     pool.resume();
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn suspend(&self) {
+        self.handle.shell.suspend();
+    }
+
+    /// Ends what [`suspend`](Self::suspend) began: callers in the queue are served in their order.
+    ///
+    /// Does nothing to a pool that is not suspended.
+    pub fn resume(&self) {
+        self.handle.shell.resume();
+    }
+
+    /// Whether the pool is [suspended](Self::suspend).
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.handle.shell.is_suspended()
     }
 
     /// Closes the pool: nothing is lent from now on.
@@ -351,6 +505,42 @@ impl<D: Dialer> Pool<D> {
     pub fn drain(&self, deadline: Instant) -> Drained {
         let Stats { in_use, dialing, closing, .. } = self.handle.shell.drain(Some(deadline));
         Drained { in_use, dialing, closing }
+    }
+
+    /// [Closes](Self::close) the pool, and aborts the connections in use as far as its dialer gave
+    /// [handles](crate::Dialer::abort_handle) for them. Says how many it aborted.
+    ///
+    /// For the end of a [`drain`](Self::drain) that did not complete: a borrower that waits for a
+    /// silent peer waits no longer, since its reads and writes end at once, and so gives its
+    /// connection back. A borrower that does no I/O notices nothing. Connections being checked or
+    /// reset are aborted too; dials under way are not.
+    ///
+    /// [`TcpDialer`](crate::net::TcpDialer::abortable) and its like give handles if told to.
+    ///
+    /// # Examples
+    ///
+    /// A moment for what is under way, then none:
+    ///
+    /// ```
+    /// use std::io::Read;
+    /// use std::time::{Duration, Instant};
+    /// use latebind::{Pool, net::TcpDialer};
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let address = listener.local_addr()?;
+    /// let pool = Pool::new(TcpDialer::from(address).abortable(true));
+    /// let mut connection = pool.get_owned()?;
+    /// let borrower = std::thread::spawn(move || connection.read(&mut [0]));
+    ///
+    /// if !pool.drain(Instant::now() + Duration::from_millis(50)).is_complete() {
+    ///     assert_eq!(pool.abort(), 1);
+    ///     assert!(pool.drain(Instant::now() + Duration::from_secs(5)).is_complete());
+    /// }
+    /// assert_eq!(borrower.join().unwrap()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn abort(&self) -> u32 {
+        self.handle.shell.abort()
     }
 }
 
@@ -440,7 +630,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     /// ```
     pub fn discard(mut guard: Self) {
         let entry = guard.take();
-        guard.shell().retire(entry);
+        guard.shell().discard(entry, CloseReason::Discarded);
     }
 
     /// Takes the connection out of the pool, to keep. It no longer counts as open.
@@ -465,7 +655,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
 
     /// How long ago the connection was dialed.
     pub fn age(guard: &Self) -> Duration {
-        guard.shell().age(guard.entry())
+        guard.entry().age(now())
     }
 
     /// Whether the connection has been lent before.
@@ -511,8 +701,8 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
         let is_suspect = thread::panicking() && !self.was_panicking;
-        if is_suspect && self.pool.borrow().handle.habits.retire_on_panic {
-            self.shell().retire(entry);
+        if is_suspect && self.shell().knobs().retire_on_panic() {
+            self.shell().discard(entry, CloseReason::Panicked);
         } else {
             let was_touched = *self.was_touched.get_mut();
             self.shell().give_back(entry, was_touched);

@@ -6,22 +6,30 @@
 //! worker if it may block or else on the thread that carries it out, and in `is_broken` and `reset`
 //! on the thread that borrows or returns.
 
-use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::ops::{Bound, Deref, DerefMut};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::cancel::{Cancel, Cancellable, IsCancelled};
+use crate::close_reason::CloseReason;
 use crate::config::{Config, ConfigError, far_future, moment};
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
+use crate::event::{Event, Observer, Watch};
+use crate::histogram::{Histograms, Timings};
 use crate::holder::{Holder, Holders, Site, is_self_deadlock};
+use crate::ledger::effects::ErrandId;
 use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Loan, Refusal, Request, Task,
     Ticket, Verdict,
 };
+use crate::maintenance::{self, Upkeep};
 use crate::places::Places;
 use crate::stats::Stats;
 use crate::sync::{
-    Bell, CoarseDuration, CoarseInstant, Mutex, MutexGuard, Wake, catch, now, this_thread,
+    Bell, CoarseDuration, CoarseInstant, Figure, Latest, Mutex, MutexGuard, Wake, catch, now, seed,
+    this_thread,
 };
 use crate::workers::{Job, Workers};
 
@@ -33,27 +41,44 @@ type Refused<D> = GetError<<D as Dialer>::Error>;
 type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Account);
 type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 
+type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
+
 /// One pool, shared by its handles and the errands under way.
 pub(crate) struct Shell<D: Dialer> {
     dialer: D,
     blocking: Blocking,
-    check_after: CoarseDuration,
-    start: Instant,
+    knobs: Knobs,
     places: Places<Lent<D>>,
     ledger: Mutex<Books<D>>,
+    /// Those that have yet to judge a connection, by the epoch that each began.
+    predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     workers: Arc<Workers<Assignment<D>>>,
+    reading: Latest<Reading>,
+    timings: Timings,
+    watch: Watch<<D as Dialer>::Error>,
 }
 
 impl<D: Dialer> Shell<D> {
-    pub(crate) fn new(dialer: D, config: Config) -> Arc<Self> {
+    pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
         let blocking = dialer.blocking();
-        let check_after = CoarseDuration::new(config.check_after);
-        // What the coarse clock cannot tell is left to the ledger.
-        let is_timed = config.check_after >= CoarseDuration::LEAST;
-        let places = Places::new(if is_timed { config.max_idle() } else { 0 });
-        let (start, workers) = (now(), Workers::new());
-        let ledger = Mutex::new(Ledger::new(config, start));
-        Arc::new(Self { dialer, blocking, check_after, start, places, ledger, workers })
+        let ledger = Ledger::new(config, seed());
+        let reading = Reading { stats: ledger.stats_seen(now()), is_laid_out: false };
+        Arc::new(Self {
+            dialer,
+            blocking,
+            knobs: Knobs::new(&config),
+            places: Places::new(places_for(&config)),
+            ledger: Mutex::new(ledger),
+            predicates: Mutex::new(BTreeMap::new()),
+            workers: Workers::new(),
+            reading: Latest::new(reading),
+            timings: Timings::default(),
+            watch,
+        })
+    }
+
+    pub(crate) fn knobs(&self) -> &Knobs {
+        &self.knobs
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -65,29 +90,30 @@ impl<D: Dialer> Shell<D> {
     /// Takes a sound connection that rests in a place, if nobody waits and there is one: the way
     /// that nearly every checkout goes. Neither a lock, nor an allocation, nor a precise clock.
     #[inline]
-    pub(crate) fn take_resting(self: &Arc<Self>, location: Site) -> Option<Lent<D>> {
+    pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let is_fresh = now.is_within(self.check_after, CoarseInstant(entry.rests_since));
-        // One from before a flush rests here for the moment until its returner has looked.
-        let is_valid = entry.generation == open.generation;
-        if is_fresh && is_valid && self.is_sound(&mut entry.connection) {
-            let (thread, record) = (this_thread(), entry.record());
-            record.count_loan();
-            record.hand_to(Loan { since: now.0, thread, location });
-            return Some(entry);
+        let is_fresh = now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.rests_since));
+        // One of an older epoch rests here for the moment until its returner has looked.
+        if !is_fresh || entry.epoch != open.epoch || now >= CoarseInstant(entry.expires) {
+            self.pass_on(entry);
+            return None;
         }
-        self.reject(entry, is_fresh);
-        None
+        if !self.is_sound(&mut entry.connection) {
+            self.retire(entry, CloseReason::Broken);
+            return None;
+        }
+        let (thread, record) = (this_thread(), entry.record());
+        record.count_loan();
+        record.hand_to(Loan { since: now.0, thread, location: site });
+        self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
+        Some(entry)
     }
 
-    /// A connection from a place is of no more use, or must be checked first.
+    /// The ledger shall see to a connection from a place before it is lent.
     #[cold]
-    fn reject(self: &Arc<Self>, entry: Lent<D>, is_fresh: bool) {
-        if is_fresh {
-            return self.retire(entry);
-        }
+    fn pass_on(self: &Arc<Self>, entry: Lent<D>) {
         let rested = CoarseInstant::now().since(CoarseInstant(entry.rests_since));
         self.event(|ledger, now| {
             ledger.take_in(entry, rested, now);
@@ -95,48 +121,97 @@ impl<D: Dialer> Shell<D> {
         });
     }
 
-    /// Waits for a sound connection until `deadline`; `None` is for as long as it takes.
+    /// Waits for a sound connection until `deadline`; `None` is for as long as it takes, or until it
+    /// is cancelled.
     #[cold]
     pub(crate) fn get(
         self: &Arc<Self>,
         start: Instant,
         deadline: Option<Instant>,
-        location: Site,
+        cancel: Option<&Cancel>,
+        site: Site,
+    ) -> Result<Lent<D>, Refused<D>> {
+        let mut has_queued = false;
+        let outcome = self.get_sound(start, deadline, cancel, &mut has_queued);
+        let mut waited = Duration::ZERO;
+        if has_queued {
+            waited = now().saturating_duration_since(start);
+            self.timings.note_wait(waited, outcome.is_ok());
+        }
+        self.checked_out(outcome, waited, site)
+    }
+
+    fn get_sound(
+        self: &Arc<Self>,
+        start: Instant,
+        deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
+        has_queued: &mut bool,
     ) -> Result<Lent<D>, Refused<D>> {
         let mut place = None;
         loop {
-            let (ticket, mut entry) = self.get_any(place, start, deadline)?;
+            let (ticket, mut entry) = self.get_any(place, start, deadline, cancel, has_queued)?;
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
-                entry.record().hand_to(loan_from_now(location));
                 return Ok(entry);
             }
-            self.retire(entry);
+            self.retire_unused(entry);
             place = Some(ticket);
         }
     }
 
     /// A sound connection at rest, if there is one and nobody waits for it.
-    pub(crate) fn try_get(self: &Arc<Self>, location: Site) -> Result<Lent<D>, Refused<D>> {
+    pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<Lent<D>, Refused<D>> {
+        let outcome = self.try_get_sound();
+        self.checked_out(outcome, Duration::ZERO, site)
+    }
+
+    fn try_get_sound(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
             let mut lent = Ok(None);
             let (mut account, mut failure) = (Account::default(), None);
             self.event(|ledger, now| {
-                let effects = ledger.look(now);
-                lent = ledger.try_request(now);
-                if let Ok(None) = lent {
+                let effects;
+                (lent, effects) = ledger.try_request(now);
+                if !matches!(lent, Ok(Some(_))) {
                     (account, failure) = (Account::of(ledger, now), ledger.last_failure());
                 }
                 effects
             });
-            let Some(mut entry) = lent.map_err(|_| GetError::Closed)? else {
-                return Err(account.exhausted(Duration::ZERO, failure));
+            let mut entry = match lent {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Err(account.exhausted(Duration::ZERO, failure)),
+                Err(Refusal::Suspended) => return Err(account.suspended(Duration::ZERO, failure)),
+                Err(_) => return Err(GetError::Closed),
             };
             if self.is_sound(&mut entry.connection) {
-                entry.record().hand_to(loan_from_now(location));
                 return Ok(entry);
             }
-            self.retire(entry);
+            self.retire_unused(entry);
         }
+    }
+
+    /// A checkout has come to its end by the lock: its loan begins, or there is none.
+    fn checked_out(
+        &self,
+        outcome: Result<Lent<D>, Refused<D>>,
+        waited: Duration,
+        site: Site,
+    ) -> Result<Lent<D>, Refused<D>> {
+        match &outcome {
+            Ok(entry) => {
+                let (since, thread) = (CoarseInstant::now().0, this_thread());
+                entry.record().hand_to(Loan { since, thread, location: site });
+                self.tell(|| Event::Lent { waited, reused: entry.is_reused() });
+            }
+            Err(error) => self.tell(|| Event::TurnedAway { error, waited }),
+        }
+        outcome
+    }
+
+    /// A connection was lent by the ledger and is broken, so that nobody has had it.
+    fn retire_unused(self: &Arc<Self>, entry: Lent<D>) {
+        self.timings.note_vain_loan();
+        self.retire(entry, CloseReason::Broken);
     }
 
     /// Waits for a connection, which may turn out to be broken: then its ticket keeps the place.
@@ -145,15 +220,22 @@ impl<D: Dialer> Shell<D> {
         place: Option<Ticket>,
         start: Instant,
         deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
+        has_queued: &mut bool,
     ) -> Result<(Ticket, Lent<D>), Refused<D>> {
         // Who asks again has spent time since; who asks first has just read the clock.
         let now = if place.is_some() { now() } else { start };
         let mut bell = None;
         let mut ledger = self.books();
-        let (request, effects) = ledger
+        let (request, mut effects) = ledger
             .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
         let ticket = match request {
-            Request::Granted(ticket, entry) => return Ok((ticket, entry)),
+            Request::Granted(ticket, mut entry) => {
+                date::<D>(&ledger, &mut entry, now, CoarseInstant::now());
+                drop(ledger);
+                self.carry_out(effects);
+                return Ok((ticket, entry));
+            }
             Request::Queued(ticket) => ticket,
             Request::Refused(refusal) => {
                 let error = refused(&ledger, refusal, start);
@@ -162,7 +244,17 @@ impl<D: Dialer> Shell<D> {
                 return Err(error);
             }
         };
+        *has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
+        // A cancellation finds the caller in the queue from here on, or has come before.
+        let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
+        let watch = watch.transpose();
+        if let Err(IsCancelled) = watch {
+            drop(ledger);
+            self.carry_out(effects);
+            Cancellable::cancel(Arc::clone(self), ticket);
+            (ledger, effects) = (self.books(), Effects::none());
+        }
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Granted(entry), _) => Ok((ticket, entry)),
             (verdict, account) => Err(turned_away(verdict, account, start)),
@@ -188,14 +280,15 @@ impl<D: Dialer> Shell<D> {
             let now = now();
             // Collect first: a grant already made outranks the deadline.
             let verdict = ledger.collect(ticket);
-            let verdict =
-                verdict.or_else(|| is_late.then(|| Verdict::Late(ledger.leave(ticket, now))));
-            if let Some(verdict) = verdict {
-                // Before others are found to be late as well: they ask still. Who is served asks
-                // for no account.
-                let is_served = matches!(verdict, Verdict::Granted(_));
-                let account =
-                    if is_served { Account::default() } else { Account::of(&ledger, now) };
+            let verdict = verdict.or_else(|| is_late.then(|| ledger.leave(ticket, now)));
+            if let Some(mut verdict) = verdict {
+                let account = if let Verdict::Granted(entry) = &mut verdict {
+                    date::<D>(&ledger, entry, now, CoarseInstant::now());
+                    Account::default() // Who is served asks for none.
+                } else {
+                    // Before others are found to be late as well: they are asking still.
+                    Account::of(&ledger, now)
+                };
                 let effects = ledger.look(now);
                 drop(ledger);
                 self.carry_out(effects);
@@ -217,26 +310,32 @@ impl<D: Dialer> Shell<D> {
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
     #[inline]
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>, was_touched: bool) {
+        let (now, since) = (CoarseInstant::now(), CoarseInstant(entry.record().since()));
+        // Nearly every loan ends within a tick of that clock: see `Timings`.
+        if now.is_a_tick_after(since) || self.watch.is_kept() {
+            let held = self.end_loan(&entry, now);
+            self.tell(|| Event::Returned { held });
+        }
         let connection = &mut entry.connection;
         if !self.is_sound(connection) {
-            return self.retire(entry);
+            return self.retire(entry, CloseReason::Broken);
         }
         if was_touched {
             let Some(needs_reset) = self.user_code(|dialer| dialer.needs_reset(connection)) else {
-                return self.retire(entry);
+                self.task_failed(Task::Reset, None);
+                return self.retire(entry, CloseReason::ResetFailed);
             };
             if needs_reset && self.blocking.reset {
                 return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
             }
-            if needs_reset
-                && self.user_code(|dialer| dialer.reset(connection).is_ok()) != Some(true)
-            {
-                return self.retire(entry);
+            if needs_reset && !self.has_passed(Task::Reset, |dialer| dialer.reset(connection)) {
+                return self.retire(entry, CloseReason::ResetFailed);
             }
         }
+        let now = CoarseInstant::now();
         match self.places.gate() {
-            Some(open) if open.generation == entry.generation => {
-                entry.rests_since = CoarseInstant::now().0;
+            Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
+                (entry.came_back, entry.rests_since) = (true, now.0);
                 entry.record().let_go();
                 if let Err(left) = self.places.put(entry, open) {
                     self.give_back_slowly(left);
@@ -253,14 +352,35 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// A borrowed connection is of no more use.
+    /// A borrower is done with a connection that is of no more use.
     #[cold]
-    pub(crate) fn retire(self: &Arc<Self>, entry: Lent<D>) {
-        self.event(|ledger, now| ledger.retire(entry, now));
+    pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        let held = self.end_loan(&entry, CoarseInstant::now());
+        self.tell(|| Event::Returned { held });
+        self.retire(entry, reason);
+    }
+
+    /// Notes for how long a connection was lent, and tells.
+    #[cold]
+    fn end_loan(&self, entry: &Lent<D>, now: CoarseInstant) -> Duration {
+        let since = CoarseInstant(entry.record().since());
+        let held = now.since(since);
+        if now.is_a_tick_after(since) {
+            self.timings.note_hold(held);
+        }
+        held
+    }
+
+    /// A lent connection is of no more use.
+    #[cold]
+    fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
     /// A borrower keeps its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
+        let held = self.end_loan(&entry, CoarseInstant::now());
+        self.tell(|| Event::Detached { held });
         let (connection, effects) = self.books().detach(entry, now());
         self.carry_out(effects);
         connection
@@ -286,7 +406,21 @@ impl<D: Dialer> Shell<D> {
     /// Lends nothing from now on, and leaves no thread at rest.
     pub(crate) fn close(self: &Arc<Self>) {
         self.event(Ledger::close);
+        maintenance::forget(&self.weak());
         self.workers.close();
+    }
+
+    /// Closes, and aborts what is in use as far as it can be; says how many connections that were.
+    pub(crate) fn abort(self: &Arc<Self>) -> u32 {
+        self.close();
+        let handles = self.books().handles_in_use();
+        let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
+        for handle in handles {
+            self.user_code(|_| handle.abort());
+            // Perhaps the last one: then its drop is user code too.
+            self.user_code(|_| drop(handle));
+        }
+        count
     }
 
     /// Closes, and waits until nothing is open. The numbers at the end tell whether it came to that.
@@ -298,20 +432,44 @@ impl<D: Dialer> Shell<D> {
         self.wait(ledger, effects, ticket, &bell, deadline).1.stats
     }
 
+    /// Lends nothing and dials nothing until it is resumed.
+    pub(crate) fn suspend(self: &Arc<Self>) {
+        self.event(Ledger::suspend);
+    }
+
+    pub(crate) fn resume(self: &Arc<Self>) {
+        self.event(Ledger::resume);
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.books().is_suspended()
+    }
+
     /// Lends nothing again that was opened, or began to be, before now.
     pub(crate) fn flush(self: &Arc<Self>) {
         self.event(Ledger::flush);
     }
 
-    /// Changes the settings; refuses those that are out of bounds.
+    /// Retires what the predicate says: of what was begun before now, and not lent when it does.
+    pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
+        let mut ledger = self.books();
+        let (epoch, effects) = ledger.retire_where(now());
+        // Before anybody can be told to judge by it.
+        self.predicates.lock().insert(epoch, predicate);
+        drop(ledger);
+        self.carry_out(effects);
+    }
+
+    /// Changes the settings, from those of this moment to what `change` makes of them.
     pub(crate) fn reconfigure(
         self: &Arc<Self>,
-        change: impl FnOnce(&mut Config),
+        change: impl FnOnce(Config) -> Result<Config, ConfigError>,
     ) -> Result<(), ConfigError> {
         let mut ledger = self.books();
-        let mut config = *ledger.config();
-        change(&mut config);
-        let effects = ledger.reconfigure(config.check_bounds()?, now());
+        let config = change(*ledger.config())?;
+        let effects = ledger.reconfigure(config, now());
+        self.knobs.set(&config);
+        self.places.grow(places_for(&config));
         drop(ledger);
         self.carry_out(effects);
         Ok(())
@@ -338,9 +496,23 @@ impl<D: Dialer> Shell<D> {
         Holder::all(loans)
     }
 
-    /// How long ago a connection was dialed.
-    pub(crate) fn age(&self, entry: &Lent<D>) -> Duration {
-        entry.age(self.start, now())
+    /// The numbers without the lock: a glance at the places, and the rest as last noted.
+    pub(crate) fn recent_stats(&self) -> Stats {
+        let Reading { mut stats, is_laid_out } = self.reading.get();
+        if is_laid_out {
+            // Of one moment or of two, they add up to what is open.
+            let resting = self.places.resting().min(stats.in_use);
+            stats.idle += resting;
+            stats.in_use -= resting;
+        }
+        stats
+    }
+
+    pub(crate) fn histograms(&self) -> Histograms {
+        self.timings.histograms(|| {
+            let ledger = self.books();
+            (ledger.stats(now()).lent_total, ledger.in_hands())
+        })
     }
 
     // ---- The lock ------------------------------------------------------------------------------
@@ -371,15 +543,26 @@ impl<D: Dialer> Shell<D> {
             return;
         }
         let mut pending = vec![effects];
-        while let Some(Effects { wake, dials, asides, closes, spent }) = pending.pop() {
+        while let Some(effects) = pending.pop() {
+            let Effects { wake, handles, dials, asides, closes, spent, alarm, judged } = effects;
             for bell in wake {
                 bell.ring();
+            }
+            if let Some(due) = alarm {
+                self.order_upkeep(due);
+            }
+            for handle in handles {
+                catch(|| drop(handle));
             }
             for order in dials {
                 pending.extend(self.on_worker(Errand::Dial(order)));
             }
             for order in asides {
-                let may_block = order.task == Task::Reset || self.blocking.check;
+                let may_block = match order.task {
+                    Task::Check | Task::KeepAlive => self.blocking.check,
+                    Task::Reset => true,
+                    Task::Judge { .. } => false,
+                };
                 pending.extend(self.run(Errand::Aside(order), may_block));
             }
             for order in closes {
@@ -388,7 +571,37 @@ impl<D: Dialer> Shell<D> {
             for failure in spent {
                 catch(|| drop(failure));
             }
+            if let Some(epoch) = judged {
+                self.forget_predicates(epoch);
+            }
         }
+    }
+
+    /// Drops the predicates up to that epoch.
+    fn forget_predicates(&self, epoch: u32) {
+        let done = {
+            let mut predicates = self.predicates.lock();
+            let needed = predicates.split_off(&(epoch + 1));
+            std::mem::replace(&mut *predicates, needed)
+        };
+        for predicate in done.into_values() {
+            catch(|| drop(predicate));
+        }
+    }
+
+    #[cold]
+    fn order_upkeep(self: &Arc<Self>, due: Instant) {
+        maintenance::wake_at(due, self.weak());
+        // The pool may have been closed since the order was given. To read that, nothing need be
+        // swept in, and nothing that is swept in may be left without an event.
+        if self.ledger.lock().is_closed() {
+            maintenance::forget(&self.weak());
+        }
+    }
+
+    fn weak(self: &Arc<Self>) -> Weak<dyn Upkeep> {
+        let weak: Weak<Self> = Arc::downgrade(self);
+        weak
     }
 
     fn run(self: &Arc<Self>, errand: Errand<Connection<D>>, may_block: bool) -> Option<Orders<D>> {
@@ -402,8 +615,7 @@ impl<D: Dialer> Shell<D> {
         let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
         Some(match errand {
             Errand::Dial(DialOrder { id, .. }) => {
-                let failure = DialFailure::no_thread(error);
-                self.books().dial_failed(id, failure, now())
+                self.dial_failed(id, DialFailure::no_thread(error), Duration::ZERO, now())
             }
             errand => self.perform(errand),
         })
@@ -413,35 +625,52 @@ impl<D: Dialer> Shell<D> {
     fn perform(&self, errand: Errand<Connection<D>>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
+                let start = now();
                 let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
                 let now = now();
-                match outcome {
-                    Some(Ok(connection)) => self.books().dialed(id, connection, now),
-                    Some(Err(error)) => {
-                        let failure = DialFailure::new(error);
-                        self.books().dial_failed(id, failure, now)
+                let took = now.saturating_duration_since(start);
+                let failure = match outcome {
+                    Some(Ok(connection)) => {
+                        self.timings.note_dial(took);
+                        self.tell(|| Event::Opened { took });
+                        let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
+                        return self.books().dialed(id, connection, handle.flatten(), now);
                     }
-                    None => self.books().dial_failed(id, DialFailure::panicked(), now),
-                }
+                    Some(Err(error)) => DialFailure::new(error),
+                    None => DialFailure::panicked(),
+                };
+                self.dial_failed(id, failure, took, now)
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
-                let sound = self.user_code(|dialer| {
-                    match task {
-                        Task::Check => dialer.check(connection, latest(deadline)),
-                        Task::Reset => dialer.reset(connection),
+                let is_sound = match task {
+                    Task::Judge { since, until } => self.may_stay(connection, since, until),
+                    Task::Check | Task::KeepAlive => {
+                        self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
                     }
-                    .is_ok()
-                });
+                    Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),
+                };
                 let now = now();
-                self.books().back(id, entry, sound == Some(true), now)
+                self.books().back(id, entry, is_sound, now)
             }
-            Errand::Close(CloseOrder { id, connection }) => {
+            Errand::Close(CloseOrder { id, connection, reason, age }) => {
                 self.user_code(|dialer| dialer.close(connection));
+                self.tell(|| Event::Closed { reason, age });
                 let now = now();
                 self.books().closed(id, now)
             }
         }
+    }
+
+    fn dial_failed(
+        &self,
+        id: ErrandId,
+        failure: Failure<D>,
+        took: Duration,
+        now: Instant,
+    ) -> Orders<D> {
+        self.tell(|| Event::DialFailed { failure: &failure, took });
+        self.books().dial_failed(id, failure, now)
     }
 
     /// Runs user code; `None` if it panicked.
@@ -454,15 +683,134 @@ impl<D: Dialer> Shell<D> {
         value
     }
 
+    /// Whether a check or a reset has succeeded. To the pool, a panic of the dialer is a failure.
+    #[inline]
+    fn has_passed(&self, task: Task, code: impl FnOnce(&D) -> Result<(), D::Error>) -> bool {
+        let error = match self.user_code(code) {
+            Some(Ok(())) => return true,
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        self.task_failed(task, error);
+        false
+    }
+
+    #[cold]
+    fn task_failed(&self, task: Task, error: Option<D::Error>) {
+        self.tell(|| match task {
+            Task::Reset => Event::ResetFailed { error: error.as_ref() },
+            _ => Event::CheckFailed { error: error.as_ref() },
+        });
+        self.user_code(|_| drop(error));
+    }
+
+    /// Tells the observer, if there is one. Never under the lock, and before the ledger is told:
+    /// so what follows from an event is observed after it.
+    #[inline]
+    fn tell<'a>(&self, event: impl FnOnce() -> Event<'a, D::Error>)
+    where
+        D::Error: 'a,
+    {
+        if let Some(observer) = self.watch.observer() {
+            self.tell_observer(observer, &event());
+        }
+    }
+
+    #[cold]
+    fn tell_observer(&self, observer: &dyn Observer<D::Error>, event: &Event<'_, D::Error>) {
+        if catch(|| observer.observe(event)).is_none() {
+            self.note_panic();
+        }
+    }
+
     #[cold]
     fn note_panic(&self) {
         self.books().note_panic();
     }
 
     #[inline]
+    /// Whether none of the predicates of those epochs retires a connection.
+    fn may_stay(&self, connection: &Connection<D>, since: u32, until: u32) -> bool {
+        let epochs = (Bound::Excluded(since), Bound::Included(until));
+        let predicates: Vec<_> =
+            self.predicates.lock().range(epochs).map(|(_, p)| Arc::clone(p)).collect();
+        let may_stay =
+            predicates.iter().all(|retires| self.user_code(|_| retires(connection)) == Some(false));
+        for predicate in predicates {
+            catch(|| drop(predicate));
+        }
+        may_stay
+    }
+
+    #[inline]
     fn is_sound(&self, connection: &mut Connection<D>) -> bool {
         self.user_code(|dialer| dialer.is_broken(connection)) == Some(false)
     }
+}
+
+impl<D: Dialer> Cancellable for Shell<D> {
+    fn cancel(self: Arc<Self>, ticket: Ticket) {
+        self.event(|ledger, now| ledger.cancel(ticket, now));
+    }
+}
+
+/// The settings that are read without the lock. They are set under it.
+#[derive(Default)]
+pub(crate) struct Knobs {
+    fresh_for: Figure,
+    get_timeout: Figure,
+    retire_on_panic: Figure,
+}
+
+impl Knobs {
+    fn new(config: &Config) -> Self {
+        let knobs = Self::default();
+        knobs.set(config);
+        knobs
+    }
+
+    fn set(&self, config: &Config) {
+        self.fresh_for.set(CoarseDuration::new(config.check_after.min(config.max_idle_time)).0);
+        let nanoseconds = u64::try_from(config.get_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.get_timeout.set(nanoseconds);
+        self.retire_on_panic.set(u64::from(config.retire_on_panic));
+    }
+
+    /// What has rested for longer is to be checked or closed.
+    #[inline]
+    fn fresh_for(&self) -> CoarseDuration {
+        CoarseDuration(self.fresh_for.get())
+    }
+
+    pub(crate) fn get_timeout(&self) -> Duration {
+        // Of what nanoseconds cannot say, nobody sees the end.
+        match self.get_timeout.get() {
+            u64::MAX => Duration::MAX,
+            nanoseconds => Duration::from_nanos(nanoseconds),
+        }
+    }
+
+    pub(crate) fn retire_on_panic(&self) -> bool {
+        self.retire_on_panic.get() != 0
+    }
+}
+
+/// Whether the coarse clock can tell how long a connection may rest. If not, all callers go by the
+/// ledger.
+fn is_timed(config: &Config) -> bool {
+    config.check_after >= CoarseDuration::LEAST
+}
+
+fn places_for(config: &Config) -> u32 {
+    if is_timed(config) { config.max_idle() } else { 0 }
+}
+
+/// The pool's numbers as they were when the lock was last freed.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    stats: Stats,
+    /// Whether connections have been in the places since: to the ledger they are in use.
+    is_laid_out: bool,
 }
 
 /// The ledger, locked. What rests in the places is in it, and is laid out again on unlocking if
@@ -475,7 +823,7 @@ struct OpenBooks<'a, D: Dialer> {
 impl<D: Dialer> OpenBooks<'_, D> {
     /// Unlocks for the time of a wait.
     fn wait(&mut self, bell: &Bell, until: Option<Instant>) -> Wake {
-        self.lay_out();
+        self.put_away();
         let wake = bell.wait(&mut self.ledger, until);
         self.take_in();
         wake
@@ -487,17 +835,28 @@ impl<D: Dialer> OpenBooks<'_, D> {
         self.take_in_all(found);
     }
 
-    fn lay_out(&mut self) {
-        let (now, coarse) = (now(), CoarseInstant::now());
-        let Some(ease) = self.ledger.ease(now) else { return };
-        let (generation, until) = (self.ledger.generation(), moment(now, ease));
+    /// Before unlocking: what may rest within reach of all is laid out, and the numbers are noted.
+    fn put_away(&mut self) {
+        let now = now();
+        let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
+        if let Some(ease) = ease {
+            self.lay_out(ease, now);
+        }
+        let (stats, is_laid_out) = (self.ledger.stats_seen(now), ease.is_some());
+        self.shell.reading.set(Reading { stats, is_laid_out });
+    }
+
+    fn lay_out(&mut self, ease: Duration, now: Instant) {
+        let coarse = CoarseInstant::now();
+        let (epoch, until) = (self.ledger.epoch(), moment(now, ease));
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
             entry.rests_since = coarse.before(rested).0;
+            date::<D>(&self.ledger, &mut entry, now, coarse);
             Some(entry)
         };
-        self.shell.places.open(generation, until, lay_out, |entry| found.push(entry));
+        self.shell.places.open(epoch, until, lay_out, |entry| found.push(entry));
         self.take_in_all(found);
     }
 
@@ -528,13 +887,16 @@ impl<D: Dialer> DerefMut for OpenBooks<'_, D> {
 
 impl<D: Dialer> Drop for OpenBooks<'_, D> {
     fn drop(&mut self) {
-        self.lay_out();
+        self.put_away();
     }
 }
 
-/// Who holds a connection from now on, having asked for it at `location`.
-fn loan_from_now(location: Site) -> Loan {
-    Loan { since: CoarseInstant::now().0, thread: this_thread(), location }
+/// Writes on a connection when it has to end, by the coarse clock, for those who do not ask the ledger.
+fn date<D: Dialer>(ledger: &Books<D>, entry: &mut Lent<D>, now: Instant, coarse: CoarseInstant) {
+    if entry.expires == 0 {
+        let left = ledger.life_left(entry, now);
+        entry.expires = left.map_or(u64::MAX, |left| coarse.after(left).0);
+    }
 }
 
 /// What a caller who is turned away is told of the pool.
@@ -559,6 +921,10 @@ impl Account {
         GetError::Exhausted { waited, stats: Box::new(self.stats), holders, failure }
     }
 
+    fn suspended<E>(self, waited: Duration, failure: Option<DialFailure<E>>) -> GetError<E> {
+        GetError::Suspended { waited, stats: Box::new(self.stats), failure }
+    }
+
     fn unreachable<E>(self, waited: Duration, failure: DialFailure<E>) -> GetError<E> {
         GetError::Unreachable { waited, stats: Box::new(self.stats), failure }
     }
@@ -570,17 +936,17 @@ fn refused<C, E>(
     refusal: Refusal,
     start: Instant,
 ) -> GetError<E> {
-    match refusal {
-        Refusal::Closed => GetError::Closed,
-        Refusal::TooLate => {
-            let verdict = Verdict::<C, _>::Late(ledger.last_failure());
-            turned_away(verdict, Account::of(ledger, start), start)
+    let failure = ledger.last_failure();
+    let verdict = match refusal {
+        Refusal::Closed => return GetError::Closed,
+        Refusal::Suspended => Verdict::<C, _>::Suspended(failure),
+        Refusal::TooLate => Verdict::Late(failure),
+        Refusal::QueueFull => {
+            let max_waiting = ledger.config().max_waiting.unwrap_or(u32::MAX);
+            return GetError::QueueFull { max_waiting, stats: Box::new(ledger.stats(start)) };
         }
-        Refusal::QueueFull => GetError::QueueFull {
-            max_waiting: ledger.config().max_waiting.unwrap_or(u32::MAX),
-            stats: Box::new(ledger.stats(start)),
-        },
-    }
+    };
+    turned_away(verdict, Account::of(ledger, start), start)
 }
 
 /// Why a caller was not served.
@@ -596,7 +962,9 @@ fn turned_away<C, E>(
         // Nothing is in use, so nothing but a dial could have served the caller.
         Verdict::Late(Some(failure)) if is_unused => account.unreachable(waited, failure),
         Verdict::Late(failure) => account.exhausted(waited, failure),
+        Verdict::Suspended(failure) => account.suspended(waited, failure),
         Verdict::Closed => GetError::Closed,
+        Verdict::Cancelled => GetError::Cancelled,
         Verdict::Granted(_) | Verdict::Warm | Verdict::Drained => {
             unreachable!("a verdict in the caller's favour")
         }
@@ -614,6 +982,12 @@ enum Errand<C> {
 struct Assignment<D: Dialer> {
     shell: Arc<Shell<D>>,
     errand: Errand<Connection<D>>,
+}
+
+impl<D: Dialer> Upkeep for Shell<D> {
+    fn upkeep(self: Arc<Self>) {
+        self.event(Ledger::upkeep);
+    }
 }
 
 impl<D: Dialer> Job for Assignment<D> {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::close_reason::CloseReason;
+
 /// What a pool holds now, and has done so far.
 ///
 /// Taken under one lock at one moment, so that always
@@ -49,6 +51,8 @@ pub struct Stats {
     pub wait_time_total: Duration,
     /// Callers turned away at their deadline.
     pub timed_out_total: u64,
+    /// Callers whose wait was [cancelled](crate::Cancel).
+    pub cancelled_total: u64,
     /// Callers turned away because the queue was full.
     pub queue_full_total: u64,
     /// Dials begun.
@@ -59,8 +63,17 @@ pub struct Stats {
     pub dial_failed_total: u64,
     /// Checks that found a connection dead or did not end in time.
     pub check_failed_total: u64,
-    /// Connections taken out for good and closed by the pool.
+    /// Connections taken out for good and closed by the pool, for whatever
+    /// [reason](crate::CloseReason).
     pub retired_total: u64,
+    /// Of those, connections that `is_broken` gave up at a checkout or a return: where they are many,
+    /// the server or something on the way ends connections before the pool does.
+    pub broken_total: u64,
+    /// Of those, connections whose reset failed.
+    pub reset_failed_total: u64,
+    /// Of those, connections beyond `max_idle` or `max_open`: where they are many, they are dialed
+    /// again and again for want of a larger `max_idle`.
+    pub surplus_total: u64,
     /// Connections taken out of the pool by their borrowers, to keep.
     pub detached_total: u64,
     /// Slots freed although the dialer's `close` had not returned within `close_timeout`.
@@ -74,6 +87,16 @@ impl Stats {
     #[must_use]
     pub fn open(&self) -> u32 {
         self.idle + self.in_use + self.dialing + self.closing
+    }
+
+    /// Counts a connection among those that were retired for its reason.
+    pub(crate) fn count_retired(&mut self, reason: CloseReason) {
+        match reason {
+            CloseReason::Broken => self.broken_total += 1,
+            CloseReason::ResetFailed => self.reset_failed_total += 1,
+            CloseReason::Surplus => self.surplus_total += 1,
+            _ => {}
+        }
     }
 }
 

@@ -3,12 +3,14 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
+pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
 use std::sync::atomic::AtomicBool;
@@ -23,8 +25,13 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// A number that nobody can foretell.
+pub(crate) fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
 /// A moment of a clock that is cheap to read and some milliseconds late, in ticks of 2^-32 s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoarseInstant(pub(crate) u64);
 
 impl CoarseInstant {
@@ -40,8 +47,20 @@ impl CoarseInstant {
         self.0.saturating_sub(earlier.0) <= limit.0
     }
 
+    /// Whether this is another moment than `earlier` to the clock, and not by less than 2^-10 s
+    /// where it is precise: so the fastest kernel's timer ticks (1024 Hz).
+    #[inline]
+    pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) >= 1 << 22
+    }
+
     pub(crate) fn since(self, earlier: Self) -> Duration {
         coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
+    }
+
+    /// The moment that lies `span` after this one, or the last that the clock knows.
+    pub(crate) fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(CoarseDuration::new(span).0))
     }
 
     /// The moment that lies `span` before this one.
@@ -52,7 +71,7 @@ impl CoarseInstant {
 
 /// A span of that clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CoarseDuration(u64);
+pub(crate) struct CoarseDuration(pub(crate) u64);
 
 impl CoarseDuration {
     /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
@@ -63,6 +82,43 @@ impl CoarseDuration {
         // Of whole seconds, 32 bits fit.
         let fits = span.as_secs() <= u64::from(u32::MAX);
         Self(if fits { coarsetime::Duration::from(span).as_ticks() } else { u64::MAX })
+    }
+}
+
+/// A number that threads read as it is now or was just before.
+#[derive(Debug, Default)]
+pub(crate) struct Figure(AtomicU64);
+
+impl Figure {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The latest copy of what a lock protects, for whoever must not wait for that lock: a reader waits
+/// for nothing but a copy being made. On cache lines of its own.
+pub(crate) struct Latest<T>(CachePadded<AtomicCell<T>>);
+
+impl<T: Copy> Latest<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(CachePadded::new(AtomicCell::new(value)))
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        self.0.store(value);
+    }
+
+    pub(crate) fn get(&self) -> T {
+        self.0.load()
     }
 }
 

@@ -37,12 +37,12 @@ fn every_contradiction_is_named_with_its_values() {
         ),
         (
             refusal(|b| b.max_open(5).max_idle(8)),
-            Contradiction { setting: "max_idle", value: 8, limit: 5 },
+            Contradiction { setting: "max_idle", value: 8, bound: "max_open", limit: 5 },
             "max_idle (8) exceeds max_open (5)",
         ),
         (
             refusal(|b| b.max_dialing(11)),
-            Contradiction { setting: "max_dialing", value: 11, limit: 10 },
+            Contradiction { setting: "max_dialing", value: 11, bound: "max_open", limit: 10 },
             "max_dialing (11) exceeds max_open (10)",
         ),
         (

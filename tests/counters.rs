@@ -35,6 +35,9 @@ fn assert_balanced(before: &Stats, stats: &Stats) {
             stats.dial_failed_total,
             stats.check_failed_total,
             stats.retired_total,
+            stats.broken_total,
+            stats.reset_failed_total,
+            stats.surplus_total,
             stats.detached_total,
             stats.close_timeouts_total,
             stats.panics_total,
@@ -57,6 +60,14 @@ fn every_snapshot_balances_whatever_is_under_way() {
             let mut before = pool.stats();
             while !is_over.load(SeqCst) {
                 let stats = pool.stats();
+                assert_balanced(&before, &stats);
+                before = stats;
+            }
+        });
+        scope.spawn(|| {
+            let mut before = pool.recent_stats();
+            while !is_over.load(SeqCst) {
+                let stats = pool.recent_stats();
                 assert_balanced(&before, &stats);
                 before = stats;
             }
@@ -98,6 +109,101 @@ fn every_snapshot_balances_whatever_is_under_way() {
         u64::from(stats.idle) + stats.retired_total + stats.detached_total,
         "every connection is somewhere"
     );
+}
+
+/// STAT-02: at each step of one thread, the numbers without the lock are the exact ones.
+#[test]
+fn a_reading_without_the_lock_is_up_to_date() {
+    let (pool, server) = pool(|b| b.max_open(3).dial_timeout(SHORT));
+    let gauges = |stats: Stats| {
+        let Stats { max_open, idle, in_use, dialing, closing, waiting, overdue, .. } = stats;
+        [max_open, idle, in_use, dialing, closing, waiting, overdue]
+    };
+    // The reading first: the exact numbers make it up to date.
+    let agree = || assert_eq!(gauges(pool.recent_stats()), gauges(pool.stats()));
+    agree();
+    pool.warm_up(2).unwrap();
+    agree();
+    let one = pool.get().unwrap();
+    agree();
+    let two = pool.get().unwrap();
+    assert_eq!(gauges(pool.recent_stats()), [3, 0, 2, 0, 0, 0, 0]);
+    drop(one);
+    assert_eq!(gauges(pool.recent_stats()), [3, 1, 1, 0, 0, 0, 0]);
+    let one = pool.try_get().unwrap();
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    assert!(pool.get_timeout(2 * SHORT).is_err(), "the dial is overdue, and nothing returns");
+    agree();
+    assert_eq!(gauges(pool.recent_stats()), [3, 0, 2, 1, 0, 0, 1]);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.get().map(drop));
+        await_that("it waits", || pool.recent_stats().waiting == 1);
+        PooledConnection::discard(one);
+        waiting.join().unwrap().unwrap();
+    });
+    drop(Connection::detach(two));
+    gate.open();
+    await_that("the dial ends", || pool.recent_stats().dialing == 0);
+    agree();
+    assert_eq!(pool.recent_stats(), pool.stats());
+    pool.flush();
+    pool.resize(2).unwrap();
+    assert_eq!(gauges(pool.recent_stats()), [2, 0, 0, 0, 0, 0, 0]);
+    pool.warm_up(2).unwrap();
+    let held = pool.get().unwrap();
+    pool.close();
+    assert_eq!(gauges(pool.recent_stats()), [2, 0, 1, 0, 0, 0, 0], "what rested is closed");
+    drop(held);
+    assert_eq!(gauges(pool.recent_stats()), [2, 0, 0, 0, 0, 0, 0]);
+}
+
+/// STAT-01, STAT-02: whatever changes hands, and whoever takes the lock meanwhile, what is open is
+/// open in every reading.
+#[test]
+fn no_reading_without_the_lock_misses_a_connection_or_counts_it_twice() {
+    let (pool, server) = pool(|b| b.max_open(4));
+    pool.warm_up(4).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let readers: Vec<_> = [(); 2]
+            .map(|()| {
+                scope.spawn(|| {
+                    let (mut before, mut seen_idle) = (pool.recent_stats(), 0);
+                    while !is_over.load(SeqCst) {
+                        let stats = pool.recent_stats();
+                        assert_balanced(&before, &stats);
+                        assert_eq!((stats.idle + stats.in_use, stats.open()), (4, 4), "{stats}");
+                        seen_idle = stats.idle.max(seen_idle);
+                        before = stats;
+                    }
+                    seen_idle
+                })
+            })
+            .into();
+        let borrowers: Vec<_> = (0..3)
+            .map(|n| {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for round in 0..3000 {
+                        let held = pool.get().unwrap();
+                        if round % 10 == n {
+                            assert_eq!(pool.stats().open(), 4);
+                        }
+                        drop(held);
+                    }
+                })
+            })
+            .collect();
+        for borrower in borrowers {
+            borrower.join().unwrap();
+        }
+        is_over.store(true, SeqCst);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0, "at least one is idle nearly always");
+        }
+    });
+    await_rest(&pool, &server);
 }
 
 /// STAT-01.

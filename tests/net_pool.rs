@@ -4,8 +4,12 @@ use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
+use latebind::Dialer;
 use latebind::Pool;
 use latebind::PooledConnection;
 use latebind::net::TcpDialer;
@@ -121,4 +125,70 @@ fn a_greeting_on_an_idle_fresh_connection_is_for_its_first_borrower() {
     let mut greeting = [0; 3];
     connection.read_exact(&mut greeting).unwrap();
     assert_eq!(&greeting, b"220");
+}
+
+/// Has a borrower wait for a peer that says nothing, and aborts it.
+fn assert_freed<D: Dialer<Connection: Read + Write>>(dialer: D, until_full: bool) {
+    let pool = Pool::builder(dialer).max_open(2).build().unwrap();
+    pool.warm_up(2).unwrap();
+    let mut connection = pool.get_owned().unwrap();
+    let (begins, begun) = mpsc::channel();
+    let borrower = thread::spawn(move || {
+        begins.send(()).unwrap();
+        // Ends when the buffers of the sockets are full, and then the next write waits.
+        while until_full && connection.write(&[0; 65_536]).is_ok() {}
+        connection.read(&mut [0])
+    });
+    begun.recv().unwrap();
+    let drained = pool.drain(Instant::now() + Duration::from_millis(100));
+    assert_eq!(drained.in_use, 1, "it waits, and what was idle is closed");
+    assert_eq!(pool.abort(), 1);
+    assert!(pool.drain(Instant::now() + Duration::from_secs(20)).is_complete());
+    assert!(!matches!(borrower.join().unwrap(), Ok(1..)), "nothing came");
+}
+
+#[test]
+fn abort_frees_a_borrower_from_a_silent_tcp_peer() {
+    let listener = listen_tcp("127.0.0.1:0").unwrap();
+    let dialer = TcpDialer::from(listener.local_addr().unwrap()).abortable(true);
+    assert_freed(dialer.clone(), false);
+    assert_freed(dialer, true);
+}
+
+#[cfg(unix)]
+#[test]
+fn abort_frees_a_borrower_from_a_silent_unix_peer() {
+    use latebind::net::{UnixDialer, listen_unix};
+
+    let path = std::env::temp_dir().join(format!("latebind-test-abort-{}", std::process::id()));
+    let _listener = listen_unix(&path).unwrap();
+    let dialer = UnixDialer::new(&path).abortable(true);
+    assert_freed(dialer.clone(), false);
+    assert_freed(dialer, true);
+}
+
+/// The second descriptor is no reason for the server to take it for open.
+#[test]
+fn a_connection_that_could_be_aborted_ends_with_its_close_or_with_its_last_owner() {
+    let listener = listen_tcp("127.0.0.1:0").unwrap();
+    let pool = Pool::new(TcpDialer::from(listener.local_addr().unwrap()).abortable(true));
+    let discarded = pool.get().unwrap();
+    let mut server = accept(&listener);
+    PooledConnection::discard(discarded);
+    assert_eq!(server.read(&mut [0]).unwrap(), 0);
+
+    let detached = PooledConnection::detach(pool.get().unwrap());
+    let mut server = accept(&listener);
+    assert_eq!(pool.abort(), 0);
+    (&*detached).write_all(b"!").unwrap();
+    assert_eq!(server.read(&mut [0]).unwrap(), 1);
+    drop(detached);
+    assert_eq!(server.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn sockets_give_no_handles_unless_told_to() {
+    let (pool, _listener) = pool_of_one();
+    let _held = pool.get().unwrap();
+    assert_eq!(pool.abort(), 0);
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use latebind::Dialer;
+use latebind::Pool;
 use latebind::net::Connection;
 use latebind::net::Liveness;
 use latebind::net::NetError;
@@ -363,6 +364,29 @@ fn tls_runs_over_unix_sockets_too() {
     let mut connection = dialer.dial(soon()).unwrap();
     connection.write_all(b"echo").unwrap();
     connection.read_exact(&mut [0; 4]).unwrap();
+    server.join().unwrap();
+}
+
+#[test]
+fn abort_frees_a_borrower_from_a_peer_that_went_silent_after_the_handshake() {
+    let world = world(&TLS13);
+    let listener = world.listener.try_clone().unwrap();
+    let config = Arc::clone(&world.server);
+    let server = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut served = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+        // Answers nothing more; ends when the other end does.
+        let _ = io::copy(&mut served, &mut io::sink());
+    });
+    let tcp = TcpDialer::from(world.listener.local_addr().unwrap()).abortable(true);
+    let name = "localhost".try_into().unwrap();
+    let pool = Pool::new(TlsDialer::new(tcp, name, Arc::clone(&world.client)));
+    let mut connection = pool.get_owned().unwrap();
+    let borrower = thread::spawn(move || connection.read(&mut [0]));
+    assert_eq!(pool.drain(Instant::now() + Duration::from_millis(50)).in_use, 1);
+    assert_eq!(pool.abort(), 1);
+    assert!(pool.drain(soon()).is_complete());
+    borrower.join().unwrap().unwrap_err();
     server.join().unwrap();
 }
 

@@ -6,12 +6,22 @@
 // The files are the crate's, and so are these lints.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+#[path = "../../src/abort.rs"]
+mod abort;
+#[path = "../../src/cancel.rs"]
+mod cancel;
+#[path = "../../src/close_reason.rs"]
+mod close_reason;
 #[path = "../../src/config.rs"]
 mod config;
 #[path = "../../src/dialer.rs"]
 mod dialer;
 #[path = "../../src/error.rs"]
 mod error;
+#[path = "../../src/event.rs"]
+mod event;
+#[path = "../../src/histogram.rs"]
+mod histogram;
 #[path = "../../src/holder.rs"]
 mod holder;
 #[path = "../../src/ledger/mod.rs"]
@@ -27,6 +37,7 @@ mod stats;
 #[path = "../../src/workers.rs"]
 mod workers;
 
+mod maintenance;
 mod models;
 mod server;
 mod sync;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
 use crate::error::GetError;
-use crate::pool::{Habits, Pool};
+use crate::event::Watch;
+use crate::pool::Pool;
 use crate::sync::{Bell, Mutex, Planned, never};
 
 thread_local! {
@@ -202,8 +203,7 @@ pub(crate) fn pool_with(
         blocking,
         friend: std::sync::Mutex::new(None),
     };
-    let habits = Habits { get_timeout: Duration::MAX, retire_on_panic: true };
-    (Pool::open(dialer, config, habits), server)
+    (Pool::open(dialer, config, Watch::default()), server)
 }
 
 /// Settings by which nothing is ever due: then a lost wake-up is a deadlock, which loom reports.
@@ -212,6 +212,7 @@ pub(crate) fn never_due(max_open: u32) -> Config {
         max_open,
         bypass: Duration::ZERO,
         dial_timeout: Duration::MAX,
+        get_timeout: Duration::MAX,
         check_after: Duration::MAX,
         check_timeout: Duration::MAX,
         close_timeout: Duration::MAX,

@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use std::sync::OnceLock; // Set under a lock of loom's only.
 
 use crate::config::far_future;
 
@@ -60,13 +61,18 @@ pub(crate) fn advance(time: Duration) {
     ELAPSED.set(ELAPSED.get() + time);
 }
 
+/// The pools of all models are one.
+pub(crate) fn seed() -> u64 {
+    0
+}
+
 /// A deadline that no model lives to see.
 pub(crate) fn never() -> Instant {
     far_future(now())
 }
 
 /// The coarse clock is as precise here, and counts nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct CoarseInstant(pub(crate) u64);
 
 impl CoarseInstant {
@@ -76,6 +82,14 @@ impl CoarseInstant {
 
     pub(crate) fn is_within(self, limit: CoarseDuration, earlier: Self) -> bool {
         self.0.saturating_sub(earlier.0) <= limit.0
+    }
+
+    pub(crate) fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(CoarseDuration::new(span).0))
+    }
+
+    pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
+        self.0.saturating_sub(earlier.0) >= 1_000_000
     }
 
     pub(crate) fn since(self, earlier: Self) -> Duration {
@@ -88,7 +102,7 @@ impl CoarseInstant {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CoarseDuration(u64);
+pub(crate) struct CoarseDuration(pub(crate) u64);
 
 impl CoarseDuration {
     /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
@@ -96,6 +110,41 @@ impl CoarseDuration {
 
     pub(crate) fn new(span: Duration) -> Self {
         Self(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// No scheduling point: whoever reads it is content with what it was just before.
+#[derive(Debug, Default)]
+pub(crate) struct Figure(std::sync::atomic::AtomicU64);
+
+impl Figure {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// No scheduling point either.
+pub(crate) struct Latest<T>(std::sync::Mutex<T>);
+
+impl<T: Copy> Latest<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn set(&self, value: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+
+    pub(crate) fn get(&self) -> T {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -70,6 +70,11 @@ impl Pace {
         self.dial_time = Some(self.dial_time.map_or(took, average));
     }
 
+    /// How long a dial takes; `None` before the first.
+    pub(super) fn dial_time(&self) -> Option<Duration> {
+        self.dial_time
+    }
+
     /// A connection has come back while callers wait.
     pub(super) fn note_return(&mut self, now: Instant) {
         if self.returns.len() == RETURNS_MOST {

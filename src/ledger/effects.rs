@@ -1,6 +1,10 @@
 //! What an event of the ledger asks its caller to do once the lock is free.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::close_reason::CloseReason;
+
+use crate::abort::AbortHandle;
 
 use super::entry::Entry;
 
@@ -25,8 +29,18 @@ pub(crate) struct DialOrder {
 pub(crate) enum Task {
     /// On the way to a caller.
     Check,
+    /// A check too, in the middle of a long rest.
+    KeepAlive,
     /// On the way back from one.
     Reset,
+    /// It was judged by the predicates up to `since`, and shall be by those up to `until`.
+    Judge { since: u32, until: u32 },
+}
+
+impl Task {
+    pub(super) fn is_check(self) -> bool {
+        matches!(self, Self::Check | Self::KeepAlive)
+    }
 }
 
 /// A connection is set aside: do the task, then say `back`.
@@ -44,6 +58,9 @@ pub(crate) struct AsideOrder<C> {
 pub(crate) struct CloseOrder<C> {
     pub(crate) id: ErrandId,
     pub(crate) connection: C,
+    pub(crate) reason: CloseReason,
+    /// How old it was when it was retired.
+    pub(crate) age: Duration,
 }
 
 /// Everything to do after unlocking. Nothing in it may be dropped undone.
@@ -52,29 +69,41 @@ pub(crate) struct CloseOrder<C> {
 pub(crate) struct Effects<C, F, W> {
     /// Callers to wake: what they waited for can be collected.
     pub(crate) wake: Vec<W>,
+    /// Handles of connections that are to be closed or detached: to be dropped before that.
+    pub(crate) handles: Vec<AbortHandle>,
     pub(crate) dials: Vec<DialOrder>,
     pub(crate) asides: Vec<AsideOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
     /// Errors that nobody wants any more: user code, so not to be dropped under the lock.
     pub(crate) spent: Vec<F>,
+    /// When somebody must tell the ledger `upkeep`, if that is sooner than was said before.
+    pub(crate) alarm: Option<Instant>,
+    /// The predicates up to that epoch have judged all that they had to.
+    pub(crate) judged: Option<u32>,
 }
 
 impl<C, F, W> Effects<C, F, W> {
     pub(crate) fn none() -> Self {
         Self {
             wake: Vec::new(),
+            handles: Vec::new(),
             dials: Vec::new(),
             asides: Vec::new(),
             closes: Vec::new(),
             spent: Vec::new(),
+            alarm: None,
+            judged: None,
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.wake.is_empty()
+            && self.handles.is_empty()
             && self.dials.is_empty()
             && self.asides.is_empty()
             && self.closes.is_empty()
             && self.spent.is_empty()
+            && self.alarm.is_none()
+            && self.judged.is_none()
     }
 }

@@ -4,8 +4,9 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Stamp;
 use super::roster::{LINES, Page, Record};
+use super::spread::Share;
+use super::stamp::Stamp;
 
 /// A connection that counts in `open`, outside the ledger's own tables.
 ///
@@ -22,10 +23,21 @@ pub(crate) struct Body<C> {
     pub(crate) connection: C,
     /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
     pub(crate) just_dialed: bool,
-    /// The pool's generation when its dial *began*: what was begun under an older one ends with it.
-    pub(crate) generation: u32,
-    /// Since when it rests out of the ledger's sight, by a clock that the ledger does not read.
+    /// The epoch in which the ledger last let it pass; at first that in which its dial *began*.
+    pub(crate) epoch: u32,
+    /// Whether it has been given back out of the ledger's sight.
+    pub(crate) came_back: bool,
+    /// Since when it rests there, by a clock that the ledger does not read.
     pub(crate) rests_since: u64,
+    /// When it has to end, by the same clock; 0 is not known out of the ledger's sight,
+    /// which must be asked.
+    pub(crate) expires: u64,
+    /// Whether its end is near: noted while it is idle.
+    pub(super) is_leaving: bool,
+    /// By what part of the jitters it acts early.
+    pub(super) share: Share,
+    /// When it last came to rest after a dial or a loan. A check is neither.
+    pub(super) idle_since: Stamp,
     /// When it was last known to be alive: dialed, returned, or checked.
     pub(super) proven_at: Stamp,
     /// Where its record is. Two fields and no type of their own, which would be padded.
@@ -39,15 +51,21 @@ const _: () = assert!(size_of::<Body<u64>>() <= 64);
 impl<C> Entry<C> {
     pub(super) fn new(
         connection: C,
-        generation: u32,
-        opened_at: Stamp,
+        epoch: u32,
+        share: Share,
         (page, line): (Arc<Page>, u8),
     ) -> Self {
+        let opened_at = page[usize::from(line)].opened_at();
         Self(Box::new(Body {
             connection,
             just_dialed: false,
-            generation,
+            epoch,
+            came_back: false,
             rests_since: 0,
+            expires: 0,
+            is_leaving: false,
+            share,
+            idle_since: opened_at,
             proven_at: opened_at,
             page,
             line,
@@ -67,14 +85,24 @@ impl<C> Entry<C> {
         &self.0.page[usize::from(self.0.line) % LINES]
     }
 
-    /// How long ago its dial ended, by the start of the ledger.
-    pub(crate) fn age(&self, start: Instant, now: Instant) -> Duration {
-        now.saturating_duration_since(self.record().opened_at().at(start))
-    }
-
     /// Whether an earlier caller has had it.
     pub(crate) fn is_reused(&self) -> bool {
         self.record().loans() > 1
+    }
+
+    /// When its dial ended.
+    pub(super) fn opened_at(&self) -> Instant {
+        self.record().opened_at().into()
+    }
+
+    /// Tells it from every other entry for as long as it exists: it stays where it is on the heap.
+    pub(super) fn address(&self) -> usize {
+        std::ptr::from_ref::<Body<C>>(&self.0).addr()
+    }
+
+    /// How long ago its dial ended.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.opened_at())
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use crate::close_reason::CloseReason;
+
 use super::effects::{ErrandId, Task, Ticket};
 use super::queue::count;
 
@@ -26,6 +28,10 @@ impl DueTimes {
         Some(self.0.first()?.0)
     }
 
+    fn count_overdue(&self, now: Instant) -> usize {
+        self.0.iter().take_while(|(deadline, _)| *deadline <= now).count()
+    }
+
     /// One whose time is up.
     fn overdue(&self, now: Instant) -> Option<ErrandId> {
         let (deadline, id) = *self.0.first()?;
@@ -33,14 +39,23 @@ impl DueTimes {
     }
 }
 
+/// Whose need began a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sponsor {
+    /// A caller in the queue or a warm-up. It may have left since.
+    Caller(Ticket),
+    /// The pool itself, which keeps `min_idle` connections at rest.
+    Pool,
+    /// The dial is written off: what comes of it is nobody's business any more.
+    Nobody,
+}
+
 /// A dial under way.
 #[derive(Debug)]
 pub(super) struct Dial {
-    /// Whose need began it: a caller in the queue or a warm-up. It may have left since. `None` once
-    /// the dial is written off: what comes of it is nobody's business any more.
-    pub(super) sponsor: Option<Ticket>,
-    /// The pool's generation when it began.
-    pub(super) generation: u32,
+    pub(super) sponsor: Sponsor,
+    /// The pool's epoch when it began.
+    pub(super) epoch: u32,
     pub(super) began: Instant,
     /// `None`: no limit.
     pub(super) deadline: Option<Instant>,
@@ -67,8 +82,8 @@ impl Dials {
     }
 
     pub(super) fn overdue(&self, now: Instant) -> u32 {
-        let dials = self.counted_on.values().chain(self.written_off.values());
-        count(dials.filter(|dial| is_due(dial.deadline, now)).count())
+        let written_off = self.written_off.values().filter(|dial| is_due(dial.deadline, now));
+        count(self.due.count_overdue(now) + written_off.count())
     }
 
     pub(super) fn begin(&mut self, id: ErrandId, dial: Dial) {
@@ -82,20 +97,20 @@ impl Dials {
     }
 
     /// Writes off a dial whose time is up, and says which it was and for whom.
-    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Ticket)> {
+    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Sponsor)> {
         let id = self.due.overdue(now)?;
         Some((id, self.write_off(id)))
     }
 
     /// Writes off the dial longest under way, and says which it was and for whom.
-    pub(super) fn write_off_first(&mut self) -> Option<(ErrandId, Ticket)> {
+    pub(super) fn write_off_first(&mut self) -> Option<(ErrandId, Sponsor)> {
         let id = *self.counted_on.first_key_value()?.0;
         Some((id, self.write_off(id)))
     }
 
-    fn write_off(&mut self, id: ErrandId) -> Ticket {
+    fn write_off(&mut self, id: ErrandId) -> Sponsor {
         let mut dial = self.remove(id).expect("only a dial counted on is written off");
-        let sponsor = dial.sponsor.take().expect("a dial counted on has a sponsor");
+        let sponsor = std::mem::replace(&mut dial.sponsor, Sponsor::Nobody);
         self.written_off.insert(id, dial);
         sponsor
     }
@@ -117,6 +132,9 @@ pub(super) struct Aside {
     tasks: BTreeMap<ErrandId, (Task, Option<Instant>)>,
     due: DueTimes,
     checks: u32,
+    keep_alives: u32,
+    /// Those that are retired already, and wait only for their task to return.
+    written_off: BTreeMap<ErrandId, CloseReason>,
 }
 
 impl Aside {
@@ -124,35 +142,60 @@ impl Aside {
         count(self.tasks.len())
     }
 
-    /// Of these, the ones being checked: a caller may count on them.
+    /// Of these, the ones being checked or judged: a caller may count on them.
     pub(super) fn checks(&self) -> u32 {
         self.checks
+    }
+
+    /// Of those, the ones that nobody has asked for.
+    pub(super) fn keep_alives(&self) -> u32 {
+        self.keep_alives
+    }
+
+    /// Those that are retired already, and are to be closed when they are back.
+    pub(super) fn written_off(&self) -> u32 {
+        count(self.written_off.len())
     }
 
     pub(super) fn begin(&mut self, id: ErrandId, task: Task, deadline: Option<Instant>) {
         self.tasks.insert(id, (task, deadline));
         self.due.add(deadline, id);
-        self.checks += u32::from(task == Task::Check);
+        self.checks += u32::from(task != Task::Reset);
+        self.keep_alives += u32::from(task == Task::KeepAlive);
     }
 
-    /// `None` if it is retired already: it was overdue, or there was a flush.
-    pub(super) fn end(&mut self, id: ErrandId) -> Option<Task> {
+    /// The task that is done; or why the connection is retired already.
+    pub(super) fn end(&mut self, id: ErrandId) -> Result<Task, CloseReason> {
+        if let Some(reason) = self.written_off.remove(&id) {
+            return Err(reason);
+        }
+        Ok(self.remove(id).expect("what is back was set aside and was not back before"))
+    }
+
+    /// Writes off one whose time is up.
+    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
+        let id = self.due.overdue(now)?;
+        Some((id, self.write_off(id, CloseReason::Late)))
+    }
+
+    /// Writes off the one longest aside.
+    pub(super) fn write_off_first(&mut self, reason: CloseReason) -> Option<ErrandId> {
+        let id = *self.tasks.first_key_value()?.0;
+        self.write_off(id, reason);
+        Some(id)
+    }
+
+    fn write_off(&mut self, id: ErrandId, reason: CloseReason) -> Task {
+        self.written_off.insert(id, reason);
+        self.remove(id).expect("only what is aside is written off")
+    }
+
+    fn remove(&mut self, id: ErrandId) -> Option<Task> {
         let (task, deadline) = self.tasks.remove(&id)?;
         self.due.remove(deadline, id);
-        self.checks -= u32::from(task == Task::Check);
+        self.checks -= u32::from(task != Task::Reset);
+        self.keep_alives -= u32::from(task == Task::KeepAlive);
         Some(task)
-    }
-
-    /// Takes out one whose time is up.
-    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
-        let id = self.due.overdue(now)?;
-        self.end(id).map(|task| (id, task))
-    }
-
-    /// Takes out the one longest aside.
-    pub(super) fn pop_first(&mut self) -> Option<(ErrandId, Task)> {
-        let id = *self.tasks.first_key_value()?.0;
-        self.end(id).map(|task| (id, task))
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

@@ -2,14 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use crate::abort::AbortHandle;
+use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::stats::Stats;
 
-use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
+use super::effects::{Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
-use super::queue::{Waiter, count};
+use super::errands::Sponsor;
+use super::queue::Waiter;
 use super::roster::Tally;
-use super::{Ledger, Loan, Overdue, Refusal, Request, Verdict};
+use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
@@ -28,17 +31,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return (Request::Refused(Refusal::Closed), effects);
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
-        if self.queue.is_empty() && self.unfit.is_empty() {
+        self.expire(now, &mut effects);
+        if self.queue.is_empty() && self.outdated.is_empty() && !self.suspended {
             if let Some(entry) = self.take_fresh(now) {
+                self.settle(now, &mut effects);
                 return (Request::Granted(ticket, entry), effects);
             }
         }
         if deadline.is_some_and(|deadline| deadline <= now) {
             self.totals.timed_out_total += 1;
-            return (Request::Refused(Refusal::TooLate), effects);
+            self.settle(now, &mut effects);
+            let refusal = if self.suspended { Refusal::Suspended } else { Refusal::TooLate };
+            return (Request::Refused(refusal), effects);
         }
-        self.expire(now, &mut effects);
-        if place.is_none() && self.is_queue_full() {
+        if place.is_none() && self.is_queue_full(now) {
             self.totals.queue_full_total += 1;
             self.settle(now, &mut effects);
             return (Request::Refused(Refusal::QueueFull), effects);
@@ -50,15 +56,19 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// A connection at rest, if there is one and nobody has waited for it: no check, no queue.
-    pub(crate) fn try_request(&mut self, now: Instant) -> Result<Option<Entry<C>>, Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed);
-        }
-        if !self.queue.is_empty() {
-            return Ok(None);
-        }
-        let entry = self.idle.pop_back();
-        Ok(entry.map(|entry| self.lend(entry, now)))
+    pub(crate) fn try_request(&mut self, now: Instant) -> (Attempt<C>, Effects<C, F, W>) {
+        let mut lent = Ok(None);
+        let effects = self.settled(now, |ledger, _| {
+            if ledger.closed {
+                lent = Err(Refusal::Closed);
+            } else if ledger.suspended {
+                lent = Err(Refusal::Suspended);
+            } else if ledger.queue.is_empty() {
+                let entry = ledger.idle.take_warmest();
+                lent = Ok(entry.map(|entry| ledger.lend(entry, now)));
+            }
+        });
+        (lent, effects)
     }
 
     /// What has come to the holder of `ticket`, if anything has. Who collects a connection must
@@ -69,19 +79,30 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Some(verdict)
     }
 
-    /// The holder of `ticket`, who has collected nothing, waits no longer. Its own dial error is
-    /// given back, or else the pool's latest.
+    /// The holder of `ticket`, who has collected nothing, waits no longer.
     ///
     /// Nothing comes free by this: a dial that it began goes on for whoever comes next. But it must
     /// `look` next: somebody else may have to look from now on.
-    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Option<F> {
+    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Verdict<C, F> {
         self.asleep.remove(&ticket);
         self.drains.remove(&ticket);
         self.warm_ups.remove(&ticket);
-        let Some(waiter) = self.queue.remove(ticket) else { return self.last_failure.clone() };
-        self.count_wait(&waiter, now);
-        self.totals.timed_out_total += 1;
-        waiter.failure.or_else(|| self.last_failure.clone())
+        let waiter = self.queue.remove(ticket);
+        if let Some(waiter) = &waiter {
+            self.count_wait(waiter, now);
+            self.totals.timed_out_total += 1;
+        }
+        self.lateness(waiter.and_then(|waiter| waiter.failure))
+    }
+
+    /// The holder of `ticket` shall wait no longer. A verdict that it has not collected stands.
+    pub(crate) fn cancel(&mut self, ticket: Ticket, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, effects| {
+            if let Some(waiter) = ledger.queue.remove(ticket) {
+                ledger.totals.cancelled_total += 1;
+                ledger.dismiss(ticket, waiter, Verdict::Cancelled, now, effects);
+            }
+        })
     }
 
     /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
@@ -110,7 +131,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&entry);
-            entry.proven_at = ledger.stamp(now);
+            (entry.proven_at, entry.idle_since) = (now.into(), now.into());
             ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
@@ -119,11 +140,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back and is to be reset elsewhere first.
     pub(crate) fn set_aside_for_reset(
         &mut self,
-        entry: Entry<C>,
+        mut entry: Entry<C>,
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&entry);
+            entry.idle_since = now.into();
             ledger.set_aside(Task::Reset, entry, now, effects);
         })
     }
@@ -136,41 +158,59 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         sound: bool,
         now: Instant,
     ) -> Effects<C, F, W> {
-        self.settled(now, |ledger, effects| match ledger.aside.end(id) {
+        self.settled(now, |ledger, effects| match ledger.end_aside(id, now) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
-            None => {
-                let connection = ledger.strike(entry);
-                effects.closes.push(CloseOrder { id, connection });
+            Err(reason) => {
+                ledger.judgements.pass(entry.epoch, ledger.epoch);
+                ledger.order_close(id, entry, reason, now, effects);
             }
-            Some(task) if sound => {
-                entry.proven_at = ledger.stamp(now);
-                if task == Task::Reset {
-                    ledger.note_return(now);
+            Ok(task) if sound => {
+                match task {
+                    Task::Check | Task::KeepAlive => entry.proven_at = now.into(),
+                    Task::Reset => {
+                        entry.proven_at = now.into();
+                        ledger.note_return(now);
+                    }
+                    Task::Judge { since, until } => {
+                        entry.epoch = until;
+                        ledger.judgements.pass(since, until);
+                    }
                 }
                 ledger.shelve(entry, now, effects);
             }
-            Some(task) => {
-                ledger.totals.check_failed_total += u64::from(task == Task::Check);
-                ledger.begin_close(entry, now, effects);
+            Ok(Task::Judge { .. }) => {
+                ledger.begin_close(entry, CloseReason::Predicate, now, effects);
             }
+            Ok(Task::Check | Task::KeepAlive) => {
+                ledger.totals.check_failed_total += 1;
+                ledger.begin_close(entry, CloseReason::CheckFailed, now, effects);
+            }
+            Ok(Task::Reset) => ledger.begin_close(entry, CloseReason::ResetFailed, now, effects),
         })
     }
 
     /// A borrowed connection comes back and is of no more use.
-    pub(crate) fn retire(&mut self, entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn retire(
+        &mut self,
+        entry: Entry<C>,
+        reason: CloseReason,
+        now: Instant,
+    ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&entry);
-            ledger.begin_close(entry, now, effects);
+            ledger.begin_close(entry, reason, now, effects);
         })
     }
 
     /// A borrower keeps its connection for good.
     pub(crate) fn detach(&mut self, entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
-        let effects = self.settled(now, |ledger, _| {
+        let mut effects = self.settled(now, |ledger, _| {
             ledger.receive(&entry);
+            ledger.judgements.pass(entry.epoch, ledger.epoch);
             ledger.totals.detached_total += 1;
         });
-        (self.strike(entry), effects)
+        let connection = self.part_with(entry, &mut effects);
+        (connection, effects)
     }
 
     /// The dialer's close has returned.
@@ -186,58 +226,87 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// For how long connections may be lent and given back without the ledger: as long as nobody has
     /// to be served first, if none has to end.
     pub(crate) fn ease(&self, now: Instant) -> Option<Duration> {
-        if self.closed || !self.unfit.is_empty() || self.live() > self.config.max_open {
+        if self.closed
+            || self.suspended
+            || !self.outdated.is_empty()
+            || self.live() > self.config.max_open
+        {
             return None;
         }
         if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
     }
 
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
-    /// in use from now on. Comes with the time that it has rested.
+    /// in use from now on. Comes with the time for which it has proved nothing.
+    ///
+    /// Not one that must be checked, nor one whose loan should begin a dial for `min_idle`.
     pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
-        let mut entry = self.idle.pop_back()?;
+        let is_full = self.open() >= self.config.max_open;
+        let kept = if is_full { 0 } else { self.config.min_idle() };
+        let may_go = |entry: &&Entry<C>| self.idle.len() > kept && self.is_proven(entry, now);
+        self.idle.warmest().filter(may_go)?;
+        let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
-        entry.just_dialed = false;
-        let rested = now.saturating_duration_since(self.proven_at(&entry));
+        (entry.just_dialed, entry.came_back) = (false, false);
+        let rested = now.saturating_duration_since(entry.proven_at.into());
         Some((entry, rested))
+    }
+
+    /// How much of its life a connection has left; `None` is no limit.
+    pub(crate) fn life_left(&self, entry: &Entry<C>, now: Instant) -> Option<Duration> {
+        self.aging().ends_at(entry).map(|end| end.saturating_duration_since(now))
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Takes back, as idle, a connection that has been laid out, lent and given back out of sight.
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        if entry.generation != self.generation || self.closed {
-            // It was put down behind the back of a flush or a close.
-            self.unfit.push(entry);
+        let returned_at = now.checked_sub(rested).filter(|_| entry.came_back);
+        if let Some(returned_at) = returned_at {
+            (entry.proven_at, entry.idle_since) = (returned_at.into(), returned_at.into());
+        }
+        if self.closed || entry.epoch != self.epoch {
+            // It was put down behind the back of a change.
+            self.outdated.push(entry);
             return;
         }
+        // Nobody has held it since it was put down.
         self.in_use -= 1;
-        if let Some(since) = now.checked_sub(rested) {
-            entry.proven_at = self.stamp(since);
-        }
-        let at = self.idle.partition_point(|other| other.proven_at <= entry.proven_at);
-        self.idle.insert(at, entry);
+        self.count_loans(&entry);
+        self.rest(entry);
     }
 
     // ---- Dials ---------------------------------------------------------------------------------
 
     /// A dial has opened a connection. It goes to the longest-waiting caller, whoever began it.
-    pub(crate) fn dialed(&mut self, id: ErrandId, connection: C, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn dialed(
+        &mut self,
+        id: ErrandId,
+        connection: C,
+        handle: Option<AbortHandle>,
+        now: Instant,
+    ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
-            if let Some(sponsor) = dial.sponsor {
+            if let Sponsor::Caller(sponsor) = dial.sponsor {
                 ledger.queue.end_dial(sponsor, id);
             }
+            ledger.outage.note_success();
             ledger.pace.note_dial(now.saturating_duration_since(dial.began));
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
-            let opened_at = ledger.stamp(now);
-            let line = ledger.roster.enroll(opened_at);
-            let entry = Entry::new(connection, dial.generation, opened_at, line);
+            let share = ledger.spread.share(id.0);
+            let line = ledger.roster.enroll(now.into());
+            let entry = Entry::new(connection, dial.epoch, share, line);
+            ledger.handles.extend(handle.map(|handle| (entry.address(), handle)));
             ledger.shelve(entry, now, effects);
         })
     }
@@ -251,8 +320,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
+            ledger.judgements.pass(dial.epoch, ledger.epoch);
             ledger.totals.dial_failed_total += 1;
-            ledger.note_failure(dial.sponsor, id, failure, effects);
+            ledger.note_failure(dial.sponsor, id, failure, now, effects);
         })
     }
 
@@ -280,7 +350,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn close(&mut self, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.closed = true;
-            ledger.close_idle(now, effects);
+            ledger.close_idle(CloseReason::PoolClosed, now, effects);
             effects.spent.extend(ledger.last_failure.take());
             while let Some((ticket, waiter)) = ledger.queue.pop_front() {
                 ledger.dismiss(ticket, waiter, Verdict::Closed, now, effects);
@@ -289,6 +359,25 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 ledger.tell(ticket, waker, Verdict::Closed, effects);
             }
         })
+    }
+
+    /// Nothing is lent and nothing dialed from now on, until `resume`.
+    pub(crate) fn suspend(&mut self, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.suspended = true)
+    }
+
+    pub(crate) fn resume(&mut self, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.suspended = false)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// The handles of the closed pool's connections in use, as far as they have any.
+    pub(crate) fn handles_in_use(&self) -> Vec<AbortHandle> {
+        debug_assert!(self.closed, "what is aborted here is never lent again");
+        self.handles.values().cloned().collect()
     }
 
     /// Someone waits until nothing of the closed pool is open. `collect` tells.
@@ -305,15 +394,33 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Nothing that was begun before now is lent again.
     pub(crate) fn flush(&mut self, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.generation += 1;
-            ledger.close_idle(now, effects);
+            ledger.begin_epoch();
+            ledger.flushed = ledger.epoch;
+            ledger.close_idle(CloseReason::Flushed, now, effects);
             while let Some((id, sponsor)) = ledger.dials.write_off_first() {
-                ledger.queue.end_dial(sponsor, id);
+                if let Sponsor::Caller(sponsor) = sponsor {
+                    ledger.queue.end_dial(sponsor, id);
+                }
             }
-            while let Some((id, _)) = ledger.aside.pop_first() {
+            while let Some(id) = ledger.aside.write_off_first(CloseReason::Flushed) {
                 ledger.note_closing(id, now);
             }
         })
+    }
+
+    /// A predicate shall judge all that was begun before now: what is idle at once, the rest before
+    /// it is lent again. Comes with the epoch by which the orders name it.
+    pub(crate) fn retire_where(&mut self, now: Instant) -> (u32, Effects<C, F, W>) {
+        let effects = self.settled(now, |ledger, effects| {
+            let before = ledger.at_large();
+            let idle = ledger.idle.take_all();
+            ledger.begin_epoch();
+            ledger.judgements.begin(ledger.epoch, before);
+            for entry in idle {
+                ledger.shelve(entry, now, effects);
+            }
+        });
+        (self.epoch, effects)
     }
 
     /// Sets the limits anew, already checked. What is out may exceed a lowered one until it is back.
@@ -321,10 +428,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open());
             ledger.config = config;
+            ledger.begin_epoch();
+            ledger.idle.reconsider(now);
             while ledger.live() > ledger.config.max_open {
-                let Some(coldest) = ledger.idle.pop_front() else { break };
-                ledger.begin_close(coldest, now, effects);
+                let Some(surplus) = ledger.idle.take_surplus() else { break };
+                ledger.begin_close(surplus, CloseReason::Surplus, now, effects);
             }
+            ledger.retire_aged(now, effects);
         })
     }
 
@@ -335,6 +445,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Connections in callers' hands, or on their way there.
+    pub(crate) fn in_hands(&self) -> u32 {
+        self.in_use
     }
 
     /// User code has panicked, and the pool has caught it.
@@ -352,18 +467,28 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.queue.wakers()
     }
 
+    /// The numbers of this moment.
     pub(crate) fn stats(&self, now: Instant) -> Stats {
-        let Tally { lent, reused } = self.roster.tally();
+        let Tally { lent, reused } = self.roster.uncounted();
+        let seen = self.stats_seen(now);
+        Stats {
+            lent_total: seen.lent_total + lent,
+            reused_total: seen.reused_total + reused,
+            ..seen
+        }
+    }
+
+    /// The same, but for loans out of sight of connections that have not come back. It looks at no
+    /// connection.
+    pub(crate) fn stats_seen(&self, now: Instant) -> Stats {
         Stats {
             max_open: self.config.max_open,
-            idle: count(self.idle.len()),
+            idle: self.idle.len(),
             in_use: self.busy(),
             dialing: self.dials.len(),
             closing: self.closings.len(),
             waiting: self.queue.len(),
             overdue: self.dials.overdue(now),
-            lent_total: lent,
-            reused_total: reused,
             ..self.totals
         }
     }

@@ -21,39 +21,35 @@ pub(crate) mod effects;
 mod entry;
 mod errands;
 mod events;
+mod idle;
+mod judgements;
+mod outage;
 mod queue;
 mod roster;
 mod settle;
+mod spread;
+mod stamp;
+mod upkeep;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::abort::AbortHandle;
+use crate::config::{Backoff, Config, OnDialFailure};
 use crate::stats::Stats;
 
 use self::dial_rule::Pace;
 use self::errands::{Aside, Closings, Dials};
-use self::queue::{Queue, count};
+use self::idle::Idle;
+use self::judgements::Judgements;
+use self::outage::Outage;
+use self::queue::Queue;
 use self::roster::Roster;
+use self::spread::Spread;
 
 pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task, Ticket};
 pub(crate) use self::entry::Entry;
 pub(crate) use self::roster::Loan;
-
-/// A moment in nanoseconds since the ledger's start: an `Instant` takes twice the room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Stamp(u64);
-
-impl Stamp {
-    fn new(moment: Instant, start: Instant) -> Self {
-        let since = moment.saturating_duration_since(start).as_nanos();
-        Self(u64::try_from(since).unwrap_or(u64::MAX)) // After 584 years.
-    }
-
-    fn at(self, start: Instant) -> Instant {
-        start + Duration::from_nanos(self.0)
-    }
-}
 
 /// A dial has not ended within its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,11 +68,16 @@ pub(crate) enum Request<C> {
     Refused(Refusal),
 }
 
+/// What a caller who does not wait is given: an idle connection if there is one for it.
+pub(crate) type Attempt<C> = Result<Option<Entry<C>>, Refusal>;
+
 /// Why a caller is neither served nor queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Closed,
     QueueFull,
+    /// The pool is suspended, and the caller does not wait for that to end.
+    Suspended,
     /// The deadline had passed before the caller could join the queue.
     TooLate,
 }
@@ -89,7 +90,11 @@ pub(crate) enum Verdict<C, F> {
     Failed(F),
     /// The deadline passed; with the caller's own dial error or else the pool's latest.
     Late(Option<F>),
+    /// The same, and the pool is suspended.
+    Suspended(Option<F>),
     Closed,
+    /// The caller was told from elsewhere to wait no longer.
+    Cancelled,
     /// As many connections are open as the warm-up asked for.
     Warm,
     /// The pool is closed, and the last of its connections with it.
@@ -110,29 +115,46 @@ pub(crate) enum Verdict<C, F> {
 /// | `LATE-BINDING` | what comes first goes to the caller who has waited longest, whoever's dial it was |
 /// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who has not woken and the first of the others has waited for less than `bypass` |
 /// | `DEADLINE` | whoever has slept longest wakes when the next errand is due, or is woken to hear of it |
-/// | `REASON` | nobody holds a dial's failure and waits while nothing is in use |
-/// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, or a warm-up |
+/// | `REASON` | nobody holds a dial's failure and waits while nothing is in use, unless to dial again |
+/// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, a warm-up, or `min_idle` |
 #[derive(Debug)]
 pub(crate) struct Ledger<C, F, W> {
     config: Config,
-    start: Instant,
     /// What `open` may be: `max_open`, or more while connections from before a `resize` are out.
     ceiling: u32,
     closed: bool,
-    /// Raised by `flush`; what was begun under an older one is not lent again.
-    generation: u32,
+    /// Whether nothing is lent and nothing dialed, until it is resumed.
+    suspended: bool,
+    /// Raised by whatever may concern connections that are out: one that comes back from an older
+    /// epoch is not lent again before the ledger has let it pass.
+    epoch: u32,
+    /// The epoch that the last flush began: nothing of an older one passes.
+    flushed: u32,
     next_id: u64,
 
-    /// At rest, the most recently used at the back.
-    idle: VecDeque<Entry<C>>,
-    /// Taken in although they may not be lent again: `settle` closes them. They count as in use.
-    unfit: Vec<Entry<C>>,
+    idle: Idle<C>,
+    /// Taken in from an older epoch, or after the close: `settle` sees to them. They count as in use.
+    outdated: Vec<Entry<C>>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
     roster: Roster,
     dials: Dials,
     aside: Aside,
     closings: Closings,
+    /// Of the connections open and not on their way out, by the address of the entry: for those
+    /// only whose dialer gave one.
+    handles: BTreeMap<usize, AbortHandle>,
+    judgements: Judgements,
+
+    spread: Spread,
+    outage: Outage,
+    /// When a connection was last found to be broken: what has rested since before then is checked
+    /// before it is lent.
+    doubted_at: Option<Instant>,
+    /// The moment for which `upkeep` is ordered, if it is.
+    alarm: Option<Instant>,
+    /// When it last came.
+    upkept_at: Option<Instant>,
 
     queue: Queue<F, W>,
     pace: Pace,
@@ -150,26 +172,37 @@ pub(crate) struct Ledger<C, F, W> {
 
     /// How the latest dial failed, unless one has succeeded since.
     last_failure: Option<F>,
-    /// Totals only; `stats` fills in the rest.
+    /// Totals only, without the loans that the ledger has not seen; `stats` fills in the rest.
     totals: Stats,
 }
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
-    pub(crate) fn new(config: Config, start: Instant) -> Self {
+    /// Books of a pool with nothing open. What differs between pools by the `seed` is how early
+    /// their connections end.
+    pub(crate) fn new(config: Config, seed: u64) -> Self {
+        let spread = Spread::new(seed);
         Self {
             config,
-            start,
             ceiling: config.max_open,
             closed: false,
-            generation: 0,
+            suspended: false,
+            epoch: 0,
+            flushed: 0,
             next_id: 0,
-            idle: VecDeque::new(),
-            unfit: Vec::new(),
+            idle: Idle::new(),
+            outdated: Vec::new(),
             in_use: 0,
             roster: Roster::default(),
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
+            handles: BTreeMap::new(),
+            judgements: Judgements::default(),
+            spread,
+            outage: Outage::new(spread),
+            doubted_at: None,
+            alarm: None,
+            upkept_at: None,
             queue: Queue::new(),
             pace: Pace::default(),
             looker: None,
@@ -189,7 +222,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// What is open and not on its way out.
     fn live(&self) -> u32 {
-        count(self.idle.len()) + self.busy() + self.dials.len()
+        self.idle.len() + self.busy() + self.dials.len()
     }
 
     /// Connections out of the pool's hands that may come back to serve someone.
@@ -197,40 +230,68 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.in_use + self.aside.len()
     }
 
+    /// All that the dialer has opened or is at, and nobody has begun to close.
+    fn at_large(&self) -> u32 {
+        self.live() + self.aside.written_off()
+    }
+
     /// What a caller in the queue can count on: errands under way, and what is idle although it
     /// waits, which is yet to be checked or is handed over one by one.
     fn coming(&self) -> u32 {
-        self.dials.counted_on() + self.aside.checks() + count(self.idle.len())
+        self.dials.counted_on() + self.aside.checks() + self.idle.len()
     }
 
-    /// When an errand under way will have overrun its time limit.
+    /// When an errand under way will have overrun its time limit, or a caller may dial again.
     fn next_due(&self) -> Option<Instant> {
-        [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let errands = [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()];
+        errands.into_iter().chain([self.next_retry()]).flatten().min()
+    }
+
+    /// When a caller whose dial has failed may dial again, if one waits for that.
+    fn next_retry(&self) -> Option<Instant> {
+        let is_alone = self.dials.counted_on() == 0 && !self.queue.any_unsponsored();
+        let is_wanted = is_alone && !self.suspended && self.queue.any_failed();
+        let backoff = self.backoff().filter(|_| is_wanted)?;
+        self.outage.next_retry(backoff)
+    }
+
+    /// The pauses after which callers whose dials have failed may dial again, if they may.
+    fn backoff(&self) -> Option<Backoff> {
+        match self.config.on_dial_failure {
+            OnDialFailure::Retry(backoff) if !self.is_broken_off() => Some(backoff),
+            _ => None,
+        }
     }
 
     /// Slots that may be dialed into now.
-    fn room(&self) -> u32 {
+    fn room(&self, now: Instant) -> u32 {
         let slots = self.config.max_open.saturating_sub(self.open());
         let dials = self.config.max_dialing.unwrap_or(u32::MAX).saturating_sub(self.dials.len());
-        slots.min(dials)
+        slots.min(dials).min(self.probes(now))
+    }
+
+    /// Dials that the breaker lets begin now.
+    fn probes(&self, now: Instant) -> u32 {
+        match self.config.breaker {
+            Some(breaker) if !self.outage.is_over() => {
+                let is_due = self.outage.next_probe(breaker).is_none_or(|next| next <= now);
+                u32::from(is_due && self.dials.counted_on() == 0)
+            }
+            _ => u32::MAX,
+        }
+    }
+
+    /// Whether callers who need a dial are turned away.
+    fn is_broken_off(&self) -> bool {
+        self.outage.has_opened(self.config.breaker)
     }
 
     /// Whether one more caller would be one too many without a dial or a check to count on, begun
     /// or yet to begin.
-    fn is_queue_full(&self) -> bool {
-        let served = self.coming() + self.room();
+    fn is_queue_full(&self, now: Instant) -> bool {
+        let room = self.room(now);
+        let served = if self.suspended { 0 } else { self.coming().saturating_add(room) };
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
-    }
-
-    fn stamp(&self, moment: Instant) -> Stamp {
-        Stamp::new(moment, self.start)
-    }
-
-    fn proven_at(&self, entry: &Entry<C>) -> Instant {
-        entry.proven_at.at(self.start)
     }
 
     fn fresh_id(&mut self) -> u64 {
@@ -245,7 +306,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         debug_assert!(self.asleep.len() <= waiting, "nobody sleeps who waits for nothing");
         if self.closed {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
-        } else if !self.queue.is_empty() {
+        } else if !self.queue.is_empty() && !self.suspended {
             debug_assert!(
                 self.idle.is_empty()
                     || self.aside.checks() >= self.queue.len()
@@ -253,13 +314,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 "NO-STRANDED-WAITER: idle"
             );
             debug_assert!(
-                self.room() == 0
+                self.room(now) == 0
                     || self.coming() >= self.queue.unmet()
                     || self.looker.is_some()
                     || self.queue.sponsor(now).is_none(),
                 "NO-STRANDED-WAITER: slot"
             );
-            debug_assert!(self.busy() > 0 || !self.queue.any_failed(), "REASON");
+            let may_retry = self.backoff().is_some();
+            debug_assert!(self.busy() > 0 || may_retry || !self.queue.any_failed(), "REASON");
         }
     }
 }

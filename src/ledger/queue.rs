@@ -120,6 +120,34 @@ impl<F, W> Queue<F, W> {
         !self.failed.is_empty()
     }
 
+    /// Whether anyone neither has a dial under way nor holds a failure.
+    pub(super) fn any_unsponsored(&self) -> bool {
+        !self.unsponsored.is_empty()
+    }
+
+    /// Lets the longest-waiting caller who holds a failure begin another dial. Gives the failure
+    /// back.
+    pub(super) fn revive_first(&mut self) -> Option<F> {
+        let ticket = self.failed.pop_first()?;
+        let waiter = self.waiters.get_mut(&ticket).expect("who holds a failure is in the queue");
+        self.unsponsored.insert(ticket);
+        self.ripe += u32::from(waiter.is_ripe);
+        waiter.failure.take()
+    }
+
+    /// Hands a failure to a caller who has no dial under way, as if its own had failed.
+    pub(super) fn refuse_first(&mut self, failure: &F) -> bool
+    where
+        F: Clone,
+    {
+        let Some(ticket) = self.unsponsored.pop_first() else { return false };
+        let waiter = self.waiters.get_mut(&ticket).expect("who wants a dial is in the queue");
+        self.ripe -= u32::from(waiter.is_ripe);
+        self.failed.insert(ticket);
+        waiter.failure = Some(failure.clone());
+        true
+    }
+
     /// The longest-waiting caller for whom a dial may be begun: within its deadline, with no dial
     /// and no failure of its own.
     pub(super) fn sponsor(&self, now: Instant) -> Option<Ticket> {

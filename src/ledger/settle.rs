@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::{DialRule, moment};
+use crate::close_reason::CloseReason;
+use crate::config::{DialRule, OnDialFailure, moment};
 
 use super::dial_rule::Outlook;
 use super::effects::{AsideOrder, CloseOrder, DialOrder, Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
-use super::errands::Dial;
-use super::queue::{Waiter, count};
+use super::errands::{Dial, Sponsor};
+use super::queue::Waiter;
+use super::roster::Tally;
 use super::{Ledger, Overdue, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
@@ -39,26 +41,34 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        for entry in std::mem::take(&mut self.unfit) {
-            self.in_use -= 1;
-            self.begin_close(entry, now, effects);
+        for entry in std::mem::take(&mut self.outdated) {
+            self.receive(&entry);
+            self.shelve(entry, now, effects);
         }
         if !self.closed {
-            self.serve(now, effects);
-            self.fail_hopeless(now, effects);
-            self.begin_dials(now, effects);
-            self.appoint_looker(effects);
-            self.finish_warm_ups(effects);
-            while count(self.idle.len()) > self.config.max_idle() {
-                let coldest = self.idle.pop_front().expect("more are idle than max_idle");
-                self.begin_close(coldest, now, effects);
+            if !self.suspended {
+                self.serve(now, effects);
+                self.revive(now, effects);
+                self.begin_dials(now, effects);
+                self.fill(now, effects);
+                self.refuse(now, effects);
+                self.fail_hopeless(now, effects);
             }
+            self.appoint_looker(now, effects);
+            self.finish_warm_ups(effects);
+            while self.idle.len() > self.config.max_idle() {
+                let surplus = self.idle.take_surplus().expect("more are idle than max_idle");
+                self.begin_close(surplus, CloseReason::Surplus, now, effects);
+            }
+            self.check_coldest(now, effects);
+            self.set_alarm(now, effects);
         } else if self.open() == 0 {
             for (ticket, waker) in std::mem::take(&mut self.drains) {
                 self.tell(ticket, waker, Verdict::Drained, effects);
             }
         }
         self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
+        effects.judged = self.judgements.take_done();
         self.keep_watch(effects);
         self.audit(now);
     }
@@ -67,13 +77,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn expire(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         while let Some((id, sponsor)) = self.dials.write_off_overdue(now) {
             let failure = F::from(Overdue { limit: self.config.dial_timeout });
-            self.note_failure(Some(sponsor), id, failure, effects);
+            self.note_failure(sponsor, id, failure, now, effects);
         }
-        while let Some((id, task)) = self.aside.pop_overdue(now) {
+        while let Some((id, task)) = self.aside.write_off_overdue(now) {
             // The connection is still out, but nobody shall have it: it is closed when it is back.
-            self.totals.check_failed_total += u64::from(task == Task::Check);
+            self.note_end(task, now);
+            self.totals.check_failed_total += u64::from(task.is_check());
             self.note_closing(id, now);
         }
+        self.retire_aged(now, effects);
         while self.closings.pop_overdue(now) {
             self.totals.close_timeouts_total += 1;
         }
@@ -85,11 +97,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             if expired {
                 // Not woken: its own clock does that.
                 let mut waiter = self.queue.remove(ticket).expect("the front is in the queue");
-                let failure = waiter.failure.take().or_else(|| self.last_failure.clone());
+                let verdict = self.lateness(waiter.failure.take());
                 self.count_wait(&waiter, now);
                 self.totals.timed_out_total += 1;
                 self.asleep.remove(&ticket);
-                self.served.insert(ticket, Verdict::Late(failure));
+                self.served.insert(ticket, verdict);
             } else if self.may_be_passed(now) {
                 return;
             } else if let Some(entry) = self.take_fresh(now) {
@@ -98,7 +110,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 self.dismiss(ticket, waiter, Verdict::Granted(entry), now, effects);
             } else if self.aside.checks() < self.queue.len() && !self.idle.is_empty() {
                 // Whatever dials are under way: a check is quick, and one of them may hang.
-                let stale = self.idle.pop_back().expect("something is idle");
+                let stale = self.idle.take_warmest().expect("something is idle");
                 self.set_aside(Task::Check, stale, now, effects);
             } else {
                 return;
@@ -125,12 +137,41 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.config.bypass.checked_sub(waited).filter(|left| !left.is_zero())
     }
 
+    /// Lets callers whose dials have failed dial again: all of them once a dial has succeeded, and
+    /// one at a time, after a pause, until then.
+    pub(super) fn revive(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+        if self.backoff().is_some() && self.outage.is_over() {
+            while self.queue.any_failed() {
+                effects.spent.extend(self.queue.revive_first());
+            }
+        } else if self.next_retry().is_some_and(|at| at <= now) {
+            effects.spent.extend(self.queue.revive_first());
+        }
+    }
+
+    /// Has the latest failure stand for a dial of their own for those who need one, while the
+    /// breaker is open and no probe is due.
+    pub(super) fn refuse(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+        if !self.is_broken_off() || self.probes(now) > 0 {
+            return;
+        }
+        let Some(failure) = self.last_failure.clone() else { return };
+        while self.queue.refuse_first(&failure) {}
+        if self.dials.counted_on() == 0 {
+            for (ticket, (_, waker)) in std::mem::take(&mut self.warm_ups) {
+                self.tell(ticket, waker, Verdict::Failed(failure.clone()), effects);
+            }
+        }
+        effects.spent.push(failure);
+    }
+
     /// Turns away those whose dial has failed and whom no return can serve, as nothing is in use.
     ///
     /// Connections in use count here and other dials do not, or one refusal would wait for the end
     /// of another's black hole.
     pub(super) fn fail_hopeless(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        if self.busy() > 0 {
+        let awaits_return = self.config.on_dial_failure != OnDialFailure::Fail && self.busy() > 0;
+        if awaits_return || self.backoff().is_some() {
             return;
         }
         while let Some((ticket, mut waiter)) = self.queue.pop_failed() {
@@ -141,9 +182,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Reserves a slot for each dial that is wanted and that the limits allow.
     pub(super) fn begin_dials(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        for _ in 0..self.wanted(now).min(self.room()) {
+        for _ in 0..self.wanted(now).min(self.room(now)) {
             let Some(sponsor) = self.queue.sponsor(now) else { break };
-            let id = self.begin_dial(sponsor, now, effects);
+            let id = self.begin_dial(Sponsor::Caller(sponsor), now, effects);
             self.queue.begin_dial(sponsor, id);
         }
         let Some((&sponsor, &(target, _))) =
@@ -153,8 +194,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         };
         let live = self.live() - self.dials.len() + self.dials.counted_on();
         let wanted = target.min(self.config.max_idle()).saturating_sub(live);
-        for _ in 0..wanted.min(self.room()) {
-            self.begin_dial(sponsor, now, effects);
+        for _ in 0..wanted.min(self.room(now)) {
+            self.begin_dial(Sponsor::Caller(sponsor), now, effects);
         }
     }
 
@@ -178,9 +219,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// The last in the queue does it, being the one who is likely to stay longest; nobody needs to
     /// while every slot is taken.
-    pub(super) fn appoint_looker(&mut self, effects: &mut Effects<C, F, W>) {
+    pub(super) fn appoint_looker(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         let is_held_back = self.config.dial_rule != DialRule::Eager
-            && self.room() > 0
+            && !self.suspended
+            && self.room(now) > 0
             && self.busy() > 0
             && self.coming() < self.queue.unmet()
             && self.pace.hold_off().is_some();
@@ -209,14 +251,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn begin_dial(
         &mut self,
-        sponsor: Ticket,
+        sponsor: Sponsor,
         now: Instant,
         effects: &mut Effects<C, F, W>,
     ) -> ErrandId {
         let id = ErrandId(self.fresh_id());
         let deadline = moment(now, self.config.dial_timeout);
-        let sponsor = Some(sponsor);
-        self.dials.begin(id, Dial { sponsor, generation: self.generation, began: now, deadline });
+        self.dials.begin(id, Dial { sponsor, epoch: self.epoch, began: now, deadline });
         self.totals.dials_total += 1;
         effects.dials.push(DialOrder { id, deadline });
         id
@@ -225,13 +266,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A dial's failure is its sponsor's, if that one still waits; the pool remembers the latest.
     pub(super) fn note_failure(
         &mut self,
-        sponsor: Option<Ticket>,
+        sponsor: Sponsor,
         dial: ErrandId,
         failure: F,
+        now: Instant,
         effects: &mut Effects<C, F, W>,
     ) {
         effects.spent.extend(self.last_failure.replace(failure.clone()));
-        let Some(sponsor) = sponsor else {
+        if sponsor != Sponsor::Nobody {
+            self.outage.note_failure(now);
+        }
+        let Sponsor::Caller(sponsor) = sponsor else {
             effects.spent.push(failure);
             return;
         };
@@ -243,7 +288,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     pub(super) fn finish_warm_ups(&mut self, effects: &mut Effects<C, F, W>) {
-        let open = count(self.idle.len()) + self.busy();
+        let open = self.idle.len() + self.busy();
         let limit = self.config.max_idle();
         let reached = |(target, _): &(u32, W)| (*target).min(limit) <= open;
         while let Some(ticket) = self.warm_ups.iter().find(|(_, w)| reached(w)).map(|(t, _)| *t) {
@@ -279,49 +324,88 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         effects.wake.push(waker);
     }
 
+    /// Why a caller gets nothing whose deadline has passed: with its own dial error, or else the
+    /// pool's latest.
+    pub(super) fn lateness(&self, failure: Option<F>) -> Verdict<C, F> {
+        let failure = failure.or_else(|| self.last_failure.clone());
+        if self.suspended { Verdict::Suspended(failure) } else { Verdict::Late(failure) }
+    }
+
     pub(super) fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Instant) {
         self.totals.wait_time_total += now.saturating_duration_since(waiter.since);
     }
 
     /// Lends the most recently used idle connection, if it needs no check.
     pub(super) fn take_fresh(&mut self, now: Instant) -> Option<Entry<C>> {
-        let idle_for = now.saturating_duration_since(self.proven_at(self.idle.back()?));
-        if idle_for > self.config.check_after {
-            return None;
-        }
-        let entry = self.idle.pop_back()?;
+        self.idle.warmest().filter(|entry| self.is_proven(entry, now))?;
+        let entry = self.idle.take_warmest()?;
         Some(self.lend(entry, now))
     }
 
     pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Instant) -> Entry<C> {
         self.in_use += 1;
-        let record = entry.record();
-        let just_dialed = record.loans() == 0 && record.opened_at() == self.stamp(now);
-        record.count_loan();
-        entry.just_dialed = just_dialed;
+        entry.just_dialed = entry.record().loans() == 0 && entry.opened_at() == now;
+        entry.came_back = false;
+        entry.record().count_loan();
+        self.count_loans(&entry);
         entry
     }
 
-    /// Has a connection come back from whoever had it.
+    /// Has a connection in use come back from whoever had it.
     pub(super) fn receive(&mut self, entry: &Entry<C>) {
         self.in_use -= 1;
         entry.record().let_go();
+        self.count_loans(entry);
     }
 
-    /// Takes a connection off the roster, for good.
-    pub(super) fn strike(&mut self, entry: Entry<C>) -> C {
-        let (connection, page, line) = entry.into_parts();
-        self.roster.strike(&page, line);
-        connection
+    /// Counts what has become of a connection out of sight.
+    pub(super) fn count_loans(&mut self, entry: &Entry<C>) {
+        let Tally { lent, reused } = entry.record().count();
+        self.totals.lent_total += lent;
+        self.totals.reused_total += reused;
     }
 
-    /// Puts a connection where `serve` finds it, or closes it if it may not be lent again.
+    /// Puts a connection where `serve` finds it, or closes it if it may not be lent again, or has it
+    /// judged if somebody has yet to say so.
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
-        let surplus = self.live() >= self.config.max_open;
-        if self.closed || surplus || entry.generation != self.generation {
-            self.begin_close(entry, now, effects);
+        let aging = self.aging();
+        let is_surplus = self.live() >= self.config.max_open;
+        let surplus = is_surplus.then_some(CloseReason::Surplus);
+        let expired = aging.has_ended(&entry, now).then_some(CloseReason::Expired);
+        if let Some(reason) = self.unfitness(&entry).or(expired).or(surplus) {
+            self.begin_close(entry, reason, now, effects);
+        } else if self.judgements.are_due(entry.epoch) {
+            let task = Task::Judge { since: entry.epoch, until: self.epoch };
+            self.set_aside(task, entry, now, effects);
         } else {
-            self.idle.push_back(entry);
+            self.rest(entry);
+        }
+    }
+
+    /// Why a connection may not be lent again, sound as it may be.
+    fn unfitness(&self, entry: &Entry<C>) -> Option<CloseReason> {
+        if self.closed {
+            Some(CloseReason::PoolClosed)
+        } else {
+            (entry.epoch < self.flushed).then_some(CloseReason::Flushed)
+        }
+    }
+
+    /// Adds a connection to the idle ones, in the order in which they came to rest.
+    pub(super) fn rest(&mut self, mut entry: Entry<C>) {
+        if entry.epoch != self.epoch {
+            // Limits may have changed since its end was reckoned.
+            (entry.epoch, entry.expires) = (self.epoch, 0);
+        }
+        let aging = self.aging();
+        self.idle.insert(entry, &aging);
+    }
+
+    /// Has everything that is out pass the ledger when it comes back.
+    pub(super) fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        for entry in self.idle.iter_mut() {
+            entry.epoch = self.epoch;
         }
     }
 
@@ -341,13 +425,41 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn begin_close(
         &mut self,
         entry: Entry<C>,
+        reason: CloseReason,
         now: Instant,
         effects: &mut Effects<C, F, W>,
     ) {
+        if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
+            // What has rested since before may be broken as well: it is checked before it is lent.
+            self.doubted_at = Some(now);
+        }
         let id = ErrandId(self.fresh_id());
-        let connection = self.strike(entry);
+        self.judgements.pass(entry.epoch, self.epoch);
         self.note_closing(id, now);
-        effects.closes.push(CloseOrder { id, connection });
+        self.totals.count_retired(reason);
+        self.order_close(id, entry, reason, now, effects);
+    }
+
+    /// Has a connection closed that holds its slot among the closing ones already.
+    pub(super) fn order_close(
+        &mut self,
+        id: ErrandId,
+        entry: Entry<C>,
+        reason: CloseReason,
+        now: Instant,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        let age = entry.age(now);
+        let connection = self.part_with(entry, effects);
+        effects.closes.push(CloseOrder { id, connection, reason, age });
+    }
+
+    /// The connection alone, for it is to be closed or detached.
+    pub(super) fn part_with(&mut self, entry: Entry<C>, effects: &mut Effects<C, F, W>) -> C {
+        effects.handles.extend(self.handles.remove(&entry.address()));
+        let (connection, page, line) = entry.into_parts();
+        self.roster.strike(&page, line);
+        connection
     }
 
     pub(super) fn note_closing(&mut self, id: ErrandId, now: Instant) {
@@ -355,9 +467,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.closings.begin(id, moment(now, self.config.close_timeout));
     }
 
-    pub(super) fn close_idle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        while let Some(entry) = self.idle.pop_front() {
-            self.begin_close(entry, now, effects);
+    pub(super) fn close_idle(
+        &mut self,
+        reason: CloseReason,
+        now: Instant,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        while let Some(entry) = self.idle.take_coldest() {
+            self.begin_close(entry, reason, now, effects);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::io::IoSliceMut;
 use std::io::Read;
 use std::io::Write;
+use std::net::Shutdown;
 use std::net::TcpStream;
 use std::ops::Deref;
 use std::ops::DerefMut;
@@ -22,9 +23,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use super::error::NetError;
 use super::stream::Liveness;
 use super::stream::Stream;
+use crate::abort::AbortHandle;
 
 /// A TCP connection, as [`TcpDialer`](crate::net::TcpDialer) opens it.
 pub type TcpConnection = Connection<TcpStream>;
@@ -131,6 +135,21 @@ impl<S: Stream> Connection<S> {
             }
         }
         self.stream.reset().map_err(|source| NetError::Reset { source })
+    }
+}
+
+impl<S> Connection<S>
+where
+    for<'a> SockRef<'a>: From<&'a S>,
+{
+    /// Shuts both directions down from elsewhere; `None` if the system has no second descriptor.
+    ///
+    /// A second one, since whoever owns the first may close it at any moment, and its number may be
+    /// another socket's from then on. To share it instead would take `&mut` access from the owner.
+    pub(super) fn abort_handle(&self) -> Option<AbortHandle> {
+        let twin = SockRef::from(&self.stream).try_clone().ok()?;
+        // Fails only where the connection has ended already.
+        Some(AbortHandle::new(move || drop(twin.shutdown(Shutdown::Both))))
     }
 }
 

@@ -18,6 +18,7 @@ use super::keep_alive::KeepAlive;
 use super::race::Race;
 use super::resolve::Resolver;
 use super::sys;
+use crate::abort::AbortHandle;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -61,6 +62,7 @@ pub struct TcpDialer {
     attempt_delay: Duration,
     keep_alive: KeepAlive,
     nodelay: bool,
+    abortable: bool,
     user_timeout: Option<Duration>,
     local_address: Option<SocketAddr>,
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
@@ -116,6 +118,7 @@ impl TcpDialer {
             attempt_delay: Duration::from_millis(250),
             keep_alive: KeepAlive::new(),
             nodelay: true,
+            abortable: false,
             user_timeout: None,
             local_address: None,
             #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
@@ -198,6 +201,23 @@ impl TcpDialer {
     #[must_use]
     pub fn nodelay(mut self, nodelay: bool) -> Self {
         self.nodelay = nodelay;
+        self
+    }
+
+    /// Whether a connection can be aborted while it is in use, by [`Pool::abort`].
+    ///
+    /// Both directions are shut down then: its borrower reads the end of the stream, and cannot
+    /// write. Defaults to `false`: it costs a second descriptor for each connection. One for which
+    /// the system has no second descriptor is opened all the same, and cannot be aborted.
+    ///
+    /// [`Pool::abort`]: crate::Pool::abort
+    ///
+    /// # Examples
+    ///
+    /// See [`Pool::abort`].
+    #[must_use]
+    pub fn abortable(mut self, abortable: bool) -> Self {
+        self.abortable = abortable;
         self
     }
 
@@ -395,6 +415,10 @@ impl Dialer for TcpDialer {
 
     fn reset(&self, connection: &mut TcpConnection) -> Result<(), NetError> {
         connection.reset_for_next()
+    }
+
+    fn abort_handle(&self, connection: &TcpConnection) -> Option<AbortHandle> {
+        if self.abortable { connection.abort_handle() } else { None }
     }
 
     /// Nothing of a socket's blocks here, so that no check needs a thread.

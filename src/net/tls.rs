@@ -17,6 +17,7 @@ use super::connection::Connection;
 use super::error::NetError;
 use super::stream::Liveness;
 use super::stream::Stream;
+use crate::abort::AbortHandle;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -31,8 +32,8 @@ use crate::dialer::Dialer;
 /// them, and the tickets that a server sends after the handshake are taken in whenever a
 /// connection is looked at. Those tickets do not count as unread bytes.
 ///
-/// The other dialer opens and closes the stream; its `is_broken`, `check` and `reset` are not
-/// asked, because what it would see is ciphertext.
+/// The other dialer opens, aborts and closes the stream; its `is_broken`, `check` and `reset` are
+/// not asked, because what it would see is ciphertext.
 ///
 /// # Examples
 ///
@@ -110,6 +111,11 @@ impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
             let _ = session.write_tls(&mut stream);
         }
         self.dialer.close(stream);
+    }
+
+    /// The other dialer's.
+    fn abort_handle(&self, connection: &Self::Connection) -> Option<AbortHandle> {
+        self.dialer.abort_handle(connection.get_ref())
     }
 
     /// Only the other dialer's `close` may block.

@@ -20,6 +20,7 @@ use socket2::Type;
 use super::connection::Connection;
 use super::connection::UnixConnection;
 use super::error::NetError;
+use crate::abort::AbortHandle;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -42,6 +43,7 @@ use crate::dialer::Dialer;
 pub struct UnixDialer {
     name: Name,
     dial_timeout: Duration,
+    abortable: bool,
 }
 
 /// What a Unix socket is known by.
@@ -105,7 +107,7 @@ impl UnixDialer {
     }
 
     fn with_name(name: Name) -> Self {
-        Self { name, dial_timeout: Duration::from_secs(30) }
+        Self { name, dial_timeout: Duration::from_secs(30), abortable: false }
     }
 
     /// How long a dial lasts at most. It shortens the deadline that the dial is given, and never
@@ -116,6 +118,16 @@ impl UnixDialer {
     #[must_use]
     pub fn dial_timeout(mut self, dial_timeout: Duration) -> Self {
         self.dial_timeout = dial_timeout;
+        self
+    }
+
+    /// Whether a connection can be aborted while it is in use, as
+    /// [`TcpDialer`](crate::net::TcpDialer::abortable)'s.
+    ///
+    /// Defaults to `false`: it costs a second descriptor for each connection.
+    #[must_use]
+    pub fn abortable(mut self, abortable: bool) -> Self {
+        self.abortable = abortable;
         self
     }
 
@@ -167,6 +179,10 @@ impl Dialer for UnixDialer {
 
     fn reset(&self, connection: &mut UnixConnection) -> Result<(), NetError> {
         connection.reset_for_next()
+    }
+
+    fn abort_handle(&self, connection: &UnixConnection) -> Option<AbortHandle> {
+        if self.abortable { connection.abort_handle() } else { None }
     }
 
     /// Nothing of a socket's blocks here, so that no check needs a thread.

@@ -1,5 +1,11 @@
 //! The dial rule, on the real ledger under a simulated clock, beside a dial per caller.
 
+#[path = "../../src/abort.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub)]
+mod abort;
+#[path = "../../src/close_reason.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod close_reason;
 #[path = "../../src/config.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod config;

@@ -118,13 +118,13 @@ impl Simulation {
             ..Config::default()
         };
         let start = Instant::now();
-        let mut ledger: Books = Ledger::new(config, start);
+        let mut ledger: Books = Ledger::new(config, 0);
         let mut now = start;
         if idle > 0 {
             let (ticket, effects) = ledger.warm_up(idle, now, || 0);
             now += ms(dial_time(Duration::ZERO));
             for order in effects.dials {
-                let after = ledger.dialed(order.id, (), now);
+                let after = ledger.dialed(order.id, (), None, now);
                 assert!(after.dials.is_empty());
             }
             assert!(matches!(ledger.collect(ticket), Some(Verdict::Warm)));
@@ -212,7 +212,7 @@ impl Simulation {
                 }
                 self.ledger.give_back(entry, self.now)
             }
-            Event::Dialed(id) => self.ledger.dialed(id, (), self.now),
+            Event::Dialed(id) => self.ledger.dialed(id, (), None, self.now),
         };
         self.carry_out(effects);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::config::{Config, DialRule};
+use crate::config::{Config, DialRule, OnDialFailure};
 use crate::world::{Hangs, World};
 
 /// One thing that can happen. A `usize` picks one of those that it can happen to; if it can happen
@@ -16,6 +16,7 @@ enum Event {
     TryRequest,
     Collect(usize),
     Leave(usize),
+    Cancel(usize),
     Look,
     Dialed(usize),
     DialFailed(usize),
@@ -30,6 +31,9 @@ enum Event {
     Closed(usize),
     WarmUp(u32, Option<Duration>),
     Flush,
+    RetireWhere,
+    Suspend,
+    Resume,
     Reconfigure(Change),
     Close,
     Drain(Option<Duration>),
@@ -48,7 +52,7 @@ enum Change {
     CloseTimeout(Duration),
 }
 
-const KINDS: usize = 22;
+const KINDS: usize = 26;
 
 impl Event {
     fn kind(&self) -> usize {
@@ -75,6 +79,10 @@ impl Event {
             Self::Close => 19,
             Self::Drain(_) => 20,
             Self::Wait(_) => 21,
+            Self::RetireWhere => 22,
+            Self::Suspend => 23,
+            Self::Resume => 24,
+            Self::Cancel(_) => 25,
         }
     }
 
@@ -84,6 +92,7 @@ impl Event {
             Self::TryRequest => world.try_request(behind),
             Self::Collect(pick) => world.collect(pick),
             Self::Leave(pick) => world.leave(pick),
+            Self::Cancel(pick) => world.cancel(pick, behind),
             Self::Look => world.look(behind),
             Self::Dialed(pick) => world.dialed(pick, behind),
             Self::DialFailed(pick) => world.dial_failed(pick, false, behind),
@@ -98,6 +107,9 @@ impl Event {
             Self::Closed(pick) => world.closed(pick, behind),
             Self::WarmUp(target, patience) => world.warm_up(target, patience, behind),
             Self::Flush => world.flush(behind),
+            Self::RetireWhere => world.retire_where(behind),
+            Self::Suspend => world.suspend(behind),
+            Self::Resume => world.resume(behind),
             Self::Reconfigure(change) => world.reconfigure(|config| change.make(config), behind),
             Self::Close => world.close(behind),
             Self::Drain(patience) => world.drain(patience, behind),
@@ -167,6 +179,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::TryRequest),
         9 => pick().prop_map(Event::Collect),
         2 => pick().prop_map(Event::Leave),
+        2 => pick().prop_map(Event::Cancel),
         1 => Just(Event::Look),
         6 => pick().prop_map(Event::Dialed),
         3 => pick().prop_map(Event::DialFailed),
@@ -181,6 +194,9 @@ fn event() -> impl Strategy<Value = Event> {
         4 => pick().prop_map(Event::Closed),
         1 => (0..5u32, patience()).prop_map(|(n, patience)| Event::WarmUp(n, patience)),
         1 => Just(Event::Flush),
+        2 => Just(Event::RetireWhere),
+        1 => Just(Event::Suspend),
+        2 => Just(Event::Resume),
         2 => change().prop_map(Event::Reconfigure),
         1 => Just(Event::Close),
         1 => patience().prop_map(Event::Drain),
@@ -207,10 +223,19 @@ fn config() -> impl Strategy<Value = Config> {
             // the models of the places have the rest.
             dial_rule: DialRule::Eager,
             bypass: Duration::ZERO,
+            min_idle: 0,
+            max_lifetime: Duration::MAX,
+            lifetime_jitter: None,
+            max_idle_time: Duration::MAX,
+            check_idle_every: Duration::MAX,
+            on_dial_failure: OnDialFailure::AwaitReturn,
+            breaker: None,
+            get_timeout: Duration::MAX,
             dial_timeout,
             check_after,
             check_timeout,
             close_timeout,
+            retire_on_panic: true,
         }
     })
 }

@@ -4,6 +4,10 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, not this test's.
 
+#[path = "../../src/abort.rs"]
+mod abort;
+#[path = "../../src/close_reason.rs"]
+mod close_reason;
 #[path = "../../src/config.rs"]
 mod config;
 #[path = "../../src/ledger/mod.rs"]
@@ -11,6 +15,9 @@ mod ledger;
 #[path = "../../src/stats.rs"]
 mod stats;
 
+mod aging;
+mod desk;
 mod history;
+mod outages;
 mod promises;
 mod world;

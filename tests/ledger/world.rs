@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::{Config, moment};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
@@ -33,8 +34,12 @@ type Orders = Effects<u32, Failure, usize>;
 struct Connection {
     place: Place,
     reused: bool,
+    opened_at: Instant,
+    idle_since: Instant,
     proven_at: Instant,
     generation: u64,
+    /// By the predicates up to which it has been judged.
+    judged: u32,
     /// Its slot was freed although it is not closed: the one case that `BOUND` leaves out.
     abandoned: bool,
 }
@@ -58,6 +63,7 @@ enum Place {
 struct Dial {
     sponsor: usize,
     generation: u64,
+    judged: u32,
     deadline: Option<Instant>,
     /// Whether a caller may still count on it.
     counted: bool,
@@ -73,7 +79,8 @@ struct Aside {
     deadline: Option<Instant>,
     /// `None` once it is on its way back.
     entry: Option<Entry<u32>>,
-    overdue: bool,
+    /// Why it is closed when it is back, once it is retired already.
+    written_off: Option<CloseReason>,
     hangs: bool,
 }
 
@@ -125,6 +132,8 @@ enum Told {
     Granted(u32),
     Failed(Failure),
     Late(Option<Failure>),
+    Suspended(Option<Failure>),
+    Cancelled,
     Closed,
     Warm,
     Drained,
@@ -148,7 +157,12 @@ pub(crate) struct World {
     /// What may be open: `max_open`, or what was out when it was lowered and is out still.
     allowance: u32,
     closed: bool,
+    suspended: bool,
     generation: u64,
+    /// Raised by flush, reconfigure and retire_where.
+    epoch: u32,
+    /// The epochs that predicates have begun which are still needed.
+    predicates: Vec<u32>,
     hangs: Hangs,
     errands: [u32; 3],
 
@@ -166,6 +180,8 @@ pub(crate) struct World {
     closings: BTreeMap<ErrandId, (u32, Option<Instant>)>,
 
     last_failure: Option<Failure>,
+    /// When a connection was last found broken.
+    doubted_at: Option<Instant>,
     totals: Stats,
     /// What the ledger has ordered and the World has not yet expected.
     orders: Orders,
@@ -175,14 +191,16 @@ impl World {
     pub(crate) fn new(config: Config, hangs: Hangs) -> Self {
         let now = Instant::now() + Duration::from_secs(1_000_000);
         Self {
-            // Nobody has read the clock before there was a ledger, however far behind it is.
-            ledger: Ledger::new(config, now - Duration::from_secs(1_000)),
+            ledger: Ledger::new(config, 0),
             now,
             latest: now,
             config,
             allowance: config.max_open,
             closed: false,
+            suspended: false,
             generation: 0,
+            epoch: 0,
+            predicates: Vec::new(),
             hangs,
             errands: [0; 3],
             parties: Vec::new(),
@@ -194,6 +212,7 @@ impl World {
             closes: Vec::new(),
             closings: BTreeMap::new(),
             last_failure: None,
+            doubted_at: None,
             totals: Stats::default(),
             orders: Effects::none(),
         }
@@ -263,17 +282,20 @@ impl World {
     fn ask(&mut self, party: usize, now: Instant) {
         let Party { ticket: place, deadline, .. } = self.parties[party];
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
-        let at_once = !self.closed && self.queue.is_empty() && self.is_fresh(now);
+        let at_once =
+            !self.closed && !self.suspended && self.queue.is_empty() && self.is_fresh(now);
         let (request, orders) = self.ledger.request(place, deadline, now, || party);
         self.parties[party].state = State::Gone;
         match request {
             Request::Granted(ticket, entry) => {
                 assert!(at_once, "BOUNDED-BYPASS: a newcomer is served before the queue");
-                assert!(orders.is_empty(), "serving from rest frees nothing");
-                let connection = self.take_idle().expect("something is idle");
-                assert_eq!(entry.connection, connection, "the most recently used is lent");
-                self.lend(connection);
-                self.hold(party, ticket, entry);
+                self.event(now, orders, |world, _| {
+                    let connection = world.take_idle().expect("something is idle");
+                    assert_eq!(entry.connection, connection, "the most recently used is lent");
+                    world.lend(connection);
+                    world.hold(party, ticket, entry);
+                });
+                return;
             }
             Request::Queued(ticket) => {
                 assert!(!self.closed && !at_once && !is_late, "waits for no reason");
@@ -295,8 +317,15 @@ impl World {
             }
             Request::Refused(Refusal::Closed) => assert!(self.closed && orders.is_empty()),
             Request::Refused(Refusal::TooLate) => {
-                assert!(is_late && !at_once && !self.closed && orders.is_empty());
-                self.totals.timed_out_total += 1;
+                assert!(is_late && !at_once && !self.closed);
+                assert!(!self.suspended, "REASON: a suspended pool says so");
+                self.event(now, orders, |world, _| world.totals.timed_out_total += 1);
+                return;
+            }
+            Request::Refused(Refusal::Suspended) => {
+                assert!(is_late && self.suspended && !self.closed);
+                self.event(now, orders, |world, _| world.totals.timed_out_total += 1);
+                return;
             }
             Request::Refused(Refusal::QueueFull) => {
                 assert!(!self.closed && !at_once && !is_late && place.is_none());
@@ -312,20 +341,23 @@ impl World {
 
     pub(crate) fn try_request(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
-        match self.ledger.try_request(now) {
-            Err(refusal) => assert!(self.closed && refusal == Refusal::Closed),
-            Ok(None) => assert!(self.idle.is_empty() || !self.queue.is_empty()),
-            Ok(Some(entry)) => {
-                assert!(!self.closed && self.queue.is_empty(), "FAIR-05");
-                let connection = self.take_idle().expect("something is idle");
-                assert_eq!(entry.connection, connection, "the most recently used is lent");
-                self.lend(connection);
-                self.connections.get_mut(&connection).expect("it is known").place = Place::Lent;
-                let holds = State::Holding(entry);
-                self.parties.push(Party::new(Want::Connection, None, None, holds));
+        let (lent, orders) = self.ledger.try_request(now);
+        self.event(now, orders, |world, _| match lent {
+            Err(Refusal::Closed) => assert!(world.closed),
+            Err(refusal) => {
+                assert!(!world.closed && world.suspended && refusal == Refusal::Suspended);
             }
-        }
-        self.agree();
+            Ok(None) => assert!(world.idle.is_empty() || !world.queue.is_empty()),
+            Ok(Some(entry)) => {
+                assert!(!world.closed && !world.suspended && world.queue.is_empty(), "FAIR-05");
+                let connection = world.take_idle().expect("something is idle");
+                assert_eq!(entry.connection, connection, "the most recently used is lent");
+                world.lend(connection);
+                world.connection(connection).place = Place::Lent;
+                let holds = State::Holding(entry);
+                world.parties.push(Party::new(Want::Connection, None, None, holds));
+            }
+        });
     }
 
     /// Somebody wakes, for a reason or for none, and looks whether there is a verdict.
@@ -356,6 +388,22 @@ impl World {
         true
     }
 
+    /// Somebody is told to wait no longer, who may not wait any more.
+    pub(crate) fn cancel(&mut self, pick: usize, behind: Duration) {
+        let now = self.read_clock(behind);
+        let party = self.pick_party(pick, |p| p.want == Want::Connection && p.ticket.is_some());
+        let Some(party) = party else { return };
+        let ticket = self.parties[party].ticket.expect("just picked by that");
+        let orders = self.ledger.cancel(ticket, now);
+        self.event(now, orders, |world, _| {
+            if world.queue.contains(&party) {
+                world.queue.retain(|waiting| *waiting != party);
+                world.totals.cancelled_total += 1;
+                world.tell(party, Told::Cancelled);
+            }
+        });
+    }
+
     /// Somebody whose deadline has passed collects, or else leaves.
     pub(crate) fn leave(&mut self, pick: usize) {
         let now = self.read_clock(Duration::ZERO);
@@ -370,9 +418,8 @@ impl World {
     fn collect_or_leave(&mut self, party: usize, now: Instant) {
         if !self.collect_of(party) {
             let ticket = self.parties[party].ticket.expect("who waits has a ticket");
-            let failure = self.ledger.leave(ticket, now);
-            let own = self.parties[party].failure;
-            assert_eq!(failure, own.or(self.last_failure), "REASON: of party {party}");
+            let verdict = self.ledger.leave(ticket, now);
+            assert_eq!(name(&verdict), self.lateness(party), "REASON: of party {party}");
             if self.queue.contains(&party) {
                 self.totals.timed_out_total += 1;
                 self.queue.retain(|waiting| *waiting != party);
@@ -396,7 +443,7 @@ impl World {
         let now = self.read_clock(behind);
         let Some(id) = self.pick_dial(pick) else { return };
         let connection = u32::try_from(self.connections.len()).expect("few connections");
-        let orders = self.ledger.dialed(id, connection, now);
+        let orders = self.ledger.dialed(id, connection, None, now);
         self.event(now, orders, |world, now| {
             let dial = world.dials.remove(&id).expect("it was under way");
             let sponsor = &mut world.parties[dial.sponsor];
@@ -408,8 +455,11 @@ impl World {
             let opened = Connection {
                 place: Place::Closed,
                 reused: false,
+                opened_at: now,
+                idle_since: now,
                 proven_at: now,
                 generation: dial.generation,
+                judged: dial.judged,
                 abandoned: false,
             };
             world.connections.insert(connection, opened);
@@ -440,7 +490,7 @@ impl World {
         self.event(now, orders, |world, now| {
             let returned = world.connection(connection);
             returned.reused = true;
-            returned.proven_at = now;
+            (returned.proven_at, returned.idle_since) = (now, now);
             world.shelve(connection, now);
         });
     }
@@ -451,6 +501,7 @@ impl World {
         let connection = entry.connection;
         let orders = self.ledger.set_aside_for_reset(entry, now);
         self.event(now, orders, |world, now| {
+            world.connection(connection).idle_since = now;
             world.connection(connection).reused = true;
             world.set_aside(Task::Reset, connection, now);
         });
@@ -463,16 +514,24 @@ impl World {
         let entry = self.asides[at].entry.take().expect("what is aside comes back once");
         let orders = self.ledger.back(self.asides[at].id, entry, sound, now);
         self.event(now, orders, |world, now| {
-            let Aside { id, task, connection, overdue, .. } = world.asides.remove(at);
-            if overdue {
-                let close = world.take_close(connection);
+            let Aside { id, task, connection, written_off, .. } = world.asides.remove(at);
+            if let Some(reason) = written_off {
+                let close = world.take_close(connection, reason, now);
                 assert_eq!(close, id, "the errand goes on under its name");
             } else if sound {
-                world.connection(connection).proven_at = now;
+                match task {
+                    Task::Judge { until, .. } => world.connection(connection).judged = until,
+                    _ => world.connection(connection).proven_at = now,
+                }
                 world.shelve(connection, now);
             } else {
+                let reason = match task {
+                    Task::Check | Task::KeepAlive => CloseReason::CheckFailed,
+                    Task::Reset => CloseReason::ResetFailed,
+                    Task::Judge { .. } => CloseReason::Predicate,
+                };
                 world.totals.check_failed_total += u64::from(task == Task::Check);
-                world.begin_close(connection, now);
+                world.begin_close(connection, reason, now);
             }
         });
     }
@@ -483,8 +542,9 @@ impl World {
         let then = if to_rejoin { State::Empty } else { State::Gone };
         let Some(entry) = self.take_held(pick, then) else { return };
         let connection = entry.connection;
-        let orders = self.ledger.retire(entry, now);
-        self.event(now, orders, |world, now| world.begin_close(connection, now));
+        let reason = if to_rejoin { CloseReason::Broken } else { CloseReason::Discarded };
+        let orders = self.ledger.retire(entry, reason, now);
+        self.event(now, orders, |world, now| world.begin_close(connection, reason, now));
     }
 
     pub(crate) fn detach(&mut self, pick: usize, behind: Duration) {
@@ -534,7 +594,8 @@ impl World {
         let orders = self.ledger.flush(now);
         self.event(now, orders, |world, now| {
             world.generation += 1;
-            world.close_idle(now);
+            world.begin_epoch();
+            world.close_idle(CloseReason::Flushed, now);
             for (id, dial) in &mut world.dials {
                 dial.counted = false;
                 let sponsor = &mut world.parties[dial.sponsor];
@@ -543,12 +604,26 @@ impl World {
                 }
             }
             for at in 0..world.asides.len() {
-                let Aside { id, connection, overdue, .. } = world.asides[at];
-                if !overdue {
-                    world.asides[at].overdue = true;
+                let Aside { id, connection, written_off, .. } = world.asides[at];
+                if written_off.is_none() {
+                    world.asides[at].written_off = Some(CloseReason::Flushed);
                     world.note_closing(id, connection, now);
                     world.connection(connection).place = Place::Overdue;
                 }
+            }
+        });
+    }
+
+    pub(crate) fn retire_where(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let (epoch, orders) = self.ledger.retire_where(now);
+        self.event(now, orders, |world, now| {
+            let idle = std::mem::take(&mut world.idle);
+            world.begin_epoch();
+            assert_eq!(epoch, world.epoch, "each predicate has its own");
+            world.predicates.push(epoch);
+            for connection in idle {
+                world.shelve(connection, now);
             }
         });
     }
@@ -561,9 +636,10 @@ impl World {
         self.event(now, orders, |world, now| {
             world.allowance = world.open();
             world.config = config;
+            world.begin_epoch();
             while world.live() > world.config.max_open && !world.idle.is_empty() {
                 let coldest = world.idle.remove(0);
-                world.begin_close(coldest, now);
+                world.begin_close(coldest, CloseReason::Surplus, now);
             }
         });
     }
@@ -574,7 +650,7 @@ impl World {
         self.event(now, orders, |world, now| {
             world.closed = true;
             world.last_failure = None;
-            world.close_idle(now);
+            world.close_idle(CloseReason::PoolClosed, now);
             world.queue.clear();
             for party in 0..world.parties.len() {
                 let Party { want, state, .. } = &world.parties[party];
@@ -583,6 +659,18 @@ impl World {
                 }
             }
         });
+    }
+
+    pub(crate) fn suspend(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.suspend(now);
+        self.event(now, orders, |world, _| world.suspended = true);
+    }
+
+    pub(crate) fn resume(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.resume(now);
+        self.event(now, orders, |world, _| world.suspended = false);
     }
 
     /// Somebody waits for the end of a pool that is closed.
@@ -605,6 +693,8 @@ impl World {
         self.dials.values_mut().for_each(|dial| dial.hangs = false);
         self.asides.iter_mut().for_each(|aside| aside.hangs = false);
         self.closes.iter_mut().for_each(|close| close.2 = false);
+        self.come_to_rest(refuses);
+        self.resume(Duration::ZERO);
         self.come_to_rest(refuses);
 
         let stranded: Vec<_> = self.waiting().collect();
@@ -659,6 +749,7 @@ impl World {
         what(self, now);
         self.settle(now);
         self.keep_watch();
+        self.forget_predicates();
         self.assert_all_expected();
         self.agree();
     }
@@ -671,10 +762,26 @@ impl World {
         assert!(closes.is_empty(), "closed for nothing: {closes:?}");
     }
 
+    /// A predicate is needed while there is something from before it that it has not judged.
+    fn forget_predicates(&mut self) {
+        let at_large = self.connections.values().filter(|connection| {
+            !matches!(connection.place, Place::Closing | Place::Closed | Place::Kept)
+        });
+        let unjudged = at_large
+            .map(|connection| connection.judged)
+            .chain(self.dials.values().map(|dial| dial.judged))
+            .min();
+        let is_needed = |epoch: &u32| unjudged.is_some_and(|judged| judged < *epoch);
+        let forgotten = self.predicates.iter().filter(|epoch| !is_needed(epoch)).max().copied();
+        assert_eq!(self.orders.judged, forgotten, "a predicate is kept as long as it is needed");
+        self.predicates.retain(is_needed);
+    }
+
     /// When something next overruns its time limit, somebody must be awake to see it.
     fn next_due(&self) -> Option<Instant> {
         let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
-        let asides = self.asides.iter().filter(|a| !a.overdue).map(|aside| aside.deadline);
+        let asides =
+            self.asides.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
         let closings = self.closings.values().map(|(_, deadline)| *deadline);
         dials.chain(asides).chain(closings).flatten().min()
     }
@@ -715,9 +822,9 @@ impl World {
             self.dials.insert(id, Dial { counted: false, ..dial });
         }
         for at in 0..self.asides.len() {
-            let Aside { id, task, connection, deadline, overdue, .. } = self.asides[at];
-            if !overdue && is_due(deadline) {
-                self.asides[at].overdue = true;
+            let Aside { id, task, connection, deadline, written_off, .. } = self.asides[at];
+            if written_off.is_none() && is_due(deadline) {
+                self.asides[at].written_off = Some(CloseReason::Late);
                 self.totals.check_failed_total += u64::from(task == Task::Check);
                 self.note_closing(id, connection, now);
                 self.connection(connection).place = Place::Overdue;
@@ -743,13 +850,15 @@ impl World {
                 }
             }
         } else {
-            self.serve(now);
-            self.fail_hopeless();
-            self.begin_dials(now);
+            if !self.suspended {
+                self.serve(now);
+                self.fail_hopeless();
+                self.begin_dials(now);
+            }
             self.finish_warm_ups();
             while self.idle.len() > self.config.max_idle() as usize {
                 let coldest = self.idle.remove(0);
-                self.begin_close(coldest, now);
+                self.begin_close(coldest, CloseReason::Surplus, now);
             }
         }
         self.allowance = self.allowance.min(self.open()).max(self.config.max_open);
@@ -759,8 +868,7 @@ impl World {
         while let Some(&front) = self.queue.first() {
             if self.is_expired(front, now) {
                 self.queue.remove(0);
-                let failure = self.parties[front].failure.or(self.last_failure);
-                self.parties[front].state = State::Told(Told::Late(failure));
+                self.parties[front].state = State::Told(self.lateness(front));
                 self.totals.timed_out_total += 1;
             } else if self.is_fresh(now) {
                 self.queue.remove(0);
@@ -828,7 +936,14 @@ impl World {
         let DialOrder { id, deadline } = self.orders.dials.remove(0);
         assert_eq!(deadline, moment(now, self.config.dial_timeout));
         let hangs = self.hangs_next(0, self.hangs.dials);
-        let dial = Dial { sponsor, generation: self.generation, deadline, counted: true, hangs };
+        let dial = Dial {
+            sponsor,
+            generation: self.generation,
+            judged: self.epoch,
+            deadline,
+            counted: true,
+            hangs,
+        };
         assert!(self.dials.insert(id, dial).is_none(), "each errand has its own name");
         self.totals.dials_total += 1;
         id
@@ -866,10 +981,14 @@ impl World {
     }
 
     fn lend(&mut self, connection: u32) {
+        assert!(!self.suspended, "lent although the pool is suspended");
         let generation = self.generation;
         let lent = self.connection(connection);
         lent.place = Place::Granted;
         assert_eq!(lent.generation, generation, "SHUT-12: nothing older than the flush is lent");
+        let judged = lent.judged;
+        assert!(self.predicates.last() <= Some(&judged), "lent before it was judged");
+        let lent = self.connection(connection);
         let reused = lent.reused;
         self.totals.lent_total += 1;
         self.totals.reused_total += u64::from(reused);
@@ -888,11 +1007,34 @@ impl World {
         // Until it has a place again it counts nowhere.
         self.connection(connection).place = Place::Kept;
         let surplus = self.live() >= self.config.max_open;
-        if self.closed || surplus || self.connections[&connection].generation != self.generation {
-            self.begin_close(connection, now);
+        if self.closed {
+            self.begin_close(connection, CloseReason::PoolClosed, now);
+        } else if self.connections[&connection].generation != self.generation {
+            self.begin_close(connection, CloseReason::Flushed, now);
+        } else if surplus {
+            self.begin_close(connection, CloseReason::Surplus, now);
+        } else if self.predicates.last() > Some(&self.connections[&connection].judged) {
+            let since = self.connections[&connection].judged;
+            self.set_aside(Task::Judge { since, until: self.epoch }, connection, now);
         } else {
-            self.connection(connection).place = Place::Idle;
+            let epoch = self.epoch;
+            let idle = self.connection(connection);
+            (idle.place, idle.judged) = (Place::Idle, epoch);
             self.idle.push(connection);
+            // A clock that is behind may have it come back before others.
+            self.idle.sort_by_key(|idle| self.connections[idle].idle_since);
+        }
+    }
+
+    fn lateness(&self, party: usize) -> Told {
+        let failure = self.parties[party].failure.or(self.last_failure);
+        if self.suspended { Told::Suspended(failure) } else { Told::Late(failure) }
+    }
+
+    fn begin_epoch(&mut self) {
+        self.epoch += 1;
+        for connection in self.idle.clone() {
+            self.connection(connection).judged = self.epoch;
         }
     }
 
@@ -905,12 +1047,18 @@ impl World {
         self.connection(connection).place = Place::Aside;
         let hangs = self.hangs_next(1, self.hangs.asides);
         let entry = Some(entry);
-        self.asides.push(Aside { id, task, connection, deadline, entry, overdue: false, hangs });
+        self.asides.push(Aside { id, task, connection, deadline, entry, written_off: None, hangs });
     }
 
-    fn begin_close(&mut self, connection: u32, now: Instant) {
-        let id = self.take_close(connection);
+    fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Instant) {
+        if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
+            self.doubted_at = Some(now);
+        }
+        let id = self.take_close(connection, reason, now);
         self.note_closing(id, connection, now);
+        self.totals.broken_total += u64::from(reason == CloseReason::Broken);
+        self.totals.reset_failed_total += u64::from(reason == CloseReason::ResetFailed);
+        self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
     }
 
     fn note_closing(&mut self, id: ErrandId, connection: u32, now: Instant) {
@@ -919,11 +1067,13 @@ impl World {
         assert!(self.closings.insert(id, (connection, due)).is_none());
     }
 
-    fn take_close(&mut self, connection: u32) -> ErrandId {
+    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Instant) -> ErrandId {
         let closes = &mut self.orders.closes;
         let at = closes.iter().position(|order| order.connection == connection);
         let at = at.unwrap_or_else(|| panic!("{connection} is not closed"));
         let order = closes.remove(at);
+        let age = now.saturating_duration_since(self.connection(connection).opened_at);
+        assert_eq!((order.reason, order.age), (reason, age), "why {connection} is closed");
         let hangs = self.hangs_next(2, self.hangs.closes);
         let place = &mut self.connection(connection).place;
         assert!(!matches!(place, Place::Closing | Place::Closed), "closed exactly once");
@@ -932,9 +1082,9 @@ impl World {
         order.id
     }
 
-    fn close_idle(&mut self, now: Instant) {
+    fn close_idle(&mut self, reason: CloseReason, now: Instant) {
         for connection in std::mem::take(&mut self.idle) {
-            self.begin_close(connection, now);
+            self.begin_close(connection, reason, now);
         }
     }
 
@@ -957,7 +1107,8 @@ impl World {
     }
 
     fn checks(&self) -> usize {
-        self.asides.iter().filter(|a| a.task == Task::Check && !a.overdue).count()
+        let counts = |a: &&Aside| a.task != Task::Reset && a.written_off.is_none();
+        self.asides.iter().filter(counts).count()
     }
 
     fn coming(&self) -> usize {
@@ -976,6 +1127,7 @@ impl World {
 
     fn is_queue_full(&self) -> bool {
         let can_serve = self.coming() + self.idle.len() + self.room() as usize;
+        let can_serve = if self.suspended { 0 } else { can_serve };
         let most = self.config.max_waiting.map(|most| most as usize + can_serve);
         most.is_some_and(|most| self.queue.len() >= most)
     }
@@ -986,8 +1138,9 @@ impl World {
 
     fn is_fresh(&self, now: Instant) -> bool {
         let Some(warmest) = self.idle.last() else { return false };
-        let idle_for = now.saturating_duration_since(self.connections[warmest].proven_at);
-        idle_for <= self.config.check_after
+        let proven_at = self.connections[warmest].proven_at;
+        now.saturating_duration_since(proven_at) <= self.config.check_after
+            && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
 
     /// The callers and warm-ups that nobody has told anything.
@@ -1024,6 +1177,12 @@ impl World {
         assert_eq!(at_the_driver, expected.open(), "each connection is in exactly one state");
         assert!(at_the_driver <= self.allowance, "BOUND: {at_the_driver} > {}", self.allowance);
 
+        if self.closed {
+            assert!(self.idle.is_empty() && self.queue.is_empty(), "closed, and at rest");
+        }
+        if self.suspended {
+            return; // Whatever is free is left over, until it is resumed.
+        }
         let queue = || self.queue.iter().filter(|party| !self.is_expired(**party, self.latest));
         let waiting = queue().count();
         let unmet = queue().filter(|party| self.parties[**party].failure.is_none()).count();
@@ -1036,9 +1195,6 @@ impl World {
         let holds_failure = |party: &&usize| self.parties[**party].failure.is_some();
         let hopeless = self.queue.iter().find(holds_failure).filter(|_| self.busy() == 0);
         assert_eq!(hopeless, None, "REASON: waits for what cannot come");
-        if self.closed {
-            assert!(self.idle.is_empty() && self.queue.is_empty(), "closed, and at rest");
-        }
     }
 
     // ---- Picking -------------------------------------------------------------------------------
@@ -1085,7 +1241,9 @@ fn name(verdict: &Verdict<u32, Failure>) -> Told {
         Verdict::Granted(entry) => Told::Granted(entry.connection),
         Verdict::Failed(failure) => Told::Failed(*failure),
         Verdict::Late(failure) => Told::Late(*failure),
+        Verdict::Suspended(failure) => Told::Suspended(*failure),
         Verdict::Closed => Told::Closed,
+        Verdict::Cancelled => Told::Cancelled,
         Verdict::Warm => Told::Warm,
         Verdict::Drained => Told::Drained,
     }

@@ -32,6 +32,9 @@
 //! | places: WAK-01 | `who_sweeps_the_places_strands_nobody` |
 //! | places: WAK-01 | `who_may_be_passed_is_served_all_the_same` |
 //! | BOUNDED-BYPASS | `who_has_been_passed_is_served_once_the_first_has_woken` |
+//! | places: ACC-14 | `a_change_of_settings_racing_a_return_loses_no_connection` |
+//! | places: STAT-02 | `a_glance_at_the_numbers_misses_no_connection` |
+//! | places: STAT-02 | `who_holds_the_lock_hides_no_idle_connection` |
 //! | places: ACC-13 | `one_connection_at_rest_is_never_lent_to_two` |
 //! | places: ACC-14 | `two_connections_put_down_in_one_place_both_come_to_rest` |
 //! | places: SHUT-02 | `nothing_rests_in_a_closed_pool` |
@@ -44,12 +47,23 @@
 //! | SHUT-07, SHUT-08 | `two_closes_are_one` |
 //! | SHUT-09 | `the_last_handle_may_go_while_a_dial_runs` |
 //! | SHUT-09 | `the_last_handle_may_go_on_a_thread_of_the_pools_own` |
+//! | SHUT-12 | `what_a_predicate_retires_is_not_lent_after_it` |
+//! | SHUT-12 | `what_a_predicate_retires_is_closed_when_it_comes_back` |
+//! | ACC-14 | `two_predicates_and_a_caller_end_a_connection_once` |
 //! | SHUT-12 | `a_dial_from_before_a_flush_is_not_lent_after_it` |
+//! | suspend: WAK-01 | `nobody_is_lent_anything_while_the_pool_is_suspended` |
+//! | suspend: WAK-01 | `who_waits_through_a_suspension_is_served` |
+//! | suspend: WAK-06 | `a_deadline_racing_a_resume_loses_no_connection` |
+//! | cancel: WAK-06 | `a_cancellation_racing_a_return_loses_no_connection` |
+//! | cancel: CAN-01 | `a_cancellation_finds_everyone_who_waits` |
+//! | cancel: WAK-05 | `who_stands_behind_a_cancelled_caller_is_served` |
+//! | cancel: CAN-01 | `a_cancellation_racing_a_deadline_ends_the_wait_once` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
 
 mod closing;
+mod controlling;
 mod dialing;
 mod resting;
 mod returning;

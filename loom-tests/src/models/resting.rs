@@ -64,6 +64,53 @@ fn who_sweeps_the_places_strands_nobody() {
     });
 }
 
+/// STAT-02. A glance at the numbers against whoever sweeps the places and puts connections back:
+/// what is open is open in every reading.
+#[test]
+fn a_glance_at_the_numbers_misses_no_connection() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        drop(pool.get().unwrap());
+        let sweeper = thread::spawn({
+            let pool = pool.clone();
+            move || assert_eq!(pool.stats().open(), 1)
+        });
+        let reader = thread::spawn({
+            let pool = pool.clone();
+            move || {
+                let stats = pool.recent_stats();
+                assert_eq!((stats.idle + stats.in_use, stats.open()), (1, 1), "{stats}");
+            }
+        });
+        drop(pool.get().unwrap());
+        sweeper.join().unwrap();
+        reader.join().unwrap();
+        assert_eq!(pool.recent_stats().idle, 1);
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// STAT-02. A glance at the numbers while others hold the lock: what rests does so in every reading,
+/// although it is swept and laid out again meanwhile.
+#[test]
+fn who_holds_the_lock_hides_no_idle_connection() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        drop(pool.get().unwrap());
+        assert_eq!(pool.stats().idle, 1);
+        let reader = thread::spawn({
+            let pool = pool.clone();
+            move || {
+                let stats = pool.recent_stats();
+                assert_eq!((stats.idle, stats.in_use), (1, 0), "{stats}");
+            }
+        });
+        assert_eq!(pool.stats().idle, 1);
+        reader.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+    });
+}
+
 /// SHUT-02. Put against close: the connection put down as the pool is closed is closed too.
 #[test]
 fn nothing_rests_in_a_closed_pool() {

@@ -175,6 +175,73 @@ fn nothing_from_before_a_flush_is_lent_after_it() {
     });
 }
 
+/// A connection put down as the settings change is neither lost nor closed, and passes the ledger
+/// before it is lent again.
+#[test]
+fn a_change_of_settings_racing_a_return_loses_no_connection() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let returning = thread::spawn(move || drop(held));
+        pool.resize(2).unwrap();
+        drop(pool.try_get());
+        returning.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(pool.get().unwrap().number, 1);
+        assert_eq!(server.books().closed, 0);
+    });
+}
+
+/// A connection given back as a predicate is told to judge it: whoever comes afterwards does not get
+/// it, and it is closed once.
+#[test]
+fn what_a_predicate_retires_is_not_lent_after_it() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let returning = thread::spawn(move || drop(held));
+        pool.retire_where(|connection| connection.number == 1);
+        assert_eq!(pool.get().unwrap().number, 2);
+        returning.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(server.books().closed, 1);
+    });
+}
+
+/// The same, and nobody comes afterwards: it does not rest until somebody does.
+#[test]
+fn what_a_predicate_retires_is_closed_when_it_comes_back() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        let held = pool.get_owned().unwrap();
+        let returning = thread::spawn(move || drop(held));
+        pool.retire_where(|_| true);
+        returning.join().unwrap();
+        assert_eq!(server.books().closed, 1);
+        assert_at_rest(&pool, &server, 0);
+    });
+}
+
+/// Two predicates at once while a connection is lent and comes back: whichever judges it first
+/// retires it, once, and the caller is not left behind.
+#[test]
+fn two_predicates_and_a_caller_end_a_connection_once() {
+    check_within(2, || {
+        let (pool, server) = pool(1, &[]);
+        drop(pool.get().unwrap());
+        let judging = thread::spawn({
+            let pool = pool.clone();
+            move || pool.retire_where(|it| it.number == 1)
+        });
+        drop(pool.get().unwrap());
+        pool.retire_where(|it| it.number < 3);
+        judging.join().unwrap();
+        let idle = pool.stats().idle;
+        assert_at_rest(&pool, &server, idle);
+        assert!(pool.get().unwrap().number > 1);
+    });
+}
+
 /// ACC-16, ACC-17: two connections; the limit is lowered to one as one of them is given back.
 #[test]
 fn a_lowered_limit_is_kept_once_enough_has_come_back() {

@@ -1,0 +1,132 @@
+//! The pools that go through the outages, behind one face.
+
+use std::error::Error;
+use std::time::Duration;
+
+use latebind::net::TcpConnection;
+use latebind::{Breaker, Builder, Pool};
+
+use crate::client::{CHECK_LIMIT, Client, UNREACHED, Unreached};
+
+/// How many connections each pool may have.
+pub(crate) const CONNECTIONS: u32 = 8;
+
+/// How long a caller waits in the scenarios of the breaker.
+pub(crate) const BREAKER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A pool, and what is expected of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Contender {
+    pub(crate) name: &'static str,
+    /// Whether it must reach the targets; the others are there to compare with.
+    pub(crate) is_judged: bool,
+    /// Whether it must spare the server that is down.
+    pub(crate) has_breaker: bool,
+    /// Opens it, with all its connections.
+    pub(crate) open: fn(Client) -> Box<dyn Peer>,
+}
+
+/// Those who go through every outage, with the defaults of each.
+pub(crate) const PLAIN: [Contender; 2] = [LATEBIND, R2D2];
+
+/// Those who go through the outages of the breaker.
+pub(crate) const WITH_BREAKERS: [Contender; 4] = [
+    LATEBIND,
+    Contender {
+        name: "latebind, breaker",
+        is_judged: true,
+        has_breaker: true,
+        open: |client| Box::new(warm(latebind(client).breaker(Breaker::default()))),
+    },
+    R2D2,
+    // Its retries are rarer the longer its own time limit is.
+    Contender {
+        name: "r2d2, 1 s",
+        is_judged: false,
+        has_breaker: false,
+        open: |client| Box::new(filled(r2d2().connection_timeout(BREAKER_TIMEOUT), client)),
+    },
+];
+
+const LATEBIND: Contender = Contender {
+    name: "latebind",
+    is_judged: true,
+    has_breaker: false,
+    open: |client| Box::new(warm(latebind(client))),
+};
+
+const R2D2: Contender = Contender {
+    name: "r2d2",
+    is_judged: false,
+    has_breaker: false,
+    open: |client| Box::new(filled(r2d2(), client)),
+};
+
+fn latebind(client: Client) -> Builder<Client> {
+    Pool::builder(client).max_open(CONNECTIONS).check_timeout(CHECK_LIMIT)
+}
+
+fn warm(builder: Builder<Client>) -> Pool<Client> {
+    let pool = builder.build().expect("the settings are sound");
+    pool.warm_up(CONNECTIONS).expect("the server runs");
+    pool
+}
+
+fn r2d2() -> r2d2::Builder<Client> {
+    r2d2::Pool::builder().max_size(CONNECTIONS)
+}
+
+fn filled(builder: r2d2::Builder<Client>, client: Client) -> r2d2::Pool<Client> {
+    builder.build(client).expect("the server runs")
+}
+
+/// A pool of connections to the server.
+pub(crate) trait Peer: Sync {
+    /// Lends `borrower` a connection, or says why there was none.
+    fn lend(&self, timeout: Duration, borrower: Borrower<'_>) -> Result<(), Refusal>;
+
+    /// How many connections it can lend at the same time, of so many.
+    fn lendable(&self, most: u32, timeout: Duration) -> u32 {
+        let mut more = 0;
+        let mut borrower = |_: &mut TcpConnection| more = self.lendable(most - 1, timeout);
+        let is_lent = most > 0 && self.lend(timeout, &mut borrower).is_ok();
+        more + u32::from(is_lent)
+    }
+}
+
+pub(crate) type Borrower<'a> = &'a mut dyn FnMut(&mut TcpConnection);
+
+/// Whether an error of a pool names the reason of the outage.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal {
+    /// In its words, or in those of its sources.
+    pub(crate) in_words: bool,
+    /// With the dialer's own error among its sources.
+    pub(crate) as_error: bool,
+}
+
+impl Refusal {
+    fn new(error: &(dyn Error + 'static)) -> Self {
+        let chain = || std::iter::successors(Some(error), |error| (*error).source());
+        Self {
+            in_words: chain().any(|error| error.to_string().contains(UNREACHED)),
+            as_error: chain().any(|error| error.is::<Unreached>()),
+        }
+    }
+}
+
+impl Peer for Pool<Client> {
+    fn lend(&self, timeout: Duration, borrower: Borrower<'_>) -> Result<(), Refusal> {
+        let mut connection = self.get_timeout(timeout).map_err(|error| Refusal::new(&error))?;
+        borrower(&mut connection);
+        Ok(())
+    }
+}
+
+impl Peer for r2d2::Pool<Client> {
+    fn lend(&self, timeout: Duration, borrower: Borrower<'_>) -> Result<(), Refusal> {
+        let mut connection = self.get_timeout(timeout).map_err(|error| Refusal::new(&error))?;
+        borrower(&mut connection);
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! `Cancel`: ends, from another thread, the waits that were begun with it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use crate::ledger::Ticket;
+use crate::sync::Mutex;
+
+/// Ends the waits of callers from another thread.
+///
+/// A handle: all clones are the same token, and it may serve any number of callers, one after the
+/// other or at once, in any number of pools. Once cancelled it stays so.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::{Cancel, GetError, Pool, net::TcpDialer};
+/// use std::time::Duration;
+///
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let dialer = TcpDialer::from(listener.local_addr()?);
+/// let pool = Pool::builder(dialer).max_open(1).build()?;
+/// let held = pool.get()?;
+/// let cancel = Cancel::new();
+/// std::thread::scope(|scope| {
+///     let caller = scope.spawn(|| pool.get_cancellable(&cancel, Duration::MAX).map(drop));
+///     cancel.cancel();
+///     assert!(matches!(caller.join().unwrap(), Err(GetError::Cancelled)));
+/// });
+/// # drop(held);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Cancel(Arc<Mutex<State>>);
+
+struct State {
+    is_cancelled: bool,
+    next_wait: u64,
+    /// Who waits, for as long as it does. Weak: a token keeps no pool.
+    waits: BTreeMap<u64, (Weak<dyn Cancellable>, Ticket)>,
+}
+
+/// Something in which callers wait.
+pub(crate) trait Cancellable: Send + Sync {
+    /// The holder of `ticket` shall wait no longer, if it still does.
+    fn cancel(self: Arc<Self>, ticket: Ticket);
+}
+
+/// The token was cancelled before the wait began.
+pub(crate) struct IsCancelled;
+
+impl Cancel {
+    /// A token that nobody has cancelled.
+    #[must_use]
+    pub fn new() -> Self {
+        let state = State { is_cancelled: false, next_wait: 0, waits: BTreeMap::new() };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    /// Ends all waits that were begun with this token, now, and lets none begin from now on.
+    ///
+    /// Each such caller is told [`GetError::Cancelled`](crate::GetError::Cancelled), but for one that
+    /// was given a connection in that moment: it keeps it. May be called more than once.
+    pub fn cancel(&self) {
+        let waits = {
+            let mut state = self.0.lock();
+            state.is_cancelled = true;
+            std::mem::take(&mut state.waits)
+        };
+        for (pool, ticket) in waits.into_values() {
+            if let Some(pool) = pool.upgrade() {
+                pool.cancel(ticket);
+            }
+        }
+    }
+
+    /// Whether it has been cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.lock().is_cancelled
+    }
+
+    /// Notes that the holder of `ticket` waits, for as long as the watch lasts.
+    pub(crate) fn watch(
+        &self,
+        pool: Weak<dyn Cancellable>,
+        ticket: Ticket,
+    ) -> Result<Watch<'_>, IsCancelled> {
+        let mut state = self.0.lock();
+        if state.is_cancelled {
+            return Err(IsCancelled);
+        }
+        state.next_wait += 1;
+        let wait = state.next_wait;
+        state.waits.insert(wait, (pool, ticket));
+        Ok(Watch { cancel: self, wait })
+    }
+}
+
+impl Default for Cancel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (is_cancelled, waiting) = {
+            let state = self.0.lock();
+            (state.is_cancelled, state.waits.len())
+        };
+        f.debug_struct("Cancel")
+            .field("is_cancelled", &is_cancelled)
+            .field("waiting", &waiting)
+            .finish()
+    }
+}
+
+/// A wait that a token may end. Nothing of it stays in the token.
+pub(crate) struct Watch<'a> {
+    cancel: &'a Cancel,
+    wait: u64,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.cancel.0.lock().waits.remove(&self.wait);
+    }
+}

@@ -1,0 +1,52 @@
+//! `CloseReason`: why the pool took a connection out for good.
+
+use std::fmt;
+
+/// Why the pool took a connection out for good, as [`Event::Closed`](crate::Event::Closed) has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The dialer's `is_broken` said so, or panicked, at a checkout or a return.
+    Broken,
+    /// Its check failed or panicked.
+    CheckFailed,
+    /// Its borrower [discarded](crate::Guard::discard) it.
+    Discarded,
+    /// It had reached its `max_lifetime`.
+    Expired,
+    /// It was opened before a [flush](crate::Pool::flush), or its dial was begun before.
+    Flushed,
+    /// It had been idle for `max_idle_time`.
+    IdleTooLong,
+    /// Its check or reset overran `check_timeout`. It is closed when that has returned.
+    Late,
+    /// Its guard was dropped by a panic.
+    Panicked,
+    /// The pool is closed.
+    PoolClosed,
+    /// A predicate given to [`retire_where`](crate::Pool::retire_where) named it, or panicked.
+    Predicate,
+    /// Its reset failed or panicked.
+    ResetFailed,
+    /// One more than `max_idle` or `max_open` allows.
+    Surplus,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Broken => "broken",
+            Self::CheckFailed => "check failed",
+            Self::Discarded => "discarded",
+            Self::Expired => "expired",
+            Self::Flushed => "flushed",
+            Self::IdleTooLong => "idle too long",
+            Self::Late => "check or reset late",
+            Self::Panicked => "panicked",
+            Self::PoolClosed => "pool closed",
+            Self::Predicate => "named by a predicate",
+            Self::ResetFailed => "reset failed",
+            Self::Surplus => "surplus",
+        })
+    }
+}

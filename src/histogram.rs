@@ -1,0 +1,201 @@
+//! `Histogram`: how long something took each time, counted by powers of two.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::sync::Figure;
+
+/// Buckets of a histogram. The nth, from 0, ends at 2^(n + 1) µs; the last one has no end.
+const BUCKETS: usize = 32;
+
+/// The first bucket that is told of holds, which ends at 1.024 ms: whatever is shorter than a tick
+/// of the clock by which they are measured lies in it.
+const LEAST_HOLD: usize = 9;
+
+/// How long waits, dials and loans took, as [`Pool::histograms`](crate::Pool::histograms) tells.
+///
+/// # Examples
+///
+/// ```
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+/// drop(pool.get()?);
+/// let histograms = pool.histograms();
+/// println!("{}", histograms.wait); // 1 time: half within 65.536ms, 99 % within 65.536ms, ...
+/// assert_eq!((histograms.wait.count(), histograms.dial.count()), (1, 1));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Histograms {
+    /// From a checkout's call to its connection, and of those who queued in vain, to their error.
+    /// Whoever was served without queueing counts as having waited for less than 2 µs.
+    pub wait: Histogram,
+    /// From a dial's beginning to its connection. Failed dials are not counted.
+    pub dial: Histogram,
+    /// From a checkout to the connection's return, discard or detachment. Measured by a clock that
+    /// ticks every 1 to 10 ms, as the system has it: one loan may be off by a tick, the sum of many
+    /// is not.
+    pub hold: Histogram,
+}
+
+/// How often something took how long.
+///
+/// Its `Display` is one line: `120 times: half within 512µs, 99 % within 8.192ms, all within
+/// 32.768ms`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Histogram {
+    counts: [u64; BUCKETS],
+    least: usize,
+    sum: Duration,
+}
+
+impl Histogram {
+    /// Every bucket's upper bound with what lies in it and in no shorter one, shortest first.
+    ///
+    /// Each bound is twice the one before: from 2 µs (of `hold`, from 1.024 ms) to 36 minutes. The
+    /// last is `Duration::MAX`.
+    pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
+        self.counts.iter().enumerate().skip(self.least).map(|(at, count)| (bound(at), *count))
+    }
+
+    /// How often it was measured.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The time that it took all in all.
+    #[must_use]
+    pub fn sum(&self) -> Duration {
+        self.sum
+    }
+
+    /// The time within which the share `q` of all ended: 0.5 for half of them, 1.0 for all.
+    ///
+    /// It is the upper bound of a bucket, so at most twice the true one. `None` if nothing has been
+    /// measured. A `q` below 0 counts as 0, one above 1 as 1.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
+        let count = self.count();
+        let rank = ((q * count as f64).ceil() as u64).clamp(1, count.max(1));
+        let mut seen = 0;
+        self.buckets().find_map(|(bound, count)| {
+            seen += count;
+            (seen >= rank).then_some(bound)
+        })
+    }
+}
+
+impl fmt::Display for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.count();
+        write!(f, "{count} {}", if count == 1 { "time" } else { "times" })?;
+        for (q, share) in [(0.5, ": half"), (0.99, ", 99 %"), (1.0, ", all")] {
+            match self.quantile(q) {
+                Some(Duration::MAX) => write!(f, "{share} longer than {:?}", bound(BUCKETS - 2))?,
+                Some(bound) => write!(f, "{share} within {bound:?}")?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let taken = self.buckets().filter(|(_, count)| *count > 0);
+        f.debug_map().entries(taken).finish()
+    }
+}
+
+fn bound(bucket: usize) -> Duration {
+    if bucket == BUCKETS - 1 { Duration::MAX } else { Duration::from_micros(2 << bucket) }
+}
+
+/// The bucket that `time` lies in: bounds belong to the bucket that they end.
+fn bucket(time: Duration) -> usize {
+    let microseconds = time.as_nanos().div_ceil(1000);
+    let doublings = microseconds.next_power_of_two().trailing_zeros();
+    (doublings.saturating_sub(1) as usize).min(BUCKETS - 1)
+}
+
+/// What a pool's histograms are made of.
+///
+/// What happens on the fast path is not written down: loans without a wait, and those that end
+/// within a tick of the clock, are the loans that are left when the others are subtracted.
+#[derive(Debug, Default)]
+pub(crate) struct Timings {
+    waits: Record,
+    dials: Record,
+    holds: Record,
+    /// Waits that ended in an error.
+    vain_waits: Figure,
+    /// Loans that came to nothing: the connection was broken, and another was looked for.
+    vain_loans: Figure,
+}
+
+impl Timings {
+    /// A caller who queued has been served, or not.
+    pub(crate) fn note_wait(&self, waited: Duration, is_served: bool) {
+        self.waits.add(waited);
+        self.vain_waits.add(u64::from(!is_served));
+    }
+
+    pub(crate) fn note_dial(&self, took: Duration) {
+        self.dials.add(took);
+    }
+
+    /// A loan that lasted for a tick or longer has ended.
+    #[cold]
+    pub(crate) fn note_hold(&self, held: Duration) {
+        self.holds.add(held);
+    }
+
+    pub(crate) fn note_vain_loan(&self) {
+        self.vain_loans.add(1);
+    }
+
+    /// All of it, given how many loans there have been and how many of them have not ended.
+    pub(crate) fn histograms(&self, loans: impl FnOnce() -> (u64, u32)) -> Histograms {
+        // In this order each of them is among the loans that are counted after it.
+        let (mut wait, mut hold) = (self.waits.histogram(0), self.holds.histogram(LEAST_HOLD));
+        let (vain_waits, vain_loans) = (self.vain_waits.get(), self.vain_loans.get());
+        let (loans, in_hands) = loans();
+        let loans = loans.saturating_sub(vain_loans);
+        let served = wait.count().saturating_sub(vain_waits);
+        wait.counts[0] += loans.saturating_sub(served);
+        let ended = loans.saturating_sub(u64::from(in_hands));
+        hold.counts[LEAST_HOLD] += ended.saturating_sub(hold.count());
+        Histograms { wait, dial: self.dials.histogram(0), hold }
+    }
+}
+
+/// The counts of one histogram, allocated when there is something to count. Behind a pointer, also
+/// because they must not lie where the fast path reads.
+#[derive(Debug, Default)]
+struct Record(OnceLock<Box<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    nanoseconds: Figure,
+    buckets: [Figure; BUCKETS],
+}
+
+impl Record {
+    fn add(&self, time: Duration) {
+        let counts = self.0.get_or_init(Box::default);
+        counts.buckets[bucket(time)].add(1);
+        counts.nanoseconds.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn histogram(&self, least: usize) -> Histogram {
+        let mut histogram = Histogram { counts: [0; BUCKETS], least, sum: Duration::ZERO };
+        if let Some(counts) = self.0.get() {
+            histogram.counts = counts.buckets.each_ref().map(Figure::get);
+            histogram.sum = Duration::from_nanos(counts.nanoseconds.get());
+        }
+        histogram
+    }
+}

@@ -1,0 +1,63 @@
+//! Outages: how many dials have failed in a row, and when the next attempt may be made.
+
+use std::time::{Duration, Instant};
+
+use crate::config::{Backoff, Breaker, moment};
+
+use super::spread::Spread;
+
+/// Connections that nobody waits for are not worth more than a dial every ten seconds to a server
+/// that is away.
+const REFILL_FIRST: Duration = Duration::from_millis(100);
+const REFILL_MOST: Duration = Duration::from_secs(10);
+
+/// What the latest dials have come to.
+#[derive(Debug)]
+pub(super) struct Outage {
+    /// How many have failed since the last that succeeded.
+    failures: u32,
+    /// When the latest of them did.
+    failed_at: Option<Instant>,
+    spread: Spread,
+}
+
+impl Outage {
+    pub(super) fn new(spread: Spread) -> Self {
+        Self { failures: 0, failed_at: None, spread }
+    }
+
+    pub(super) fn note_success(&mut self) {
+        (self.failures, self.failed_at) = (0, None);
+    }
+
+    pub(super) fn note_failure(&mut self, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.failed_at = Some(now);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.failures == 0
+    }
+
+    /// Whether callers are turned away by this breaker.
+    pub(super) fn has_opened(&self, breaker: Option<Breaker>) -> bool {
+        breaker.is_some_and(|breaker| self.failures >= breaker.failures)
+    }
+
+    /// When the next dial may try whether the outage is over; `None` is at once.
+    pub(super) fn next_probe(&self, breaker: Breaker) -> Option<Instant> {
+        moment(self.failed_at?, breaker.probe_every).filter(|_| self.has_opened(Some(breaker)))
+    }
+
+    /// When a caller whose dial has failed may dial again; `None` is at once.
+    pub(super) fn next_retry(&self, backoff: Backoff) -> Option<Instant> {
+        let half = backoff.pause(self.failures) / 2;
+        let share = self.spread.share(u64::from(self.failures));
+        moment(self.failed_at?, half + share.of(half))
+    }
+
+    /// When `min_idle` may be restored; `None` is at once.
+    pub(super) fn next_refill(&self) -> Option<Instant> {
+        self.next_retry(Backoff::new(REFILL_FIRST, REFILL_MOST))
+    }
+}

@@ -1,0 +1,202 @@
+//! A ledger on a desk: its orders lie there until a test carries them out, by a hand-turned clock.
+
+use std::time::{Duration, Instant};
+
+use crate::close_reason::CloseReason;
+use crate::config::{Config, DialRule};
+use crate::ledger::effects::ErrandId;
+use crate::ledger::{
+    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Ticket, Verdict,
+};
+use crate::stats::Stats;
+use crate::world::Failure;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+/// How a caller who sleeps is woken.
+pub(crate) const SLEEPER: u32 = 99;
+
+/// Settings under which time changes nothing but how long a check counts.
+pub(crate) fn ageless() -> Config {
+    Config { max_lifetime: Duration::MAX, max_idle_time: Duration::MAX, ..Config::default() }
+}
+
+/// A ledger with its orders laid out, until a test carries them out.
+pub(crate) struct Desk {
+    pub(crate) ledger: Ledger<u32, Failure, u32>,
+    pub(crate) now: Instant,
+    pub(crate) woken: Vec<u32>,
+    pub(crate) dials: Vec<DialOrder>,
+    pub(crate) asides: Vec<AsideOrder<u32>>,
+    pub(crate) closes: Vec<CloseOrder<u32>>,
+    /// Dials ever ordered. The nth opens connection n.
+    pub(crate) begun: u32,
+    pub(crate) opened: u32,
+    /// When upkeep is ordered.
+    pub(crate) alarm: Option<Instant>,
+    /// Where the clock stood at first.
+    pub(crate) started: Instant,
+}
+
+impl Desk {
+    pub(crate) fn new(max_open: u32) -> Self {
+        Self::with(Config { max_open, ..ageless() })
+    }
+
+    /// Dials and hands over as soon as there is reason to.
+    pub(crate) fn with(config: Config) -> Self {
+        Self::seeded(config, 0)
+    }
+
+    pub(crate) fn seeded(config: Config, seed: u64) -> Self {
+        let now = Instant::now() + 1_000_000 * SECOND;
+        let at_once = Config { dial_rule: DialRule::Eager, bypass: Duration::ZERO, ..config };
+        Self {
+            ledger: Ledger::new(at_once, seed),
+            now,
+            woken: Vec::new(),
+            dials: Vec::new(),
+            asides: Vec::new(),
+            closes: Vec::new(),
+            begun: 0,
+            opened: 0,
+            alarm: None,
+            started: now,
+        }
+    }
+
+    pub(crate) fn lay_out(&mut self, orders: Effects<u32, Failure, u32>) {
+        let Effects { wake, dials, asides, closes, alarm, .. } = orders;
+        self.alarm = alarm.or(self.alarm);
+        self.begun += u32::try_from(dials.len()).expect("few dials");
+        self.woken.extend(wake);
+        self.dials.extend(dials);
+        self.asides.extend(asides);
+        self.closes.extend(closes);
+    }
+
+    pub(crate) fn request(&mut self, caller: u32, patience: Option<Duration>) -> Request<u32> {
+        let deadline = patience.and_then(|patience| self.now.checked_add(patience));
+        let (request, orders) = self.ledger.request(None, deadline, self.now, || caller);
+        self.lay_out(orders);
+        request
+    }
+
+    /// A caller who is not served at once and waits for as long as it takes.
+    pub(crate) fn queue(&mut self, caller: u32) -> Ticket {
+        self.queue_for(caller, Duration::MAX)
+    }
+
+    pub(crate) fn queue_for(&mut self, caller: u32, patience: Duration) -> Ticket {
+        match self.request(caller, Some(patience)) {
+            Request::Queued(ticket) => ticket,
+            other => panic!("caller {caller} does not wait: {other:?}"),
+        }
+    }
+
+    /// A caller who is served at once.
+    pub(crate) fn get(&mut self) -> Entry<u32> {
+        match self.request(0, None) {
+            Request::Granted(_, entry) => entry,
+            other => panic!("not served at once: {other:?}"),
+        }
+    }
+
+    /// A caller who is served by a dial that is begun for it.
+    pub(crate) fn dial_and_get(&mut self) -> Entry<u32> {
+        let ticket = self.queue(0);
+        self.dialed();
+        self.granted(ticket)
+    }
+
+    pub(crate) fn granted(&mut self, ticket: Ticket) -> Entry<u32> {
+        match self.ledger.collect(ticket) {
+            Some(Verdict::Granted(entry)) => entry,
+            other => panic!("not granted: {other:?}"),
+        }
+    }
+
+    pub(crate) fn failure(&mut self, ticket: Ticket) -> Failure {
+        match self.ledger.collect(ticket) {
+            Some(Verdict::Failed(failure)) => failure,
+            other => panic!("not failed: {other:?}"),
+        }
+    }
+
+    /// The dial that has been ordered first succeeds.
+    pub(crate) fn dialed(&mut self) {
+        let DialOrder { id, .. } = self.dials.remove(0);
+        self.opened += 1;
+        let orders = self.ledger.dialed(id, self.opened, None, self.now);
+        self.lay_out(orders);
+    }
+
+    /// The dial that has been ordered first fails.
+    pub(crate) fn refused(&mut self) -> ErrandId {
+        let DialOrder { id, .. } = self.dials.remove(0);
+        let orders = self.ledger.dial_failed(id, Failure::Of(id), self.now);
+        self.lay_out(orders);
+        id
+    }
+
+    pub(crate) fn give_back(&mut self, entry: Entry<u32>) {
+        let orders = self.ledger.give_back(entry, self.now);
+        self.lay_out(orders);
+    }
+
+    /// Its borrower does without a connection, which is closed at once.
+    pub(crate) fn retire(&mut self, entry: Entry<u32>) {
+        self.retire_as(entry, CloseReason::Discarded);
+        self.close_all();
+    }
+
+    pub(crate) fn retire_as(&mut self, entry: Entry<u32>, reason: CloseReason) {
+        let orders = self.ledger.retire(entry, reason, self.now);
+        self.lay_out(orders);
+    }
+
+    pub(crate) fn close_all(&mut self) {
+        while let Some(CloseOrder { id, .. }) = self.closes.pop() {
+            let orders = self.ledger.closed(id, self.now);
+            self.lay_out(orders);
+        }
+    }
+
+    pub(crate) fn look(&mut self) {
+        let orders = self.ledger.look(self.now);
+        self.lay_out(orders);
+    }
+
+    pub(crate) fn upkeep(&mut self) {
+        let orders = self.ledger.upkeep(self.now);
+        self.lay_out(orders);
+    }
+
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
+        let verdict = self.ledger.leave(ticket, self.now);
+        self.look();
+        match verdict {
+            Verdict::Late(failure) => failure,
+            other => panic!("not late: {other:?}"),
+        }
+    }
+
+    /// A caller falls asleep, who has all the time in the world.
+    pub(crate) fn sleep(&mut self, ticket: Ticket) -> Option<Instant> {
+        self.ledger.sleep(ticket, None, self.now, SLEEPER)
+    }
+
+    pub(crate) fn flush(&mut self) {
+        let orders = self.ledger.flush(self.now);
+        self.lay_out(orders);
+    }
+
+    pub(crate) fn resize(&mut self, max_open: u32) {
+        let config = Config { max_open, ..*self.ledger.config() };
+        let orders = self.ledger.reconfigure(config, self.now);
+        self.lay_out(orders);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.ledger.stats(self.now)
+    }
+}
