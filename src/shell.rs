@@ -332,7 +332,7 @@ impl<D: Dialer> Shell<D> {
                 return self.retire(entry, CloseReason::ResetFailed);
             }
         }
-        let now = CoarseInstant::now();
+        // A reset has taken some time since: to have proved less than it has costs at most a check.
         match self.places.gate() {
             Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
                 (entry.came_back, entry.rests_since) = (true, now.0);
@@ -728,7 +728,6 @@ impl<D: Dialer> Shell<D> {
         self.books().note_panic();
     }
 
-    #[inline]
     /// Whether none of the predicates of those epochs retires a connection.
     fn may_stay(&self, connection: &Connection<D>, since: u32, until: u32) -> bool {
         let epochs = (Bound::Excluded(since), Bound::Included(until));
