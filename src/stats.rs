@@ -41,8 +41,7 @@ pub struct Stats {
     /// Dials that have outrun their deadline and still hold their slot.
     pub overdue: u32,
 
-    /// Connections ever lent, also those then found broken and never handed to their caller. One
-    /// that was lent without the pool's lock is counted once it has come back.
+    /// Connections ever lent, also those then found broken and never handed to their caller.
     pub lent_total: u64,
     /// Of those, connections that had been lent before.
     pub reused_total: u64,

@@ -11,7 +11,8 @@ use super::effects::{Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
 use super::errands::Sponsor;
 use super::queue::Waiter;
-use super::{Attempt, Ledger, Overdue, Refusal, Request, Verdict};
+use super::roster::Tally;
+use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
@@ -129,9 +130,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back, fit for the next caller.
     pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
-            entry.reused = true;
-            (entry.proven_at, entry.idle_since) = (now, now);
+            ledger.receive(&entry);
+            (entry.proven_at, entry.idle_since) = (now.into(), now.into());
             ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
@@ -144,9 +144,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
-            entry.reused = true;
-            entry.idle_since = now;
+            ledger.receive(&entry);
+            entry.idle_since = now.into();
             ledger.set_aside(Task::Reset, entry, now, effects);
         })
     }
@@ -167,9 +166,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             Ok(task) if sound => {
                 match task {
-                    Task::Check | Task::KeepAlive => entry.proven_at = now,
+                    Task::Check | Task::KeepAlive => entry.proven_at = now.into(),
                     Task::Reset => {
-                        entry.proven_at = now;
+                        entry.proven_at = now.into();
                         ledger.note_return(now);
                     }
                     Task::Judge { since, until } => {
@@ -193,20 +192,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back and is of no more use.
     pub(crate) fn retire(
         &mut self,
-        mut entry: Entry<C>,
+        entry: Entry<C>,
         reason: CloseReason,
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
+            ledger.receive(&entry);
             ledger.begin_close(entry, reason, now, effects);
         })
     }
 
     /// A borrower keeps its connection for good.
-    pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
+    pub(crate) fn detach(&mut self, entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
         let mut effects = self.settled(now, |ledger, _| {
-            ledger.receive(&mut entry);
+            ledger.receive(&entry);
             ledger.judgements.pass(entry.epoch, ledger.epoch);
             ledger.totals.detached_total += 1;
         });
@@ -252,9 +251,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.idle.warmest().filter(may_go)?;
         let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
-        entry.just_dialed = false;
-        entry.was_fresh = !entry.reused;
-        let rested = now.saturating_duration_since(entry.proven_at);
+        (entry.just_dialed, entry.came_back) = (false, false);
+        let rested = now.saturating_duration_since(entry.proven_at.into());
         Some((entry, rested))
     }
 
@@ -271,16 +269,18 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        let returned_at = now.checked_sub(rested).filter(|_| entry.unseen.lent > 0);
+        let returned_at = now.checked_sub(rested).filter(|_| entry.came_back);
         if let Some(returned_at) = returned_at {
-            (entry.proven_at, entry.idle_since) = (returned_at, returned_at);
+            (entry.proven_at, entry.idle_since) = (returned_at.into(), returned_at.into());
         }
         if self.closed || entry.epoch != self.epoch {
             // It was put down behind the back of a change.
             self.outdated.push(entry);
             return;
         }
-        self.receive(&mut entry);
+        // Nobody has held it since it was put down.
+        self.in_use -= 1;
+        self.count_loans(&entry);
         self.rest(entry);
     }
 
@@ -304,7 +304,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             let share = ledger.spread.share(id.0);
-            let entry = Entry::new(connection, dial.epoch, share, now);
+            let line = ledger.roster.enroll(now.into());
+            let entry = Entry::new(connection, dial.epoch, share, line);
             ledger.handles.extend(handle.map(|handle| (entry.address(), handle)));
             ledger.shelve(entry, now, effects);
         })
@@ -456,7 +457,30 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.totals.panics_total += 1;
     }
 
+    /// The connections in callers' hands.
+    pub(crate) fn loans(&self) -> Vec<Loan> {
+        self.roster.loans()
+    }
+
+    /// The wakers of the callers in the queue.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &W> + Clone {
+        self.queue.wakers()
+    }
+
+    /// The numbers of this moment.
     pub(crate) fn stats(&self, now: Instant) -> Stats {
+        let Tally { lent, reused } = self.roster.uncounted();
+        let seen = self.stats_seen(now);
+        Stats {
+            lent_total: seen.lent_total + lent,
+            reused_total: seen.reused_total + reused,
+            ..seen
+        }
+    }
+
+    /// The same, but for loans out of sight of connections that have not come back. It looks at no
+    /// connection.
+    pub(crate) fn stats_seen(&self, now: Instant) -> Stats {
         Stats {
             max_open: self.config.max_open,
             idle: self.idle.len(),

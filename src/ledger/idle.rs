@@ -42,7 +42,7 @@ impl Aging {
 
     /// When a connection has to end; `None` is never.
     pub(super) fn ends_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
-        moment(entry.opened_at, self.lifetime(entry)?)
+        moment(entry.opened_at(), self.lifetime(entry)?)
     }
 
     pub(super) fn has_ended<C>(&self, entry: &Entry<C>, now: Instant) -> bool {
@@ -58,13 +58,13 @@ impl Aging {
     fn leaves_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
         let lifetime = self.lifetime(entry)?;
         let lead = self.lead?.min(lifetime / LEAD_SHARE);
-        moment(entry.opened_at, lifetime - lead)
+        moment(entry.opened_at(), lifetime - lead)
     }
 
     /// When it is to be checked, if it still rests then.
     fn check_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
         let early = entry.share.of(self.check_every / CHECK_SPREAD);
-        moment(entry.proven_at, self.check_every.checked_sub(early)?)
+        moment(entry.proven_at.into(), self.check_every.checked_sub(early)?)
             .filter(|_| self.check_every < Duration::MAX)
     }
 

@@ -28,9 +28,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Whether a connection may be lent without a check.
     pub(super) fn is_proven(&self, entry: &Entry<C>, now: Instant) -> bool {
-        let unproven_for = now.saturating_duration_since(entry.proven_at);
-        unproven_for <= self.config.check_after
-            && self.doubted_at.is_none_or(|doubted_at| entry.proven_at >= doubted_at)
+        let proven_at = entry.proven_at.into();
+        now.saturating_duration_since(proven_at) <= self.config.check_after
+            && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
 
     pub(super) fn aging(&self) -> Aging {
@@ -52,7 +52,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// When the coldest connection will have rested for too long; `None` if it may go on.
     fn next_idled_out(&self) -> Option<Instant> {
         let coldest = self.idle.coldest().filter(|_| self.idle.len() > self.config.min_idle())?;
-        moment(coldest.idle_since, self.config.max_idle_time)
+        moment(coldest.idle_since.into(), self.config.max_idle_time)
     }
 
     /// Dials for `min_idle`, which counts what is on its way to rest and not what is about to end.

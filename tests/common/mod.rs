@@ -60,6 +60,12 @@ pub fn failed_dial(error: &GetError<Refused>) -> Option<u32> {
     error.dial_error().map(|refused| refused.0)
 }
 
+/// A guard whose connection has been used, and so is reset when it comes back.
+pub fn used<D: Dialer, P: Borrow<Pool<D>>>(guard: Guard<D, P>) -> Guard<D, P> {
+    let _connection: &D::Connection = &guard;
+    guard
+}
+
 /// Panics without a message on the test's output, where a panic is no news.
 pub fn panic_quietly() -> ! {
     panic::resume_unwind(Box::new("as the script says"))

@@ -1258,7 +1258,7 @@ impl World {
         let lent = self.connection(entry.connection);
         assert_eq!(lent.place, Place::Granted, "nobody else holds it");
         lent.place = Place::Lent;
-        assert_eq!(entry.reused, lent.reused);
+        assert_eq!(entry.is_reused(), lent.reused);
         let Party { ticket: own, state, .. } = &mut self.parties[party];
         (*own, *state) = (Some(ticket), State::Holding(entry));
     }
