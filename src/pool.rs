@@ -609,6 +609,7 @@ pub struct Guard<D: Dialer, P: Borrow<Pool<D>>> {
 }
 
 impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
+    #[inline]
     fn new(pool: P, entry: Entry<D::Connection>) -> Self {
         let (was_panicking, was_touched) = (thread::panicking(), AtomicBool::new(false));
         Self { entry: Some(entry), pool, was_panicking, was_touched }
@@ -666,6 +667,12 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
         guard.entry().is_reused()
     }
 
+    /// Whether the panic that is under way is a sign of a broken borrow.
+    #[cold]
+    fn is_suspect(&self) -> bool {
+        !self.was_panicking && self.shell().knobs().retire_on_panic()
+    }
+
     fn shell(&self) -> &Arc<Shell<D>> {
         &self.pool.borrow().handle.shell
     }
@@ -674,6 +681,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
         self.entry.take().expect("a guard holds its connection until it is taken apart")
     }
 
+    #[inline]
     fn entry(&self) -> &Entry<D::Connection> {
         self.entry.as_ref().expect("a guard holds its connection until it is taken apart")
     }
@@ -682,6 +690,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
 impl<D: Dialer, P: Borrow<Pool<D>>> Deref for Guard<D, P> {
     type Target = D::Connection;
 
+    #[inline]
     fn deref(&self) -> &D::Connection {
         self.was_touched.store(true, Ordering::Relaxed);
         &self.entry().connection
@@ -689,6 +698,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Deref for Guard<D, P> {
 }
 
 impl<D: Dialer, P: Borrow<Pool<D>>> DerefMut for Guard<D, P> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut D::Connection {
         *self.was_touched.get_mut() = true;
         let entry = self.entry.as_mut();
@@ -700,8 +710,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
     #[inline]
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
-        let is_suspect = thread::panicking() && !self.was_panicking;
-        if is_suspect && self.shell().knobs().retire_on_panic() {
+        if thread::panicking() && self.is_suspect() {
             self.shell().discard(entry, CloseReason::Panicked);
         } else {
             let was_touched = *self.was_touched.get_mut();

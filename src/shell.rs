@@ -313,8 +313,7 @@ impl<D: Dialer> Shell<D> {
         let (now, since) = (CoarseInstant::now(), CoarseInstant(entry.record().since()));
         // Nearly every loan ends within a tick of that clock: see `Timings`.
         if now.is_a_tick_after(since) || self.watch.is_kept() {
-            let held = self.end_loan(&entry, now);
-            self.tell(|| Event::Returned { held });
+            self.note_return(&entry, now);
         }
         let connection = &mut entry.connection;
         if !self.is_sound(connection) {
@@ -355,9 +354,14 @@ impl<D: Dialer> Shell<D> {
     /// A borrower is done with a connection that is of no more use.
     #[cold]
     pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
-        let held = self.end_loan(&entry, CoarseInstant::now());
-        self.tell(|| Event::Returned { held });
+        self.note_return(&entry, CoarseInstant::now());
         self.retire(entry, reason);
+    }
+
+    #[cold]
+    fn note_return(&self, entry: &Lent<D>, now: CoarseInstant) {
+        let held = self.end_loan(entry, now);
+        self.tell(|| Event::Returned { held });
     }
 
     /// Notes for how long a connection was lent, and tells.
