@@ -15,8 +15,9 @@ use super::entry::Entry;
 use super::errands::Sponsor;
 use super::idle::Aging;
 
-/// The least time between two upkeeps, however short the limits.
-const UPKEEP_LEAST: Duration = Duration::from_millis(100);
+/// The least time between two upkeeps, and between two checks of a connection at rest, however short
+/// the limits.
+pub(super) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The time has come that an effect's `alarm` named.
@@ -110,7 +111,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let fill = self.next_fill().filter(|_| is_missing);
         // What is in use may come to rest out of sight.
         let unseen = if self.in_use > 0 { moment(now, self.shortest_limit()) } else { None };
-        let due = [self.idle.due(), self.next_idled_out(), fill, unseen];
+        // Errands that nobody may wait for, and that hold up the next when they hang.
+        let is_own = self.config.min_idle() > 0 || self.aside.keep_alives() > 0;
+        let errand = if is_own { self.next_due() } else { None };
+        let due = [self.idle.due(), self.next_idled_out(), fill, unseen, errand];
         let Some(due) = due.into_iter().flatten().min() else { return };
         let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
         let due = least.map_or(due, |least| due.max(least)).max(now);
