@@ -77,7 +77,9 @@ impl<D: Dialer> Drop for Handle<D> {
 
 impl<D: Dialer> Pool<D> {
     pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>) -> Self {
-        Self { handle: Arc::new(Handle { shell: Shell::new(dialer, config, watch) }) }
+        let shell = Shell::new(dialer, config, watch);
+        shell.begin();
+        Self { handle: Arc::new(Handle { shell }) }
     }
 
     pub(crate) fn change(

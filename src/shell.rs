@@ -77,6 +77,11 @@ impl<D: Dialer> Shell<D> {
         })
     }
 
+    /// Has what is to rest from the start dialed for.
+    pub(crate) fn begin(self: &Arc<Self>) {
+        self.event(Ledger::look);
+    }
+
     pub(crate) fn knobs(&self) -> &Knobs {
         &self.knobs
     }

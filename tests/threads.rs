@@ -1,4 +1,5 @@
-//! No threads until needed, and none left behind.
+//! No threads until needed, and none left behind. Of the one that wakes pools whose connections age,
+//! `maintenance.rs` tells.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -37,7 +38,8 @@ fn workers() -> BTreeSet<String> {
 #[test]
 fn a_pool_has_no_thread_before_its_first_dial() {
     let _alone = alone();
-    let (pool, _server) = pool(|b| b.max_open(4));
+    let (pool, _server) =
+        pool(|b| b.max_open(4).max_lifetime(Duration::MAX).max_idle_time(Duration::MAX));
     assert!(pool.try_get().is_err());
     assert!(pool.get_timeout(Duration::ZERO).is_err());
     pool.flush();
@@ -90,7 +92,10 @@ fn close_leaves_no_thread_without_work() {
 #[test]
 fn a_busy_thread_ends_with_its_work() {
     let _alone = alone();
-    let (pool, server) = pool_that(|b| b.close(true), |b| b.max_open(2));
+    let (pool, server) = pool_that(
+        |b| b.close(true),
+        |b| b.max_open(2).max_lifetime(Duration::MAX).max_idle_time(Duration::MAX),
+    );
     drop(pool.get().unwrap());
     let [dial, close] = [Gate::new(), Gate::new()];
     server.on_dial([dial.then(Act::Succeed)]);

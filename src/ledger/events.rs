@@ -241,7 +241,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
-    /// in use from now on. Comes with the time for which it has proved nothing.
+    /// in use from now on. Comes with the time for which it has rested: a check is no use of it.
     ///
     /// Not one that must be checked, nor one whose loan should begin a dial for `min_idle`.
     pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
@@ -252,7 +252,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
         (entry.just_dialed, entry.came_back) = (false, false);
-        let rested = now.saturating_duration_since(entry.proven_at.into());
+        let rested = now.saturating_duration_since(entry.idle_since.into());
         Some((entry, rested))
     }
 

@@ -15,8 +15,9 @@ use super::entry::Entry;
 use super::errands::Sponsor;
 use super::idle::Aging;
 
-/// The least time between two upkeeps, however short the limits.
-const UPKEEP_LEAST: Duration = Duration::from_millis(100);
+/// The least time between two upkeeps, and between two checks of a connection at rest, however short
+/// the limits.
+pub(super) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The time has come that an effect's `alarm` named.
