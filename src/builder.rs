@@ -195,6 +195,17 @@ impl<T> Settings<T> {
         self.change(move |config| config.check_idle_every = check_idle_every)
     }
 
+    /// How long a connection may be held before its holder is told of as a leak.
+    ///
+    /// The observer is told by [`Event::Leaked`](crate::Event::Leaked), once for each loan, with the
+    /// line that asked for the connection; [`Stats::leaked_total`](crate::Stats) counts them. It is
+    /// noticed within as long again, and nothing is done about it: the borrower may have its
+    /// reasons. More than zero; defaults to `Duration::MAX`, which is off: how long is too long only
+    /// the program knows. [`Pool::holders`] tells at any time who has a connection.
+    pub fn leak_after(self, leak_after: Duration) -> Self {
+        self.change(move |config| config.leak_after = leak_after)
+    }
+
     /// What becomes of a caller whose own dial has failed.
     ///
     /// Defaults to [`OnDialFailure::AwaitReturn`]: it is told at once, unless a connection in use may

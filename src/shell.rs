@@ -664,7 +664,12 @@ impl<D: Dialer> Shell<D> {
                 let now = now();
                 self.books().closed(id, now)
             }
-            Errand::Upkeep(orders) => orders,
+            Errand::Upkeep(orders, leaks) => {
+                for holder in Holder::all(leaks) {
+                    self.tell(|| Event::Leaked { holder: &holder });
+                }
+                orders
+            }
         }
     }
 
@@ -981,8 +986,8 @@ enum Errand<D: Dialer> {
     Dial(DialOrder),
     Aside(AsideOrder<Connection<D>>),
     Close(CloseOrder<Connection<D>>),
-    /// All that an upkeep has led to.
-    Upkeep(Orders<D>),
+    /// All that an upkeep has led to, and the leaks that it has found.
+    Upkeep(Orders<D>, Vec<Loan>),
 }
 
 /// An errand on its way to a worker.
@@ -994,10 +999,16 @@ struct Assignment<D: Dialer> {
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
         let now = now();
-        let orders = self.books().upkeep(now);
-        // The thread that this runs on is that of all pools: no dialer may hold it up.
-        let left = if orders.may_call_out() {
-            self.on_worker(Errand::Upkeep(orders))
+        let (orders, leaks) = {
+            let mut ledger = self.books();
+            let orders = ledger.upkeep(now);
+            let leak_after = ledger.config().leak_after;
+            (orders, ledger.take_leaks(CoarseInstant::now().before(leak_after).0))
+        };
+        // The thread that this runs on is that of all pools: no dialer may hold it up, nor may an
+        // observer.
+        let left = if orders.may_call_out() || !leaks.is_empty() {
+            self.on_worker(Errand::Upkeep(orders, leaks))
         } else {
             Some(orders)
         };

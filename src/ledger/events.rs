@@ -457,6 +457,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.totals.panics_total += 1;
     }
 
+    /// The loans that began before `limit`, by the clock that they bear, and that are not counted as
+    /// leaks yet.
+    pub(crate) fn take_leaks(&mut self, limit: u64) -> Vec<Loan> {
+        let leaks = self.roster.take_overlong(limit);
+        self.totals.leaked_total += leaks.len() as u64;
+        leaks
+    }
+
     /// The connections in callers' hands.
     pub(crate) fn loans(&self) -> Vec<Loan> {
         self.roster.loans()

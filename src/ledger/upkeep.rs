@@ -128,7 +128,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     fn shortest_limit(&self) -> Duration {
-        let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
-        max_lifetime.min(max_idle_time).min(check_idle_every)
+        let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = self.config;
+        max_lifetime.min(max_idle_time).min(check_idle_every).min(leak_after)
     }
 }
