@@ -13,6 +13,9 @@ use super::errands::Sponsor;
 use super::queue::Waiter;
 use super::{Ledger, Overdue, Refusal, Request, Verdict};
 
+/// By how much a return out of sight may seem later than it was: the tick of the slowest kernel's timer.
+const TICK: Duration = Duration::from_millis(10);
+
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
 
@@ -276,7 +279,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
         let returned_at = now.checked_sub(rested).filter(|_| entry.unseen.lent > 0);
         if let Some(returned_at) = returned_at {
-            (entry.proven_at, entry.idle_since) = (returned_at, returned_at);
+            entry.idle_since = returned_at;
+            // Rather too early than after a doubt that it came before.
+            entry.proven_at = returned_at.checked_sub(TICK).unwrap_or(returned_at);
         }
         if self.closed || entry.epoch != self.epoch {
             // It was put down behind the back of a change.
