@@ -14,6 +14,9 @@ use super::queue::Waiter;
 use super::roster::Tally;
 use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Verdict};
 
+/// By how much a return out of sight may seem later than it was: the tick of the slowest kernel's timer.
+const TICK: Duration = Duration::from_millis(10);
+
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
 
@@ -271,7 +274,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
         let returned_at = now.checked_sub(rested).filter(|_| entry.came_back);
         if let Some(returned_at) = returned_at {
-            (entry.proven_at, entry.idle_since) = (returned_at.into(), returned_at.into());
+            entry.idle_since = returned_at.into();
+            // Rather too early than after a doubt that it came before.
+            entry.proven_at = returned_at.checked_sub(TICK).unwrap_or(returned_at).into();
         }
         if self.closed || entry.epoch != self.epoch {
             // It was put down behind the back of a change.
