@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_rest, await_that,
-    await_waiting, pool, pool_that,
+    await_waiting, pool, pool_that, used,
 };
 use latebind::{GetError, OwnedConnection, Pool, PooledConnection};
 
@@ -316,7 +316,7 @@ fn whatever_a_call_about_a_connection_does_its_slot_is_free_in_the_end() {
             );
             thread::scope(|scope| {
                 let caller = scope.spawn(|| {
-                    let guard = pool.get_timeout(LONG).unwrap();
+                    let guard = used(pool.get_timeout(LONG).unwrap());
                     if call == "close" {
                         PooledConnection::discard(guard);
                     }

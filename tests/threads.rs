@@ -22,7 +22,7 @@ fn alone() -> MutexGuard<'static, ()> {
     alone
 }
 
-/// The ids of the threads of any pool.
+/// The ids of the threads of any pool, without the one that wakes them all.
 fn workers() -> BTreeSet<String> {
     let tasks = fs::read_dir("/proc/self/task").expect("Linux lists a process's threads");
     tasks
@@ -30,7 +30,7 @@ fn workers() -> BTreeSet<String> {
             let task = task.ok()?;
             let name = fs::read_to_string(task.path().join("comm")).ok()?; // Gone meanwhile.
             let id = task.file_name().into_string().ok()?;
-            name.starts_with("latebind-").then_some(id)
+            (name.starts_with("latebind-") && name.trim() != "latebind-upkeep").then_some(id)
         })
         .collect()
 }
