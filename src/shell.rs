@@ -596,10 +596,16 @@ impl<D: Dialer> Shell<D> {
 
     #[cold]
     fn order_upkeep(self: &Arc<Self>, due: Instant) {
-        maintenance::wake_at(due, self.weak());
-        // The pool may have been closed since the order was given. To read that, nothing need be
+        let is_taken = maintenance::wake_at(due, self.weak());
+        // The pool may have been closed since the order was given. To see to that, nothing need be
         // swept in, and nothing that is swept in may be left without an event.
-        if self.ledger.lock().is_closed() {
+        let mut ledger = self.ledger.lock();
+        if !is_taken {
+            ledger.alarm_refused();
+        }
+        let is_closed = ledger.is_closed();
+        drop(ledger);
+        if is_closed {
             maintenance::forget(&self.weak());
         }
     }

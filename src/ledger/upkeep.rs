@@ -27,6 +27,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |_, _| {})
     }
 
+    /// Nobody has taken the order for `upkeep`: it is given again at the next event.
+    pub(crate) fn alarm_refused(&mut self) {
+        self.alarm = None;
+    }
+
     /// Whether a connection may be lent without a check.
     pub(super) fn is_proven(&self, entry: &Entry<C>, now: Instant) -> bool {
         let proven_at = entry.proven_at.into();
@@ -118,10 +123,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let due = [self.idle.due(), self.next_idled_out(), fill, errand, unseen];
         let Some(due) = due.into_iter().flatten().min() else { return };
         let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
-        let due = least.map_or(due, |least| due.max(least)).max(now);
-        // One that is long due was ordered of a system without a thread to spare.
-        let is_lost = |alarm| now.saturating_duration_since(alarm) >= UPKEEP_LEAST;
-        if self.alarm.is_none_or(|alarm| due < alarm || is_lost(alarm)) {
+        let due = least.map_or(due, |least| due.max(least));
+        if self.alarm.is_none_or(|alarm| due < alarm) {
             self.alarm = Some(due);
             effects.alarm = Some(due);
         }
