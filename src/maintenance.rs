@@ -43,8 +43,8 @@ struct Worker {
 /// Has `pool` woken at `due` or a little later, or at the time that it named before if that is
 /// sooner: of two threads that ask, the one that names the later time may come last.
 ///
-/// Not at all if the system has no thread to spare.
-pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) {
+/// Says whether that will be: the system may have no thread to spare.
+pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) -> bool {
     let mut rota = ROTA.lock();
     match rota.alarms.iter_mut().find(|alarm| alarm.pool.ptr_eq(&pool)) {
         Some(alarm) => alarm.due = alarm.due.min(due),
@@ -52,12 +52,13 @@ pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) {
     }
     if rota.worker.is_some() {
         CHANGED.notify_all();
-        return;
+        return true;
     }
     rota.next_worker += 1;
     let number = rota.next_worker;
     let spawned = spawn("latebind-upkeep".to_owned(), move || work(number));
     rota.worker = spawned.ok().map(|thread| Worker { number, thread, is_at_work: false });
+    rota.worker.is_some()
 }
 
 /// Wakes `pool` no more. If no other pool asks for it, the thread has ended when this returns,

@@ -77,7 +77,9 @@ impl<D: Dialer> Drop for Handle<D> {
 
 impl<D: Dialer> Pool<D> {
     pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>) -> Self {
-        Self { handle: Arc::new(Handle { shell: Shell::new(dialer, config, watch) }) }
+        let shell = Shell::new(dialer, config, watch);
+        shell.begin();
+        Self { handle: Arc::new(Handle { shell }) }
     }
 
     pub(crate) fn change(
@@ -498,13 +500,15 @@ impl<D: Dialer> Pool<D> {
     /// let connection = pool.get()?;
     /// let drained = pool.drain(Instant::now() + Duration::from_millis(10));
     /// assert_eq!(drained.in_use, 1);
+    /// println!("{}", drained.holders[0]); // held for 12.0ms by thread "main" since src/main.rs:8:23
     /// drop(connection);
     /// assert!(pool.drain(Instant::now() + Duration::from_secs(5)).is_complete());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drain(&self, deadline: Instant) -> Drained {
         let Stats { in_use, dialing, closing, .. } = self.handle.shell.drain(Some(deadline));
-        Drained { in_use, dialing, closing }
+        let holders = if in_use > 0 { self.holders() } else { Vec::new() };
+        Drained { in_use, dialing, closing, holders }
     }
 
     /// [Closes](Self::close) the pool, and aborts the connections in use as far as its dialer gave
@@ -556,8 +560,8 @@ impl<D: Dialer> fmt::Debug for Pool<D> {
     }
 }
 
-/// What was still open when [`Pool::drain`] returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was still open when [`Pool::drain`] returned, and who held it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use = "it says whether anything is still open"]
 pub struct Drained {
@@ -567,6 +571,8 @@ pub struct Drained {
     pub dialing: u32,
     /// Connections whose close has not returned.
     pub closing: u32,
+    /// Who has those in use, longest first. One that is being checked or reset has no holder.
+    pub holders: Vec<Holder>,
 }
 
 impl Drained {

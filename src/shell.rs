@@ -77,6 +77,11 @@ impl<D: Dialer> Shell<D> {
         })
     }
 
+    /// Has what is to rest from the start dialed for.
+    pub(crate) fn begin(self: &Arc<Self>) {
+        self.event(Ledger::look);
+    }
+
     pub(crate) fn knobs(&self) -> &Knobs {
         &self.knobs
     }
@@ -595,10 +600,16 @@ impl<D: Dialer> Shell<D> {
 
     #[cold]
     fn order_upkeep(self: &Arc<Self>, due: Instant) {
-        maintenance::wake_at(due, self.weak());
-        // The pool may have been closed since the order was given. To read that, nothing need be
+        let is_taken = maintenance::wake_at(due, self.weak());
+        // The pool may have been closed since the order was given. To see to that, nothing need be
         // swept in, and nothing that is swept in may be left without an event.
-        if self.ledger.lock().is_closed() {
+        let mut ledger = self.ledger.lock();
+        if !is_taken {
+            ledger.alarm_refused();
+        }
+        let is_closed = ledger.is_closed();
+        drop(ledger);
+        if is_closed {
             maintenance::forget(&self.weak());
         }
     }
@@ -663,7 +674,12 @@ impl<D: Dialer> Shell<D> {
                 let now = now();
                 self.books().closed(id, now)
             }
-            Errand::Upkeep(orders) => orders,
+            Errand::Upkeep(orders, leaks) => {
+                for holder in Holder::all(leaks) {
+                    self.tell(|| Event::Leaked { holder: &holder });
+                }
+                orders
+            }
         }
     }
 
@@ -980,8 +996,8 @@ enum Errand<D: Dialer> {
     Dial(DialOrder),
     Aside(AsideOrder<Connection<D>>),
     Close(CloseOrder<Connection<D>>),
-    /// All that an upkeep has led to.
-    Upkeep(Orders<D>),
+    /// All that an upkeep has led to, and the leaks that it has found.
+    Upkeep(Orders<D>, Vec<Loan>),
 }
 
 /// An errand on its way to a worker.
@@ -993,10 +1009,16 @@ struct Assignment<D: Dialer> {
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
         let now = now();
-        let orders = self.books().upkeep(now);
-        // The thread that this runs on is that of all pools: no dialer may hold it up.
-        let left = if orders.may_call_out() {
-            self.on_worker(Errand::Upkeep(orders))
+        let (orders, leaks) = {
+            let mut ledger = self.books();
+            let orders = ledger.upkeep(now);
+            let leak_after = ledger.config().leak_after;
+            (orders, ledger.take_leaks(CoarseInstant::now().before(leak_after).0))
+        };
+        // The thread that this runs on is that of all pools: no dialer may hold it up, nor may an
+        // observer.
+        let left = if orders.may_call_out() || !leaks.is_empty() {
+            self.on_worker(Errand::Upkeep(orders, leaks))
         } else {
             Some(orders)
         };

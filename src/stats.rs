@@ -76,6 +76,8 @@ pub struct Stats {
     pub surplus_total: u64,
     /// Connections taken out of the pool by their borrowers, to keep.
     pub detached_total: u64,
+    /// Loans that lasted longer than `leak_after`, each once.
+    pub leaked_total: u64,
     /// Slots freed although the dialer's `close` had not returned within `close_timeout`.
     pub close_timeouts_total: u64,
     /// Panics of the dialer that the pool caught.

@@ -4,8 +4,8 @@ mod common;
 
 use std::convert::Infallible;
 use std::panic::Location;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,9 @@ use common::{
     Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, panic_quietly, pool,
     pool_that, used,
 };
-use latebind::{Blocking, Dialer, GetError, Holders, OwnedConnection, Pool, PooledConnection};
+use latebind::{
+    Blocking, Dialer, Event, GetError, Holders, OwnedConnection, Pool, PooledConnection,
+};
 
 /// The line that calls this.
 #[track_caller]
@@ -507,4 +509,52 @@ fn holders_may_be_asked_for_at_any_time() {
     });
     assert_eq!(pool.holders(), []);
     assert_eq!(await_rest(&pool, &server).lent_total, 2_000);
+}
+
+// ---- Leaks -------------------------------------------------------------------------------------
+
+/// Whoever holds a connection for too long is told of once, with the line that asked for it.
+#[test]
+fn a_loan_that_lasts_too_long_is_told_of_once() {
+    let leaks = Arc::new(Mutex::new(Vec::new()));
+    let (pool, server) = pool(|builder| {
+        let leaks = Arc::clone(&leaks);
+        builder.max_open(2).leak_after(SHORT).observer(move |event: &Event<'_, _>| {
+            if let Event::Leaked { holder, .. } = event {
+                leaks.lock().unwrap().push((**holder).clone());
+            }
+        })
+    });
+    let told = || leaks.lock().unwrap().len();
+    let (held, line) = (pool.get().unwrap(), line!());
+    await_that("the leak is told of", || told() == 1);
+    let leak = leaks.lock().unwrap()[0].clone();
+    assert_eq!((leak.location.file(), leak.location.line()), (file!(), line));
+    assert_eq!(leak.thread, thread::current().id());
+    assert!(leak.held >= SHORT, "{leak}");
+
+    // Another that is told of later shows that time enough has passed for the first to be again.
+    let other = pool.get().unwrap();
+    await_that("the other leak is told of", || told() == 2);
+    assert_ne!(leaks.lock().unwrap()[1].location, leak.location);
+    drop((held, other));
+    let again = pool.get().unwrap();
+    await_that("another loan of it is another leak", || told() == 3);
+    assert_eq!(pool.stats().leaked_total, 3);
+    drop(again);
+    await_rest(&pool, &server);
+}
+
+/// SHUT-06: who is still out when a drain gives up, and where it asked.
+#[test]
+fn a_drain_that_gives_up_says_who_still_holds_what() {
+    let (pool, _server) = pool(|builder| builder.max_open(2));
+    let (first, line) = (pool.get_owned().unwrap(), line!());
+    let second = pool.get_owned().unwrap();
+    let drained = pool.drain(Instant::now());
+    assert_eq!((drained.in_use, drained.holders.len()), (2, 2));
+    assert_eq!(drained.holders[0].location.line(), line, "longest first");
+    drop((first, second));
+    let drained = pool.drain(Instant::now() + LONG);
+    assert!(drained.is_complete() && drained.holders.is_empty());
 }

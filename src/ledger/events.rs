@@ -14,6 +14,9 @@ use super::queue::Waiter;
 use super::roster::Tally;
 use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Verdict};
 
+/// By how much a return out of sight may seem later than it was: the tick of the slowest kernel's timer.
+const TICK: Duration = Duration::from_millis(10);
+
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
 
@@ -241,7 +244,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
-    /// in use from now on. Comes with the time for which it has proved nothing.
+    /// in use from now on. Comes with the time for which it has rested: a check is no use of it.
     ///
     /// Not one that must be checked, nor one whose loan should begin a dial for `min_idle`.
     pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
@@ -252,7 +255,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
         (entry.just_dialed, entry.came_back) = (false, false);
-        let rested = now.saturating_duration_since(entry.proven_at.into());
+        let rested = now.saturating_duration_since(entry.idle_since.into());
         Some((entry, rested))
     }
 
@@ -271,7 +274,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
         let returned_at = now.checked_sub(rested).filter(|_| entry.came_back);
         if let Some(returned_at) = returned_at {
-            (entry.proven_at, entry.idle_since) = (returned_at.into(), returned_at.into());
+            entry.idle_since = returned_at.into();
+            // Rather too early than after a doubt that it came before.
+            entry.proven_at = returned_at.checked_sub(TICK).unwrap_or(returned_at).into();
         }
         if self.closed || entry.epoch != self.epoch {
             // It was put down behind the back of a change.
@@ -455,6 +460,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// User code has panicked, and the pool has caught it.
     pub(crate) fn note_panic(&mut self) {
         self.totals.panics_total += 1;
+    }
+
+    /// The loans that began before `limit`, by the clock that they bear, and that are not counted as
+    /// leaks yet.
+    pub(crate) fn take_leaks(&mut self, limit: u64) -> Vec<Loan> {
+        let leaks = self.roster.take_overlong(limit);
+        self.totals.leaked_total += leaks.len() as u64;
+        leaks
     }
 
     /// The connections in callers' hands.

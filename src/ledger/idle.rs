@@ -7,6 +7,7 @@ use crate::config::{Config, moment};
 
 use super::entry::Entry;
 use super::queue::count;
+use super::upkeep::UPKEEP_LEAST;
 
 /// A connection is replaced before it has to end, by this or by two dials, whichever is longer.
 const LEAD_LEAST: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ impl Aging {
         Self {
             max_lifetime: config.max_lifetime,
             lifetime_jitter: config.lifetime_jitter.unwrap_or(tenth).min(config.max_lifetime),
-            check_every: config.check_idle_every,
+            check_every: config.check_idle_every.max(UPKEEP_LEAST),
             lead: (config.min_idle() > 0).then_some(two_dials.max(LEAD_LEAST)),
         }
     }

@@ -33,6 +33,8 @@ pub(crate) struct Record {
     loans: AtomicCell<u64>,
     /// How many of them are in the ledger's totals. Written under its lock.
     counted: AtomicCell<u64>,
+    /// Which loan was last found to last too long. Written under the ledger's lock.
+    overlong: AtomicCell<u64>,
     since: AtomicCell<u64>,
     thread: AtomicCell<Option<ThreadId>>,
     /// `None`: nobody holds the connection.
@@ -108,6 +110,7 @@ impl Record {
     fn begin(&self, opened_at: Stamp) {
         self.loans.store(0);
         self.counted.store(0);
+        self.overlong.store(0);
         self.opened_at.store(opened_at);
     }
 
@@ -172,6 +175,17 @@ impl Roster {
     /// The connections in somebody's hands.
     pub(super) fn loans(&self) -> Vec<Loan> {
         self.records().filter_map(Record::loan).collect()
+    }
+
+    /// The loans that began before `limit` and were not found here before.
+    pub(super) fn take_overlong(&self, limit: u64) -> Vec<Loan> {
+        let take = |record: &Record| {
+            let (number, loan) = (record.loans(), record.loan()?);
+            let is_news = loan.since < limit && record.overlong.load() != number;
+            is_news.then(|| record.overlong.store(number))?;
+            Some(loan)
+        };
+        self.records().filter_map(take).collect()
     }
 
     fn records(&self) -> impl Iterator<Item = &Record> {

@@ -15,8 +15,9 @@ use super::entry::Entry;
 use super::errands::Sponsor;
 use super::idle::Aging;
 
-/// The least time between two upkeeps, however short the limits.
-const UPKEEP_LEAST: Duration = Duration::from_millis(100);
+/// The least time between two upkeeps, and between two checks of a connection at rest, however short
+/// the limits.
+pub(super) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The time has come that an effect's `alarm` named.
@@ -24,6 +25,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.alarm = None;
         self.upkept_at = Some(now);
         self.settled(now, |_, _| {})
+    }
+
+    /// Nobody has taken the order for `upkeep`: it is given again at the next event.
+    pub(crate) fn alarm_refused(&mut self) {
+        self.alarm = None;
     }
 
     /// Whether a connection may be lent without a check.
@@ -117,17 +123,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let due = [self.idle.due(), self.next_idled_out(), fill, errand, unseen];
         let Some(due) = due.into_iter().flatten().min() else { return };
         let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
-        let due = least.map_or(due, |least| due.max(least)).max(now);
-        // One that is long due was ordered of a system without a thread to spare.
-        let is_lost = |alarm| now.saturating_duration_since(alarm) >= UPKEEP_LEAST;
-        if self.alarm.is_none_or(|alarm| due < alarm || is_lost(alarm)) {
+        let due = least.map_or(due, |least| due.max(least));
+        if self.alarm.is_none_or(|alarm| due < alarm) {
             self.alarm = Some(due);
             effects.alarm = Some(due);
         }
     }
 
     fn shortest_limit(&self) -> Duration {
-        let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
-        max_lifetime.min(max_idle_time).min(check_idle_every)
+        let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = self.config;
+        max_lifetime.min(max_idle_time).min(check_idle_every).min(leak_after)
     }
 }

@@ -178,6 +178,8 @@ pub struct Server {
     pub broken_script: Mutex<VecDeque<Act>>,
     /// What every dial does for which the script has nothing.
     pub refuses: AtomicBool,
+    /// No check of a connection from this dial or an earlier one succeeds.
+    pub last_dead: AtomicU32,
 }
 
 impl Server {
@@ -328,9 +330,10 @@ impl Dialer for Scripted {
         !Server::act(&self.server.broken_script, true) || connection.is_broken
     }
 
-    fn check(&self, _connection: &mut Connection, _deadline: Instant) -> Result<(), Refused> {
+    fn check(&self, connection: &mut Connection, _deadline: Instant) -> Result<(), Refused> {
         self.server.checks.fetch_add(1, SeqCst);
-        if Server::act(&self.server.check_script, true) { Ok(()) } else { Err(Refused(0)) }
+        let is_alive = connection.id > self.server.last_dead.load(SeqCst);
+        if Server::act(&self.server.check_script, is_alive) { Ok(()) } else { Err(Refused(0)) }
     }
 
     fn reset(&self, _connection: &mut Connection) -> Result<(), Refused> {

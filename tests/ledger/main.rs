@@ -20,4 +20,5 @@ mod desk;
 mod history;
 mod outages;
 mod promises;
+mod soak;
 mod world;

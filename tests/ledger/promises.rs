@@ -297,14 +297,16 @@ fn nothing_remains_of_callers_who_leave_from_behind_a_patient_one() {
     let mut desk = Desk::new(1);
     let _held = desk.dial_and_get();
     let patient = desk.queue(1);
+    // Everything that the ledger keeps, in so many words.
+    let before = format!("{:?}", desk.ledger).len();
     for _ in 0..100_000 {
         let ticket = desk.queue_for(2, SECOND);
         desk.leave(ticket);
     }
     assert_eq!(desk.stats().waiting, 1);
     assert!(desk.ledger.collect(patient).is_none());
-    // Everything that the ledger keeps, in so many words.
-    assert!(format!("{:?}", desk.ledger).len() < 3_000, "{:?}", desk.ledger);
+    // Numbers have grown by some digits.
+    assert!(format!("{:?}", desk.ledger).len() < before + 100, "{:?}", desk.ledger);
 }
 
 /// CAN-06.

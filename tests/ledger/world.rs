@@ -872,7 +872,9 @@ impl World {
             self.alarm = Some(ordered);
         }
         if !self.closed {
-            if let Some(due) = self.next_by_time(now).map(|due| least.map_or(due, |l| due.max(l))) {
+            if let Some(due) = self.next_by_time(now) {
+                // Nobody is asked to come in the past, by whatever clock it was said.
+                let due = due.max(self.latest).max(least.unwrap_or(due));
                 let alarm = self.alarm;
                 assert!(
                     alarm.is_some_and(|alarm| alarm <= due),
@@ -1475,7 +1477,7 @@ impl World {
 
     /// Within the last tenth of the interval, so that not all are checked at once.
     fn check_at(&self, connection: &Connection) -> Option<Instant> {
-        let every = self.config.check_idle_every;
+        let every = self.config.check_idle_every.max(UPKEEP_LEAST);
         let after = every - connection.share.of(every / 10);
         moment(connection.proven_at, after).filter(|_| every < Duration::MAX)
     }
