@@ -545,6 +545,26 @@ fn a_loan_that_lasts_too_long_is_told_of_once() {
     await_rest(&pool, &server);
 }
 
+/// A checkout that takes no lock orders no upkeep: it is ordered already for what is idle.
+#[test]
+fn a_loan_that_the_ledger_never_saw_is_told_of_when_it_lasts_too_long() {
+    let told = Arc::new(AtomicU32::new(0));
+    let (pool, server) = pool(|builder| {
+        let told = Arc::clone(&told);
+        builder.max_open(1).leak_after(SHORT).observer(move |event: &Event<'_, _>| {
+            told.fetch_add(u32::from(matches!(event, Event::Leaked { .. })), SeqCst);
+        })
+    });
+    drop(pool.get().unwrap());
+    assert_eq!(pool.stats().idle, 1);
+    let until = Instant::now() + 20 * SHORT;
+    await_that("what was ordered while it was lent has come", || Instant::now() > until);
+    let held = pool.get().unwrap();
+    await_that("the leak is told of, though nobody calls the pool", || told.load(SeqCst) == 1);
+    drop(held);
+    await_rest(&pool, &server);
+}
+
 /// SHUT-06: who is still out when a drain gives up, and where it asked.
 #[test]
 fn a_drain_that_gives_up_says_who_still_holds_what() {

@@ -120,7 +120,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let errand = self.next_errand_due().filter(|_| is_held_up);
         // What is in use may come to rest out of sight.
         let unseen = if self.in_use > 0 { moment(now, self.shortest_limit()) } else { None };
-        let due = [self.idle.due(), self.next_idled_out(), fill, errand, unseen];
+        // And what is idle may be lent there, for too long.
+        let is_idle = !self.idle.is_empty();
+        let overlong = moment(now, self.config.leak_after).filter(|_| is_idle);
+        let due = [self.idle.due(), self.next_idled_out(), fill, errand, unseen, overlong];
         let Some(due) = due.into_iter().flatten().min() else { return };
         let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
         let due = least.map_or(due, |least| due.max(least));
