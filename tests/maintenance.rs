@@ -106,8 +106,10 @@ fn there_is_none_for_a_pool_without_a_limit_or_with_nothing_open() {
     assert!(idle.try_get().is_err());
     idle.flush();
     idle.resize(3).unwrap();
-    let (endless, _server) =
-        pool(|b| b.max_lifetime(Duration::MAX).max_idle_time(Duration::MAX).min_idle(1));
+    let (endless, _server) = pool(|b| {
+        let ageless = b.max_lifetime(Duration::MAX).max_idle_time(Duration::MAX);
+        ageless.dial_timeout(Duration::MAX).min_idle(1)
+    });
     drop(endless.get().unwrap());
     await_that("min_idle is there", || endless.stats().idle >= 1);
     assert!(threads().is_empty());

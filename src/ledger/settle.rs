@@ -56,7 +56,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             self.appoint_looker(now, effects);
             self.finish_warm_ups(effects);
-            while self.idle.len() > self.config.max_idle() {
+            // What is about to be handed to those who wait is no surplus.
+            while self.idle.len() > self.config.max_idle().saturating_add(self.queue.len()) {
                 let surplus = self.idle.take_surplus().expect("more are idle than max_idle");
                 self.begin_close(surplus, CloseReason::Surplus, now, effects);
             }
