@@ -280,6 +280,22 @@ fn a_changed_lifetime_reaches_what_is_open() {
     await_rest(&pool, &server);
 }
 
+/// LIFE-01, LIFE-04: what was lent without end and goes on being lent, by the way that takes no lock.
+#[test]
+fn a_changed_lifetime_reaches_what_is_lent_again_and_again() {
+    let (pool, server) = pool(|b| b.max_open(1).max_lifetime(Duration::MAX));
+    drop(pool.get().unwrap());
+    drop(pool.get().unwrap());
+    pool.reconfigure().max_lifetime(2 * BRIEF).apply().unwrap();
+    while server.dials() < 3 {
+        let asked = Instant::now();
+        let guard = pool.get().unwrap();
+        let age = age_at(asked, &guard);
+        assert!(age <= 2 * BRIEF + TICK, "lent at the age of {age:?}");
+    }
+    await_rest(&pool, &server);
+}
+
 // ---- min_idle -----------------------------------------------------------------------------------
 
 #[test]
