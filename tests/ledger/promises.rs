@@ -770,3 +770,24 @@ fn serve_everyone(config: Config, warm_up_to: u32) {
     assert!(stats.idle <= config.max_idle(), "{config:?}: {stats}");
     assert!(desk.opened <= warm_up_to.min(config.max_idle()) + CALLERS, "NO-DEMAND-NO-DIAL");
 }
+
+/// NO-STRANDED-WAITER: what a newcomer may have before the queue is no surplus while somebody waits.
+#[test]
+fn what_waits_for_a_hand_over_is_not_closed_as_one_too_many() {
+    let bypass = SECOND;
+    let config = Config { max_open: 2, max_idle: Some(0), ..ageless() };
+    let mut desk = Desk::with(config);
+    let (one, two) = (desk.dial_and_get(), desk.dial_and_get());
+    let orders = desk.ledger.reconfigure(Config { bypass, ..*desk.ledger.config() }, desk.now);
+    desk.lay_out(orders);
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    desk.give_back(one);
+    desk.give_back(two);
+    assert!(desk.closes.is_empty() && desk.stats().idle == 1);
+    let one = desk.granted(first);
+    desk.look();
+    let two = desk.granted(second);
+    desk.give_back(one);
+    desk.give_back(two);
+    assert_eq!((desk.closes.len(), desk.stats().idle), (2, 0), "nobody waits any more");
+}
