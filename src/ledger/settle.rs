@@ -56,8 +56,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             self.appoint_looker(now, effects);
             self.finish_warm_ups(effects);
-            // What is about to be handed to those who wait is no surplus.
-            while self.idle.len() > self.config.max_idle().saturating_add(self.queue.len()) {
+            // What newcomers may have before the queue is not surplus to those who wait.
+            let kept = self.config.max_idle().max(self.queue.len());
+            while self.idle.len() > kept {
                 let surplus = self.idle.take_surplus().expect("more are idle than max_idle");
                 self.begin_close(surplus, CloseReason::Surplus, now, effects);
             }

@@ -773,20 +773,23 @@ fn serve_everyone(config: Config, warm_up_to: u32) {
     assert!(desk.opened <= warm_up_to.min(config.max_idle()) + CALLERS, "NO-DEMAND-NO-DIAL");
 }
 
-/// BOUNDED-BYPASS lets a connection lie for a moment although somebody waits: that one is not closed
-/// for want of room to rest.
+/// NO-STRANDED-WAITER: what a newcomer may have before the queue is no surplus while somebody waits.
 #[test]
-fn what_is_about_to_be_handed_over_is_no_surplus() {
-    let mut desk = Desk::with(Config { max_open: 2, max_idle: Some(0), ..ageless() });
-    let passing = Config { bypass: SECOND, ..*desk.ledger.config() };
-    let (one, other) = (desk.dial_and_get(), desk.dial_and_get());
-    let orders = desk.ledger.reconfigure(passing, desk.now);
+fn what_waits_for_a_hand_over_is_not_closed_as_one_too_many() {
+    let bypass = SECOND;
+    let config = Config { max_open: 2, max_idle: Some(0), ..ageless() };
+    let mut desk = Desk::with(config);
+    let (one, two) = (desk.dial_and_get(), desk.dial_and_get());
+    let orders = desk.ledger.reconfigure(Config { bypass, ..*desk.ledger.config() }, desk.now);
     desk.lay_out(orders);
     let (first, second) = (desk.queue(1), desk.queue(2));
     desk.give_back(one);
-    desk.give_back(other);
-    assert!(desk.closes.is_empty(), "the first has not woken, and the second is next");
-    drop(desk.granted(first));
+    desk.give_back(two);
+    assert!(desk.closes.is_empty() && desk.stats().idle == 1);
+    let one = desk.granted(first);
     desk.look();
-    assert_eq!(desk.granted(second).connection, 2);
+    let two = desk.granted(second);
+    desk.give_back(one);
+    desk.give_back(two);
+    assert_eq!((desk.closes.len(), desk.stats().idle), (2, 0), "nobody waits any more");
 }

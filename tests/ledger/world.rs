@@ -995,7 +995,7 @@ impl World {
                 self.fail_hopeless();
             }
             self.finish_warm_ups();
-            while self.idle.len() > self.config.max_idle() as usize + self.queue.len() {
+            while self.idle.len() > self.queue.len().max(self.config.max_idle() as usize) {
                 self.close_surplus(now);
             }
             self.check_coldest(now);
