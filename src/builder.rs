@@ -187,12 +187,23 @@ impl<T> Settings<T> {
 
     /// How long a connection may rest before it is [checked](Dialer::check) although nobody wants it.
     ///
-    /// Up to a tenth earlier, each at a time of its own, and one at a time. For servers and
-    /// firewalls that cut what is silent, and to be told early of a server that is gone. More than
-    /// zero; defaults to `Duration::MAX`, which is off: TCP keep-alive does as much for a quiet line,
-    /// and what has rested long is checked before it is lent.
+    /// Up to a tenth earlier, each at a time of its own, one at a time, and no connection more than
+    /// ten times a second. For servers and firewalls that cut what is silent, and to be told early of
+    /// a server that is gone. More than zero; defaults to `Duration::MAX`, which is off: TCP keep-alive
+    /// does as much for a quiet line, and what has rested long is checked before it is lent.
     pub fn check_idle_every(self, check_idle_every: Duration) -> Self {
         self.change(move |config| config.check_idle_every = check_idle_every)
+    }
+
+    /// How long a connection may be held before its holder is told of as a leak.
+    ///
+    /// The observer is told by [`Event::Leaked`](crate::Event::Leaked), once for each loan, with the
+    /// line that asked for the connection; [`Stats::leaked_total`](crate::Stats) counts them. It is
+    /// noticed within as long again, and nothing is done about it: the borrower may have its
+    /// reasons. More than zero; defaults to `Duration::MAX`, which is off: how long is too long only
+    /// the program knows. [`Pool::holders`] tells at any time who has a connection.
+    pub fn leak_after(self, leak_after: Duration) -> Self {
+        self.change(move |config| config.leak_after = leak_after)
     }
 
     /// What becomes of a caller whose own dial has failed.
@@ -316,7 +327,8 @@ impl<D: Dialer> Settings<ToOpen<D>> {
         self
     }
 
-    /// Checks the settings and opens the pool. Nothing is dialed yet.
+    /// Checks the settings and opens the pool. Nothing is dialed yet but for
+    /// [`min_idle`](Self::min_idle), and that is not waited for.
     ///
     /// # Errors
     ///

@@ -98,7 +98,7 @@ impl Default for Backoff {
 
 /// When to take a server for lost, and how often to look whether it is back.
 ///
-/// Defaults to five failures in a row and one dial every 90 ms: a server that is back is found
+/// Defaults to three failures in a row and one dial every 90 ms: a server that is back is found
 /// within a tenth of a second, at eleven dials a second.
 ///
 /// # Examples
@@ -130,7 +130,7 @@ impl Breaker {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self::new(5, Duration::from_millis(90))
+        Self::new(3, Duration::from_millis(90))
     }
 }
 
@@ -163,6 +163,7 @@ pub(crate) struct Config {
     pub(crate) lifetime_jitter: Option<Duration>,
     pub(crate) max_idle_time: Duration,
     pub(crate) check_idle_every: Duration,
+    pub(crate) leak_after: Duration,
     pub(crate) on_dial_failure: OnDialFailure,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) dial_rule: DialRule,
@@ -189,6 +190,7 @@ impl Default for Config {
             lifetime_jitter: None,
             max_idle_time: Duration::from_secs(10 * 60),
             check_idle_every: Duration::MAX,
+            leak_after: Duration::MAX,
             on_dial_failure: OnDialFailure::default(),
             breaker: None,
             dial_rule: DialRule::default(),
@@ -220,6 +222,7 @@ impl Config {
             ("max_lifetime", self.max_lifetime),
             ("max_idle_time", self.max_idle_time),
             ("check_idle_every", self.check_idle_every),
+            ("leak_after", self.leak_after),
         ] {
             if value.is_zero() {
                 return Err(ConfigError::ZeroTimeout { setting });

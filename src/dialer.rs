@@ -85,9 +85,55 @@ pub trait Dialer: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether a returned connection must be [reset](Self::reset) before it is lent again.
+    ///
+    /// Asked on the returning thread, so it must be quick and must not block. A
+    /// driver that knows that a borrower has left nothing behind (no transaction
+    /// is open, no setting was changed) says `false`, and spares the reset with
+    /// all that it costs. Not asked if the guard was never dereferenced: then
+    /// nothing is reset. The default takes every connection for changed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Instant};
+    /// struct Session {
+    ///     in_transaction: bool,
+    /// }
+    ///
+    /// struct Backend;
+    ///
+    /// impl latebind::Dialer for Backend {
+    ///     type Connection = Session;
+    /// #   type Error = Infallible;
+    /// #
+    /// #   fn dial(&self, _: Instant) -> Result<Session, Infallible> {
+    /// #       Ok(Session { in_transaction: false })
+    /// #   }
+    ///
+    ///     fn needs_reset(&self, session: &mut Session) -> bool {
+    ///         session.in_transaction
+    ///     }
+    ///
+    ///     fn reset(&self, session: &mut Session) -> Result<(), Self::Error> {
+    ///         session.in_transaction = false; // and tell the server to roll back
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # let pool = latebind::Pool::new(Backend);
+    /// # pool.get().unwrap().in_transaction = true;
+    /// # assert!(!pool.get().unwrap().in_transaction);
+    /// ```
+    fn needs_reset(&self, connection: &mut Self::Connection) -> bool {
+        let _ = connection;
+        true
+    }
+
     /// Makes a returned connection fit for its next borrower.
     ///
-    /// Called at each return, on the returning thread unless
+    /// Called at each return of a connection that was used (its guard was
+    /// dereferenced) and of which [`needs_reset`](Self::needs_reset) does not
+    /// say that it can do without; on the returning thread unless
     /// [`blocking`](Self::blocking) says that it may block. The default does nothing.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::holder::Holders;
 use crate::ledger::Overdue;
 use crate::stats::Stats;
 
@@ -41,6 +42,8 @@ pub enum GetError<E> {
         waited: Duration,
         /// The pool's numbers as the caller gave up.
         stats: Box<Stats>,
+        /// Who held the connections then.
+        holders: Box<Holders>,
         /// How the latest dial failed, unless one has succeeded since: perhaps the reason why
         /// there were not more connections to go round.
         failure: Option<DialFailure<E>>,
@@ -95,13 +98,10 @@ impl<E> fmt::Display for GetError<E> {
         match self {
             Self::Cancelled => f.write_str("the wait was cancelled"),
             Self::Closed => f.write_str("the pool is closed"),
-            Self::Exhausted { waited, stats, failure: None } => {
-                write!(f, "no connection came free in {waited:?} ({stats})")
+            Self::Exhausted { waited, stats, holders, failure } => {
+                let dial = if failure.is_some() { ", and the latest dial failed" } else { "" };
+                write!(f, "no connection came free in {waited:?}{dial} ({stats}){holders}")
             }
-            Self::Exhausted { waited, stats, failure: Some(_) } => write!(
-                f,
-                "no connection came free in {waited:?}, and the latest dial failed ({stats})"
-            ),
             Self::QueueFull { max_waiting, stats } => {
                 write!(f, "the queue is full: max_waiting is {max_waiting} ({stats})")
             }
@@ -120,10 +120,11 @@ impl<E: fmt::Debug> fmt::Debug for GetError<E> {
         match self {
             Self::Cancelled => f.write_str("Cancelled"),
             Self::Closed => f.write_str("Closed"),
-            Self::Exhausted { waited, stats, failure } => f
+            Self::Exhausted { waited, stats, holders, failure } => f
                 .debug_struct("Exhausted")
                 .field("waited", waited)
                 .field("stats", stats)
+                .field("holders", holders)
                 .field("failure", failure)
                 .finish(),
             Self::QueueFull { max_waiting, stats } => f

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 use crate::error::{DialFailure, GetError};
+use crate::holder::Holder;
 
 /// Is told what happens in a pool. Any closure that takes an [`Event`] is one.
 ///
@@ -64,6 +65,13 @@ pub enum Event<'a, E> {
     Detached {
         /// For how long it was borrowed, to some milliseconds.
         held: Duration,
+    },
+    /// A connection has been in a borrower's hands for longer than
+    /// [`leak_after`](crate::Settings::leak_after). Told once for each such loan.
+    #[non_exhaustive]
+    Leaked {
+        /// Who has it, and the line that asked for it.
+        holder: &'a Holder,
     },
     /// A caller has been given a connection.
     #[non_exhaustive]

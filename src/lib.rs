@@ -20,6 +20,8 @@ mod event;
 #[forbid(unsafe_code)]
 mod histogram;
 #[forbid(unsafe_code)]
+mod holder;
+#[forbid(unsafe_code)]
 mod ledger;
 #[forbid(unsafe_code)]
 mod maintenance;
@@ -46,5 +48,6 @@ pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
 pub use crate::event::{Event, Observer};
 pub use crate::histogram::{Histogram, Histograms};
+pub use crate::holder::{Holder, Holders};
 pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};
 pub use crate::stats::Stats;

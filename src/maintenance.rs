@@ -36,25 +36,29 @@ struct Worker {
     /// Tells it from one that has been told to go and has not gone yet.
     number: u64,
     thread: Thread,
-    /// Or else it is at work, which may come back here.
-    is_asleep: bool,
+    /// With a pool, which may come back here.
+    is_at_work: bool,
 }
 
-/// Has `pool` woken at `due` or a little later, and no more at the time that it named before.
+/// Has `pool` woken at `due` or a little later, or at the time that it named before if that is
+/// sooner: of two threads that ask, the one that names the later time may come last.
 ///
-/// Not at all if the system has no thread to spare.
-pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) {
+/// Says whether that will be: the system may have no thread to spare.
+pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) -> bool {
     let mut rota = ROTA.lock();
-    rota.alarms.retain(|alarm| !alarm.pool.ptr_eq(&pool));
-    rota.alarms.push(Alarm { due, pool });
+    match rota.alarms.iter_mut().find(|alarm| alarm.pool.ptr_eq(&pool)) {
+        Some(alarm) => alarm.due = alarm.due.min(due),
+        None => rota.alarms.push(Alarm { due, pool }),
+    }
     if rota.worker.is_some() {
         CHANGED.notify_all();
-        return;
+        return true;
     }
     rota.next_worker += 1;
     let number = rota.next_worker;
     let spawned = spawn("latebind-upkeep".to_owned(), move || work(number));
-    rota.worker = spawned.ok().map(|thread| Worker { number, thread, is_asleep: false });
+    rota.worker = spawned.ok().map(|thread| Worker { number, thread, is_at_work: false });
+    rota.worker.is_some()
 }
 
 /// Wakes `pool` no more. If no other pool asks for it, the thread has ended when this returns,
@@ -62,8 +66,8 @@ pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) {
 pub(crate) fn forget(pool: &Weak<dyn Upkeep>) {
     let mut rota = ROTA.lock();
     rota.alarms.retain(|alarm| !alarm.pool.ptr_eq(pool));
-    let is_needless = rota.alarms.is_empty() && rota.worker.as_ref().is_some_and(|w| w.is_asleep);
-    let worker = if is_needless { rota.worker.take() } else { None };
+    let is_needless = rota.alarms.is_empty();
+    let worker = rota.worker.take_if(|worker| is_needless && !worker.is_at_work);
     drop(rota);
     if let Some(worker) = worker {
         CHANGED.notify_all();
@@ -77,23 +81,21 @@ fn work(number: u64) {
         let now = now();
         if let Some(at) = rota.alarms.iter().position(|alarm| alarm.due <= now) {
             let Alarm { pool, .. } = rota.alarms.swap_remove(at);
+            set_at_work(&mut rota, true);
             MutexGuard::unlocked(&mut rota, || {
                 // What it runs is caught where it is called; a fault of our own must not end all upkeep.
                 catch(|| pool.upgrade().map(|pool| pool.upkeep()));
             });
+            set_at_work(&mut rota, false);
         } else if let Some(due) = rota.alarms.iter().map(|alarm| alarm.due).min() {
-            set_asleep(&mut rota, number, true);
             CHANGED.wait_until(&mut rota, due);
-            set_asleep(&mut rota, number, false);
         } else {
             rota.worker = None;
         }
     }
 }
 
-fn set_asleep(rota: &mut Rota, number: u64, is_asleep: bool) {
-    // Not there if it has been told to go.
-    if let Some(worker) = rota.worker.as_mut().filter(|worker| worker.number == number) {
-        worker.is_asleep = is_asleep;
-    }
+/// Only said by the worker, of itself: nobody takes it away while it is at work.
+fn set_at_work(rota: &mut Rota, is_at_work: bool) {
+    rota.worker.as_mut().expect("a worker at work is left alone").is_at_work = is_at_work;
 }

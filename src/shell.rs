@@ -18,16 +18,18 @@ use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
 use crate::event::{Event, Observer, Watch};
 use crate::histogram::{Histograms, Timings};
+use crate::holder::{Holder, Holders, Site, is_self_deadlock};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Refusal, Request, Task, Ticket,
-    Verdict,
+    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Loan, Refusal, Request, Task,
+    Ticket, Verdict,
 };
 use crate::maintenance::{self, Upkeep};
 use crate::places::Places;
 use crate::stats::Stats;
 use crate::sync::{
     Bell, CoarseDuration, CoarseInstant, Figure, Latest, Mutex, MutexGuard, Wake, catch, now, seed,
+    this_thread,
 };
 use crate::workers::{Job, Workers};
 
@@ -36,7 +38,7 @@ type Failure<D> = DialFailure<<D as Dialer>::Error>;
 type Books<D> = Ledger<Connection<D>, Failure<D>, Arc<Bell>>;
 type Lent<D> = Entry<Connection<D>>;
 type Refused<D> = GetError<<D as Dialer>::Error>;
-type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Stats);
+type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Account);
 type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 
 type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
@@ -60,7 +62,7 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
         let blocking = dialer.blocking();
         let ledger = Ledger::new(config, seed());
-        let reading = Reading { stats: ledger.stats(now()), is_laid_out: false };
+        let reading = Reading { stats: ledger.stats_seen(now()), is_laid_out: false };
         Arc::new(Self {
             dialer,
             blocking,
@@ -73,6 +75,11 @@ impl<D: Dialer> Shell<D> {
             timings: Timings::default(),
             watch,
         })
+    }
+
+    /// Has what is to rest from the start dialed for.
+    pub(crate) fn begin(self: &Arc<Self>) {
+        self.event(Ledger::look);
     }
 
     pub(crate) fn knobs(&self) -> &Knobs {
@@ -88,11 +95,11 @@ impl<D: Dialer> Shell<D> {
     /// Takes a sound connection that rests in a place, if nobody waits and there is one: the way
     /// that nearly every checkout goes. Neither a lock, nor an allocation, nor a precise clock.
     #[inline]
-    pub(crate) fn take_resting(self: &Arc<Self>) -> Option<Lent<D>> {
+    pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
-        let is_fresh = now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.unseen.since));
+        let is_fresh = now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.rests_since));
         // One of an older epoch rests here for the moment until its returner has looked.
         if !is_fresh || entry.epoch != open.epoch || now >= CoarseInstant(entry.expires) {
             self.pass_on(entry);
@@ -102,16 +109,17 @@ impl<D: Dialer> Shell<D> {
             self.retire(entry, CloseReason::Broken);
             return None;
         }
-        entry.unseen.lent += 1;
-        entry.unseen.since = now.0;
-        self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.reused });
+        let (thread, record) = (this_thread(), entry.record());
+        record.count_loan();
+        record.hand_to(Loan { since: now.0, thread, location: site });
+        self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
         Some(entry)
     }
 
     /// The ledger shall see to a connection from a place before it is lent.
     #[cold]
     fn pass_on(self: &Arc<Self>, entry: Lent<D>) {
-        let rested = CoarseInstant::now().since(CoarseInstant(entry.unseen.since));
+        let rested = CoarseInstant::now().since(CoarseInstant(entry.rests_since));
         self.event(|ledger, now| {
             ledger.take_in(entry, rested, now);
             ledger.look(now)
@@ -126,6 +134,7 @@ impl<D: Dialer> Shell<D> {
         start: Instant,
         deadline: Option<Instant>,
         cancel: Option<&Cancel>,
+        site: Site,
     ) -> Result<Lent<D>, Refused<D>> {
         let mut has_queued = false;
         let outcome = self.get_sound(start, deadline, cancel, &mut has_queued);
@@ -134,7 +143,7 @@ impl<D: Dialer> Shell<D> {
             waited = now().saturating_duration_since(start);
             self.timings.note_wait(waited, outcome.is_ok());
         }
-        self.checked_out(outcome, waited)
+        self.checked_out(outcome, waited, site)
     }
 
     fn get_sound(
@@ -156,28 +165,27 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// A sound connection at rest, if there is one and nobody waits for it.
-    pub(crate) fn try_get(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
+    pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<Lent<D>, Refused<D>> {
         let outcome = self.try_get_sound();
-        self.checked_out(outcome, Duration::ZERO)
+        self.checked_out(outcome, Duration::ZERO, site)
     }
 
     fn try_get_sound(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
             let mut lent = Ok(None);
-            let (mut stats, mut failure) = (Stats::default(), None);
+            let (mut account, mut failure) = (Account::default(), None);
             self.event(|ledger, now| {
                 let effects;
                 (lent, effects) = ledger.try_request(now);
-                (stats, failure) = (ledger.stats(now), ledger.last_failure());
+                if !matches!(lent, Ok(Some(_))) {
+                    (account, failure) = (Account::of(ledger, now), ledger.last_failure());
+                }
                 effects
             });
-            let (waited, stats) = (Duration::ZERO, Box::new(stats));
             let mut entry = match lent {
                 Ok(Some(entry)) => entry,
-                Ok(None) => return Err(GetError::Exhausted { waited, stats, failure }),
-                Err(Refusal::Suspended) => {
-                    return Err(GetError::Suspended { waited, stats, failure });
-                }
+                Ok(None) => return Err(account.exhausted(Duration::ZERO, failure)),
+                Err(Refusal::Suspended) => return Err(account.suspended(Duration::ZERO, failure)),
                 Err(_) => return Err(GetError::Closed),
             };
             if self.is_sound(&mut entry.connection) {
@@ -190,13 +198,15 @@ impl<D: Dialer> Shell<D> {
     /// A checkout has come to its end by the lock: its loan begins, or there is none.
     fn checked_out(
         &self,
-        mut outcome: Result<Lent<D>, Refused<D>>,
+        outcome: Result<Lent<D>, Refused<D>>,
         waited: Duration,
+        site: Site,
     ) -> Result<Lent<D>, Refused<D>> {
-        match &mut outcome {
+        match &outcome {
             Ok(entry) => {
-                entry.unseen.since = CoarseInstant::now().0;
-                self.tell(|| Event::Lent { waited, reused: entry.reused });
+                let (since, thread) = (CoarseInstant::now().0, this_thread());
+                entry.record().hand_to(Loan { since, thread, location: site });
+                self.tell(|| Event::Lent { waited, reused: entry.is_reused() });
             }
             Err(error) => self.tell(|| Event::TurnedAway { error, waited }),
         }
@@ -252,7 +262,7 @@ impl<D: Dialer> Shell<D> {
         }
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Granted(entry), _) => Ok((ticket, entry)),
-            (verdict, stats) => Err(turned_away(verdict, stats, start)),
+            (verdict, account) => Err(turned_away(verdict, account, start)),
         }
     }
 
@@ -277,13 +287,17 @@ impl<D: Dialer> Shell<D> {
             let verdict = ledger.collect(ticket);
             let verdict = verdict.or_else(|| is_late.then(|| ledger.leave(ticket, now)));
             if let Some(mut verdict) = verdict {
-                if let Verdict::Granted(entry) = &mut verdict {
+                let account = if let Verdict::Granted(entry) = &mut verdict {
                     date::<D>(&ledger, entry, now, CoarseInstant::now());
-                }
-                let (effects, stats) = (ledger.look(now), ledger.stats(now));
+                    Account::default() // Who is served asks for none.
+                } else {
+                    // Before others are found to be late as well: they are asking still.
+                    Account::of(&ledger, now)
+                };
+                let effects = ledger.look(now);
                 drop(ledger);
                 self.carry_out(effects);
-                return (verdict, stats);
+                return (verdict, account);
             }
             let until = ledger.sleep(ticket, deadline, now, Arc::clone(bell));
             effects = match ledger.wait(bell, until) {
@@ -300,8 +314,8 @@ impl<D: Dialer> Shell<D> {
 
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
     #[inline]
-    pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>) {
-        let (now, since) = (CoarseInstant::now(), CoarseInstant(entry.unseen.since));
+    pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>, was_touched: bool) {
+        let (now, since) = (CoarseInstant::now(), CoarseInstant(entry.record().since()));
         // Nearly every loan ends within a tick of that clock: see `Timings`.
         if now.is_a_tick_after(since) || self.watch.is_kept() {
             let held = self.end_loan(&entry, now);
@@ -311,17 +325,23 @@ impl<D: Dialer> Shell<D> {
         if !self.is_sound(connection) {
             return self.retire(entry, CloseReason::Broken);
         }
-        if self.blocking.reset {
-            return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
+        if was_touched {
+            let Some(needs_reset) = self.user_code(|dialer| dialer.needs_reset(connection)) else {
+                self.task_failed(Task::Reset, None);
+                return self.retire(entry, CloseReason::ResetFailed);
+            };
+            if needs_reset && self.blocking.reset {
+                return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
+            }
+            if needs_reset && !self.has_passed(Task::Reset, |dialer| dialer.reset(connection)) {
+                return self.retire(entry, CloseReason::ResetFailed);
+            }
         }
-        if !self.has_passed(Task::Reset, |dialer| dialer.reset(connection)) {
-            return self.retire(entry, CloseReason::ResetFailed);
-        }
-        let now = CoarseInstant::now();
+        // A reset has taken some time since: to have proved less than it has costs at most a check.
         match self.places.gate() {
             Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
-                entry.reused = true;
-                entry.unseen.since = now.0;
+                (entry.came_back, entry.rests_since) = (true, now.0);
+                entry.record().let_go();
                 if let Err(left) = self.places.put(entry, open) {
                     self.give_back_slowly(left);
                 }
@@ -348,7 +368,7 @@ impl<D: Dialer> Shell<D> {
     /// Notes for how long a connection was lent, and tells.
     #[cold]
     fn end_loan(&self, entry: &Lent<D>, now: CoarseInstant) -> Duration {
-        let since = CoarseInstant(entry.unseen.since);
+        let since = CoarseInstant(entry.record().since());
         let held = now.since(since);
         if now.is_a_tick_after(since) {
             self.timings.note_hold(held);
@@ -384,7 +404,7 @@ impl<D: Dialer> Shell<D> {
         let (ticket, effects) = ledger.warm_up(target, start, || Arc::clone(&bell));
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Warm, _) => Ok(()),
-            (verdict, stats) => Err(turned_away(verdict, stats, start)),
+            (verdict, account) => Err(turned_away(verdict, account, start)),
         }
     }
 
@@ -414,7 +434,7 @@ impl<D: Dialer> Shell<D> {
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
         let (ticket, effects) = ledger.drain(now(), || Arc::clone(&bell));
-        self.wait(ledger, effects, ticket, &bell, deadline).1
+        self.wait(ledger, effects, ticket, &bell, deadline).1.stats
     }
 
     /// Lends nothing and dials nothing until it is resumed.
@@ -468,6 +488,17 @@ impl<D: Dialer> Shell<D> {
             effects
         });
         stats
+    }
+
+    /// Who has a connection now, longest first.
+    pub(crate) fn holders(self: &Arc<Self>) -> Vec<Holder> {
+        let mut loans = Vec::new();
+        self.event(|ledger, now| {
+            let effects = ledger.look(now);
+            loans = ledger.loans();
+            effects
+        });
+        Holder::all(loans)
     }
 
     /// The numbers without the lock: a glance at the places, and the rest as last noted.
@@ -565,10 +596,16 @@ impl<D: Dialer> Shell<D> {
 
     #[cold]
     fn order_upkeep(self: &Arc<Self>, due: Instant) {
-        maintenance::wake_at(due, self.weak());
-        // The pool may have been closed since the order was given. To read that, nothing need be
+        let is_taken = maintenance::wake_at(due, self.weak());
+        // The pool may have been closed since the order was given. To see to that, nothing need be
         // swept in, and nothing that is swept in may be left without an event.
-        if self.ledger.lock().is_closed() {
+        let mut ledger = self.ledger.lock();
+        if !is_taken {
+            ledger.alarm_refused();
+        }
+        let is_closed = ledger.is_closed();
+        drop(ledger);
+        if is_closed {
             maintenance::forget(&self.weak());
         }
     }
@@ -578,13 +615,13 @@ impl<D: Dialer> Shell<D> {
         weak
     }
 
-    fn run(self: &Arc<Self>, errand: Errand<Connection<D>>, may_block: bool) -> Option<Orders<D>> {
+    fn run(self: &Arc<Self>, errand: Errand<D>, may_block: bool) -> Option<Orders<D>> {
         if may_block { self.on_worker(errand) } else { Some(self.perform(errand)) }
     }
 
     /// Sends an errand to a worker. Without a thread a dial fails; other errands are run here, as
     /// a connection must not be lost for want of a thread.
-    fn on_worker(self: &Arc<Self>, errand: Errand<Connection<D>>) -> Option<Orders<D>> {
+    fn on_worker(self: &Arc<Self>, errand: Errand<D>) -> Option<Orders<D>> {
         let assignment = Assignment { shell: Arc::clone(self), errand };
         let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
         Some(match errand {
@@ -596,7 +633,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Does what is to be done, and tells the ledger. To it, a panic of the dialer is a failure.
-    fn perform(&self, errand: Errand<Connection<D>>) -> Orders<D> {
+    fn perform(&self, errand: Errand<D>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
                 let start = now();
@@ -632,6 +669,12 @@ impl<D: Dialer> Shell<D> {
                 self.tell(|| Event::Closed { reason, age });
                 let now = now();
                 self.books().closed(id, now)
+            }
+            Errand::Upkeep(orders, leaks) => {
+                for holder in Holder::all(leaks) {
+                    self.tell(|| Event::Leaked { holder: &holder });
+                }
+                orders
             }
         }
     }
@@ -702,7 +745,6 @@ impl<D: Dialer> Shell<D> {
         self.books().note_panic();
     }
 
-    #[inline]
     /// Whether none of the predicates of those epochs retires a connection.
     fn may_stay(&self, connection: &Connection<D>, since: u32, until: u32) -> bool {
         let epochs = (Bound::Excluded(since), Bound::Included(until));
@@ -816,7 +858,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         if let Some(ease) = ease {
             self.lay_out(ease, now);
         }
-        let (stats, is_laid_out) = (self.ledger.stats(now), ease.is_some());
+        let (stats, is_laid_out) = (self.ledger.stats_seen(now), ease.is_some());
         self.shell.reading.set(Reading { stats, is_laid_out });
     }
 
@@ -826,7 +868,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
-            entry.unseen.since = coarse.before(rested).0;
+            entry.rests_since = coarse.before(rested).0;
             date::<D>(&self.ledger, &mut entry, now, coarse);
             Some(entry)
         };
@@ -838,7 +880,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         if !found.is_empty() {
             let (now, coarse) = (now(), CoarseInstant::now());
             for entry in found {
-                let rested = coarse.since(CoarseInstant(entry.unseen.since));
+                let rested = coarse.since(CoarseInstant(entry.rests_since));
                 self.ledger.take_in(entry, rested, now);
             }
         }
@@ -873,42 +915,70 @@ fn date<D: Dialer>(ledger: &Books<D>, entry: &mut Lent<D>, now: Instant, coarse:
     }
 }
 
+/// What a caller who is turned away is told of the pool.
+#[derive(Default)]
+struct Account {
+    stats: Stats,
+    loans: Vec<Loan>,
+    is_self_deadlock: bool,
+}
+
+impl Account {
+    /// Of this moment, for this thread.
+    fn of<C, E>(ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>, now: Instant) -> Self {
+        let (stats, loans) = (ledger.stats(now), ledger.loans());
+        let asking = ledger.waiting().map(|bell| bell.thread()).chain([this_thread()]);
+        let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, asking);
+        Self { stats, loans, is_self_deadlock }
+    }
+
+    fn exhausted<E>(self, waited: Duration, failure: Option<DialFailure<E>>) -> GetError<E> {
+        let holders = Box::new(Holders::new(self.loans, self.is_self_deadlock));
+        GetError::Exhausted { waited, stats: Box::new(self.stats), holders, failure }
+    }
+
+    fn suspended<E>(self, waited: Duration, failure: Option<DialFailure<E>>) -> GetError<E> {
+        GetError::Suspended { waited, stats: Box::new(self.stats), failure }
+    }
+
+    fn unreachable<E>(self, waited: Duration, failure: DialFailure<E>) -> GetError<E> {
+        GetError::Unreachable { waited, stats: Box::new(self.stats), failure }
+    }
+}
+
 /// Why a caller was not even queued.
-fn refused<C, E, W: Clone>(
-    ledger: &Ledger<C, DialFailure<E>, W>,
+fn refused<C, E>(
+    ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
     refusal: Refusal,
     start: Instant,
 ) -> GetError<E> {
-    let stats = ledger.stats(start);
-    match refusal {
-        Refusal::Closed => GetError::Closed,
-        Refusal::Suspended => {
-            turned_away(Verdict::<C, _>::Suspended(ledger.last_failure()), stats, start)
+    let failure = ledger.last_failure();
+    let verdict = match refusal {
+        Refusal::Closed => return GetError::Closed,
+        Refusal::Suspended => Verdict::<C, _>::Suspended(failure),
+        Refusal::TooLate => Verdict::Late(failure),
+        Refusal::QueueFull => {
+            let max_waiting = ledger.config().max_waiting.unwrap_or(u32::MAX);
+            return GetError::QueueFull { max_waiting, stats: Box::new(ledger.stats(start)) };
         }
-        Refusal::TooLate => turned_away(Verdict::<C, _>::Late(ledger.last_failure()), stats, start),
-        Refusal::QueueFull => GetError::QueueFull {
-            max_waiting: ledger.config().max_waiting.unwrap_or(u32::MAX),
-            stats: Box::new(stats),
-        },
-    }
+    };
+    turned_away(verdict, Account::of(ledger, start), start)
 }
 
 /// Why a caller was not served.
 fn turned_away<C, E>(
     verdict: Verdict<C, DialFailure<E>>,
-    stats: Stats,
+    account: Account,
     start: Instant,
 ) -> GetError<E> {
     let waited = now().saturating_duration_since(start);
-    let stats = Box::new(stats);
+    let is_unused = account.stats.in_use == 0;
     match verdict {
-        Verdict::Failed(failure) => GetError::Unreachable { waited, stats, failure },
+        Verdict::Failed(failure) => account.unreachable(waited, failure),
         // Nothing is in use, so nothing but a dial could have served the caller.
-        Verdict::Late(Some(failure)) if stats.in_use == 0 => {
-            GetError::Unreachable { waited, stats, failure }
-        }
-        Verdict::Late(failure) => GetError::Exhausted { waited, stats, failure },
-        Verdict::Suspended(failure) => GetError::Suspended { waited, stats, failure },
+        Verdict::Late(Some(failure)) if is_unused => account.unreachable(waited, failure),
+        Verdict::Late(failure) => account.exhausted(waited, failure),
+        Verdict::Suspended(failure) => account.suspended(waited, failure),
         Verdict::Closed => GetError::Closed,
         Verdict::Cancelled => GetError::Cancelled,
         Verdict::Granted(_) | Verdict::Warm | Verdict::Drained => {
@@ -918,21 +988,37 @@ fn turned_away<C, E>(
 }
 
 /// Something to do outside the lock, with the slot that it is done for.
-enum Errand<C> {
+enum Errand<D: Dialer> {
     Dial(DialOrder),
-    Aside(AsideOrder<C>),
-    Close(CloseOrder<C>),
+    Aside(AsideOrder<Connection<D>>),
+    Close(CloseOrder<Connection<D>>),
+    /// All that an upkeep has led to, and the leaks that it has found.
+    Upkeep(Orders<D>, Vec<Loan>),
 }
 
 /// An errand on its way to a worker.
 struct Assignment<D: Dialer> {
     shell: Arc<Shell<D>>,
-    errand: Errand<Connection<D>>,
+    errand: Errand<D>,
 }
 
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
-        self.event(Ledger::upkeep);
+        let now = now();
+        let (orders, leaks) = {
+            let mut ledger = self.books();
+            let orders = ledger.upkeep(now);
+            let leak_after = ledger.config().leak_after;
+            (orders, ledger.take_leaks(CoarseInstant::now().before(leak_after).0))
+        };
+        // The thread that this runs on is that of all pools: no dialer may hold it up, nor may an
+        // observer.
+        let left = if orders.may_call_out() || !leaks.is_empty() {
+            self.on_worker(Errand::Upkeep(orders, leaks))
+        } else {
+            Some(orders)
+        };
+        left.into_iter().for_each(|orders| self.carry_out(orders));
     }
 }
 

@@ -41,8 +41,7 @@ pub struct Stats {
     /// Dials that have outrun their deadline and still hold their slot.
     pub overdue: u32,
 
-    /// Connections ever lent, also those then found broken and never handed to their caller. One
-    /// that was lent without the pool's lock is counted once it has come back.
+    /// Connections ever lent, also those then found broken and never handed to their caller.
     pub lent_total: u64,
     /// Of those, connections that had been lent before.
     pub reused_total: u64,
@@ -77,6 +76,8 @@ pub struct Stats {
     pub surplus_total: u64,
     /// Connections taken out of the pool by their borrowers, to keep.
     pub detached_total: u64,
+    /// Loans that lasted longer than `leak_after`, each once.
+    pub leaked_total: u64,
     /// Slots freed although the dialer's `close` had not returned within `close_timeout`.
     pub close_timeouts_total: u64,
     /// Panics of the dialer that the pool caught.

@@ -2,9 +2,12 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 pub(crate) use std::sync::OnceLock;
@@ -164,6 +167,59 @@ pub(crate) fn set_last_place(place: usize, now: CoarseInstant) {
     LAST_PLACE.set((place, now));
 }
 
+// ---- Who is who --------------------------------------------------------------------------------
+
+thread_local! {
+    /// This thread's id, once it has been asked for.
+    static THIS_THREAD: Cell<Option<ThreadId>> = const { Cell::new(None) };
+    static IS_NAMED: Named = Named::enter();
+}
+
+/// The threads of this process that have a name and have used a pool, for as long as they live.
+static NAMED: LazyLock<Mutex<HashMap<ThreadId, std::thread::Thread>>> =
+    LazyLock::new(Mutex::default);
+
+/// A thread's entry among the named ones, which goes with the thread.
+struct Named(ThreadId);
+
+impl Named {
+    fn enter() -> Self {
+        let thread = std::thread::current();
+        let id = thread.id();
+        NAMED.lock().insert(id, thread);
+        Self(id)
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let thread = NAMED.lock().remove(&self.0);
+        drop(thread); // Not under the lock.
+    }
+}
+
+/// Which thread this is. The standard library would count a reference for it each time.
+#[inline]
+pub(crate) fn this_thread() -> ThreadId {
+    THIS_THREAD.get().unwrap_or_else(meet_this_thread)
+}
+
+#[cold]
+fn meet_this_thread() -> ThreadId {
+    let thread = std::thread::current();
+    THIS_THREAD.set(Some(thread.id()));
+    if thread.name().is_some() {
+        // A thread that is ending already is not entered: it would not be taken out again.
+        let _ = IS_NAMED.try_with(|_| ());
+    }
+    thread.id()
+}
+
+/// The name of a thread that has used a pool, while it lives.
+pub(crate) fn thread_name(id: ThreadId) -> Option<String> {
+    NAMED.lock().get(&id).and_then(|thread| thread.name().map(str::to_owned))
+}
+
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
@@ -173,17 +229,31 @@ pub(crate) enum Wake {
     Late,
 }
 
-/// Wakes one waiting thread.
-#[derive(Debug, Default)]
-pub(crate) struct Bell(parking_lot::Condvar);
+/// Wakes one waiting thread: the one that made it.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    condvar: parking_lot::Condvar,
+    thread: ThreadId,
+}
+
+impl Default for Bell {
+    fn default() -> Self {
+        Self { condvar: parking_lot::Condvar::default(), thread: this_thread() }
+    }
+}
 
 impl Bell {
+    /// Who waits for it.
+    pub(crate) fn thread(&self) -> ThreadId {
+        self.thread
+    }
+
     /// Waits, with the lock released, until rung or until `until`. `None` is never.
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) -> Wake {
         match until {
-            None => self.0.wait(guard),
+            None => self.condvar.wait(guard),
             Some(until) => {
-                if self.0.wait_until(guard, until).timed_out() {
+                if self.condvar.wait_until(guard, until).timed_out() {
                     return Wake::Late;
                 }
             }
@@ -192,7 +262,7 @@ impl Bell {
     }
 
     pub(crate) fn ring(&self) {
-        self.0.notify_one();
+        self.condvar.notify_one();
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, finishes};
+use common::{Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, finishes, used};
 use latebind::{AbortHandle, Blocking, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
 
 /// What befell a connection or its handle, by the number of its dial.
@@ -237,7 +237,7 @@ fn a_check_or_a_reset_that_hangs_is_aborted_too() {
         assert!(world.pool.get_timeout(SHORT).is_err());
         check.await_arrivals(1);
         world.server.on_reset([reset.then(Act::Fail)]);
-        drop(being_reset);
+        drop(used(being_reset));
         reset.await_arrivals(1);
 
         assert_eq!(world.pool.drain(Instant::now() + SHORT).in_use, 2);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::{
     Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool,
+    used,
 };
 use latebind::{GetError, PooledConnection};
 
@@ -102,7 +103,7 @@ fn a_fault_at_any_call_of_the_dialer_loses_no_slot() {
                 _ => unreachable!(),
             }
 
-            drop(pool.get_timeout(LONG).unwrap_or_else(|e| panic!("{call} at fault: {e}")));
+            drop(used(pool.get_timeout(LONG).unwrap_or_else(|e| panic!("{call} at fault: {e}"))));
             drop(pool.get_timeout(LONG).unwrap_or_else(|e| panic!("after a fault of {call}: {e}")));
 
             assert_eq!(server.dials(), 2, "{call} at fault costs its connection, and no other");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Act, Connection, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes,
-    pool, pool_that,
+    pool, pool_that, used,
 };
 use latebind::{GetError, OwnedConnection, Pool};
 
@@ -122,7 +122,7 @@ fn a_check_or_a_reset_that_ends_after_close_is_the_connection_s_last() {
                 assert!(matches!(caller.join().unwrap(), Err(GetError::Closed)));
             } else {
                 server.on_reset([gate.then(Act::Succeed)]);
-                drop(held);
+                drop(used(held));
                 gate.await_arrivals(1);
                 pool.close();
             }
@@ -331,7 +331,7 @@ fn flush_ends_what_was_being_dialed_or_checked_or_reset_then() {
     assert!(pool.get_timeout(SHORT).is_err());
     server.on_reset([Act::Succeed, reset.then(Act::Succeed)]);
     for guard in held {
-        drop(guard);
+        drop(used(guard));
         await_that("the first of them is at rest", || pool.stats().idle == 1);
     }
     reset.await_arrivals(1);

@@ -222,6 +222,20 @@ fn check_after_is_how_long_an_idle_connection_is_trusted() {
     assert_eq!(server.checks.load(SeqCst), 1);
 }
 
+/// However long the loan was: it is trusted from its return on, also by whoever takes the lock then.
+#[test]
+fn a_loan_is_no_part_of_the_time_for_which_a_connection_is_trusted() {
+    const TRUSTED: Duration = Duration::from_millis(400);
+    let (pool, server) = pool(|b| b.max_open(1).check_after(TRUSTED));
+    let held = pool.get().unwrap();
+    let until = Instant::now() + TRUSTED + SHORT;
+    await_that("it has been lent for longer", || Instant::now() > until);
+    drop(held);
+    assert_eq!(pool.stats().idle, 1);
+    assert_eq!(pool.get().unwrap().id, 1);
+    assert_eq!(server.checks.load(SeqCst), 0);
+}
+
 #[test]
 fn check_timeout_is_how_long_a_check_or_a_reset_may_take() {
     let (pool, server) = pool_that(

@@ -150,6 +150,12 @@ fn a_reading_without_the_lock_is_up_to_date() {
     pool.flush();
     pool.resize(2).unwrap();
     assert_eq!(gauges(pool.recent_stats()), [2, 0, 0, 0, 0, 0, 0]);
+    pool.warm_up(2).unwrap();
+    let held = pool.get().unwrap();
+    pool.close();
+    assert_eq!(gauges(pool.recent_stats()), [2, 0, 1, 0, 0, 0, 0], "what rested is closed");
+    drop(held);
+    assert_eq!(gauges(pool.recent_stats()), [2, 0, 0, 0, 0, 0, 0]);
 }
 
 /// STAT-01, STAT-02: whatever changes hands, and whoever takes the lock meanwhile, what is open is

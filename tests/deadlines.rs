@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Act, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool, pool_that,
+    used,
 };
 use latebind::{GetError, PooledConnection};
 
@@ -354,7 +355,7 @@ fn a_reset_that_hangs_delays_no_returning_thread_and_loses_no_slot() {
     let gate = Gate::new();
     server.on_reset((0..3).map(|_| gate.then(Act::Succeed)));
 
-    let held = [(); 3].map(|()| pool.get().unwrap());
+    let held = [(); 3].map(|()| used(pool.get().unwrap()));
     let start = Instant::now();
     drop(held);
     assert!(start.elapsed() < SLACK);

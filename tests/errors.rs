@@ -42,7 +42,7 @@ fn everyone_who_times_out_while_dials_fail_is_told_of_the_latest_failure() {
         await_that("all dials have failed", || pool.stats().dial_failed_total == 8);
         for caller in callers {
             let error = caller.join().unwrap();
-            let GetError::Exhausted { stats, failure: Some(failure), waited } = &error else {
+            let GetError::Exhausted { stats, failure: Some(failure), waited, .. } = &error else {
                 panic!("{error:?}");
             };
             assert_eq!((stats.in_use, stats.dialing, stats.max_open), (1, 0, 3));
@@ -145,7 +145,8 @@ fn the_messages_say_what_happened_and_leave_the_cause_to_the_source() {
     let held = pool.get().unwrap();
     let message = pool.get_timeout(SHORT).unwrap_err().to_string();
     assert!(message.starts_with("no connection came free in "), "{message}");
-    assert!(message.ends_with("(open 1 of 1: idle 0, in use 1, dialing 0, closing 0; waiting 0)"));
+    let stats = "(open 1 of 1: idle 0, in use 1, dialing 0, closing 0; waiting 0)";
+    assert!(message.contains(&format!("{stats}; held for ")), "{message}");
 
     pool.resize(2).unwrap();
     server.on_dial([Act::Fail]);

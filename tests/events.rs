@@ -211,7 +211,7 @@ fn every_way_out_of_the_pool_has_its_reason() {
     }
     for (act, cause) in [(Act::Fail, "refused (dial 0)"), (Act::Panic, "a panic")] {
         server.on_reset([act]);
-        let held = pool.get().unwrap();
+        let held = used(pool.get().unwrap());
         notes.take();
         drop(held);
         let expected = ["returned", &format!("reset failed: {cause}"), "closed: reset failed"];
@@ -262,7 +262,7 @@ fn a_connection_that_comes_back_long_after_it_was_written_off_is_closed_for_the_
         );
         let gate = Gate::new();
         server.on_reset([gate.then(Act::Succeed)]);
-        drop(pool.get().unwrap());
+        drop(used(pool.get().unwrap()));
         gate.await_arrivals(1);
         if flushes {
             pool.flush();
@@ -298,7 +298,7 @@ fn an_observer_that_panics_harms_nothing() {
     server.on_check([Act::Fail]);
     drop(pool.get().unwrap());
     server.on_reset([Act::Fail]);
-    drop(pool.get().unwrap());
+    drop(used(pool.get().unwrap()));
     PooledConnection::discard(pool.get().unwrap());
     drop(Connection::detach(pool.get().unwrap()));
     let stats = await_rest(&pool, &server);
@@ -347,8 +347,8 @@ fn an_observer_may_use_the_pool_in_every_event() {
                 3 => server.on_check([Act::Fail]),
                 _ => {}
             }
-            drop(pool.get_timeout(SHORT));
-            drop(pool.try_get());
+            drop(pool.get_timeout(SHORT).map(used));
+            drop(pool.try_get().map(used));
             let met = met.lock().unwrap();
             all.iter().all(|kind| met.contains(*kind))
         });
@@ -364,6 +364,7 @@ fn use_all(pool: &Pool<Scripted>) {
         pool.stats(),
         pool.recent_stats(),
         pool.histograms(),
+        pool.holders(),
         pool.clone().dialer(),
         format!("{pool:?}"),
     );
@@ -468,7 +469,8 @@ fn the_sums_of_the_events_are_the_totals() {
                         0 => pool.try_get(),
                         1 => pool.get_timeout(Duration::from_micros(100)),
                         _ => pool.get(),
-                    };
+                    }
+                    .map(used);
                     match (seed * 7 + round) % 23 {
                         0 => server.on_dial([Act::Fail]),
                         1 => server.on_reset([Act::Fail]),

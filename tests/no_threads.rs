@@ -168,3 +168,27 @@ fn a_long_queue_without_a_thread_fails_in_a_loop_and_not_in_depth() {
         await_rest(&pool, &server);
     });
 }
+
+/// LIFE-03, LIFE-06: nothing that has aged is lent or kept although nobody wakes the pool; and when
+/// there are threads again, somebody does.
+#[test]
+fn what_has_aged_is_neither_lent_nor_kept_without_a_thread() {
+    in_a_child("what_has_aged_is_neither_lent_nor_kept_without_a_thread", || {
+        let limit = Duration::from_millis(60);
+        let (pool, server) =
+            pool(|b| b.max_open(3).max_lifetime(Duration::MAX).max_idle_time(Duration::MAX));
+        pool.warm_up(3).unwrap();
+        let held = pool.get().unwrap();
+        forbid_threads(true);
+        pool.reconfigure().max_lifetime(limit).apply().unwrap();
+        await_that("they have aged", || PooledConnection::age(&held) > 2 * limit);
+        assert!(pool.try_get().is_err(), "neither of those at rest is lent");
+        assert_eq!(server.alive(), 1, "and both are closed");
+        drop(held);
+        assert_eq!(server.alive(), 0, "as is what comes back");
+
+        forbid_threads(false);
+        drop(pool.get_timeout(LONG).unwrap());
+        await_that("it is closed although nobody calls", || server.alive() == 0);
+    });
+}

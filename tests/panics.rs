@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool,
-    pool_that,
+    pool_that, used,
 };
 use latebind::{Blocking, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
 
@@ -86,7 +86,7 @@ impl Nosy {
         *dialer.0.pool.lock().unwrap() = Some(pool.clone());
         // What is asked may take an idle connection away before it is checked: then once more.
         for _ in 0..50 {
-            drop(pool.get());
+            drop(pool.get().map(used));
             await_that("it has come back", || pool.stats().in_use == 0);
             if dialer.was_asked(Call::Check) {
                 break;
@@ -354,10 +354,10 @@ fn a_panic_in_any_call_of_a_dialer_reaches_no_caller_and_kills_no_pool() {
             for _ in 0..3 {
                 pool.flush();
                 common::Server::script(script, [Act::Panic]);
-                drop(pool.get_timeout(LONG));
+                drop(pool.get_timeout(LONG).map(used));
                 await_that("it has come back", || pool.stats().in_use == 0);
                 PooledConnection::discard(pool.get_timeout(LONG).unwrap());
-                drop(pool.get_timeout(LONG).unwrap());
+                drop(used(pool.get_timeout(LONG).unwrap()));
                 await_that("it has panicked", || script.lock().unwrap().is_empty());
             }
         }
@@ -371,7 +371,7 @@ fn a_guard_dropped_by_a_panic_outlives_a_dialer_that_panics_too() {
     for retire in [false, true] {
         let (pool, server) = pool(|b| b.max_open(1).retire_on_panic(retire));
         for (broken, reset) in [(Act::Panic, None), (Act::Succeed, Some(Act::Panic))] {
-            let held = pool.get().unwrap();
+            let held = used(pool.get().unwrap());
             if !retire {
                 server.on_is_broken([broken]);
                 server.on_reset(reset);
@@ -557,7 +557,7 @@ fn while_one_call_of_a_dialer_hangs_another_caller_is_served() {
             }
         }
         thread::scope(|scope| {
-            scope.spawn(|| drop(pool.get_timeout(LONG).unwrap()));
+            scope.spawn(|| drop(used(pool.get_timeout(LONG).unwrap())));
             gate.await_arrivals(1);
             drop(pool.get_timeout(LONG).unwrap());
             assert!(pool.stats().open() >= 2, "{call} hangs");
@@ -573,7 +573,7 @@ fn one_who_borrows_a_second_while_holding_the_last_is_told_so() {
     let (pool, server) = pool(|b| b.max_open(1).get_timeout(SHORT));
     let held = pool.get().unwrap();
     let error = pool.get().unwrap_err();
-    let GetError::Exhausted { stats, failure: None, waited } = &error else {
+    let GetError::Exhausted { stats, failure: None, waited, .. } = &error else {
         panic!("{error:?}");
     };
     assert_eq!((stats.in_use, stats.max_open, stats.waiting), (1, 1, 0));

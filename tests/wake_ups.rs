@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Act, Connection, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting,
-    failed_dial, pool, pool_that,
+    failed_dial, pool, pool_that, used,
 };
 use latebind::{GetError, OwnedConnection, Pool, PooledConnection};
 
@@ -71,7 +71,7 @@ fn a_connection_that_cannot_be_reset_makes_room_for_a_waiter() {
     for may_block in [false, true] {
         let (pool, server) = pool_that(|b| b.reset(may_block), |b| b.max_open(1));
         server.on_reset([Act::Fail]);
-        a_waiter_is_served_when(&pool, &server, drop);
+        a_waiter_is_served_when(&pool, &server, |held| drop(used(held)));
     }
 }
 

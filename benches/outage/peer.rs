@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use latebind::net::TcpConnection;
-use latebind::{Builder, Pool};
+use latebind::{Breaker, Builder, Pool};
 
 use crate::client::{CHECK_LIMIT, Client, UNREACHED, Unreached};
 
@@ -30,8 +30,14 @@ pub(crate) struct Contender {
 pub(crate) const PLAIN: [Contender; 2] = [LATEBIND, R2D2];
 
 /// Those who go through the outages of the breaker.
-pub(crate) const WITH_BREAKERS: [Contender; 3] = [
+pub(crate) const WITH_BREAKERS: [Contender; 4] = [
     LATEBIND,
+    Contender {
+        name: "latebind, breaker",
+        is_judged: true,
+        has_breaker: true,
+        open: |client| Box::new(warm(latebind(client).breaker(Breaker::default()))),
+    },
     R2D2,
     // Its retries are rarer the longer its own time limit is.
     Contender {

@@ -197,7 +197,8 @@ impl Figures {
         let begun = dials.iter().filter(|dial| in_outage(dial.began)).count();
         Self {
             dials: dials.iter().filter(|dial| (began..end).contains(&dial.began)).count(),
-            dials_per_5_s: begun as f64 * 5.0 / (recovered - began).as_secs_f64(),
+            // In an outage of less than 5 s, all of them.
+            dials_per_5_s: begun as f64 * 5.0 / (recovered - began).as_secs_f64().max(5.0),
             most_dialing: most_at_once(dials, began + NOTICED, recovered),
             overrun: attempts().map(Attempt::overrun).max().unwrap_or_default(),
             refused: refusals.len(),

@@ -22,6 +22,8 @@ mod error;
 mod event;
 #[path = "../../src/histogram.rs"]
 mod histogram;
+#[path = "../../src/holder.rs"]
+mod holder;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
 #[path = "../../src/places.rs"]

@@ -17,9 +17,10 @@ thread_local! {
     static ASKED: RefCell<Vec<Weak<dyn Upkeep>>> = const { RefCell::new(Vec::new()) };
 }
 
-pub(crate) fn wake_at(_due: Instant, pool: Weak<dyn Upkeep>) {
+pub(crate) fn wake_at(_due: Instant, pool: Weak<dyn Upkeep>) -> bool {
     forget(&pool);
     ASKED.with_borrow_mut(|asked| asked.push(pool));
+    true
 }
 
 pub(crate) fn forget(pool: &Weak<dyn Upkeep>) {

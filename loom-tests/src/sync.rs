@@ -10,6 +10,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
@@ -211,6 +212,15 @@ pub(crate) fn set_last_place(place: usize, now: CoarseInstant) {
     LAST_PLACE.set((place, now));
 }
 
+/// All threads of a model are one thread of the system, and have no names.
+pub(crate) fn this_thread() -> ThreadId {
+    std::thread::current().id()
+}
+
+pub(crate) fn thread_name(_id: ThreadId) -> Option<String> {
+    None
+}
+
 #[derive(Debug)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
@@ -265,6 +275,10 @@ pub(crate) enum Wake {
 pub(crate) struct Bell(loom::sync::Condvar);
 
 impl Bell {
+    pub(crate) fn thread(&self) -> ThreadId {
+        this_thread()
+    }
+
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) -> Wake {
         if let Some(until) = until.filter(|until| *until < never()) {
             // loom's `wait_timeout` never times out, and loom has no clock. But all that a deadline

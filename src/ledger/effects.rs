@@ -106,4 +106,14 @@ impl<C, F, W> Effects<C, F, W> {
             && self.alarm.is_none()
             && self.judged.is_none()
     }
+
+    /// Whether a dialer's code may run on the thread that carries this out.
+    pub(crate) fn may_call_out(&self) -> bool {
+        let Self { wake: _, handles, dials: _, asides, closes, spent, alarm: _, judged } = self;
+        !handles.is_empty()
+            || !asides.is_empty()
+            || !closes.is_empty()
+            || !spent.is_empty()
+            || judged.is_some()
+    }
 }

@@ -1,9 +1,12 @@
 //! `Entry`: a connection with what the ledger knows of it.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::roster::{LINES, Page, Record};
 use super::spread::Share;
+use super::stamp::Stamp;
 
 /// A connection that counts in `open`, outside the ledger's own tables.
 ///
@@ -18,62 +21,78 @@ pub(crate) struct Entry<C>(Box<Body<C>>);
 #[repr(align(64))]
 pub(crate) struct Body<C> {
     pub(crate) connection: C,
-    /// Whether an earlier caller has had it.
-    pub(crate) reused: bool,
     /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
     pub(crate) just_dialed: bool,
     /// The epoch in which the ledger last let it pass; at first that in which its dial *began*.
     pub(crate) epoch: u32,
-    pub(crate) unseen: Unseen,
-    /// When it has to end, by the same clock as `unseen`; 0 is not known out of the ledger's sight,
+    /// Whether it has been given back out of the ledger's sight.
+    pub(crate) came_back: bool,
+    /// Since when it rests there, by a clock that the ledger does not read.
+    pub(crate) rests_since: u64,
+    /// When it has to end, by the same clock; 0 is not known out of the ledger's sight,
     /// which must be asked.
     pub(crate) expires: u64,
-    /// Whether nobody had had it when it was laid out: then its first unseen loan was no reuse.
-    pub(super) was_fresh: bool,
     /// Whether its end is near: noted while it is idle.
     pub(super) is_leaving: bool,
     /// By what part of the jitters it acts early.
     pub(super) share: Share,
-    /// When its dial ended.
-    pub(super) opened_at: Instant,
     /// When it last came to rest after a dial or a loan. A check is neither.
-    pub(super) idle_since: Instant,
+    pub(super) idle_since: Stamp,
     /// When it was last known to be alive: dialed, returned, or checked.
-    pub(super) proven_at: Instant,
+    pub(super) proven_at: Stamp,
+    /// Where its record is. Two fields and no type of their own, which would be padded.
+    page: Arc<Page>,
+    line: u8,
 }
 
-// With a connection of one word it fills two lines.
-const _: () = assert!(size_of::<Body<u64>>() <= 128);
-
-/// What has become of a connection out of the ledger's sight.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Unseen {
-    /// How often it was lent, and is not counted yet.
-    pub(crate) lent: u64,
-    /// Since when it rests there or is lent, by a clock that the ledger does not read.
-    pub(crate) since: u64,
-}
+// With a connection of one word it fills one line.
+const _: () = assert!(size_of::<Body<u64>>() <= 64);
 
 impl<C> Entry<C> {
-    pub(super) fn new(connection: C, epoch: u32, share: Share, now: Instant) -> Self {
+    pub(super) fn new(
+        connection: C,
+        epoch: u32,
+        share: Share,
+        (page, line): (Arc<Page>, u8),
+    ) -> Self {
+        let opened_at = page[usize::from(line)].opened_at();
         Self(Box::new(Body {
             connection,
-            reused: false,
             just_dialed: false,
             epoch,
-            unseen: Unseen::default(),
+            came_back: false,
+            rests_since: 0,
             expires: 0,
-            was_fresh: false,
             is_leaving: false,
             share,
-            opened_at: now,
-            idle_since: now,
-            proven_at: now,
+            idle_since: opened_at,
+            proven_at: opened_at,
+            page,
+            line,
         }))
     }
 
-    pub(super) fn into_connection(self) -> C {
-        self.0.connection
+    /// The connection, and where its record is.
+    pub(super) fn into_parts(self) -> (C, Arc<Page>, u8) {
+        let body = *self.0;
+        (body.connection, body.page, body.line)
+    }
+
+    /// What others may know of it.
+    #[inline]
+    pub(crate) fn record(&self) -> &Record {
+        // Within bounds as it is; so said, nothing need be checked.
+        &self.0.page[usize::from(self.0.line) % LINES]
+    }
+
+    /// Whether an earlier caller has had it.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.record().loans() > 1
+    }
+
+    /// When its dial ended.
+    pub(super) fn opened_at(&self) -> Instant {
+        self.record().opened_at().into()
     }
 
     /// Tells it from every other entry for as long as it exists: it stays where it is on the heap.
@@ -83,7 +102,7 @@ impl<C> Entry<C> {
 
     /// How long ago its dial ended.
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.opened_at)
+        now.saturating_duration_since(self.opened_at())
     }
 }
 

@@ -11,7 +11,11 @@ use super::effects::{Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
 use super::errands::Sponsor;
 use super::queue::Waiter;
-use super::{Ledger, Overdue, Refusal, Request, Verdict};
+use super::roster::Tally;
+use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Verdict};
+
+/// By how much a return out of sight may seem later than it was: the tick of the slowest kernel's timer.
+const TICK: Duration = Duration::from_millis(10);
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
@@ -55,10 +59,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// A connection at rest, if there is one and nobody has waited for it: no check, no queue.
-    pub(crate) fn try_request(
-        &mut self,
-        now: Instant,
-    ) -> (Result<Option<Entry<C>>, Refusal>, Effects<C, F, W>) {
+    pub(crate) fn try_request(&mut self, now: Instant) -> (Attempt<C>, Effects<C, F, W>) {
         let mut lent = Ok(None);
         let effects = self.settled(now, |ledger, _| {
             if ledger.closed {
@@ -132,9 +133,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back, fit for the next caller.
     pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
-            entry.reused = true;
-            (entry.proven_at, entry.idle_since) = (now, now);
+            ledger.receive(&entry);
+            (entry.proven_at, entry.idle_since) = (now.into(), now.into());
             ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
@@ -147,9 +147,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
-            entry.reused = true;
-            entry.idle_since = now;
+            ledger.receive(&entry);
+            entry.idle_since = now.into();
             ledger.set_aside(Task::Reset, entry, now, effects);
         })
     }
@@ -170,9 +169,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             Ok(task) if sound => {
                 match task {
-                    Task::Check | Task::KeepAlive => entry.proven_at = now,
+                    Task::Check | Task::KeepAlive => entry.proven_at = now.into(),
                     Task::Reset => {
-                        entry.proven_at = now;
+                        entry.proven_at = now.into();
                         ledger.note_return(now);
                     }
                     Task::Judge { since, until } => {
@@ -196,20 +195,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// A borrowed connection comes back and is of no more use.
     pub(crate) fn retire(
         &mut self,
-        mut entry: Entry<C>,
+        entry: Entry<C>,
         reason: CloseReason,
         now: Instant,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.receive(&mut entry);
+            ledger.receive(&entry);
             ledger.begin_close(entry, reason, now, effects);
         })
     }
 
     /// A borrower keeps its connection for good.
-    pub(crate) fn detach(&mut self, mut entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
+    pub(crate) fn detach(&mut self, entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
         let mut effects = self.settled(now, |ledger, _| {
-            ledger.receive(&mut entry);
+            ledger.receive(&entry);
             ledger.judgements.pass(entry.epoch, ledger.epoch);
             ledger.totals.detached_total += 1;
         });
@@ -245,7 +244,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
-    /// in use from now on. Comes with the time for which it has proved nothing.
+    /// in use from now on. Comes with the time for which it has rested: a check is no use of it.
     ///
     /// Not one that must be checked, nor one whose loan should begin a dial for `min_idle`.
     pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
@@ -255,9 +254,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.idle.warmest().filter(may_go)?;
         let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
-        entry.just_dialed = false;
-        entry.was_fresh = !entry.reused;
-        let rested = now.saturating_duration_since(entry.proven_at);
+        (entry.just_dialed, entry.came_back) = (false, false);
+        let rested = now.saturating_duration_since(entry.idle_since.into());
         Some((entry, rested))
     }
 
@@ -274,16 +272,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
     pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        let returned_at = now.checked_sub(rested).filter(|_| entry.unseen.lent > 0);
+        let returned_at = now.checked_sub(rested).filter(|_| entry.came_back);
         if let Some(returned_at) = returned_at {
-            (entry.proven_at, entry.idle_since) = (returned_at, returned_at);
+            entry.idle_since = returned_at.into();
+            // Rather too early than after a doubt that it came before.
+            entry.proven_at = returned_at.checked_sub(TICK).unwrap_or(returned_at).into();
         }
         if self.closed || entry.epoch != self.epoch {
             // It was put down behind the back of a change.
             self.outdated.push(entry);
             return;
         }
-        self.receive(&mut entry);
+        // Nobody has held it since it was put down.
+        self.in_use -= 1;
+        self.count_loans(&entry);
         self.rest(entry);
     }
 
@@ -307,7 +309,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             let share = ledger.spread.share(id.0);
-            let entry = Entry::new(connection, dial.epoch, share, now);
+            let line = ledger.roster.enroll(now.into());
+            let entry = Entry::new(connection, dial.epoch, share, line);
             ledger.handles.extend(handle.map(|handle| (entry.address(), handle)));
             ledger.shelve(entry, now, effects);
         })
@@ -459,7 +462,38 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.totals.panics_total += 1;
     }
 
+    /// The loans that began before `limit`, by the clock that they bear, and that are not counted as
+    /// leaks yet.
+    pub(crate) fn take_leaks(&mut self, limit: u64) -> Vec<Loan> {
+        let leaks = self.roster.take_overlong(limit);
+        self.totals.leaked_total += leaks.len() as u64;
+        leaks
+    }
+
+    /// The connections in callers' hands.
+    pub(crate) fn loans(&self) -> Vec<Loan> {
+        self.roster.loans()
+    }
+
+    /// The wakers of the callers in the queue.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &W> + Clone {
+        self.queue.wakers()
+    }
+
+    /// The numbers of this moment.
     pub(crate) fn stats(&self, now: Instant) -> Stats {
+        let Tally { lent, reused } = self.roster.uncounted();
+        let seen = self.stats_seen(now);
+        Stats {
+            lent_total: seen.lent_total + lent,
+            reused_total: seen.reused_total + reused,
+            ..seen
+        }
+    }
+
+    /// The same, but for loans out of sight of connections that have not come back. It looks at no
+    /// connection.
+    pub(crate) fn stats_seen(&self, now: Instant) -> Stats {
         Stats {
             max_open: self.config.max_open,
             idle: self.idle.len(),

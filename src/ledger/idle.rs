@@ -7,6 +7,7 @@ use crate::config::{Config, moment};
 
 use super::entry::Entry;
 use super::queue::count;
+use super::upkeep::UPKEEP_LEAST;
 
 /// A connection is replaced before it has to end, by this or by two dials, whichever is longer.
 const LEAD_LEAST: Duration = Duration::from_secs(1);
@@ -35,14 +36,14 @@ impl Aging {
         Self {
             max_lifetime: config.max_lifetime,
             lifetime_jitter: config.lifetime_jitter.unwrap_or(tenth).min(config.max_lifetime),
-            check_every: config.check_idle_every,
+            check_every: config.check_idle_every.max(UPKEEP_LEAST),
             lead: (config.min_idle() > 0).then_some(two_dials.max(LEAD_LEAST)),
         }
     }
 
     /// When a connection has to end; `None` is never.
     pub(super) fn ends_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
-        moment(entry.opened_at, self.lifetime(entry)?)
+        moment(entry.opened_at(), self.lifetime(entry)?)
     }
 
     pub(super) fn has_ended<C>(&self, entry: &Entry<C>, now: Instant) -> bool {
@@ -58,13 +59,13 @@ impl Aging {
     fn leaves_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
         let lifetime = self.lifetime(entry)?;
         let lead = self.lead?.min(lifetime / LEAD_SHARE);
-        moment(entry.opened_at, lifetime - lead)
+        moment(entry.opened_at(), lifetime - lead)
     }
 
     /// When it is to be checked, if it still rests then.
     fn check_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
         let early = entry.share.of(self.check_every / CHECK_SPREAD);
-        moment(entry.proven_at, self.check_every.checked_sub(early)?)
+        moment(entry.proven_at.into(), self.check_every.checked_sub(early)?)
             .filter(|_| self.check_every < Duration::MAX)
     }
 
@@ -191,7 +192,8 @@ impl<C> Idle<C> {
 
     /// When to look at them again.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.due
+        // Of one that has gone since, nobody has to be woken.
+        self.due.filter(|_| !self.entries.is_empty())
     }
 
     /// The settings have changed: whatever was known of anyone's end is out of date.

@@ -25,8 +25,10 @@ mod idle;
 mod judgements;
 mod outage;
 mod queue;
+mod roster;
 mod settle;
 pub(crate) mod spread;
+mod stamp;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -42,10 +44,12 @@ use self::idle::Idle;
 use self::judgements::Judgements;
 use self::outage::Outage;
 use self::queue::Queue;
+use self::roster::Roster;
 use self::spread::Spread;
 
 pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task, Ticket};
 pub(crate) use self::entry::Entry;
+pub(crate) use self::roster::Loan;
 
 /// A dial has not ended within its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +67,9 @@ pub(crate) enum Request<C> {
     /// Neither, and why.
     Refused(Refusal),
 }
+
+/// What a caller who does not wait is given: an idle connection if there is one for it.
+pub(crate) type Attempt<C> = Result<Option<Entry<C>>, Refusal>;
 
 /// Why a caller is neither served nor queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +137,7 @@ pub(crate) struct Ledger<C, F, W> {
     outdated: Vec<Entry<C>>,
     /// Entries in callers' hands, or granted and not yet collected.
     in_use: u32,
+    roster: Roster,
     dials: Dials,
     aside: Aside,
     closings: Closings,
@@ -164,7 +172,7 @@ pub(crate) struct Ledger<C, F, W> {
 
     /// How the latest dial failed, unless one has succeeded since.
     last_failure: Option<F>,
-    /// Totals only; `stats` fills in the rest.
+    /// Totals only, without the loans that the ledger has not seen; `stats` fills in the rest.
     totals: Stats,
 }
 
@@ -184,6 +192,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             idle: Idle::new(),
             outdated: Vec::new(),
             in_use: 0,
+            roster: Roster::default(),
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),

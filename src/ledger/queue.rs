@@ -87,6 +87,11 @@ impl<F, W> Queue<F, W> {
         Some((*ticket, waiter.is_expired(now)))
     }
 
+    /// The wakers of all callers in the queue.
+    pub(super) fn wakers(&self) -> impl Iterator<Item = &W> + Clone {
+        self.waiters.values().map(|waiter| &waiter.waker)
+    }
+
     /// Since when the first in the queue waits.
     pub(super) fn front_since(&self) -> Option<Instant> {
         self.waiters.first_key_value().map(|(_, waiter)| waiter.since)

@@ -7,9 +7,10 @@ use crate::config::{DialRule, OnDialFailure, moment};
 
 use super::dial_rule::Outlook;
 use super::effects::{AsideOrder, CloseOrder, DialOrder, Effects, ErrandId, Task, Ticket};
-use super::entry::{Entry, Unseen};
+use super::entry::Entry;
 use super::errands::{Dial, Sponsor};
 use super::queue::Waiter;
+use super::roster::Tally;
 use super::{Ledger, Overdue, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
@@ -40,8 +41,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        for mut entry in std::mem::take(&mut self.outdated) {
-            self.receive(&mut entry);
+        for entry in std::mem::take(&mut self.outdated) {
+            self.receive(&entry);
             self.shelve(entry, now, effects);
         }
         if !self.closed {
@@ -55,7 +56,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             self.appoint_looker(now, effects);
             self.finish_warm_ups(effects);
-            while self.idle.len() > self.config.max_idle() {
+            // What is about to be handed to those who wait is no surplus.
+            while self.idle.len() > self.config.max_idle().saturating_add(self.queue.len()) {
                 let surplus = self.idle.take_surplus().expect("more are idle than max_idle");
                 self.begin_close(surplus, CloseReason::Surplus, now, effects);
             }
@@ -343,19 +345,25 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Instant) -> Entry<C> {
         self.in_use += 1;
-        self.totals.lent_total += 1;
-        self.totals.reused_total += u64::from(entry.reused);
-        entry.just_dialed = !entry.reused && entry.opened_at == now;
+        entry.just_dialed = entry.record().loans() == 0 && entry.opened_at() == now;
+        entry.came_back = false;
+        entry.record().count_loan();
+        self.count_loans(&entry);
         entry
     }
 
-    /// Has a connection in use come back, with what has become of it out of sight.
-    pub(super) fn receive(&mut self, entry: &mut Entry<C>) {
+    /// Has a connection in use come back from whoever had it.
+    pub(super) fn receive(&mut self, entry: &Entry<C>) {
         self.in_use -= 1;
-        let Unseen { lent, .. } = std::mem::take(&mut entry.unseen);
+        entry.record().let_go();
+        self.count_loans(entry);
+    }
+
+    /// Counts what has become of a connection out of sight.
+    pub(super) fn count_loans(&mut self, entry: &Entry<C>) {
+        let Tally { lent, reused } = entry.record().count();
         self.totals.lent_total += lent;
-        self.totals.reused_total += lent.saturating_sub(u64::from(entry.was_fresh));
-        entry.was_fresh = false;
+        self.totals.reused_total += reused;
     }
 
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again, or has it
@@ -450,7 +458,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The connection alone, for it is to be closed or detached.
     pub(super) fn part_with(&mut self, entry: Entry<C>, effects: &mut Effects<C, F, W>) -> C {
         effects.handles.extend(self.handles.remove(&entry.address()));
-        entry.into_connection()
+        let (connection, page, line) = entry.into_parts();
+        self.roster.strike(&page, line);
+        connection
     }
 
     pub(super) fn note_closing(&mut self, id: ErrandId, now: Instant) {

@@ -15,8 +15,9 @@ use super::entry::Entry;
 use super::errands::Sponsor;
 use super::idle::Aging;
 
-/// The least time between two upkeeps, however short the limits.
-const UPKEEP_LEAST: Duration = Duration::from_millis(100);
+/// The least time between two upkeeps, and between two checks of a connection at rest, however short
+/// the limits.
+pub(super) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The time has come that an effect's `alarm` named.
@@ -26,11 +27,16 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |_, _| {})
     }
 
+    /// Nobody has taken the order for `upkeep`: it is given again at the next event.
+    pub(crate) fn alarm_refused(&mut self) {
+        self.alarm = None;
+    }
+
     /// Whether a connection may be lent without a check.
     pub(super) fn is_proven(&self, entry: &Entry<C>, now: Instant) -> bool {
-        let unproven_for = now.saturating_duration_since(entry.proven_at);
-        unproven_for <= self.config.check_after
-            && self.doubted_at.is_none_or(|doubted_at| entry.proven_at >= doubted_at)
+        let proven_at = entry.proven_at.into();
+        now.saturating_duration_since(proven_at) <= self.config.check_after
+            && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
 
     pub(super) fn aging(&self) -> Aging {
@@ -52,7 +58,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// When the coldest connection will have rested for too long; `None` if it may go on.
     fn next_idled_out(&self) -> Option<Instant> {
         let coldest = self.idle.coldest().filter(|_| self.idle.len() > self.config.min_idle())?;
-        moment(coldest.idle_since, self.config.max_idle_time)
+        moment(coldest.idle_since.into(), self.config.max_idle_time)
     }
 
     /// Dials for `min_idle`, which counts what is on its way to rest and not what is about to end.
@@ -125,7 +131,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     fn shortest_limit(&self) -> Duration {
-        let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
-        max_lifetime.min(max_idle_time).min(check_idle_every)
+        let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = self.config;
+        max_lifetime.min(max_idle_time).min(check_idle_every).min(leak_after)
     }
 }

@@ -60,6 +60,12 @@ pub fn failed_dial(error: &GetError<Refused>) -> Option<u32> {
     error.dial_error().map(|refused| refused.0)
 }
 
+/// A guard whose connection has been used, and so is reset when it comes back.
+pub fn used<D: Dialer, P: Borrow<Pool<D>>>(guard: Guard<D, P>) -> Guard<D, P> {
+    let _connection: &D::Connection = &guard;
+    guard
+}
+
 /// Panics without a message on the test's output, where a panic is no news.
 pub fn panic_quietly() -> ! {
     panic::resume_unwind(Box::new("as the script says"))
@@ -172,6 +178,8 @@ pub struct Server {
     pub broken_script: Mutex<VecDeque<Act>>,
     /// What every dial does for which the script has nothing.
     pub refuses: AtomicBool,
+    /// No check of a connection from this dial or an earlier one succeeds.
+    pub last_dead: AtomicU32,
 }
 
 impl Server {
@@ -322,9 +330,10 @@ impl Dialer for Scripted {
         !Server::act(&self.server.broken_script, true) || connection.is_broken
     }
 
-    fn check(&self, _connection: &mut Connection, _deadline: Instant) -> Result<(), Refused> {
+    fn check(&self, connection: &mut Connection, _deadline: Instant) -> Result<(), Refused> {
         self.server.checks.fetch_add(1, SeqCst);
-        if Server::act(&self.server.check_script, true) { Ok(()) } else { Err(Refused(0)) }
+        let is_alive = connection.id > self.server.last_dead.load(SeqCst);
+        if Server::act(&self.server.check_script, is_alive) { Ok(()) } else { Err(Refused(0)) }
     }
 
     fn reset(&self, _connection: &mut Connection) -> Result<(), Refused> {

@@ -274,6 +274,7 @@ fn config() -> impl Strategy<Value = Config> {
             max_lifetime,
             lifetime_jitter,
             max_idle_time,
+            leak_after: Duration::MAX,
             check_idle_every,
             on_dial_failure,
             breaker,

@@ -238,7 +238,7 @@ impl Soak {
 
     /// The way without the ledger.
     fn take_unseen(&mut self) -> Option<Entry<u32>> {
-        let (mut entry, since) = self.places.as_mut()?.pop()?;
+        let (entry, since) = self.places.as_mut()?.pop()?;
         let Config { check_after, max_idle_time, .. } = *self.ledger.config();
         let is_fresh = self.now - since <= check_after.min(max_idle_time);
         if !is_fresh || !self.may_rest_unseen(&entry) {
@@ -249,7 +249,7 @@ impl Soak {
             });
             return None;
         }
-        entry.unseen.lent += 1;
+        entry.record().count_loan();
         self.seen.unseen_loans += 1;
         Some(entry)
     }
@@ -521,7 +521,7 @@ impl Soak {
             }
             4..15 => self.event(|ledger, now| ledger.set_aside_for_reset(entry, now)),
             _ if self.places.is_some() && self.may_rest_unseen(&entry) => {
-                entry.reused = true;
+                entry.came_back = true;
                 let places = self.places.as_mut().expect("just looked");
                 places.push((entry, now));
             }

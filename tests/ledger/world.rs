@@ -865,12 +865,16 @@ impl World {
         let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
         if let Some(ordered) = self.orders.alarm {
             assert!(!self.closed, "nothing of a closed pool is kept up");
-            assert!(self.alarm.is_none_or(|before| ordered < before), "ordered twice");
+            let is_lost = |before| now.saturating_duration_since(before) >= UPKEEP_LEAST;
+            let is_news = |before: Instant| ordered < before || is_lost(before);
+            assert!(self.alarm.is_none_or(is_news), "ordered twice");
             assert!(least.is_none_or(|least| ordered >= least), "LIFE-09: upkeep without pause");
             self.alarm = Some(ordered);
         }
         if !self.closed {
-            if let Some(due) = self.next_by_time(now).map(|due| least.map_or(due, |l| due.max(l))) {
+            if let Some(due) = self.next_by_time(now) {
+                // Nobody is asked to come in the past, by whatever clock it was said.
+                let due = due.max(self.latest).max(least.unwrap_or(due));
                 let alarm = self.alarm;
                 assert!(
                     alarm.is_some_and(|alarm| alarm <= due),
@@ -991,7 +995,7 @@ impl World {
                 self.fail_hopeless();
             }
             self.finish_warm_ups();
-            while self.idle.len() > self.config.max_idle() as usize {
+            while self.idle.len() > self.config.max_idle() as usize + self.queue.len() {
                 self.close_surplus(now);
             }
             self.check_coldest(now);
@@ -1256,7 +1260,7 @@ impl World {
         let lent = self.connection(entry.connection);
         assert_eq!(lent.place, Place::Granted, "nobody else holds it");
         lent.place = Place::Lent;
-        assert_eq!(entry.reused, lent.reused);
+        assert_eq!(entry.is_reused(), lent.reused);
         let Party { ticket: own, state, .. } = &mut self.parties[party];
         (*own, *state) = (Some(ticket), State::Holding(entry));
     }
@@ -1473,7 +1477,7 @@ impl World {
 
     /// Within the last tenth of the interval, so that not all are checked at once.
     fn check_at(&self, connection: &Connection) -> Option<Instant> {
-        let every = self.config.check_idle_every;
+        let every = self.config.check_idle_every.max(UPKEEP_LEAST);
         let after = every - connection.share.of(every / 10);
         moment(connection.proven_at, after).filter(|_| every < Duration::MAX)
     }

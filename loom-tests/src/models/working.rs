@@ -9,8 +9,8 @@ use super::{SOON, check, check_within};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::error::GetError;
-use crate::pool::PooledConnection;
-use crate::server::{assert_at_rest, finish, never_due, pool, pool_with};
+use crate::pool::{Pool, PooledConnection};
+use crate::server::{Scripted, assert_at_rest, finish, never_due, pool, pool_with};
 use crate::sync;
 
 /// Two dials, one after the other: the second comes as the worker of the first goes to rest, rests,
@@ -150,6 +150,7 @@ fn a_connection_being_reset_serves_the_waiter_afterwards() {
             let pool = pool.clone();
             move || PooledConnection::discard(pool.get().unwrap())
         });
+        assert_eq!(held.number, 1, "used, and so to be reset");
         drop(held);
         caller.join().unwrap();
         assert_at_rest(&pool, &server, 0);
@@ -165,13 +166,15 @@ fn a_dialer_may_use_the_pool_in_each_of_its_methods() {
         let config = Config { check_after: Duration::ZERO, ..never_due(1) };
         let (pool, server) = pool_with(config, &[], Blocking::default().check(false));
         *pool.dialer().friend.lock().unwrap() = Some(pool.clone());
-        drop(pool.get().unwrap());
+        // Each uses what it gets, so that it is reset.
+        let get = |pool: &Pool<Scripted>| assert!(pool.get().unwrap().keeps.is_none());
+        get(&pool);
         sync::advance(SOON);
         let caller = thread::spawn({
             let pool = pool.clone();
-            move || drop(pool.get().unwrap())
+            move || get(&pool)
         });
-        drop(pool.get().unwrap());
+        get(&pool);
         caller.join().unwrap();
         pool.flush();
         finish(&pool, &server);

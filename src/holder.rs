@@ -1,0 +1,103 @@
+//! `Holder`: who has a connection, since when, and where it was asked for.
+
+use std::fmt;
+use std::panic::Location;
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use crate::ledger::Loan;
+use crate::sync::{CoarseInstant, thread_name};
+
+/// The line of the program that asked for a connection.
+pub(crate) type Site = &'static Location<'static>;
+
+/// How many holders an error names.
+const NAMED_IN_ERRORS: usize = 3;
+
+/// A connection in a caller's hands: for how long, and who took it where.
+///
+/// [`Pool::holders`](crate::Pool::holders) lists all of them. Its `Display` is one line: `held for
+/// 3.2s by thread "worker-3" since src/main.rs:41:17`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// For how long, to some milliseconds.
+    pub held: Duration,
+    /// The line that called `get` or its like.
+    pub location: &'static Location<'static>,
+    /// The thread that called it. The guard may have been moved to another since.
+    pub thread: ThreadId,
+    /// The name of that thread, if it has one and still runs.
+    pub thread_name: Option<String>,
+}
+
+impl Holder {
+    fn new(loan: &Loan, now: CoarseInstant) -> Self {
+        Self {
+            held: now.since(CoarseInstant(loan.since)),
+            location: loan.location,
+            thread: loan.thread,
+            thread_name: thread_name(loan.thread),
+        }
+    }
+
+    /// All holders of these loans, longest first.
+    pub(crate) fn all(mut loans: Vec<Loan>) -> Vec<Self> {
+        loans.sort_by_key(|loan| loan.since);
+        let now = CoarseInstant::now();
+        loans.iter().map(|loan| Self::new(loan, now)).collect()
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "held for {:.1?} by ", self.held)?;
+        match &self.thread_name {
+            Some(name) => write!(f, "thread {name:?}")?,
+            None => write!(f, "{:?}", self.thread)?,
+        }
+        write!(f, " since {}", self.location)
+    }
+}
+
+/// Who held the pool's connections as a caller was turned away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holders {
+    /// Those who have had one for longest, longest first: at most three.
+    pub longest: Vec<Holder>,
+    /// Whether every connection in use was taken by a thread that was asking for another, the one
+    /// turned away included. Then none comes back before one of them gives up: a program that takes
+    /// a second connection while it holds one needs a larger pool, or should do with one.
+    pub is_self_deadlock: bool,
+}
+
+impl Holders {
+    pub(crate) fn new(mut loans: Vec<Loan>, is_self_deadlock: bool) -> Self {
+        loans.sort_by_key(|loan| loan.since);
+        loans.truncate(NAMED_IN_ERRORS);
+        Self { longest: Holder::all(loans), is_self_deadlock }
+    }
+}
+
+impl fmt::Display for Holders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for holder in &self.longest {
+            write!(f, "; {holder}")?;
+        }
+        if self.is_self_deadlock {
+            f.write_str("; every connection in use was taken by a thread that asks for another")?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether every one of `in_use` connections was taken by a thread that is asking for another.
+pub(crate) fn is_self_deadlock(
+    loans: &[Loan],
+    in_use: u32,
+    asking: impl Iterator<Item = ThreadId> + Clone,
+) -> bool {
+    let asks = |loan: &Loan| asking.clone().any(|thread| thread == loan.thread);
+    !loans.is_empty() && loans.len() >= in_use as usize && loans.iter().all(asks)
+}

@@ -1,0 +1,358 @@
+//! Health with real threads: dead connections at rest, checks that fail or hang, and doubt.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{
+    Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_rest, await_that,
+    await_waiting, pool, pool_that, used,
+};
+use latebind::{GetError, OwnedConnection, Pool, PooledConnection};
+
+/// A pool with `n` connections at rest that have proved nothing for long.
+fn stale(n: u32) -> (Pool<Scripted>, Arc<Server>) {
+    let (pool, server) = pool(|b| b.max_open(n).check_after(Duration::ZERO));
+    pool.warm_up(n).unwrap();
+    (pool, server)
+}
+
+/// Breaks a connection, as its borrower notices.
+fn break_one(mut guard: OwnedConnection<Scripted>) {
+    guard.is_broken = true;
+    drop(guard);
+}
+
+// ---- Dead connections at rest -------------------------------------------------------------------
+
+/// HEAL-01, HEAL-09: however many there are, each is closed before the next is tried.
+#[test]
+fn as_many_dead_connections_as_can_rest_fail_no_caller() {
+    const DEAD: u32 = 30;
+    for act in [|| Act::Fail, || Act::Panic] {
+        let (pool, server) = stale(DEAD);
+        server.on_check((0..DEAD).map(|_| act()));
+        let guard = pool.get_timeout(LONG).unwrap();
+        assert_eq!((guard.id, server.dials()), (DEAD + 1, DEAD + 1), "one dial");
+        assert_eq!((server.closed.load(SeqCst), server.alive()), (DEAD, 1));
+        drop(guard);
+        await_rest(&pool, &server);
+    }
+}
+
+/// HEAL-01, HEAL-06, HEAL-09: found out by a look, with no check at all.
+#[test]
+fn as_many_broken_connections_as_can_rest_fail_no_caller() {
+    const DEAD: u32 = 30;
+    for check_after in [Duration::MAX, Duration::ZERO] {
+        let (pool, server) = pool(|b| b.max_open(DEAD).check_after(check_after));
+        pool.warm_up(DEAD).unwrap();
+        server.on_is_broken((0..DEAD).map(|_| Act::Fail));
+        let guard = pool.get_timeout(LONG).unwrap();
+        assert_eq!((guard.id, server.dials()), (DEAD + 1, DEAD + 1), "one dial");
+        assert_eq!((server.closed.load(SeqCst), server.alive()), (DEAD, 1));
+        drop(guard);
+        assert_eq!(await_rest(&pool, &server).broken_total, u64::from(DEAD));
+    }
+}
+
+/// HEAL-02: the server was restarted. All who come then are served, and no more is dialed than that.
+#[test]
+fn after_a_restart_of_the_server_everyone_is_served_at_the_first_attempt() {
+    const CALLERS: u32 = 40;
+    let (pool, server) = stale(CALLERS);
+    server.last_dead.store(CALLERS, SeqCst);
+    let leave = Gate::new();
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                let guard = pool.get_timeout(LONG);
+                leave.pass();
+                assert!(guard.unwrap().id > CALLERS, "not one from before");
+            });
+        }
+        leave.await_arrivals(CALLERS);
+        let (dials, alive) = (server.dials(), server.alive());
+        leave.open();
+        assert_eq!((dials, alive), (2 * CALLERS, CALLERS), "a dial for each");
+    });
+    await_rest(&pool, &server);
+}
+
+/// HEAL-02: those who can be served one after the other need no dial each.
+#[test]
+fn after_a_restart_of_the_server_no_more_is_dialed_than_is_wanted() {
+    const RESTING: u32 = 40;
+    let (pool, server) = stale(RESTING);
+    server.last_dead.store(RESTING, SeqCst);
+    for _ in 0..100 {
+        drop(pool.get_timeout(LONG).unwrap());
+    }
+    assert_eq!((server.dials(), server.alive()), (RESTING + 1, 1));
+    await_rest(&pool, &server);
+}
+
+/// HEAL-08.
+#[test]
+fn ten_thousand_connections_that_end_at_rest_leave_nothing() {
+    let (pool, server) = pool(|b| b.max_open(2).check_after(Duration::MAX));
+    for n in 1..=10_000 {
+        let guard = pool.get_timeout(LONG).unwrap();
+        assert_eq!(guard.id, n);
+        drop(guard);
+        server.on_is_broken([Act::Fail]);
+    }
+    assert!(server.alive() <= 1 && server.most_open.load(SeqCst) <= 2);
+    await_rest(&pool, &server);
+}
+
+/// HEAL-04: one caller, one dial.
+#[test]
+fn a_server_that_is_away_is_dialed_once_for_each_caller_who_finds_all_dead() {
+    let (pool, server) = stale(5);
+    server.on_check((0..5).map(|_| Act::Fail));
+    server.refuses.store(true, SeqCst);
+    for n in 1..=3 {
+        let error = pool.get_timeout(LONG).unwrap_err();
+        assert!(matches!(error, GetError::Unreachable { .. }), "{error:?}");
+        assert_eq!(server.dials(), 5 + n);
+    }
+    assert_eq!(await_rest(&pool, &server).open(), 0);
+}
+
+// ---- Checks on the way to a caller --------------------------------------------------------------
+
+/// HEAL-11.
+#[test]
+fn what_was_in_use_a_moment_ago_is_not_checked() {
+    let (pool, server) = pool(|b| b.max_open(4).check_after(Duration::from_secs(10)));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..1_000).for_each(|_| drop(pool.get_timeout(LONG).unwrap())));
+        }
+    });
+    assert_eq!(server.checks.load(SeqCst), 0);
+    await_rest(&pool, &server);
+}
+
+/// HEAL-11: and is again when it has rested.
+#[test]
+fn what_has_rested_is_checked_once() {
+    let rest = Duration::from_millis(60);
+    let (pool, server) = pool(|b| b.max_open(1).check_after(rest));
+    drop(pool.get().unwrap());
+    for round in 1..=3 {
+        let rested = Instant::now();
+        await_that("it has rested", || rested.elapsed() > rest + SHORT);
+        for _ in 0..10 {
+            drop(pool.get().unwrap());
+        }
+        assert_eq!((server.checks.load(SeqCst), server.dials()), (round, 1));
+    }
+}
+
+/// FAIR-04: whoever is given a dead connection stands where it stood.
+#[test]
+fn a_failed_check_costs_a_caller_no_place() {
+    let (pool, server) = pool(|b| b.max_open(1).check_after(Duration::ZERO));
+    drop(pool.get().unwrap());
+    let [checked, dialed] = [Gate::new(), Gate::new()];
+    server.on_check([checked.then(Act::Fail)]);
+    server.on_dial([dialed.then(Act::Succeed)]);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| pool.get_timeout(LONG).unwrap());
+        checked.await_arrivals(1);
+        let second = scope.spawn(|| drop(pool.get_timeout(LONG).unwrap()));
+        await_waiting(&pool, 2);
+        checked.open();
+        dialed.await_arrivals(1);
+        dialed.open();
+        let first = first.join().unwrap();
+        await_waiting(&pool, 1);
+        drop(first);
+        second.join().unwrap();
+    });
+    await_rest(&pool, &server);
+}
+
+/// DEADLINE.
+#[test]
+fn a_check_that_outlasts_its_caller_is_of_use_to_the_next() {
+    let (pool, server) = stale(1);
+    let gate = Gate::new();
+    server.on_check([gate.then(Act::Succeed)]);
+    let start = Instant::now();
+    assert!(matches!(pool.get_timeout(SHORT).unwrap_err(), GetError::Exhausted { .. }));
+    assert!(start.elapsed() < LONG / 4);
+    thread::scope(|scope| {
+        let next = scope.spawn(|| pool.get_timeout(LONG).unwrap().id);
+        await_waiting(&pool, 1);
+        gate.open();
+        assert_eq!(next.join().unwrap(), 1);
+    });
+    assert_eq!((server.checks.load(SeqCst), server.dials()), (1, 1));
+    await_rest(&pool, &server);
+}
+
+/// HEAL-10: off the lock, between borrowers, and a connection that cannot be reset fails nobody.
+#[test]
+fn between_two_borrowers_lies_a_reset() {
+    for may_block in [false, true] {
+        let (pool, server) =
+            pool_that(|b| b.reset(may_block), |b| b.max_open(1).check_after(Duration::MAX));
+        let resets = || server.resets.load(SeqCst);
+        for round in 0..5 {
+            let guard = pool.get_timeout(LONG).unwrap();
+            assert_eq!((guard.id, resets()), (1, round));
+        }
+        await_that("the last is done", || resets() == 5 && pool.stats().idle == 1);
+        for act in [Act::Fail, Act::Panic] {
+            let held = pool.get_timeout(LONG).unwrap();
+            let id = held.id;
+            server.on_reset([act]);
+            thread::scope(|scope| {
+                let next = scope.spawn(|| pool.get_timeout(LONG).unwrap().id);
+                await_waiting(&pool, 1);
+                drop(held);
+                assert_eq!(next.join().unwrap(), id + 1, "a new one, and no error");
+            });
+        }
+        await_rest(&pool, &server);
+    }
+}
+
+// ---- Doubt --------------------------------------------------------------------------------------
+
+/// One broken connection, and each of those that rested then is checked once, however lately it was
+/// used and by whichever way it came to rest.
+#[test]
+fn after_one_broken_connection_all_that_rest_are_checked_once() {
+    for round in 0..50 {
+        let (pool, server) = pool(|b| b.max_open(4).check_after(LONG));
+        let [one, two, three, four] = [(); 4].map(|()| pool.get_owned().unwrap());
+        drop((one, two));
+        if round % 2 == 0 {
+            drop(pool.get().unwrap());
+        }
+        let before = server.checks.load(SeqCst);
+        assert_eq!(before, 0);
+        break_one(three);
+        // It was lent then, and so proves itself by its return.
+        let fourth = four.id;
+        drop(four);
+        let proven = pool.get_owned().unwrap();
+        assert_eq!((proven.id, server.checks.load(SeqCst)), (fourth, 0));
+        for n in 1..=2 {
+            let doubted = [(); 2].map(|()| pool.get_owned());
+            assert!(doubted.iter().all(Result::is_ok), "{n}");
+            assert_eq!(server.checks.load(SeqCst), 2, "each once");
+        }
+        assert_eq!(server.dials(), 4);
+        drop(proven);
+        await_rest(&pool, &server);
+    }
+}
+
+/// What is checked and dead is closed, and the doubt begins anew.
+#[test]
+fn doubt_finds_every_dead_connection_before_a_caller_does() {
+    let (pool, server) = pool(|b| b.max_open(6).check_after(LONG));
+    let mut held: Vec<_> = (0..6).map(|_| pool.get_owned().unwrap()).collect();
+    let first = held.pop().unwrap();
+    drop(held);
+    server.on_check((0..5).map(|_| Act::Fail));
+    break_one(first);
+    let guard = pool.get_timeout(LONG).unwrap();
+    assert_eq!(guard.id, 7);
+    assert_eq!((server.checks.load(SeqCst), server.alive()), (5, 1));
+    drop(guard);
+    await_rest(&pool, &server);
+}
+
+/// A borrower who discards says nothing of the others.
+#[test]
+fn a_discard_casts_no_doubt() {
+    let (pool, server) = pool(|b| b.max_open(3).check_after(LONG));
+    let held = [(); 3].map(|()| pool.get_owned().unwrap());
+    let [one, two, three] = held;
+    drop((one, two));
+    OwnedConnection::discard(three);
+    drop([pool.get().unwrap(), pool.get().unwrap()]);
+    assert_eq!(server.checks.load(SeqCst), 0);
+    await_rest(&pool, &server);
+}
+
+// ---- Faults of what a dialer is asked about a connection ----------------------------------------
+
+/// NO-LOST-SLOT, REASON: each call that lies on the way to a caller or back fails, panics or hangs.
+#[test]
+fn whatever_a_call_about_a_connection_does_its_slot_is_free_in_the_end() {
+    type Script = fn(&Server, Act);
+    let calls: [(&str, Script); 4] = [
+        ("is_broken", |server, act| server.on_is_broken([act])),
+        ("check", |server, act| server.on_check([act])),
+        ("reset", |server, act| server.on_reset([act])),
+        ("close", |server, act| server.on_close([act])),
+    ];
+    for (call, script) in calls {
+        for fault in ["fails", "panics", "hangs"] {
+            let hangs = fault == "hangs";
+            let (pool, server) = pool_that(
+                |b| b.check(true).reset(true).close(true),
+                |b| b.max_open(2).check_after(Duration::ZERO),
+            );
+            pool.warm_up(1).unwrap();
+            let gate = Gate::new();
+            script(
+                &server,
+                match fault {
+                    "fails" => Act::Fail,
+                    "panics" => Act::Panic,
+                    _ => gate.then(Act::Succeed),
+                },
+            );
+            thread::scope(|scope| {
+                let caller = scope.spawn(|| {
+                    let guard = used(pool.get_timeout(LONG).unwrap());
+                    if call == "close" {
+                        PooledConnection::discard(guard);
+                    }
+                });
+                if hangs {
+                    gate.await_arrivals(1);
+                    // The others go on meanwhile, as there is room for one more.
+                    server.on_is_broken([]);
+                    let deadline = Instant::now() + LONG;
+                    while call != "check" && Instant::now() < deadline {
+                        if pool.get_timeout(SHORT).is_ok() {
+                            break;
+                        }
+                    }
+                    assert!(Instant::now() < deadline, "a {call} that hangs holds up the others");
+                    gate.open();
+                }
+                caller.join().unwrap();
+            });
+            await_rest(&pool, &server);
+            let held = [pool.get_timeout(LONG).unwrap(), pool.get_timeout(LONG).unwrap()];
+            assert_ne!(held[0].id, held[1].id, "a {call} that {fault} costs no slot");
+            drop(held);
+            await_rest(&pool, &server);
+        }
+    }
+}
+
+/// What the errors of this file's checks are never seen as: no caller is told of them.
+#[test]
+fn no_caller_is_told_of_a_check() {
+    let (pool, server) = stale(1);
+    server.on_check([Act::Fail]);
+    let guard: Result<PooledConnection<'_, Scripted>, GetError<Refused>> = pool.get_timeout(LONG);
+    let connection: Connection = Connection::detach(guard.unwrap());
+    assert_eq!(connection.id, 2);
+    drop(connection);
+    await_rest(&pool, &server);
+}
