@@ -29,6 +29,12 @@
 //! | BIND-04 | `a_refused_dial_fails_no_caller_whom_a_return_will_serve` |
 //! | BIND-08, LIFE-11 | `nothing_from_before_a_flush_is_lent_after_it` |
 //! | LIFE-10 | `a_check_whose_caller_has_left_serves_the_next` |
+//! | LIFE-03, LIFE-11 | `what_reaches_its_lifetime_is_lent_or_closed_and_never_both` |
+//! | LIFE-10 | `what_has_rested_too_long_is_lent_or_closed_and_never_both` |
+//! | LIFE-04 | `what_ends_in_use_is_closed_as_it_comes_back_and_serves_nobody` |
+//! | ACC-18 | `a_refill_and_a_caller_share_the_slots` |
+//! | LIFE-10, SHUT-10 | `a_refill_racing_a_close_leaves_nothing_open` |
+//! | LIFE-14 | `a_check_in_the_background_and_a_caller_share_a_connection` |
 //! | places: WAK-01 | `who_sweeps_the_places_strands_nobody` |
 //! | places: WAK-01 | `who_may_be_passed_is_served_all_the_same` |
 //! | BOUNDED-BYPASS | `who_has_been_passed_is_served_once_the_first_has_woken` |
@@ -62,6 +68,7 @@
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
 
+mod aging;
 mod closing;
 mod controlling;
 mod dialing;

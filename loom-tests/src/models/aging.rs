@@ -1,0 +1,147 @@
+//! Upkeep comes while connections are taken, put down, dialed and closed.
+
+use std::time::Duration;
+
+use loom::thread;
+
+use super::{check, check_within};
+use crate::config::Config;
+use crate::dialer::Blocking;
+use crate::error::GetError;
+use crate::maintenance;
+use crate::server::{Act, assert_at_rest, finish, never_due, pool_with};
+use crate::sync::advance;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Connections that live for a minute to the nanosecond.
+fn mortal(max_open: u32) -> Config {
+    Config { max_lifetime: MINUTE, lifetime_jitter: Some(Duration::ZERO), ..never_due(max_open) }
+}
+
+/// LIFE-11. Upkeep against take: as the lifetime of what rests passes, it is lent before that or
+/// closed after it.
+#[test]
+fn what_reaches_its_lifetime_is_lent_or_closed_and_never_both() {
+    check(|| {
+        let (pool, server) = pool_with(mortal(1), &[], Blocking::default());
+        drop(pool.get().unwrap());
+        let keeping = thread::spawn(|| {
+            advance(MINUTE);
+            maintenance::wake();
+        });
+        let number = pool.get().unwrap().number;
+        keeping.join().unwrap();
+        assert!(number <= 2, "one dial for one that has ended");
+        assert_eq!(pool.get().unwrap().number, 2, "LIFE-03: the first has ended");
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(server.books().closed, 1);
+    });
+}
+
+/// LIFE-10. The same with the limit of rest, and two callers: no slot is lost.
+#[test]
+fn what_has_rested_too_long_is_lent_or_closed_and_never_both() {
+    check_within(2, || {
+        let config = Config { max_idle_time: MINUTE, ..never_due(1) };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        drop(pool.get().unwrap());
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        let keeping = thread::spawn(|| {
+            advance(MINUTE);
+            maintenance::wake();
+        });
+        drop(pool.get().unwrap());
+        caller.join().unwrap();
+        keeping.join().unwrap();
+        let (idle, books) = (pool.stats().idle, server.books());
+        assert_at_rest(&pool, &server, idle);
+        assert_eq!(books.dials, books.closed + idle, "{books:?}");
+    });
+}
+
+/// Upkeep against put: what has come to its end in use does so at its return, and the caller who
+/// waits for it has another.
+#[test]
+fn what_ends_in_use_is_closed_as_it_comes_back_and_serves_nobody() {
+    check_within(2, || {
+        let (pool, server) = pool_with(mortal(1), &[], Blocking::default());
+        let held = pool.get().unwrap();
+        advance(MINUTE);
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || assert_eq!(pool.get().unwrap().number, 2)
+        });
+        let keeping = thread::spawn(maintenance::wake);
+        drop(held);
+        caller.join().unwrap();
+        keeping.join().unwrap();
+        assert_at_rest(&pool, &server, 1);
+        assert_eq!(server.books().closed, 1);
+    });
+}
+
+/// ACC-18: `min_idle` is made good as a caller comes and another dials. They claim their slots by
+/// the same path.
+#[test]
+fn a_refill_and_a_caller_share_the_slots() {
+    check_within(2, || {
+        let config = Config { min_idle: 1, ..never_due(2) };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        let keeping = thread::spawn({
+            let pool = pool.clone();
+            move || assert!(pool.stats().open() <= 2, "BOUND")
+        });
+        drop(pool.get().unwrap());
+        keeping.join().unwrap();
+        assert!(server.books().dials <= 2, "NO-DEMAND-NO-DIAL");
+        finish(&pool, &server);
+    });
+}
+
+/// LIFE-10, SHUT-10: a refill that fails is tried again by upkeep, as the pool is closed. Nothing
+/// is dialed for a closed pool, and nobody wakes it any more.
+#[test]
+fn a_refill_racing_a_close_leaves_nothing_open() {
+    check_within(2, || {
+        let config = Config { min_idle: 1, ..never_due(1) };
+        let (pool, server) = pool_with(config, &[Act::Refuse], Blocking::default());
+        match pool.get() {
+            Ok(_) => panic!("its dial is refused"),
+            Err(error) => assert!(matches!(error, GetError::Unreachable { .. }), "{error}"),
+        }
+        let keeping = thread::spawn(|| {
+            advance(MINUTE);
+            maintenance::wake();
+        });
+        finish(&pool, &server);
+        let dials = server.books().dials;
+        keeping.join().unwrap();
+        maintenance::wake();
+        assert_eq!(server.books().dials, dials, "SHUT-10");
+        assert_at_rest(&pool, &server, 0);
+    });
+}
+
+/// Upkeep against take: the check of what rests takes it away for a while, and a caller who comes
+/// meanwhile has it after that, without a dial.
+#[test]
+fn a_check_in_the_background_and_a_caller_share_a_connection() {
+    check_within(2, || {
+        let config = Config { check_idle_every: MINUTE, ..never_due(1) };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        drop(pool.get().unwrap());
+        let keeping = thread::spawn(|| {
+            advance(MINUTE);
+            maintenance::wake();
+        });
+        drop(pool.get().unwrap());
+        keeping.join().unwrap();
+        drop(pool.get().unwrap());
+        assert_eq!(server.books().dials, 1, "NO-DEMAND-NO-DIAL");
+        finish(&pool, &server);
+    });
+}
