@@ -30,7 +30,7 @@ mod ledger;
 mod places;
 #[path = "../../src/pool.rs"]
 mod pool;
-#[path = "../../src/shell.rs"]
+#[path = "../../src/shell/mod.rs"]
 mod shell;
 #[path = "../../src/stats.rs"]
 mod stats;

@@ -1,0 +1,90 @@
+//! Why a caller is not served, with what it is told of the pool.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{DialFailure, GetError};
+use crate::holder::{Holders, is_self_deadlock};
+use crate::ledger::{Ledger, Loan, Refusal, Verdict};
+use crate::stats::Stats;
+use crate::sync::{Bell, now, this_thread};
+
+/// What a caller who is turned away is told of the pool.
+#[derive(Default)]
+pub(super) struct Account {
+    pub(super) stats: Stats,
+    loans: Vec<Loan>,
+    is_self_deadlock: bool,
+}
+
+impl Account {
+    /// Of this moment, for this thread.
+    pub(super) fn of<C, E>(ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>, now: Instant) -> Self {
+        let (stats, loans) = (ledger.stats(now), ledger.loans());
+        let asking = ledger.waiting().map(|bell| bell.thread()).chain([this_thread()]);
+        let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, asking);
+        Self { stats, loans, is_self_deadlock }
+    }
+
+    pub(super) fn exhausted<E>(
+        self,
+        waited: Duration,
+        failure: Option<DialFailure<E>>,
+    ) -> GetError<E> {
+        let holders = Box::new(Holders::new(self.loans, self.is_self_deadlock));
+        GetError::Exhausted { waited, stats: Box::new(self.stats), holders, failure }
+    }
+
+    pub(super) fn suspended<E>(
+        self,
+        waited: Duration,
+        failure: Option<DialFailure<E>>,
+    ) -> GetError<E> {
+        GetError::Suspended { waited, stats: Box::new(self.stats), failure }
+    }
+
+    fn unreachable<E>(self, waited: Duration, failure: DialFailure<E>) -> GetError<E> {
+        GetError::Unreachable { waited, stats: Box::new(self.stats), failure }
+    }
+}
+
+/// Why a caller was not even queued.
+pub(super) fn refused<C, E>(
+    ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
+    refusal: Refusal,
+    start: Instant,
+) -> GetError<E> {
+    let failure = ledger.last_failure();
+    let verdict = match refusal {
+        Refusal::Closed => return GetError::Closed,
+        Refusal::Suspended => Verdict::<C, _>::Suspended(failure),
+        Refusal::TooLate => Verdict::Late(failure),
+        Refusal::QueueFull => {
+            let max_waiting = ledger.config().max_waiting.unwrap_or(u32::MAX);
+            return GetError::QueueFull { max_waiting, stats: Box::new(ledger.stats(start)) };
+        }
+    };
+    turned_away(verdict, Account::of(ledger, start), start)
+}
+
+/// Why a caller was not served.
+pub(super) fn turned_away<C, E>(
+    verdict: Verdict<C, DialFailure<E>>,
+    account: Account,
+    start: Instant,
+) -> GetError<E> {
+    let waited = now().saturating_duration_since(start);
+    let is_unused = account.stats.in_use == 0;
+    match verdict {
+        Verdict::Failed(failure) => account.unreachable(waited, failure),
+        // Nothing is in use, so nothing but a dial could have served the caller.
+        Verdict::Late(Some(failure)) if is_unused => account.unreachable(waited, failure),
+        Verdict::Late(failure) => account.exhausted(waited, failure),
+        Verdict::Suspended(failure) => account.suspended(waited, failure),
+        Verdict::Closed => GetError::Closed,
+        Verdict::Cancelled => GetError::Cancelled,
+        Verdict::Granted(_) | Verdict::Warm | Verdict::Drained => {
+            unreachable!("a verdict in the caller's favour")
+        }
+    }
+}

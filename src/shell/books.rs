@@ -1,0 +1,120 @@
+//! The ledger, locked, with everything that rests in the places in it.
+
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+
+use crate::config::moment;
+use crate::dialer::Dialer;
+use crate::stats::Stats;
+use crate::sync::{Bell, CoarseInstant, MutexGuard, Wake, now};
+
+use super::knobs::is_timed;
+use super::{Books, Lent, Shell};
+
+impl<D: Dialer> Shell<D> {
+    /// Locks the ledger, with everything that rests in the places taken in.
+    pub(super) fn books(&self) -> OpenBooks<'_, D> {
+        let mut books = OpenBooks { shell: self, ledger: self.ledger.lock() };
+        books.take_in();
+        books
+    }
+}
+
+/// The pool's numbers as they were when the lock was last freed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    pub(super) stats: Stats,
+    /// Whether connections have been in the places since: to the ledger they are in use.
+    pub(super) is_laid_out: bool,
+}
+
+/// The ledger, locked. What rests in the places is in it, and is laid out again on unlocking if
+/// nobody has to be served first.
+pub(super) struct OpenBooks<'a, D: Dialer> {
+    shell: &'a Shell<D>,
+    ledger: MutexGuard<'a, Books<D>>,
+}
+
+impl<D: Dialer> OpenBooks<'_, D> {
+    /// Unlocks for the time of a wait.
+    pub(super) fn wait(&mut self, bell: &Bell, until: Option<Instant>) -> Wake {
+        self.put_away();
+        let wake = bell.wait(&mut self.ledger, until);
+        self.take_in();
+        wake
+    }
+
+    fn take_in(&mut self) {
+        let mut found = Vec::new();
+        self.shell.places.sweep(|entry| found.push(entry));
+        self.take_in_all(found);
+    }
+
+    /// Before unlocking: what may rest within reach of all is laid out, and the numbers are noted.
+    fn put_away(&mut self) {
+        let now = now();
+        let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
+        if let Some(ease) = ease {
+            self.lay_out(ease, now);
+        }
+        let (stats, is_laid_out) = (self.ledger.stats_seen(now), ease.is_some());
+        self.shell.reading.set(Reading { stats, is_laid_out });
+    }
+
+    fn lay_out(&mut self, ease: Duration, now: Instant) {
+        let coarse = CoarseInstant::now();
+        let (epoch, until) = (self.ledger.epoch(), moment(now, ease));
+        let mut found = Vec::new();
+        let lay_out = || {
+            let (mut entry, rested) = self.ledger.lay_out(now)?;
+            entry.rests_since = coarse.before(rested).0;
+            date::<D>(&self.ledger, &mut entry, now, coarse);
+            Some(entry)
+        };
+        self.shell.places.open(epoch, until, lay_out, |entry| found.push(entry));
+        self.take_in_all(found);
+    }
+
+    fn take_in_all(&mut self, found: Vec<Lent<D>>) {
+        if !found.is_empty() {
+            let (now, coarse) = (now(), CoarseInstant::now());
+            for entry in found {
+                let rested = coarse.since(CoarseInstant(entry.rests_since));
+                self.ledger.take_in(entry, rested, now);
+            }
+        }
+    }
+}
+
+impl<D: Dialer> Deref for OpenBooks<'_, D> {
+    type Target = Books<D>;
+
+    fn deref(&self) -> &Books<D> {
+        &self.ledger
+    }
+}
+
+impl<D: Dialer> DerefMut for OpenBooks<'_, D> {
+    fn deref_mut(&mut self) -> &mut Books<D> {
+        &mut self.ledger
+    }
+}
+
+impl<D: Dialer> Drop for OpenBooks<'_, D> {
+    fn drop(&mut self) {
+        self.put_away();
+    }
+}
+
+/// Writes on a connection when it has to end, by the coarse clock, for those who do not ask the ledger.
+pub(super) fn date<D: Dialer>(
+    ledger: &Books<D>,
+    entry: &mut Lent<D>,
+    now: Instant,
+    coarse: CoarseInstant,
+) {
+    if entry.expires == 0 {
+        let left = ledger.life_left(entry, now);
+        entry.expires = left.map_or(u64::MAX, |left| coarse.after(left).0);
+    }
+}

@@ -1,0 +1,147 @@
+//! What steers a pool as a whole, and what it tells of itself.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::{Config, ConfigError};
+use crate::dialer::Dialer;
+use crate::histogram::Histograms;
+use crate::holder::Holder;
+use crate::ledger::{Ledger, Verdict};
+use crate::maintenance;
+use crate::stats::Stats;
+use crate::sync::{Bell, now};
+
+use super::account::turned_away;
+use super::books::Reading;
+use super::knobs::places_for;
+use super::{Predicate, Refused, Shell};
+
+impl<D: Dialer> Shell<D> {
+    /// Opens connections until `target` are open, and waits for them.
+    pub(crate) fn warm_up(
+        self: &Arc<Self>,
+        target: u32,
+        deadline: Option<Instant>,
+    ) -> Result<(), Refused<D>> {
+        let (start, bell) = (now(), Arc::<Bell>::default());
+        let mut ledger = self.books();
+        let (ticket, effects) = ledger.warm_up(target, start, || Arc::clone(&bell));
+        match self.wait(ledger, effects, ticket, &bell, deadline) {
+            (Verdict::Warm, _) => Ok(()),
+            (verdict, account) => Err(turned_away(verdict, account, start)),
+        }
+    }
+
+    /// Lends nothing from now on, and leaves no thread at rest.
+    pub(crate) fn close(self: &Arc<Self>) {
+        self.event(Ledger::close);
+        maintenance::forget(&self.weak());
+        self.workers.close();
+    }
+
+    /// Closes, and aborts what is in use as far as it can be; says how many connections that were.
+    pub(crate) fn abort(self: &Arc<Self>) -> u32 {
+        self.close();
+        let handles = self.books().handles_in_use();
+        let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
+        for handle in handles {
+            self.user_code(|_| handle.abort());
+            // Perhaps the last one: then its drop is user code too.
+            self.user_code(|_| drop(handle));
+        }
+        count
+    }
+
+    /// Closes, and waits until nothing is open. The numbers at the end tell whether it came to that.
+    pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Instant>) -> Stats {
+        self.close();
+        let bell = Arc::<Bell>::default();
+        let mut ledger = self.books();
+        let (ticket, effects) = ledger.drain(now(), || Arc::clone(&bell));
+        self.wait(ledger, effects, ticket, &bell, deadline).1.stats
+    }
+
+    /// Lends nothing and dials nothing until it is resumed.
+    pub(crate) fn suspend(self: &Arc<Self>) {
+        self.event(Ledger::suspend);
+    }
+
+    pub(crate) fn resume(self: &Arc<Self>) {
+        self.event(Ledger::resume);
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.books().is_suspended()
+    }
+
+    /// Lends nothing again that was opened, or began to be, before now.
+    pub(crate) fn flush(self: &Arc<Self>) {
+        self.event(Ledger::flush);
+    }
+
+    /// Retires what the predicate says: of what was begun before now, and not lent when it does.
+    pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
+        let mut ledger = self.books();
+        let (epoch, effects) = ledger.retire_where(now());
+        // Before anybody can be told to judge by it.
+        self.predicates.lock().insert(epoch, predicate);
+        drop(ledger);
+        self.carry_out(effects);
+    }
+
+    /// Changes the settings, from those of this moment to what `change` makes of them.
+    pub(crate) fn reconfigure(
+        self: &Arc<Self>,
+        change: impl FnOnce(Config) -> Result<Config, ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let mut ledger = self.books();
+        let config = change(*ledger.config())?;
+        let effects = ledger.reconfigure(config, now());
+        self.knobs.set(&config);
+        self.places.grow(places_for(&config));
+        drop(ledger);
+        self.carry_out(effects);
+        Ok(())
+    }
+
+    pub(crate) fn stats(self: &Arc<Self>) -> Stats {
+        let mut stats = Stats::default();
+        self.event(|ledger, now| {
+            let effects = ledger.look(now);
+            stats = ledger.stats(now);
+            effects
+        });
+        stats
+    }
+
+    /// Who has a connection now, longest first.
+    pub(crate) fn holders(self: &Arc<Self>) -> Vec<Holder> {
+        let mut loans = Vec::new();
+        self.event(|ledger, now| {
+            let effects = ledger.look(now);
+            loans = ledger.loans();
+            effects
+        });
+        Holder::all(loans)
+    }
+
+    /// The numbers without the lock: a glance at the places, and the rest as last noted.
+    pub(crate) fn recent_stats(&self) -> Stats {
+        let Reading { mut stats, is_laid_out } = self.reading.get();
+        if is_laid_out {
+            // Of one moment or of two, they add up to what is open.
+            let resting = self.places.resting().min(stats.in_use);
+            stats.idle += resting;
+            stats.in_use -= resting;
+        }
+        stats
+    }
+
+    pub(crate) fn histograms(&self) -> Histograms {
+        self.timings.histograms(|| {
+            let ledger = self.books();
+            (ledger.stats(now()).lent_total, ledger.in_hands())
+        })
+    }
+}

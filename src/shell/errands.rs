@@ -1,0 +1,232 @@
+//! What the ledger orders, carried out: never under the lock, on a worker if it may block.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::cancel::Cancellable;
+use crate::config::far_future;
+use crate::dialer::Dialer;
+use crate::error::DialFailure;
+use crate::event::Event;
+use crate::holder::Holder;
+use crate::ledger::effects::ErrandId;
+use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task, Ticket};
+use crate::maintenance::{self, Upkeep};
+use crate::sync::{CoarseInstant, catch, now};
+use crate::workers::Job;
+
+use super::{Books, Connection, Failure, Orders, Shell};
+
+impl<D: Dialer> Shell<D> {
+    /// Tells the ledger of an event, and carries out what follows.
+    #[cold]
+    pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Instant) -> Orders<D>) {
+        let now = now();
+        let effects = event(&mut self.books(), now);
+        self.carry_out(effects);
+    }
+
+    /// Carries out what the ledger ordered, and what follows from that. Never under the lock.
+    ///
+    /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials
+    /// that fail one after the other.
+    pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
+        if effects.is_empty() {
+            return;
+        }
+        let mut pending = vec![effects];
+        while let Some(effects) = pending.pop() {
+            let Effects { wake, handles, dials, asides, closes, spent, alarm, judged } = effects;
+            for bell in wake {
+                bell.ring();
+            }
+            if let Some(due) = alarm {
+                self.order_upkeep(due);
+            }
+            for handle in handles {
+                catch(|| drop(handle));
+            }
+            for order in dials {
+                pending.extend(self.on_worker(Errand::Dial(order)));
+            }
+            for order in asides {
+                let may_block = match order.task {
+                    Task::Check | Task::KeepAlive => self.blocking.check,
+                    Task::Reset => true,
+                    Task::Judge { .. } => false,
+                };
+                pending.extend(self.run(Errand::Aside(order), may_block));
+            }
+            for order in closes {
+                pending.extend(self.run(Errand::Close(order), self.blocking.close));
+            }
+            for failure in spent {
+                catch(|| drop(failure));
+            }
+            if let Some(epoch) = judged {
+                self.forget_predicates(epoch);
+            }
+        }
+    }
+
+    /// Drops the predicates up to that epoch.
+    pub(super) fn forget_predicates(&self, epoch: u32) {
+        let done = {
+            let mut predicates = self.predicates.lock();
+            let needed = predicates.split_off(&(epoch + 1));
+            std::mem::replace(&mut *predicates, needed)
+        };
+        for predicate in done.into_values() {
+            catch(|| drop(predicate));
+        }
+    }
+
+    #[cold]
+    pub(super) fn order_upkeep(self: &Arc<Self>, due: Instant) {
+        let is_taken = maintenance::wake_at(due, self.weak());
+        // The pool may have been closed since the order was given. To see to that, nothing need be
+        // swept in, and nothing that is swept in may be left without an event.
+        let mut ledger = self.ledger.lock();
+        if !is_taken {
+            ledger.alarm_refused();
+        }
+        let is_closed = ledger.is_closed();
+        drop(ledger);
+        if is_closed {
+            maintenance::forget(&self.weak());
+        }
+    }
+
+    pub(super) fn weak(self: &Arc<Self>) -> Weak<dyn Upkeep> {
+        let weak: Weak<Self> = Arc::downgrade(self);
+        weak
+    }
+
+    pub(super) fn run(self: &Arc<Self>, errand: Errand<D>, may_block: bool) -> Option<Orders<D>> {
+        if may_block { self.on_worker(errand) } else { Some(self.perform(errand)) }
+    }
+
+    /// Sends an errand to a worker. Without a thread a dial fails; other errands are run here, as
+    /// a connection must not be lost for want of a thread.
+    pub(super) fn on_worker(self: &Arc<Self>, errand: Errand<D>) -> Option<Orders<D>> {
+        let assignment = Assignment { shell: Arc::clone(self), errand };
+        let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
+        Some(match errand {
+            Errand::Dial(DialOrder { id, .. }) => {
+                self.dial_failed(id, DialFailure::no_thread(error), Duration::ZERO, now())
+            }
+            errand => self.perform(errand),
+        })
+    }
+
+    /// Does what is to be done, and tells the ledger. To it, a panic of the dialer is a failure.
+    pub(super) fn perform(&self, errand: Errand<D>) -> Orders<D> {
+        match errand {
+            Errand::Dial(DialOrder { id, deadline }) => {
+                let start = now();
+                let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
+                let now = now();
+                let took = now.saturating_duration_since(start);
+                let failure = match outcome {
+                    Some(Ok(connection)) => {
+                        self.timings.note_dial(took);
+                        self.tell(|| Event::Opened { took });
+                        let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
+                        return self.books().dialed(id, connection, handle.flatten(), now);
+                    }
+                    Some(Err(error)) => DialFailure::new(error),
+                    None => DialFailure::panicked(),
+                };
+                self.dial_failed(id, failure, took, now)
+            }
+            Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
+                let connection = &mut entry.connection;
+                let is_sound = match task {
+                    Task::Judge { since, until } => self.may_stay(connection, since, until),
+                    Task::Check | Task::KeepAlive => {
+                        self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
+                    }
+                    Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),
+                };
+                let now = now();
+                self.books().back(id, entry, is_sound, now)
+            }
+            Errand::Close(CloseOrder { id, connection, reason, age }) => {
+                self.user_code(|dialer| dialer.close(connection));
+                self.tell(|| Event::Closed { reason, age });
+                let now = now();
+                self.books().closed(id, now)
+            }
+            Errand::Upkeep(orders, leaks) => {
+                for holder in Holder::all(leaks) {
+                    self.tell(|| Event::Leaked { holder: &holder });
+                }
+                orders
+            }
+        }
+    }
+
+    pub(super) fn dial_failed(
+        &self,
+        id: ErrandId,
+        failure: Failure<D>,
+        took: Duration,
+        now: Instant,
+    ) -> Orders<D> {
+        self.tell(|| Event::DialFailed { failure: &failure, took });
+        self.books().dial_failed(id, failure, now)
+    }
+}
+
+impl<D: Dialer> Cancellable for Shell<D> {
+    fn cancel(self: Arc<Self>, ticket: Ticket) {
+        self.event(|ledger, now| ledger.cancel(ticket, now));
+    }
+}
+
+/// Something to do outside the lock, with the slot that it is done for.
+pub(super) enum Errand<D: Dialer> {
+    Dial(DialOrder),
+    Aside(AsideOrder<Connection<D>>),
+    Close(CloseOrder<Connection<D>>),
+    /// All that an upkeep has led to, and the leaks that it has found.
+    Upkeep(Orders<D>, Vec<Loan>),
+}
+
+/// An errand on its way to a worker.
+pub(super) struct Assignment<D: Dialer> {
+    shell: Arc<Shell<D>>,
+    errand: Errand<D>,
+}
+
+impl<D: Dialer> Upkeep for Shell<D> {
+    fn upkeep(self: Arc<Self>) {
+        let now = now();
+        let (orders, leaks) = {
+            let mut ledger = self.books();
+            let orders = ledger.upkeep(now);
+            let leak_after = ledger.config().leak_after;
+            (orders, ledger.take_leaks(CoarseInstant::now().before(leak_after).0))
+        };
+        // The thread that this runs on is that of all pools: no dialer may hold it up, nor may an
+        // observer.
+        let left = if orders.may_call_out() || !leaks.is_empty() {
+            self.on_worker(Errand::Upkeep(orders, leaks))
+        } else {
+            Some(orders)
+        };
+        left.into_iter().for_each(|orders| self.carry_out(orders));
+    }
+}
+
+impl<D: Dialer> Job for Assignment<D> {
+    fn run(self) {
+        let effects = self.shell.perform(self.errand);
+        self.shell.carry_out(effects);
+    }
+}
+
+/// The deadline that a dialer is told.
+fn latest(deadline: Option<Instant>) -> Instant {
+    deadline.unwrap_or_else(|| far_future(now()))
+}

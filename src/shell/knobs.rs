@@ -1,0 +1,57 @@
+//! The settings that are read without the lock.
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::sync::{CoarseDuration, Figure};
+
+/// The settings that are read without the lock. They are set under it.
+#[derive(Default)]
+pub(crate) struct Knobs {
+    fresh_for: Figure,
+    get_timeout: Figure,
+    retire_on_panic: Figure,
+}
+
+impl Knobs {
+    pub(super) fn new(config: &Config) -> Self {
+        let knobs = Self::default();
+        knobs.set(config);
+        knobs
+    }
+
+    pub(super) fn set(&self, config: &Config) {
+        self.fresh_for.set(CoarseDuration::new(config.check_after.min(config.max_idle_time)).0);
+        let nanoseconds = u64::try_from(config.get_timeout.as_nanos()).unwrap_or(u64::MAX);
+        self.get_timeout.set(nanoseconds);
+        self.retire_on_panic.set(u64::from(config.retire_on_panic));
+    }
+
+    /// What has rested for longer is to be checked or closed.
+    #[inline]
+    pub(super) fn fresh_for(&self) -> CoarseDuration {
+        CoarseDuration(self.fresh_for.get())
+    }
+
+    pub(crate) fn get_timeout(&self) -> Duration {
+        // Of what nanoseconds cannot say, nobody sees the end.
+        match self.get_timeout.get() {
+            u64::MAX => Duration::MAX,
+            nanoseconds => Duration::from_nanos(nanoseconds),
+        }
+    }
+
+    pub(crate) fn retire_on_panic(&self) -> bool {
+        self.retire_on_panic.get() != 0
+    }
+}
+
+/// Whether the coarse clock can tell how long a connection may rest. If not, all callers go by the
+/// ledger.
+pub(super) fn is_timed(config: &Config) -> bool {
+    config.check_after >= CoarseDuration::LEAST
+}
+
+pub(super) fn places_for(config: &Config) -> u32 {
+    if is_timed(config) { config.max_idle() } else { 0 }
+}

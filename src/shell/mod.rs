@@ -1,0 +1,399 @@
+//! The shell: a ledger behind its lock. It waits, wakes, and runs what the ledger orders; it
+//! decides nothing.
+//!
+//! A call takes the lock, tells the ledger what has happened, frees the lock, and only then carries
+//! out the effects. User code runs in two places, neither under the lock: in an errand, on a
+//! worker if it may block or else on the thread that carries it out, and in `is_broken` and `reset`
+//! on the thread that borrows or returns.
+
+mod account;
+mod books;
+mod control;
+mod errands;
+mod knobs;
+mod user_code;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cancel::{Cancel, Cancellable, IsCancelled};
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::dialer::{Blocking, Dialer};
+use crate::error::{DialFailure, GetError};
+use crate::event::{Event, Watch};
+use crate::histogram::Timings;
+use crate::holder::Site;
+use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Request, Task, Ticket, Verdict};
+use crate::places::Places;
+use crate::sync::{Bell, CoarseInstant, Latest, Mutex, Wake, now, seed, this_thread};
+use crate::workers::Workers;
+
+use self::account::{Account, refused, turned_away};
+use self::books::{OpenBooks, Reading, date};
+use self::errands::Assignment;
+use self::knobs::{Knobs, places_for};
+
+type Connection<D> = <D as Dialer>::Connection;
+type Failure<D> = DialFailure<<D as Dialer>::Error>;
+type Books<D> = Ledger<Connection<D>, Failure<D>, Arc<Bell>>;
+type Lent<D> = Entry<Connection<D>>;
+type Refused<D> = GetError<<D as Dialer>::Error>;
+type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Account);
+type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
+
+type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
+
+/// One pool, shared by its handles and the errands under way.
+pub(crate) struct Shell<D: Dialer> {
+    dialer: D,
+    blocking: Blocking,
+    knobs: Knobs,
+    places: Places<Lent<D>>,
+    ledger: Mutex<Books<D>>,
+    /// Those that have yet to judge a connection, by the epoch that each began.
+    predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
+    workers: Arc<Workers<Assignment<D>>>,
+    reading: Latest<Reading>,
+    timings: Timings,
+    watch: Watch<<D as Dialer>::Error>,
+}
+
+impl<D: Dialer> Shell<D> {
+    pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
+        let blocking = dialer.blocking();
+        let ledger = Ledger::new(config, seed());
+        let reading = Reading { stats: ledger.stats_seen(now()), is_laid_out: false };
+        Arc::new(Self {
+            dialer,
+            blocking,
+            knobs: Knobs::new(&config),
+            places: Places::new(places_for(&config)),
+            ledger: Mutex::new(ledger),
+            predicates: Mutex::new(BTreeMap::new()),
+            workers: Workers::new(),
+            reading: Latest::new(reading),
+            timings: Timings::default(),
+            watch,
+        })
+    }
+
+    /// Has what is to rest from the start dialed for.
+    pub(crate) fn begin(self: &Arc<Self>) {
+        self.event(Ledger::look);
+    }
+
+    pub(crate) fn knobs(&self) -> &Knobs {
+        &self.knobs
+    }
+
+    pub(crate) fn dialer(&self) -> &D {
+        &self.dialer
+    }
+
+    // ---- Checkout ------------------------------------------------------------------------------
+
+    /// Takes a sound connection that rests in a place, if nobody waits and there is one: the way
+    /// that nearly every checkout goes. Neither a lock, nor an allocation, nor a precise clock.
+    #[inline]
+    pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
+        let open = self.places.gate()?;
+        let now = CoarseInstant::now();
+        let mut entry = self.places.take(now)?;
+        let is_fresh = now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.rests_since));
+        // One of an older epoch rests here for the moment until its returner has looked.
+        if !is_fresh || entry.epoch != open.epoch || now >= CoarseInstant(entry.expires) {
+            self.pass_on(entry);
+            return None;
+        }
+        if !self.is_sound(&mut entry.connection) {
+            self.retire(entry, CloseReason::Broken);
+            return None;
+        }
+        let (thread, record) = (this_thread(), entry.record());
+        record.count_loan();
+        record.hand_to(Loan { since: now.0, thread, location: site });
+        self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
+        Some(entry)
+    }
+
+    /// The ledger shall see to a connection from a place before it is lent.
+    #[cold]
+    fn pass_on(self: &Arc<Self>, entry: Lent<D>) {
+        let rested = CoarseInstant::now().since(CoarseInstant(entry.rests_since));
+        self.event(|ledger, now| {
+            ledger.take_in(entry, rested, now);
+            ledger.look(now)
+        });
+    }
+
+    /// Waits for a sound connection until `deadline`; `None` is for as long as it takes, or until it
+    /// is cancelled.
+    #[cold]
+    pub(crate) fn get(
+        self: &Arc<Self>,
+        start: Instant,
+        deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
+        site: Site,
+    ) -> Result<Lent<D>, Refused<D>> {
+        let mut has_queued = false;
+        let outcome = self.get_sound(start, deadline, cancel, &mut has_queued);
+        let mut waited = Duration::ZERO;
+        if has_queued {
+            waited = now().saturating_duration_since(start);
+            self.timings.note_wait(waited, outcome.is_ok());
+        }
+        self.checked_out(outcome, waited, site)
+    }
+
+    fn get_sound(
+        self: &Arc<Self>,
+        start: Instant,
+        deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
+        has_queued: &mut bool,
+    ) -> Result<Lent<D>, Refused<D>> {
+        let mut place = None;
+        loop {
+            let (ticket, mut entry) = self.get_any(place, start, deadline, cancel, has_queued)?;
+            if entry.just_dialed || self.is_sound(&mut entry.connection) {
+                return Ok(entry);
+            }
+            self.retire_unused(entry);
+            place = Some(ticket);
+        }
+    }
+
+    /// A sound connection at rest, if there is one and nobody waits for it.
+    pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<Lent<D>, Refused<D>> {
+        let outcome = self.try_get_sound();
+        self.checked_out(outcome, Duration::ZERO, site)
+    }
+
+    fn try_get_sound(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
+        loop {
+            let mut lent = Ok(None);
+            let (mut account, mut failure) = (Account::default(), None);
+            self.event(|ledger, now| {
+                let effects;
+                (lent, effects) = ledger.try_request(now);
+                if !matches!(lent, Ok(Some(_))) {
+                    (account, failure) = (Account::of(ledger, now), ledger.last_failure());
+                }
+                effects
+            });
+            let mut entry = match lent {
+                Ok(Some(entry)) => entry,
+                Ok(None) => return Err(account.exhausted(Duration::ZERO, failure)),
+                Err(Refusal::Suspended) => return Err(account.suspended(Duration::ZERO, failure)),
+                Err(_) => return Err(GetError::Closed),
+            };
+            if self.is_sound(&mut entry.connection) {
+                return Ok(entry);
+            }
+            self.retire_unused(entry);
+        }
+    }
+
+    /// A checkout has come to its end by the lock: its loan begins, or there is none.
+    fn checked_out(
+        &self,
+        outcome: Result<Lent<D>, Refused<D>>,
+        waited: Duration,
+        site: Site,
+    ) -> Result<Lent<D>, Refused<D>> {
+        match &outcome {
+            Ok(entry) => {
+                let (since, thread) = (CoarseInstant::now().0, this_thread());
+                entry.record().hand_to(Loan { since, thread, location: site });
+                self.tell(|| Event::Lent { waited, reused: entry.is_reused() });
+            }
+            Err(error) => self.tell(|| Event::TurnedAway { error, waited }),
+        }
+        outcome
+    }
+
+    /// A connection was lent by the ledger and is broken, so that nobody has had it.
+    fn retire_unused(self: &Arc<Self>, entry: Lent<D>) {
+        self.timings.note_vain_loan();
+        self.retire(entry, CloseReason::Broken);
+    }
+
+    /// Waits for a connection, which may turn out to be broken: then its ticket keeps the place.
+    fn get_any(
+        self: &Arc<Self>,
+        place: Option<Ticket>,
+        start: Instant,
+        deadline: Option<Instant>,
+        cancel: Option<&Cancel>,
+        has_queued: &mut bool,
+    ) -> Result<(Ticket, Lent<D>), Refused<D>> {
+        // Who asks again has spent time since; who asks first has just read the clock.
+        let now = if place.is_some() { now() } else { start };
+        let mut bell = None;
+        let mut ledger = self.books();
+        let (request, mut effects) = ledger
+            .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
+        let ticket = match request {
+            Request::Granted(ticket, mut entry) => {
+                date::<D>(&ledger, &mut entry, now, CoarseInstant::now());
+                drop(ledger);
+                self.carry_out(effects);
+                return Ok((ticket, entry));
+            }
+            Request::Queued(ticket) => ticket,
+            Request::Refused(refusal) => {
+                let error = refused(&ledger, refusal, start);
+                drop(ledger);
+                self.carry_out(effects);
+                return Err(error);
+            }
+        };
+        *has_queued = true;
+        let bell = bell.expect("a caller who is queued has a bell");
+        // A cancellation finds the caller in the queue from here on, or has come before.
+        let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
+        let watch = watch.transpose();
+        if let Err(IsCancelled) = watch {
+            drop(ledger);
+            self.carry_out(effects);
+            Cancellable::cancel(Arc::clone(self), ticket);
+            (ledger, effects) = (self.books(), Effects::none());
+        }
+        match self.wait(ledger, effects, ticket, &bell, deadline) {
+            (Verdict::Granted(entry), _) => Ok((ticket, entry)),
+            (verdict, account) => Err(turned_away(verdict, account, start)),
+        }
+    }
+
+    /// Waits until there is a verdict for `ticket` or `deadline` has passed.
+    fn wait<'a>(
+        self: &'a Arc<Self>,
+        mut ledger: OpenBooks<'a, D>,
+        mut effects: Orders<D>,
+        ticket: Ticket,
+        bell: &Arc<Bell>,
+        deadline: Option<Instant>,
+    ) -> Waited<D> {
+        let mut is_late = false;
+        loop {
+            if !effects.is_empty() {
+                drop(ledger);
+                self.carry_out(effects);
+                ledger = self.books();
+            }
+            let now = now();
+            // Collect first: a grant already made outranks the deadline.
+            let verdict = ledger.collect(ticket);
+            let verdict = verdict.or_else(|| is_late.then(|| ledger.leave(ticket, now)));
+            if let Some(mut verdict) = verdict {
+                let account = if let Verdict::Granted(entry) = &mut verdict {
+                    date::<D>(&ledger, entry, now, CoarseInstant::now());
+                    Account::default() // Who is served asks for none.
+                } else {
+                    // Before others are found to be late as well: they are asking still.
+                    Account::of(&ledger, now)
+                };
+                let effects = ledger.look(now);
+                drop(ledger);
+                self.carry_out(effects);
+                return (verdict, account);
+            }
+            let until = ledger.sleep(ticket, deadline, now, Arc::clone(bell));
+            effects = match ledger.wait(bell, until) {
+                Wake::Rung => Effects::none(),
+                Wake::Late => {
+                    is_late = until == deadline;
+                    ledger.look(self::now())
+                }
+            };
+        }
+    }
+
+    // ---- Return --------------------------------------------------------------------------------
+
+    /// A borrowed connection comes back: to the next caller, to rest, or to its end.
+    #[inline]
+    pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>, was_touched: bool) {
+        let (now, since) = (CoarseInstant::now(), CoarseInstant(entry.record().since()));
+        // Nearly every loan ends within a tick of that clock: see `Timings`.
+        if now.is_a_tick_after(since) || self.watch.is_kept() {
+            self.note_return(&entry, now);
+        }
+        let connection = &mut entry.connection;
+        if !self.is_sound(connection) {
+            return self.retire(entry, CloseReason::Broken);
+        }
+        if was_touched {
+            let Some(needs_reset) = self.user_code(|dialer| dialer.needs_reset(connection)) else {
+                self.task_failed(Task::Reset, None);
+                return self.retire(entry, CloseReason::ResetFailed);
+            };
+            if needs_reset && self.blocking.reset {
+                return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
+            }
+            if needs_reset && !self.has_passed(Task::Reset, |dialer| dialer.reset(connection)) {
+                return self.retire(entry, CloseReason::ResetFailed);
+            }
+        }
+        // A reset has taken some time since: to have proved less than it has costs at most a check.
+        match self.places.gate() {
+            Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
+                (entry.came_back, entry.rests_since) = (true, now.0);
+                entry.record().let_go();
+                if let Err(left) = self.places.put(entry, open) {
+                    self.give_back_slowly(left);
+                }
+            }
+            _ => self.give_back_slowly([Some(entry), None]),
+        }
+    }
+
+    #[cold]
+    fn give_back_slowly(self: &Arc<Self>, entries: [Option<Lent<D>>; 2]) {
+        for entry in entries.into_iter().flatten() {
+            self.event(|ledger, now| ledger.give_back(entry, now));
+        }
+    }
+
+    /// A borrower is done with a connection that is of no more use.
+    #[cold]
+    pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        self.note_return(&entry, CoarseInstant::now());
+        self.retire(entry, reason);
+    }
+
+    #[cold]
+    fn note_return(&self, entry: &Lent<D>, now: CoarseInstant) {
+        let held = self.end_loan(entry, now);
+        self.tell(|| Event::Returned { held });
+    }
+
+    /// Notes for how long a connection was lent, and tells.
+    #[cold]
+    fn end_loan(&self, entry: &Lent<D>, now: CoarseInstant) -> Duration {
+        let since = CoarseInstant(entry.record().since());
+        let held = now.since(since);
+        if now.is_a_tick_after(since) {
+            self.timings.note_hold(held);
+        }
+        held
+    }
+
+    /// A lent connection is of no more use.
+    #[cold]
+    fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        self.event(|ledger, now| ledger.retire(entry, reason, now));
+    }
+
+    /// A borrower keeps its connection.
+    pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
+        let held = self.end_loan(&entry, CoarseInstant::now());
+        self.tell(|| Event::Detached { held });
+        let (connection, effects) = self.books().detach(entry, now());
+        self.carry_out(effects);
+        connection
+    }
+}

@@ -1,0 +1,94 @@
+//! The dialer's code, the observer's and the predicates', called where a panic of theirs is caught.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::dialer::Dialer;
+use crate::event::{Event, Observer};
+use crate::ledger::Task;
+use crate::sync::catch;
+
+use super::{Connection, Shell};
+
+impl<D: Dialer> Shell<D> {
+    /// Runs user code; `None` if it panicked.
+    #[inline]
+    pub(super) fn user_code<T>(&self, code: impl FnOnce(&D) -> T) -> Option<T> {
+        let value = catch(|| code(&self.dialer));
+        if value.is_none() {
+            self.note_panic();
+        }
+        value
+    }
+
+    /// Whether a check or a reset has succeeded. To the pool, a panic of the dialer is a failure.
+    #[inline]
+    pub(super) fn has_passed(
+        &self,
+        task: Task,
+        code: impl FnOnce(&D) -> Result<(), D::Error>,
+    ) -> bool {
+        let error = match self.user_code(code) {
+            Some(Ok(())) => return true,
+            Some(Err(error)) => Some(error),
+            None => None,
+        };
+        self.task_failed(task, error);
+        false
+    }
+
+    #[cold]
+    pub(super) fn task_failed(&self, task: Task, error: Option<D::Error>) {
+        self.tell(|| match task {
+            Task::Reset => Event::ResetFailed { error: error.as_ref() },
+            _ => Event::CheckFailed { error: error.as_ref() },
+        });
+        self.user_code(|_| drop(error));
+    }
+
+    /// Tells the observer, if there is one. Never under the lock, and before the ledger is told:
+    /// so what follows from an event is observed after it.
+    #[inline]
+    pub(super) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a, D::Error>)
+    where
+        D::Error: 'a,
+    {
+        if let Some(observer) = self.watch.observer() {
+            self.tell_observer(observer, &event());
+        }
+    }
+
+    #[cold]
+    pub(super) fn tell_observer(
+        &self,
+        observer: &dyn Observer<D::Error>,
+        event: &Event<'_, D::Error>,
+    ) {
+        if catch(|| observer.observe(event)).is_none() {
+            self.note_panic();
+        }
+    }
+
+    #[cold]
+    pub(super) fn note_panic(&self) {
+        self.books().note_panic();
+    }
+
+    /// Whether none of the predicates of those epochs retires a connection.
+    pub(super) fn may_stay(&self, connection: &Connection<D>, since: u32, until: u32) -> bool {
+        let epochs = (Bound::Excluded(since), Bound::Included(until));
+        let predicates: Vec<_> =
+            self.predicates.lock().range(epochs).map(|(_, p)| Arc::clone(p)).collect();
+        let may_stay =
+            predicates.iter().all(|retires| self.user_code(|_| retires(connection)) == Some(false));
+        for predicate in predicates {
+            catch(|| drop(predicate));
+        }
+        may_stay
+    }
+
+    #[inline]
+    pub(super) fn is_sound(&self, connection: &mut Connection<D>) -> bool {
+        self.user_code(|dialer| dialer.is_broken(connection)) == Some(false)
+    }
+}
