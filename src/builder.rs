@@ -219,7 +219,8 @@ impl<T> Settings<T> {
     /// When dials have failed as many times in a row as the [`Breaker`] says, callers whom nothing
     /// idle or in use can serve are turned away with the latest failure, and one dial at a time tries
     /// whether the server is back: when its pause is over, for the next caller who comes. From the
-    /// first failure on, no more than one dial is under way. Nobody has to wait for a server known
+    /// first failure on, no more than one dial is under way. When one succeeds, callers who have
+    /// waited for a return meanwhile may dial again. Nobody has to wait for a server known
     /// to be away, and a server that comes back meets one dial and not a hundred.
     ///
     /// Off by default: then every caller has a dial of its own, and is told what became of that.

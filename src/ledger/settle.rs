@@ -139,10 +139,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.config.bypass.checked_sub(waited).filter(|left| !left.is_zero())
     }
 
-    /// Lets callers whose dials have failed dial again: all of them once a dial has succeeded, and
-    /// one at a time, after a pause, until then.
+    /// Lets callers whose dials have failed, or who were refused one, dial again: all of them once a
+    /// dial has succeeded, and one at a time, after a pause, until then.
     pub(super) fn revive(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        if self.backoff().is_some() && self.outage.is_over() {
+        let may_dial_again = self.backoff().is_some() || self.config.breaker.is_some();
+        if may_dial_again && self.outage.is_over() {
             while self.queue.any_failed() {
                 effects.spent.extend(self.queue.revive_first());
             }

@@ -287,6 +287,27 @@ fn a_caller_whom_a_return_can_serve_is_not_refused() {
     desk.failure(third);
 }
 
+/// Who was refused a dial and waits for a return need not wait for that once the server is back.
+#[test]
+fn when_a_probe_succeeds_those_who_wait_for_a_return_may_dial() {
+    let mut desk = Desk::with(breaking(1));
+    let _held = desk.dial_and_get();
+    let first = desk.queue(1);
+    desk.refused();
+    let second = desk.queue(2);
+    assert!(desk.dials.is_empty());
+    desk.now += PROBE_EVERY;
+    let third = desk.queue(3);
+    assert_eq!(desk.dials.len(), 1, "the probe");
+    desk.dialed();
+    drop(desk.granted(first));
+    assert_eq!(desk.dials.len(), 2);
+    for ticket in [second, third] {
+        desk.dialed();
+        drop(desk.granted(ticket));
+    }
+}
+
 /// What rests is lent, breaker or no breaker.
 #[test]
 fn an_open_breaker_keeps_nobody_from_what_is_idle() {

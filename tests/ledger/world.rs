@@ -1037,7 +1037,8 @@ impl World {
 
     /// While dials fail, one caller at a time dials again; once one has succeeded, all may.
     fn revive(&mut self, now: Instant) {
-        if self.may_retry() && self.failures == 0 {
+        let may_dial_again = self.may_retry() || self.config.breaker.is_some();
+        if may_dial_again && self.failures == 0 {
             for party in &self.queue {
                 self.parties[*party].failure = None;
             }
