@@ -319,14 +319,16 @@ fn a_thread_that_holds_the_last_and_asks_for_another_is_told_so() {
 #[test]
 fn threads_that_hold_one_each_and_ask_for_another_are_told_so() {
     let (pool, server) = pool(|b| b.max_open(3));
+    let held = pool.get().unwrap();
+    let all_hold_one = Barrier::new(2);
     thread::scope(|scope| {
         let patient = [(); 2].map(|()| {
             scope.spawn(|| {
                 let _held = pool.get().unwrap();
+                all_hold_one.wait();
                 pool.get_timeout(LONG).map(drop)
             })
         });
-        let held = pool.get().unwrap();
         await_waiting(&pool, 2);
         assert!(holders_at(pool.get_timeout(SHORT)).is_self_deadlock);
         assert_eq!(pool.stats().waiting, 2, "they wait still");
