@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::cancel::Cancellable;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::histogram::Histograms;
 use crate::holder::Holder;
-use crate::ledger::{Ledger, Verdict};
+use crate::ledger::{Ledger, Ticket, Verdict};
 use crate::maintenance;
 use crate::stats::Stats;
 use crate::sync::{Bell, now};
@@ -15,7 +16,7 @@ use crate::sync::{Bell, now};
 use super::account::turned_away;
 use super::books::Reading;
 use super::knobs::places_for;
-use super::{Predicate, Refused, Shell};
+use super::{Books, Predicate, Refused, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Opens connections until `target` are open, and waits for them.
@@ -72,7 +73,8 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
-        self.books().is_suspended()
+        // Nothing need be swept in to read that.
+        self.ledger.lock().is_suspended()
     }
 
     /// Lends nothing again that was opened, or began to be, before now.
@@ -106,24 +108,12 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn stats(self: &Arc<Self>) -> Stats {
-        let mut stats = Stats::default();
-        self.event(|ledger, now| {
-            let effects = ledger.look(now);
-            stats = ledger.stats(now);
-            effects
-        });
-        stats
+        self.read(|ledger, now| ledger.stats(now))
     }
 
     /// Who has a connection now, longest first.
     pub(crate) fn holders(self: &Arc<Self>) -> Vec<Holder> {
-        let mut loans = Vec::new();
-        self.event(|ledger, now| {
-            let effects = ledger.look(now);
-            loans = ledger.loans();
-            effects
-        });
-        Holder::all(loans)
+        Holder::all(self.read(|ledger, _| ledger.loans()))
     }
 
     /// The numbers without the lock: a glance at the places, and the rest as last noted.
@@ -138,10 +128,27 @@ impl<D: Dialer> Shell<D> {
         stats
     }
 
-    pub(crate) fn histograms(&self) -> Histograms {
+    pub(crate) fn histograms(self: &Arc<Self>) -> Histograms {
         self.timings.histograms(|| {
-            let ledger = self.books();
-            (ledger.stats(now()).lent_total, ledger.in_hands())
+            self.read(|ledger, now| (ledger.stats(now).lent_total, ledger.in_hands()))
         })
+    }
+
+    /// Reads the books of this moment. An event, as what the lock sweeps in must not be left without
+    /// one: it may have to be closed.
+    fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Instant) -> T) -> T {
+        let mut value = None;
+        self.event(|ledger, now| {
+            let effects = ledger.look(now);
+            value = Some(read(ledger, now));
+            effects
+        });
+        value.expect("the event has taken place")
+    }
+}
+
+impl<D: Dialer> Cancellable for Shell<D> {
+    fn cancel(self: Arc<Self>, ticket: Ticket) {
+        self.event(|ledger, now| ledger.cancel(ticket, now));
     }
 }

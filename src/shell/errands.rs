@@ -3,14 +3,13 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::cancel::Cancellable;
 use crate::config::far_future;
 use crate::dialer::Dialer;
 use crate::error::DialFailure;
 use crate::event::Event;
 use crate::holder::Holder;
 use crate::ledger::effects::ErrandId;
-use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task, Ticket};
+use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task};
 use crate::maintenance::{self, Upkeep};
 use crate::sync::{CoarseInstant, catch, now};
 use crate::workers::Job;
@@ -70,7 +69,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Drops the predicates up to that epoch.
-    pub(super) fn forget_predicates(&self, epoch: u32) {
+    fn forget_predicates(&self, epoch: u32) {
         let done = {
             let mut predicates = self.predicates.lock();
             let needed = predicates.split_off(&(epoch + 1));
@@ -82,7 +81,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[cold]
-    pub(super) fn order_upkeep(self: &Arc<Self>, due: Instant) {
+    fn order_upkeep(self: &Arc<Self>, due: Instant) {
         let is_taken = maintenance::wake_at(due, self.weak());
         // The pool may have been closed since the order was given. To see to that, nothing need be
         // swept in, and nothing that is swept in may be left without an event.
@@ -102,13 +101,13 @@ impl<D: Dialer> Shell<D> {
         weak
     }
 
-    pub(super) fn run(self: &Arc<Self>, errand: Errand<D>, may_block: bool) -> Option<Orders<D>> {
+    fn run(self: &Arc<Self>, errand: Errand<D>, may_block: bool) -> Option<Orders<D>> {
         if may_block { self.on_worker(errand) } else { Some(self.perform(errand)) }
     }
 
     /// Sends an errand to a worker. Without a thread a dial fails; other errands are run here, as
     /// a connection must not be lost for want of a thread.
-    pub(super) fn on_worker(self: &Arc<Self>, errand: Errand<D>) -> Option<Orders<D>> {
+    fn on_worker(self: &Arc<Self>, errand: Errand<D>) -> Option<Orders<D>> {
         let assignment = Assignment { shell: Arc::clone(self), errand };
         let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
         Some(match errand {
@@ -120,7 +119,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Does what is to be done, and tells the ledger. To it, a panic of the dialer is a failure.
-    pub(super) fn perform(&self, errand: Errand<D>) -> Orders<D> {
+    fn perform(&self, errand: Errand<D>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
                 let start = now();
@@ -166,7 +165,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    pub(super) fn dial_failed(
+    fn dial_failed(
         &self,
         id: ErrandId,
         failure: Failure<D>,
@@ -175,12 +174,6 @@ impl<D: Dialer> Shell<D> {
     ) -> Orders<D> {
         self.tell(|| Event::DialFailed { failure: &failure, took });
         self.books().dial_failed(id, failure, now)
-    }
-}
-
-impl<D: Dialer> Cancellable for Shell<D> {
-    fn cancel(self: Arc<Self>, ticket: Ticket) {
-        self.event(|ledger, now| ledger.cancel(ticket, now));
     }
 }
 
@@ -215,7 +208,9 @@ impl<D: Dialer> Upkeep for Shell<D> {
         } else {
             Some(orders)
         };
-        left.into_iter().for_each(|orders| self.carry_out(orders));
+        if let Some(orders) = left {
+            self.carry_out(orders);
+        }
     }
 }
 

@@ -59,18 +59,14 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[cold]
-    pub(super) fn tell_observer(
-        &self,
-        observer: &dyn Observer<D::Error>,
-        event: &Event<'_, D::Error>,
-    ) {
+    fn tell_observer(&self, observer: &dyn Observer<D::Error>, event: &Event<'_, D::Error>) {
         if catch(|| observer.observe(event)).is_none() {
             self.note_panic();
         }
     }
 
     #[cold]
-    pub(super) fn note_panic(&self) {
+    fn note_panic(&self) {
         self.books().note_panic();
     }
 
