@@ -29,33 +29,29 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Instant,
         waker: impl FnOnce() -> W,
     ) -> (Request<C>, Effects<C, F, W>) {
-        let mut effects = Effects::none();
         if self.closed {
-            return (Request::Refused(Refusal::Closed), effects);
+            return (Request::Refused(Refusal::Closed), Effects::none());
         }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
-        self.expire(now, &mut effects);
-        if self.queue.is_empty() && self.outdated.is_empty() && !self.suspended {
-            if let Some(entry) = self.take_fresh(now) {
-                self.settle(now, &mut effects);
-                return (Request::Granted(ticket, entry), effects);
+        let mut answer = Request::Queued(ticket);
+        let effects = self.settled(now, |ledger, _| {
+            let is_first = ledger.queue.is_empty() && ledger.outdated.is_empty();
+            let may_lend = is_first && !ledger.suspended;
+            if let Some(entry) = may_lend.then(|| ledger.take_fresh(now)).flatten() {
+                answer = Request::Granted(ticket, entry);
+            } else if deadline.is_some_and(|deadline| deadline <= now) {
+                ledger.totals.timed_out_total += 1;
+                let is_late = if ledger.suspended { Refusal::Suspended } else { Refusal::TooLate };
+                answer = Request::Refused(is_late);
+            } else if place.is_none() && ledger.is_queue_full(now) {
+                ledger.totals.queue_full_total += 1;
+                answer = Request::Refused(Refusal::QueueFull);
+            } else {
+                ledger.totals.waited_total += u64::from(place.is_none());
+                ledger.queue.join(ticket, Waiter::new(waker(), now, deadline));
             }
-        }
-        if deadline.is_some_and(|deadline| deadline <= now) {
-            self.totals.timed_out_total += 1;
-            self.settle(now, &mut effects);
-            let refusal = if self.suspended { Refusal::Suspended } else { Refusal::TooLate };
-            return (Request::Refused(refusal), effects);
-        }
-        if place.is_none() && self.is_queue_full(now) {
-            self.totals.queue_full_total += 1;
-            self.settle(now, &mut effects);
-            return (Request::Refused(Refusal::QueueFull), effects);
-        }
-        self.totals.waited_total += u64::from(place.is_none());
-        self.queue.join(ticket, Waiter::new(waker(), now, deadline));
-        self.settle(now, &mut effects);
-        (Request::Queued(ticket), effects)
+        });
+        (answer, effects)
     }
 
     /// A connection at rest, if there is one and nobody has waited for it: no check, no queue.
@@ -90,12 +86,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.asleep.remove(&ticket);
         self.drains.remove(&ticket);
         self.warm_ups.remove(&ticket);
-        let waiter = self.queue.remove(ticket);
-        if let Some(waiter) = &waiter {
-            self.count_wait(waiter, now);
-            self.totals.timed_out_total += 1;
+        match self.queue.remove(ticket) {
+            Some(waiter) => self.time_out(waiter, now),
+            None => self.lateness(None),
         }
-        self.lateness(waiter.and_then(|waiter| waiter.failure))
     }
 
     /// The holder of `ticket` shall wait no longer. A verdict that it has not collected stands.

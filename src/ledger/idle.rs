@@ -109,12 +109,7 @@ impl<C> Idle<C> {
     pub(super) fn insert(&mut self, mut entry: Entry<C>, aging: &Aging) {
         entry.is_leaving = false;
         self.due = self.due.into_iter().chain(aging.next(&entry, true)).min();
-        let is_last = self.entries.back().is_none_or(|last| last.idle_since <= entry.idle_since);
-        let at = if is_last {
-            self.entries.len()
-        } else {
-            self.entries.partition_point(|other| other.idle_since <= entry.idle_since)
-        };
+        let at = self.entries.partition_point(|other| other.idle_since <= entry.idle_since);
         self.entries.insert(at, entry);
     }
 

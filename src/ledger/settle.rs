@@ -98,10 +98,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         while let Some((ticket, expired)) = self.queue.front(now) {
             if expired {
                 // Not woken: its own clock does that.
-                let mut waiter = self.queue.remove(ticket).expect("the front is in the queue");
-                let verdict = self.lateness(waiter.failure.take());
-                self.count_wait(&waiter, now);
-                self.totals.timed_out_total += 1;
+                let waiter = self.queue.remove(ticket).expect("the front is in the queue");
+                let verdict = self.time_out(waiter, now);
                 self.asleep.remove(&ticket);
                 self.served.insert(ticket, verdict);
             } else if self.may_be_passed(now) {
@@ -325,6 +323,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.asleep.remove(&ticket);
         self.served.insert(ticket, verdict);
         effects.wake.push(waker);
+    }
+
+    /// What becomes of a caller, out of the queue already, whose deadline has passed.
+    pub(super) fn time_out(&mut self, waiter: Waiter<F, W>, now: Instant) -> Verdict<C, F> {
+        self.count_wait(&waiter, now);
+        self.totals.timed_out_total += 1;
+        self.lateness(waiter.failure)
     }
 
     /// Why a caller gets nothing whose deadline has passed: with its own dial error, or else the
