@@ -266,6 +266,11 @@ pub(crate) fn moment(now: Instant, after: Duration) -> Option<Instant> {
     now.checked_add(after)
 }
 
+/// A span in nanoseconds; of one that they cannot say, 584 years.
+pub(crate) fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A moment that no pool lives to see, for interfaces that must be told one.
 pub(crate) fn far_future(now: Instant) -> Instant {
     // Thirty years: small enough for every platform's clock.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::config::nanoseconds;
 use crate::sync::Figure;
 
 /// Buckets of a histogram. The nth, from 0, ends at 2^(n + 1) µs; the last one has no end.
@@ -187,7 +188,7 @@ impl Record {
     fn add(&self, time: Duration) {
         let counts = self.0.get_or_init(Box::default);
         counts.buckets[bucket(time)].add(1);
-        counts.nanoseconds.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        counts.nanoseconds.add(nanoseconds(time));
     }
 
     fn histogram(&self, least: usize) -> Histogram {

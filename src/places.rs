@@ -18,6 +18,7 @@
 
 use std::time::Instant;
 
+use crate::config::nanoseconds;
 use crate::sync::{
     AtomicU64, CoarseInstant, Figure, OnceLock, Ordering, Shelf, last_place, now, set_last_place,
 };
@@ -107,8 +108,7 @@ impl<T> Places<T> {
     }
 
     fn nanoseconds(&self, moment: Instant) -> u64 {
-        let since = moment.saturating_duration_since(self.start).as_nanos();
-        u64::try_from(since).unwrap_or(NO_LIMIT)
+        nanoseconds(moment.saturating_duration_since(self.start))
     }
 
     #[inline]

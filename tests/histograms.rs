@@ -3,6 +3,9 @@
 #![allow(unreachable_pub)] // The files are the crate's, not this test's.
 
 mod common;
+#[allow(dead_code, missing_docs)]
+#[path = "../src/config.rs"]
+mod config;
 #[allow(dead_code)]
 #[path = "../src/histogram.rs"]
 mod histogram;

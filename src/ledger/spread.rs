@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::nanoseconds;
+
 /// A source of shares, the same for the same number.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spread {
@@ -30,8 +32,7 @@ pub(crate) struct Share(u32);
 impl Share {
     /// This part of `span`; of one of more than 584 years, a part of those.
     pub(crate) fn of(self, span: Duration) -> Duration {
-        let nanoseconds = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
-        let part = (u128::from(nanoseconds) * u128::from(self.0)) >> 32;
+        let part = (u128::from(nanoseconds(span)) * u128::from(self.0)) >> 32;
         Duration::from_nanos(part as u64)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, nanoseconds};
 use crate::sync::{CoarseDuration, Figure};
 
 /// The settings that are read without the lock. They are set under it.
@@ -22,8 +22,7 @@ impl Knobs {
 
     pub(super) fn set(&self, config: &Config) {
         self.fresh_for.set(CoarseDuration::new(config.check_after.min(config.max_idle_time)).0);
-        let nanoseconds = u64::try_from(config.get_timeout.as_nanos()).unwrap_or(u64::MAX);
-        self.get_timeout.set(nanoseconds);
+        self.get_timeout.set(nanoseconds(config.get_timeout));
         self.retire_on_panic.set(u64::from(config.retire_on_panic));
     }
 
