@@ -119,8 +119,8 @@ impl<T> Settings<T> {
     /// counts as equal to it then; what is said now may not.
     fn checked_on(&self, config: Config) -> Result<Config, ConfigError> {
         let changed = self.on(config);
-        let Config { max_idle, max_dialing, .. } = self.on(Config::default());
-        Config { max_idle, max_dialing, ..changed }.check()?;
+        let Config { max_idle, max_dialing, min_idle, .. } = self.on(Config::default());
+        Config { max_idle, max_dialing, min_idle, ..changed }.check()?;
         Ok(changed)
     }
 }
@@ -346,8 +346,8 @@ impl<D: Dialer> Settings<ToChange<'_, D>> {
     ///
     /// Of two threads that do so at the same time, the second wins, but only for the settings that
     /// it names. Beyond a lowered `max_open`, idle connections are closed at once and connections
-    /// in use when they come back: until then more than `max_open` may be open. A `max_idle` or
-    /// `max_dialing` from before that is above it counts as equal to it.
+    /// in use when they come back: until then more than `max_open` may be open. A `max_idle`,
+    /// `max_dialing` or `min_idle` from before that is above it counts as equal to it.
     ///
     /// # Errors
     ///

@@ -95,6 +95,28 @@ fn whether_a_panic_retires_is_settled_when_it_comes() {
     assert_eq!(await_rest(&pool, &server).idle, 0);
 }
 
+/// What was set before counts as equal to a lowered limit; what is said together must fit together.
+#[test]
+fn a_min_idle_from_before_is_no_reason_to_refuse_a_lower_limit() {
+    let (pool, server) = pool(|b| b.max_open(4).min_idle(3));
+    await_that("min_idle is there", || pool.stats().idle == 3);
+    pool.reconfigure().max_open(2).apply().unwrap();
+    await_that("no more rest than may be open", || pool.stats().open() == 2);
+    pool.resize(1).unwrap();
+    assert_eq!(
+        pool.reconfigure().max_open(4).max_idle(1).min_idle(2).apply(),
+        Err(ConfigError::Contradiction {
+            setting: "min_idle",
+            value: 2,
+            bound: "max_idle",
+            limit: 1
+        })
+    );
+    pool.resize(4).unwrap();
+    await_that("min_idle is there again", || pool.stats().idle == 3);
+    await_rest(&pool, &server);
+}
+
 #[test]
 fn what_is_refused_changes_nothing() {
     let (pool, server) = pool(|b| b.max_open(4).max_idle(3).check_after(LONG));
