@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::budget::{Ask, Budget, MemberId, Order, Report};
 
 use super::effects::ErrandId;
+use super::queue::count;
 
 /// The way to a budget. It is gone while a ledger is locked, so it must lead to no ledger.
 pub(crate) trait Access: Send + Sync {
@@ -47,7 +48,7 @@ pub(crate) struct Share {
     /// Closes under way that were ordered.
     making_room: BTreeSet<ErrandId>,
     listing: Listing,
-    /// What an order to evict has come to: a connection is being closed, or nothing could be.
+    /// What an order to evict has come to: whether as much is being closed as it said.
     answer: Option<bool>,
     /// What could not be had since the last `begin`.
     lacks: Option<Ask>,
@@ -122,13 +123,15 @@ impl Share {
         self.was_refused
     }
 
-    /// An order to evict has come, and is carried out by that close; or nothing could be closed
-    /// that rests as long as the order says.
-    pub(super) fn answer(&mut self, close: Option<ErrandId>) {
-        self.answer = Some(close.is_some());
-        self.making_room.extend(close);
-        self.report.evicted += u32::from(close.is_some());
-        self.report.refused += u32::from(close.is_none());
+    /// An order to evict has come, and is carried out by these closes: by fewer than it says if no
+    /// more rests as long as it says.
+    pub(super) fn answer(&mut self, most: u32, closes: impl Iterator<Item = ErrandId>) {
+        let before = self.making_room.len();
+        self.making_room.extend(closes);
+        let evicted = count(self.making_room.len() - before);
+        self.report.evicted += evicted;
+        self.report.refused += most - evicted;
+        self.answer = Some(evicted == most);
     }
 
     /// A close has come to its end.

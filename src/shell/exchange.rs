@@ -120,7 +120,7 @@ impl<D: Dialer> Exchange<D> {
         let mut budget = self.budget.lock();
         budget.report(match what {
             What::Grant => Report { freed: 1, ..Report::default() },
-            What::Evict { .. } => Report { refused: 1, ..Report::default() },
+            What::Evict { most, .. } => Report { refused: most, ..Report::default() },
         });
         budget.settle(orders);
     }
@@ -132,7 +132,7 @@ impl<D: Dialer> Shell<D> {
         let mut ledger = self.books();
         match what {
             What::Grant => ledger.granted(now),
-            What::Evict { bar } => ledger.evict(bar, now),
+            What::Evict { most, bar } => ledger.evict(most, bar, now),
         }
     }
 }
