@@ -168,7 +168,10 @@ impl Share {
             _ if !rest.is_any_live => Listing::Unlisted,
             Listing::Watching => rest.coldest.map_or(Listing::Watching, Listing::Listed),
             Listing::Unlisted => Listing::Listed(rest.coldest.unwrap_or(now)),
-            listed @ Listing::Listed(_) => listed,
+            // What comes back from a check has rested since before.
+            Listing::Listed(since) => {
+                Listing::Listed(rest.coldest.map_or(since, |coldest| coldest.min(since)))
+            }
         };
         let is_moved = listing != self.listing || answer.is_some();
         let is_news = is_moved || self.asked != self.lacks || self.report != Report::default();

@@ -344,6 +344,32 @@ fn a_key_used_since_it_was_listed_makes_no_room_before_a_colder_one() {
     assert_eq!(keys.idle(), [1, 0, 0]);
 }
 
+/// A check is no use of a connection, and may last longer than others rest.
+#[test]
+fn what_comes_back_from_a_check_is_as_cold_as_before() {
+    let each = Config { check_after: SECOND, ..unchecked(3) };
+    let mut keys = Desks::with(3, each, 3, None);
+    let (warm, other) = (keys.lend(0), keys.lend(1));
+    keys.rest(0);
+    keys.wait(SECOND);
+    let checking = keys[0].queue(0);
+    let stalled = keys[2].queue(0);
+    keys.pass_on();
+    keys[0].leave(checking);
+    keys[2].leave(stalled);
+    // Both keys were asked, had nothing at rest, and are listed by what comes to rest from now on.
+    keys.give_back(1, other);
+    keys.give_back(0, warm);
+    let check = keys[0].asides.remove(0);
+    let now = keys[0].now;
+    let effects = keys[0].ledger.back(check.id, check.entry, true, now);
+    keys[0].lay_out(effects);
+    keys.pass_on();
+    assert_eq!(keys.idle(), [2, 1, 0]);
+    keys.queue(2);
+    assert_eq!(keys.idle(), [1, 1, 0]);
+}
+
 /// KEY-08, of several: all of the coldest may be one key's.
 #[test]
 fn of_many_that_must_go_at_once_the_coldest_do() {
