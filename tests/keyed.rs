@@ -611,6 +611,15 @@ fn a_warm_up_opens_connections_of_its_key_within_the_total() {
     assert_eq!((servers.alive(1), servers.alive(2)), (1, 2));
 }
 
+/// What it has opened makes no room for what it has yet to open.
+#[test]
+fn a_warm_up_for_which_there_are_too_few_slots_gives_up_in_time_and_dials_no_more_than_it_could() {
+    let (pool, servers) = keyed(|b| b.max_open_total(3).get_timeout(SHORT));
+    let _held = [pool.get(&2).unwrap(), pool.get(&2).unwrap()];
+    assert!(matches!(pool.warm_up(&1, 2), Err(GetError::Exhausted { .. })));
+    assert_eq!((servers.of(1).dials(), servers.alive(1)), (1, 1));
+}
+
 #[test]
 fn a_closed_pool_lends_nothing_of_any_key_and_closes_everything() {
     let (pool, servers) = keyed(|b| b.max_open_total(3));

@@ -282,9 +282,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         effects.is_vacant = is_vacant;
     }
 
-    /// The idle connection that has rested longest, if nobody waits here.
+    /// The idle connection that has rested longest, if nobody here waits for it: neither a caller,
+    /// nor a warm-up, which would dial for what was closed to make room for its dials.
     pub(super) fn coldest_unwanted(&self) -> Option<&Entry<C>> {
-        self.idle.coldest().filter(|_| self.queue.is_empty())
+        let is_unwanted = self.queue.is_empty() && self.warm_ups.is_empty();
+        self.idle.coldest().filter(|_| is_unwanted)
     }
 
     pub(super) fn note_closed(&mut self, id: ErrandId) {

@@ -161,6 +161,14 @@ impl Desks {
         ticket
     }
 
+    fn warm_up(&mut self, key: usize, target: u32) -> Ticket {
+        let desk = &mut self[key];
+        let (ticket, effects) = desk.ledger.warm_up(target, desk.now, || 0);
+        desk.lay_out(effects);
+        self.pass_on();
+        ticket
+    }
+
     /// Everything under way ends well, one by one, and what follows from that, until nothing is under
     /// way.
     fn come_to_rest(&mut self) {
@@ -502,6 +510,46 @@ fn what_is_closed_because_too_many_rest_makes_room_as_well() {
     assert_eq!((keys.idle(), keys.evicted()), ([0, 1, 0], 1));
     keys.come_to_rest();
     assert_eq!(keys.taken(), 2);
+}
+
+// ---- Warm-ups ----------------------------------------------------------------------------------
+
+#[test]
+fn a_warm_up_that_lacks_slots_closes_nothing_that_it_has_opened() {
+    let mut keys = Desks::new(2, 3);
+    let _held = [keys.lend(1), keys.lend(1)];
+    let ticket = keys.warm_up(0, 2);
+    keys.come_to_rest();
+    assert_eq!((keys[0].begun, keys.idle(), keys.evicted()), (1, [1, 0], 0));
+    keys.queue(1);
+    assert_eq!(keys.evicted(), 0, "what it has opened is kept until its end");
+    keys[0].leave(ticket);
+    keys.pass_on();
+    assert_eq!(keys.idle(), [0, 0]);
+}
+
+#[test]
+fn a_warm_up_of_more_than_may_rest_in_all_ends() {
+    let mut keys = Desks::with(1, unchecked(9), 9, Some(0));
+    let ticket = keys.warm_up(0, 2);
+    keys.come_to_rest();
+    assert_eq!(keys[0].begun, 2);
+    assert!(keys[0].ledger.collect(ticket).is_some());
+    assert_eq!(keys.taken(), 0);
+}
+
+#[test]
+fn two_warm_ups_that_lack_each_others_slots_do_not_take_turns() {
+    let each = Config { max_dialing: Some(1), ..unchecked(2) };
+    let mut keys = Desks::with(2, each, 2, None);
+    let first = keys.warm_up(0, 2);
+    let second = keys.warm_up(1, 2);
+    keys.come_to_rest();
+    assert_eq!((keys.idle(), keys.evicted()), ([1, 1], 0));
+    keys[0].leave(first);
+    keys.come_to_rest();
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 2], 1));
+    assert!(keys[1].ledger.collect(second).is_some());
 }
 
 // ---- What is left of a key ---------------------------------------------------------------------
