@@ -523,7 +523,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         leaks
     }
 
-    /// The numbers of this moment, for somebody whose wait has ended: of that moment is whether the
+    /// The numbers of this moment, for somebody whose wait has ended: of that wait is whether the
     /// budget had no slot.
     pub(crate) fn stats_after_wait(&self, now: Instant) -> Stats {
         let was_stalled = self.share.as_ref().is_some_and(Share::was_refused);

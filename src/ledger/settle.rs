@@ -276,8 +276,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let (open, is_any_live) = (self.open(), self.live() > 0);
         let coldest = self.coldest_unwanted().map(|entry| entry.idle_since.into());
         let rest = AtRest { idle: self.idle.len(), coldest, is_any_live };
+        let is_anyone_waiting = !self.queue.is_empty() || !self.warm_ups.is_empty();
         let is_vacant = self.is_vacant(now);
         let Some(share) = &mut self.share else { return };
+        if is_anyone_waiting {
+            share.note_wait();
+        }
         share.settle(open, rest, now, &mut effects.orders);
         effects.is_vacant = is_vacant;
     }

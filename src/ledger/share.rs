@@ -52,7 +52,7 @@ pub(crate) struct Share {
     answer: Option<bool>,
     /// What could not be had since the last `begin`.
     lacks: Option<Ask>,
-    /// Whether there was no slot when one was last wanted.
+    /// Whether there was no slot for those who waited last.
     was_refused: bool,
     /// What the budget was last asked for.
     asked: Option<Ask>,
@@ -100,7 +100,6 @@ impl Share {
         });
         self.is_unsettled = true;
         self.held += u32::from(is_taken);
-        self.was_refused = !is_taken;
         if !is_taken {
             self.lacks = Some(Ask { since, slots: wanted });
         }
@@ -118,7 +117,12 @@ impl Share {
         self.lacks.is_some()
     }
 
-    /// Whether there was no slot when one was last wanted.
+    /// Somebody waits, and is told in the end whether it was for a slot.
+    pub(super) fn note_wait(&mut self) {
+        self.was_refused = self.is_stalled();
+    }
+
+    /// Whether there was no slot for those who waited last.
     pub(super) fn was_refused(&self) -> bool {
         self.was_refused
     }

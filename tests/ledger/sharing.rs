@@ -552,6 +552,27 @@ fn two_warm_ups_that_lack_each_others_slots_do_not_take_turns() {
     assert!(keys[1].ledger.collect(second).is_some());
 }
 
+// ---- Why a caller was not served ---------------------------------------------------------------
+
+/// REASON.
+#[test]
+fn who_waited_for_a_slot_is_told_so_and_nobody_else() {
+    let each = Config { check_after: SECOND, ..unchecked(2) };
+    let mut keys = Desks::with(2, each, 2, None);
+    let (own, _other) = (keys.lend(0), keys.lend(1));
+    let waits_for_a_slot = |keys: &mut Desks| {
+        keys[0].queue_for(0, SECOND);
+        keys.wait(SECOND);
+        keys[0].look();
+        keys[0].ledger.stats_after_wait(keys[0].now).stalled
+    };
+    assert!(waits_for_a_slot(&mut keys));
+    assert!(!keys[0].stats().stalled, "nobody waits for one any more");
+    keys.give_back(0, own);
+    keys.wait(SECOND);
+    assert!(!waits_for_a_slot(&mut keys), "but for a check");
+}
+
 // ---- What is left of a key ---------------------------------------------------------------------
 
 /// KEY-02.
