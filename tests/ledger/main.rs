@@ -20,6 +20,8 @@ mod stats;
 mod aging;
 mod desk;
 mod history;
+mod keys;
+mod keys_history;
 mod outages;
 mod promises;
 mod sharing;
