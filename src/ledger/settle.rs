@@ -275,7 +275,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     fn settle_share(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         let (open, is_any_live) = (self.open(), self.live() > 0);
         let coldest = self.coldest_unwanted().map(|entry| entry.idle_since.into());
-        let rest = AtRest { idle: self.idle.len(), coldest, is_any_live };
+        let rest = AtRest { coldest, is_any_live };
         let is_vacant = self.is_vacant(now);
         let Some(share) = &mut self.share else { return };
         share.settle(open, rest, now, &mut effects.orders);
