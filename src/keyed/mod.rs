@@ -118,6 +118,7 @@ impl<K: Send + Sync, D: Dialer> Shared<K, D> {
         for record in self.directory.all() {
             record.pool.close();
         }
+        self.exchange.dismiss();
     }
 }
 

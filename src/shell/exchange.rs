@@ -127,9 +127,13 @@ impl<D: Dialer> Exchange<D> {
         }
     }
 
-    /// Nobody is admitted from now on, and no worker rests.
+    /// The pools of all keys are about to be closed, and nobody finds another.
     pub(crate) fn close(&self) {
         self.members.lock().is_closed = true;
+    }
+
+    /// Leaves no thread at rest.
+    pub(crate) fn dismiss(&self) {
         self.workers.close();
     }
 
