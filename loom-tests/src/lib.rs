@@ -36,6 +36,8 @@ mod places;
 mod pool;
 #[path = "../../src/shell/mod.rs"]
 mod shell;
+#[path = "../../src/spans.rs"]
+mod spans;
 #[path = "../../src/stats.rs"]
 mod stats;
 #[path = "../../src/workers.rs"]

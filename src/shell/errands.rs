@@ -11,6 +11,7 @@ use crate::holder::Holder;
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task};
 use crate::maintenance::{self, Upkeep};
+use crate::spans;
 use crate::sync::{CoarseInstant, catch, now};
 use crate::workers::Job;
 
@@ -130,8 +131,9 @@ impl<D: Dialer> Shell<D> {
     fn perform(&self, errand: Errand<D>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
-                let start = now();
+                let (start, span) = (now(), spans::dial());
                 let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
+                drop(span);
                 let now = now();
                 let took = now.saturating_duration_since(start);
                 let failure = match outcome {
@@ -151,6 +153,7 @@ impl<D: Dialer> Shell<D> {
                 let is_sound = match task {
                     Task::Judge { since, until } => self.may_stay(connection, since, until),
                     Task::Check | Task::KeepAlive => {
+                        let _span = spans::check();
                         self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
                     }
                     Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),

@@ -28,6 +28,7 @@ use crate::histogram::Timings;
 use crate::holder::Site;
 use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Request, Task, Ticket, Verdict};
 use crate::places::{Open, Places};
+use crate::spans;
 use crate::sync::{Bell, CoarseInstant, Latest, Mutex, Wake, now, seed, this_thread};
 use crate::workers::Workers;
 
@@ -291,6 +292,7 @@ impl<D: Dialer> Shell<D> {
             }
         };
         *has_queued = true;
+        let _span = spans::wait();
         let bell = bell.expect("a caller who is queued has a bell");
         // A cancellation finds the caller in the queue from here on, or has come before.
         let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
