@@ -51,8 +51,8 @@ use crate::stats::Stats;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PoolMetrics {
-    gauges: Vec<(Gauge, fn(&Stats) -> u32)>,
-    counters: Vec<(Counter, fn(&Stats) -> u64)>,
+    gauges: Vec<(Gauge, Of<u32>)>,
+    counters: Vec<(Counter, Of<u64>)>,
     events: EventMetrics,
 }
 
@@ -66,22 +66,26 @@ struct EventMetrics {
     hold: Histogram,
 }
 
-type OfStats<T> = (&'static str, &'static str, fn(&Stats) -> T);
+/// Reads a number from many.
+type Of<T> = fn(&Stats) -> T;
 
-const STATES: [(&str, fn(&Stats) -> u32); 4] = [
+/// With its name and its meaning.
+type Named<T> = (&'static str, &'static str, Of<T>);
+
+const STATES: [(&str, Of<u32>); 4] = [
     ("idle", |stats| stats.idle),
     ("in_use", |stats| stats.in_use),
     ("dialing", |stats| stats.dialing),
     ("closing", |stats| stats.closing),
 ];
 
-const GAUGES: [OfStats<u32>; 3] = [
+const GAUGES: [Named<u32>; 3] = [
     ("latebind_max_open", "The most connections that may be open", |stats| stats.max_open),
     ("latebind_waiting", "Callers in the queue", |stats| stats.waiting),
     ("latebind_overdue_dials", "Dials that have outrun their deadline", |stats| stats.overdue),
 ];
 
-const COUNTERS: [OfStats<u64>; 10] = [
+const COUNTERS: [Named<u64>; 10] = [
     ("latebind_lent_total", "Loans", |stats| stats.lent_total),
     ("latebind_reused_total", "Loans of connections lent before", |stats| stats.reused_total),
     ("latebind_waited_total", "Callers who queued", |stats| stats.waited_total),

@@ -131,9 +131,11 @@ impl<D: Dialer> Shell<D> {
     fn perform(&self, errand: Errand<D>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
-                let (start, span) = (now(), spans::dial());
-                let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
-                drop(span);
+                let start = now();
+                let outcome = {
+                    let _span = spans::dial();
+                    self.user_code(|dialer| dialer.dial(latest(deadline)))
+                };
                 let now = now();
                 let took = now.saturating_duration_since(start);
                 let failure = match outcome {
