@@ -250,11 +250,12 @@ pub(crate) fn body_for(id: &str) -> Vec<u8> {
     format!("this is for request {id}\n").repeat(100).into_bytes()
 }
 
-/// A certificate for `localhost`, made on the spot: the server's configuration, and who trusts it.
-pub(crate) fn self_signed() -> Result<(Arc<ServerConfig>, RootCertStore), Box<dyn std::error::Error>>
-{
-    let rcgen::CertifiedKey { cert, key_pair } =
-        rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
+/// A certificate for these names, made on the spot: a server's configuration, and who trusts it.
+pub(crate) fn self_signed(
+    names: &[&str],
+) -> Result<(Arc<ServerConfig>, RootCertStore), Box<dyn std::error::Error>> {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    let rcgen::CertifiedKey { cert, key_pair } = rcgen::generate_simple_self_signed(names)?;
     let key = PrivatePkcs8KeyDer::from(key_pair.serialize_der()).into();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?

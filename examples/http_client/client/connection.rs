@@ -15,6 +15,8 @@ use latebind::net::Stream;
 use latebind::net::TcpConnection;
 use latebind::net::TlsStream;
 
+use super::message::Message;
+
 /// A TCP connection whose reads and writes all end by one deadline.
 ///
 /// It lies under TLS and not above it: one read of TLS may be many of TCP, and a server that sends
@@ -140,10 +142,14 @@ impl HttpConnection {
     ///
     /// Says whether the whole request was sent: a server may answer and close without having read
     /// it. With an error no byte of an answer has come.
-    pub(super) fn ask(&mut self, request: &[u8], deadline: Instant) -> io::Result<bool> {
+    pub(super) fn ask(&mut self, request: &Message<'_>, deadline: Instant) -> io::Result<bool> {
         self.0.get_ref().socket().set_deadline(Some(deadline));
         let stream = self.0.get_mut().stream();
-        let sent = stream.write_all(request).and_then(|()| stream.flush());
+        let [start, rest] = request.parts();
+        let sent = stream
+            .write_all(start)
+            .and_then(|()| stream.write_all(rest))
+            .and_then(|()| stream.flush());
         let gone = match self.0.fill_buf() {
             Ok([]) => io::ErrorKind::UnexpectedEof.into(),
             Ok(_) => return Ok(sent.is_ok()),

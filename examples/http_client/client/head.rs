@@ -16,7 +16,7 @@ use super::error::WireError;
 const MAX_FIELDS: usize = 128;
 
 /// What comes before the body of a response.
-pub(super) struct Head {
+pub(crate) struct Head {
     /// Whether it is HTTP/1.1; HTTP/1.0 otherwise.
     pub(super) is_1_1: bool,
     pub(super) status: StatusCode,
@@ -43,7 +43,7 @@ pub(super) fn has_option(headers: &HeaderMap, option: &str) -> bool {
 
 /// Reads the head of a response, and whatever interim responses come before it, of at most `limit`
 /// bytes together.
-pub(super) fn read(reader: &mut impl BufRead, limit: u64) -> Result<Head, WireError> {
+pub(crate) fn read(reader: &mut impl BufRead, limit: u64) -> Result<Head, WireError> {
     let mut reader = reader.take(limit);
     loop {
         let head = parse(&read_lines(&mut reader, limit)?)?;

@@ -18,17 +18,21 @@ use super::error::Error;
 /// request.
 pub(crate) const ID: HeaderName = HeaderName::from_static("x-echo-id");
 
-/// A request in one piece, so that it leaves in one packet if it fits.
-pub(super) struct Message {
-    bytes: Vec<u8>,
+/// The largest body that is copied behind its head, so that both leave in one packet if they fit.
+const SMALL_BODY: usize = 16 * 1024;
+
+/// A request, ready to be sent more than once.
+pub(super) struct Message<'b> {
+    start: Vec<u8>,
+    rest: &'b [u8],
     id: HeaderValue,
 }
 
-impl Message {
+impl<'b> Message<'b> {
     /// What is to be sent for `request`; `names_server` if a proxy is to read it.
     pub(super) fn new(
         request: &request::Parts,
-        body: &[u8],
+        body: &'b [u8],
         names_server: bool,
         new_id: impl FnOnce() -> HeaderValue,
     ) -> Result<Self, Error> {
@@ -58,11 +62,15 @@ impl Message {
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
         let id = headers.entry(ID).or_insert_with(new_id).clone();
-        Ok(Self { bytes: bytes(&request.method, &target, &headers, body), id })
+        let mut start = head(&request.method, &target, &headers);
+        let (small, rest) = body.split_at(if body.len() > SMALL_BODY { 0 } else { body.len() });
+        start.extend_from_slice(small);
+        Ok(Self { start, rest, id })
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// What is to be written, in order.
+    pub(super) fn parts(&self) -> [&[u8]; 2] {
+        [&self.start, self.rest]
     }
 
     /// Whether this is the id of a response to this request.
@@ -76,14 +84,13 @@ impl Message {
     }
 }
 
-fn bytes(method: &Method, target: &str, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
+fn head(method: &Method, target: &str, headers: &HeaderMap) -> Vec<u8> {
+    let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
     for (name, value) in headers {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            bytes.extend_from_slice(part);
+            head.extend_from_slice(part);
         }
     }
-    bytes.extend_from_slice(b"\r\n");
-    bytes.extend_from_slice(body);
-    bytes
+    head.extend_from_slice(b"\r\n");
+    head
 }

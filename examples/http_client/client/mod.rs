@@ -26,11 +26,12 @@ mod body;
 mod connection;
 mod dialer;
 mod error;
-mod head;
+pub(crate) mod framing;
+pub(crate) mod head;
 mod keyed;
 mod lease;
 mod message;
-mod redirect;
+pub(crate) mod redirect;
 mod route;
 pub(crate) mod tls;
 
@@ -227,7 +228,7 @@ impl Client {
             let mut lease = Lease::new(self.pool.get_timeout_owned(&route, left)?);
             let is_reused = lease.is_reused();
             self.reused.fetch_add(is_reused.into(), Ordering::Relaxed);
-            match lease.ask(message.bytes(), deadline) {
+            match lease.ask(&message, deadline) {
                 Ok(sent_whole) => break (lease, sent_whole),
                 Err(error)
                     if is_reused && may_repeat && error.kind() != io::ErrorKind::TimedOut =>

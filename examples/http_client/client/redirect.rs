@@ -68,7 +68,7 @@ pub(super) fn follow(
 }
 
 /// The URL that `reference` means where it was found (RFC 3986, section 5.2).
-fn resolve(base: &Uri, reference: &str) -> Result<Uri, Error> {
+pub(crate) fn resolve(base: &Uri, reference: &str) -> Result<Uri, Error> {
     let reference = reference.split('#').next().unwrap_or_default().trim();
     let bad = |reason| Error::BadUrl { url: reference.to_owned(), reason };
     let (Some(scheme), Some(authority)) = (base.scheme_str(), base.authority()) else {

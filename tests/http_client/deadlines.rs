@@ -1,0 +1,182 @@
+//! One deadline covers all that a request may take.
+
+use std::io;
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use http::Request;
+use latebind::net::listen_tcp;
+
+use crate::client::Client;
+use crate::client::Error;
+use crate::client::WireError;
+use crate::client::tls;
+use crate::scripted::Scripted;
+use crate::scripted::ask;
+use crate::scripted::client;
+use crate::scripted::get;
+use crate::scripted::reason;
+use crate::scripted::script;
+use crate::scripted::secure_script;
+use crate::server::self_signed;
+
+/// How long a request may take here.
+const LIMIT: Duration = Duration::from_millis(300);
+
+/// Between two bytes of a server that drips: many of them within the limit.
+const DRIP: Duration = Duration::from_millis(20);
+
+fn hasty_client() -> Client {
+    client(|settings| settings.timeout = LIMIT)
+}
+
+/// Fails unless `outcome` took the limit, and not much more.
+#[track_caller]
+fn on_time<T>(outcome: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let outcome = outcome();
+    let took = begun.elapsed();
+    assert!(took >= LIMIT && took < LIMIT + Duration::from_secs(3), "{took:?}");
+    outcome
+}
+
+#[test]
+fn a_server_that_says_nothing() {
+    let server = Scripted::start([script(|peer| {
+        peer.request();
+        peer.await_close();
+    })]);
+    let client = hasty_client();
+    let error = on_time(|| ask(&client, &server.url("/"))).unwrap_err();
+    assert!(matches!(error, Error::Exchange(WireError::Deadline)), "{error:?}");
+    assert_eq!(client.counts().retried, 0);
+    server.finish();
+}
+
+#[test]
+fn a_server_that_reads_nothing() {
+    let server = Scripted::start([script(|peer| {
+        peer.head();
+        let _ = io::copy(&mut (&mut peer.0), &mut io::sink()); // When the client has gone.
+    })]);
+    let client = hasty_client();
+    let request = Request::put(server.url("/")).body(vec![0; 64 << 20]).unwrap();
+    let error = on_time(|| client.send(request)).unwrap_err();
+    assert!(matches!(error, Error::Exchange(WireError::Deadline)), "{error:?}");
+    server.finish();
+}
+
+#[test]
+fn a_head_that_drips() {
+    let server = Scripted::start([script(|peer| {
+        peer.request();
+        for byte in b"HTTP/1.1 200 OK\r\n".iter().chain(std::iter::repeat(&b'x')) {
+            thread::sleep(DRIP);
+            if peer.0.get_mut().write_all(&[*byte]).is_err() {
+                break;
+            }
+        }
+    })]);
+    let client = hasty_client();
+    let error = on_time(|| ask(&client, &server.url("/"))).unwrap_err();
+    assert!(matches!(error, Error::Exchange(WireError::Deadline)), "{error:?}");
+    server.finish();
+}
+
+#[test]
+fn a_body_that_drips() {
+    let server = Scripted::start([script(|peer| {
+        peer.request();
+        peer.say("HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n");
+        while peer.0.get_mut().write_all(b"x").is_ok() {
+            thread::sleep(DRIP);
+        }
+    })]);
+    let client = hasty_client();
+    let outcome =
+        on_time(|| io::read_to_string(ask(&client, &server.url("/")).unwrap().body_mut()));
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(matches!(reason(error), WireError::Deadline));
+    server.finish();
+}
+
+/// One read of TLS waits for many of TCP.
+#[test]
+fn a_tls_record_that_drips() {
+    let (config, roots) = self_signed(&["localhost"]).unwrap();
+    let server = Scripted::start([secure_script(&config, |peer| {
+        peer.request();
+        peer.say("HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n");
+        let stream = peer.0.get_mut();
+        stream.conn.writer().write_all(&[b'x'; 10_000]).unwrap();
+        let mut record = Vec::new();
+        stream.conn.write_tls(&mut record).unwrap();
+        for byte in record {
+            thread::sleep(DRIP);
+            if stream.sock.write_all(&[byte]).is_err() {
+                break;
+            }
+        }
+    })]);
+    let client = client(|settings| {
+        settings.timeout = LIMIT;
+        settings.tls = tls::trusting(roots);
+    });
+    let outcome =
+        on_time(|| io::read_to_string(ask(&client, &server.secure_url("/")).unwrap().body_mut()));
+    assert!(matches!(reason(outcome.unwrap_err()), WireError::Deadline));
+    server.finish();
+}
+
+#[test]
+fn a_connection_that_does_not_come_free() {
+    let server = Scripted::start([script(|peer| {
+        peer.serve("held");
+        peer.await_close();
+    })]);
+    let client = client(|settings| {
+        settings.timeout = LIMIT;
+        settings.max_open = 1;
+    });
+    let held = ask(&client, &server.url("/")).unwrap();
+    let error = on_time(|| ask(&client, &server.url("/"))).unwrap_err();
+    assert!(matches!(error, Error::NoConnection(_)), "{error:?}");
+    drop(held);
+    server.finish();
+}
+
+#[test]
+fn a_server_that_does_not_shake_hands() {
+    let listener = listen_tcp("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    let error = on_time(|| ask(&hasty_client(), &url)).unwrap_err();
+    assert!(matches!(error, Error::NoConnection(_)), "{error:?}");
+}
+
+/// What is left of one request's limit does not end the next.
+#[test]
+fn a_deadline_ends_with_its_request() {
+    let (config, roots) = self_signed(&["localhost"]).unwrap();
+    let plain = Scripted::start([script(|peer| {
+        peer.serve("first");
+        peer.serve("second");
+    })]);
+    let secure = Scripted::start([secure_script(&config, |peer| {
+        peer.serve("first");
+        peer.serve("second");
+    })]);
+    let client = client(|settings| {
+        settings.timeout = LIMIT;
+        settings.tls = tls::trusting(roots);
+    });
+    let urls = [plain.url("/"), secure.secure_url("/")];
+    assert_eq!(urls.each_ref().map(|url| get(&client, url)), ["first"; 2]);
+    thread::sleep(LIMIT);
+    assert_eq!(urls.each_ref().map(|url| get(&client, url)), ["second"; 2]);
+    assert_eq!(client.counts().reused, 2);
+    plain.finish();
+    secure.finish();
+}
