@@ -4,9 +4,14 @@ use std::ops::Deref;
 use std::ops::DerefMut;
 
 use latebind::Guard;
+use latebind::OwnedKeyedConnection;
 
 use super::connection::HttpConnection;
-use super::keyed::Lent;
+use super::dialer::HttpDialer;
+use super::route::Route;
+
+/// What the pool lends.
+type Lent = OwnedKeyedConnection<Route, HttpDialer>;
 
 /// A borrowed connection. Dropped, it is closed: what is still on the wire belongs to nobody.
 pub(super) struct Lease(Option<Lent>);

@@ -28,7 +28,6 @@ mod dialer;
 mod error;
 pub(crate) mod framing;
 pub(crate) mod head;
-mod keyed;
 mod lease;
 mod message;
 pub(crate) mod redirect;
@@ -49,7 +48,7 @@ use http::Response;
 use http::Uri;
 use http::Version;
 use http::request;
-use latebind::Pool;
+use latebind::KeyedPool;
 use rustls::ClientConfig;
 
 pub(crate) use body::Body;
@@ -62,7 +61,6 @@ pub(crate) use route::Route;
 pub(crate) use route::TlsName;
 
 use dialer::HttpDialer;
-use keyed::Keyed;
 use lease::Lease;
 use message::Message;
 use redirect::Next;
@@ -86,6 +84,8 @@ pub(crate) struct Settings {
     pub(crate) head_limit: u64,
     /// The most connections for each route, at least 1. Defaults to 6, as browsers have it.
     pub(crate) max_open: u32,
+    /// The most connections of all routes together, at least 1. Defaults to 256.
+    pub(crate) max_open_total: u32,
     /// How long a connection rests at most before it is closed. Defaults to 55 s: many servers
     /// close after a minute, and it is better to be the first.
     pub(crate) max_idle_time: Duration,
@@ -102,6 +102,7 @@ impl Default for Settings {
             redirects: 0,
             head_limit: 64 * 1024,
             max_open: 6,
+            max_open_total: 256,
             max_idle_time: Duration::from_secs(55),
             proxy: None,
             tls: tls::trusting_the_web(),
@@ -122,7 +123,7 @@ pub(crate) struct Counts {
 
 /// An HTTP client, to be shared by threads: by reference, or in an `Arc`.
 pub(crate) struct Client {
-    pool: Keyed,
+    pool: KeyedPool<Route, HttpDialer>,
     settings: Settings,
     proxy: Option<Address>,
     next_id: AtomicU64,
@@ -140,16 +141,15 @@ impl Client {
     pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
         let proxy = settings.proxy.as_ref().map(Address::of_proxy).transpose()?;
         let opened = Arc::<AtomicU64>::default();
-        let pool = Keyed::new({
+        let dialer_for = {
             let (tls, opened) = (Arc::clone(&settings.tls), Arc::clone(&opened));
-            let (max_open, max_idle_time) = (settings.max_open, settings.max_idle_time);
-            move |route| {
-                Pool::builder(HttpDialer::new(route, &tls, &opened))
-                    .max_open(max_open)
-                    .max_idle_time(max_idle_time)
-                    .build()
-            }
-        });
+            move |route: &Route| HttpDialer::new(route, &tls, &opened)
+        };
+        let pool = KeyedPool::builder(dialer_for)
+            .max_open(settings.max_open)
+            .max_open_total(settings.max_open_total)
+            .max_idle_time(settings.max_idle_time)
+            .build()?;
         Ok(Self {
             pool,
             settings,
