@@ -12,6 +12,7 @@ use http::Request;
 use http::Response;
 use http::Uri;
 use latebind::GetError;
+use latebind::net::NetError;
 
 use crate::client::Body;
 use crate::client::Client;
@@ -38,6 +39,7 @@ pub(crate) struct Tally {
     /// Of those, the ones with their request's id.
     pub(crate) echoed: u64,
     pub(crate) statuses: BTreeMap<u16, u64>,
+    /// Requests without a reply, by the reason.
     pub(crate) errors: BTreeMap<String, u64>,
     /// Bytes of all bodies.
     pub(crate) bytes: u64,
@@ -58,11 +60,6 @@ impl Tally {
         }
         self.latencies.extend(other.latencies);
         self
-    }
-
-    /// Errors of all kinds.
-    pub(crate) fn failed(&self) -> u64 {
-        self.errors.values().sum()
     }
 }
 
@@ -136,9 +133,10 @@ fn kind(error: &Error) -> String {
 
 /// The last of an error's sources, which says most.
 fn root(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut root = error;
-    while let Some(source) = root.source() {
-        root = source;
+    match (error.downcast_ref(), error.source()) {
+        // It lists addresses and times besides, which are different each time.
+        (Some(refused @ NetError::Unreachable { .. }), _) => refused.kind().to_string(),
+        (_, Some(source)) => root(source),
+        _ => error.to_string(),
     }
-    root.to_string()
 }

@@ -26,12 +26,13 @@ pub(crate) fn print(requests: u64, time: Duration, tally: &mut Tally, counts: Co
     let Counts { opened, reused, retried } = counts;
     row("connections", &format!("{opened} opened, {reused} times one used before"));
     row("retries", &format!("{retried} on connections that had been closed meanwhile"));
-    row("errors", &tally.failed().to_string());
+    row("errors", &tally.errors.values().sum::<u64>().to_string());
     for (kind, count) in &tally.errors {
         println!("  {count:>8} {kind}");
     }
 }
 
-fn row(name: &str, value: &str) {
+/// Prints a line of the table.
+pub(crate) fn row(name: &str, value: &str) {
     println!("{name:<12} {value}");
 }

@@ -21,12 +21,9 @@ use std::thread::JoinHandle;
 use latebind::net::Liveness;
 use latebind::net::Stream;
 use latebind::net::listen_tcp;
-use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::ServerConnection;
 use rustls::StreamOwned;
-use rustls::crypto::ring;
-use rustls::pki_types::PrivatePkcs8KeyDer;
 
 use crate::client::ID;
 
@@ -248,22 +245,6 @@ pub(crate) const CHUNKED: &str = "/chunked";
 /// The body of the response to a request: made of its id, so that no part of another fits.
 pub(crate) fn body_for(id: &str) -> Vec<u8> {
     format!("this is for request {id}\n").repeat(100).into_bytes()
-}
-
-/// A certificate for these names, made on the spot: a server's configuration, and who trusts it.
-pub(crate) fn self_signed(
-    names: &[&str],
-) -> Result<(Arc<ServerConfig>, RootCertStore), Box<dyn std::error::Error>> {
-    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    let rcgen::CertifiedKey { cert, key_pair } = rcgen::generate_simple_self_signed(names)?;
-    let key = PrivatePkcs8KeyDer::from(key_pair.serialize_der()).into();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], key)?;
-    let mut roots = RootCertStore::empty();
-    roots.add(cert.der().clone())?;
-    Ok((Arc::new(config), roots))
 }
 
 /// Both directions of a borrowed stream.

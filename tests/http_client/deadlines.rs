@@ -13,6 +13,7 @@ use crate::client::Client;
 use crate::client::Error;
 use crate::client::WireError;
 use crate::client::tls;
+use crate::pair::self_signed;
 use crate::scripted::Scripted;
 use crate::scripted::ask;
 use crate::scripted::client;
@@ -20,7 +21,6 @@ use crate::scripted::get;
 use crate::scripted::reason;
 use crate::scripted::script;
 use crate::scripted::secure_script;
-use crate::server::self_signed;
 
 /// How long a request may take here.
 const LIMIT: Duration = Duration::from_millis(300);

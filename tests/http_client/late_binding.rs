@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::Request;
 
 use crate::client::tls;
+use crate::pair::self_signed;
 use crate::scripted::LONG;
 use crate::scripted::Peer;
 use crate::scripted::Scripted;
@@ -14,7 +15,6 @@ use crate::scripted::client;
 use crate::scripted::get;
 use crate::scripted::secure_script;
 use crate::scripted::shake_hands;
-use crate::server::self_signed;
 
 /// BIND-01, per key and over HTTP: what Go's TestTransportSocketLateBinding shows of its transport.
 ///

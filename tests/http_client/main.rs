@@ -7,6 +7,8 @@
 mod client;
 #[path = "../../examples/http_client/load.rs"]
 mod load;
+#[path = "../../examples/http_client/pair.rs"]
+mod pair;
 #[path = "../../examples/http_client/server.rs"]
 mod server;
 

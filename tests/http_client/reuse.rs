@@ -1,6 +1,7 @@
 //! When a connection serves again, when it is closed, and when a request is sent twice.
 
 use std::io;
+use std::io::BufRead;
 use std::io::Read;
 use std::sync::mpsc;
 
@@ -243,18 +244,29 @@ fn a_connection_that_dies_after_the_first_byte_is_an_error() {
     server.finish();
 }
 
+/// A server that ends one connection often ends all of them, and some a moment later.
 #[test]
-fn a_request_is_not_sent_three_times() {
-    let server = Scripted::start([dies_at_the_second(), dies_at_the_second()]);
+fn the_second_time_a_request_goes_out_on_a_new_connection_and_there_is_no_third() {
+    let (tell, told) = mpsc::channel();
+    let old = || {
+        let tell = tell.clone();
+        script(move |peer| {
+            peer.serve("first");
+            let is_asked_again = peer.0.fill_buf().is_ok_and(|bytes| !bytes.is_empty());
+            tell.send(is_asked_again).unwrap();
+        })
+    };
+    let server = Scripted::start([old(), old(), script(|peer| drop(peer.request()))]);
     let client = client(|_| {});
-    let bodies = [(); 2].map(|()| ask(&client, &server.url("/")).unwrap());
-    for response in bodies {
+    let responses = [(); 2].map(|()| ask(&client, &server.url("/")).unwrap());
+    for response in responses {
         assert_eq!(io::read_to_string(response.into_body()).unwrap(), "first");
     }
     let error = ask(&client, &server.url("/")).unwrap_err();
     assert!(matches!(error, Error::Exchange(WireError::Lost(_))), "{error:?}");
     let counts = client.counts();
-    assert_eq!((counts.opened, counts.reused, counts.retried), (2, 2, 1));
+    assert_eq!((counts.opened, counts.reused, counts.retried), (3, 1, 1));
+    assert_ne!(told.recv(), told.recv(), "one of the two is asked again, the other is closed");
     server.finish();
 }
 

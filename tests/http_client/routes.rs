@@ -12,6 +12,7 @@ use crate::client::Error;
 use crate::client::Route;
 use crate::client::TlsName;
 use crate::client::tls;
+use crate::pair::self_signed;
 use crate::scripted::Peer;
 use crate::scripted::Scripted;
 use crate::scripted::ask;
@@ -21,7 +22,6 @@ use crate::scripted::get;
 use crate::scripted::script;
 use crate::scripted::secure_script;
 use crate::scripted::shake_hands;
-use crate::server::self_signed;
 
 fn through(proxy: &str) -> Client {
     client(|settings| settings.proxy = Some(proxy.parse().unwrap()))

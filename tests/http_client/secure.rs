@@ -13,6 +13,7 @@ use crate::client::DialError;
 use crate::client::Error;
 use crate::client::WireError;
 use crate::client::tls;
+use crate::pair::self_signed;
 use crate::scripted::Script;
 use crate::scripted::Scripted;
 use crate::scripted::ask;
@@ -20,7 +21,6 @@ use crate::scripted::client;
 use crate::scripted::get;
 use crate::scripted::reason;
 use crate::scripted::secure_script;
-use crate::server::self_signed;
 
 fn world() -> (Arc<ServerConfig>, Client) {
     let (config, roots) = self_signed(&["localhost"]).unwrap();

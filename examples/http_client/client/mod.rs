@@ -166,7 +166,8 @@ impl Client {
     /// The client sets `host`, `content-length` and an [id](ID), the first and the last unless the
     /// request has them. A request that may be repeated by the rules of HTTP is sent a second time,
     /// once, if it went out on a connection that had served before and not one byte came back: the
-    /// server had closed it meanwhile. On a new connection that would hide a failing server.
+    /// server had closed it meanwhile. The second goes out on a connection that was opened after
+    /// that. Had the first gone out on a new one, another would hide a failing server.
     ///
     /// # Errors
     ///
@@ -234,6 +235,9 @@ impl Client {
                     if is_reused && may_repeat && error.kind() != io::ErrorKind::TimedOut =>
                 {
                     may_repeat = false;
+                    // What ended this connection has perhaps ended the others: a restart, say. And
+                    // there is no third time (RFC 9110, section 9.2.2).
+                    self.pool.flush_key(&route);
                     self.retried.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => return Err(WireError::from(error).into()),
