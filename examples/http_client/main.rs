@@ -19,6 +19,7 @@ mod server;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
@@ -34,6 +35,9 @@ use crate::load::Tally;
 use crate::pair::Pair;
 use crate::pair::Seen;
 use crate::report::row;
+
+/// Longer than a dial lasts.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Some(mut arguments) = Arguments::parse(std::env::args_os().skip(1))? else {
@@ -63,8 +67,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     if tally.replies < arguments.requests {
         faults.push(format!("{} requests have no reply", arguments.requests - tally.replies));
     }
+    if !client.close(PATIENCE) {
+        faults.push(format!("something is still open after {PATIENCE:?}"));
+    }
     if let Some(pair) = &pair {
-        faults.extend(compare(&pair.seen(), &client.counts(), &tally, arguments.max_open));
+        faults.extend(compare(&pair.seen()?, &client.counts(), &tally, arguments.max_open));
     }
     for fault in &faults {
         eprintln!("fault: {fault}");

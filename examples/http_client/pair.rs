@@ -1,6 +1,7 @@
 //! Two servers in this process, one in plaintext and one with TLS.
 
 use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use http::Uri;
@@ -44,13 +45,14 @@ impl Pair {
         Ok(Self { servers, urls, authorities })
     }
 
-    pub(crate) fn seen(&self) -> Seen {
-        let books = self.servers.each_ref().map(Server::books);
-        Seen {
-            accepted: books.iter().map(|books| books.accepted()).sum(),
-            answered: books.iter().map(|books| books.answered()).sum(),
-            most_open: books.map(|books| books.most_open()),
-        }
+    /// What the servers have seen of a client that is closed.
+    pub(crate) fn seen(&self) -> io::Result<Seen> {
+        let [plain, secure] = &self.servers;
+        Ok(Seen {
+            accepted: plain.accepted()? + secure.accepted()?,
+            answered: plain.books().answered() + secure.books().answered(),
+            most_open: [plain, secure].map(|server| server.books().most_open()),
+        })
     }
 }
 

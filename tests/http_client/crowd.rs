@@ -11,6 +11,7 @@ use crate::client::Settings;
 use crate::client::tls;
 use crate::load::Load;
 use crate::pair::Pair;
+use crate::scripted::LONG;
 use crate::server::body_for;
 
 const MAX_OPEN: u32 = 4;
@@ -24,7 +25,8 @@ fn world() -> (Pair, Client) {
 
 #[track_caller]
 fn assert_books_agree(pair: &Pair, client: &Client, requests: u64) {
-    let (seen, counts) = (pair.seen(), client.counts());
+    assert!(client.close(LONG));
+    let (seen, counts) = (pair.seen().unwrap(), client.counts());
     assert_eq!(seen.accepted, counts.opened, "connections");
     assert_eq!(seen.answered, requests, "requests");
     let most_open = seen.most_open;

@@ -173,6 +173,7 @@ fn nginx_counts_as_many_connections_and_requests_as_the_client() {
             nginx.reload();
         }
     });
+    assert!(client.close(LONG));
     let ([accepted, requests], after) = (nginx.counts(), client.counts());
     println!("{:?}, {after:?}", tally.statuses);
     assert!(tally.errors.is_empty(), "{:?}", tally.errors);

@@ -76,7 +76,7 @@ const REDIRECT_BODY_LIMIT: u64 = 64 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// How long a request lasts at most, to the last byte of its response; a year at most.
-    /// Defaults to 30 s.
+    /// Defaults to 30 s. A request may have [its own](Timeout).
     pub(crate) timeout: Duration,
     /// How many redirects are followed. Defaults to 0: a redirect is a response as any other.
     pub(crate) redirects: u32,
@@ -109,6 +109,10 @@ impl Default for Settings {
         }
     }
 }
+
+/// In a request's extensions: its own time limit, instead of the client's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeout(pub(crate) Duration);
 
 /// What a client has done so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,8 +177,10 @@ impl Client {
     ///
     /// [`Error`] says why there is no response. That its status is one of failure is no error.
     pub(crate) fn send(&self, request: Request<impl AsRef<[u8]>>) -> Result<Response<Body>, Error> {
-        let deadline = Instant::now() + self.settings.timeout.min(A_YEAR);
         let (mut parts, body) = request.into_parts();
+        let Timeout(timeout) =
+            parts.extensions.get().copied().unwrap_or(Timeout(self.settings.timeout));
+        let deadline = Instant::now() + timeout.min(A_YEAR);
         let mut body = body.as_ref();
         let mut redirects = 0..self.settings.redirects;
         loop {
@@ -193,6 +199,12 @@ impl Client {
             // Fails only where the connection is lost, and then is not needed any more.
             let _ = io::copy(&mut response.into_body().take(REDIRECT_BODY_LIMIT), &mut io::sink());
         }
+    }
+
+    /// Closes the client, and waits for at most `limit` until nothing of it is open any more: bodies
+    /// that are still being read, and dials under way. Says whether that is so.
+    pub(crate) fn close(&self, limit: Duration) -> bool {
+        self.pool.drain(Instant::now() + limit.min(A_YEAR)).is_complete()
     }
 
     /// What has been done so far.
