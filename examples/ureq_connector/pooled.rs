@@ -45,6 +45,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time;
 
@@ -171,8 +172,9 @@ pub(crate) struct Open {
     transport: Box<dyn Transport>,
     /// How another thread ends its I/O.
     shutdown: Weak<dyn ShutdownHandle>,
-    /// Whether a request was ever sent on it.
-    is_used: bool,
+    /// Whether it may have session tickets of a TLS server to be read, which comes with the first
+    /// reply: until then a look at the socket tells nothing.
+    may_have_tickets: bool,
 }
 
 /// Opens connections to one origin.
@@ -200,32 +202,23 @@ impl Dialer for Dial {
         let transport = self.opener.open(&self.uri, config, timeout, register)?;
         // A connector without a handle is one that cannot be interrupted.
         let shutdown = lock(&opened).take().unwrap_or_else(|| Weak::<NoHandle>::new());
-        Ok(Open { transport, shutdown, is_used: false })
+        let may_have_tickets = transport.is_tls();
+        Ok(Open { transport, shutdown, may_have_tickets })
     }
 
     /// A look at the socket, as ureq's pool does it. Bytes that nobody asked for are a reply, or a
     /// rest of one, that the next borrower must not see.
     fn is_broken(&self, connection: &mut Open) -> bool {
-        let transport = &mut connection.transport;
-        // A TLS server may send its session tickets at once, where they look like such bytes.
-        let may_have_tickets = !connection.is_used && transport.is_tls();
-        !transport.buffers().input().is_empty() || !may_have_tickets && !transport.is_open()
+        let Open { transport, may_have_tickets, .. } = connection;
+        !transport.buffers().input().is_empty() || !*may_have_tickets && !transport.is_open()
     }
 
-    /// Takes in the session tickets that may lie on a TLS connection that was never used.
+    /// Takes in what a TLS server has sent ahead, so that a look at the socket tells something.
     fn check(&self, connection: &mut Open, _deadline: time::Instant) -> Result<(), Error> {
-        let transport = &mut connection.transport;
-        if connection.is_used || !transport.is_tls() {
-            return Ok(());
-        }
-        // The first look takes in the tickets, which may take all of its time; the second sees what
-        // is behind them.
-        for _ in 0..2 {
-            match transport.await_input(limit(A_MOMENT, Timeout::Connect)) {
-                Err(Error::Timeout(_)) => {}
-                Err(error) => return Err(error),
-                Ok(_) => return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
-            }
+        if mem::take(&mut connection.may_have_tickets) {
+            // Ends in an error where all is well: nothing comes behind the tickets. What is not well
+            // is for `is_broken` to find, which is asked next.
+            let _ = connection.transport.await_input(limit(A_MOMENT, Timeout::Connect));
         }
         Ok(())
     }
@@ -234,14 +227,14 @@ impl Dialer for Dial {
         false
     }
 
-    /// Nothing: the check waits for two moments at most, and seldom.
+    /// Nothing: the check waits for a moment at most, and seldom.
     fn blocking(&self) -> Blocking {
         Blocking::default().check(false)
     }
 }
 
-/// For what has arrived, and not for what may be on its way.
-const A_MOMENT: time::Duration = time::Duration::from_millis(1);
+/// To read what has arrived, and not what may be on its way.
+const A_MOMENT: time::Duration = time::Duration::from_millis(2);
 
 fn limit(after: time::Duration, reason: Timeout) -> NextTimeout {
     NextTimeout { after: after.into(), reason, ..NextTimeout::default() }
@@ -323,7 +316,7 @@ impl Transport for Lent {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         if let Some(guard) = &mut self.guard {
-            guard.is_used = true;
+            guard.may_have_tickets = false;
         }
         self.transport()?.transmit_output(amount, timeout)
     }

@@ -31,7 +31,7 @@ pub(crate) struct Books {
     opened: AtomicU64,
     open: AtomicU32,
     most_open: AtomicU32,
-    answered: AtomicU64,
+    asked: AtomicU64,
 }
 
 impl Books {
@@ -50,9 +50,9 @@ impl Books {
         self.most_open.load(SeqCst)
     }
 
-    /// Requests ever answered.
-    pub(crate) fn answered(&self) -> u64 {
-        self.answered.load(SeqCst)
+    /// Requests ever received.
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(SeqCst)
     }
 }
 
@@ -133,9 +133,8 @@ impl House {
                 }
             }
             let request = Request { method, path };
-            let may_go_on = (self.answer)(&request, &mut stream)?;
-            self.books.answered.fetch_add(1, SeqCst);
-            if !may_go_on {
+            self.books.asked.fetch_add(1, SeqCst);
+            if !(self.answer)(&request, &mut stream)? {
                 break;
             }
         }
