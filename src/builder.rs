@@ -1,12 +1,14 @@
 //! `Settings`: what can be set about a pool, before it is opened and while it runs.
 
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Breaker, Config, ConfigError, DialRule, OnDialFailure};
 use crate::dialer::Dialer;
 use crate::event::{Observer, Watch};
+use crate::keyed::{DialerFor, KeyedConfig, KeyedPool};
 use crate::pool::Pool;
 
 impl<D: Dialer> Pool<D> {
@@ -42,6 +44,48 @@ impl<D: Dialer> Pool<D> {
     }
 }
 
+impl<K, D> KeyedPool<K, D>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    D: Dialer,
+{
+    /// Opens a keyed pool with the defaults. `dialer_for` makes a key's dialer, each time that the
+    /// key is used after nothing was left of it; it runs under no lock.
+    pub fn new(dialer_for: impl Fn(&K) -> D + Send + Sync + 'static) -> Self {
+        Self::builder(dialer_for).build().expect("the defaults fit together")
+    }
+
+    /// What can be set about a keyed pool before it is opened: what can be of a [`Pool`], which
+    /// then holds for each key, and bounds for all keys together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{KeyedPool, net::TcpDialer};
+    /// use std::time::Duration;
+    ///
+    /// let pool = KeyedPool::builder(|(host, port): &(String, u16)| TcpDialer::new(host, *port))
+    ///     .max_open(6)
+    ///     .max_idle_time(Duration::from_secs(90))
+    ///     .max_open_total(100)
+    ///     .max_idle_total(50)
+    ///     .build()?;
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn builder(dialer_for: impl Fn(&K) -> D + Send + Sync + 'static) -> KeyedBuilder<K, D> {
+        Settings::of(ToOpenKeyed {
+            dialer_for: Arc::new(dialer_for),
+            watch: Watch::default(),
+            max_open_total: MAX_OPEN_TOTAL,
+            max_idle_total: None,
+        })
+    }
+}
+
+/// The most connections of all keys, unless said otherwise: as many as Chromium allows
+/// (`net/socket/client_socket_pool_manager.cc`).
+const MAX_OPEN_TOTAL: u32 = 256;
+
 /// Opens a [`Pool`] with settings of your own: begun by [`Pool::builder`], ended by
 /// [`build`](Settings::build).
 pub type Builder<D> = Settings<ToOpen<D>>;
@@ -55,6 +99,19 @@ pub type Changes<'p, D> = Settings<ToChange<'p, D>>;
 pub struct ToOpen<D: Dialer> {
     dialer: D,
     watch: Watch<<D as Dialer>::Error>,
+}
+
+/// Opens a [`KeyedPool`] with settings of your own: begun by [`KeyedPool::builder`], ended by
+/// [`build`](Settings::build).
+pub type KeyedBuilder<K, D> = Settings<ToOpenKeyed<K, D>>;
+
+/// The settings are for a keyed pool yet to be opened. See [`KeyedBuilder`].
+#[derive(Clone)]
+pub struct ToOpenKeyed<K, D: Dialer> {
+    dialer_for: DialerFor<K, D>,
+    watch: Watch<<D as Dialer>::Error>,
+    max_open_total: u32,
+    max_idle_total: Option<u32>,
 }
 
 /// The settings are for a pool that runs. See [`Changes`].
@@ -341,6 +398,52 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     }
 }
 
+impl<K, D> Settings<ToOpenKeyed<K, D>>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    D: Dialer,
+{
+    /// The most connections open at once, of all keys together.
+    ///
+    /// At least 1. A key's own [`max_open`](Self::max_open) may exceed it, and counts as equal then.
+    /// Defaults to 256.
+    pub fn max_open_total(mut self, max_open_total: u32) -> Self {
+        self.of.max_open_total = max_open_total;
+        self
+    }
+
+    /// The most connections kept at rest, of all keys together. Beyond it the one that has rested
+    /// longest is closed, of whatever key.
+    ///
+    /// From 0, which keeps none, to `max_open_total`, which is the default. With less than that, each
+    /// checkout and each return is counted where all keys count theirs, under a lock: then they take
+    /// some 100 ns, and more where many threads are busy with nothing else.
+    pub fn max_idle_total(mut self, max_idle_total: u32) -> Self {
+        self.of.max_idle_total = Some(max_idle_total);
+        self
+    }
+
+    /// Who is told what happens in the pools of all keys: a closure, or any [`Observer`].
+    pub fn observer(mut self, observer: impl Observer<D::Error>) -> Self {
+        self.of.watch = Watch::by(observer);
+        self
+    }
+
+    /// Checks the settings and opens the pool. Nothing is dialed yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
+    /// with their values. [`min_idle`](Self::min_idle) cannot be had: of a key that nobody uses,
+    /// nothing is kept.
+    pub fn build(self) -> Result<KeyedPool<K, D>, ConfigError> {
+        let each = self.checked_on(Config::default())?;
+        let ToOpenKeyed { dialer_for, watch, max_open_total, max_idle_total } = self.of;
+        let config = KeyedConfig { each, max_open_total, max_idle_total }.check()?;
+        Ok(KeyedPool::open(dialer_for, &config, watch))
+    }
+}
+
 impl<D: Dialer> Settings<ToChange<'_, D>> {
     /// Checks the settings and has the pool go by them, all at once.
     ///
@@ -355,6 +458,17 @@ impl<D: Dialer> Settings<ToChange<'_, D>> {
     /// with their values. Nothing is changed then.
     pub fn apply(self) -> Result<(), ConfigError> {
         self.of.0.change(|config| self.checked_on(config))
+    }
+}
+
+impl<K, D: Dialer> fmt::Debug for ToOpenKeyed<K, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_open_total, max_idle_total, watch, .. } = self;
+        f.debug_struct("ToOpenKeyed")
+            .field("max_open_total", max_open_total)
+            .field("max_idle_total", max_idle_total)
+            .field("watch", watch)
+            .finish_non_exhaustive()
     }
 }
 

@@ -12,6 +12,8 @@ pub enum CloseReason {
     CheckFailed,
     /// Its borrower [discarded](crate::Guard::discard) it.
     Discarded,
+    /// It made room for other keys of a [keyed pool](crate::KeyedPool), having rested longest.
+    Evicted,
     /// It had reached its `max_lifetime`.
     Expired,
     /// It was opened before a [flush](crate::Pool::flush), or its dial was begun before.
@@ -38,6 +40,7 @@ impl fmt::Display for CloseReason {
             Self::Broken => "broken",
             Self::CheckFailed => "check failed",
             Self::Discarded => "discarded",
+            Self::Evicted => "evicted",
             Self::Expired => "expired",
             Self::Flushed => "flushed",
             Self::IdleTooLong => "idle too long",

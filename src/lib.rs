@@ -4,6 +4,8 @@
 #[forbid(unsafe_code)]
 mod abort;
 #[forbid(unsafe_code)]
+mod budget;
+#[forbid(unsafe_code)]
 mod builder;
 #[forbid(unsafe_code)]
 mod cancel;
@@ -18,9 +20,13 @@ mod error;
 #[forbid(unsafe_code)]
 mod event;
 #[forbid(unsafe_code)]
+mod guard;
+#[forbid(unsafe_code)]
 mod histogram;
 #[forbid(unsafe_code)]
 mod holder;
+#[forbid(unsafe_code)]
+mod keyed;
 #[forbid(unsafe_code)]
 mod ledger;
 #[forbid(unsafe_code)]
@@ -40,14 +46,16 @@ mod sync;
 mod workers;
 
 pub use crate::abort::AbortHandle;
-pub use crate::builder::{Builder, Changes, Settings, ToChange, ToOpen};
+pub use crate::builder::{Builder, Changes, KeyedBuilder, Settings, ToChange, ToOpen, ToOpenKeyed};
 pub use crate::cancel::Cancel;
 pub use crate::close_reason::CloseReason;
 pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::error::{DialFailure, GetError};
 pub use crate::event::{Event, Observer};
+pub use crate::guard::{Guard, OwnedConnection, PooledConnection};
 pub use crate::histogram::{Histogram, Histograms};
 pub use crate::holder::{Holder, Holders};
-pub use crate::pool::{Drained, Guard, OwnedConnection, Pool, PooledConnection};
+pub use crate::keyed::{KeyedConnection, KeyedPool, KeyedStats, Lease, OwnedKeyedConnection};
+pub use crate::pool::{Drained, Pool};
 pub use crate::stats::Stats;

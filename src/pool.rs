@@ -1,20 +1,16 @@
-//! `Pool`: the handle that a program keeps, and the guards that it lends.
+//! `Pool`: the handle that a program keeps.
 
-use std::borrow::Borrow;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::close_reason::CloseReason;
 use crate::config::{Config, ConfigError, moment};
 use crate::dialer::Dialer;
 use crate::error::GetError;
 use crate::event::Watch;
+use crate::guard::{Guard, OwnedConnection, PooledConnection};
 use crate::histogram::Histograms;
 use crate::holder::{Holder, Site};
 use crate::ledger::Entry;
@@ -80,6 +76,16 @@ impl<D: Dialer> Pool<D> {
         let shell = Shell::new(dialer, config, watch);
         shell.begin();
         Self { handle: Arc::new(Handle { shell }) }
+    }
+
+    /// The pool of a key, which has a part in what all keys share. Nothing of it is ever dialed for
+    /// but by a caller.
+    pub(crate) fn of_key(shell: Arc<Shell<D>>) -> Self {
+        Self { handle: Arc::new(Handle { shell }) }
+    }
+
+    pub(crate) fn shell(&self) -> &Arc<Shell<D>> {
+        &self.handle.shell
     }
 
     pub(crate) fn change(
@@ -255,7 +261,7 @@ impl<D: Dialer> Pool<D> {
         self.lend_idle(Location::caller()).map(|entry| Guard::new(self.clone(), entry))
     }
 
-    fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+    pub(crate) fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let shell = &self.handle.shell;
         shell.take_resting(site).map_or_else(|| shell.try_get(site), Ok)
     }
@@ -561,7 +567,7 @@ impl<D: Dialer> fmt::Debug for Pool<D> {
 }
 
 /// What was still open when [`Pool::drain`] returned, and who held it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use = "it says whether anything is still open"]
 pub struct Drained {
@@ -576,160 +582,18 @@ pub struct Drained {
 }
 
 impl Drained {
+    /// What was open in two pools together.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.in_use += other.in_use;
+        self.dialing += other.dialing;
+        self.closing += other.closing;
+        self.holders.extend(other.holders);
+        self
+    }
+
     /// Whether nothing is open any more.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.in_use + self.dialing + self.closing == 0
-    }
-}
-
-/// A borrowed connection, for as long as the borrow of its pool lasts.
-///
-/// See [`Guard`] for what can be done with it.
-pub type PooledConnection<'p, D> = Guard<D, &'p Pool<D>>;
-
-/// A borrowed connection that keeps its pool alive, and so may go anywhere.
-///
-/// See [`Guard`] for what can be done with it.
-pub type OwnedConnection<D> = Guard<D, Pool<D>>;
-
-/// A borrowed connection. Dropping it gives the connection back.
-///
-/// It dereferences to the connection. Its own verbs are associated functions, so that they hide no
-/// method of the connection: `PooledConnection::discard(guard)`.
-///
-/// One that was never dereferenced goes back as it came: the connection is not
-/// [reset](Dialer::reset).
-///
-/// A guard dropped by a panic does not give the connection back: halfway through something, it is
-/// retired (see [`retire_on_panic`](crate::Builder::retire_on_panic)).
-#[must_use = "a connection not used is given straight back"]
-pub struct Guard<D: Dialer, P: Borrow<Pool<D>>> {
-    /// `None` only while the guard is taken apart.
-    entry: Option<Entry<D::Connection>>,
-    pool: P,
-    /// Whether a panic was under way at the checkout: then it is no sign of a broken borrow.
-    was_panicking: bool,
-    /// Whether the connection was ever looked at.
-    was_touched: AtomicBool,
-}
-
-impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
-    #[inline]
-    fn new(pool: P, entry: Entry<D::Connection>) -> Self {
-        let (was_panicking, was_touched) = (thread::panicking(), AtomicBool::new(false));
-        Self { entry: Some(entry), pool, was_panicking, was_touched }
-    }
-
-    /// Takes the connection out for good, because it is of no more use. It is closed.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use latebind::PooledConnection;
-    ///
-    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
-    /// let connection = pool.get()?;
-    /// PooledConnection::discard(connection);
-    /// assert_eq!(pool.stats().open(), 0);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn discard(mut guard: Self) {
-        let entry = guard.take();
-        guard.shell().discard(entry, CloseReason::Discarded);
-    }
-
-    /// Takes the connection out of the pool, to keep. It no longer counts as open.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use latebind::PooledConnection;
-    ///
-    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
-    /// let mine = PooledConnection::detach(pool.get()?);
-    /// assert_eq!(pool.stats().open(), 0);
-    /// # drop(mine);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[must_use = "the connection is dropped otherwise: `discard` says that better"]
-    pub fn detach(mut guard: Self) -> D::Connection {
-        let entry = guard.take();
-        guard.shell().detach(entry)
-    }
-
-    /// How long ago the connection was dialed.
-    pub fn age(guard: &Self) -> Duration {
-        guard.entry().age(now())
-    }
-
-    /// Whether the connection has been lent before.
-    ///
-    /// A request that fails on a reused connection before anything was received may have met one
-    /// that the peer had just closed, and can be tried again on another; on a fresh one it cannot.
-    pub fn is_reused(guard: &Self) -> bool {
-        guard.entry().is_reused()
-    }
-
-    /// Whether the panic that is under way is a sign of a broken borrow.
-    #[cold]
-    fn is_suspect(&self) -> bool {
-        !self.was_panicking && self.shell().knobs().retire_on_panic()
-    }
-
-    fn shell(&self) -> &Arc<Shell<D>> {
-        &self.pool.borrow().handle.shell
-    }
-
-    fn take(&mut self) -> Entry<D::Connection> {
-        self.entry.take().expect("a guard holds its connection until it is taken apart")
-    }
-
-    #[inline]
-    fn entry(&self) -> &Entry<D::Connection> {
-        self.entry.as_ref().expect("a guard holds its connection until it is taken apart")
-    }
-}
-
-impl<D: Dialer, P: Borrow<Pool<D>>> Deref for Guard<D, P> {
-    type Target = D::Connection;
-
-    #[inline]
-    fn deref(&self) -> &D::Connection {
-        self.was_touched.store(true, Ordering::Relaxed);
-        &self.entry().connection
-    }
-}
-
-impl<D: Dialer, P: Borrow<Pool<D>>> DerefMut for Guard<D, P> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut D::Connection {
-        *self.was_touched.get_mut() = true;
-        let entry = self.entry.as_mut();
-        &mut entry.expect("a guard holds its connection until it is taken apart").connection
-    }
-}
-
-impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
-    #[inline]
-    fn drop(&mut self) {
-        let Some(entry) = self.entry.take() else { return };
-        if thread::panicking() && self.is_suspect() {
-            self.shell().discard(entry, CloseReason::Panicked);
-        } else {
-            let was_touched = *self.was_touched.get_mut();
-            self.shell().give_back(entry, was_touched);
-        }
-    }
-}
-
-impl<D: Dialer, P: Borrow<Pool<D>>> fmt::Debug for Guard<D, P>
-where
-    D::Connection: fmt::Debug,
-{
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
     }
 }

@@ -40,6 +40,10 @@ pub struct Stats {
     pub waiting: u32,
     /// Dials that have outrun their deadline and still hold their slot.
     pub overdue: u32,
+    /// Whether a dial is wanted for which a keyed pool has no slot, since the connections of all keys
+    /// are as many as [`max_open_total`](crate::Settings::max_open_total) allows. Of a pool that is
+    /// not keyed, never.
+    pub stalled: bool,
 
     /// Connections ever lent, also those then found broken and never handed to their caller.
     pub lent_total: u64,
@@ -74,6 +78,8 @@ pub struct Stats {
     /// Of those, connections beyond `max_idle` or `max_open`: where they are many, they are dialed
     /// again and again for want of a larger `max_idle`.
     pub surplus_total: u64,
+    /// Of those, connections closed to make room for other keys.
+    pub evicted_total: u64,
     /// Connections taken out of the pool by their borrowers, to keep.
     pub detached_total: u64,
     /// Loans that lasted longer than `leak_after`, each once.
@@ -97,6 +103,7 @@ impl Stats {
             CloseReason::Broken => self.broken_total += 1,
             CloseReason::ResetFailed => self.reset_failed_total += 1,
             CloseReason::Surplus => self.surplus_total += 1,
+            CloseReason::Evicted => self.evicted_total += 1,
             _ => {}
         }
     }
@@ -117,6 +124,9 @@ impl fmt::Display for Stats {
         )?;
         if self.overdue > 0 {
             write!(f, "; dials overdue {}", self.overdue)?;
+        }
+        if self.stalled {
+            f.write_str("; no slot left for all keys together")?;
         }
         Ok(())
     }

@@ -18,7 +18,9 @@ use std::sync::atomic::AtomicBool;
 use crossbeam_utils::CachePadded;
 use crossbeam_utils::atomic::AtomicCell;
 
+pub(crate) use crossbeam_utils::sync::ShardedLock;
 pub(crate) use parking_lot::{Mutex, MutexGuard};
+pub(crate) use thread_local::ThreadLocal;
 
 /// The clock.
 pub(crate) fn now() -> Instant {

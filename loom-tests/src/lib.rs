@@ -4,10 +4,12 @@
 
 #![cfg(test)]
 // The files are the crate's, and so are these lints.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 
 #[path = "../../src/abort.rs"]
 mod abort;
+#[path = "../../src/budget.rs"]
+mod budget;
 #[path = "../../src/cancel.rs"]
 mod cancel;
 #[path = "../../src/close_reason.rs"]
@@ -20,6 +22,8 @@ mod dialer;
 mod error;
 #[path = "../../src/event.rs"]
 mod event;
+#[path = "../../src/guard.rs"]
+mod guard;
 #[path = "../../src/histogram.rs"]
 mod histogram;
 #[path = "../../src/holder.rs"]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::close_reason::CloseReason;
 
 use crate::abort::AbortHandle;
+use crate::budget::Order;
 
 use super::entry::Entry;
 
@@ -80,6 +81,10 @@ pub(crate) struct Effects<C, F, W> {
     pub(crate) alarm: Option<Instant>,
     /// The predicates up to that epoch have judged all that they had to.
     pub(crate) judged: Option<u32>,
+    /// What others with whom the budget is shared are to be told.
+    pub(crate) orders: Vec<Order>,
+    /// Nothing is left here of a key: its ledger may go.
+    pub(crate) is_vacant: bool,
 }
 
 impl<C, F, W> Effects<C, F, W> {
@@ -93,6 +98,8 @@ impl<C, F, W> Effects<C, F, W> {
             spent: Vec::new(),
             alarm: None,
             judged: None,
+            orders: Vec::new(),
+            is_vacant: false,
         }
     }
 
@@ -105,15 +112,19 @@ impl<C, F, W> Effects<C, F, W> {
             && self.spent.is_empty()
             && self.alarm.is_none()
             && self.judged.is_none()
+            && self.orders.is_empty()
+            && !self.is_vacant
     }
 
     /// Whether a dialer's code may run on the thread that carries this out.
     pub(crate) fn may_call_out(&self) -> bool {
-        let Self { wake: _, handles, dials: _, asides, closes, spent, alarm: _, judged } = self;
+        let Self { handles, asides, closes, spent, judged, orders, is_vacant, .. } = self;
         !handles.is_empty()
             || !asides.is_empty()
             || !closes.is_empty()
             || !spent.is_empty()
             || judged.is_some()
+            || !orders.is_empty()
+            || *is_vacant
     }
 }

@@ -227,9 +227,9 @@ impl Closings {
         true
     }
 
-    /// Takes out one whose time is up; says whether there was one.
-    pub(super) fn pop_overdue(&mut self, now: Instant) -> bool {
-        self.due.overdue(now).is_some_and(|id| self.end(id))
+    /// Takes out one whose time is up.
+    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<ErrandId> {
+        self.due.overdue(now).filter(|id| self.end(*id))
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

@@ -7,11 +7,12 @@ use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::stats::Stats;
 
-use super::effects::{Effects, ErrandId, Task, Ticket};
+use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
 use super::errands::Sponsor;
 use super::queue::Waiter;
 use super::roster::Tally;
+use super::share::Share;
 use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Verdict};
 
 /// By how much a return out of sight may seem later than it was: the tick of the slowest kernel's timer.
@@ -214,8 +215,55 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn closed(&mut self, id: ErrandId, now: Instant) -> Effects<C, F, W> {
         self.settled(now, |ledger, _| {
             // Not there if it took too long: then its slot was freed and counted at that time.
-            ledger.closings.end(id);
+            if ledger.closings.end(id) {
+                ledger.note_closed(id);
+            }
         })
+    }
+
+    // ---- The budget that is shared with others --------------------------------------------------
+
+    /// The budget has granted a slot.
+    pub(crate) fn granted(&mut self, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| {
+            ledger.share.as_mut().expect("what is granted was asked for").granted();
+        })
+    }
+
+    /// The budget wants the coldest connection closed for others, if it has rested since `bar`.
+    pub(crate) fn evict(&mut self, bar: Option<Instant>, now: Instant) -> Effects<C, F, W> {
+        self.settled(now, |ledger, effects| {
+            let coldest = ledger.coldest_unwanted().map(|entry| Instant::from(entry.idle_since));
+            let rests_longest = coldest.filter(|since| bar.is_none_or(|bar| *since <= bar));
+            if let Some(entry) = rests_longest.and_then(|_| ledger.idle.take_coldest()) {
+                ledger.begin_close(entry, CloseReason::Evicted, now, effects);
+            }
+            let is_evicted = |close: &&CloseOrder<C>| close.reason == CloseReason::Evicted;
+            let evicted = effects.closes.iter().find(is_evicted).map(|close| close.id);
+            ledger.share.as_mut().expect("only a member is ordered to evict").answer(evicted);
+        })
+    }
+
+    /// Whether nothing is left here, nor anybody who waits or has something to collect.
+    pub(super) fn is_vacant(&self, now: Instant) -> bool {
+        self.open() == 0
+            && self.queue.is_empty()
+            && self.warm_ups.is_empty()
+            && self.drains.is_empty()
+            && self.served.is_empty()
+            && (self.closed || self.forgets_at().is_none_or(|at| at <= now))
+    }
+
+    /// When it may be forgotten that dials have failed; `None`: it may be now.
+    pub(super) fn forgets_at(&self) -> Option<Instant> {
+        self.outage.forgotten_at(self.config.breaker?)
+    }
+
+    /// Closes the books for good if nothing is left in them. Whoever comes to them later is turned
+    /// away, and must look for others. `None`: something is left.
+    pub(crate) fn close_if_vacant(&mut self, now: Instant) -> Option<Effects<C, F, W>> {
+        let is_vacant = self.is_vacant(now);
+        is_vacant.then(|| if self.closed { Effects::none() } else { self.close(now) })
     }
 
     // ---- Connections that rest out of sight ----------------------------------------------------
@@ -227,6 +275,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             || self.suspended
             || !self.outdated.is_empty()
             || self.live() > self.config.max_open
+            || self.share.as_ref().is_some_and(Share::is_awaited)
         {
             return None;
         }
@@ -464,6 +513,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         leaks
     }
 
+    /// The numbers of this moment, for somebody whose wait has ended: of that moment is whether the
+    /// budget had no slot.
+    pub(crate) fn stats_after_wait(&self, now: Instant) -> Stats {
+        let was_stalled = self.share.as_ref().is_some_and(Share::was_refused);
+        Stats { stalled: was_stalled, ..self.stats(now) }
+    }
+
     /// The connections in callers' hands.
     pub(crate) fn loans(&self) -> Vec<Loan> {
         self.roster.loans()
@@ -496,6 +552,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             closing: self.closings.len(),
             waiting: self.queue.len(),
             overdue: self.dials.overdue(now),
+            stalled: self.is_stalled(),
             ..self.totals
         }
     }

@@ -27,6 +27,7 @@ mod outage;
 mod queue;
 mod roster;
 mod settle;
+mod share;
 pub(crate) mod spread;
 mod stamp;
 mod upkeep;
@@ -50,6 +51,7 @@ use self::spread::Spread;
 pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task, Ticket};
 pub(crate) use self::entry::Entry;
 pub(crate) use self::roster::Loan;
+pub(crate) use self::share::{Access, Share};
 
 /// A dial has not ended within its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +143,8 @@ pub(crate) struct Ledger<C, F, W> {
     dials: Dials,
     aside: Aside,
     closings: Closings,
+    /// Its part in the budget of a keyed pool, if it is of one.
+    share: Option<Share>,
     /// Of the connections open and not on their way out, by the address of the entry: for those
     /// only whose dialer gave one.
     handles: BTreeMap<usize, AbortHandle>,
@@ -196,6 +200,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             dials: Dials::default(),
             aside: Aside::default(),
             closings: Closings::default(),
+            share: None,
             handles: BTreeMap::new(),
             judgements: Judgements::default(),
             spread,
@@ -214,6 +219,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             last_failure: None,
             totals: Stats::default(),
         }
+    }
+
+    /// The same books, with slots from a budget that others have a part in.
+    pub(crate) fn sharing(mut self, share: Share) -> Self {
+        self.share = Some(share);
+        self
     }
 
     fn open(&self) -> u32 {
@@ -269,9 +280,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Slots that may be dialed into now.
     fn room(&self, now: Instant) -> u32 {
+        if self.is_stalled() {
+            return 0;
+        }
         let slots = self.config.max_open.saturating_sub(self.open());
         let dials = self.config.max_dialing.unwrap_or(u32::MAX).saturating_sub(self.dials.len());
         slots.min(dials).min(self.probes(now))
+    }
+
+    /// Whether a dial is wanted for which the budget has no slot yet.
+    fn is_stalled(&self) -> bool {
+        self.share.as_ref().is_some_and(Share::is_stalled)
     }
 
     /// Dials that the breaker lets begin now.
@@ -306,6 +325,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The promises, by name.
     fn audit(&self, now: Instant) {
         debug_assert!(self.open() <= self.ceiling, "BOUND");
+        let held = self.share.as_ref().map(Share::held);
+        debug_assert!(held.is_none_or(|held| held == self.open()), "BOUND: of all keys");
         let waiting = self.queue.len() as usize + self.warm_ups.len() + self.drains.len();
         debug_assert!(self.asleep.len() <= waiting, "nobody sleeps who waits for nothing");
         if self.closed {

@@ -11,6 +11,10 @@ use super::spread::Spread;
 const REFILL_FIRST: Duration = Duration::from_millis(100);
 const REFILL_MOST: Duration = Duration::from_secs(10);
 
+/// After so many probes' time without a failure, nobody has asked for long: a keyed pool may forget
+/// that its breaker was open.
+const MEMORY: u32 = 10;
+
 /// What the latest dials have come to.
 #[derive(Debug)]
 pub(super) struct Outage {
@@ -48,6 +52,11 @@ impl Outage {
     pub(super) fn next_probe(&self, breaker: Breaker) -> Option<Instant> {
         let failed_at = self.failed_at.filter(|_| self.has_opened(Some(breaker)))?;
         Some(moment(failed_at, breaker.probe_every).unwrap_or_else(|| far_future(failed_at)))
+    }
+
+    /// When it may be forgotten that dials have failed; `None` is at once.
+    pub(super) fn forgotten_at(&self, breaker: Breaker) -> Option<Instant> {
+        moment(self.failed_at?, breaker.probe_every.saturating_mul(MEMORY))
     }
 
     /// When a caller whose dial has failed may dial again; `None` is at once.

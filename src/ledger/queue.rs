@@ -149,9 +149,11 @@ impl<F, W> Queue<F, W> {
     }
 
     /// The longest-waiting caller for whom a dial may be begun: within its deadline, with no dial
-    /// and no failure of its own.
-    pub(super) fn sponsor(&self, now: Instant) -> Option<Ticket> {
-        self.unsponsored.iter().copied().find(|ticket| !self.waiters[ticket].is_expired(now))
+    /// and no failure of its own; with when its wait began.
+    pub(super) fn sponsor(&self, now: Instant) -> Option<(Ticket, Instant)> {
+        let waiters = self.unsponsored.iter().map(|ticket| (ticket, &self.waiters[ticket]));
+        let (ticket, waiter) = waiters.into_iter().find(|(_, waiter)| !waiter.is_expired(now))?;
+        Some((*ticket, waiter.since))
     }
 
     /// Notes that `dial` was begun for the need of this caller.

@@ -11,6 +11,7 @@ use super::entry::Entry;
 use super::errands::{Dial, Sponsor};
 use super::queue::Waiter;
 use super::roster::Tally;
+use super::share::AtRest;
 use super::{Ledger, Overdue, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
@@ -41,6 +42,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+        if let Some(share) = &mut self.share {
+            share.begin();
+        }
         for entry in std::mem::take(&mut self.outdated) {
             self.receive(&entry);
             self.shelve(entry, now, effects);
@@ -71,6 +75,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
         self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
         effects.judged = self.judgements.take_done();
+        self.settle_share(now, effects);
         self.keep_watch(effects);
         self.audit(now);
     }
@@ -88,8 +93,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.note_closing(id, now);
         }
         self.retire_aged(now, effects);
-        while self.closings.pop_overdue(now) {
+        while let Some(id) = self.closings.pop_overdue(now) {
             self.totals.close_timeouts_total += 1;
+            self.note_closed(id);
         }
     }
 
@@ -183,8 +189,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Reserves a slot for each dial that is wanted and that the limits allow.
     pub(super) fn begin_dials(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        for _ in 0..self.wanted(now).min(self.room(now)) {
-            let Some(sponsor) = self.queue.sponsor(now) else { break };
+        let wanted = self.wanted(now).min(self.room(now));
+        for begun in 0..wanted {
+            let Some((sponsor, since)) = self.queue.sponsor(now) else { break };
+            if !self.take_slot(since, wanted - begun) {
+                break;
+            }
             let id = self.begin_dial(Sponsor::Caller(sponsor), now, effects);
             self.queue.begin_dial(sponsor, id);
         }
@@ -195,7 +205,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         };
         let live = self.live() - self.dials.len() + self.dials.counted_on();
         let wanted = target.min(self.config.max_idle()).saturating_sub(live);
-        for _ in 0..wanted.min(self.room(now)) {
+        let wanted = wanted.min(self.room(now));
+        for begun in 0..wanted {
+            if !self.take_slot(now, wanted - begun) {
+                break;
+            }
             self.begin_dial(Sponsor::Caller(sponsor), now, effects);
         }
     }
@@ -247,6 +261,35 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn note_return(&mut self, now: Instant) {
         if !self.queue.is_empty() {
             self.pace.note_return(now);
+        }
+    }
+
+    /// Takes a slot of the budget for a dial that somebody has wanted since then, if this ledger
+    /// shares one. If there is none, it is asked for all that are `wanted`.
+    fn take_slot(&mut self, since: Instant, wanted: u32) -> bool {
+        let open = self.open();
+        self.share.as_mut().is_none_or(|share| share.take(since, wanted, open))
+    }
+
+    /// Gives the budget back what is not needed, and tells it what could be.
+    fn settle_share(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+        let (open, is_any_live) = (self.open(), self.live() > 0);
+        let coldest = self.coldest_unwanted().map(|entry| entry.idle_since.into());
+        let rest = AtRest { idle: self.idle.len(), coldest, is_any_live };
+        let is_vacant = self.is_vacant(now);
+        let Some(share) = &mut self.share else { return };
+        share.settle(open, rest, now, &mut effects.orders);
+        effects.is_vacant = is_vacant;
+    }
+
+    /// The idle connection that has rested longest, if nobody waits here.
+    pub(super) fn coldest_unwanted(&self) -> Option<&Entry<C>> {
+        self.idle.coldest().filter(|_| self.queue.is_empty())
+    }
+
+    pub(super) fn note_closed(&mut self, id: ErrandId) {
+        if let Some(share) = &mut self.share {
+            share.closed(id);
         }
     }
 

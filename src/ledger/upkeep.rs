@@ -123,7 +123,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         // And what is idle may be lent there, for too long.
         let is_idle = !self.idle.is_empty();
         let overlong = moment(now, self.config.leak_after).filter(|_| is_idle);
-        let due = [self.idle.due(), self.next_idled_out(), fill, errand, unseen, overlong];
+        let forget = self.forgets_at().filter(|at| self.share.is_some() && *at > now);
+        let due = [self.idle.due(), self.next_idled_out(), fill, errand, unseen, overlong, forget];
         let Some(due) = due.into_iter().flatten().min() else { return };
         let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
         let due = least.map_or(due, |least| due.max(least));

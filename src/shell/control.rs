@@ -38,7 +38,17 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn close(self: &Arc<Self>) {
         self.event(Ledger::close);
         maintenance::forget(&self.weak());
-        self.workers.close();
+        if self.membership.is_none() {
+            self.workers.close();
+        }
+    }
+
+    /// Closes for good if nothing is left here; says whether it is closed and nothing is.
+    pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
+        let Some(effects) = self.books().close_if_vacant(now()) else { return false };
+        self.carry_out(effects);
+        maintenance::forget(&self.weak());
+        true
     }
 
     /// Closes, and aborts what is in use as far as it can be; says how many connections that were.

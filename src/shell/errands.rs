@@ -28,42 +28,49 @@ impl<D: Dialer> Shell<D> {
     /// Carries out what the ledger ordered, and what follows from that. Never under the lock.
     ///
     /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials
-    /// that fail one after the other.
+    /// that fail one after the other, and a thousand keys may be asked in turn for a slot.
     pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
         if effects.is_empty() {
             return;
         }
-        let mut pending = vec![effects];
-        while let Some(effects) = pending.pop() {
-            let Effects { wake, handles, dials, asides, closes, spent, alarm, judged } = effects;
+        let mut pending = vec![(Arc::clone(self), effects)];
+        while let Some((shell, effects)) = pending.pop() {
+            let follows = |effects| (Arc::clone(&shell), effects);
+            let Effects { wake, handles, dials, asides, closes, spent, .. } = effects;
             for bell in wake {
                 bell.ring();
             }
-            if let Some(due) = alarm {
-                self.order_upkeep(due);
+            if let Some(due) = effects.alarm {
+                shell.order_upkeep(due);
             }
             for handle in handles {
                 catch(|| drop(handle));
             }
             for order in dials {
-                pending.extend(self.on_worker(Errand::Dial(order)));
+                pending.extend(shell.on_worker(Errand::Dial(order)).map(follows));
             }
             for order in asides {
                 let may_block = match order.task {
-                    Task::Check | Task::KeepAlive => self.blocking.check,
+                    Task::Check | Task::KeepAlive => shell.blocking.check,
                     Task::Reset => true,
                     Task::Judge { .. } => false,
                 };
-                pending.extend(self.run(Errand::Aside(order), may_block));
+                pending.extend(shell.run(Errand::Aside(order), may_block).map(follows));
             }
             for order in closes {
-                pending.extend(self.run(Errand::Close(order), self.blocking.close));
+                pending.extend(shell.run(Errand::Close(order), shell.blocking.close).map(follows));
             }
             for failure in spent {
                 catch(|| drop(failure));
             }
-            if let Some(epoch) = judged {
-                self.forget_predicates(epoch);
+            if let Some(epoch) = effects.judged {
+                shell.forget_predicates(epoch);
+            }
+            if let Some(membership) = &shell.membership {
+                pending.extend(membership.pass_on(effects.orders));
+                if effects.is_vacant {
+                    membership.tell_vacant(&shell);
+                }
             }
         }
     }

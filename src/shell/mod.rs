@@ -10,6 +10,7 @@ mod account;
 mod books;
 mod control;
 mod errands;
+mod exchange;
 mod knobs;
 mod user_code;
 
@@ -33,7 +34,10 @@ use crate::workers::Workers;
 use self::account::{Account, refused, turned_away};
 use self::books::{OpenBooks, Reading, date};
 use self::errands::Assignment;
+use self::exchange::Membership;
 use self::knobs::{Knobs, places_for};
+
+pub(crate) use self::exchange::{Exchange, OnVacant};
 
 type Connection<D> = <D as Dialer>::Connection;
 type Failure<D> = DialFailure<<D as Dialer>::Error>;
@@ -55,6 +59,8 @@ pub(crate) struct Shell<D: Dialer> {
     /// Those that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     workers: Arc<Workers<Assignment<D>>>,
+    /// Its part in what the keys of a keyed pool share, if it is one's.
+    membership: Option<Membership<D>>,
     reading: Latest<Reading>,
     timings: Timings,
     watch: Watch<<D as Dialer>::Error>,
@@ -62,8 +68,17 @@ pub(crate) struct Shell<D: Dialer> {
 
 impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
-        let blocking = dialer.blocking();
-        let ledger = Ledger::new(config, seed());
+        Self::with(dialer, Ledger::new(config, seed()), watch, Workers::new(), None)
+    }
+
+    fn with(
+        dialer: D,
+        ledger: Books<D>,
+        watch: Watch<D::Error>,
+        workers: Arc<Workers<Assignment<D>>>,
+        membership: Option<Membership<D>>,
+    ) -> Arc<Self> {
+        let (blocking, config) = (dialer.blocking(), *ledger.config());
         let reading = Reading { stats: ledger.stats_seen(now()), is_laid_out: false };
         Arc::new(Self {
             dialer,
@@ -72,7 +87,8 @@ impl<D: Dialer> Shell<D> {
             places: Places::new(places_for(&config)),
             ledger: Mutex::new(ledger),
             predicates: Mutex::new(BTreeMap::new()),
-            workers: Workers::new(),
+            workers,
+            membership,
             reading: Latest::new(reading),
             timings: Timings::default(),
             watch,
@@ -210,6 +226,9 @@ impl<D: Dialer> Shell<D> {
                 entry.record().hand_to(Loan { since, thread, location: site });
                 self.tell(|| Event::Lent { waited, reused: entry.is_reused() });
             }
+            // Of a key's pool that closed with the last of the key's connections: its caller finds
+            // another.
+            Err(GetError::Closed) if self.membership.as_ref().is_some_and(|m| !m.is_closed()) => {}
             Err(error) => self.tell(|| Event::TurnedAway { error, waited }),
         }
         outcome

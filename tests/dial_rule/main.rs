@@ -3,6 +3,9 @@
 #[path = "../../src/abort.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod abort;
+#[allow(dead_code)]
+#[path = "../../src/budget.rs"]
+mod budget;
 #[path = "../../src/close_reason.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod close_reason;

@@ -2,10 +2,12 @@
 //!
 //! Compiles the ledger's own files, with a clock turned by hand and integers for connections.
 
-#![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, not this test's.
+#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)] // The files are the crate's, not this test's.
 
 #[path = "../../src/abort.rs"]
 mod abort;
+#[path = "../../src/budget.rs"]
+mod budget;
 #[path = "../../src/close_reason.rs"]
 mod close_reason;
 #[path = "../../src/config.rs"]

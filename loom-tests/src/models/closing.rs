@@ -5,7 +5,7 @@ use loom::thread;
 use super::{SOON, check, check_within};
 use crate::dialer::Blocking;
 use crate::error::GetError;
-use crate::pool::OwnedConnection;
+use crate::guard::OwnedConnection;
 use crate::server::{Act, assert_at_rest, finish, never_due, pool, pool_with};
 use crate::sync::{never, rest_for_ever};
 

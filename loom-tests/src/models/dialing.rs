@@ -6,7 +6,8 @@ use super::{SOON, check, check_within};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::error::GetError;
-use crate::pool::{Pool, PooledConnection};
+use crate::guard::PooledConnection;
+use crate::pool::Pool;
 use crate::server::{Act, Failed, Scripted, assert_at_rest, finish, never_due, pool, pool_with};
 use crate::stats::Stats;
 

@@ -4,7 +4,7 @@ use loom::thread;
 
 use super::{SOON, check, check_within};
 use crate::error::GetError;
-use crate::pool::{OwnedConnection, PooledConnection};
+use crate::guard::{OwnedConnection, PooledConnection};
 use crate::server::{assert_at_rest, finish, pool};
 use crate::sync;
 

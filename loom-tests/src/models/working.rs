@@ -9,7 +9,8 @@ use super::{SOON, check, check_within};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::error::GetError;
-use crate::pool::{Pool, PooledConnection};
+use crate::guard::PooledConnection;
+use crate::pool::Pool;
 use crate::server::{Scripted, assert_at_rest, finish, never_due, pool, pool_with};
 use crate::sync;
 

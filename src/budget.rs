@@ -1,0 +1,225 @@
+//! The budget: the slots that the keys of one keyed pool share, as plain data.
+//!
+//! Each key has a ledger of its own and is a *member* here. A member takes a slot before each dial
+//! and gives it back when its connection is closed; one that gets none is *stalled*, and is granted
+//! the next that comes free if it has waited longest. While anyone is stalled, whoever rests coldest
+//! is ordered to close a connection for it.
+//!
+//! # Who rests coldest
+//!
+//! A member with connections is *listed* by a time before which none of them came to rest. That
+//! time is allowed to be old: connections are lent and given back without a word to the budget. So
+//! the first on the list is ordered to evict only if it rests at least as long as the next on the
+//! list (`bar`), and is listed anew by the true time if not. Each order that finds out so much is
+//! paid for by the loans since the last, so what a slot costs is O(log n) in the members. A member
+//! that has nothing at rest is not listed; it *watches* instead, and says when something comes to
+//! rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// Names one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct MemberId(pub(crate) u64);
+
+/// Something that a member is to be told, once no lock is held.
+#[must_use = "a slot or a stalled caller is lost with it"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) to: MemberId,
+    pub(crate) what: What,
+}
+
+/// What a member is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A slot is the member's.
+    Grant,
+    /// Close the coldest connection, if it has rested since `bar` or longer. `None`: however long.
+    Evict { bar: Option<Instant> },
+}
+
+/// What a member that wants more slots than there are waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// Since when its longest-waiting caller without a slot has waited.
+    pub(crate) since: Instant,
+    /// How many slots it could use.
+    pub(crate) slots: u32,
+}
+
+/// What has become of a member since it was last here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Slots that it gives back.
+    pub(crate) freed: u32,
+    /// Of these, how many are of connections that it was ordered to close.
+    pub(crate) made_room: u32,
+    /// Orders to evict that it has carried out since.
+    pub(crate) evicted: u32,
+    /// Orders to evict that found nothing to close.
+    pub(crate) refused: u32,
+    /// Connections that have come to rest since, less those that rest no more.
+    pub(crate) idle: i64,
+}
+
+/// The slots of all members together.
+///
+/// | promise | how it is kept here |
+/// | --- | --- |
+/// | `BOUND` | `taken <= max_open`: a slot is taken before its dial begins, and given back when its connection is closed |
+/// | `NO-LOST-SLOT` | a slot is free, or some member's, or on its way to one in an order |
+/// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are asked for, or nobody is listed |
+#[derive(Debug)]
+pub(crate) struct Budget {
+    max_open: u32,
+    /// `None`: as many as `max_open`, and nobody counts them.
+    max_idle: Option<u32>,
+    /// Slots that are some member's, or on their way to one.
+    taken: u32,
+    /// Connections at rest, if they are counted.
+    idle: i64,
+    /// Who waits for a slot, longest first.
+    stalled: BTreeSet<(Instant, MemberId)>,
+    asks: BTreeMap<MemberId, Ask>,
+    /// The slots that they ask for.
+    asked: u32,
+    /// Who may have connections at rest, by a time since when none of them has rested longer.
+    listed: BTreeSet<(Instant, MemberId)>,
+    /// Orders to evict that nobody has answered yet.
+    ordered: u32,
+    /// Connections that are being closed because of such an order.
+    making_room: u32,
+    evicted_total: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(max_open: u32, max_idle: Option<u32>) -> Self {
+        Self {
+            max_open,
+            max_idle,
+            taken: 0,
+            idle: 0,
+            stalled: BTreeSet::new(),
+            asks: BTreeMap::new(),
+            asked: 0,
+            listed: BTreeSet::new(),
+            ordered: 0,
+            making_room: 0,
+            evicted_total: 0,
+        }
+    }
+
+    /// Takes a slot for a member whose caller has waited since `since`, unless there is none or
+    /// somebody has waited longer.
+    pub(crate) fn take(&mut self, member: MemberId, since: Instant) -> bool {
+        let is_next = self.stalled.first().is_none_or(|first| (since, member) <= *first);
+        let may_take = is_next && self.free() > 0;
+        self.taken += u32::from(may_take);
+        may_take
+    }
+
+    /// Notes what a member says.
+    pub(crate) fn report(&mut self, report: Report) {
+        self.taken -= report.freed;
+        self.making_room -= report.made_room;
+        self.ordered -= report.evicted + report.refused;
+        self.making_room += report.evicted;
+        self.evicted_total += u64::from(report.evicted);
+        self.idle += report.idle;
+    }
+
+    /// A member waits for slots, for others than before, or no more.
+    pub(crate) fn ask(&mut self, member: MemberId, ask: Option<Ask>) {
+        if let Some(before) = self.asks.remove(&member) {
+            self.stalled.remove(&(before.since, member));
+            self.asked -= before.slots;
+        }
+        if let Some(ask) = ask {
+            self.asks.insert(member, ask);
+            self.stalled.insert((ask.since, member));
+            self.asked += ask.slots;
+        }
+    }
+
+    /// A member may have something at rest, though nothing that has rested since before `since`.
+    pub(crate) fn list(&mut self, member: MemberId, since: Instant) {
+        self.listed.insert((since, member));
+    }
+
+    /// A member that was listed has nothing open any more. It may have been given an order since.
+    pub(crate) fn strike(&mut self, member: MemberId, since: Instant) {
+        self.listed.remove(&(since, member));
+    }
+
+    /// Sets the bound anew. What is out may exceed a lowered one until it is back.
+    pub(crate) fn resize(&mut self, max_open: u32) {
+        self.max_open = max_open;
+    }
+
+    /// Whether members say how many connections rest.
+    pub(crate) fn counts_idle(&self) -> bool {
+        self.max_idle.is_some()
+    }
+
+    /// What follows from all that: whoever has been here must carry these out.
+    pub(crate) fn settle(&mut self, orders: &mut Vec<Order>) {
+        while self.free() > 0 {
+            let Some(&(_, to)) = self.stalled.first() else { break };
+            // It asks anew when it has the slot: then its longest wait is another's.
+            self.ask(to, None);
+            self.taken += 1;
+            orders.push(Order { to, what: What::Grant });
+        }
+        while self.ordered < self.wanted() {
+            let Some((_, to)) = self.listed.pop_first() else { break };
+            let bar = self.listed.first().map(|(since, _)| *since);
+            self.ordered += 1;
+            orders.push(Order { to, what: What::Evict { bar } });
+        }
+        self.audit();
+    }
+
+    /// Orders to evict that there should be: one for each slot that is asked for and that no close
+    /// under way will free, and one for each connection that rests beyond `max_idle`.
+    fn wanted(&self) -> u32 {
+        let surplus = self.max_idle.map_or(0, |max_idle| self.idle - i64::from(max_idle));
+        let surplus = u32::try_from(surplus).unwrap_or(0);
+        // What is taken beyond a lowered bound is nobody's gain.
+        let beyond = self.taken.saturating_sub(self.max_open);
+        let slots = self.asked.saturating_add(beyond);
+        slots.saturating_sub(self.making_room).max(surplus)
+    }
+
+    fn free(&self) -> u32 {
+        self.max_open.saturating_sub(self.taken)
+    }
+
+    pub(crate) fn max_open(&self) -> u32 {
+        self.max_open
+    }
+
+    /// Slots that are some member's, or on their way to one.
+    pub(crate) fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// Members that wait for a slot.
+    pub(crate) fn stalled(&self) -> usize {
+        self.stalled.len()
+    }
+
+    pub(crate) fn evicted_total(&self) -> u64 {
+        self.evicted_total
+    }
+
+    /// The promises, by name.
+    fn audit(&self) {
+        debug_assert!(self.stalled.is_empty() || self.free() == 0, "NO-STRANDED-WAITER: slot");
+        debug_assert!(
+            self.ordered >= self.wanted() || self.listed.is_empty(),
+            "NO-STRANDED-WAITER: idle"
+        );
+        debug_assert_eq!(self.asks.len(), self.stalled.len(), "who is stalled has asked");
+    }
+}

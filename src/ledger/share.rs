@@ -1,0 +1,213 @@
+//! `Share`: a ledger's part in a budget that it has with others.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::budget::{Ask, Budget, MemberId, Order, Report};
+
+use super::effects::ErrandId;
+
+/// The way to a budget. It is gone while a ledger is locked, so it must lead to no ledger.
+pub(crate) trait Access: Send + Sync {
+    fn with(&self, visit: &mut dyn FnMut(&mut Budget));
+}
+
+/// Whether the budget has this member on its list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listing {
+    /// Nothing is open.
+    Unlisted,
+    /// Under that time. Perhaps no more: an order to evict takes a member from the list.
+    Listed(Instant),
+    /// Something is open and nothing was at rest: the budget is to hear when something is.
+    Watching,
+}
+
+/// What is at rest, and could be closed for another member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AtRest {
+    /// Connections that rest.
+    pub(super) idle: u32,
+    /// Since when the coldest of them has, if nobody of this ledger's own waits for it.
+    pub(super) coldest: Option<Instant>,
+    /// Whether anything is open that is not on its way out.
+    pub(super) is_any_live: bool,
+}
+
+/// One ledger's slots.
+pub(crate) struct Share {
+    member: MemberId,
+    budget: Arc<dyn Access>,
+    /// Whether the budget is told how many connections rest.
+    counts_idle: bool,
+    /// Slots taken from the budget. After each event, as many as are open.
+    held: u32,
+    /// Closes under way that were ordered.
+    making_room: BTreeSet<ErrandId>,
+    listing: Listing,
+    /// What an order to evict has come to: a connection is being closed, or nothing could be.
+    answer: Option<bool>,
+    /// What could not be had since the last `begin`.
+    lacks: Option<Ask>,
+    /// Whether there was no slot when one was last wanted.
+    was_refused: bool,
+    /// What the budget was last asked for.
+    asked: Option<Ask>,
+    /// Whether the budget has been dealt with since it last settled, or has forgotten what it was
+    /// asked, as it does when it grants a slot.
+    is_unsettled: bool,
+    /// The idle connections that the budget knows of.
+    known_idle: u32,
+    report: Report,
+}
+
+impl Share {
+    pub(crate) fn new(member: MemberId, budget: Arc<dyn Access>, counts_idle: bool) -> Self {
+        Self {
+            member,
+            budget,
+            counts_idle,
+            held: 0,
+            making_room: BTreeSet::new(),
+            listing: Listing::Unlisted,
+            answer: None,
+            lacks: None,
+            was_refused: false,
+            asked: None,
+            is_unsettled: false,
+            known_idle: 0,
+            report: Report::default(),
+        }
+    }
+
+    /// An event may want slots from here on.
+    pub(super) fn begin(&mut self) {
+        self.lacks = None;
+    }
+
+    /// Takes a slot for a dial, if there is one for a caller who has waited `since` then. If not,
+    /// `wanted` of them are lacking, this one among them.
+    pub(super) fn take(&mut self, since: Instant, wanted: u32, open: u32) -> bool {
+        self.free_down_to(open);
+        let (member, report) = (self.member, std::mem::take(&mut self.report));
+        let mut is_taken = false;
+        self.budget.with(&mut |budget| {
+            budget.report(report);
+            is_taken = budget.take(member, since);
+        });
+        self.is_unsettled = true;
+        self.held += u32::from(is_taken);
+        self.was_refused = !is_taken;
+        if !is_taken {
+            self.lacks = Some(Ask { since, slots: wanted });
+        }
+        is_taken
+    }
+
+    /// A slot has been granted.
+    pub(super) fn granted(&mut self) {
+        self.held += 1;
+        self.is_unsettled = true;
+    }
+
+    /// Whether a dial is wanted for which there is no slot.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.lacks.is_some()
+    }
+
+    /// Whether there was no slot when one was last wanted.
+    pub(super) fn was_refused(&self) -> bool {
+        self.was_refused
+    }
+
+    /// An order to evict has come, and is carried out by that close; or nothing could be closed
+    /// that rests as long as the order says.
+    pub(super) fn answer(&mut self, close: Option<ErrandId>) {
+        self.answer = Some(close.is_some());
+        self.making_room.extend(close);
+        self.report.evicted += u32::from(close.is_some());
+        self.report.refused += u32::from(close.is_none());
+    }
+
+    /// A close has come to its end.
+    pub(super) fn closed(&mut self, id: ErrandId) {
+        self.report.made_room += u32::from(self.making_room.remove(&id));
+    }
+
+    /// Whether the budget must hear of each connection that comes to rest.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.counts_idle || self.listing == Listing::Watching
+    }
+
+    /// After an event: gives back what is not needed, and says what has changed.
+    pub(super) fn settle(
+        &mut self,
+        open: u32,
+        rest: AtRest,
+        now: Instant,
+        orders: &mut Vec<Order>,
+    ) {
+        self.free_down_to(open);
+        if self.counts_idle {
+            self.report.idle += i64::from(rest.idle) - i64::from(self.known_idle);
+            self.known_idle = rest.idle;
+        }
+        let answer = self.answer.take();
+        // An order takes its member from the list.
+        let since = match answer {
+            Some(true) => Listing::Unlisted,
+            Some(false) => Listing::Watching,
+            None => self.listing,
+        };
+        let listing = match since {
+            _ if !rest.is_any_live => Listing::Unlisted,
+            Listing::Watching => rest.coldest.map_or(Listing::Watching, Listing::Listed),
+            Listing::Unlisted => Listing::Listed(rest.coldest.unwrap_or(now)),
+            listed @ Listing::Listed(_) => listed,
+        };
+        let is_moved = listing != self.listing || answer.is_some();
+        let is_news = is_moved || self.asked != self.lacks || self.report != Report::default();
+        if !is_news && !self.is_unsettled {
+            return;
+        }
+        (self.asked, self.is_unsettled) = (self.lacks, false);
+        let (member, lacks, report) = (self.member, self.lacks, std::mem::take(&mut self.report));
+        let before = std::mem::replace(&mut self.listing, listing);
+        self.budget.with(&mut |budget| {
+            budget.report(report);
+            budget.ask(member, lacks);
+            if is_moved {
+                if let Listing::Listed(since) = before {
+                    budget.strike(member, since);
+                }
+                if let Listing::Listed(since) = listing {
+                    budget.list(member, since);
+                }
+            }
+            budget.settle(orders);
+        });
+    }
+
+    fn free_down_to(&mut self, open: u32) {
+        self.report.freed += self.held - open;
+        self.held = open;
+    }
+
+    pub(super) fn held(&self) -> u32 {
+        self.held
+    }
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { member, held, listing, asked, .. } = self;
+        f.debug_struct("Share")
+            .field("member", member)
+            .field("held", held)
+            .field("listing", listing)
+            .field("asked", asked)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,729 @@
+//! Many keys under one budget (BUGS.md 1.10): who shares with whom, who makes room for whom, and
+//! what is left of a key afterwards.
+
+mod common;
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_that, finishes};
+use latebind::{
+    Blocking, CloseReason, ConfigError, Dialer, Event, GetError, Guard, KeyedBuilder,
+    KeyedConnection, KeyedPool,
+};
+
+/// A server for each key, and what all of them together have open.
+#[derive(Default)]
+struct Servers {
+    each: Mutex<HashMap<u32, Arc<Server>>>,
+    open: AtomicU32,
+    most_open: AtomicU32,
+    /// Dialers made.
+    dialers: AtomicU32,
+}
+
+impl Servers {
+    fn of(&self, key: u32) -> Arc<Server> {
+        Arc::clone(self.each.lock().unwrap().entry(key).or_default())
+    }
+
+    fn alive(&self, key: u32) -> u32 {
+        self.of(key).alive()
+    }
+}
+
+/// Dials one key's server.
+struct KeyDialer {
+    key: u32,
+    own: Scripted,
+    all: Arc<Servers>,
+}
+
+/// A connection to one key's server, which counts towards all.
+struct KeyConnection {
+    key: u32,
+    own: Connection,
+    _counted: Counted,
+}
+
+impl Deref for KeyConnection {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.own
+    }
+}
+
+/// A dial or a connection, as all servers together see it.
+struct Counted(Arc<Servers>);
+
+impl Counted {
+    fn new(all: &Arc<Servers>) -> Self {
+        let open = all.open.fetch_add(1, SeqCst) + 1;
+        all.most_open.fetch_max(open, SeqCst);
+        Self(Arc::clone(all))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Dialer for KeyDialer {
+    type Connection = KeyConnection;
+    type Error = Refused;
+
+    fn dial(&self, deadline: Instant) -> Result<KeyConnection, Refused> {
+        let counted = Counted::new(&self.all);
+        let own = self.own.dial(deadline)?;
+        Ok(KeyConnection { key: self.key, own, _counted: counted })
+    }
+
+    fn is_broken(&self, connection: &mut KeyConnection) -> bool {
+        self.own.is_broken(&mut connection.own)
+    }
+
+    fn close(&self, connection: KeyConnection) {
+        let KeyConnection { own, _counted, .. } = connection;
+        self.own.close(own);
+    }
+
+    fn blocking(&self) -> Blocking {
+        self.own.blocking
+    }
+}
+
+type Keyed = KeyedPool<u32, KeyDialer>;
+
+/// A keyed pool over scripted servers.
+fn keyed(
+    set: impl FnOnce(KeyedBuilder<u32, KeyDialer>) -> KeyedBuilder<u32, KeyDialer>,
+) -> (Keyed, Arc<Servers>) {
+    let all = Arc::<Servers>::default();
+    let builder = KeyedPool::builder({
+        let all = Arc::clone(&all);
+        move |key: &u32| {
+            all.dialers.fetch_add(1, SeqCst);
+            let own = Scripted { server: all.of(*key), blocking: Blocking::default() };
+            KeyDialer { key: *key, own, all: Arc::clone(&all) }
+        }
+    });
+    (set(builder).build().unwrap(), all)
+}
+
+/// Asks for a connection on a thread of its own, which gives it back when it is told to.
+fn caller(pool: &Keyed, key: u32) -> Caller {
+    let pool = pool.clone();
+    let (served, is_served) = mpsc::channel();
+    let (release, is_released) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        let connection = pool.get_timeout(&key, LONG);
+        served.send(connection.is_ok()).unwrap();
+        let _ = is_released.recv();
+        drop(connection);
+    });
+    Caller { is_served, release: Some(release), thread: Some(thread) }
+}
+
+struct Caller {
+    is_served: mpsc::Receiver<bool>,
+    release: Option<mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Caller {
+    #[track_caller]
+    fn is_served(&self) {
+        assert_eq!(self.is_served.recv_timeout(LONG), Ok(true));
+    }
+
+    #[track_caller]
+    fn is_not_served(&self) {
+        assert_eq!(self.is_served.try_recv(), Err(mpsc::TryRecvError::Empty));
+    }
+
+    fn release(mut self) {
+        drop(self.release.take());
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// Waits until a caller of that key waits for a slot.
+#[track_caller]
+fn await_stalled(pool: &Keyed, key: u32) {
+    await_that("the key waits for a slot", || pool.stats_of(&key).is_some_and(|s| s.stalled));
+}
+
+#[track_caller]
+fn await_keys(pool: &Keyed, keys: usize) {
+    await_that("as many keys are left", || pool.stats().keys == keys);
+}
+
+/// Has the coarse clock tick, by which a return without a lock is dated.
+fn let_it_tick() {
+    let start = Instant::now();
+    await_that("it has ticked", || start.elapsed() > Duration::from_millis(30));
+}
+
+fn key_of(connection: &KeyedConnection<'_, u32, KeyDialer>) -> u32 {
+    connection.key
+}
+
+// ---- Keys are apart ----------------------------------------------------------------------------
+
+/// KEY-01.
+#[test]
+fn two_keys_that_differ_in_one_part_never_share_a_connection() {
+    let dialed = Arc::new(Mutex::new(Vec::new()));
+    type Key = (&'static str, u16, Option<&'static str>);
+    let pool = KeyedPool::new({
+        let dialed = Arc::clone(&dialed);
+        move |key: &Key| {
+            dialed.lock().unwrap().push(*key);
+            Scripted::new().0
+        }
+    });
+    let keys: [Key; 4] = [
+        ("example", 80, None),
+        ("example", 81, None),
+        ("example.", 80, None),
+        ("example", 80, Some("proxy")),
+    ];
+    for key in keys {
+        drop(pool.get(&key).unwrap());
+    }
+    for key in keys {
+        let stats = pool.stats_of(&key).unwrap();
+        assert_eq!((stats.idle, stats.dials_total), (1, 1), "{key:?}");
+    }
+    assert_eq!(*dialed.lock().unwrap(), keys);
+}
+
+/// KEY-03.
+#[test]
+fn a_key_at_its_limit_holds_up_nobody_of_another() {
+    let (pool, _) = keyed(|b| b.max_open(1));
+    let held = pool.get(&1).unwrap();
+    let waiting = caller(&pool, 1);
+    await_that("one waits", || pool.stats_of(&1).unwrap().waiting == 1);
+    assert_eq!(key_of(&pool.get_timeout(&2, LONG).unwrap()), 2);
+    waiting.is_not_served();
+    drop(held);
+    waiting.is_served();
+    waiting.release();
+}
+
+/// BIND-01, of a key: the caller takes what comes back, and its own dial ends idle.
+#[test]
+fn a_caller_takes_what_comes_back_first_of_its_own_key_and_its_dial_ends_idle() {
+    let (pool, servers) = keyed(|b| b.dial_rule(latebind::DialRule::Eager));
+    let (held, other) = (pool.get(&1).unwrap(), pool.get(&2).unwrap());
+    let gate = Gate::new();
+    servers.of(1).on_dial([gate.then(Act::Succeed)]);
+    let waiting = caller(&pool, 1);
+    gate.await_arrivals(1);
+    drop(other);
+    waiting.is_not_served();
+    drop(held);
+    waiting.is_served();
+    gate.open();
+    await_that("the dial has ended", || pool.stats_of(&1).unwrap().idle == 1);
+    waiting.release();
+    assert_eq!(servers.alive(1), 2);
+    assert_eq!(pool.stats_of(&2).unwrap().idle, 1);
+}
+
+// ---- What is left of a key ---------------------------------------------------------------------
+
+/// KEY-02.
+#[test]
+fn a_key_goes_with_its_last_connection_and_comes_back_when_it_is_used() {
+    let (pool, servers) = keyed(|b| b.max_idle(0));
+    for round in 1..=3 {
+        let connection = pool.get(&1).unwrap();
+        assert_eq!(pool.stats().keys, 1);
+        drop(connection);
+        await_keys(&pool, 0);
+        assert_eq!((servers.of(1).dials(), servers.dialers.load(SeqCst)), (round, round));
+        assert!(pool.stats_of(&1).is_none());
+    }
+    assert_eq!(pool.stats().open, 0);
+}
+
+/// KEY-02.
+#[test]
+fn a_key_whose_dial_fails_is_not_kept() {
+    let (pool, servers) = keyed(|b| b);
+    servers.of(1).on_dial([Act::Fail]);
+    assert!(matches!(pool.get(&1), Err(GetError::Unreachable { .. })));
+    await_keys(&pool, 0);
+    assert_eq!(pool.stats().open, 0);
+}
+
+/// KEY-02.
+#[test]
+fn a_key_whose_breaker_is_open_is_remembered_for_ten_probes_and_no_longer() {
+    let breaker = latebind::Breaker::new(1, Duration::from_millis(20));
+    let (pool, servers) = keyed(|b| b.breaker(breaker));
+    servers.of(1).on_dial([Act::Fail]);
+    assert!(pool.get(&1).is_err());
+    assert_eq!(pool.stats().keys, 1);
+    await_keys(&pool, 0);
+}
+
+/// KEY-02.
+#[test]
+fn a_key_with_a_caller_or_a_dial_or_a_guard_is_never_taken_out() {
+    let (pool, servers) = keyed(|b| b.max_open(1).max_idle(0));
+    let gate = Gate::new();
+    servers.of(1).on_dial([gate.then(Act::Succeed)]);
+    assert!(pool.get_timeout(&1, SHORT).is_err());
+    assert_eq!(pool.stats().keys, 1, "its dial goes on");
+    let first = caller(&pool, 1);
+    await_that("it waits", || pool.stats_of(&1).unwrap().waiting == 1);
+    gate.open();
+    first.is_served();
+    assert_eq!((pool.stats().keys, servers.of(1).dials()), (1, 1));
+    let second = caller(&pool, 1);
+    await_that("it waits", || pool.stats_of(&1).unwrap().waiting == 1);
+    first.release();
+    second.is_served();
+    assert_eq!(pool.stats().keys, 1);
+    second.release();
+    await_keys(&pool, 0);
+}
+
+/// KEY-02: what was flushed comes back to its own books, of which there have been others since.
+#[test]
+fn a_guard_outlives_a_flush_of_its_key_and_counts_until_it_is_back() {
+    let (pool, servers) = keyed(|b| b);
+    let held = pool.get(&1).unwrap();
+    pool.flush_key(&1);
+    assert_eq!((pool.stats().keys, pool.stats().open), (1, 1));
+    drop(held);
+    await_keys(&pool, 0);
+    assert_eq!(servers.alive(1), 0);
+}
+
+#[test]
+fn a_key_asked_for_without_a_wait_is_not_entered() {
+    let (pool, servers) = keyed(|b| b);
+    assert!(matches!(pool.try_get(&1), Err(GetError::Exhausted { .. })));
+    assert!(matches!(pool.get_timeout(&1, Duration::ZERO), Err(GetError::Exhausted { .. })));
+    await_keys(&pool, 0);
+    assert_eq!(servers.of(1).dials(), 0);
+    drop(pool.get(&1).unwrap());
+    assert_eq!(key_of(&pool.try_get(&1).unwrap()), 1);
+}
+
+/// KEY-02: many keys in turn, from several threads, under a total that makes them close each other.
+#[test]
+fn of_many_keys_used_in_turn_no_more_are_left_than_have_connections() {
+    let (pool, servers) = keyed(|b| b.max_open_total(16));
+    let threads: Vec<_> = (0..4)
+        .map(|n| {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                for key in (0..5_000).map(|at| at * 4 + n) {
+                    assert_eq!(key_of(&pool.get(&key).unwrap()), key);
+                }
+            })
+        })
+        .collect();
+    finishes(move || threads.into_iter().for_each(|thread| thread.join().unwrap()));
+    await_that("all is at rest", || pool.stats().open == pool.stats().keys as u32);
+    assert!(pool.stats().keys <= 16);
+    assert!(servers.most_open.load(SeqCst) <= 16, "BOUND");
+    pool.flush();
+    await_keys(&pool, 0);
+    assert_eq!((pool.stats().open, servers.open.load(SeqCst)), (0, 0));
+}
+
+// ---- Room for others ---------------------------------------------------------------------------
+
+/// KEY-04, first half; KEY-08.
+#[test]
+fn a_key_without_a_slot_has_the_connection_closed_that_has_rested_longest() {
+    let (pool, servers) = keyed(|b| b.max_open_total(4));
+    for key in 1..=4 {
+        drop(pool.get(&key).unwrap());
+    }
+    let_it_tick();
+    drop(pool.get(&1).unwrap());
+    drop(pool.get_timeout(&5, LONG).unwrap());
+    assert_eq!([1, 2, 3, 4, 5].map(|key| servers.alive(key)), [1, 0, 1, 1, 1]);
+    assert_eq!(servers.most_open.load(SeqCst), 4, "BOUND");
+    assert_eq!((pool.stats().evicted_total, pool.stats().keys), (1, 4));
+}
+
+/// KEY-04, second half.
+#[test]
+fn a_connection_that_comes_back_for_nobody_makes_room_for_a_caller_of_another_key() {
+    let (pool, servers) = keyed(|b| b.max_open_total(2));
+    let (first, second) = (pool.get(&1).unwrap(), pool.get(&2).unwrap());
+    let waiting = caller(&pool, 3);
+    await_stalled(&pool, 3);
+    drop(second);
+    waiting.is_served();
+    assert_eq!([1, 2, 3].map(|key| servers.alive(key)), [1, 0, 1]);
+    assert_eq!(servers.most_open.load(SeqCst), 2, "BOUND");
+    drop(first);
+    waiting.release();
+}
+
+#[test]
+fn a_connection_that_comes_back_for_a_caller_of_its_own_key_is_that_callers() {
+    let (pool, servers) = keyed(|b| b.max_open_total(1));
+    let held = pool.get(&1).unwrap();
+    let other = caller(&pool, 2);
+    await_stalled(&pool, 2);
+    let own = caller(&pool, 1);
+    await_that("it waits", || pool.stats_of(&1).unwrap().waiting == 1);
+    drop(held);
+    own.is_served();
+    other.is_not_served();
+    own.release();
+    other.is_served();
+    assert_eq!((servers.of(1).dials(), servers.of(2).dials()), (1, 1));
+    other.release();
+}
+
+#[test]
+fn a_slot_that_comes_free_is_his_who_has_waited_longest_of_all_keys() {
+    let (pool, _) = keyed(|b| b.max_open_total(2));
+    let held = [pool.get(&8).unwrap(), pool.get(&9).unwrap()];
+    let waiting: Vec<_> = [3, 1, 2]
+        .map(|key| {
+            let waiting = caller(&pool, key);
+            await_stalled(&pool, key);
+            waiting
+        })
+        .into();
+    for guard in held {
+        Guard::discard(guard);
+    }
+    let mut waiting = waiting.into_iter();
+    let (first, second, third) =
+        (waiting.next().unwrap(), waiting.next().unwrap(), waiting.next().unwrap());
+    first.is_served();
+    second.is_served();
+    third.is_not_served();
+    first.release();
+    third.is_served();
+    second.release();
+    third.release();
+}
+
+/// KEY-05.
+#[test]
+fn two_keys_without_a_slot_are_both_served_when_two_connections_are_being_closed() {
+    let (pool, servers) = keyed(|b| b.max_open_total(2));
+    let gate = Gate::new();
+    for key in [1, 2] {
+        drop(pool.get(&key).unwrap());
+        servers.of(key).on_close([gate.then(Act::Succeed)]);
+    }
+    let waiting = [3, 4].map(|key| caller(&pool, key));
+    gate.await_arrivals(2);
+    gate.open();
+    for waiting in &waiting {
+        waiting.is_served();
+    }
+    assert_eq!(servers.most_open.load(SeqCst), 2, "BOUND");
+    assert_eq!(pool.stats().evicted_total, 2, "and no more than were needed");
+    waiting.into_iter().for_each(Caller::release);
+}
+
+/// KEY-06.
+#[test]
+fn a_flush_of_a_key_serves_those_who_wait_for_a_slot() {
+    let (pool, servers) = keyed(|b| b.max_open_total(1).max_open(1));
+    let held = pool.get(&1).unwrap();
+    let waiting = caller(&pool, 2);
+    await_stalled(&pool, 2);
+    pool.flush_key(&1);
+    waiting.is_not_served();
+    drop(held);
+    waiting.is_served();
+    assert_eq!((servers.alive(1), servers.alive(2)), (0, 1));
+    waiting.release();
+}
+
+/// KEY-07.
+#[test]
+fn to_make_room_nothing_is_closed_that_is_in_use() {
+    let (pool, servers) = keyed(|b| b.max_open_total(3));
+    let held = pool.get(&1).unwrap();
+    drop((pool.get(&1).unwrap(), pool.get(&2).unwrap()));
+    let others = [3, 4].map(|key| pool.get_timeout(&key, LONG).unwrap());
+    assert_eq!([1, 2].map(|key| servers.alive(key)), [1, 0]);
+    assert_eq!((key_of(&held), pool.stats_of(&1).unwrap().in_use), (1, 1));
+    drop((held, others));
+    assert_eq!(pool.stats().open, 3);
+}
+
+#[test]
+fn a_key_that_wants_many_slots_has_as_many_closed_at_once() {
+    let (pool, servers) = keyed(|b| b.max_open_total(4));
+    let gate = Gate::new();
+    for key in 1..=4 {
+        drop(pool.get(&key).unwrap());
+        servers.of(key).on_close([gate.then(Act::Succeed)]);
+    }
+    let waiting: Vec<_> = (0..4).map(|_| caller(&pool, 5)).collect();
+    gate.await_arrivals(4); // None of them waits for another's end.
+    gate.open();
+    waiting.iter().for_each(Caller::is_served);
+    assert_eq!(servers.most_open.load(SeqCst), 4, "BOUND");
+    waiting.into_iter().for_each(Caller::release);
+}
+
+#[test]
+fn a_caller_who_gave_up_leaves_no_claim_to_a_slot() {
+    let (pool, servers) = keyed(|b| b.max_open_total(1));
+    let held = pool.get(&1).unwrap();
+    let error = pool.get_timeout(&2, SHORT).map(drop).unwrap_err();
+    assert!(error.to_string().contains("no slot left for all keys together"), "{error}");
+    await_that("the key has gone", || pool.stats().keys == 1);
+    assert_eq!(pool.stats().stalled, 0);
+    drop(held);
+    assert_eq!((servers.alive(1), servers.of(2).dials()), (1, 0), "nothing was closed for it");
+}
+
+#[test]
+fn a_failed_dial_frees_its_slot_for_another_key() {
+    let (pool, servers) = keyed(|b| b.max_open_total(1));
+    let gate = Gate::new();
+    servers.of(1).on_dial([gate.then(Act::Fail)]);
+    let failing = {
+        let pool = pool.clone();
+        thread::spawn(move || pool.get(&1).map(drop).unwrap_err())
+    };
+    gate.await_arrivals(1);
+    let waiting = caller(&pool, 2);
+    await_stalled(&pool, 2);
+    gate.open();
+    assert!(matches!(failing.join().unwrap(), GetError::Unreachable { .. }));
+    waiting.is_served();
+    waiting.release();
+}
+
+#[test]
+fn a_detached_connection_leaves_its_slot_to_another_key() {
+    let (pool, _) = keyed(|b| b.max_open_total(1));
+    let held = pool.get(&1).unwrap();
+    let waiting = caller(&pool, 2);
+    await_stalled(&pool, 2);
+    let mine = Guard::detach(held);
+    waiting.is_served();
+    waiting.release();
+    drop(mine);
+}
+
+// ---- Bounds ------------------------------------------------------------------------------------
+
+/// KEY-08: as in Go's `TestTransportMaxIdleConns`.
+#[test]
+fn beyond_the_idle_total_the_coldest_of_all_keys_is_closed() {
+    let (pool, servers) = keyed(|b| b.max_idle_total(4));
+    for key in 1..=5 {
+        drop(pool.get(&key).unwrap());
+    }
+    await_keys(&pool, 4);
+    assert_eq!([1, 2, 3, 4, 5].map(|key| servers.alive(key)), [0, 1, 1, 1, 1]);
+    drop(pool.get(&2).unwrap());
+    drop(pool.get(&6).unwrap());
+    await_keys(&pool, 4);
+    assert_eq!([2, 3, 4, 5, 6].map(|key| servers.alive(key)), [1, 0, 1, 1, 1]);
+}
+
+#[test]
+fn the_idle_total_counts_what_rests_and_not_what_is_in_use() {
+    let (pool, servers) = keyed(|b| b.max_idle_total(2));
+    let held: Vec<_> = (1..=6).map(|key| pool.get(&key).unwrap()).collect();
+    assert_eq!(servers.open.load(SeqCst), 6);
+    for guard in held {
+        drop(guard);
+    }
+    await_keys(&pool, 2);
+    assert_eq!([1, 2, 3, 4, 5, 6].map(|key| servers.alive(key)), [0, 0, 0, 0, 1, 1]);
+}
+
+#[test]
+fn an_idle_total_of_nothing_keeps_nothing() {
+    let (pool, servers) = keyed(|b| b.max_idle_total(0));
+    drop(pool.get(&1).unwrap());
+    await_keys(&pool, 0);
+    assert_eq!(servers.alive(1), 0);
+}
+
+#[test]
+fn a_lowered_total_closes_the_coldest_at_once_and_the_rest_as_it_comes_back() {
+    let (pool, servers) = keyed(|b| b.max_open_total(6));
+    let held: Vec<_> = (1..=3).map(|key| pool.get(&key).unwrap()).collect();
+    for key in 4..=6 {
+        drop(pool.get(&key).unwrap());
+    }
+    pool.resize_total(2).unwrap();
+    await_that("what rests is closed", || servers.open.load(SeqCst) == 3);
+    drop(held);
+    await_that("what came back is closed", || servers.open.load(SeqCst) == 2);
+    assert_eq!(pool.stats().open, 2);
+    pool.resize_total(3).unwrap();
+    let held: Vec<_> = (7..=9).map(|key| pool.get_timeout(&key, LONG).unwrap()).collect();
+    assert_eq!(pool.stats().open, 3);
+    drop(held);
+    let refused = pool.resize_total(0).unwrap_err();
+    assert_eq!(refused.to_string(), "max_open_total is 0; it must be at least 1");
+}
+
+#[test]
+fn settings_that_a_keyed_pool_cannot_keep_are_refused() {
+    let build = |set: fn(KeyedBuilder<u32, Scripted>) -> KeyedBuilder<u32, Scripted>| {
+        set(KeyedPool::builder(|_: &u32| Scripted::new().0)).build().map(drop)
+    };
+    let limit = |setting, value, bound, limit| {
+        Err(ConfigError::Contradiction { setting, value, bound, limit })
+    };
+    assert!(matches!(build(|b| b.max_open_total(0)), Err(ConfigError::TooSmall { .. })));
+    assert_eq!(
+        build(|b| b.max_open_total(5).max_idle_total(6)),
+        limit("max_idle_total", 6, "max_open_total", 5)
+    );
+    assert!(matches!(build(|b| b.min_idle(1)), Err(ConfigError::Contradiction { .. })));
+    assert_eq!(build(|b| b.max_open(5).max_idle(6)), limit("max_idle", 6, "max_open", 5));
+    assert_eq!(build(|b| b.max_open(500)), Ok(()), "counts as equal to the total");
+}
+
+// ---- The pool as a whole -----------------------------------------------------------------------
+
+#[test]
+fn a_warm_up_opens_connections_of_its_key_within_the_total() {
+    let (pool, servers) = keyed(|b| b.max_open_total(3));
+    pool.warm_up(&1, 2).unwrap();
+    pool.warm_up(&2, 2).unwrap();
+    assert_eq!((servers.alive(1), servers.alive(2)), (1, 2));
+}
+
+#[test]
+fn a_closed_pool_lends_nothing_of_any_key_and_closes_everything() {
+    let (pool, servers) = keyed(|b| b.max_open_total(3));
+    let held = pool.get(&1).unwrap();
+    drop(pool.get(&2).unwrap());
+    let gate = Gate::new();
+    servers.of(3).on_dial([gate.then(Act::Succeed)]);
+    let dialing = {
+        let pool = pool.clone();
+        thread::spawn(move || pool.get(&3).map(drop))
+    };
+    gate.await_arrivals(1);
+    let stalled = {
+        let pool = pool.clone();
+        thread::spawn(move || [pool.get(&4).map(drop), pool.get(&5).map(drop)])
+    };
+    await_that("both wait", || pool.stats().keys >= 3);
+    pool.close();
+    assert!(matches!(dialing.join().unwrap(), Err(GetError::Closed)));
+    for outcome in stalled.join().unwrap() {
+        assert!(matches!(outcome, Ok(()) | Err(GetError::Closed)), "{outcome:?}");
+    }
+    for key in 1..=6 {
+        assert!(matches!(pool.get(&key), Err(GetError::Closed)));
+        assert!(matches!(pool.try_get(&key), Err(GetError::Closed)));
+    }
+    let drained = pool.drain(Instant::now());
+    assert_eq!((drained.in_use, drained.dialing), (1, 1));
+    gate.open();
+    drop(held);
+    assert!(pool.drain(Instant::now() + LONG).is_complete());
+    assert_eq!((servers.open.load(SeqCst), pool.stats().keys, pool.stats().open), (0, 0, 0));
+}
+
+#[test]
+fn the_last_handle_closes_the_pools_of_all_keys() {
+    let (pool, servers) = keyed(|b| b);
+    let owned = pool.get_owned(&1).unwrap();
+    drop(pool.get(&2).unwrap());
+    drop(pool);
+    assert_eq!(servers.open.load(SeqCst), 2, "a guard keeps its pool");
+    drop(owned);
+    await_that("all are closed", || servers.open.load(SeqCst) == 0);
+}
+
+#[test]
+fn the_observer_hears_of_evictions_and_of_no_key_that_was_forgotten() {
+    let heard = Arc::new(Mutex::new((Vec::new(), 0)));
+    let (pool, _) = keyed(|b| {
+        let heard = Arc::clone(&heard);
+        b.max_open_total(1).observer(move |event: &Event<'_, Refused>| match event {
+            Event::Closed { reason, .. } => heard.lock().unwrap().0.push(*reason),
+            Event::TurnedAway { .. } => heard.lock().unwrap().1 += 1,
+            _ => {}
+        })
+    });
+    for key in 1..=3 {
+        drop(pool.get_timeout(&key, LONG).unwrap());
+    }
+    let (closed, turned_away) = heard.lock().unwrap().clone();
+    assert_eq!((closed, turned_away), (vec![CloseReason::Evicted; 2], 0));
+}
+
+#[test]
+fn who_holds_what_is_told_with_its_key() {
+    let (pool, _) = keyed(|b| b);
+    let _held = [pool.get(&1).unwrap(), pool.get(&2).unwrap()];
+    let mut holders: Vec<_> = pool.holders().into_iter().map(|(key, _)| key).collect();
+    holders.sort_unstable();
+    assert_eq!(holders, [1, 2]);
+    let mut each = pool.stats_of_all();
+    each.sort_unstable_by_key(|(key, _)| *key);
+    assert_eq!(each.iter().map(|(_, stats)| stats.in_use).collect::<Vec<_>>(), [1, 1]);
+}
+
+/// Few slots, many keys, many threads, dials that fail, connections that break: every caller is
+/// served or told why, the servers never see more than the total, and nothing is left at the end.
+#[test]
+fn under_load_every_caller_is_served_and_the_total_is_kept() {
+    let (pool, servers) = keyed(|b| b.max_open_total(6).max_open(3).get_timeout(LONG));
+    let start = Arc::new(Barrier::new(8));
+    let threads: Vec<_> = (0..8_u32)
+        .map(|thread| {
+            let (pool, servers, start) = (pool.clone(), Arc::clone(&servers), Arc::clone(&start));
+            thread::spawn(move || {
+                start.wait();
+                let mut state = thread * 7 + 1;
+                for _ in 0..2_000 {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let key = (state >> 16) % 12;
+                    if state >> 28 == 0 {
+                        servers.of(key).on_dial([Act::Fail]);
+                    }
+                    match pool.get(&key) {
+                        Ok(guard) => {
+                            assert_eq!(key_of(&guard), key);
+                            assert!(!guard.in_use.swap(true, SeqCst), "lent to two");
+                            guard.in_use.store(false, SeqCst);
+                            if state >> 29 == 1 {
+                                Guard::discard(guard);
+                            }
+                        }
+                        Err(GetError::Unreachable { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    finishes(move || threads.into_iter().for_each(|thread| thread.join().unwrap()));
+    assert!(servers.most_open.load(SeqCst) <= 6, "BOUND");
+    await_that("both sides agree", || pool.stats().open == servers.open.load(SeqCst));
+    assert_eq!(pool.stats().stalled, 0);
+    assert!(pool.drain(Instant::now() + LONG).is_complete());
+    assert_eq!((pool.stats().keys, servers.open.load(SeqCst)), (0, 0));
+}
