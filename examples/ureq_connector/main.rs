@@ -8,7 +8,6 @@
 //!
 //! All that is to be taken over is `pooled.rs`. It says how it works, and where it stops.
 
-mod keyed;
 mod pooled;
 mod server;
 
@@ -19,9 +18,9 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use latebind::KeyedPool;
 use ureq::Agent;
 
-use crate::keyed::KeyedPool;
 use crate::pooled::Opener;
 use crate::server::{Request, Server};
 

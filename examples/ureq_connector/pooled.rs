@@ -49,7 +49,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time;
 
-use latebind::{Blocking, Dialer, GetError, Guard};
+use latebind::{Blocking, Dialer, GetError, Guard, KeyedPool, OwnedKeyedConnection};
 use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::Uri;
 use ureq::http::uri::{Authority, Scheme};
@@ -61,8 +61,6 @@ use ureq::unversioned::transport::{
     ShutdownHandle, Transport,
 };
 use ureq::{Agent, Error, Timeout};
-
-use super::keyed::{KeyedPool, OwnedKeyedConnection};
 
 /// What requests must have in common to share connections; all else is the agent's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
