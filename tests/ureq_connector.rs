@@ -46,7 +46,7 @@ struct World {
 
 impl World {
     fn new(max_open: u32) -> Self {
-        Self::with(max_open, Opener::new(config()), answer)
+        Self::with(max_open, opener(config()), answer)
     }
 
     fn with(
@@ -89,6 +89,10 @@ impl World {
 
 fn config() -> Config {
     Agent::config_builder().proxy(None).build()
+}
+
+fn opener(config: Config) -> Opener {
+    Opener::new(config, DefaultConnector::default(), DefaultResolver::default())
 }
 
 /// Says by its path what a reply is to be like.
@@ -171,7 +175,7 @@ fn a_reply_dropped_before_its_end_takes_the_connection_with_it() {
 #[test]
 fn a_reply_whose_rest_is_not_there_yet_reaches_nobody_else() {
     let gate = Gate::new();
-    let world = World::with(1, Opener::new(config()), {
+    let world = World::with(1, opener(config()), {
         let gate = gate.clone();
         move |request, stream| match request.path.as_str() {
             "/halting" => {
@@ -236,7 +240,7 @@ fn bytes_behind_a_reply_reach_nobody_else() {
 
 #[test]
 fn a_connection_that_the_server_has_closed_is_not_lent() {
-    let world = World::with(1, Opener::new(config()), |request, stream| {
+    let world = World::with(1, opener(config()), |request, stream| {
         answer(request, stream)?;
         Ok(false)
     });
@@ -350,7 +354,7 @@ impl Resolver for Gated {
 
 fn gated_world(config: Config) -> (World, Gated) {
     let gated = Gated::default();
-    let opener = Opener::with_parts(config, DefaultConnector::default(), gated.clone());
+    let opener = Opener::new(config, DefaultConnector::default(), gated.clone());
     (World::with(2, opener, answer), gated)
 }
 
@@ -438,7 +442,7 @@ fn a_request_with_other_settings_uses_the_pool() {
 #[test]
 fn the_end_of_an_agent_ends_its_own_requests_and_nobody_elses() {
     let gates = [Gate::new(), Gate::new()];
-    let world = World::with(1, Opener::new(config()), {
+    let world = World::with(1, opener(config()), {
         let gates = gates.clone();
         move |request, stream| {
             match request.path.as_str() {
@@ -531,8 +535,7 @@ impl TlsServer {
     /// used: its caller did not wait for it. And an agent on it.
     fn pool_with_a_spare(&self, check_after: Duration) -> (KeyedPool<Origin, Dial>, Agent) {
         let gated = Gated::default();
-        let opener =
-            Opener::with_parts(self.config.clone(), DefaultConnector::default(), gated.clone());
+        let opener = Opener::new(self.config.clone(), DefaultConnector::default(), gated.clone());
         let builder = KeyedPool::builder(opener.dialers()).max_open(1).check_after(check_after);
         let pool = builder.build().unwrap();
         let agent = opener.agent(pool.clone());
@@ -593,7 +596,7 @@ impl TlsBooks {
 #[test]
 fn a_tls_connection_is_lent_again() {
     let server = TlsServer::start();
-    let opener = Opener::new(server.config.clone());
+    let opener = opener(server.config.clone());
     let pool = KeyedPool::builder(opener.dialers()).max_open(1).build().unwrap();
     let agent = opener.agent(pool);
     for path in ["/1", "/2", "/3"] {
@@ -607,7 +610,7 @@ fn a_tls_connection_is_lent_again() {
 #[test]
 fn a_tls_connection_that_the_server_has_closed_after_a_reply_is_not_lent() {
     let server = TlsServer::start();
-    let opener = Opener::new(server.config.clone());
+    let opener = opener(server.config.clone());
     let pool = KeyedPool::builder(opener.dialers()).max_open(1).check_after(LONG).build().unwrap();
     let agent = opener.agent(pool);
     for n in 1..=3 {

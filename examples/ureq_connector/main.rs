@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use latebind::KeyedPool;
 use ureq::Agent;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::DefaultConnector;
 
 use crate::pooled::Opener;
 use crate::server::{Request, Server};
@@ -48,7 +50,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let mut is_sound = report("ureq's own pool", &servers, wrong);
 
     // The recipe, all of it.
-    let opener = Opener::new(config());
+    let (connector, resolver) = (DefaultConnector::default(), DefaultResolver::default());
+    let opener = Opener::new(config(), connector, resolver);
     let pool = KeyedPool::builder(opener.dialers()).max_open(MAX_OPEN).build()?;
     let agent = opener.agent(pool.clone());
 

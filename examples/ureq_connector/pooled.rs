@@ -54,11 +54,11 @@ use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::Uri;
 use ureq::http::uri::{Authority, Scheme};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::time::{Duration, Instant};
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, DefaultConnector, Either, LazyBuffers, NextTimeout,
-    ShutdownHandle, Transport,
+    Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, ShutdownHandle,
+    Transport,
 };
 use ureq::{Agent, Error, Timeout};
 
@@ -95,13 +95,8 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    /// With what [`Agent::new_with_config`] takes for its connections.
-    pub(crate) fn new(config: Config) -> Self {
-        Self::with_parts(config, DefaultConnector::default(), DefaultResolver::default())
-    }
-
-    /// With other parts, as [`Agent::with_parts`] has them.
-    pub(crate) fn with_parts(
+    /// With what [`Agent::with_parts`] takes.
+    pub(crate) fn new(
         config: Config,
         connector: impl Connector<(), Out = Box<dyn Transport>>,
         resolver: impl Resolver,
