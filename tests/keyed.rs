@@ -555,6 +555,39 @@ fn the_idle_total_counts_what_rests_and_not_what_is_in_use() {
     assert_eq!([1, 2, 3, 4, 5, 6].map(|key| servers.alive(key)), [0, 0, 0, 0, 1, 1]);
 }
 
+/// However many threads return connections at once, to however many keys, without a lock or by it.
+#[test]
+fn under_load_no_more_rest_than_the_idle_total_once_the_load_is_over() {
+    for max_idle_total in [0, 1, 5] {
+        let (pool, servers) = keyed(|b| b.max_open_total(64).max_idle_total(max_idle_total));
+        let start = Arc::new(Barrier::new(6));
+        let threads: Vec<_> = (0..6_u32)
+            .map(|thread| {
+                let (pool, start) = (pool.clone(), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    for round in 0..400 {
+                        let one = pool.get(&((round + thread) % 7)).unwrap();
+                        let other = pool.get(&(round % 5)).unwrap();
+                        if round % 16 == 15 {
+                            Guard::discard(one);
+                        }
+                        drop(other);
+                    }
+                })
+            })
+            .collect();
+        finishes(move || threads.into_iter().for_each(|thread| thread.join().unwrap()));
+        await_that("what is beyond the bound is closed", || {
+            servers.open.load(SeqCst) == pool.stats().open && pool.stats().open <= max_idle_total
+        });
+        let held: Vec<_> = (0..20).map(|key| pool.get(&key).unwrap()).collect();
+        drop(held);
+        await_that("and kept closed", || servers.open.load(SeqCst) <= max_idle_total);
+        assert_eq!(servers.open.load(SeqCst), max_idle_total, "and nothing else");
+    }
+}
+
 #[test]
 fn an_idle_total_of_nothing_keeps_nothing() {
     let (pool, servers) = keyed(|b| b.max_idle_total(0));

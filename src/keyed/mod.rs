@@ -9,7 +9,6 @@ use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::config::{Config, ConfigError, moment};
 use crate::dialer::Dialer;
@@ -142,7 +141,7 @@ where
         watch: Watch<D::Error>,
     ) -> Self {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
-        let exchange = Exchange::new(Budget::new(config.max_open_total, max_idle));
+        let exchange = Exchange::new(config.max_open_total, max_idle);
         let config = config.each;
         let directory = Directory::new();
         Self { shared: Arc::new(Shared { directory, exchange, dialer_for, config, watch }) }

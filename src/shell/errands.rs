@@ -30,6 +30,7 @@ impl<D: Dialer> Shell<D> {
     /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials
     /// that fail one after the other, and a thousand keys may be asked in turn for a slot.
     pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
+        self.trim();
         if effects.is_empty() {
             return;
         }
