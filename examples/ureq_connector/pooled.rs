@@ -19,8 +19,9 @@
 //! # Where it stops
 //!
 //! - **The signal is no promise.** The traits live in ureq's `unversioned` module, which may change
-//!   with each minor version, and that `is_open` is asked at the end of a reply and nowhere else is
-//!   how ureq 3.5 is written, not what it documents. Ask cargo for `~3.5`, and take the tests along
+//!   with each minor version. And that `is_open` is asked for a connection to be kept, or kept before
+//!   (`Connection::reuse` and `Pool::get` in its `pool.rs`), and for no other, is how ureq 3.5 is
+//!   written and not what it documents. Ask cargo for `~3.5`, and take the tests along
 //!   (`tests/ureq_connector.rs`): they fail if ureq comes to do it otherwise. A transport cannot find
 //!   out by itself, unless it follows the framing of requests and replies as ureq does already.
 //! - **ureq's lock stays on the way.** Each request still asks ureq's pool first, which is empty, and
