@@ -1,6 +1,6 @@
 //! Has ureq make the same requests with its own pool and with a `KeyedPool` under it, side by side.
 //!
-//!     cargo run --release -p benches --example http_pool            # some seven minutes
+//!     cargo run --release -p benches --example http_pool            # some five minutes
 //!     cargo run --release -p benches --example http_pool -- --short # to see that all of it runs
 //!
 //! Ends with an error if a target is missed.
