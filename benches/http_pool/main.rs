@@ -68,9 +68,9 @@ pub(crate) struct Plan {
 
 /// What is 3 % slower counts as equal, and 10 % for one request in a hundred.
 const FULL: Plan = Plan {
-    rounds: 9,
-    round: Duration::from_secs(1),
-    cycles: Duration::from_millis(200),
+    rounds: 25,
+    round: Duration::from_millis(400),
+    cycles: Duration::from_millis(80),
     fill: Duration::from_secs(60),
     least_speed: 0.97,
     most_delay: Some(1.1),
