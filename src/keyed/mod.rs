@@ -463,6 +463,13 @@ where
         let drained = self.shared.directory.all().into_iter().map(|r| r.pool.drain(deadline));
         drained.reduce(Drained::and).unwrap_or_default()
     }
+
+    /// [Closes](Self::close) the pool, and aborts the connections of all keys that are in use, as far
+    /// as their dialers gave handles for them. Says how many it aborted. See [`Pool::abort`].
+    pub fn abort(&self) -> u32 {
+        self.close();
+        self.shared.directory.all().iter().map(|record| record.pool.abort()).sum()
+    }
 }
 
 impl<K: Send + Sync + 'static, D: Dialer> Clone for KeyedPool<K, D> {
