@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -13,7 +14,6 @@ use latebind::net::{TcpDialer, listen_tcp};
 use latebind::{
     AbortHandle, Blocking, Dialer, GetError, KeyedPool, OwnedConnection, Pool, PooledConnection,
 };
-use std::io::Read;
 
 /// What befell a connection or its handle, by the number of its dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
