@@ -6,10 +6,19 @@
 //!
 //! | feature | dialer | a guard is | what the next borrower is spared |
 //! | --- | --- | --- | --- |
+//! | `postgres` | `PostgresDialer` | `postgres::Client` | an open transaction; by option the session |
 //! | `r2d2` | `R2d2Dialer<M>` | `M::Connection` | as the manager has it |
 
+#[cfg(feature = "postgres")]
+mod on_return;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "r2d2")]
 mod r2d2;
 
+#[cfg(feature = "postgres")]
+pub use self::on_return::OnReturn;
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresDialer;
 #[cfg(feature = "r2d2")]
 pub use self::r2d2::R2d2Dialer;
