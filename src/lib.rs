@@ -16,6 +16,8 @@ mod config;
 #[forbid(unsafe_code)]
 mod dialer;
 #[forbid(unsafe_code)]
+pub mod drivers;
+#[forbid(unsafe_code)]
 mod error;
 #[forbid(unsafe_code)]
 mod event;
