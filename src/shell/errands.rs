@@ -39,6 +39,10 @@ impl<D: Dialer> Shell<D> {
         while let Some((shell, effects)) = pending.pop() {
             let follows = |effects| (Arc::clone(&shell), effects);
             let Effects { wake, handles, dials, asides, closes, spent, .. } = effects;
+            if let Some(membership) = &shell.membership {
+                // First, as the keys wait for each other's answers, and for no user code.
+                pending.extend(membership.pass_on(effects.orders));
+            }
             for bell in wake {
                 bell.ring();
             }
@@ -68,11 +72,8 @@ impl<D: Dialer> Shell<D> {
             if let Some(epoch) = effects.judged {
                 shell.forget_predicates(epoch);
             }
-            if let Some(membership) = &shell.membership {
-                pending.extend(membership.pass_on(effects.orders));
-                if effects.is_vacant {
-                    membership.tell_vacant(&shell);
-                }
+            if let Some(membership) = shell.membership.as_ref().filter(|_| effects.is_vacant) {
+                membership.tell_vacant(&shell);
             }
         }
     }
