@@ -186,6 +186,9 @@ fn a_deadline_ends_with_its_request() {
     let secure = Scripted::start([secure_script(&config, |peer| {
         peer.serve("first");
         peer.serve("second");
+        // Something that only TLS hears, and that is read when the connection is lent again.
+        peer.0.get_mut().conn.refresh_traffic_keys().unwrap();
+        peer.0.get_mut().flush().unwrap();
         peer.serve("third");
     })]);
     let client = client(|settings| settings.tls = tls::trusting(roots));
