@@ -174,28 +174,38 @@ fn a_server_that_does_not_shake_hands() {
     assert!(matches!(error, Error::NoConnection(_)), "{error:?}");
 }
 
-/// What is left of one request's limit does not end the next.
+/// What is left of one request's limit does not end the next, nor what TLS says in between.
 #[test]
 fn a_deadline_ends_with_its_request() {
     let (config, roots) = self_signed(&["localhost"]).unwrap();
+    let (rests, until_at_rest) = mpsc::channel();
+    let (said, until_said) = mpsc::channel();
     let plain = Scripted::start([script(|peer| {
         peer.serve("first");
         peer.serve("second");
         peer.serve("third");
     })]);
-    let secure = Scripted::start([secure_script(&config, |peer| {
+    let secure = Scripted::start([secure_script(&config, move |peer| {
         peer.serve("first");
         peer.serve("second");
+        until_at_rest.recv().unwrap();
+        // To be read when the connection is lent again.
+        peer.0.get_mut().conn.refresh_traffic_keys().unwrap();
+        peer.0.get_mut().flush().unwrap();
+        said.send(()).unwrap();
         peer.serve("third");
     })]);
     let client = client(|settings| settings.tls = tls::trusting(roots));
-    for url in [plain.url("/"), secure.secure_url("/")] {
-        assert_eq!(get(&client, &url), "first");
-        let second = ask_hastily(&client, &url).unwrap().into_body();
+    let urls = [plain.url("/"), secure.secure_url("/")];
+    for url in &urls {
+        assert_eq!(get(&client, url), "first");
+        let second = ask_hastily(&client, url).unwrap().into_body();
         assert_eq!(io::read_to_string(second).unwrap(), "second");
-        thread::sleep(LIMIT);
-        assert_eq!(get(&client, &url), "third");
     }
+    rests.send(()).unwrap();
+    until_said.recv().unwrap();
+    thread::sleep(LIMIT);
+    assert_eq!(urls.each_ref().map(|url| get(&client, url)), ["third"; 2]);
     assert_eq!(client.counts().reused, 4);
     plain.finish();
     secure.finish();

@@ -4,6 +4,8 @@ use std::io;
 use std::io::BufRead;
 use std::io::Read;
 use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
 
 use http::Method;
 use http::Request;
@@ -12,6 +14,7 @@ use crate::client::Client;
 use crate::client::Error;
 use crate::client::ID;
 use crate::client::WireError;
+use crate::scripted::LONG;
 use crate::scripted::Script;
 use crate::scripted::Scripted;
 use crate::scripted::ask;
@@ -68,6 +71,7 @@ fn a_body_read_to_its_last_byte_has_given_its_connection_back() {
     })]);
     let client = client(|settings| settings.max_open = 1);
     let mut response = ask(&client, &server.url("/")).unwrap();
+    assert_eq!(response.body_mut().read(&mut []).unwrap(), 0, "which is not its end");
     response.body_mut().read_exact(&mut [0; 5]).unwrap();
     assert_eq!(get(&client, &server.url("/")), "second");
     assert_eq!(response.body_mut().read(&mut [0]).unwrap(), 0);
@@ -246,7 +250,7 @@ fn a_connection_that_dies_after_the_first_byte_is_an_error() {
 
 /// A server that ends one connection often ends all of them, and some a moment later.
 #[test]
-fn the_second_time_a_request_goes_out_on_a_new_connection_and_there_is_no_third() {
+fn the_second_time_a_request_goes_out_on_a_connection_opened_since() {
     let (tell, told) = mpsc::channel();
     let old = || {
         let tell = tell.clone();
@@ -256,17 +260,56 @@ fn the_second_time_a_request_goes_out_on_a_new_connection_and_there_is_no_third(
             tell.send(is_asked_again).unwrap();
         })
     };
-    let server = Scripted::start([old(), old(), script(|peer| drop(peer.request()))]);
+    let server = Scripted::start([old(), old(), script(|peer| drop(peer.serve("second")))]);
     let client = client(|_| {});
     let responses = [(); 2].map(|()| ask(&client, &server.url("/")).unwrap());
     for response in responses {
         assert_eq!(io::read_to_string(response.into_body()).unwrap(), "first");
     }
-    let error = ask(&client, &server.url("/")).unwrap_err();
-    assert!(matches!(error, Error::Exchange(WireError::Lost(_))), "{error:?}");
+    assert_eq!(get(&client, &server.url("/")), "second");
     let counts = client.counts();
     assert_eq!((counts.opened, counts.reused, counts.retried), (3, 1, 1));
     assert_ne!(told.recv(), told.recv(), "one of the two is asked again, the other is closed");
+    server.finish();
+}
+
+/// Not even if that connection has served another in between.
+#[test]
+fn there_is_no_third_time() {
+    let (asked, until_asked) = mpsc::channel();
+    let (let_die, until_let_die) = mpsc::channel::<()>();
+    let server = Scripted::start([
+        script(move |peer| {
+            peer.serve("first");
+            peer.request();
+            asked.send(()).unwrap();
+            until_let_die.recv().unwrap_err();
+        }),
+        script(|peer| {
+            assert!(peer.serve("other").starts_with("GET /other "));
+            assert!(peer.request().starts_with("GET /unlucky "));
+        }),
+    ]);
+    let client = client(|settings| settings.max_open = 1);
+    assert_eq!(get(&client, &server.url("/")), "first");
+    let request = Request::get(server.url("/")).body(()).unwrap().into_parts().0;
+    let route = client.route(&request).unwrap();
+    thread::scope(|scope| {
+        let unlucky = scope.spawn(|| ask(&client, &server.url("/unlucky")));
+        until_asked.recv().unwrap();
+        let other = scope.spawn(|| get(&client, &server.url("/other")));
+        let deadline = Instant::now() + LONG;
+        while client.stats_of(&route).unwrap().waiting == 0 {
+            assert!(Instant::now() < deadline, "nobody waits");
+            thread::yield_now();
+        }
+        drop(let_die);
+        assert_eq!(other.join().unwrap(), "other");
+        let error = unlucky.join().unwrap().unwrap_err();
+        assert!(matches!(error, Error::Exchange(WireError::Lost(_))), "{error:?}");
+    });
+    let counts = client.counts();
+    assert_eq!((counts.opened, counts.reused, counts.retried), (2, 2, 1));
     server.finish();
 }
 
@@ -311,7 +354,7 @@ fn a_body_may_be_read_by_another_thread_when_the_client_is_gone() {
     let client = client(|_| {});
     let body = ask(&client, &server.url("/")).unwrap().into_body();
     drop(client);
-    let reader = std::thread::spawn(|| io::read_to_string(body).unwrap());
+    let reader = thread::spawn(|| io::read_to_string(body).unwrap());
     assert_eq!(reader.join().unwrap(), "hello");
     server.finish();
 }

@@ -43,12 +43,8 @@ impl Body {
         keeps_alive: bool,
     ) -> Result<Self, WireError> {
         let framing = Framing::new(method, head)?;
-        let mut body = Self {
-            state: State::Reading(lease),
-            keeps_alive: keeps_alive && framing != Framing::UntilClose,
-            framing,
-            trailers: HeaderMap::new(),
-        };
+        let mut body =
+            Self { state: State::Reading(lease), framing, keeps_alive, trailers: HeaderMap::new() };
         body.end_if_over();
         Ok(body)
     }
