@@ -140,11 +140,8 @@ fn a_restart_under_load_loses_no_transfer_and_makes_none_twice() {
     assert_balanced(&mut server.client(), outage.transfers);
     let stats = pool.stats();
     assert!(stats.dialed_total > 4, "those of before are gone: {stats}");
-    eprintln!(
-        "PostgreSQL was restarted: {} attempts failed, and its return was noticed within {:?} by the first of 8 callers, within {:?} by the last",
-        outage.failures, outage.recovery.0, outage.recovery.1
-    );
-    assert!(outage.recovery.1 < Duration::from_secs(5), "{:?}", outage.recovery);
+    eprintln!("PostgreSQL was restarted: {outage}");
+    assert!(outage.recovery.1 < Duration::from_secs(5), "{outage}");
 }
 
 /// Neither a check that hangs nor a dial that hangs delays a caller.

@@ -8,17 +8,22 @@
 //! | --- | --- | --- | --- |
 //! | `postgres` | `PostgresDialer` | `postgres::Client` | an open transaction; by option the session |
 //! | `r2d2` | `R2d2Dialer<M>` | `M::Connection` | as the manager has it |
+//! | `redis` | `RedisDialer` | `redis::Connection` | unread answers, an open transaction, another database; by option the session |
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod on_return;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "r2d2")]
 mod r2d2;
+#[cfg(feature = "redis")]
+mod redis;
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub use self::on_return::OnReturn;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresDialer;
 #[cfg(feature = "r2d2")]
 pub use self::r2d2::R2d2Dialer;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisDialer;

@@ -2,6 +2,8 @@
 
 /// What is done to the session of a used connection before its next borrower has it.
 ///
+/// What precisely, each driver's page says.
+///
 /// # Examples
 ///
 /// ```
@@ -21,10 +23,11 @@ pub enum OnReturn {
     /// Nothing. For borrowers who leave nothing behind, as transactions of the client crate's own
     /// kind do: they end when they are dropped.
     Keep,
-    /// A transaction that was left open is rolled back. The default.
+    /// A transaction that was left open is rolled back. The default, at the price of a round trip
+    /// where the client crate does not tell whether there is one.
     #[default]
     Rollback,
-    /// The session becomes as after its dial: no transaction, no setting, no temporary table, no
-    /// prepared statement, no lock of the one before.
+    /// The session becomes as after its dial: no transaction, setting, temporary table, prepared
+    /// statement or lock of the one before.
     ResetSession,
 }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test binary uses a part of it.
 
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicI64;
@@ -63,6 +64,15 @@ pub struct Outage {
     pub failures: i64,
     /// From the server's return to the first transfer, and to the first of the last clerk.
     pub recovery: (Duration, Duration),
+}
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transfers, failures, recovery: (first, last) } = self;
+        write!(f, "{transfers} transfers were made, {failures} attempts failed, ")?;
+        write!(f, "and its return was noticed within {first:.1?} by the first caller, ")?;
+        write!(f, "within {last:.1?} by the last")
+    }
 }
 
 /// So many clerks make so many transfers; none may fail.

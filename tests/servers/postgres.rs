@@ -25,10 +25,10 @@ pub struct Postgres(Server);
 impl Postgres {
     /// Starts one with lines of its configuration; `None` if there is no PostgreSQL here.
     pub fn start(settings: &str) -> Option<Self> {
-        let program = find(&["postgres"])?;
+        // A link on PATH may lead to where `initdb` is too.
+        let program = find(&["postgres"])?.canonicalize().unwrap();
         static ORIGINAL: OnceLock<PathBuf> = OnceLock::new();
         let folder = folder_like(&ORIGINAL, |folder| {
-            // Beside the server; a link on PATH leads there.
             let mut initdb = Command::new(program.with_file_name("initdb"));
             initdb.args(["--pgdata=data", "--username=postgres", "--auth=trust"]);
             prepare(folder, initdb.args(["--encoding=UTF8", "--no-locale", "--no-sync"]));
