@@ -152,9 +152,15 @@ impl Budget {
         self.max_open = max_open;
     }
 
-    /// So many connections rest beyond the bound on these: the coldest of all must go.
+    /// So many connections more than those that are ordered to go rest beyond the bound on these:
+    /// the coldest of all must go as well.
     pub(crate) fn trim(&mut self, surplus: u32) {
-        self.surplus = surplus;
+        self.surplus = surplus + self.ordered;
+    }
+
+    /// Connections that have ever been ordered to go, less those of orders that were refused.
+    pub(crate) fn condemned(&self) -> u64 {
+        self.evicted_total + u64::from(self.ordered)
     }
 
     /// What follows from all that: whoever has been here must carry these out.

@@ -17,15 +17,18 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
 
 use crossbeam_utils::CachePadded;
 use crossbeam_utils::atomic::AtomicCell;
+use thread_local::ThreadLocal;
 
 pub(crate) use crossbeam_utils::sync::ShardedLock;
 pub(crate) use parking_lot::{Mutex, MutexGuard};
-pub(crate) use thread_local::ThreadLocal;
 
 /// The clock.
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
+
+/// How keys are hashed: so that nobody can choose them to collide.
+pub(crate) type Hashing = RandomState;
 
 /// A number that nobody can foretell.
 pub(crate) fn seed() -> u64 {
@@ -248,6 +251,25 @@ fn meet_this_thread() -> ThreadId {
 /// The name of a thread that has used a pool, while it lives.
 pub(crate) fn thread_name(id: ThreadId) -> Option<String> {
     NAMED.lock().get(&id).and_then(|thread| thread.name().map(str::to_owned))
+}
+
+/// A value that each thread has for itself.
+pub(crate) struct PerThread<T: Send>(ThreadLocal<Cell<T>>);
+
+impl<T: Default + Send> PerThread<T> {
+    pub(crate) fn new() -> Self {
+        Self(ThreadLocal::new())
+    }
+
+    /// Of one who comes here from there, the value is another: the default.
+    #[inline]
+    pub(crate) fn with<R>(&self, visit: impl FnOnce(&mut T) -> R) -> R {
+        let cell = self.0.get_or_default();
+        let mut value = cell.take();
+        let result = visit(&mut value);
+        cell.set(value);
+        result
+    }
 }
 
 /// How a wait ended.

@@ -28,6 +28,8 @@ mod guard;
 mod histogram;
 #[path = "../../src/holder.rs"]
 mod holder;
+#[path = "../../src/keyed/mod.rs"]
+mod keyed;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
 #[path = "../../src/places.rs"]

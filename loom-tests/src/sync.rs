@@ -235,6 +235,26 @@ pub(crate) fn thread_name(_id: ThreadId) -> Option<String> {
     None
 }
 
+/// The same in each run.
+pub(crate) type Hashing = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
+
+/// One lock where the crate has a shard for each thread.
+pub(crate) type ShardedLock<T> = loom::sync::RwLock<T>;
+
+/// All threads of a model share one value: what one has left another may find, as a thread may that
+/// was given the place of one that has ended.
+pub(crate) struct PerThread<T>(std::sync::Mutex<T>);
+
+impl<T: Default> PerThread<T> {
+    pub(crate) fn new() -> Self {
+        Self(std::sync::Mutex::default())
+    }
+
+    pub(crate) fn with<R>(&self, visit: impl FnOnce(&mut T) -> R) -> R {
+        visit(&mut self.0.lock().expect("nothing in it panics"))
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 

@@ -3,13 +3,15 @@
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::moment;
 use crate::dialer::Dialer;
+use crate::ledger::CloseOrder;
 use crate::stats::Stats;
 use crate::sync::{Bell, CoarseInstant, MutexGuard, Wake, now};
 
 use super::knobs::is_timed;
-use super::{Books, Lent, Shell};
+use super::{Books, Connection, Lent, Orders, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Locks the ledger, with everything that rests in the places taken in.
@@ -44,6 +46,12 @@ impl<D: Dialer> OpenBooks<'_, D> {
         let wake = bell.wait(&mut self.ledger, until);
         self.take_in();
         wake
+    }
+
+    /// What is closed by order does not count as at rest since it was ordered.
+    pub(super) fn note_condemned(&mut self, effects: &Orders<D>) {
+        let is_evicted = |close: &&CloseOrder<Connection<D>>| close.reason == CloseReason::Evicted;
+        self.at_rest -= effects.closes.iter().filter(is_evicted).count() as u32;
     }
 
     fn take_in(&mut self) {

@@ -31,6 +31,7 @@ pub(crate) struct Exchange<D: Dialer> {
 /// before it looks, and all that they write and read here is in one order (`SeqCst`).
 pub(super) struct IdleCount {
     most: u32,
+    /// Without those that are condemned: ordered to go for others.
     idle: Tally,
     /// The slots that are taken: while these are no more than `most`, nothing else need be looked at.
     taken: AtomicU64,
@@ -180,7 +181,11 @@ impl<D: Dialer> Shell<D> {
         let mut ledger = self.books();
         match what {
             What::Grant => ledger.granted(now),
-            What::Evict { bar } => ledger.evict(bar, now),
+            What::Evict { bar } => {
+                let effects = ledger.evict(bar, now);
+                ledger.note_condemned(&effects);
+                effects
+            }
         }
     }
 }
@@ -188,9 +193,12 @@ impl<D: Dialer> Shell<D> {
 impl<D: Dialer> Access for Exchange<D> {
     fn with(&self, visit: &mut dyn FnMut(&mut Budget)) {
         let mut budget = self.budget.lock();
+        let condemned = budget.condemned();
         visit(&mut budget);
         if let Some(idle) = &self.idle {
             idle.taken.store(u64::from(budget.taken()), Ordering::SeqCst);
+            // Under the lock under which they are counted, lest two threads condemn another each.
+            idle.add(condemned as i64 - budget.condemned() as i64);
         }
     }
 }
