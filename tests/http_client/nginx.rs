@@ -70,6 +70,7 @@ struct Nginx {
 impl Nginx {
     /// Starts it, with a folder and ports of its own.
     fn start(page: &str) -> io::Result<Self> {
+        Command::new("nginx").arg("-v").output()?; // Before anything is made that would be left.
         let folder = std::env::temp_dir().join(format!("latebind-nginx-{}", std::process::id()));
         fs::create_dir_all(folder.join("pages"))?;
         fs::write(folder.join("pages/page"), page)?;
