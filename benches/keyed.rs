@@ -31,19 +31,22 @@ fn key(nth: usize) -> Key {
 /// Pools found by key.
 trait Keyed: Sync {
     /// With that many connections to each key at rest.
-    fn open(keys: &[Key], each: u32) -> Self;
+    fn open(keys: &[Key], each: u32, by: By) -> Self;
 
     fn cycle(&self, key: &Key);
 }
 
 impl Keyed for KeyedPool<Key, Pause> {
-    fn open(keys: &[Key], each: u32) -> Self {
+    fn open(keys: &[Key], each: u32, by: By) -> Self {
         let total = keys.len() as u32 * each;
-        let pool = Self::builder(|_: &Key| Pause(Duration::ZERO))
-            .max_open(each)
-            .max_open_total(total)
-            .build()
-            .expect("it is sound");
+        let builder = Self::builder(|_: &Key| Pause(Duration::ZERO));
+        let builder = builder.max_open(each).max_open_total(total);
+        let builder = match by {
+            By::Itself => builder,
+            // Nearer than the coarse clock can tell.
+            By::TheLock => builder.check_after(Duration::from_millis(40)),
+        };
+        let pool = builder.build().expect("it is sound");
         for key in keys {
             pool.warm_up(key, each).expect("a pause does not fail");
         }
@@ -78,7 +81,7 @@ fn threads() -> Arc<ScheduledThreadPool> {
 }
 
 impl Keyed for Map {
-    fn open(keys: &[Key], each: u32) -> Self {
+    fn open(keys: &[Key], each: u32, _by: By) -> Self {
         let map = Self(RwLock::default());
         for key in keys {
             map.pool(key, each);
@@ -89,6 +92,14 @@ impl Keyed for Map {
     fn cycle(&self, key: &Key) {
         drop(self.pool(key, 1).get().expect("a pause does not fail"));
     }
+}
+
+/// Which way checkouts go.
+#[derive(Clone, Copy)]
+enum By {
+    Itself,
+    /// Always by the lock: of r2d2, as ever.
+    TheLock,
 }
 
 /// Which keys a thread goes round.
@@ -105,21 +116,23 @@ struct Setting {
     threads: usize,
     keys: usize,
     round: Round,
+    by: By,
 }
 
-const SETTINGS: [Setting; 7] = [
-    Setting { name: "1 thread, 1 key", threads: 1, keys: 1, round: Round::Shared },
-    Setting { name: "2 threads, 1 key", threads: 2, keys: 1, round: Round::Shared },
-    Setting { name: "16 threads, 1 key", threads: 16, keys: 1, round: Round::Shared },
-    Setting { name: "2 threads, a key each", threads: 2, keys: 2, round: Round::Own },
-    Setting { name: "1 thread, 4 keys in turn", threads: 1, keys: 4, round: Round::Shared },
-    Setting { name: "1 thread, 1,000 keys in turn", threads: 1, keys: 1_000, round: Round::Shared },
-    Setting {
-        name: "2 threads, 1,000 keys in turn",
-        threads: 2,
-        keys: 1_000,
-        round: Round::Shared,
-    },
+const fn setting(name: &'static str, threads: usize, keys: usize, round: Round, by: By) -> Setting {
+    Setting { name, threads, keys, round, by }
+}
+
+const SETTINGS: [Setting; 9] = [
+    setting("1 thread, 1 key", 1, 1, Round::Shared, By::Itself),
+    setting("2 threads, 1 key", 2, 1, Round::Shared, By::Itself),
+    setting("16 threads, 1 key", 16, 1, Round::Shared, By::Itself),
+    setting("2 threads, a key each", 2, 2, Round::Own, By::Itself),
+    setting("2 threads, 1 key, by the lock", 2, 1, Round::Shared, By::TheLock),
+    setting("2 threads, a key each, by the lock", 2, 2, Round::Own, By::TheLock),
+    setting("1 thread, 4 keys in turn", 1, 4, Round::Shared, By::Itself),
+    setting("1 thread, 1,000 keys in turn", 1, 1_000, Round::Shared, By::Itself),
+    setting("2 threads, 1,000 keys in turn", 2, 1_000, Round::Shared, By::Itself),
 ];
 
 fn main() {
@@ -131,7 +144,8 @@ fn main() {
     for setting in SETTINGS.iter().filter(|setting| is_wanted(setting.name)) {
         let keys: Vec<_> = (0..setting.keys).map(key).collect();
         let each = setting.threads as u32;
-        let (ours, theirs) = (KeyedPool::open(&keys, each), Map::open(&keys, each));
+        let (ours, theirs) =
+            (KeyedPool::open(&keys, each, setting.by), Map::open(&keys, each, setting.by));
         let outcomes: Vec<_> = (0..rounds)
             .map(|_| (run(&ours, setting, &keys, time), run(&theirs, setting, &keys, time)))
             .collect();

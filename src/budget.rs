@@ -59,8 +59,6 @@ pub(crate) struct Report {
     pub(crate) evicted: u32,
     /// Orders to evict that found nothing to close.
     pub(crate) refused: u32,
-    /// Connections that have come to rest since, less those that rest no more.
-    pub(crate) idle: i64,
 }
 
 /// The slots of all members together.
@@ -73,17 +71,15 @@ pub(crate) struct Report {
 #[derive(Debug)]
 pub(crate) struct Budget {
     max_open: u32,
-    /// `None`: as many as `max_open`, and nobody counts them.
-    max_idle: Option<u32>,
     /// Slots that are some member's, or on their way to one.
     taken: u32,
-    /// Connections at rest, if they are counted.
-    idle: i64,
     /// Who waits for a slot, longest first.
     stalled: BTreeSet<(Instant, MemberId)>,
     asks: BTreeMap<MemberId, Ask>,
     /// The slots that they ask for.
     asked: u32,
+    /// Connections that rest beyond the bound on these, when somebody last counted.
+    surplus: u32,
     /// Who may have connections at rest, by a time since when none of them has rested longer.
     listed: BTreeSet<(Instant, MemberId)>,
     /// Orders to evict that nobody has answered yet.
@@ -94,15 +90,14 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(max_open: u32, max_idle: Option<u32>) -> Self {
+    pub(crate) fn new(max_open: u32) -> Self {
         Self {
             max_open,
-            max_idle,
             taken: 0,
-            idle: 0,
             stalled: BTreeSet::new(),
             asks: BTreeMap::new(),
             asked: 0,
+            surplus: 0,
             listed: BTreeSet::new(),
             ordered: 0,
             making_room: 0,
@@ -126,7 +121,7 @@ impl Budget {
         self.ordered -= report.evicted + report.refused;
         self.making_room += report.evicted;
         self.evicted_total += u64::from(report.evicted);
-        self.idle += report.idle;
+        self.surplus = self.surplus.saturating_sub(report.evicted);
     }
 
     /// A member waits for slots, for others than before, or no more.
@@ -157,9 +152,9 @@ impl Budget {
         self.max_open = max_open;
     }
 
-    /// Whether members say how many connections rest.
-    pub(crate) fn counts_idle(&self) -> bool {
-        self.max_idle.is_some()
+    /// So many connections rest beyond the bound on these: the coldest of all must go.
+    pub(crate) fn trim(&mut self, surplus: u32) {
+        self.surplus = surplus;
     }
 
     /// What follows from all that: whoever has been here must carry these out.
@@ -177,18 +172,20 @@ impl Budget {
             self.ordered += 1;
             orders.push(Order { to, what: What::Evict { bar } });
         }
+        if self.listed.is_empty() && self.ordered == 0 {
+            // Whatever rested has been taken since. Whoever brings it back counts anew.
+            self.surplus = 0;
+        }
         self.audit();
     }
 
     /// Orders to evict that there should be: one for each slot that is asked for and that no close
-    /// under way will free, and one for each connection that rests beyond `max_idle`.
+    /// under way will free, and one for each surplus connection.
     fn wanted(&self) -> u32 {
-        let surplus = self.max_idle.map_or(0, |max_idle| self.idle - i64::from(max_idle));
-        let surplus = u32::try_from(surplus).unwrap_or(0);
         // What is taken beyond a lowered bound is nobody's gain.
         let beyond = self.taken.saturating_sub(self.max_open);
         let slots = self.asked.saturating_add(beyond);
-        slots.saturating_sub(self.making_room).max(surplus)
+        slots.saturating_sub(self.making_room).max(self.surplus)
     }
 
     fn free(&self) -> u32 {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
 
 use crossbeam_utils::CachePadded;
 use crossbeam_utils::atomic::AtomicCell;
@@ -103,6 +103,34 @@ impl Figure {
     #[inline]
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number to which many threads add and that few read: each thread adds where few others do.
+///
+/// Of two threads that each add and then read, one at least reads what both have added.
+#[derive(Debug, Default)]
+pub(crate) struct Tally([CachePadded<AtomicI64>; STRIPES]);
+
+/// More than that and they meet, two in one place.
+const STRIPES: usize = 16;
+
+thread_local! {
+    /// Where this thread adds, in every tally: threads take turns.
+    static STRIPE: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES
+    };
+}
+
+impl Tally {
+    #[inline]
+    pub(crate) fn add(&self, more: i64) {
+        self.0[STRIPE.with(|stripe| *stripe)].fetch_add(more, Ordering::SeqCst);
+    }
+
+    pub(crate) fn sum(&self) -> i64 {
+        self.0.iter().map(|stripe| stripe.load(Ordering::SeqCst)).sum()
     }
 }
 

@@ -4,7 +4,7 @@
 
 #![cfg(test)]
 // The files are the crate's, and so are these lints.
-#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
+#![allow(dead_code, missing_docs, unexpected_cfgs, unreachable_pub, unused_imports)]
 
 #[path = "../../src/abort.rs"]
 mod abort;
@@ -36,6 +36,8 @@ mod places;
 mod pool;
 #[path = "../../src/shell/mod.rs"]
 mod shell;
+#[path = "../../src/spans.rs"]
+mod spans;
 #[path = "../../src/stats.rs"]
 mod stats;
 #[path = "../../src/workers.rs"]

@@ -113,6 +113,20 @@ impl CoarseDuration {
     }
 }
 
+/// A number to which many threads add.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(loom::sync::atomic::AtomicI64);
+
+impl Tally {
+    pub(crate) fn add(&self, more: i64) {
+        self.0.fetch_add(more, Ordering::SeqCst);
+    }
+
+    pub(crate) fn sum(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// No scheduling point: whoever reads it is content with what it was just before.
 #[derive(Debug, Default)]
 pub(crate) struct Figure(std::sync::atomic::AtomicU64);

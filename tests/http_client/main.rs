@@ -12,8 +12,8 @@ mod pair;
 #[path = "../../examples/http_client/server.rs"]
 mod server;
 
-#[path = "../net_support/mod.rs"]
-mod net_support;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod bad_requests;
 mod crowd;

@@ -22,8 +22,8 @@ use crate::client::Client;
 use crate::client::Settings;
 use crate::client::tls;
 use crate::load::Load;
-use crate::net_support;
 use crate::scripted::LONG;
+use crate::support;
 
 const REQUESTS: u64 = 6000;
 
@@ -138,7 +138,7 @@ fn nginx_counts_as_many_connections_and_requests_as_the_client() {
     let nginx = match Nginx::start(&page) {
         Ok(nginx) => nginx,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return net_support::skip("there is no nginx (Debian: nginx-light)");
+            return support::skip("there is no nginx (Debian: nginx-light)");
         }
         Err(error) => panic!("{error}"),
     };
