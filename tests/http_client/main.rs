@@ -12,14 +12,16 @@ mod pair;
 #[path = "../../examples/http_client/server.rs"]
 mod server;
 
-#[path = "../support/mod.rs"]
-mod support;
+#[cfg(target_os = "linux")]
+#[path = "../servers/mod.rs"]
+mod servers;
 
 mod bad_requests;
 mod crowd;
 mod deadlines;
 mod framing;
 mod late_binding;
+#[cfg(target_os = "linux")]
 mod nginx;
 mod redirects;
 mod reuse;

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test binary uses a part of it.
 
+#[cfg(feature = "rustls")]
+pub mod nginx;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]
@@ -291,7 +293,7 @@ pub fn find(names: &[&str]) -> Option<PathBuf> {
 
 /// A port on which nobody listens, and from which the kernel takes none for outgoing connections:
 /// else a client's own could have it while the server is down.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static TAKEN: AtomicU32 = AtomicU32::new(0);
     let start = process::id() * 97;
     loop {
