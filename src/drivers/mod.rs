@@ -9,6 +9,7 @@
 //! | `postgres` | `PostgresDialer` | `postgres::Client` | an open transaction; by option the session |
 //! | `r2d2` | `R2d2Dialer<M>` | `M::Connection` | as the manager has it |
 //! | `redis` | `RedisDialer` | `redis::Connection` | unread answers, an open transaction, another database; by option the session |
+//! | `rusqlite` | `SqliteDialer` | `rusqlite::Connection` | an open transaction |
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod on_return;
@@ -18,6 +19,8 @@ mod postgres;
 mod r2d2;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "rusqlite")]
+mod rusqlite;
 
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub use self::on_return::OnReturn;
@@ -27,3 +30,5 @@ pub use self::postgres::PostgresDialer;
 pub use self::r2d2::R2d2Dialer;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisDialer;
+#[cfg(feature = "rusqlite")]
+pub use self::rusqlite::SqliteDialer;
