@@ -76,6 +76,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     for fault in &faults {
         eprintln!("fault: {fault}");
     }
+    if pair.is_some() && faults.is_empty() {
+        println!("Everything adds up.");
+    }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -98,8 +101,8 @@ fn ask(client: &Client, arguments: &Arguments, expected: Option<fn(&str) -> Vec<
 /// account.
 fn compare(seen: &Seen, counts: &Counts, tally: &Tally, max_open: u32) -> Vec<String> {
     let Seen { accepted, answered, most_open } = seen;
-    row("as seen by", &format!("{answered} requests, {accepted} connections, of which at most"));
-    row("the servers", &format!("{} and {} were open at once", most_open[0], most_open[1]));
+    let seen = format!("{answered} requests answered, {accepted} connections accepted");
+    row("servers", &format!("{seen}, at most {} and {} at once", most_open[0], most_open[1]));
     let replies = tally.replies;
     let checks = [
         (tally.echoed == replies, format!("{} of {replies} replies have an id", tally.echoed)),
