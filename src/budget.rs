@@ -35,8 +35,9 @@ pub(crate) struct Order {
 pub(crate) enum What {
     /// A slot is the member's.
     Grant,
-    /// Close the coldest connection, if it has rested since `bar` or longer. `None`: however long.
-    Evict { bar: Option<Instant> },
+    /// Close the coldest connections, at most so many, that have rested since `bar` or longer.
+    /// `None`: however long.
+    Evict { most: u32, bar: Option<Instant> },
 }
 
 /// What a member that wants more slots than there are waits for.
@@ -55,9 +56,9 @@ pub(crate) struct Report {
     pub(crate) freed: u32,
     /// Of these, how many are of connections that it was ordered to close.
     pub(crate) made_room: u32,
-    /// Orders to evict that it has carried out since.
+    /// Connections that it was ordered to close, and does since.
     pub(crate) evicted: u32,
-    /// Orders to evict that found nothing to close.
+    /// Those that it was ordered to close and does not have.
     pub(crate) refused: u32,
 }
 
@@ -82,7 +83,7 @@ pub(crate) struct Budget {
     surplus: u32,
     /// Who may have connections at rest, by a time since when none of them has rested longer.
     listed: BTreeSet<(Instant, MemberId)>,
-    /// Orders to evict that nobody has answered yet.
+    /// Connections that were ordered to be closed, where nobody has answered yet.
     ordered: u32,
     /// Connections that are being closed because of such an order.
     making_room: u32,
@@ -172,11 +173,13 @@ impl Budget {
             self.taken += 1;
             orders.push(Order { to, what: What::Grant });
         }
-        while self.ordered < self.wanted() {
-            let Some((_, to)) = self.listed.pop_first() else { break };
+        let most = self.wanted().saturating_sub(self.ordered);
+        let coldest = if most > 0 { self.listed.pop_first() } else { None };
+        if let Some((_, to)) = coldest {
+            // All of one, which may have several of the coldest: what it refuses, the next is asked.
             let bar = self.listed.first().map(|(since, _)| *since);
-            self.ordered += 1;
-            orders.push(Order { to, what: What::Evict { bar } });
+            self.ordered += most;
+            orders.push(Order { to, what: What::Evict { most, bar } });
         }
         if self.listed.is_empty() && self.ordered == 0 {
             // Whatever rested has been taken since. Whoever brings it back counts anew.
@@ -185,8 +188,8 @@ impl Budget {
         self.audit();
     }
 
-    /// Orders to evict that there should be: one for each slot that is asked for and that no close
-    /// under way will free, and one for each surplus connection.
+    /// Connections that should be ordered to be closed: one for each slot that is asked for and that
+    /// no close under way will free, and one for each surplus one.
     fn wanted(&self) -> u32 {
         // What is taken beyond a lowered bound is nobody's gain.
         let beyond = self.taken.saturating_sub(self.max_open);

@@ -501,6 +501,21 @@ fn a_caller_who_gave_up_leaves_no_claim_to_a_slot() {
     assert_eq!((servers.alive(1), servers.of(2).dials()), (1, 0), "nothing was closed for it");
 }
 
+/// REASON: what one caller has waited for is not what the next lacks.
+#[test]
+fn whoever_has_not_waited_for_a_slot_is_not_told_that_there_is_none() {
+    let (pool, _) = keyed(|b| b.max_open_total(2).dial_rule(latebind::DialRule::Eager));
+    let (_own, other) = (pool.get(&1).unwrap(), pool.get(&2).unwrap());
+    let error = |outcome: Result<_, GetError<Refused>>| outcome.map(drop).unwrap_err().to_string();
+    let blames_all = |error: &str| error.contains("no slot left for all keys together");
+    let in_vain = error(pool.get_timeout(&1, SHORT));
+    assert!(blames_all(&in_vain), "{in_vain}");
+    Guard::discard(other);
+    for without_a_wait in [pool.try_get(&1), pool.get_timeout(&1, Duration::ZERO)].map(error) {
+        assert!(!blames_all(&without_a_wait), "{without_a_wait}");
+    }
+}
+
 #[test]
 fn a_failed_dial_frees_its_slot_for_another_key() {
     let (pool, servers) = keyed(|b| b.max_open_total(1));

@@ -4,7 +4,7 @@
 
 #![cfg(test)]
 // The files are the crate's, and so are these lints.
-#![allow(dead_code, missing_docs, unexpected_cfgs, unreachable_pub, unused_imports)]
+#![allow(dead_code, missing_docs, unexpected_cfgs, unreachable_pub)]
 
 #[path = "../../src/abort.rs"]
 mod abort;

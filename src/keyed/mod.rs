@@ -363,7 +363,8 @@ where
     }
 
     /// Opens connections of that key until `connections` are open, and waits for them for at most
-    /// `get_timeout`: see [`Pool::warm_up`].
+    /// `get_timeout`: see [`Pool::warm_up`]. Until it returns, those at rest make room for no other
+    /// key.
     ///
     /// # Errors
     ///

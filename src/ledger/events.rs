@@ -230,17 +230,27 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         })
     }
 
-    /// The budget wants the coldest connection closed for others, if it has rested since `bar`.
-    pub(crate) fn evict(&mut self, bar: Option<Instant>, now: Instant) -> Effects<C, F, W> {
+    /// The budget wants the coldest connections closed for others, as far as they have rested since
+    /// `bar`.
+    pub(crate) fn evict(
+        &mut self,
+        most: u32,
+        bar: Option<Instant>,
+        now: Instant,
+    ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            let coldest = ledger.coldest_unwanted().map(|entry| Instant::from(entry.idle_since));
-            let rests_longest = coldest.filter(|since| bar.is_none_or(|bar| *since <= bar));
-            if let Some(entry) = rests_longest.and_then(|_| ledger.idle.take_coldest()) {
+            let rests_long = |since: Instant| bar.is_none_or(|bar| since <= bar);
+            for _ in 0..most {
+                let coldest = ledger.coldest_unwanted().map(|entry| entry.idle_since.into());
+                if !coldest.is_some_and(rests_long) {
+                    break;
+                }
+                let entry = ledger.idle.take_coldest().expect("it has just been seen");
                 ledger.begin_close(entry, CloseReason::Evicted, now, effects);
             }
             let is_evicted = |close: &&CloseOrder<C>| close.reason == CloseReason::Evicted;
-            let evicted = effects.closes.iter().find(is_evicted).map(|close| close.id);
-            ledger.share.as_mut().expect("only a member is ordered to evict").answer(evicted);
+            let evicted = effects.closes.iter().filter(is_evicted).map(|close| close.id);
+            ledger.share.as_mut().expect("only a member is ordered to evict").answer(most, evicted);
         })
     }
 
@@ -518,7 +528,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         leaks
     }
 
-    /// The numbers of this moment, for somebody whose wait has ended: of that moment is whether the
+    /// The numbers of this moment, for somebody whose wait has ended: of that wait is whether the
     /// budget had no slot.
     pub(crate) fn stats_after_wait(&self, now: Instant) -> Stats {
         let was_stalled = self.share.as_ref().is_some_and(Share::was_refused);

@@ -295,15 +295,21 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let (open, is_any_live) = (self.open(), self.live() > 0);
         let coldest = self.coldest_unwanted().map(|entry| entry.idle_since.into());
         let rest = AtRest { coldest, is_any_live };
+        let is_anyone_waiting = !self.queue.is_empty() || !self.warm_ups.is_empty();
         let is_vacant = self.is_vacant(now);
         let Some(share) = &mut self.share else { return };
+        if is_anyone_waiting {
+            share.note_wait();
+        }
         share.settle(open, rest, now, &mut effects.orders);
         effects.is_vacant = is_vacant;
     }
 
-    /// The idle connection that has rested longest, if nobody waits here.
+    /// The idle connection that has rested longest, if nobody here waits for it: neither a caller,
+    /// nor a warm-up, which would dial for what was closed to make room for its dials.
     pub(super) fn coldest_unwanted(&self) -> Option<&Entry<C>> {
-        self.idle.coldest().filter(|_| self.queue.is_empty())
+        let is_unwanted = self.queue.is_empty() && self.warm_ups.is_empty();
+        self.idle.coldest().filter(|_| is_unwanted)
     }
 
     pub(super) fn note_closed(&mut self, id: ErrandId) {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::budget::{Ask, Budget, MemberId, Order, Report};
 
 use super::effects::ErrandId;
+use super::queue::count;
 
 /// The way to a budget. It is gone while a ledger is locked, so it must lead to no ledger.
 pub(crate) trait Access: Send + Sync {
@@ -43,11 +44,11 @@ pub(crate) struct Share {
     /// Closes under way that were ordered.
     making_room: BTreeSet<ErrandId>,
     listing: Listing,
-    /// What an order to evict has come to: a connection is being closed, or nothing could be.
+    /// What an order to evict has come to: whether as much is being closed as it said.
     answer: Option<bool>,
     /// What could not be had since the last `begin`.
     lacks: Option<Ask>,
-    /// Whether there was no slot when one was last wanted.
+    /// Whether there was no slot for those who waited last.
     was_refused: bool,
     /// What the budget was last asked for.
     asked: Option<Ask>,
@@ -91,7 +92,6 @@ impl Share {
         });
         self.is_unsettled = true;
         self.held += u32::from(is_taken);
-        self.was_refused = !is_taken;
         if !is_taken {
             self.lacks = Some(Ask { since, slots: wanted });
         }
@@ -109,18 +109,25 @@ impl Share {
         self.lacks.is_some()
     }
 
-    /// Whether there was no slot when one was last wanted.
+    /// Somebody waits, and is told in the end whether it was for a slot.
+    pub(super) fn note_wait(&mut self) {
+        self.was_refused = self.is_stalled();
+    }
+
+    /// Whether there was no slot for those who waited last.
     pub(super) fn was_refused(&self) -> bool {
         self.was_refused
     }
 
-    /// An order to evict has come, and is carried out by that close; or nothing could be closed
-    /// that rests as long as the order says.
-    pub(super) fn answer(&mut self, close: Option<ErrandId>) {
-        self.answer = Some(close.is_some());
-        self.making_room.extend(close);
-        self.report.evicted += u32::from(close.is_some());
-        self.report.refused += u32::from(close.is_none());
+    /// An order to evict has come, and is carried out by these closes: by fewer than it says if no
+    /// more rests as long as it says.
+    pub(super) fn answer(&mut self, most: u32, closes: impl Iterator<Item = ErrandId>) {
+        let before = self.making_room.len();
+        self.making_room.extend(closes);
+        let evicted = count(self.making_room.len() - before);
+        self.report.evicted += evicted;
+        self.report.refused += most - evicted;
+        self.answer = Some(evicted == most);
     }
 
     /// A close has come to its end.
@@ -153,7 +160,10 @@ impl Share {
             _ if !rest.is_any_live => Listing::Unlisted,
             Listing::Watching => rest.coldest.map_or(Listing::Watching, Listing::Listed),
             Listing::Unlisted => Listing::Listed(rest.coldest.unwrap_or(now)),
-            listed @ Listing::Listed(_) => listed,
+            // What comes back from a check has rested since before.
+            Listing::Listed(since) => {
+                Listing::Listed(rest.coldest.map_or(since, |coldest| coldest.min(since)))
+            }
         };
         let is_moved = listing != self.listing || answer.is_some();
         let is_news = is_moved || self.asked != self.lacks || self.report != Report::default();

@@ -20,10 +20,18 @@ pub(super) struct Account {
 impl Account {
     /// Of this moment, for this thread.
     pub(super) fn of<C, E>(ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>, now: Instant) -> Self {
-        let (stats, loans) = (ledger.stats_after_wait(now), ledger.loans());
+        let (stats, loans) = (ledger.stats(now), ledger.loans());
         let asking = ledger.waiting().map(|bell| bell.thread()).chain([this_thread()]);
         let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, asking);
         Self { stats, loans, is_self_deadlock }
+    }
+
+    /// The same, for somebody whose wait has just ended.
+    pub(super) fn after_wait<C, E>(
+        ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
+        now: Instant,
+    ) -> Self {
+        Self { stats: ledger.stats_after_wait(now), ..Self::of(ledger, now) }
     }
 
     pub(super) fn exhausted<E>(

@@ -166,7 +166,7 @@ impl<D: Dialer> Exchange<D> {
     fn take_back(&self, what: What, orders: &mut Vec<Order>) {
         let report = match what {
             What::Grant => Report { freed: 1, ..Report::default() },
-            What::Evict { .. } => Report { refused: 1, ..Report::default() },
+            What::Evict { most, .. } => Report { refused: most, ..Report::default() },
         };
         self.with(&mut |budget| {
             budget.report(report);
@@ -181,8 +181,8 @@ impl<D: Dialer> Shell<D> {
         let mut ledger = self.books();
         match what {
             What::Grant => ledger.granted(now),
-            What::Evict { bar } => {
-                let effects = ledger.evict(bar, now);
+            What::Evict { most, bar } => {
+                let effects = ledger.evict(most, bar, now);
                 ledger.note_condemned(&effects);
                 effects
             }

@@ -335,7 +335,7 @@ impl<D: Dialer> Shell<D> {
                     Account::default() // Who is served asks for none.
                 } else {
                     // Before others are found to be late as well: they are asking still.
-                    Account::of(&ledger, now)
+                    Account::after_wait(&ledger, now)
                 };
                 let effects = ledger.look(now);
                 drop(ledger);

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use crate::budget::Order;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, DialRule};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Ticket, Verdict,
+    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
 };
 use crate::stats::Stats;
 use crate::world::Failure;
@@ -31,6 +32,8 @@ pub(crate) struct Desk {
     /// Dials ever ordered. The nth opens connection n.
     pub(crate) begun: u32,
     pub(crate) opened: u32,
+    /// What others who share its budget are to be told.
+    pub(crate) orders: Vec<Order>,
     /// When upkeep is ordered.
     pub(crate) alarm: Option<Instant>,
     /// Where the clock stood at first.
@@ -59,13 +62,21 @@ impl Desk {
             closes: Vec::new(),
             begun: 0,
             opened: 0,
+            orders: Vec::new(),
             alarm: None,
             started: now,
         }
     }
 
+    /// The same, with its slots from a budget.
+    pub(crate) fn sharing(mut self, share: Share) -> Self {
+        self.ledger = self.ledger.sharing(share);
+        self
+    }
+
     pub(crate) fn lay_out(&mut self, orders: Effects<u32, Failure, u32>) {
-        let Effects { wake, dials, asides, closes, alarm, .. } = orders;
+        let Effects { wake, dials, asides, closes, alarm, orders, .. } = orders;
+        self.orders.extend(orders);
         self.alarm = alarm.or(self.alarm);
         self.begun += u32::try_from(dials.len()).expect("few dials");
         self.woken.extend(wake);

@@ -151,7 +151,7 @@ impl Change {
 }
 
 /// From an instant to beyond every time limit, and for ever.
-fn span() -> impl Strategy<Value = Duration> {
+pub(crate) fn span() -> impl Strategy<Value = Duration> {
     prop_oneof![
         Just(Duration::from_millis(1)),
         Just(Duration::from_millis(20)),
@@ -162,7 +162,7 @@ fn span() -> impl Strategy<Value = Duration> {
     ]
 }
 
-fn passing_time() -> impl Strategy<Value = Duration> {
+pub(crate) fn passing_time() -> impl Strategy<Value = Duration> {
     prop_oneof![
         4 => Just(Duration::from_millis(1)),
         3 => Just(Duration::from_millis(30)),
@@ -172,7 +172,7 @@ fn passing_time() -> impl Strategy<Value = Duration> {
     ]
 }
 
-fn patience() -> impl Strategy<Value = Option<Duration>> {
+pub(crate) fn patience() -> impl Strategy<Value = Option<Duration>> {
     prop_oneof![Just(None), Just(Some(Duration::ZERO)), span().prop_map(Some)]
 }
 
@@ -246,7 +246,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn config() -> impl Strategy<Value = Config> {
+pub(crate) fn config() -> impl Strategy<Value = Config> {
     let counts = (
         1..5u32,
         prop::option::of(0..4u32),

@@ -2,7 +2,7 @@
 //!
 //! Compiles the ledger's own files, with a clock turned by hand and integers for connections.
 
-#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)] // The files are the crate's, not this test's.
+#![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, not this test's.
 
 #[path = "../../src/abort.rs"]
 mod abort;
@@ -20,7 +20,10 @@ mod stats;
 mod aging;
 mod desk;
 mod history;
+mod keys;
+mod keys_history;
 mod outages;
 mod promises;
+mod sharing;
 mod soak;
 mod world;

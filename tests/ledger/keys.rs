@@ -1,0 +1,1112 @@
+//! The Keys: several ledgers under one budget, with their callers, servers and places by script.
+//!
+//! The ledgers are real, and so is the budget. Kept beside them, the slow and obvious way, is what
+//! decides among keys: who waits for a slot and since when, and which connections rest and since
+//! when. After each event the promises that hold among keys are held against that.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::budget::{Budget, MemberId, Order, Report, What};
+use crate::close_reason::CloseReason;
+use crate::config::{Config, moment};
+use crate::ledger::effects::ErrandId;
+use crate::ledger::{
+    Access, AsideOrder, Effects, Entry, Ledger, Refusal, Request, Share, Ticket, Verdict,
+};
+use crate::world::Failure;
+
+type Books = Ledger<u32, Failure, usize>;
+type Orders = Effects<u32, Failure, usize>;
+
+/// A budget behind a lock, as in the shell.
+pub(crate) struct Common(Mutex<Budget>);
+
+impl Common {
+    pub(crate) fn new(max_open: u32) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Budget::new(max_open))))
+    }
+
+    pub(crate) fn visit<T>(&self, visit: impl FnOnce(&mut Budget) -> T) -> T {
+        visit(&mut self.0.lock().unwrap())
+    }
+
+    /// As the shell does it: the orders are to be delivered.
+    pub(crate) fn resize(&self, max_open: u32) -> Vec<Order> {
+        let mut orders = Vec::new();
+        self.visit(|budget| {
+            budget.resize(max_open);
+            budget.settle(&mut orders);
+        });
+        orders
+    }
+
+    /// As the shell does it when more may rest than shall.
+    pub(crate) fn trim(&self, at_rest: u32, max_idle: u32) -> Vec<Order> {
+        let mut orders = Vec::new();
+        self.visit(|budget| {
+            let ordered = budget.condemned() - budget.evicted_total();
+            let left = at_rest.saturating_sub(u32::try_from(ordered).unwrap());
+            if left > max_idle {
+                budget.trim(left - max_idle);
+                budget.settle(&mut orders);
+            }
+        });
+        orders
+    }
+
+    /// The same, of an order whose member has gone.
+    pub(crate) fn take_back(&self, what: What) -> Vec<Order> {
+        let mut orders = Vec::new();
+        self.visit(|budget| {
+            budget.report(match what {
+                What::Grant => Report { freed: 1, ..Report::default() },
+                What::Evict { most, .. } => Report { refused: most, ..Report::default() },
+            });
+            budget.settle(&mut orders);
+        });
+        orders
+    }
+
+    /// All that it keeps, in so many words; without what it only counts.
+    pub(crate) fn contents(&self) -> String {
+        let contents = self.visit(|budget| format!("{budget:?}"));
+        contents.split("evicted_total").next().expect("there is a first part").to_owned()
+    }
+}
+
+impl Access for Common {
+    fn with(&self, visit: &mut dyn FnMut(&mut Budget)) {
+        visit(&mut self.0.lock().unwrap());
+    }
+}
+
+/// When orders from key to key are delivered, and by what clock things happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// Before anything else happens; and the clock never runs back. Then what is decided among keys
+    /// is known to the last connection.
+    AtOnce,
+    /// At any time and in any order, as by threads that are held up.
+    Late,
+}
+
+/// What a history of keys begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) keys: usize,
+    pub(crate) each: Config,
+    pub(crate) max_open_total: u32,
+    pub(crate) max_idle_total: Option<u32>,
+    /// Places of each key, where connections rest out of its ledger's sight.
+    pub(crate) places: usize,
+    pub(crate) delivery: Delivery,
+}
+
+/// A ledger, from the first use of its key until nothing is left of it.
+struct Member {
+    key: usize,
+    /// `None`: it has been dropped, and orders to it find nobody.
+    books: Option<Books>,
+    /// `None`: the gate is shut.
+    places: Option<Places>,
+    alarm: Option<Instant>,
+    /// Since when its first caller without a dial waits, and how many slots it lacks, by the Keys.
+    want: Option<(Instant, u32)>,
+    /// Whether it has been granted a slot, and nothing has happened to it since.
+    is_granted: bool,
+}
+
+struct Places {
+    epoch: u32,
+    until: Option<Instant>,
+    at_rest: Vec<(Entry<u32>, Instant)>,
+}
+
+#[derive(Debug)]
+struct Caller {
+    member: usize,
+    ticket: Option<Ticket>,
+    since: Instant,
+    deadline: Option<Instant>,
+    /// What a warm-up wants open.
+    target: Option<u32>,
+    state: State,
+    /// The dial that was begun for it, while it is counted on.
+    dial: Option<ErrandId>,
+    has_failed: bool,
+    sleep: Sleep,
+}
+
+#[derive(Debug)]
+enum State {
+    /// In the queue; or it has not heard yet that it is not, if orders may be late.
+    Waiting,
+    /// Out of the queue, and has yet to look at its connections.
+    Told(Verdict<u32, Failure>),
+    Holding(Entry<u32>),
+    /// Was given a broken connection and has retired it.
+    Empty,
+    Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sleep {
+    Awake,
+    Until(Option<Instant>),
+}
+
+/// A connection as its server knows it.
+#[derive(Clone, Copy, Debug)]
+struct Connection {
+    member: usize,
+    place: Place,
+    idle_since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In the ledger or in a place. While orders are late, perhaps granted.
+    AtRest,
+    Out,
+    Closing,
+    /// Or detached.
+    Ended,
+}
+
+struct Dial {
+    member: usize,
+    id: ErrandId,
+    is_counted: bool,
+}
+
+struct Aside {
+    member: usize,
+    order: AsideOrder<u32>,
+    is_counted: bool,
+}
+
+struct Close {
+    member: usize,
+    id: ErrandId,
+    connection: u32,
+    makes_room: bool,
+}
+
+pub(crate) struct Keys {
+    setting: Setting,
+    common: Arc<Common>,
+    max_open_total: u32,
+    /// What may be taken: the bound, or what was taken when it was lowered and is still.
+    allowance: u32,
+    started: Instant,
+    now: Instant,
+    /// How far the clock of the event at hand is behind.
+    behind: Duration,
+    is_closed: bool,
+    members: Vec<Member>,
+    /// The members that the keys have now.
+    current: Vec<Option<usize>>,
+    callers: Vec<Caller>,
+    connections: BTreeMap<u32, Connection>,
+    dials: Vec<Dial>,
+    asides: Vec<Aside>,
+    closes: Vec<Close>,
+    /// Orders on their way.
+    orders: Vec<Order>,
+    /// Members of which it was said that nothing is left.
+    vacant: Vec<usize>,
+    evicted: u32,
+}
+
+impl Keys {
+    pub(crate) fn new(setting: Setting) -> Self {
+        let now = Instant::now() + Duration::from_secs(1_000_000);
+        let Setting { max_open_total, keys, .. } = setting;
+        Self {
+            setting,
+            common: Common::new(max_open_total),
+            max_open_total,
+            allowance: max_open_total,
+            started: now,
+            now,
+            behind: Duration::ZERO,
+            is_closed: false,
+            members: Vec::new(),
+            current: vec![None; keys],
+            callers: Vec::new(),
+            connections: BTreeMap::new(),
+            dials: Vec::new(),
+            asides: Vec::new(),
+            closes: Vec::new(),
+            orders: Vec::new(),
+            vacant: Vec::new(),
+            evicted: 0,
+        }
+    }
+
+    /// One thing happens, by a clock that is behind, and all that follows from it at once.
+    pub(crate) fn step(&mut self, behind: Duration, what: impl FnOnce(&mut Self)) {
+        self.behind = if self.is_prompt() { Duration::ZERO } else { behind };
+        what(self);
+        self.trim();
+        self.follow();
+        if self.orders.is_empty() {
+            self.nobody_stalls_beside_what_rests();
+        }
+    }
+
+    fn is_prompt(&self) -> bool {
+        self.setting.delivery == Delivery::AtOnce
+    }
+
+    /// Says whether there was anything to trim.
+    fn trim(&mut self) -> bool {
+        let Some(max_idle) = self.setting.max_idle_total else { return false };
+        let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest).count();
+        let orders = self.common.trim(small(at_rest), max_idle);
+        let is_trimmed = !orders.is_empty();
+        self.orders.extend(orders);
+        is_trimmed
+    }
+
+    /// Whatever follows at once from what has happened.
+    fn follow(&mut self) {
+        while self.is_prompt() && (self.trim() || self.follow_up()) {}
+    }
+
+    fn follow_up(&mut self) -> bool {
+        if !self.orders.is_empty() {
+            self.deliver(self.orders.len() - 1);
+        } else if let Some(caller) = self.pick(0, |it| matches!(it.state, State::Told(_))) {
+            self.collect_of(caller);
+        } else if !self.vacant.is_empty() {
+            self.close_if_vacant(0);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    // ---- Callers -------------------------------------------------------------------------------
+
+    pub(crate) fn request(&mut self, key: usize, patience: Option<Duration>) {
+        self.ask_those_who_have_closed(key);
+        let member = self.member(key);
+        let deadline = patience.and_then(|patience| moment(self.clock(), patience));
+        self.callers.push(Caller::new(member, self.clock(), deadline, None));
+        let caller = self.callers.len() - 1;
+        match self.take_unseen(member) {
+            Some(entry) => self.lend(caller, None, entry),
+            None => self.ask(caller),
+        }
+    }
+
+    /// KEY-02: whoever has found a key's ledger before it closed is told so, and asks another.
+    fn ask_those_who_have_closed(&mut self, key: usize) {
+        for member in 0..self.members.len() {
+            let is_left = self.members[member].key == key && self.current[key] != Some(member);
+            if is_left && self.members[member].books.is_some() {
+                let now = self.open(member);
+                let (answer, _) = self.books(member).request(None, None, now, || 0);
+                assert!(matches!(answer, Request::Refused(Refusal::Closed)), "KEY-02: {answer:?}");
+                self.put_away(member, now);
+            }
+        }
+    }
+
+    fn ask(&mut self, caller: usize) {
+        let Caller { member, ticket: place, deadline, .. } = self.callers[caller];
+        let now = self.open(member);
+        let (answer, effects) = self.books(member).request(place, deadline, now, || caller);
+        let it = &mut self.callers[caller];
+        (it.since, it.dial, it.has_failed, it.state) = (now, None, false, State::Gone);
+        match answer {
+            Request::Granted(ticket, entry) => self.lend(caller, Some(ticket), entry),
+            Request::Queued(ticket) => {
+                let it = &mut self.callers[caller];
+                (it.ticket, it.state, it.sleep) = (Some(ticket), State::Waiting, Sleep::Awake);
+            }
+            Request::Refused(refusal) => {
+                let is_late = deadline.is_some_and(|deadline| deadline <= now);
+                assert!(refusal != Refusal::TooLate || is_late);
+                let has_closed = self.is_closed || !self.current.contains(&Some(member));
+                assert_eq!(refusal == Refusal::Closed, has_closed, "KEY-02");
+                if has_closed {
+                    return self.put_away(member, now);
+                }
+            }
+        }
+        self.note(member, now, effects);
+    }
+
+    pub(crate) fn rejoin(&mut self, pick: usize) {
+        if let Some(caller) = self.pick(pick, |it| matches!(it.state, State::Empty)) {
+            // Its ledger may have closed meanwhile.
+            match self.members[self.callers[caller].member].books {
+                Some(_) => self.ask(caller),
+                None => self.callers[caller].state = State::Gone,
+            }
+        }
+    }
+
+    pub(crate) fn try_request(&mut self, key: usize) {
+        let Some(member) = self.current[key] else { return };
+        let now = self.open(member);
+        let (answer, effects) = self.books(member).try_request(now);
+        if let Ok(Some(entry)) = answer {
+            self.callers.push(Caller::new(member, now, None, None));
+            self.lend(self.callers.len() - 1, None, entry);
+        }
+        self.note(member, now, effects);
+    }
+
+    pub(crate) fn warm_up(&mut self, key: usize, target: u32, patience: Option<Duration>) {
+        let member = self.member(key);
+        let now = self.open(member);
+        let caller = self.callers.len();
+        let (ticket, effects) = self.books(member).warm_up(target, now, || caller);
+        let deadline = patience.and_then(|patience| moment(now, patience));
+        self.callers.push(Caller::new(member, now, deadline, Some(target)));
+        let it = &mut self.callers[caller];
+        (it.ticket, it.state) = (Some(ticket), State::Waiting);
+        self.note(member, now, effects);
+    }
+
+    /// A caller wakes, for a reason or for none; and sleeps again if it has to.
+    pub(crate) fn collect(&mut self, pick: usize) {
+        if let Some(caller) = self.pick(pick, |it| matches!(it.state, State::Waiting)) {
+            self.collect_of(caller);
+        }
+    }
+
+    fn collect_of(&mut self, caller: usize) {
+        let Caller { member, ticket, deadline, .. } = self.callers[caller];
+        let ticket = ticket.expect("who waits has a ticket");
+        let now = self.open(member);
+        let told = match std::mem::replace(&mut self.callers[caller].state, State::Gone) {
+            State::Told(verdict) => Some(verdict),
+            _ => self.books(member).collect(ticket),
+        };
+        let is_late = deadline.is_some_and(|deadline| deadline <= now);
+        let told = told.or_else(|| is_late.then(|| self.books(member).leave(ticket, now)));
+        let Some(verdict) = told else {
+            let until = self.books(member).sleep(ticket, deadline, now, caller);
+            let it = &mut self.callers[caller];
+            (it.state, it.sleep) = (State::Waiting, Sleep::Until(until));
+            return self.put_away(member, now);
+        };
+        if let Verdict::Granted(entry) = verdict {
+            self.lend(caller, Some(ticket), entry);
+        }
+        let effects = self.books(member).look(now);
+        self.note(member, now, effects);
+    }
+
+    pub(crate) fn cancel(&mut self, pick: usize) {
+        let may_be = |it: &Caller| matches!(it.state, State::Waiting) && it.target.is_none();
+        let Some(caller) = self.pick(pick, may_be) else { return };
+        let Caller { member, ticket, .. } = self.callers[caller];
+        let ticket = ticket.expect("who waits has a ticket");
+        self.event(member, |books, now| books.cancel(ticket, now));
+    }
+
+    fn lend(&mut self, caller: usize, ticket: Option<Ticket>, mut entry: Entry<u32>) {
+        if entry.expires == 0 {
+            let now = self.clock();
+            let left = self.books(self.callers[caller].member).life_left(&entry, now);
+            entry.expires = left.map_or(u64::MAX, |left| self.nanoseconds(now + left));
+        }
+        self.connection(entry.connection).place = Place::Out;
+        let it = &mut self.callers[caller];
+        (it.ticket, it.state) = (ticket, State::Holding(entry));
+    }
+
+    // ---- Connections ---------------------------------------------------------------------------
+
+    /// The way without the ledger: where the gate is open, and something rests that is fresh.
+    fn take_unseen(&mut self, member: usize) -> Option<Entry<u32>> {
+        let now = self.clock();
+        let (entry, since) = self.gate(member, now)?.at_rest.pop()?;
+        let Config { check_after, max_idle_time, .. } = self.setting.each;
+        let rested = now.saturating_duration_since(since);
+        let is_fresh = rested <= check_after.min(max_idle_time);
+        if !is_fresh || !self.may_rest_unseen(member, &entry, now) {
+            self.event(member, |books, now| {
+                books.take_in(entry, rested, now);
+                books.look(now)
+            });
+            return None;
+        }
+        entry.record().count_loan();
+        Some(entry)
+    }
+
+    fn gate(&mut self, member: usize, now: Instant) -> Option<&mut Places> {
+        let places = self.members[member].places.as_mut()?;
+        places.until.is_none_or(|until| now <= until).then_some(places)
+    }
+
+    fn may_rest_unseen(&mut self, member: usize, entry: &Entry<u32>, now: Instant) -> bool {
+        let nanoseconds = self.nanoseconds(now);
+        let gate = self.gate(member, now);
+        gate.is_some_and(|it| it.epoch == entry.epoch) && nanoseconds < entry.expires
+    }
+
+    fn nanoseconds(&self, moment: Instant) -> u64 {
+        moment.saturating_duration_since(self.started).as_nanos() as u64 + 1
+    }
+
+    pub(crate) fn give_back(&mut self, pick: usize) {
+        let Some((member, mut entry)) = self.take_held(pick, State::Gone) else { return };
+        let now = self.clock();
+        let connection = self.connection(entry.connection);
+        (connection.place, connection.idle_since) = (Place::AtRest, now);
+        let most = self.setting.places;
+        let may_rest = self.may_rest_unseen(member, &entry, now);
+        match self.gate(member, now).filter(|it| may_rest && it.at_rest.len() < most) {
+            Some(places) => {
+                entry.came_back = true;
+                entry.record().let_go();
+                places.at_rest.push((entry, now));
+            }
+            None => self.event(member, |books, now| books.give_back(entry, now)),
+        }
+    }
+
+    /// The connection is of no more use. One whose caller was the first to look at it may be asked
+    /// for again, with the same place.
+    pub(crate) fn retire(&mut self, pick: usize, to_rejoin: bool) {
+        let then = if to_rejoin { State::Empty } else { State::Gone };
+        let Some((member, entry)) = self.take_held(pick, then) else { return };
+        let reason = if to_rejoin { CloseReason::Broken } else { CloseReason::Discarded };
+        self.event(member, |books, now| books.retire(entry, reason, now));
+    }
+
+    pub(crate) fn detach(&mut self, pick: usize) {
+        let Some((member, entry)) = self.take_held(pick, State::Gone) else { return };
+        self.connection(entry.connection).place = Place::Ended;
+        self.event(member, |books, now| books.detach(entry, now).1);
+    }
+
+    fn take_held(&mut self, pick: usize, then: State) -> Option<(usize, Entry<u32>)> {
+        let needs_place = matches!(then, State::Empty);
+        let caller = self.pick(pick, |it| {
+            matches!(it.state, State::Holding(_)) && (it.ticket.is_some() || !needs_place)
+        })?;
+        let it = &mut self.callers[caller];
+        match std::mem::replace(&mut it.state, then) {
+            State::Holding(entry) => Some((it.member, entry)),
+            _ => unreachable!("just picked as a holder"),
+        }
+    }
+
+    pub(crate) fn dialed(&mut self, pick: usize) {
+        let Some(at) = choose(self.dials.len(), pick) else { return };
+        let Dial { member, id, .. } = self.dials.remove(at);
+        self.part(member, id, false);
+        let number = small(self.connections.len()) + 1;
+        let connection = Connection { member, place: Place::AtRest, idle_since: self.clock() };
+        self.connections.insert(number, connection);
+        self.event(member, |books, now| books.dialed(id, number, None, now));
+    }
+
+    pub(crate) fn dial_failed(&mut self, pick: usize) {
+        let Some(at) = choose(self.dials.len(), pick) else { return };
+        let Dial { member, id, .. } = self.dials.remove(at);
+        self.part(member, id, true);
+        self.event(member, |books, now| books.dial_failed(id, Failure::Of(id), now));
+    }
+
+    /// The dial has come to its end, or is counted on no more.
+    fn part(&mut self, member: usize, dial: ErrandId, has_failed: bool) {
+        let is_sponsor = |it: &&mut Caller| it.member == member && it.dial == Some(dial);
+        for it in self.callers.iter_mut().filter(is_sponsor) {
+            (it.dial, it.has_failed) = (None, has_failed);
+        }
+    }
+
+    pub(crate) fn back(&mut self, pick: usize, is_sound: bool) {
+        let Some(at) = choose(self.asides.len(), pick) else { return };
+        let Aside { member, order: AsideOrder { id, entry, .. }, .. } = self.asides.remove(at);
+        self.connection(entry.connection).place = Place::AtRest;
+        self.event(member, |books, now| books.back(id, entry, is_sound, now));
+    }
+
+    /// A close has returned.
+    pub(crate) fn closed(&mut self, pick: usize) {
+        let Some(at) = choose(self.closes.len(), pick) else { return };
+        let Close { member, id, connection, .. } = self.closes.remove(at);
+        self.connection(connection).place = Place::Ended;
+        self.event(member, |books, now| books.closed(id, now));
+    }
+
+    // ---- Control -------------------------------------------------------------------------------
+
+    pub(crate) fn look(&mut self, key: usize) {
+        if let Some(member) = self.current[key] {
+            self.event(member, Ledger::look);
+        }
+    }
+
+    pub(crate) fn flush(&mut self, key: usize) {
+        let Some(member) = self.current[key] else { return };
+        let written_off = self.dials.iter_mut().filter(|it| it.member == member);
+        let parted: Vec<_> = written_off
+            .map(|dial| {
+                dial.is_counted = false;
+                dial.id
+            })
+            .collect();
+        self.asides
+            .iter_mut()
+            .filter(|it| it.member == member)
+            .for_each(|it| it.is_counted = false);
+        for it in self.callers.iter_mut().filter(|it| it.member == member) {
+            it.dial = it.dial.filter(|dial| !parted.contains(dial));
+        }
+        self.event(member, Ledger::flush);
+    }
+
+    pub(crate) fn resize(&mut self, max_open_total: u32) {
+        let taken = self.common.visit(|budget| budget.taken());
+        self.max_open_total = max_open_total;
+        self.allowance = max_open_total.max(taken);
+        let orders = self.common.resize(max_open_total);
+        self.send(orders);
+        self.agree();
+    }
+
+    /// The whole pool is closed.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
+        for member in 0..self.members.len() {
+            if self.members[member].books.is_some() {
+                self.event(member, Ledger::close);
+            }
+        }
+    }
+
+    /// An order reaches its member.
+    pub(crate) fn deliver(&mut self, pick: usize) {
+        let Some(at) = choose(self.orders.len(), pick) else { return };
+        let Order { to, what } = self.orders.swap_remove(at);
+        let member = to.0 as usize;
+        if self.members[member].books.is_none() {
+            let orders = self.common.take_back(what);
+            self.send(orders);
+            return self.agree();
+        }
+        self.event(member, |books, now| match what {
+            What::Grant => books.granted(now),
+            What::Evict { most, bar } => books.evict(most, bar, now),
+        });
+    }
+
+    /// Somebody has heard that nothing is left of a member.
+    pub(crate) fn close_if_vacant(&mut self, pick: usize) {
+        let Some(at) = choose(self.vacant.len(), pick) else { return };
+        let member = self.vacant.swap_remove(at);
+        if self.members[member].books.is_none() {
+            return;
+        }
+        let now = self.open(member);
+        let Some(effects) = self.books(member).close_if_vacant(now) else {
+            return self.put_away(member, now);
+        };
+        for current in self.current.iter_mut().filter(|it| **it == Some(member)) {
+            *current = None;
+        }
+        self.note(member, now, effects);
+        let is_left = |it: &Caller| {
+            it.member == member && matches!(it.state, State::Waiting | State::Holding(_))
+        };
+        assert!(!self.callers.iter().any(is_left), "KEY-02: closed with somebody in it");
+        let open = self.books(member).stats(now).open();
+        assert_eq!(open, 0, "KEY-02: closed with something in it");
+        // A close that has taken too long still holds on to it; and of two that go, whoever has found
+        // one before.
+        if self.alive(member) == 0 && member % 2 == 0 {
+            self.members[member].books = None;
+        }
+    }
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.behind = Duration::ZERO;
+        // Whoever is awake goes to sleep, or leaves, before time passes.
+        for caller in 0..self.callers.len() {
+            let Caller { state: State::Waiting, sleep, .. } = self.callers[caller] else {
+                continue;
+            };
+            if sleep == Sleep::Awake || self.is_up(caller) {
+                self.collect_of(caller);
+                self.follow();
+            }
+        }
+        self.now += time;
+        for member in 0..self.members.len() {
+            if self.members[member].alarm.is_some_and(|alarm| alarm <= self.now) {
+                self.members[member].alarm = None;
+                if self.members[member].books.is_some() {
+                    self.event(member, Ledger::upkeep);
+                    self.follow();
+                }
+            }
+        }
+        for caller in 0..self.callers.len() {
+            if self.is_up(caller) {
+                self.wake(caller);
+                self.follow();
+            }
+        }
+    }
+
+    /// A caller wakes: by the clock, and so looks; or because it was told to.
+    fn wake(&mut self, caller: usize) {
+        if self.is_up(caller) {
+            self.event(self.callers[caller].member, Ledger::look);
+        }
+        if matches!(self.callers[caller].state, State::Waiting) {
+            self.collect_of(caller);
+        }
+    }
+
+    /// Whether a caller that sleeps is woken by the clock.
+    fn is_up(&self, caller: usize) -> bool {
+        let Caller { state, sleep, .. } = &self.callers[caller];
+        let is_due = |until: Option<Instant>| until.is_some_and(|until| until <= self.now);
+        matches!((state, sleep), (State::Waiting, Sleep::Until(until)) if is_due(*until))
+    }
+
+    // ---- The end -------------------------------------------------------------------------------
+
+    /// Everything under way ends, and whatever is held comes back. Then nobody may be left waiting;
+    /// and when the last connection is closed, nothing may be left of anything.
+    pub(crate) fn finish(mut self, refuses: bool, closes: bool) {
+        self.come_to_rest(refuses);
+        // To warm a key up is to keep what rests there for it, and perhaps there is no more to be had.
+        let is_warm_up = |it: &Caller| it.target.is_some() && matches!(it.state, State::Waiting);
+        while let Some(caller) = self.pick(0, is_warm_up) {
+            self.callers[caller].deadline = Some(self.clock());
+            self.step(Duration::ZERO, |keys| keys.collect_of(caller));
+        }
+        self.come_to_rest(refuses);
+        let is_waiting = |it: &&Caller| matches!(it.state, State::Waiting);
+        let stranded: Vec<_> = self.callers.iter().filter(is_waiting).collect();
+        assert!(stranded.is_empty(), "NO-STRANDED-WAITER: {stranded:?}");
+        let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest).count();
+        assert_eq!(self.common.visit(|budget| budget.taken()), small(at_rest), "NO-LOST-SLOT");
+        let max_idle = self.setting.max_idle_total.unwrap_or(u32::MAX).min(self.max_open_total);
+        assert!(small(at_rest) <= max_idle, "{at_rest} rest, of {max_idle}");
+
+        for key in 0..self.setting.keys {
+            self.step(Duration::ZERO, |keys| keys.flush(key));
+        }
+        if closes {
+            self.step(Duration::ZERO, Self::close);
+        }
+        self.come_to_rest(refuses);
+        for _ in 0..8 {
+            let left = self.members.iter().filter(|it| it.books.is_some());
+            let Some(alarm) = left.filter_map(|it| it.alarm).min() else { break };
+            self.step(Duration::ZERO, |keys| keys.wait(alarm.saturating_duration_since(keys.now)));
+            self.come_to_rest(refuses);
+        }
+        assert!(self.current.iter().all(Option::is_none), "KEY-02: {:?}", self.current);
+        let all_new = Common::new(self.max_open_total);
+        assert_eq!(self.common.contents(), all_new.contents(), "nothing is left of anything");
+    }
+
+    fn come_to_rest(&mut self, mut refuses: bool) {
+        for _ in 0..10_000 {
+            if !self.orders.is_empty() {
+                self.step(Duration::ZERO, |keys| keys.deliver(0));
+            } else if !self.vacant.is_empty() {
+                self.step(Duration::ZERO, |keys| keys.close_if_vacant(0));
+            } else if self.end_something(refuses) {
+            } else if let Some(until) = self.next_up() {
+                // The server is back for the next attempt.
+                refuses = false;
+                let time = until.saturating_duration_since(self.now);
+                self.step(Duration::ZERO, |keys| keys.wait(time));
+            } else {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// When a caller wakes by itself, if more than its deadline may come of that: another attempt to
+    /// dial.
+    fn next_up(&self) -> Option<Instant> {
+        let until = self.callers.iter().filter_map(|it| match (&it.state, it.target, it.sleep) {
+            (State::Waiting, None, Sleep::Until(until)) => until,
+            _ => None,
+        });
+        until.min().filter(|_| !self.is_prompt())
+    }
+
+    fn end_something(&mut self, refuses: bool) -> bool {
+        let awake = (0..self.callers.len()).find(|caller| {
+            let Caller { state, sleep, .. } = &self.callers[*caller];
+            matches!(state, State::Waiting) && *sleep == Sleep::Awake || self.is_up(*caller)
+        });
+        let is_held = self.pick(0, |it| matches!(it.state, State::Holding(_))).is_some();
+        let is_empty = self.pick(0, |it| matches!(it.state, State::Empty)).is_some();
+        let end: fn(&mut Self) = match () {
+            () if !self.closes.is_empty() => |keys| keys.closed(0),
+            () if !self.asides.is_empty() => |keys| keys.back(0, true),
+            () if is_held => |keys| keys.give_back(0),
+            () if !self.dials.is_empty() && refuses => |keys| keys.dial_failed(0),
+            () if !self.dials.is_empty() => |keys| keys.dialed(0),
+            () if is_empty => |keys| keys.rejoin(0),
+            () if awake.is_none() => return false,
+            () => |_| {},
+        };
+        self.step(Duration::ZERO, |keys| match awake {
+            Some(caller) => keys.wake(caller),
+            None => end(keys),
+        });
+        true
+    }
+
+    // ---- What an event comes to ----------------------------------------------------------------
+
+    fn event(&mut self, member: usize, event: impl FnOnce(&mut Books, Instant) -> Orders) {
+        let now = self.open(member);
+        let effects = event(self.books(member), now);
+        self.note(member, now, effects);
+    }
+
+    /// Shuts the gate, and takes in what rests out of sight.
+    fn open(&mut self, member: usize) -> Instant {
+        let now = self.clock();
+        let places = self.members[member].places.take();
+        for (entry, since) in places.into_iter().flat_map(|it| it.at_rest) {
+            self.books(member).take_in(entry, now.saturating_duration_since(since), now);
+        }
+        now
+    }
+
+    /// Notes what an event has come to, and puts away.
+    fn note(&mut self, member: usize, now: Instant, effects: Orders) {
+        let Effects { wake, dials, asides, closes, alarm, orders, is_vacant, .. } = effects;
+        for caller in wake {
+            self.callers[caller].sleep = Sleep::Awake;
+        }
+        if self.is_prompt() {
+            self.hear(member);
+        }
+        let for_callers = self.unmet(member, now);
+        for (begun, order) in dials.into_iter().enumerate() {
+            self.begin_dial(member, order.id, small(begun) < for_callers, now);
+        }
+        for order in asides {
+            self.connection(order.entry.connection).place = Place::Out;
+            self.asides.push(Aside { member, order, is_counted: true });
+        }
+        let (making_room, others): (Vec<_>, Vec<_>) =
+            closes.into_iter().partition(|order| order.reason == CloseReason::Evicted);
+        for order in others.into_iter().chain(making_room) {
+            let makes_room = order.reason == CloseReason::Evicted;
+            if makes_room {
+                self.may_be_evicted(member, order.connection);
+            }
+            self.connection(order.connection).place = Place::Closing;
+            let (id, connection) = (order.id, order.connection);
+            self.closes.push(Close { member, id, connection, makes_room });
+        }
+        self.members[member].is_granted = false;
+        self.members[member].want = self.want(member, now);
+        self.members[member].alarm = alarm.or(self.members[member].alarm);
+        if is_vacant && !self.vacant.contains(&member) {
+            self.vacant.push(member);
+        }
+        self.send(orders);
+        self.put_away(member, now);
+    }
+
+    fn put_away(&mut self, member: usize, now: Instant) {
+        self.lay_out(member, now);
+        self.agree();
+    }
+
+    /// Whoever is out of the queue, or warm, hears why.
+    fn hear(&mut self, member: usize) {
+        let books = self.members[member].books.as_mut().expect("its books are open");
+        let waiting: Vec<_> = books.waiting().copied().collect();
+        for at in 0..self.callers.len() {
+            let it = &mut self.callers[at];
+            let State::Waiting = it.state else { continue };
+            if it.member != member || waiting.contains(&at) {
+                continue;
+            }
+            let books = self.members[member].books.as_mut().expect("its books are open");
+            let verdict = books.collect(it.ticket.expect("who waits has a ticket"));
+            assert!(verdict.is_some() || it.target.is_some(), "out of the queue, and not told");
+            let Some(verdict) = verdict else { continue };
+            if let Verdict::Granted(entry) = &verdict {
+                let number = entry.connection;
+                self.connection(number).place = Place::Out;
+            }
+            self.callers[at].state = State::Told(verdict);
+        }
+    }
+
+    fn begin_dial(&mut self, member: usize, id: ErrandId, is_for_caller: bool, now: Instant) {
+        self.dials.push(Dial { member, id, is_counted: true });
+        let sponsor = self.sponsor(member, now).filter(|_| is_for_caller);
+        if let Some(sponsor) = sponsor {
+            self.callers[sponsor].dial = Some(id);
+            if self.is_prompt() {
+                self.is_next(member, self.callers[sponsor].since);
+            }
+        }
+    }
+
+    fn lay_out(&mut self, member: usize, now: Instant) {
+        let most = self.setting.places;
+        let started = self.started;
+        let nanoseconds =
+            |moment: Instant| moment.saturating_duration_since(started).as_nanos() as u64 + 1;
+        let Member { books: Some(books), places, .. } = &mut self.members[member] else { return };
+        let Some(ease) = books.ease(now) else { return };
+        let mut at_rest = Vec::new();
+        while at_rest.len() < most {
+            let Some((mut entry, rested)) = books.lay_out(now) else { break };
+            if entry.expires == 0 {
+                let left = books.life_left(&entry, now);
+                entry.expires = left.map_or(u64::MAX, |left| nanoseconds(now + left));
+            }
+            at_rest.push((entry, now - rested));
+        }
+        *places = Some(Places { epoch: books.epoch(), until: moment(now, ease), at_rest });
+    }
+
+    fn send(&mut self, orders: Vec<Order>) {
+        for order in &orders {
+            let to = order.to.0 as usize;
+            if order.what == What::Grant {
+                if self.is_prompt() {
+                    let (since, _) = self.members[to].want.expect("KEY-05: granted for nothing");
+                    self.is_next(to, since);
+                }
+                self.members[to].is_granted = true;
+            }
+        }
+        self.orders.extend(orders);
+    }
+
+    // ---- What is decided among keys, the slow and obvious way ----------------------------------
+
+    /// The first caller of the queue for whom a dial may be begun.
+    fn sponsor(&self, member: usize, now: Instant) -> Option<usize> {
+        let books = self.members[member].books.as_ref()?;
+        let may_dial = |caller: &&usize| {
+            let Caller { dial, has_failed, deadline, .. } = &self.callers[**caller];
+            dial.is_none() && !has_failed && deadline.is_none_or(|deadline| deadline > now)
+        };
+        books.waiting().find(may_dial).copied()
+    }
+
+    /// Callers in the queue for whom nothing is under way.
+    fn unmet(&self, member: usize, now: Instant) -> u32 {
+        let Some(books) = &self.members[member].books else { return 0 };
+        let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
+        let checks = self.asides.iter().filter(|it| it.member == member && it.is_counted).count();
+        let unmet = books.waiting().filter(|caller| !self.callers[**caller].has_failed).count();
+        small(unmet).saturating_sub(small(counted + checks) + books.stats(now).idle)
+    }
+
+    /// What a member lacks, for its callers or else for a warm-up, as far as its limits allow.
+    fn want(&self, member: usize, now: Instant) -> Option<(Instant, u32)> {
+        let books = self.members[member].books.as_ref().filter(|_| self.is_prompt())?;
+        let (stats, config) = (books.stats(now), &self.setting.each);
+        let dials = config.max_dialing.unwrap_or(u32::MAX).saturating_sub(stats.dialing);
+        let room = (stats.max_open - stats.open()).min(dials);
+        let lacking = self.unmet(member, now).min(room);
+        if let Some(sponsor) = self.sponsor(member, now).filter(|_| lacking > 0) {
+            return Some((self.callers[sponsor].since, lacking));
+        }
+        let target = self.warm_ups(member).max()?.min(config.max_idle());
+        let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
+        let coming = stats.idle + stats.in_use + small(counted);
+        let lacking = target.saturating_sub(coming).min(room);
+        (lacking > 0).then_some((now, lacking))
+    }
+
+    /// What those want who wait for a key to be warm.
+    fn warm_ups(&self, member: usize) -> impl Iterator<Item = u32> {
+        let is_waiting =
+            move |it: &&Caller| it.member == member && matches!(it.state, State::Waiting);
+        self.callers.iter().filter(is_waiting).filter_map(|it| it.target)
+    }
+
+    /// The members that wait for a slot and have none on its way, with what they lack.
+    fn wants(&self) -> impl Iterator<Item = (usize, (Instant, u32))> {
+        let wants = self.members.iter().enumerate().filter(|(_, it)| !it.is_granted);
+        wants.filter_map(|(member, it)| Some((member, it.want?)))
+    }
+
+    /// A slot goes to the caller who has waited longest for one.
+    fn is_next(&self, member: usize, since: Instant) {
+        let before = self.wants().find(|(other, want)| *other != member && want.0 < since);
+        assert_eq!(before, None, "LATE-BINDING: {member} is not the next");
+    }
+
+    /// Whether a member's connections at rest may be closed for others: nobody of its own waits.
+    fn is_evictable(&self, member: usize) -> bool {
+        let Some(books) = &self.members[member].books else { return false };
+        books.waiting().next().is_none() && self.warm_ups(member).next().is_none()
+    }
+
+    fn may_be_evicted(&mut self, member: usize, connection: u32) {
+        self.evicted += 1;
+        let evicted = self.connections[&connection];
+        assert_eq!(evicted.place, Place::AtRest, "KEY-07: {connection} is in use");
+        if !self.is_prompt() {
+            return;
+        }
+        assert!(self.is_evictable(member), "KEY-07: {connection} is another's");
+        let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest);
+        let coldest = at_rest.filter(|it| self.is_evictable(it.member)).map(|it| it.idle_since);
+        assert_eq!(coldest.min(), Some(evicted.idle_since), "KEY-08: {connection} is not coldest");
+        assert!(self.needed() > 0, "{connection} is closed for nobody");
+    }
+
+    /// Connections at rest that must go: for those who lack a slot, and for a lowered bound, less
+    /// what is being closed for them; or else beyond what may rest.
+    fn needed(&self) -> i64 {
+        let lacking: u32 = self.wants().map(|(_, (_, slots))| slots).sum();
+        let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.max_open_total);
+        let making_room = self.closes.iter().filter(|it| it.makes_room).count();
+        let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest).count();
+        let surplus = self.setting.max_idle_total.map(|most| at_rest as i64 - i64::from(most));
+        let slots = i64::from(lacking) + i64::from(beyond) - making_room as i64;
+        surplus.map_or(slots, |surplus| surplus.max(slots))
+    }
+
+    /// KEY-04. Once all orders have been delivered, nothing rests that somebody lacks.
+    fn nobody_stalls_beside_what_rests(&self) {
+        let is_at_rest = |member: &usize| {
+            let Some(books) = &self.members[*member].books else { return false };
+            let unseen = self.members[*member].places.as_ref().map_or(0, |it| it.at_rest.len());
+            books.stats(self.now).idle > 0 || unseen > 0
+        };
+        let resting: Vec<_> = (0..self.members.len())
+            .filter(|member| self.is_evictable(*member))
+            .filter(is_at_rest)
+            .collect();
+        if self.is_prompt() {
+            let needed = self.needed();
+            assert!(needed <= 0 || resting.is_empty(), "KEY-04: {needed}, beside {resting:?}");
+        }
+        let is_making_room = self.closes.iter().any(|it| it.makes_room);
+        let stalled = self.common.visit(|budget| budget.stalled());
+        assert!(stalled == 0 || is_making_room || resting.is_empty(), "KEY-04: beside {resting:?}");
+    }
+
+    // ---- Sums, and what must be true of them ---------------------------------------------------
+
+    /// What a member's server sees.
+    fn alive(&self, member: usize) -> u32 {
+        let is_open = |it: &&Connection| it.member == member && it.place != Place::Ended;
+        let dials = self.dials.iter().filter(|it| it.member == member).count();
+        small(self.connections.values().filter(is_open).count() + dials)
+    }
+
+    fn agree(&mut self) {
+        let (mut open, mut stalled) = (0, 0);
+        for (at, member) in self.members.iter().enumerate() {
+            let Some(books) = &member.books else { continue };
+            let stats = books.stats(self.now);
+            open += stats.open();
+            stalled += usize::from(stats.stalled && !member.is_granted);
+            let alive = self.alive(at);
+            let never = self.setting.each.close_timeout == Duration::MAX;
+            assert!(alive == stats.open() || !never && alive > stats.open(), "{alive}: {stats}");
+            if self.is_prompt() {
+                assert_eq!(stats.stalled, member.want.is_some(), "NO-STRANDED-WAITER: {stats}");
+            }
+        }
+        let grants = self.orders.iter().filter(|order| order.what == What::Grant).count();
+        self.common.visit(|budget| {
+            assert_eq!(budget.taken(), open + small(grants), "NO-LOST-SLOT");
+            assert!(budget.taken() <= self.allowance, "BOUND: {} taken", budget.taken());
+            assert_eq!(budget.stalled(), stalled, "who is stalled has asked");
+            let is_full = budget.taken() >= self.max_open_total;
+            assert!(stalled == 0 || is_full, "NO-STRANDED-WAITER: a slot is free");
+            self.allowance = self.max_open_total.max(budget.taken());
+            assert_eq!(budget.evicted_total(), u64::from(self.evicted));
+        });
+    }
+
+    // ---- Finding -------------------------------------------------------------------------------
+
+    fn clock(&self) -> Instant {
+        self.now - self.behind
+    }
+
+    /// The key's ledger, which is made if there is none.
+    fn member(&mut self, key: usize) -> usize {
+        if let Some(member) = self.current[key] {
+            return member;
+        }
+        let (member, way) = (self.members.len(), Arc::clone(&self.common) as _);
+        let share = Share::new(MemberId(member as u64), way);
+        let books = Ledger::new(self.setting.each, member as u64).sharing(share);
+        self.members.push(Member {
+            key,
+            books: Some(books),
+            places: None,
+            alarm: None,
+            want: None,
+            is_granted: false,
+        });
+        self.current[key] = Some(member);
+        if self.is_closed {
+            // As one that is not entered any more.
+            self.event(member, Ledger::close);
+        }
+        member
+    }
+
+    fn books(&mut self, member: usize) -> &mut Books {
+        self.members[member].books.as_mut().expect("its books are open")
+    }
+
+    fn connection(&mut self, number: u32) -> &mut Connection {
+        self.connections.get_mut(&number).expect("a connection is known once it is open")
+    }
+
+    fn pick(&self, pick: usize, is_able: impl Fn(&Caller) -> bool) -> Option<usize> {
+        let able: Vec<_> =
+            (0..self.callers.len()).filter(|at| is_able(&self.callers[*at])).collect();
+        Some(able[choose(able.len(), pick)?])
+    }
+}
+
+impl Caller {
+    fn new(member: usize, since: Instant, deadline: Option<Instant>, target: Option<u32>) -> Self {
+        Self {
+            member,
+            ticket: None,
+            since,
+            deadline,
+            target,
+            state: State::Gone,
+            dial: None,
+            has_failed: false,
+            sleep: Sleep::Awake,
+        }
+    }
+}
+
+fn choose(len: usize, pick: usize) -> Option<usize> {
+    (len > 0).then(|| pick % len)
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).expect("a test has few of anything")
+}

@@ -1,0 +1,565 @@
+//! Several ledgers under one budget: what a history of them names badly, one sentence each.
+
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::budget::{MemberId, Order, What};
+use crate::config::Config;
+use crate::desk::{Desk, SECOND, ageless};
+use crate::keys::Common;
+use crate::ledger::{Entry, Share, Ticket};
+
+/// Settings of each key, under which time changes nothing.
+fn unchecked(max_open: u32) -> Config {
+    Config { max_open, check_after: Duration::MAX, ..ageless() }
+}
+
+/// A desk for each key, under one budget and by one clock.
+struct Desks {
+    common: Arc<Common>,
+    desks: Vec<Desk>,
+    max_idle: Option<u32>,
+}
+
+impl Desks {
+    /// Keys of which each may have as many connections as all of them together.
+    fn new(keys: usize, max_open_total: u32) -> Self {
+        Self::with(keys, unchecked(max_open_total), max_open_total, None)
+    }
+
+    fn with(keys: usize, each: Config, max_open: u32, max_idle: Option<u32>) -> Self {
+        let common = Common::new(max_open);
+        let desk = |key| {
+            let share = Share::new(MemberId(key), Arc::clone(&common) as _);
+            Desk::with(each).sharing(share)
+        };
+        let mut desks: Vec<_> = (0..keys as u64).map(desk).collect();
+        let now = desks[0].now;
+        desks.iter_mut().for_each(|desk| desk.now = now);
+        Self { common, desks, max_idle }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.desks.iter_mut().for_each(|desk| desk.now += time);
+    }
+
+    // ---- Orders from key to key ----------------------------------------------------------------
+
+    /// Delivers all orders, and those that follow from them. Says how many there were.
+    fn pass_on(&mut self) -> usize {
+        let mut delivered = 0;
+        self.trim();
+        while let Some(at) = self.desks.iter().position(|desk| !desk.orders.is_empty()) {
+            let orders = std::mem::take(&mut self[at].orders);
+            delivered += orders.len();
+            orders.into_iter().for_each(|order| self.deliver(order));
+            self.trim();
+        }
+        delivered
+    }
+
+    /// Orders to be delivered, if more rest than shall.
+    fn trim(&mut self) {
+        let Some(max_idle) = self.max_idle else { return };
+        let at_rest = self.desks.iter().map(|desk| desk.ledger.at_rest()).sum();
+        let orders = self.common.trim(at_rest, max_idle);
+        self[0].orders.extend(orders);
+    }
+
+    fn deliver(&mut self, order: Order) {
+        let desk = &mut self[order.to.0 as usize];
+        let effects = match order.what {
+            What::Grant => desk.ledger.granted(desk.now),
+            What::Evict { most, bar } => desk.ledger.evict(most, bar, desk.now),
+        };
+        desk.lay_out(effects);
+    }
+
+    /// The only order that there is, which is not delivered yet.
+    #[track_caller]
+    fn take_order(&mut self) -> Order {
+        let mut orders = self.desks.iter_mut().flat_map(|desk| std::mem::take(&mut desk.orders));
+        let order = orders.next().expect("there is an order");
+        assert_eq!(orders.next(), None, "one order");
+        order
+    }
+
+    fn resize(&mut self, max_open: u32) {
+        let orders = self.common.resize(max_open);
+        orders.into_iter().for_each(|order| self.deliver(order));
+        self.pass_on();
+    }
+
+    // ---- Callers and connections, all orders delivered -----------------------------------------
+
+    /// A connection of that key, dialed and lent.
+    fn lend(&mut self, key: usize) -> Entry<u32> {
+        let entry = self[key].dial_and_get();
+        self.pass_on();
+        entry
+    }
+
+    /// A connection of that key that has come to rest now; a second later.
+    fn rest(&mut self, key: usize) {
+        let entry = self.lend(key);
+        self.give_back(key, entry);
+    }
+
+    fn give_back(&mut self, key: usize, entry: Entry<u32>) {
+        self[key].give_back(entry);
+        self.pass_on();
+        self.wait(SECOND);
+    }
+
+    fn retire(&mut self, key: usize, entry: Entry<u32>) {
+        self[key].retire(entry);
+        self.pass_on();
+    }
+
+    /// A caller of that key waits; a second later.
+    fn queue(&mut self, key: usize) -> Ticket {
+        let ticket = self[key].queue(0);
+        self.pass_on();
+        self.wait(SECOND);
+        ticket
+    }
+
+    fn warm_up(&mut self, key: usize, target: u32) -> Ticket {
+        let desk = &mut self[key];
+        let (ticket, effects) = desk.ledger.warm_up(target, desk.now, || 0);
+        desk.lay_out(effects);
+        self.pass_on();
+        ticket
+    }
+
+    /// Everything under way ends well, one by one, and what follows from that, until nothing is under
+    /// way.
+    fn come_to_rest(&mut self) {
+        for _ in 0..100 {
+            self.desks.iter_mut().for_each(Desk::close_all);
+            self.pass_on();
+            if let Some(desk) = self.desks.iter_mut().find(|desk| !desk.dials.is_empty()) {
+                desk.dialed();
+                self.pass_on();
+            } else if self.desks.iter().all(|desk| desk.closes.is_empty()) {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    // ---- Sums ----------------------------------------------------------------------------------
+
+    fn idle<const N: usize>(&self) -> [u32; N] {
+        std::array::from_fn(|key| self[key].stats().idle)
+    }
+
+    fn dialing<const N: usize>(&self) -> [u32; N] {
+        std::array::from_fn(|key| self[key].stats().dialing)
+    }
+
+    fn taken(&self) -> u32 {
+        self.common.visit(|budget| budget.taken())
+    }
+
+    fn evicted(&self) -> u64 {
+        self.common.visit(|budget| budget.evicted_total())
+    }
+}
+
+impl Index<usize> for Desks {
+    type Output = Desk;
+
+    fn index(&self, key: usize) -> &Desk {
+        &self.desks[key]
+    }
+}
+
+impl IndexMut<usize> for Desks {
+    fn index_mut(&mut self, key: usize) -> &mut Desk {
+        &mut self.desks[key]
+    }
+}
+
+// ---- Whose slot it is --------------------------------------------------------------------------
+
+#[test]
+fn a_key_with_several_callers_waits_its_turn_for_each() {
+    let mut keys = Desks::new(3, 1);
+    let held = keys.lend(0);
+    keys.queue(1);
+    keys.queue(2);
+    keys.queue(1);
+    keys.retire(0, held);
+    for (served, dialing) in [(1, [0, 1, 0]), (2, [0, 0, 1]), (1, [0, 1, 0])] {
+        assert_eq!(keys.dialing(), dialing);
+        keys[served].refused();
+        keys.pass_on();
+    }
+}
+
+/// The oldest claim to a slot is of a caller who has been served by a return since.
+#[test]
+fn a_caller_who_was_served_otherwise_leaves_its_turn_to_whoever_has_waited_longest_then() {
+    let mut keys = Desks::new(3, 2);
+    let (own, other) = (keys.lend(1), keys.lend(0));
+    let first = keys.queue(1);
+    keys.queue(2);
+    keys.queue(1);
+    keys.give_back(1, own);
+    keys[1].granted(first);
+    keys[1].look();
+    keys.pass_on();
+    keys.retire(0, other);
+    assert_eq!(keys.dialing(), [0, 0, 1]);
+}
+
+#[test]
+fn a_caller_who_gives_up_withdraws_its_claim() {
+    let mut keys = Desks::new(3, 1);
+    let held = keys.lend(0);
+    let ticket = keys[1].queue_for(0, SECOND);
+    keys.pass_on();
+    keys.wait(SECOND);
+    keys.queue(2);
+    keys[1].leave(ticket);
+    keys.pass_on();
+    assert_eq!(keys.common.visit(|budget| budget.stalled()), 1);
+    keys.retire(0, held);
+    assert_eq!(keys.dialing(), [0, 0, 1]);
+}
+
+#[test]
+fn a_slot_granted_to_one_who_has_given_up_is_the_next_ones() {
+    let mut keys = Desks::new(3, 1);
+    let held = keys.lend(0);
+    let ticket = keys[1].queue_for(0, SECOND);
+    keys.pass_on();
+    keys.queue(2);
+    keys[0].retire(held);
+    let grant = keys.take_order();
+    assert_eq!((grant.to, grant.what), (MemberId(1), What::Grant));
+    keys[1].leave(ticket);
+    assert_eq!(keys.taken(), 1, "the slot is on its way");
+    keys.deliver(grant);
+    keys.pass_on();
+    assert_eq!(keys.dialing(), [0, 0, 1]);
+}
+
+/// Between the two, the key is granted a slot and asks again for one, having heard of none.
+#[test]
+fn a_slot_that_comes_too_many_is_passed_on() {
+    let mut keys = Desks::new(3, 2);
+    let held = [keys.lend(0), keys.lend(0)];
+    keys.queue(1);
+    let [one, other] = held;
+    keys[0].retire(one);
+    let first = keys.take_order();
+    keys[1].look();
+    keys[0].retire(other);
+    let second = keys.take_order();
+    assert_eq!((first, second.to), (second, MemberId(1)));
+    keys[2].queue(0);
+    keys.deliver(first);
+    keys.deliver(second);
+    keys.pass_on();
+    assert_eq!(keys.dialing(), [0, 1, 1]);
+}
+
+/// Its member has gone, as the shell finds.
+#[test]
+fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
+    let mut keys = Desks::new(3, 1);
+    let held = keys.lend(0);
+    let ticket = keys[1].queue_for(0, SECOND);
+    keys.pass_on();
+    keys.queue(2);
+    keys[0].retire(held);
+    let grant = keys.take_order();
+    keys[1].leave(ticket);
+    let now = keys[1].now;
+    assert!(keys[1].ledger.close_if_vacant(now).is_some());
+    let orders = keys.common.take_back(grant.what);
+    orders.into_iter().for_each(|order| keys.deliver(order));
+    assert_eq!(keys.dialing(), [0, 0, 1]);
+}
+
+/// The same of one that is closed and not gone yet.
+#[test]
+fn a_slot_granted_to_closed_books_is_the_next_ones() {
+    let mut keys = Desks::new(3, 1);
+    let held = keys.lend(0);
+    keys.queue(1);
+    keys.queue(2);
+    keys[0].retire(held);
+    let grant = keys.take_order();
+    let now = keys[1].now;
+    let effects = keys[1].ledger.close(now);
+    keys[1].lay_out(effects);
+    keys.deliver(grant);
+    keys.pass_on();
+    assert_eq!(keys.dialing(), [0, 0, 1]);
+}
+
+// ---- Who makes room ----------------------------------------------------------------------------
+
+/// KEY-08. It was first on the list for what has been used since.
+#[test]
+fn a_key_used_since_it_was_listed_makes_no_room_before_a_colder_one() {
+    let mut keys = Desks::new(3, 2);
+    keys.rest(0);
+    keys.rest(1);
+    let used = keys[0].get();
+    keys.give_back(0, used);
+    keys.queue(2);
+    assert_eq!(keys.idle(), [1, 0, 0]);
+}
+
+/// A check is no use of a connection, and may last longer than others rest.
+#[test]
+fn what_comes_back_from_a_check_is_as_cold_as_before() {
+    let each = Config { check_after: SECOND, ..unchecked(3) };
+    let mut keys = Desks::with(3, each, 3, None);
+    let (warm, other) = (keys.lend(0), keys.lend(1));
+    keys.rest(0);
+    keys.wait(SECOND);
+    let checking = keys[0].queue(0);
+    let stalled = keys[2].queue(0);
+    keys.pass_on();
+    keys[0].leave(checking);
+    keys[2].leave(stalled);
+    // Both keys were asked, had nothing at rest, and are listed by what comes to rest from now on.
+    keys.give_back(1, other);
+    keys.give_back(0, warm);
+    let check = keys[0].asides.remove(0);
+    let now = keys[0].now;
+    let effects = keys[0].ledger.back(check.id, check.entry, true, now);
+    keys[0].lay_out(effects);
+    keys.pass_on();
+    assert_eq!(keys.idle(), [2, 1, 0]);
+    keys.queue(2);
+    assert_eq!(keys.idle(), [1, 1, 0]);
+}
+
+/// KEY-08, of several: all of the coldest may be one key's.
+#[test]
+fn of_many_that_must_go_at_once_the_coldest_do() {
+    let mut keys = Desks::new(3, 5);
+    let held: Vec<_> = (0..3).map(|_| keys.lend(0)).collect();
+    held.into_iter().for_each(|entry| keys.give_back(0, entry));
+    keys.rest(1);
+    keys.rest(2);
+    keys.resize(3);
+    assert_eq!(keys.idle(), [1, 1, 1]);
+    keys.resize(1);
+    assert_eq!(keys.idle(), [0, 0, 1]);
+}
+
+/// KEY-04, and that nothing is closed twice for one slot, however often its key is heard of.
+#[test]
+fn one_connection_is_closed_for_one_slot() {
+    let mut keys = Desks::new(4, 3);
+    (0..3).for_each(|key| keys.rest(key));
+    keys.queue(3);
+    for _ in 0..3 {
+        keys[3].look();
+        keys.pass_on();
+    }
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 1, 1, 0], 1));
+    keys.come_to_rest();
+    assert_eq!((keys.taken(), keys.evicted()), (3, 1));
+}
+
+/// KEY-04, second half: what is lent makes room as soon as it rests, and is seen to although it would
+/// rest out of its ledger's sight.
+#[test]
+fn what_comes_to_rest_while_somebody_lacks_a_slot_makes_room() {
+    let mut keys = Desks::new(2, 1);
+    let held = keys.lend(0);
+    assert!(keys[0].ledger.ease(keys[0].now).is_some());
+    keys.queue(1);
+    assert_eq!(keys[0].ledger.ease(keys[0].now), None, "its return must be seen");
+    keys.give_back(0, held);
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 0], 1));
+    keys.come_to_rest();
+    assert_eq!(keys.evicted(), 1);
+    keys[0].look();
+    assert!(keys[0].ledger.ease(keys[0].now).is_some(), "nobody waits for it any more");
+}
+
+/// An order to close finds that its connection has been lent; what it was for goes elsewhere.
+#[test]
+fn an_order_that_finds_nothing_at_rest_is_given_to_the_next_coldest() {
+    let mut keys = Desks::new(3, 2);
+    keys.rest(0);
+    keys.rest(1);
+    keys[2].queue(0);
+    let evict = keys.take_order();
+    assert_eq!(evict.to, MemberId(0));
+    let _lent = keys[0].get();
+    keys.deliver(evict);
+    keys.pass_on();
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 0, 0], 1));
+}
+
+/// The same, and its key has closed.
+#[test]
+fn an_order_that_finds_its_key_gone_is_given_to_the_next_coldest() {
+    let mut keys = Desks::new(3, 2);
+    keys.rest(0);
+    keys.rest(1);
+    keys[2].queue(0);
+    let evict = keys.take_order();
+    let lent = keys[0].get();
+    keys[0].retire(lent);
+    // Its slot was free by that, and the caller's; another lacks one now.
+    keys.pass_on();
+    keys.queue(2);
+    let now = keys[0].now;
+    assert!(keys[0].ledger.close_if_vacant(now).is_some());
+    let orders = keys.common.take_back(evict.what);
+    orders.into_iter().for_each(|order| keys.deliver(order));
+    keys.pass_on();
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 0, 0], 1));
+}
+
+/// KEY-05: each key is asked once whether anything of it rests, and not again before something does.
+#[test]
+fn ten_thousand_keys_in_use_are_asked_once() {
+    const KEYS: usize = 10_000;
+    let mut keys = Desks::new(KEYS + 2, KEYS as u32);
+    let mut held: Vec<_> = (0..KEYS).map(|key| keys.lend(key)).collect();
+    keys[KEYS].queue(0);
+    assert_eq!(keys.pass_on(), KEYS);
+    for _ in 0..10 {
+        keys[KEYS].queue(0);
+        keys[KEYS + 1].queue(0);
+        assert_eq!(keys.pass_on(), 0);
+    }
+    let first = held.swap_remove(0);
+    keys[0].give_back(first);
+    assert_eq!(keys.pass_on(), 1, "it makes room");
+    keys[0].close_all();
+    assert_eq!(keys.pass_on(), 2, "that is granted, and who has it is new on the list");
+    assert_eq!(keys[KEYS].stats().dialing, 1);
+}
+
+// ---- What rests --------------------------------------------------------------------------------
+
+#[test]
+fn beyond_what_may_rest_one_is_closed_for_each_that_comes_to_rest() {
+    let mut keys = Desks::with(3, unchecked(9), 9, Some(2));
+    let held: Vec<_> =
+        (0..3).flat_map(|key| [(key, keys.lend(key)), (key, keys.lend(key))]).collect();
+    assert_eq!(keys.evicted(), 0, "nothing rests");
+    for (key, entry) in held {
+        keys.give_back(key, entry);
+    }
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 0, 2], 4));
+    keys.come_to_rest();
+    assert_eq!((keys.evicted(), keys.taken()), (4, 2));
+}
+
+/// It is closed anyway: the caller of another key takes its slot.
+#[test]
+fn what_is_closed_because_too_many_rest_makes_room_as_well() {
+    let mut keys = Desks::with(3, unchecked(2), 2, Some(1));
+    let held = [keys.lend(0), keys.lend(1)];
+    let [one, other] = held;
+    keys.give_back(0, one);
+    keys.give_back(1, other);
+    assert_eq!(keys.idle(), [0, 1, 0]);
+    keys.queue(2);
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 1, 0], 1));
+    keys.come_to_rest();
+    assert_eq!(keys.taken(), 2);
+}
+
+// ---- Warm-ups ----------------------------------------------------------------------------------
+
+#[test]
+fn a_warm_up_that_lacks_slots_closes_nothing_that_it_has_opened() {
+    let mut keys = Desks::new(2, 3);
+    let _held = [keys.lend(1), keys.lend(1)];
+    let ticket = keys.warm_up(0, 2);
+    keys.come_to_rest();
+    assert_eq!((keys[0].begun, keys.idle(), keys.evicted()), (1, [1, 0], 0));
+    keys.queue(1);
+    assert_eq!(keys.evicted(), 0, "what it has opened is kept until its end");
+    keys[0].leave(ticket);
+    keys.pass_on();
+    assert_eq!(keys.idle(), [0, 0]);
+}
+
+#[test]
+fn a_warm_up_of_more_than_may_rest_in_all_ends() {
+    let mut keys = Desks::with(1, unchecked(9), 9, Some(0));
+    let ticket = keys.warm_up(0, 2);
+    keys.come_to_rest();
+    assert_eq!(keys[0].begun, 2);
+    assert!(keys[0].ledger.collect(ticket).is_some());
+    assert_eq!(keys.taken(), 0);
+}
+
+#[test]
+fn two_warm_ups_that_lack_each_others_slots_do_not_take_turns() {
+    let each = Config { max_dialing: Some(1), ..unchecked(2) };
+    let mut keys = Desks::with(2, each, 2, None);
+    let first = keys.warm_up(0, 2);
+    let second = keys.warm_up(1, 2);
+    keys.come_to_rest();
+    assert_eq!((keys.idle(), keys.evicted()), ([1, 1], 0));
+    keys[0].leave(first);
+    keys.come_to_rest();
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 2], 1));
+    assert!(keys[1].ledger.collect(second).is_some());
+}
+
+// ---- Why a caller was not served ---------------------------------------------------------------
+
+/// REASON.
+#[test]
+fn who_waited_for_a_slot_is_told_so_and_nobody_else() {
+    let each = Config { check_after: SECOND, ..unchecked(2) };
+    let mut keys = Desks::with(2, each, 2, None);
+    let (own, _other) = (keys.lend(0), keys.lend(1));
+    let waits_for_a_slot = |keys: &mut Desks| {
+        keys[0].queue_for(0, SECOND);
+        keys.wait(SECOND);
+        keys[0].look();
+        keys[0].ledger.stats_after_wait(keys[0].now).stalled
+    };
+    assert!(waits_for_a_slot(&mut keys));
+    assert!(!keys[0].stats().stalled, "nobody waits for one any more");
+    keys.give_back(0, own);
+    keys.wait(SECOND);
+    assert!(!waits_for_a_slot(&mut keys), "but for a check");
+}
+
+// ---- What is left of a key ---------------------------------------------------------------------
+
+/// KEY-02.
+#[test]
+fn nothing_of_a_key_is_left_with_the_budget_when_its_last_connection_is_closed() {
+    for max_idle in [None, Some(3)] {
+        let mut keys = Desks::with(2, unchecked(2), 2, max_idle);
+        let held = keys.lend(0);
+        keys.rest(0);
+        let tickets = [keys.queue(1), keys.queue(1)];
+        keys.retire(0, held);
+        keys.come_to_rest();
+        let now = keys[0].now;
+        assert!(keys[0].ledger.close_if_vacant(now).is_some());
+        for ticket in tickets {
+            assert!(keys[1].ledger.close_if_vacant(now).is_none(), "not collected");
+            let entry = keys[1].granted(ticket);
+            keys.give_back(1, entry);
+        }
+        assert!(keys[1].ledger.close_if_vacant(now).is_none(), "two rest");
+        keys[1].flush();
+        keys.come_to_rest();
+        assert!(keys[1].ledger.close_if_vacant(now).is_some());
+        assert_eq!(keys.common.contents(), Common::new(2).contents());
+    }
+}
