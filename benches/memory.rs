@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use latebind::Pool;
+use latebind::{KeyedPool, Pool};
 
 use crate::support::{Pause, Peer};
 
@@ -52,6 +52,20 @@ fn main() {
     println!("{:<10} {:>16} {:>18} {:>8}", "", "bytes for 10", "per connection", "threads");
     print::<Pool<Pause>>();
     print::<r2d2::Pool<Pause>>();
+    print_keyed();
+}
+
+/// A keyed pool, with one connection to each key.
+fn print_keyed() {
+    let before = LIVE.load(Ordering::Relaxed);
+    let builder = KeyedPool::builder(|_: &u32| Pause(Duration::ZERO)).max_open_total(MANY);
+    let pool = builder.build().expect("it is sound");
+    for key in 0..MANY {
+        drop(pool.get(&key).expect("a pause does not fail"));
+    }
+    thread::sleep(REST);
+    let bytes = LIVE.load(Ordering::Relaxed).saturating_sub(before);
+    println!("\n{MANY} keys with a connection each: {} bytes per key", bytes / MANY as usize);
 }
 
 fn print<P: Peer>() {

@@ -60,8 +60,6 @@ pub(crate) struct Report {
     pub(crate) evicted: u32,
     /// Those that it was ordered to close and does not have.
     pub(crate) refused: u32,
-    /// Connections that have come to rest since, less those that rest no more.
-    pub(crate) idle: i64,
 }
 
 /// The slots of all members together.
@@ -74,17 +72,15 @@ pub(crate) struct Report {
 #[derive(Debug)]
 pub(crate) struct Budget {
     max_open: u32,
-    /// `None`: as many as `max_open`, and nobody counts them.
-    max_idle: Option<u32>,
     /// Slots that are some member's, or on their way to one.
     taken: u32,
-    /// Connections at rest, if they are counted.
-    idle: i64,
     /// Who waits for a slot, longest first.
     stalled: BTreeSet<(Instant, MemberId)>,
     asks: BTreeMap<MemberId, Ask>,
     /// The slots that they ask for.
     asked: u32,
+    /// Connections that rest beyond the bound on these, when somebody last counted.
+    surplus: u32,
     /// Who may have connections at rest, by a time since when none of them has rested longer.
     listed: BTreeSet<(Instant, MemberId)>,
     /// Connections that were ordered to be closed, where nobody has answered yet.
@@ -95,15 +91,14 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    pub(crate) fn new(max_open: u32, max_idle: Option<u32>) -> Self {
+    pub(crate) fn new(max_open: u32) -> Self {
         Self {
             max_open,
-            max_idle,
             taken: 0,
-            idle: 0,
             stalled: BTreeSet::new(),
             asks: BTreeMap::new(),
             asked: 0,
+            surplus: 0,
             listed: BTreeSet::new(),
             ordered: 0,
             making_room: 0,
@@ -127,7 +122,7 @@ impl Budget {
         self.ordered -= report.evicted + report.refused;
         self.making_room += report.evicted;
         self.evicted_total += u64::from(report.evicted);
-        self.idle += report.idle;
+        self.surplus = self.surplus.saturating_sub(report.evicted);
     }
 
     /// A member waits for slots, for others than before, or no more.
@@ -158,9 +153,15 @@ impl Budget {
         self.max_open = max_open;
     }
 
-    /// Whether members say how many connections rest.
-    pub(crate) fn counts_idle(&self) -> bool {
-        self.max_idle.is_some()
+    /// So many connections more than those that are ordered to go rest beyond the bound on these:
+    /// the coldest of all must go as well.
+    pub(crate) fn trim(&mut self, surplus: u32) {
+        self.surplus = surplus + self.ordered;
+    }
+
+    /// Connections that have ever been ordered to go, less those of orders that were refused.
+    pub(crate) fn condemned(&self) -> u64 {
+        self.evicted_total + u64::from(self.ordered)
     }
 
     /// What follows from all that: whoever has been here must carry these out.
@@ -180,18 +181,20 @@ impl Budget {
             self.ordered += most;
             orders.push(Order { to, what: What::Evict { most, bar } });
         }
+        if self.listed.is_empty() && self.ordered == 0 {
+            // Whatever rested has been taken since. Whoever brings it back counts anew.
+            self.surplus = 0;
+        }
         self.audit();
     }
 
     /// Connections that should be ordered to be closed: one for each slot that is asked for and that
-    /// no close under way will free, and one for each that rests beyond `max_idle`.
+    /// no close under way will free, and one for each surplus one.
     fn wanted(&self) -> u32 {
-        let surplus = self.max_idle.map_or(0, |max_idle| self.idle - i64::from(max_idle));
-        let surplus = u32::try_from(surplus).unwrap_or(0);
         // What is taken beyond a lowered bound is nobody's gain.
         let beyond = self.taken.saturating_sub(self.max_open);
         let slots = self.asked.saturating_add(beyond);
-        slots.saturating_sub(self.making_room).max(surplus)
+        slots.saturating_sub(self.making_room).max(self.surplus)
     }
 
     fn free(&self) -> u32 {

@@ -415,9 +415,8 @@ where
     /// The most connections kept at rest, of all keys together. Beyond it the one that has rested
     /// longest is closed, of whatever key.
     ///
-    /// From 0, which keeps none, to `max_open_total`, which is the default. With less than that, each
-    /// checkout and each return is counted where all keys count theirs, under a lock: then they take
-    /// some 100 ns, and more where many threads are busy with nothing else.
+    /// From 0, which keeps none, to `max_open_total`, which is the default. A checkout and its return
+    /// take some nanoseconds longer if it is less: they count then.
     pub fn max_idle_total(mut self, max_idle_total: u32) -> Self {
         self.of.max_idle_total = Some(max_idle_total);
         self

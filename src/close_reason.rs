@@ -34,6 +34,26 @@ pub enum CloseReason {
     Surplus,
 }
 
+impl CloseReason {
+    /// Every one of them.
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Broken,
+        Self::CheckFailed,
+        Self::Discarded,
+        Self::Evicted,
+        Self::Expired,
+        Self::Flushed,
+        Self::IdleTooLong,
+        Self::Late,
+        Self::Panicked,
+        Self::PoolClosed,
+        Self::Predicate,
+        Self::ResetFailed,
+        Self::Surplus,
+    ];
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -27,6 +27,14 @@ impl<E, F: Fn(&Event<'_, E>) + Send + Sync + 'static> Observer<E> for F {
     }
 }
 
+/// Both are told, in this order.
+impl<E, A: Observer<E>, B: Observer<E>> Observer<E> for (A, B) {
+    fn observe(&self, event: &Event<'_, E>) {
+        self.0.observe(event);
+        self.1.observe(event);
+    }
+}
+
 /// What happens in a pool whose dialer fails with `E`.
 ///
 /// Every [`Lent`](Self::Lent) is followed by one [`Returned`](Self::Returned) or

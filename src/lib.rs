@@ -16,6 +16,8 @@ mod config;
 #[forbid(unsafe_code)]
 mod dialer;
 #[forbid(unsafe_code)]
+pub mod drivers;
+#[forbid(unsafe_code)]
 mod error;
 #[forbid(unsafe_code)]
 mod event;
@@ -31,6 +33,9 @@ mod keyed;
 mod ledger;
 #[forbid(unsafe_code)]
 mod maintenance;
+#[cfg(feature = "metrics")]
+#[forbid(unsafe_code)]
+pub mod metrics;
 pub mod net;
 #[forbid(unsafe_code)]
 mod places;
@@ -39,9 +44,14 @@ mod pool;
 #[forbid(unsafe_code)]
 mod shell;
 #[forbid(unsafe_code)]
+mod spans;
+#[forbid(unsafe_code)]
 mod stats;
 #[forbid(unsafe_code)]
 mod sync;
+#[cfg(feature = "tracing")]
+#[forbid(unsafe_code)]
+pub mod tracing;
 #[forbid(unsafe_code)]
 mod workers;
 

@@ -3,6 +3,7 @@
 //! It is there only while a pool has asked to be woken, and holds pools weakly. No pool relies on
 //! it: what has aged is not lent, whenever that is noticed.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -16,20 +17,56 @@ pub(crate) trait Upkeep: Send + Sync {
     fn upkeep(self: Arc<Self>);
 }
 
-static ROTA: Mutex<Rota> = Mutex::new(Rota { alarms: Vec::new(), worker: None, next_worker: 0 });
+static ROTA: Mutex<Rota> = Mutex::new(Rota {
+    alarms: BTreeMap::new(),
+    due: BTreeMap::new(),
+    worker: None,
+    next_worker: 0,
+});
 static CHANGED: Condvar = Condvar::new();
 
 /// Who is to be woken, and by whom.
 struct Rota {
-    /// At most one for each pool.
-    alarms: Vec<Alarm>,
+    /// By when they are due. At most one for each pool.
+    alarms: BTreeMap<(Instant, Address), Weak<dyn Upkeep>>,
+    /// When each pool's is.
+    due: BTreeMap<Address, Instant>,
     worker: Option<Worker>,
     next_worker: u64,
 }
 
-struct Alarm {
-    due: Instant,
-    pool: Weak<dyn Upkeep>,
+/// Tells a pool from all others for as long as anything refers to it.
+type Address = usize;
+
+impl Rota {
+    /// Takes out the pool's alarm. Says for when it was.
+    fn take(&mut self, pool: &Weak<dyn Upkeep>) -> Option<Instant> {
+        let address = address(pool);
+        let due = self.due.remove(&address)?;
+        self.alarms.remove(&(due, address));
+        Some(due)
+    }
+
+    fn put(&mut self, due: Instant, pool: Weak<dyn Upkeep>) {
+        self.due.insert(address(&pool), due);
+        self.alarms.insert((due, address(&pool)), pool);
+    }
+
+    /// Takes out a pool whose time has come.
+    fn take_due(&mut self, now: Instant) -> Option<Weak<dyn Upkeep>> {
+        self.next_due().filter(|due| *due <= now)?;
+        let ((_, address), pool) = self.alarms.pop_first()?;
+        self.due.remove(&address);
+        Some(pool)
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.alarms.first_key_value().map(|((due, _), _)| *due)
+    }
+}
+
+fn address(pool: &Weak<dyn Upkeep>) -> Address {
+    pool.as_ptr().addr()
 }
 
 struct Worker {
@@ -46,10 +83,8 @@ struct Worker {
 /// Says whether that will be: the system may have no thread to spare.
 pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) -> bool {
     let mut rota = ROTA.lock();
-    match rota.alarms.iter_mut().find(|alarm| alarm.pool.ptr_eq(&pool)) {
-        Some(alarm) => alarm.due = alarm.due.min(due),
-        None => rota.alarms.push(Alarm { due, pool }),
-    }
+    let due = rota.take(&pool).map_or(due, |before| before.min(due));
+    rota.put(due, pool);
     if rota.worker.is_some() {
         CHANGED.notify_all();
         return true;
@@ -65,7 +100,7 @@ pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) -> bool {
 /// unless it is at work: then it ends with that.
 pub(crate) fn forget(pool: &Weak<dyn Upkeep>) {
     let mut rota = ROTA.lock();
-    rota.alarms.retain(|alarm| !alarm.pool.ptr_eq(pool));
+    rota.take(pool);
     let is_needless = rota.alarms.is_empty();
     let worker = rota.worker.take_if(|worker| is_needless && !worker.is_at_work);
     drop(rota);
@@ -78,16 +113,14 @@ pub(crate) fn forget(pool: &Weak<dyn Upkeep>) {
 fn work(number: u64) {
     let mut rota = ROTA.lock();
     while rota.worker.as_ref().is_some_and(|worker| worker.number == number) {
-        let now = now();
-        if let Some(at) = rota.alarms.iter().position(|alarm| alarm.due <= now) {
-            let Alarm { pool, .. } = rota.alarms.swap_remove(at);
+        if let Some(pool) = rota.take_due(now()) {
             set_at_work(&mut rota, true);
             MutexGuard::unlocked(&mut rota, || {
                 // What it runs is caught where it is called; a fault of our own must not end all upkeep.
                 catch(|| pool.upgrade().map(|pool| pool.upkeep()));
             });
             set_at_work(&mut rota, false);
-        } else if let Some(due) = rota.alarms.iter().map(|alarm| alarm.due).min() {
+        } else if let Some(due) = rota.next_due() {
             CHANGED.wait_until(&mut rota, due);
         } else {
             rota.worker = None;

@@ -13,19 +13,22 @@ use std::time::{Duration, Instant};
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
 
 use crossbeam_utils::CachePadded;
 use crossbeam_utils::atomic::AtomicCell;
+use thread_local::ThreadLocal;
 
 pub(crate) use crossbeam_utils::sync::ShardedLock;
 pub(crate) use parking_lot::{Mutex, MutexGuard};
-pub(crate) use thread_local::ThreadLocal;
 
 /// The clock.
 pub(crate) fn now() -> Instant {
     Instant::now()
 }
+
+/// How keys are hashed: so that nobody can choose them to collide.
+pub(crate) type Hashing = RandomState;
 
 /// A number that nobody can foretell.
 pub(crate) fn seed() -> u64 {
@@ -103,6 +106,34 @@ impl Figure {
     #[inline]
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number to which many threads add and that few read: each thread adds where few others do.
+///
+/// Of two threads that each add and then read, one at least reads what both have added.
+#[derive(Debug, Default)]
+pub(crate) struct Tally([CachePadded<AtomicI64>; STRIPES]);
+
+/// More than that and they meet, two in one place.
+const STRIPES: usize = 16;
+
+thread_local! {
+    /// Where this thread adds, in every tally: threads take turns.
+    static STRIPE: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES
+    };
+}
+
+impl Tally {
+    #[inline]
+    pub(crate) fn add(&self, more: i64) {
+        self.0[STRIPE.with(|stripe| *stripe)].fetch_add(more, Ordering::SeqCst);
+    }
+
+    pub(crate) fn sum(&self) -> i64 {
+        self.0.iter().map(|stripe| stripe.load(Ordering::SeqCst)).sum()
     }
 }
 
@@ -220,6 +251,25 @@ fn meet_this_thread() -> ThreadId {
 /// The name of a thread that has used a pool, while it lives.
 pub(crate) fn thread_name(id: ThreadId) -> Option<String> {
     NAMED.lock().get(&id).and_then(|thread| thread.name().map(str::to_owned))
+}
+
+/// A value that each thread has for itself.
+pub(crate) struct PerThread<T: Send>(ThreadLocal<Cell<T>>);
+
+impl<T: Default + Send> PerThread<T> {
+    pub(crate) fn new() -> Self {
+        Self(ThreadLocal::new())
+    }
+
+    /// Of one who comes here from there, the value is another: the default.
+    #[inline]
+    pub(crate) fn with<R>(&self, visit: impl FnOnce(&mut T) -> R) -> R {
+        let cell = self.0.get_or_default();
+        let mut value = cell.take();
+        let result = visit(&mut value);
+        cell.set(value);
+        result
+    }
 }
 
 /// How a wait ended.

@@ -3,13 +3,17 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, finishes, used};
-use latebind::{AbortHandle, Blocking, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
+use latebind::net::{TcpDialer, listen_tcp};
+use latebind::{
+    AbortHandle, Blocking, Dialer, GetError, KeyedPool, OwnedConnection, Pool, PooledConnection,
+};
 
 /// What befell a connection or its handle, by the number of its dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -288,4 +292,18 @@ fn a_handle_is_asked_for_once_however_often_a_connection_is_lent() {
     assert_eq!((world.server.dials(), world.dialer.events(1)), (1, vec![Asked]));
     PooledConnection::discard(world.pool.get().unwrap());
     assert_eq!(world.dialer.events(1), [Asked, LetGo, Closed]);
+}
+
+#[test]
+fn an_abort_of_many_keys_reaches_the_connections_of_each() {
+    let listener = listen_tcp("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let pool = KeyedPool::new(move |_: &u32| TcpDialer::from(address).abortable(true));
+    let borrowers = [1, 2].map(|key| {
+        let mut connection = pool.get_owned(&key).unwrap();
+        thread::spawn(move || connection.read(&mut [0]).unwrap())
+    });
+    assert_eq!(pool.abort(), 2);
+    assert_eq!(borrowers.map(|borrower| borrower.join().unwrap()), [0, 0]);
+    assert!(pool.drain(Instant::now() + LONG).is_complete());
 }

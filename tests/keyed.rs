@@ -10,7 +10,9 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_that, finishes};
+use common::{
+    Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_that, finishes_within,
+};
 use latebind::{
     Blocking, CloseReason, ConfigError, Dialer, Event, GetError, Guard, KeyedBuilder,
     KeyedConnection, KeyedPool,
@@ -98,6 +100,9 @@ impl Dialer for KeyDialer {
         self.own.blocking
     }
 }
+
+/// For what ThreadSanitizer makes twenty times slower.
+const MINUTES: Duration = Duration::from_secs(180);
 
 type Keyed = KeyedPool<u32, KeyDialer>;
 
@@ -330,13 +335,13 @@ fn of_many_keys_used_in_turn_no_more_are_left_than_have_connections() {
         .map(|n| {
             let pool = pool.clone();
             thread::spawn(move || {
-                for key in (0..5_000).map(|at| at * 4 + n) {
+                for key in (0..2_000).map(|at| at * 4 + n) {
                     assert_eq!(key_of(&pool.get(&key).unwrap()), key);
                 }
             })
         })
         .collect();
-    finishes(move || threads.into_iter().for_each(|thread| thread.join().unwrap()));
+    finishes_within(MINUTES, move || threads.into_iter().for_each(|thread| thread.join().unwrap()));
     await_that("all is at rest", || pool.stats().open == pool.stats().keys as u32);
     assert!(pool.stats().keys <= 16);
     assert!(servers.most_open.load(SeqCst) <= 16, "BOUND");
@@ -570,6 +575,41 @@ fn the_idle_total_counts_what_rests_and_not_what_is_in_use() {
     assert_eq!([1, 2, 3, 4, 5, 6].map(|key| servers.alive(key)), [0, 0, 0, 0, 1, 1]);
 }
 
+/// However many threads return connections at once, to however many keys, without a lock or by it.
+#[test]
+fn under_load_no_more_rest_than_the_idle_total_once_the_load_is_over() {
+    for max_idle_total in [0, 1, 5] {
+        let (pool, servers) = keyed(|b| b.max_open_total(64).max_idle_total(max_idle_total));
+        let start = Arc::new(Barrier::new(6));
+        let threads: Vec<_> = (0..6_u32)
+            .map(|thread| {
+                let (pool, start) = (pool.clone(), Arc::clone(&start));
+                thread::spawn(move || {
+                    start.wait();
+                    for round in 0..400 {
+                        let one = pool.get(&((round + thread) % 7)).unwrap();
+                        let other = pool.get(&(round % 5)).unwrap();
+                        if round % 16 == 15 {
+                            Guard::discard(one);
+                        }
+                        drop(other);
+                    }
+                })
+            })
+            .collect();
+        finishes_within(MINUTES, move || {
+            threads.into_iter().for_each(|thread| thread.join().unwrap())
+        });
+        await_that("what is beyond the bound is closed", || {
+            servers.open.load(SeqCst) == pool.stats().open && pool.stats().open <= max_idle_total
+        });
+        let held: Vec<_> = (0..20).map(|key| pool.get(&key).unwrap()).collect();
+        drop(held);
+        await_that("and kept closed", || servers.open.load(SeqCst) <= max_idle_total);
+        assert_eq!(servers.open.load(SeqCst), max_idle_total, "and nothing else");
+    }
+}
+
 #[test]
 fn an_idle_total_of_nothing_keeps_nothing() {
     let (pool, servers) = keyed(|b| b.max_idle_total(0));
@@ -744,7 +784,7 @@ fn under_load_every_caller_is_served_and_the_total_is_kept() {
             })
         })
         .collect();
-    finishes(move || threads.into_iter().for_each(|thread| thread.join().unwrap()));
+    finishes_within(MINUTES, move || threads.into_iter().for_each(|thread| thread.join().unwrap()));
     assert!(servers.most_open.load(SeqCst) <= 6, "BOUND");
     await_that("both sides agree", || pool.stats().open == servers.open.load(SeqCst));
     assert_eq!(pool.stats().stalled, 0);

@@ -2,7 +2,7 @@
 // Some of the tests, and what they need, are for Linux only.
 #![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
-mod net_support;
+mod support;
 
 use std::io;
 use std::io::Read;
@@ -311,7 +311,7 @@ fn a_silent_address_costs_the_attempt_delay() {
 #[cfg(target_os = "linux")]
 fn a_silent_family_costs_the_attempt_delay() {
     let Ok(silent) = silent("[::1]:0") else {
-        return net_support::skip("no IPv6 here");
+        return support::skip("no IPv6 here");
     };
     let (_listener, address) = server();
     let dialer = TcpDialer::new("two-families", 1)

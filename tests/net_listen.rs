@@ -2,7 +2,7 @@
 // Some of the tests, and what they need, are for Linux only.
 #![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
-mod net_support;
+mod support;
 
 use std::fs;
 use std::io;
@@ -184,7 +184,7 @@ fn no_socket_is_inherited_by_programs_that_are_started() {
 fn dual_stack_is_as_asked_for() {
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     let Ok(both) = listen_tcp(address) else {
-        return net_support::skip("no IPv6 here");
+        return support::skip("no IPv6 here");
     };
     let only = Listen::new().dual_stack(false).tcp(address).unwrap();
     assert!(SockRef::from(&only).only_v6().unwrap());

@@ -4,7 +4,7 @@
 //! command. Where that is not to be had it says so and passes, unless `LATEBIND_REQUIRE_ALL=1`.
 #![cfg(target_os = "linux")]
 
-mod net_support;
+mod support;
 
 use std::ffi::CStr;
 use std::fs;
@@ -33,7 +33,7 @@ use latebind::net::max_listen_backlog;
 fn in_own_network(test: impl FnOnce() + Send + 'static) {
     let thread = thread::spawn(|| match enter_own_network() {
         Ok(()) => test(),
-        Err(reason) => net_support::skip(format_args!("no network namespace: {reason}")),
+        Err(reason) => support::skip(format_args!("no network namespace: {reason}")),
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -105,7 +105,7 @@ fn without_proc_the_kernels_limit_is_granted_nevertheless() {
     in_own_network(|| {
         set("core/somaxconn", "5000");
         if let Err(reason) = hide_proc() {
-            return net_support::skip(format_args!("/proc cannot be hidden: {reason}"));
+            return support::skip(format_args!("/proc cannot be hidden: {reason}"));
         }
         assert_eq!(max_listen_backlog(), 4096);
         let listener = listen_tcp("127.0.0.1:0").unwrap();

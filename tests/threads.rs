@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use common::{Act, Gate, SHORT, await_that, pool, pool_that};
-use latebind::PooledConnection;
+use common::{Act, Gate, SHORT, Scripted, await_that, pool, pool_that};
+use latebind::{Blocking, KeyedPool, PooledConnection};
 
 /// The pools' threads are told from others by name alone, so one test runs at a time.
 fn alone() -> MutexGuard<'static, ()> {
@@ -148,4 +148,22 @@ fn ten_thousand_pools_made_and_dropped_leave_nothing() {
 /// Looked at now and then: reading the list is slow.
 fn workers_are_few(n: u32) -> bool {
     n % 1_000 != 0 || workers().len() < 10
+}
+
+#[test]
+fn keys_share_their_threads_and_leave_none_behind() {
+    let _alone = alone();
+    let (_, server) = Scripted::new();
+    let pool = KeyedPool::new({
+        let server = Arc::clone(&server);
+        move |_: &u32| Scripted { server: Arc::clone(&server), blocking: Blocking::default() }
+    });
+    for key in 0..20 {
+        drop(pool.get(&key).unwrap());
+    }
+    assert!(workers().len() < 20, "a thread that has dialed for one key dials for the next");
+    assert_eq!(pool.stats().keys, 20);
+    pool.close();
+    await_that("all have gone", || workers().is_empty());
+    assert_eq!(server.alive(), 0);
 }

@@ -4,7 +4,7 @@
 
 #![cfg(test)]
 // The files are the crate's, and so are these lints.
-#![allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
+#![allow(dead_code, missing_docs, unexpected_cfgs, unreachable_pub)]
 
 #[path = "../../src/abort.rs"]
 mod abort;
@@ -28,6 +28,8 @@ mod guard;
 mod histogram;
 #[path = "../../src/holder.rs"]
 mod holder;
+#[path = "../../src/keyed/mod.rs"]
+mod keyed;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
 #[path = "../../src/places.rs"]
@@ -36,6 +38,8 @@ mod places;
 mod pool;
 #[path = "../../src/shell/mod.rs"]
 mod shell;
+#[path = "../../src/spans.rs"]
+mod spans;
 #[path = "../../src/stats.rs"]
 mod stats;
 #[path = "../../src/workers.rs"]

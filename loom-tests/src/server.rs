@@ -10,7 +10,9 @@ use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
 use crate::error::GetError;
 use crate::event::Watch;
+use crate::keyed::{KeyedConfig, KeyedPool};
 use crate::pool::Pool;
+use crate::shell::{Exchange, Shell};
 use crate::sync::{Bell, Mutex, Planned, never};
 
 thread_local! {
@@ -100,6 +102,8 @@ pub(crate) struct Scripted {
     script: Vec<Act>,
     max_open: u32,
     blocking: Blocking,
+    /// Whether there are other dialers of the same server: then what is open may be another's.
+    keys: bool,
     /// A pool that each method looks at, as a dialer may: usually its own.
     pub(crate) friend: std::sync::Mutex<Option<Pool<Scripted>>>,
 }
@@ -116,7 +120,7 @@ impl Scripted {
 impl Drop for Scripted {
     fn drop(&mut self) {
         DIALERS.set(DIALERS.get() - 1);
-        if std::thread::panicking() {
+        if self.keys || std::thread::panicking() {
             return; // The model has failed already, and says better why.
         }
         let books = self.server.books();
@@ -201,9 +205,57 @@ pub(crate) fn pool_with(
         script: script.to_vec(),
         max_open: config.max_open,
         blocking,
+        keys: false,
         friend: std::sync::Mutex::new(None),
     };
     (Pool::open(dialer, config, Watch::default()), server)
+}
+
+/// A keyed pool all of whose keys dial the same server, which so sees the total.
+pub(crate) fn keyed_pool(
+    max_open_total: u32,
+    max_idle_total: Option<u32>,
+    each: Config,
+    script: &[Act],
+) -> (KeyedPool<u32, Scripted>, Arc<Server>) {
+    let server = Arc::new(Server { books: Mutex::new(Books::default()), answers: Bell::default() });
+    let script = script.to_vec();
+    let dialer_for = {
+        let server = Arc::clone(&server);
+        move |_: &u32| {
+            DIALERS.set(DIALERS.get() + 1);
+            Scripted {
+                server: Arc::clone(&server),
+                script: script.clone(),
+                max_open: max_open_total,
+                blocking: Blocking::default(),
+                keys: true,
+                friend: std::sync::Mutex::new(None),
+            }
+        }
+    };
+    let config = KeyedConfig { each, max_open_total, max_idle_total };
+    (KeyedPool::open(Arc::new(dialer_for), &config, Watch::default()), server)
+}
+
+/// The pool of the only key of a keyed pool, closed for good as soon as nothing is left in it.
+pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
+    DIALERS.set(DIALERS.get() + 1);
+    let server = Arc::new(Server { books: Mutex::new(Books::default()), answers: Bell::default() });
+    let dialer = Scripted {
+        server: Arc::clone(&server),
+        script: Vec::new(),
+        max_open: config.max_open,
+        blocking: Blocking::default(),
+        keys: false,
+        friend: std::sync::Mutex::new(None),
+    };
+    let on_vacant = Box::new(|shell: &Arc<Shell<Scripted>>| {
+        shell.close_if_vacant();
+    });
+    let exchange = Exchange::new(config.max_open, None);
+    let shell = exchange.admit(dialer, config, Watch::default(), on_vacant);
+    (Pool::of_key(shell), server)
 }
 
 /// Settings by which nothing is ever due: then a lost wake-up is a deadlock, which loom reports.

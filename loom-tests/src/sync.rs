@@ -113,6 +113,20 @@ impl CoarseDuration {
     }
 }
 
+/// A number to which many threads add.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(loom::sync::atomic::AtomicI64);
+
+impl Tally {
+    pub(crate) fn add(&self, more: i64) {
+        self.0.fetch_add(more, Ordering::SeqCst);
+    }
+
+    pub(crate) fn sum(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// No scheduling point: whoever reads it is content with what it was just before.
 #[derive(Debug, Default)]
 pub(crate) struct Figure(std::sync::atomic::AtomicU64);
@@ -219,6 +233,26 @@ pub(crate) fn this_thread() -> ThreadId {
 
 pub(crate) fn thread_name(_id: ThreadId) -> Option<String> {
     None
+}
+
+/// The same in each run.
+pub(crate) type Hashing = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
+
+/// One lock where the crate has a shard for each thread.
+pub(crate) type ShardedLock<T> = loom::sync::RwLock<T>;
+
+/// All threads of a model share one value: what one has left another may find, as a thread may that
+/// was given the place of one that has ended.
+pub(crate) struct PerThread<T>(std::sync::Mutex<T>);
+
+impl<T: Default> PerThread<T> {
+    pub(crate) fn new() -> Self {
+        Self(std::sync::Mutex::default())
+    }
+
+    pub(crate) fn with<R>(&self, visit: impl FnOnce(&mut T) -> R) -> R {
+        visit(&mut self.0.lock().expect("nothing in it panics"))
+    }
 }
 
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! The directory: which key has which pool, found without a write that threads share.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError};
@@ -8,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use crate::dialer::Dialer;
 use crate::pool::Pool;
 use crate::shell::Shell;
-use crate::sync::{ShardedLock, ThreadLocal};
+use crate::sync::{Hashing, PerThread, ShardedLock};
 
 /// The pools that each thread has at hand: enough for one that goes round a few servers.
 const RECENT: usize = 4;
@@ -25,11 +24,11 @@ pub(super) struct Record<K, D: Dialer> {
 /// references that it used last, and moves them: out with a guard, and back when that is dropped.
 pub(super) struct Directory<K: Send + Sync, D: Dialer> {
     all: ShardedLock<All<K, D>>,
-    recent: ThreadLocal<Cell<Recent<K, D>>>,
+    recent: PerThread<Recent<K, D>>,
 }
 
 struct All<K, D: Dialer> {
-    records: HashMap<Arc<K>, Arc<Record<K, D>>>,
+    records: HashMap<Arc<K>, Arc<Record<K, D>>, Hashing>,
     is_closed: bool,
 }
 
@@ -40,8 +39,8 @@ pub(super) struct IsClosed;
 
 impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     pub(super) fn new() -> Self {
-        let all = All { records: HashMap::new(), is_closed: false };
-        Self { all: ShardedLock::new(all), recent: ThreadLocal::new() }
+        let all = All { records: HashMap::default(), is_closed: false };
+        Self { all: ShardedLock::new(all), recent: PerThread::new() }
     }
 
     /// The key's record, from this thread's own if it is there, or from all.
@@ -53,12 +52,8 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
 
     #[inline]
     fn recall(&self, key: &K) -> Option<Arc<Record<K, D>>> {
-        let cell = self.recent.get()?;
-        let mut recent = cell.take();
         let is_it = |at: &Option<Arc<Record<K, D>>>| at.as_ref().is_some_and(|r| *r.key == *key);
-        let found = recent.iter_mut().find(|at| is_it(at)).and_then(Option::take);
-        cell.set(recent);
-        found
+        self.recent.with(|recent| recent.iter_mut().find(|at| is_it(at)).and_then(Option::take))
     }
 
     /// The same, from all.
@@ -100,15 +95,14 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
     /// Keeps a reference at hand for this thread.
     #[inline]
     pub(super) fn remember(&self, record: Arc<Record<K, D>>) {
-        let cell = self.recent.get_or_default();
-        let mut recent = cell.take();
-        let free = recent.iter().position(Option::is_none);
-        // With none free, those before move up by one, and the last goes.
-        let at = free.unwrap_or(RECENT - 1);
-        recent[..=at].rotate_right(1);
-        let displaced = recent[0].replace(record);
-        cell.set(recent);
-        drop(displaced);
+        let displaced = self.recent.with(|recent| {
+            let free = recent.iter().position(Option::is_none);
+            // With none free, those before move up by one, and the last goes.
+            let at = free.unwrap_or(RECENT - 1);
+            recent[..=at].rotate_right(1);
+            recent[0].replace(record)
+        });
+        drop(displaced); // Perhaps the last of a pool's: it closes.
     }
 
     /// All records of this moment.

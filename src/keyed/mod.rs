@@ -9,7 +9,6 @@ use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::config::{Config, ConfigError, moment};
 use crate::dialer::Dialer;
@@ -119,6 +118,7 @@ impl<K: Send + Sync, D: Dialer> Shared<K, D> {
         for record in self.directory.all() {
             record.pool.close();
         }
+        self.exchange.dismiss();
     }
 }
 
@@ -142,7 +142,7 @@ where
         watch: Watch<D::Error>,
     ) -> Self {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
-        let exchange = Exchange::new(Budget::new(config.max_open_total, max_idle));
+        let exchange = Exchange::new(config.max_open_total, max_idle);
         let config = config.each;
         let directory = Directory::new();
         Self { shared: Arc::new(Shared { directory, exchange, dialer_for, config, watch }) }
@@ -463,6 +463,13 @@ where
         self.close();
         let drained = self.shared.directory.all().into_iter().map(|r| r.pool.drain(deadline));
         drained.reduce(Drained::and).unwrap_or_default()
+    }
+
+    /// [Closes](Self::close) the pool, and aborts the connections of all keys that are in use, as far
+    /// as their dialers gave handles for them. Says how many it aborted. See [`Pool::abort`].
+    pub fn abort(&self) -> u32 {
+        self.close();
+        self.shared.directory.all().iter().map(|record| record.pool.abort()).sum()
     }
 }
 

@@ -142,6 +142,10 @@ impl Aside {
         count(self.tasks.len())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.written_off.is_empty()
+    }
+
     /// Of these, the ones being checked or judged: a caller may count on them.
     pub(super) fn checks(&self) -> u32 {
         self.checks

@@ -10,7 +10,7 @@ use crate::stats::Stats;
 use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
 use super::errands::Sponsor;
-use super::queue::Waiter;
+use super::queue::{Waiter, count};
 use super::roster::Tally;
 use super::share::Share;
 use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Verdict};
@@ -290,6 +290,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return None;
         }
         if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
+    }
+
+    /// Connections that have come to rest and have not been laid out since, fit to be lent or not.
+    pub(crate) fn at_rest(&self) -> u32 {
+        self.idle.len() + count(self.outdated.len())
     }
 
     pub(crate) fn epoch(&self) -> u32 {

@@ -58,6 +58,13 @@ impl<F, W> Queue<F, W> {
         }
     }
 
+    /// Frees the memory of a queue in which nobody is.
+    pub(super) fn shed(&mut self) {
+        debug_assert!(self.is_empty(), "who waits is not forgotten");
+        (self.waiters, self.unsponsored) = (BTreeMap::new(), BTreeSet::new());
+        self.failed = BTreeSet::new();
+    }
+
     /// All callers in the queue.
     pub(super) fn len(&self) -> u32 {
         count(self.waiters.len())

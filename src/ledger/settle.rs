@@ -1,5 +1,6 @@
 //! The decisions: what follows from an event, whatever it was.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::close_reason::CloseReason;
@@ -8,7 +9,7 @@ use crate::config::{DialRule, OnDialFailure, moment};
 use super::dial_rule::Outlook;
 use super::effects::{AsideOrder, CloseOrder, DialOrder, Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
-use super::errands::{Dial, Sponsor};
+use super::errands::{Aside, Closings, Dial, Dials, Sponsor};
 use super::queue::Waiter;
 use super::roster::Tally;
 use super::share::AtRest;
@@ -77,7 +78,25 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         effects.judged = self.judgements.take_done();
         self.settle_share(now, effects);
         self.keep_watch(effects);
+        self.shed();
         self.audit(now);
+    }
+
+    /// Frees the memory of tables that are empty, as most are most of the time: a pool at rest would
+    /// weigh half as much again, and of a keyed pool's there may be thousands.
+    fn shed(&mut self) {
+        let is_at_rest = self.queue.is_empty()
+            && self.asleep.is_empty()
+            && self.served.is_empty()
+            && self.dials.len() == 0
+            && self.aside.is_empty()
+            && self.closings.len() == 0;
+        if is_at_rest {
+            self.queue.shed();
+            (self.asleep, self.served) = (BTreeMap::new(), BTreeMap::new());
+            (self.dials, self.aside) = (Dials::default(), Aside::default());
+            self.closings = Closings::default();
+        }
     }
 
     /// Writes off what has overrun its time limit.
@@ -275,7 +294,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     fn settle_share(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
         let (open, is_any_live) = (self.open(), self.live() > 0);
         let coldest = self.coldest_unwanted().map(|entry| entry.idle_since.into());
-        let rest = AtRest { idle: self.idle.len(), coldest, is_any_live };
+        let rest = AtRest { coldest, is_any_live };
         let is_anyone_waiting = !self.queue.is_empty() || !self.warm_ups.is_empty();
         let is_vacant = self.is_vacant(now);
         let Some(share) = &mut self.share else { return };

@@ -29,9 +29,7 @@ enum Listing {
 /// What is at rest, and could be closed for another member.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtRest {
-    /// Connections that rest.
-    pub(super) idle: u32,
-    /// Since when the coldest of them has, if nobody of this ledger's own waits for it.
+    /// Since when the coldest connection has rested, if nobody of this ledger's own waits for it.
     pub(super) coldest: Option<Instant>,
     /// Whether anything is open that is not on its way out.
     pub(super) is_any_live: bool,
@@ -41,8 +39,6 @@ pub(super) struct AtRest {
 pub(crate) struct Share {
     member: MemberId,
     budget: Arc<dyn Access>,
-    /// Whether the budget is told how many connections rest.
-    counts_idle: bool,
     /// Slots taken from the budget. After each event, as many as are open.
     held: u32,
     /// Closes under way that were ordered.
@@ -59,17 +55,14 @@ pub(crate) struct Share {
     /// Whether the budget has been dealt with since it last settled, or has forgotten what it was
     /// asked, as it does when it grants a slot.
     is_unsettled: bool,
-    /// The idle connections that the budget knows of.
-    known_idle: u32,
     report: Report,
 }
 
 impl Share {
-    pub(crate) fn new(member: MemberId, budget: Arc<dyn Access>, counts_idle: bool) -> Self {
+    pub(crate) fn new(member: MemberId, budget: Arc<dyn Access>) -> Self {
         Self {
             member,
             budget,
-            counts_idle,
             held: 0,
             making_room: BTreeSet::new(),
             listing: Listing::Unlisted,
@@ -78,7 +71,6 @@ impl Share {
             was_refused: false,
             asked: None,
             is_unsettled: false,
-            known_idle: 0,
             report: Report::default(),
         }
     }
@@ -145,7 +137,7 @@ impl Share {
 
     /// Whether the budget must hear of each connection that comes to rest.
     pub(super) fn is_awaited(&self) -> bool {
-        self.counts_idle || self.listing == Listing::Watching
+        self.listing == Listing::Watching
     }
 
     /// After an event: gives back what is not needed, and says what has changed.
@@ -157,10 +149,6 @@ impl Share {
         orders: &mut Vec<Order>,
     ) {
         self.free_down_to(open);
-        if self.counts_idle {
-            self.report.idle += i64::from(rest.idle) - i64::from(self.known_idle);
-            self.known_idle = rest.idle;
-        }
         let answer = self.answer.take();
         // An order takes its member from the list.
         let since = match answer {

@@ -3,18 +3,20 @@
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
+use crate::close_reason::CloseReason;
 use crate::config::moment;
 use crate::dialer::Dialer;
+use crate::ledger::CloseOrder;
 use crate::stats::Stats;
 use crate::sync::{Bell, CoarseInstant, MutexGuard, Wake, now};
 
 use super::knobs::is_timed;
-use super::{Books, Lent, Shell};
+use super::{Books, Connection, Lent, Orders, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Locks the ledger, with everything that rests in the places taken in.
     pub(super) fn books(&self) -> OpenBooks<'_, D> {
-        let mut books = OpenBooks { shell: self, ledger: self.ledger.lock() };
+        let mut books = OpenBooks { shell: self, ledger: self.ledger.lock(), at_rest: 0 };
         books.take_in();
         books
     }
@@ -33,6 +35,8 @@ pub(super) struct Reading {
 pub(super) struct OpenBooks<'a, D: Dialer> {
     shell: &'a Shell<D>,
     ledger: MutexGuard<'a, Books<D>>,
+    /// What rested when the lock was taken.
+    at_rest: u32,
 }
 
 impl<D: Dialer> OpenBooks<'_, D> {
@@ -44,14 +48,22 @@ impl<D: Dialer> OpenBooks<'_, D> {
         wake
     }
 
+    /// What is closed by order does not count as at rest since it was ordered.
+    pub(super) fn note_condemned(&mut self, effects: &Orders<D>) {
+        let is_evicted = |close: &&CloseOrder<Connection<D>>| close.reason == CloseReason::Evicted;
+        self.at_rest -= effects.closes.iter().filter(is_evicted).count() as u32;
+    }
+
     fn take_in(&mut self) {
         let mut found = Vec::new();
         self.shell.places.sweep(|entry| found.push(entry));
         self.take_in_all(found);
+        self.at_rest = self.ledger.at_rest();
     }
 
     /// Before unlocking: what may rest within reach of all is laid out, and the numbers are noted.
     fn put_away(&mut self) {
+        self.shell.count_idle(i64::from(self.ledger.at_rest()) - i64::from(self.at_rest));
         let now = now();
         let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
         if let Some(ease) = ease {

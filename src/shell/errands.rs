@@ -11,6 +11,7 @@ use crate::holder::Holder;
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task};
 use crate::maintenance::{self, Upkeep};
+use crate::spans;
 use crate::sync::{CoarseInstant, catch, now};
 use crate::workers::Job;
 
@@ -30,6 +31,7 @@ impl<D: Dialer> Shell<D> {
     /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials
     /// that fail one after the other, and a thousand keys may be asked in turn for a slot.
     pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
+        self.trim();
         if effects.is_empty() {
             return;
         }
@@ -37,6 +39,10 @@ impl<D: Dialer> Shell<D> {
         while let Some((shell, effects)) = pending.pop() {
             let follows = |effects| (Arc::clone(&shell), effects);
             let Effects { wake, handles, dials, asides, closes, spent, .. } = effects;
+            if let Some(membership) = &shell.membership {
+                // First, as the keys wait for each other's answers, and for no user code.
+                pending.extend(membership.pass_on(effects.orders));
+            }
             for bell in wake {
                 bell.ring();
             }
@@ -66,11 +72,8 @@ impl<D: Dialer> Shell<D> {
             if let Some(epoch) = effects.judged {
                 shell.forget_predicates(epoch);
             }
-            if let Some(membership) = &shell.membership {
-                pending.extend(membership.pass_on(effects.orders));
-                if effects.is_vacant {
-                    membership.tell_vacant(&shell);
-                }
+            if let Some(membership) = shell.membership.as_ref().filter(|_| effects.is_vacant) {
+                membership.tell_vacant(&shell);
             }
         }
     }
@@ -130,7 +133,10 @@ impl<D: Dialer> Shell<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
                 let start = now();
-                let outcome = self.user_code(|dialer| dialer.dial(latest(deadline)));
+                let outcome = {
+                    let _span = spans::dial();
+                    self.user_code(|dialer| dialer.dial(latest(deadline)))
+                };
                 let now = now();
                 let took = now.saturating_duration_since(start);
                 let failure = match outcome {
@@ -150,6 +156,7 @@ impl<D: Dialer> Shell<D> {
                 let is_sound = match task {
                     Task::Judge { since, until } => self.may_stay(connection, since, until),
                     Task::Check | Task::KeepAlive => {
+                        let _span = spans::check();
                         self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
                     }
                     Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),

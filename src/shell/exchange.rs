@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::dialer::Dialer;
 use crate::event::Watch;
 use crate::ledger::{Access, Ledger, Share};
-use crate::sync::{Mutex, catch, now, seed};
+use crate::sync::{AtomicU64, Mutex, Ordering, Tally, catch, now, seed};
 use crate::workers::Workers;
 
 use super::errands::Assignment;
@@ -19,8 +19,39 @@ use super::{Orders, Shell};
 /// Its locks are taken while a ledger is locked, and never the other way about.
 pub(crate) struct Exchange<D: Dialer> {
     budget: Mutex<Budget>,
+    /// What rests in all of them, if there is a bound on it.
+    idle: Option<Arc<IdleCount>>,
     members: Mutex<Members<D>>,
     workers: Arc<Workers<Assignment<D>>>,
+}
+
+/// The connections at rest in all shells, and the bound on them.
+///
+/// Of two threads whose connections exceed the bound together, one sees it: each counts its own
+/// before it looks, and all that they write and read here is in one order (`SeqCst`).
+pub(super) struct IdleCount {
+    most: u32,
+    /// Without those that are condemned: ordered to go for others.
+    idle: Tally,
+    /// The slots that are taken: while these are no more than `most`, nothing else need be looked at.
+    taken: AtomicU64,
+}
+
+impl IdleCount {
+    #[inline]
+    pub(super) fn add(&self, more: i64) {
+        self.idle.add(more);
+    }
+
+    /// Whether more rest than shall.
+    #[inline]
+    pub(super) fn is_beyond(&self) -> bool {
+        self.taken.load(Ordering::SeqCst) > u64::from(self.most) && self.surplus() > 0
+    }
+
+    fn surplus(&self) -> u32 {
+        u32::try_from(self.idle.sum() - i64::from(self.most)).unwrap_or(0)
+    }
 }
 
 struct Members<D: Dialer> {
@@ -40,10 +71,13 @@ pub(super) struct Membership<D: Dialer> {
 pub(crate) type OnVacant<D> = Box<dyn Fn(&Arc<Shell<D>>) + Send + Sync>;
 
 impl<D: Dialer> Exchange<D> {
-    pub(crate) fn new(budget: Budget) -> Arc<Self> {
+    /// With so many slots, and `max_idle` connections at rest, if that is to be a bound of its own.
+    pub(crate) fn new(max_open: u32, max_idle: Option<u32>) -> Arc<Self> {
+        let count = |most| IdleCount { most, idle: Tally::default(), taken: AtomicU64::new(0) };
         let members = Members { shells: HashMap::new(), next: 0, is_closed: false };
         Arc::new(Self {
-            budget: Mutex::new(budget),
+            budget: Mutex::new(Budget::new(max_open)),
+            idle: max_idle.map(|most| Arc::new(count(most))),
             members: Mutex::new(members),
             workers: Workers::new(),
         })
@@ -62,8 +96,7 @@ impl<D: Dialer> Exchange<D> {
             members.next += 1;
             MemberId(members.next)
         };
-        let counts_idle = self.budget.lock().counts_idle();
-        let share = Share::new(id, Arc::clone(self) as _, counts_idle);
+        let share = Share::new(id, Arc::clone(self) as _);
         let ledger = Ledger::new(config, seed()).sharing(share);
         let membership = Membership { exchange: Arc::clone(self), id, on_vacant };
         let workers = Arc::clone(&self.workers);
@@ -74,20 +107,34 @@ impl<D: Dialer> Exchange<D> {
 
     /// Sets the most slots that there may be.
     pub(crate) fn resize(&self, max_open: u32) {
+        self.change(|budget| budget.resize(max_open));
+    }
+
+    /// Has the coldest connections closed, as far as more rest than shall.
+    #[cold]
+    fn trim(&self, idle: &IdleCount) {
+        self.change(|budget| budget.trim(idle.surplus()));
+    }
+
+    /// Changes the budget, and carries out what follows.
+    fn change(&self, change: impl Fn(&mut Budget)) {
         let mut orders = Vec::new();
-        {
-            let mut budget = self.budget.lock();
-            budget.resize(max_open);
+        self.with(&mut |budget| {
+            change(budget);
             budget.settle(&mut orders);
-        }
+        });
         for (shell, effects) in self.pass_on(orders) {
             shell.carry_out(effects);
         }
     }
 
-    /// Nobody is admitted from now on, and no worker rests.
+    /// The pools of all keys are about to be closed, and nobody finds another.
     pub(crate) fn close(&self) {
         self.members.lock().is_closed = true;
+    }
+
+    /// Leaves no thread at rest.
+    pub(crate) fn dismiss(&self) {
         self.workers.close();
     }
 
@@ -117,12 +164,14 @@ impl<D: Dialer> Exchange<D> {
 
     /// The member has gone since it was given that order.
     fn take_back(&self, what: What, orders: &mut Vec<Order>) {
-        let mut budget = self.budget.lock();
-        budget.report(match what {
+        let report = match what {
             What::Grant => Report { freed: 1, ..Report::default() },
             What::Evict { most, .. } => Report { refused: most, ..Report::default() },
+        };
+        self.with(&mut |budget| {
+            budget.report(report);
+            budget.settle(orders);
         });
-        budget.settle(orders);
     }
 }
 
@@ -132,14 +181,25 @@ impl<D: Dialer> Shell<D> {
         let mut ledger = self.books();
         match what {
             What::Grant => ledger.granted(now),
-            What::Evict { most, bar } => ledger.evict(most, bar, now),
+            What::Evict { most, bar } => {
+                let effects = ledger.evict(most, bar, now);
+                ledger.note_condemned(&effects);
+                effects
+            }
         }
     }
 }
 
 impl<D: Dialer> Access for Exchange<D> {
     fn with(&self, visit: &mut dyn FnMut(&mut Budget)) {
-        visit(&mut self.budget.lock());
+        let mut budget = self.budget.lock();
+        let condemned = budget.condemned();
+        visit(&mut budget);
+        if let Some(idle) = &self.idle {
+            idle.taken.store(u64::from(budget.taken()), Ordering::SeqCst);
+            // Under the lock under which they are counted, lest two threads condemn another each.
+            idle.add(condemned as i64 - budget.condemned() as i64);
+        }
     }
 }
 
@@ -147,6 +207,16 @@ impl<D: Dialer> Membership<D> {
     /// Tells others what they are ordered. What follows from that is to be carried out by the caller.
     pub(super) fn pass_on(&self, orders: Vec<Order>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
         self.exchange.pass_on(orders)
+    }
+
+    /// What rests in all shells together, if there is a bound on it.
+    pub(super) fn idle(&self) -> Option<&Arc<IdleCount>> {
+        self.exchange.idle.as_ref()
+    }
+
+    /// Has the coldest connections closed, as far as more rest than shall.
+    pub(super) fn trim(&self) {
+        self.idle().into_iter().for_each(|idle| self.exchange.trim(idle));
     }
 
     /// Says that nothing is left.

@@ -27,14 +27,15 @@ use crate::event::{Event, Watch};
 use crate::histogram::Timings;
 use crate::holder::Site;
 use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Request, Task, Ticket, Verdict};
-use crate::places::Places;
+use crate::places::{Open, Places};
+use crate::spans;
 use crate::sync::{Bell, CoarseInstant, Latest, Mutex, Wake, now, seed, this_thread};
 use crate::workers::Workers;
 
 use self::account::{Account, refused, turned_away};
 use self::books::{OpenBooks, Reading, date};
 use self::errands::Assignment;
-use self::exchange::Membership;
+use self::exchange::{IdleCount, Membership};
 use self::knobs::{Knobs, places_for};
 
 pub(crate) use self::exchange::{Exchange, OnVacant};
@@ -61,6 +62,8 @@ pub(crate) struct Shell<D: Dialer> {
     workers: Arc<Workers<Assignment<D>>>,
     /// Its part in what the keys of a keyed pool share, if it is one's.
     membership: Option<Membership<D>>,
+    /// Where it counts what rests, if all keys together may have only so much.
+    idle: Option<Arc<IdleCount>>,
     reading: Latest<Reading>,
     timings: Timings,
     watch: Watch<<D as Dialer>::Error>,
@@ -88,6 +91,7 @@ impl<D: Dialer> Shell<D> {
             ledger: Mutex::new(ledger),
             predicates: Mutex::new(BTreeMap::new()),
             workers,
+            idle: membership.as_ref().and_then(Membership::idle).cloned(),
             membership,
             reading: Latest::new(reading),
             timings: Timings::default(),
@@ -117,6 +121,9 @@ impl<D: Dialer> Shell<D> {
         let open = self.places.gate()?;
         let now = CoarseInstant::now();
         let mut entry = self.places.take(now)?;
+        if self.idle.is_some() {
+            self.count_idle(-1);
+        }
         let is_fresh = now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.rests_since));
         // One of an older epoch rests here for the moment until its returner has looked.
         if !is_fresh || entry.epoch != open.epoch || now >= CoarseInstant(entry.expires) {
@@ -132,6 +139,20 @@ impl<D: Dialer> Shell<D> {
         record.hand_to(Loan { since: now.0, thread, location: site });
         self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
         Some(entry)
+    }
+
+    /// Counts what rests, if that has a bound in all keys together.
+    fn count_idle(&self, more: i64) {
+        if let Some(idle) = &self.idle {
+            idle.add(more);
+        }
+    }
+
+    /// Has the coldest connections of all keys closed, if more rest than shall.
+    fn trim(&self) {
+        if self.idle.as_ref().is_some_and(|idle| idle.is_beyond()) {
+            self.membership.iter().for_each(Membership::trim);
+        }
     }
 
     /// The ledger shall see to a connection from a place before it is lent.
@@ -271,6 +292,7 @@ impl<D: Dialer> Shell<D> {
             }
         };
         *has_queued = true;
+        let _span = spans::wait();
         let bell = bell.expect("a caller who is queued has a bell");
         // A cancellation finds the caller in the queue from here on, or has come before.
         let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
@@ -362,11 +384,26 @@ impl<D: Dialer> Shell<D> {
             Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
                 (entry.came_back, entry.rests_since) = (true, now.0);
                 entry.record().let_go();
-                if let Err(left) = self.places.put(entry, open) {
+                if self.idle.is_some() {
+                    self.put_counted(entry, open);
+                } else if let Err(left) = self.places.put(entry, open) {
                     self.give_back_slowly(left);
                 }
             }
             _ => self.give_back_slowly([Some(entry), None]),
+        }
+    }
+
+    /// Puts a connection down that counts there with those of all keys.
+    #[inline(never)]
+    fn put_counted(self: &Arc<Self>, entry: Lent<D>, open: Open) {
+        self.count_idle(1); // Before anybody can take it again.
+        match self.places.put(entry, open) {
+            Ok(()) => self.trim(),
+            Err(left) => {
+                self.count_idle(-(left.iter().flatten().count() as i64));
+                self.give_back_slowly(left);
+            }
         }
     }
 

@@ -5,19 +5,82 @@
 //! when. After each event the promises that hold among keys are held against that.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::budget::{MemberId, Order, What};
+use crate::budget::{Budget, MemberId, Order, Report, What};
 use crate::close_reason::CloseReason;
 use crate::config::{Config, moment};
 use crate::ledger::effects::ErrandId;
-use crate::ledger::{AsideOrder, Effects, Entry, Ledger, Refusal, Request, Share, Ticket, Verdict};
-use crate::sharing::Common;
+use crate::ledger::{
+    Access, AsideOrder, Effects, Entry, Ledger, Refusal, Request, Share, Ticket, Verdict,
+};
 use crate::world::Failure;
 
 type Books = Ledger<u32, Failure, usize>;
 type Orders = Effects<u32, Failure, usize>;
+
+/// A budget behind a lock, as in the shell.
+pub(crate) struct Common(Mutex<Budget>);
+
+impl Common {
+    pub(crate) fn new(max_open: u32) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Budget::new(max_open))))
+    }
+
+    pub(crate) fn visit<T>(&self, visit: impl FnOnce(&mut Budget) -> T) -> T {
+        visit(&mut self.0.lock().unwrap())
+    }
+
+    /// As the shell does it: the orders are to be delivered.
+    pub(crate) fn resize(&self, max_open: u32) -> Vec<Order> {
+        let mut orders = Vec::new();
+        self.visit(|budget| {
+            budget.resize(max_open);
+            budget.settle(&mut orders);
+        });
+        orders
+    }
+
+    /// As the shell does it when more may rest than shall.
+    pub(crate) fn trim(&self, at_rest: u32, max_idle: u32) -> Vec<Order> {
+        let mut orders = Vec::new();
+        self.visit(|budget| {
+            let ordered = budget.condemned() - budget.evicted_total();
+            let left = at_rest.saturating_sub(u32::try_from(ordered).unwrap());
+            if left > max_idle {
+                budget.trim(left - max_idle);
+                budget.settle(&mut orders);
+            }
+        });
+        orders
+    }
+
+    /// The same, of an order whose member has gone.
+    pub(crate) fn take_back(&self, what: What) -> Vec<Order> {
+        let mut orders = Vec::new();
+        self.visit(|budget| {
+            budget.report(match what {
+                What::Grant => Report { freed: 1, ..Report::default() },
+                What::Evict { most, .. } => Report { refused: most, ..Report::default() },
+            });
+            budget.settle(&mut orders);
+        });
+        orders
+    }
+
+    /// All that it keeps, in so many words; without what it only counts.
+    pub(crate) fn contents(&self) -> String {
+        let contents = self.visit(|budget| format!("{budget:?}"));
+        contents.split("evicted_total").next().expect("there is a first part").to_owned()
+    }
+}
+
+impl Access for Common {
+    fn with(&self, visit: &mut dyn FnMut(&mut Budget)) {
+        visit(&mut self.0.lock().unwrap());
+    }
+}
 
 /// When orders from key to key are delivered, and by what clock things happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +223,10 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn new(setting: Setting) -> Self {
         let now = Instant::now() + Duration::from_secs(1_000_000);
-        let Setting { max_open_total, max_idle_total, keys, .. } = setting;
+        let Setting { max_open_total, keys, .. } = setting;
         Self {
             setting,
-            common: Common::new(max_open_total, max_idle_total),
+            common: Common::new(max_open_total),
             max_open_total,
             allowance: max_open_total,
             started: now,
@@ -187,6 +250,7 @@ impl Keys {
     pub(crate) fn step(&mut self, behind: Duration, what: impl FnOnce(&mut Self)) {
         self.behind = if self.is_prompt() { Duration::ZERO } else { behind };
         what(self);
+        self.trim();
         self.follow();
         if self.orders.is_empty() {
             self.nobody_stalls_beside_what_rests();
@@ -197,9 +261,19 @@ impl Keys {
         self.setting.delivery == Delivery::AtOnce
     }
 
+    /// Says whether there was anything to trim.
+    fn trim(&mut self) -> bool {
+        let Some(max_idle) = self.setting.max_idle_total else { return false };
+        let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest).count();
+        let orders = self.common.trim(small(at_rest), max_idle);
+        let is_trimmed = !orders.is_empty();
+        self.orders.extend(orders);
+        is_trimmed
+    }
+
     /// Whatever follows at once from what has happened.
     fn follow(&mut self) {
-        while self.is_prompt() && self.follow_up() {}
+        while self.is_prompt() && (self.trim() || self.follow_up()) {}
     }
 
     fn follow_up(&mut self) -> bool {
@@ -640,7 +714,7 @@ impl Keys {
             self.come_to_rest(refuses);
         }
         assert!(self.current.iter().all(Option::is_none), "KEY-02: {:?}", self.current);
-        let all_new = Common::new(self.max_open_total, self.setting.max_idle_total);
+        let all_new = Common::new(self.max_open_total);
         assert_eq!(self.common.contents(), all_new.contents(), "nothing is left of anything");
     }
 
@@ -980,8 +1054,7 @@ impl Keys {
             return member;
         }
         let (member, way) = (self.members.len(), Arc::clone(&self.common) as _);
-        let counts_idle = self.setting.max_idle_total.is_some();
-        let share = Share::new(MemberId(member as u64), way, counts_idle);
+        let share = Share::new(MemberId(member as u64), way);
         let books = Ledger::new(self.setting.each, member as u64).sharing(share);
         self.members.push(Member {
             key,

@@ -1,61 +1,14 @@
 //! Several ledgers under one budget: what a history of them names badly, one sentence each.
 
 use std::ops::{Index, IndexMut};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::{Budget, MemberId, Order, Report, What};
+use crate::budget::{MemberId, Order, What};
 use crate::config::Config;
 use crate::desk::{Desk, SECOND, ageless};
-use crate::ledger::{Access, Entry, Share, Ticket};
-
-/// A budget behind a lock, as in the shell.
-pub(crate) struct Common(Mutex<Budget>);
-
-impl Common {
-    pub(crate) fn new(max_open: u32, max_idle: Option<u32>) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Budget::new(max_open, max_idle))))
-    }
-
-    pub(crate) fn visit<T>(&self, visit: impl FnOnce(&mut Budget) -> T) -> T {
-        visit(&mut self.0.lock().unwrap())
-    }
-
-    /// As the shell does it: the orders are to be delivered.
-    pub(crate) fn resize(&self, max_open: u32) -> Vec<Order> {
-        let mut orders = Vec::new();
-        self.visit(|budget| {
-            budget.resize(max_open);
-            budget.settle(&mut orders);
-        });
-        orders
-    }
-
-    /// The same, of an order whose member has gone.
-    pub(crate) fn take_back(&self, what: What) -> Vec<Order> {
-        let mut orders = Vec::new();
-        self.visit(|budget| {
-            budget.report(match what {
-                What::Grant => Report { freed: 1, ..Report::default() },
-                What::Evict { most, .. } => Report { refused: most, ..Report::default() },
-            });
-            budget.settle(&mut orders);
-        });
-        orders
-    }
-
-    /// All that it keeps, in so many words; without what it only counts.
-    pub(crate) fn contents(&self) -> String {
-        let contents = self.visit(|budget| format!("{budget:?}"));
-        contents.split("evicted_total").next().expect("there is a first part").to_owned()
-    }
-}
-
-impl Access for Common {
-    fn with(&self, visit: &mut dyn FnMut(&mut Budget)) {
-        visit(&mut self.0.lock().unwrap());
-    }
-}
+use crate::keys::Common;
+use crate::ledger::{Entry, Share, Ticket};
 
 /// Settings of each key, under which time changes nothing.
 fn unchecked(max_open: u32) -> Config {
@@ -66,6 +19,7 @@ fn unchecked(max_open: u32) -> Config {
 struct Desks {
     common: Arc<Common>,
     desks: Vec<Desk>,
+    max_idle: Option<u32>,
 }
 
 impl Desks {
@@ -75,15 +29,15 @@ impl Desks {
     }
 
     fn with(keys: usize, each: Config, max_open: u32, max_idle: Option<u32>) -> Self {
-        let common = Common::new(max_open, max_idle);
+        let common = Common::new(max_open);
         let desk = |key| {
-            let share = Share::new(MemberId(key), Arc::clone(&common) as _, max_idle.is_some());
+            let share = Share::new(MemberId(key), Arc::clone(&common) as _);
             Desk::with(each).sharing(share)
         };
         let mut desks: Vec<_> = (0..keys as u64).map(desk).collect();
         let now = desks[0].now;
         desks.iter_mut().for_each(|desk| desk.now = now);
-        Self { common, desks }
+        Self { common, desks, max_idle }
     }
 
     fn wait(&mut self, time: Duration) {
@@ -95,12 +49,22 @@ impl Desks {
     /// Delivers all orders, and those that follow from them. Says how many there were.
     fn pass_on(&mut self) -> usize {
         let mut delivered = 0;
+        self.trim();
         while let Some(at) = self.desks.iter().position(|desk| !desk.orders.is_empty()) {
             let orders = std::mem::take(&mut self[at].orders);
             delivered += orders.len();
             orders.into_iter().for_each(|order| self.deliver(order));
+            self.trim();
         }
         delivered
+    }
+
+    /// Orders to be delivered, if more rest than shall.
+    fn trim(&mut self) {
+        let Some(max_idle) = self.max_idle else { return };
+        let at_rest = self.desks.iter().map(|desk| desk.ledger.at_rest()).sum();
+        let orders = self.common.trim(at_rest, max_idle);
+        self[0].orders.extend(orders);
     }
 
     fn deliver(&mut self, order: Order) {
@@ -596,6 +560,6 @@ fn nothing_of_a_key_is_left_with_the_budget_when_its_last_connection_is_closed()
         keys[1].flush();
         keys.come_to_rest();
         assert!(keys[1].ledger.close_if_vacant(now).is_some());
-        assert_eq!(keys.common.contents(), Common::new(2, max_idle).contents());
+        assert_eq!(keys.common.contents(), Common::new(2).contents());
     }
 }

@@ -1,0 +1,127 @@
+//! What can go wrong with a request, and what with the messages on the wire.
+
+use std::io;
+
+use http::StatusCode;
+use latebind::GetError;
+use latebind::net::NetError;
+use latebind::net::TlsError;
+
+/// Why there was no response, or not the whole of it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Error {
+    /// The request has a header or a method that is the client's own business.
+    #[error("{what} cannot be asked for: it is the client's own business")]
+    BadRequest {
+        /// The header or the method.
+        what: String,
+    },
+    /// The URL says nothing that could be dialed.
+    #[error("bad URL {url:?}: {reason}")]
+    BadUrl {
+        /// The URL, as it was given.
+        url: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The messages went wrong.
+    #[error(transparent)]
+    Exchange(#[from] WireError),
+    /// The response bears the id of another request.
+    #[error("the response to request {sent:?} bears the id {received:?}")]
+    MixedUp {
+        /// The id that was sent.
+        sent: String,
+        /// The id that came back.
+        received: String,
+    },
+    /// The pool had no connection to lend in time, or none could be opened.
+    #[error("no connection")]
+    NoConnection(#[from] GetError<DialError>),
+    /// A setting is out of its bounds.
+    #[error("bad setting")]
+    Settings(#[from] latebind::ConfigError),
+    /// Each redirect led to another.
+    #[error("redirected more than {limit} times")]
+    TooManyRedirects {
+        /// The most that were allowed.
+        limit: u32,
+    },
+}
+
+/// Why messages did not come through, or not as HTTP has them.
+///
+/// A [`Body`](super::Body) is read as any `Read`, and so wraps this in an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum WireError {
+    /// The time for the whole request was over.
+    #[error("the deadline of the request passed")]
+    Deadline,
+    /// A response's head, or the trailers after its body, were too long.
+    #[error("the head or the trailers of the response are longer than {limit} bytes")]
+    HeadTooLarge {
+        /// The most that was allowed.
+        limit: u64,
+    },
+    /// The connection was lost before the response was complete.
+    #[error("the connection was lost")]
+    Lost(#[source] io::Error),
+    /// The server does not keep to the rules of HTTP/1.1.
+    #[error("the response makes no sense: {0}")]
+    Malformed(&'static str),
+    /// The head is not that of a response.
+    #[error("the response cannot be parsed")]
+    Unparsable(#[from] httparse::Error),
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::Deadline,
+            _ => Self::Lost(error),
+        }
+    }
+}
+
+impl From<WireError> for io::Error {
+    fn from(error: WireError) -> Self {
+        let kind = match &error {
+            WireError::Deadline => io::ErrorKind::TimedOut,
+            WireError::Lost(error) => error.kind(),
+            _ => io::ErrorKind::InvalidData,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Why a connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum DialError {
+    /// TCP, or the proxy in front of the server, failed.
+    #[error(transparent)]
+    Carrier(#[from] CarrierError),
+    /// TLS failed, or what carries it.
+    #[error(transparent)]
+    Tls(#[from] TlsError<CarrierError>),
+}
+
+/// Why there is nothing to speak HTTP or TLS over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum CarrierError {
+    /// The proxy did not answer as a proxy does.
+    #[error("the proxy did not answer")]
+    Proxy(#[from] WireError),
+    /// The proxy would not open a tunnel.
+    #[error("the proxy refused the tunnel: {status}")]
+    Refused {
+        /// What it said.
+        status: StatusCode,
+    },
+    /// No TCP connection could be opened.
+    #[error(transparent)]
+    Tcp(#[from] NetError),
+}

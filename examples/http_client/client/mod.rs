@@ -1,0 +1,275 @@
+//! A blocking HTTP/1.1 client on a pool of connections.
+//!
+//! A request and its response are those of the `http` crate. All that a request may take, from the
+//! wait for a connection to the last byte of the response's body, ends by one deadline.
+//!
+//! ```ignore
+//! let client = Client::new(Settings::default())?;
+//! let response = client.send(Request::get("https://www.rust-lang.org/").body("")?)?;
+//! println!("{}", response.status());
+//! std::io::copy(&mut response.into_body(), &mut std::io::stdout())?;
+//! ```
+//!
+//! To put a protocol on latebind is mostly to answer four questions. This is how they are answered
+//! for HTTP/1.1:
+//!
+//! - *Which requests can share a connection?* Those with the same [`Route`], the pool's key.
+//! - *How is a connection opened, and when is it past use?* `dialer.rs`: TCP, a proxy's tunnel,
+//!   TLS; past use as soon as the server has closed or said something unasked.
+//! - *When does it come back?* `body.rs` and `lease.rs`: when the response has been read to its
+//!   end, on which both sides agree. In every other case it is closed, which is the default: what
+//!   forgets to say that it came to a good end harms nobody.
+//! - *What if the server has closed it in that very moment?* [`Client::send`] asks once more, where
+//!   that is safe.
+
+mod body;
+mod connection;
+mod dialer;
+mod error;
+pub(crate) mod framing;
+pub(crate) mod head;
+mod lease;
+mod message;
+pub(crate) mod redirect;
+mod route;
+pub(crate) mod tls;
+
+use std::io;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use http::HeaderValue;
+use http::Request;
+use http::Response;
+use http::Uri;
+use http::Version;
+use http::request;
+use latebind::KeyedPool;
+use rustls::ClientConfig;
+
+pub(crate) use body::Body;
+pub(crate) use error::CarrierError;
+pub(crate) use error::DialError;
+pub(crate) use error::Error;
+pub(crate) use error::WireError;
+pub(crate) use message::ID;
+pub(crate) use route::Route;
+pub(crate) use route::TlsName;
+
+use dialer::HttpDialer;
+use lease::Lease;
+use message::Message;
+use redirect::Next;
+use route::Address;
+
+/// A time limit that is none in practice, and yet fits every clock.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How much of a redirect's body is read for the sake of its connection.
+const REDIRECT_BODY_LIMIT: u64 = 64 * 1024;
+
+/// What a client does, and how far it goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// How long a request lasts at most, to the last byte of its response; a year at most.
+    /// Defaults to 30 s. A request may have [its own](Timeout).
+    pub(crate) timeout: Duration,
+    /// How many redirects are followed. Defaults to 0: a redirect is a response as any other.
+    pub(crate) redirects: u32,
+    /// The longest head of a response in bytes, interim ones included. Defaults to 64 KiB.
+    pub(crate) head_limit: u64,
+    /// The most connections for each route, at least 1. Defaults to 6, as browsers have it.
+    pub(crate) max_open: u32,
+    /// The most connections of all routes together, at least 1. Defaults to 256.
+    pub(crate) max_open_total: u32,
+    /// How long a connection rests at most before it is closed. Defaults to 55 s: many servers
+    /// close after a minute, and it is better to be the first.
+    pub(crate) max_idle_time: Duration,
+    /// The proxy to go through (`http://host:port`). Defaults to none.
+    pub(crate) proxy: Option<Uri>,
+    /// Whom to trust. Defaults to the authorities of Mozilla's list.
+    pub(crate) tls: Arc<ClientConfig>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            redirects: 0,
+            head_limit: 64 * 1024,
+            max_open: 6,
+            max_open_total: 256,
+            max_idle_time: Duration::from_secs(55),
+            proxy: None,
+            tls: tls::trusting_the_web(),
+        }
+    }
+}
+
+/// In a request's extensions: its own time limit, instead of the client's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeout(pub(crate) Duration);
+
+/// What a client has done so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// TCP connections opened, also those over which TLS then failed.
+    pub(crate) opened: u64,
+    /// Times that a connection was lent that had served before.
+    pub(crate) reused: u64,
+    /// Requests asked again because such a connection turned out dead.
+    pub(crate) retried: u64,
+}
+
+/// An HTTP client, to be shared by threads: by reference, or in an `Arc`.
+pub(crate) struct Client {
+    pool: KeyedPool<Route, HttpDialer>,
+    settings: Settings,
+    proxy: Option<Address>,
+    next_id: AtomicU64,
+    opened: Arc<AtomicU64>,
+    reused: AtomicU64,
+    retried: AtomicU64,
+}
+
+impl Client {
+    /// A client without connections.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Settings`] and [`Error::BadUrl`] (the proxy's) name what cannot be.
+    pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
+        let proxy = settings.proxy.as_ref().map(Address::of_proxy).transpose()?;
+        let opened = Arc::<AtomicU64>::default();
+        let dialer_for = {
+            let (tls, opened) = (Arc::clone(&settings.tls), Arc::clone(&opened));
+            move |route: &Route| HttpDialer::new(route, &tls, &opened)
+        };
+        let pool = KeyedPool::builder(dialer_for)
+            .max_open(settings.max_open)
+            .max_open_total(settings.max_open_total)
+            .max_idle_time(settings.max_idle_time)
+            .build()?;
+        Ok(Self {
+            pool,
+            settings,
+            proxy,
+            next_id: AtomicU64::new(1),
+            opened,
+            reused: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+        })
+    }
+
+    /// Sends a request, and returns the response with its body still to be read.
+    ///
+    /// The client sets `host`, `content-length` and an [id](ID), the first and the last unless the
+    /// request has them. A request that may be repeated by the rules of HTTP is sent a second time,
+    /// once, if it went out on a connection that had served before and not one byte came back: the
+    /// server had closed it meanwhile. The second goes out on a connection that was opened after
+    /// that. Had the first gone out on a new one, another would hide a failing server.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] says why there is no response. That its status is one of failure is no error.
+    pub(crate) fn send(&self, request: Request<impl AsRef<[u8]>>) -> Result<Response<Body>, Error> {
+        let (mut parts, body) = request.into_parts();
+        let Timeout(timeout) =
+            parts.extensions.get().copied().unwrap_or(Timeout(self.settings.timeout));
+        let deadline = Instant::now() + timeout.min(A_YEAR);
+        let mut body = body.as_ref();
+        let mut redirects = 0..self.settings.redirects;
+        loop {
+            let response = self.exchange(&parts, body, deadline)?;
+            if self.settings.redirects == 0 {
+                return Ok(response);
+            }
+            match redirect::follow(&mut parts, response.status(), response.headers())? {
+                Next::Nothing => return Ok(response),
+                Next::WithBody => {}
+                Next::WithoutBody => body = b"",
+            }
+            if redirects.next().is_none() {
+                return Err(Error::TooManyRedirects { limit: self.settings.redirects });
+            }
+            // Fails only where the connection is lost, and then is not needed any more.
+            let _ = io::copy(&mut response.into_body().take(REDIRECT_BODY_LIMIT), &mut io::sink());
+        }
+    }
+
+    /// Closes the client, and waits for at most `limit` until nothing of it is open any more: bodies
+    /// that are still being read, and dials under way. Says whether that is so.
+    pub(crate) fn close(&self, limit: Duration) -> bool {
+        self.pool.drain(Instant::now() + limit.min(A_YEAR)).is_complete()
+    }
+
+    /// What has been done so far.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            opened: self.opened.load(Ordering::Relaxed),
+            reused: self.reused.load(Ordering::Relaxed),
+            retried: self.retried.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The route that a request takes.
+    pub(crate) fn route(&self, request: &request::Parts) -> Result<Route, Error> {
+        Route::new(&request.uri, request.extensions.get(), self.proxy.as_ref())
+    }
+
+    /// The pool's numbers for a route, if there is anything on it.
+    pub(crate) fn stats_of(&self, route: &Route) -> Option<latebind::Stats> {
+        self.pool.stats_of(route)
+    }
+
+    /// One request and its response.
+    fn exchange(
+        &self,
+        request: &request::Parts,
+        body: &[u8],
+        deadline: Instant,
+    ) -> Result<Response<Body>, Error> {
+        let route = self.route(request)?;
+        let message = Message::new(request, body, route.names_server(), || self.new_id())?;
+        let mut may_repeat = request.method.is_idempotent();
+        let (mut lease, sent_whole) = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut lease = Lease::new(self.pool.get_timeout_owned(&route, left)?);
+            let is_reused = lease.is_reused();
+            self.reused.fetch_add(is_reused.into(), Ordering::Relaxed);
+            match lease.ask(&message, deadline) {
+                Ok(sent_whole) => break (lease, sent_whole),
+                Err(error)
+                    if is_reused && may_repeat && error.kind() != io::ErrorKind::TimedOut =>
+                {
+                    may_repeat = false;
+                    // What ended this connection has perhaps ended the others: a restart, say. And
+                    // there is no third time (RFC 9110, section 9.2.2).
+                    self.pool.flush_key(&route);
+                    self.retried.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => return Err(WireError::from(error).into()),
+            }
+        };
+        let head = head::read(lease.reader(), self.settings.head_limit)?;
+        if let Some(received) = head.headers.get(ID) {
+            message.check_id(received)?;
+        }
+        let keeps_alive =
+            sent_whole && head.keeps_alive() && !head::has_option(&request.headers, "close");
+        let body = Body::new(lease, &request.method, &head, keeps_alive)?;
+        let mut response = Response::new(body);
+        *response.status_mut() = head.status;
+        *response.version_mut() = if head.is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
+        *response.headers_mut() = head.headers;
+        Ok(response)
+    }
+
+    fn new_id(&self) -> HeaderValue {
+        self.next_id.fetch_add(1, Ordering::Relaxed).into()
+    }
+}

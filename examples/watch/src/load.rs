@@ -1,0 +1,193 @@
+//! The load: callers who come in waves, and a server that one can kill.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use latebind::net::{TcpConnection, TcpDialer};
+use latebind::{ConfigError, Event, Guard, Pool};
+
+const CALLERS: u64 = 40;
+
+/// Events kept for the picture.
+const EVENTS: usize = 12;
+
+/// A pool under load, and the server behind it.
+pub(crate) struct Load {
+    pub(crate) pool: Pool<TcpDialer>,
+    pub(crate) server: Arc<Server>,
+    pub(crate) news: Arc<News>,
+}
+
+/// What has happened of late.
+#[derive(Default)]
+pub(crate) struct News {
+    lines: Mutex<VecDeque<String>>,
+    pub(crate) served: AtomicU64,
+    pub(crate) failed: AtomicU64,
+}
+
+impl News {
+    fn tell(&self, line: String) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == EVENTS {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().cloned().collect()
+    }
+}
+
+impl Load {
+    pub(crate) fn start() -> io::Result<Self> {
+        let server = Server::start()?;
+        let news = Arc::<News>::default();
+        let pool = Pool::builder(TcpDialer::from(server.address))
+            .max_open(12)
+            .get_timeout(Duration::from_secs(2))
+            .max_lifetime(Duration::from_secs(20))
+            .leak_after(Duration::from_secs(1))
+            .observer(observer(Arc::clone(&news)))
+            .build()
+            .map_err(io::Error::other)?;
+        for caller in 0..CALLERS {
+            let (pool, news) = (pool.clone(), Arc::clone(&news));
+            thread::Builder::new()
+                .name(format!("caller {caller}"))
+                .spawn(move || call_for_ever(caller, &pool, &news))?;
+        }
+        Ok(Self { pool, server, news })
+    }
+
+    /// Changes `max_open`, to no less than 1.
+    pub(crate) fn resize(&self, by: i32) -> Result<(), ConfigError> {
+        self.pool.resize(self.pool.recent_stats().max_open.saturating_add_signed(by).max(1))
+    }
+}
+
+fn observer(news: Arc<News>) -> impl Fn(&Event<'_, latebind::net::NetError>) + Send + Sync {
+    let start = Instant::now();
+    move |event| {
+        let what = match event {
+            Event::Opened { took, .. } => format!("opened in {took:.1?}"),
+            Event::Closed { reason, age, .. } => format!("closed at {age:.1?}: {reason}"),
+            Event::DialFailed { failure, .. } => format!("dial failed: {failure}"),
+            Event::TurnedAway { error, .. } => format!("turned away: {error}"),
+            Event::Leaked { holder, .. } => format!("held for long: {holder}"),
+            _ => return,
+        };
+        news.tell(format!("{:>6.1} s  {what}", start.elapsed().as_secs_f64()));
+    }
+}
+
+/// Callers come and go in waves of some seconds; each holds a connection for a few milliseconds, and
+/// one of them, now and then, for much longer.
+fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>, news: &News) {
+    let start = Instant::now();
+    for nth in 0_u64.. {
+        let wave = start.elapsed().as_secs() % 6 < 3;
+        if !wave && caller % 4 != 0 {
+            thread::sleep(Duration::from_millis(50));
+            continue;
+        }
+        let outcome = match pool.get() {
+            Ok(mut connection) => {
+                let outcome = echo(&mut connection);
+                if outcome.is_err() {
+                    Guard::discard(connection);
+                } else if caller == 0 && nth % 200 == 199 {
+                    thread::sleep(Duration::from_millis(1500));
+                }
+                outcome
+            }
+            Err(error) => Err(io::Error::other(error)),
+        };
+        match outcome {
+            Ok(()) => news.served.fetch_add(1, Relaxed),
+            Err(_) => {
+                thread::sleep(Duration::from_millis(100)); // whoever failed tries again, not at once
+                news.failed.fetch_add(1, Relaxed)
+            }
+        };
+        thread::sleep(Duration::from_millis(3 + caller % 5));
+    }
+}
+
+/// One request, which takes the server some milliseconds.
+fn echo(connection: &mut TcpConnection) -> io::Result<()> {
+    connection.write_all(b"hello")?;
+    connection.read_exact(&mut [0; 5])
+}
+
+/// An echo server that can be taken down.
+pub(crate) struct Server {
+    address: SocketAddr,
+    is_down: AtomicBool,
+    connections: Mutex<Vec<TcpStream>>,
+}
+
+impl Server {
+    fn start() -> io::Result<Arc<Self>> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let server = Arc::new(Self {
+            address: listener.local_addr()?,
+            is_down: AtomicBool::new(false),
+            connections: Mutex::default(),
+        });
+        let accepting = Arc::clone(&server);
+        thread::spawn(move || accepting.accept(&listener));
+        Ok(server)
+    }
+
+    fn accept(&self, listener: &TcpListener) {
+        for stream in listener.incoming().flatten() {
+            if self.is_down() {
+                continue; // dropped: the client's next read ends
+            }
+            if let Ok(other) = stream.try_clone() {
+                self.lock().push(other);
+                thread::spawn(move || answer(stream));
+            }
+        }
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        self.is_down.load(Relaxed)
+    }
+
+    pub(crate) fn kill_all(&self) {
+        for stream in self.lock().drain(..) {
+            // One that the client has closed already is dead enough.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    pub(crate) fn toggle(&self) {
+        let was_down = self.is_down.fetch_xor(true, Relaxed);
+        if !was_down {
+            self.kill_all();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<TcpStream>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut request = [0; 5];
+    while stream.read_exact(&mut request).is_ok() {
+        thread::sleep(Duration::from_millis(2));
+        if stream.write_all(&request).is_err() {
+            return;
+        }
+    }
+}

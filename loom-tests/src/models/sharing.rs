@@ -1,0 +1,160 @@
+//! Several keys share a budget.
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use super::{SOON, check, check_within};
+use crate::config::Config;
+use crate::error::GetError;
+use crate::keyed::KeyedPool;
+use crate::server::{Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key};
+use crate::sync::never;
+
+type Keyed = KeyedPool<u32, Scripted>;
+
+/// One slot for all keys, and what is needed of each.
+fn one_slot(script: &[Act]) -> (Keyed, Arc<Server>) {
+    keyed_pool(1, None, never_due(1), script)
+}
+
+/// A caller of that key, who is served sooner or later.
+fn caller(pool: &Keyed, key: u32) -> thread::JoinHandle<()> {
+    let pool = pool.clone();
+    thread::spawn(move || drop(pool.get(&key).unwrap()))
+}
+
+/// Nobody lacks anything, and both sides agree.
+#[track_caller]
+fn finish(pool: &Keyed, server: &Server, open: u32) {
+    assert_eq!(pool.stats().stalled, 0);
+    assert_eq!((pool.stats().open, server.books().open), (open, open));
+    assert!(pool.drain(never()).is_complete());
+    let books = server.books();
+    assert_eq!((pool.stats().keys, books.opened), (0, books.closed + books.detached));
+}
+
+/// KEY-04: a connection of one key comes back as a caller of another finds no slot.
+#[test]
+fn a_return_racing_a_caller_of_another_key_makes_room() {
+    check(|| {
+        let (pool, server) = one_slot(&[]);
+        let held = pool.get(&1).unwrap();
+        let other = caller(&pool, 2);
+        drop(held);
+        other.join().unwrap();
+        finish(&pool, &server, 1);
+    });
+}
+
+/// KEY-04: a connection rests where no lock sees it, as its own key and another want it.
+#[test]
+fn what_rests_unseen_is_lent_or_makes_room_for_another_key() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[]);
+        drop(pool.get(&1).unwrap());
+        let other = caller(&pool, 2);
+        drop(pool.get(&1).unwrap());
+        other.join().unwrap();
+        finish(&pool, &server, 1);
+    });
+}
+
+/// ACC-01: the dial of one key fails as a caller of another finds no slot.
+#[test]
+fn a_failed_dial_leaves_its_slot_to_another_key() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[Act::Refuse]);
+        let other = thread::spawn({
+            let pool = pool.clone();
+            move || pool.get(&2).map(drop)
+        });
+        let outcomes = [pool.get(&1).map(drop), other.join().unwrap()];
+        let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        assert_eq!(refused, 1, "the one whose dial it was: {outcomes:?}");
+        finish(&pool, &server, 1);
+    });
+}
+
+/// KEY-02: two callers of a key of which nothing is kept. Who finds its books closed is told so, and
+/// looks for others.
+#[test]
+fn a_key_that_goes_strands_nobody_and_loses_nothing() {
+    check_within(2, || {
+        let each = Config { max_idle: Some(0), ..never_due(1) };
+        // The handle is kept to the end: that a pool ends where its last handle is dropped, loom
+        // cannot tell, as it does not know the standard library's `Arc`.
+        let (pool, server) = pool_of_a_key(each);
+        let other = thread::spawn({
+            let pool = pool.clone();
+            move || pool.get().map(drop)
+        });
+        let outcomes = [pool.get().map(drop), other.join().unwrap()];
+        let told = outcomes.iter().filter(|outcome| matches!(outcome, Err(GetError::Closed)));
+        let served = outcomes.iter().filter(|outcome| outcome.is_ok());
+        assert_eq!(told.count() + served.clone().count(), 2, "{outcomes:?}");
+        assert!(served.count() >= 1, "it was not closed before anybody came");
+        assert!(matches!(pool.get(), Err(GetError::Closed)), "nothing is left of it");
+        assert_eq!(server.books().open, 0);
+    });
+}
+
+/// WAK-05: the slot comes free as the caller who has waited longest gives up.
+#[test]
+fn a_slot_passes_by_a_caller_who_has_given_up() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[]);
+        let held = pool.get(&1).unwrap();
+        let hasty = thread::spawn({
+            let pool = pool.clone();
+            move || match pool.get_timeout(&2, SOON) {
+                Ok(connection) => drop(connection),
+                Err(error) => assert!(matches!(error, GetError::Exhausted { .. }), "{error}"),
+            }
+        });
+        drop(held);
+        drop(pool.get(&3).unwrap());
+        hasty.join().unwrap();
+        // One may be closed for the caller who then gave up, or dialed.
+        assert!(pool.drain(never()).is_complete());
+        finish(&pool, &server, 0);
+    });
+}
+
+/// SHUT-01: the pool is closed as a slot comes free for a caller of another key.
+#[test]
+fn a_close_racing_a_grant_leaves_nothing_open() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[]);
+        let held = pool.get(&1).unwrap();
+        let other = thread::spawn({
+            let pool = pool.clone();
+            move || match pool.get(&2) {
+                Ok(connection) => drop(connection),
+                Err(error) => assert!(matches!(error, GetError::Closed), "{error}"),
+            }
+        });
+        let closing = thread::spawn({
+            let pool = pool.clone();
+            move || pool.close()
+        });
+        drop(held);
+        closing.join().unwrap();
+        other.join().unwrap();
+        assert!(pool.drain(never()).is_complete());
+        finish(&pool, &server, 0);
+    });
+}
+
+/// BOUND of what rests: two keys, of whose connections one may rest, come back at once.
+#[test]
+fn of_two_returns_at_once_one_sees_that_too_much_rests() {
+    check(|| {
+        let (pool, server) = keyed_pool(2, Some(1), never_due(1), &[]);
+        let (one, other) = (pool.get_owned(&1).unwrap(), pool.get_owned(&2).unwrap());
+        let returning = thread::spawn(move || drop(one));
+        drop(other);
+        returning.join().unwrap();
+        finish(&pool, &server, 1);
+    });
+}

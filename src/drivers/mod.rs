@@ -1,0 +1,34 @@
+//! Dialers for the clients of other crates, each behind the feature of its name.
+//!
+//! A driver says how such a client is opened, checked, reset and closed, and adds nothing to it: the
+//! configuration is the client crate's own, a guard is the client, and errors are the client
+//! crate's, unwrapped. What a driver cannot know, because the client does not tell, its page says.
+//!
+//! | feature | dialer | a guard is | what the next borrower is spared |
+//! | --- | --- | --- | --- |
+//! | `postgres` | `PostgresDialer` | `postgres::Client` | an open transaction; by option the session |
+//! | `r2d2` | `R2d2Dialer<M>` | `M::Connection` | as the manager has it |
+//! | `redis` | `RedisDialer` | `redis::Connection` | unread answers, an open transaction, another database; by option the session |
+//! | `rusqlite` | `SqliteDialer` | `rusqlite::Connection` | an open transaction |
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod on_return;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "r2d2")]
+mod r2d2;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "rusqlite")]
+mod rusqlite;
+
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub use self::on_return::OnReturn;
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresDialer;
+#[cfg(feature = "r2d2")]
+pub use self::r2d2::R2d2Dialer;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisDialer;
+#[cfg(feature = "rusqlite")]
+pub use self::rusqlite::SqliteDialer;

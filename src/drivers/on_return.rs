@@ -1,0 +1,33 @@
+//! `OnReturn`: what becomes of a session of a database between two borrowers.
+
+/// What is done to the session of a used connection before its next borrower has it.
+///
+/// What precisely, each driver's page says.
+///
+/// # Examples
+///
+/// ```
+/// # #[cfg(feature = "postgres")]
+/// # {
+/// use latebind::drivers::{OnReturn, PostgresDialer};
+///
+/// let dialer = PostgresDialer::new("host=db.example user=app".parse()?, postgres::NoTls)
+///     .on_return(OnReturn::ResetSession);
+/// # drop(dialer);
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnReturn {
+    /// Nothing. For borrowers who leave nothing behind, as transactions of the client crate's own
+    /// kind do: they end when they are dropped.
+    Keep,
+    /// A transaction that was left open is rolled back. The default, at the price of a round trip
+    /// where the client crate does not tell whether there is one.
+    #[default]
+    Rollback,
+    /// The session becomes as after its dial: no transaction, setting, temporary table, prepared
+    /// statement or lock of the one before.
+    ResetSession,
+}

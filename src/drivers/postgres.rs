@@ -1,0 +1,208 @@
+//! `PostgresDialer`: the `postgres` crate's clients.
+
+use std::thread;
+use std::time::Instant;
+
+use postgres::Client;
+use postgres::Config;
+use postgres::Error;
+use postgres::SimpleQueryMessage;
+use postgres::Socket;
+use postgres::error::SqlState;
+use postgres::tls::MakeTlsConnect;
+use postgres::tls::TlsConnect;
+
+use super::on_return::OnReturn;
+use crate::abort::AbortHandle;
+use crate::dialer::Blocking;
+use crate::dialer::Dialer;
+
+/// Opens connections to PostgreSQL, or to a PgBouncer before it.
+///
+/// A guard is a [`postgres::Client`]. Configuration, TLS and errors are those of the `postgres`
+/// crate.
+///
+/// # What the next borrower is spared
+///
+/// The client does not tell whether a transaction is open. So by default a used connection is asked
+/// at its return, which takes one round trip, on a thread of the pool's own; a transaction that was
+/// left open is rolled back. That happens with a `BEGIN` in text only, for a
+/// [`postgres::Transaction`] ends when it is dropped. [`on_return`](Self::on_return) says
+/// otherwise: [`OnReturn::Keep`] spares the round trip, and [`OnReturn::ResetSession`] sends
+/// `DISCARD ALL`.
+///
+/// # What is noticed
+///
+/// A client learns that its server has ended the connection (a restart, `pg_terminate_backend`, a
+/// fatal error) when it reads, and it reads when it is used. So a connection that broke in use, or
+/// before its return was seen to, is retired there. One that broke at rest is found out by the
+/// check, an empty query, before it is lent: if it has rested for [`check_after`], or if another was
+/// found broken since. Set [`check_after`] to zero where no borrower may meet a dead connection, at
+/// the price of a round trip for each; `r2d2` does that.
+///
+/// # What waits for how long
+///
+/// What is left of the dial's deadline is the limit of its TCP connect, shared among the hosts if
+/// there are several, unless [`connect_timeout`](Config::connect_timeout) is shorter. For the
+/// handshake that follows the client crate has no limit: a dial to a server that accepts and then
+/// says nothing keeps its slot until the server speaks or the kernel gives up. Callers keep their
+/// deadlines all the same. Set [`tcp_user_timeout`](Config::tcp_user_timeout) and
+/// [`keepalives_idle`](Config::keepalives_idle) (2 hours by default) for servers that vanish.
+///
+/// [`Pool::abort`](crate::Pool::abort) asks the server to cancel the statement under way, by a
+/// request of its own on a thread of its own. A server that does not answer cannot be asked.
+///
+/// # PgBouncer
+///
+/// All of this works behind PgBouncer in transaction mode too. There the session belongs to
+/// PgBouncer (`server_reset_query`), so leave [`OnReturn::ResetSession`] alone; and before PgBouncer
+/// 1.21 use statements that are not prepared by name: `batch_execute`, `simple_query`,
+/// `query_typed` and their like.
+///
+/// [`check_after`]: crate::Settings::check_after
+///
+/// # Examples
+///
+/// ```no_run
+/// use latebind::{Pool, drivers::PostgresDialer};
+/// use postgres::NoTls;
+///
+/// let config = "host=db.example user=app connect_timeout=5 tcp_user_timeout=20".parse()?;
+/// let pool = Pool::builder(PostgresDialer::new(config, NoTls)).max_open(20).build()?;
+///
+/// let mut client = pool.get()?;
+/// let mut transaction = client.transaction()?;
+/// transaction.execute("UPDATE accounts SET balance = balance - $1 WHERE id = $2", &[&10i64, &1i32])?;
+/// transaction.commit()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PostgresDialer<T> {
+    config: Config,
+    tls: T,
+    on_return: OnReturn,
+}
+
+impl<T> PostgresDialer<T>
+where
+    T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+    T::TlsConnect: Send,
+    T::Stream: Send,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    /// Opens connections as `config` says, with TLS by `tls` if the configuration has it so.
+    ///
+    /// `tls` is [`NoTls`](postgres::NoTls), or the connector of a crate such as
+    /// `postgres-native-tls`.
+    ///
+    /// # Examples
+    ///
+    /// See [`PostgresDialer`].
+    #[must_use]
+    pub fn new(config: Config, tls: T) -> Self {
+        Self { config, tls, on_return: OnReturn::default() }
+    }
+
+    /// What is done to a used connection before the next borrower has it.
+    ///
+    /// Defaults to [`OnReturn::Rollback`]: one round trip at each return.
+    ///
+    /// # Examples
+    ///
+    /// See [`OnReturn`].
+    #[must_use]
+    pub fn on_return(mut self, on_return: OnReturn) -> Self {
+        self.on_return = on_return;
+        self
+    }
+}
+
+impl<T> Dialer for PostgresDialer<T>
+where
+    T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+    T::TlsConnect: Send,
+    T::Stream: Send,
+    <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+{
+    type Connection = Client;
+    type Error = Error;
+
+    fn dial(&self, deadline: Instant) -> Result<Client, Error> {
+        let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len()).max(1);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(hosts).unwrap_or(u32::MAX);
+        let limit = self.config.get_connect_timeout().map_or(share, |own| share.min(*own));
+        self.config.clone().connect_timeout(limit).connect(self.tls.clone())
+    }
+
+    /// Whether the client has read the end of the stream, or an error of it.
+    fn is_broken(&self, client: &mut Client) -> bool {
+        client.is_closed()
+    }
+
+    fn check(&self, client: &mut Client, deadline: Instant) -> Result<(), Error> {
+        client.is_valid(deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn needs_reset(&self, _client: &mut Client) -> bool {
+        self.on_return != OnReturn::Keep
+    }
+
+    fn reset(&self, client: &mut Client) -> Result<(), Error> {
+        match self.on_return {
+            OnReturn::Keep => Ok(()),
+            OnReturn::Rollback => {
+                if is_in_transaction(client)? {
+                    client.batch_execute("ROLLBACK")
+                } else {
+                    Ok(())
+                }
+            }
+            OnReturn::ResetSession => match client.batch_execute("DISCARD ALL") {
+                Err(error) if is_for_a_transaction(&error) => {
+                    client.batch_execute("ROLLBACK")?;
+                    client.batch_execute("DISCARD ALL")
+                }
+                outcome => outcome,
+            },
+        }
+    }
+
+    /// A request to cancel the statement under way.
+    fn abort_handle(&self, client: &Client) -> Option<AbortHandle> {
+        let (token, tls) = (client.cancel_token(), self.tls.clone());
+        Some(AbortHandle::new(move || {
+            let (token, tls) = (token.clone(), tls.clone());
+            // Goes over a connection of its own, and so may block. If it fails there is no one to
+            // tell: the borrower goes on as if nobody had asked.
+            let request = move || drop(token.cancel_query(tls));
+            drop(thread::Builder::new().name("latebind cancel".into()).spawn(request));
+        }))
+    }
+
+    /// All of them: a client that is dropped while an answer is due waits for it.
+    fn blocking(&self) -> Blocking {
+        Blocking::default().reset(true).close(true)
+    }
+}
+
+/// Asks the server. A `ROLLBACK` that has nothing to roll back would put a warning into its log at
+/// each return.
+fn is_in_transaction(client: &mut Client) -> Result<bool, Error> {
+    // Outside of a transaction a statement is one by itself, and both are the time of its arrival.
+    match client.simple_query("SELECT now() <> statement_timestamp()") {
+        Ok(messages) => Ok(messages.iter().any(
+            |message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t")),
+        )),
+        Err(error) if is_for_a_transaction(&error) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the server refused because a transaction is open, or open and aborted.
+fn is_for_a_transaction(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Some(&(SqlState::ACTIVE_SQL_TRANSACTION | SqlState::IN_FAILED_SQL_TRANSACTION))
+    )
+}

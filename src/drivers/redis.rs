@@ -1,0 +1,216 @@
+//! `RedisDialer`: the `redis` crate's connections.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use std::time::Instant;
+
+use redis::Client;
+use redis::Connection;
+use redis::ConnectionLike;
+use redis::ErrorKind;
+use redis::Pipeline;
+use redis::ProtocolVersion;
+use redis::RedisError;
+use redis::RedisResult;
+use redis::Value;
+
+use super::on_return::OnReturn;
+use crate::dialer::Blocking;
+use crate::dialer::Dialer;
+
+/// Opens connections to Redis, or to a server that speaks as it does.
+///
+/// A guard is a [`redis::Connection`]. Address, TLS, user, database and protocol are those of the
+/// [`redis::Client`], errors those of the `redis` crate.
+///
+/// # What the next borrower is spared
+///
+/// Answers that the last one did not read, above all: with those on the way, every answer would be
+/// that to the question before. The connection does not tell, and neither does it tell of a `MULTI`,
+/// a `WATCH` or a `SELECT`. So by default a used connection is asked at its return, which takes one
+/// round trip, on a thread of the pool's own: a transaction left open is discarded, the database and
+/// the time limits become those of the dial again, and if any other answer comes than the one to that
+/// very question, the connection is retired. [`on_return`](Self::on_return) says otherwise:
+/// [`OnReturn::Keep`] spares the round trip, for borrowers who leave nothing, as pipelines and
+/// [`redis::transaction`] do; [`OnReturn::ResetSession`] sends `RESET` (Redis 6.2) and authenticates
+/// anew, which ends subscriptions, tracking and `CLIENT REPLY` modes as well.
+///
+/// # What is noticed
+///
+/// A connection learns that its server has ended it when it reads, and it reads when it is used. So
+/// one that broke in use is retired at its return. One that broke at rest is found out by the check,
+/// a `PING`, before it is lent: if it has rested for [`check_after`], or if another was found broken
+/// since. Set [`check_after`] to zero where no borrower may meet a dead connection, at the price of a
+/// round trip for each.
+///
+/// # What waits for how long
+///
+/// What is left of the dial's deadline is the limit of its TCP connect, and of each of the answers
+/// that follow (authentication, and a `PING`: a server that wants a password or is loading its data
+/// refuses it, and fails the dial). The name is resolved by the client crate, without a limit. A borrower's
+/// commands have none unless it sets one
+/// ([`set_read_timeout`](redis::Connection::set_read_timeout)).
+///
+/// [`check_after`]: crate::Settings::check_after
+///
+/// # Examples
+///
+/// ```no_run
+/// use latebind::{Pool, drivers::RedisDialer};
+/// use redis::Commands;
+///
+/// let client = redis::Client::open("redis://app:secret@cache.example/3")?;
+/// let pool = Pool::builder(RedisDialer::new(client)).max_open(20).build()?;
+///
+/// let visits: u64 = pool.get()?.incr("visits", 1)?;
+/// println!("{visits}");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct RedisDialer {
+    client: Client,
+    on_return: OnReturn,
+}
+
+impl RedisDialer {
+    /// Opens connections as `client` has it.
+    ///
+    /// # Examples
+    ///
+    /// See [`RedisDialer`].
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client, on_return: OnReturn::default() }
+    }
+
+    /// What is done to a used connection before the next borrower has it.
+    ///
+    /// Defaults to [`OnReturn::Rollback`]: one round trip at each return.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::{OnReturn, RedisDialer};
+    ///
+    /// let client = redis::Client::open("redis://cache.example")?;
+    /// let dialer = RedisDialer::new(client).on_return(OnReturn::Keep);
+    /// # drop(dialer);
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
+    #[must_use]
+    pub fn on_return(mut self, on_return: OnReturn) -> Self {
+        self.on_return = on_return;
+        self
+    }
+
+    /// Ends what was begun: a transaction, what it watches, the choice of another database.
+    fn undo(&self, connection: &mut Connection) -> RedisResult<()> {
+        let mut undo = redis::pipe();
+        undo.cmd("UNWATCH").cmd("SELECT").arg(connection.get_db());
+        if ask(connection, undo.clone())? == Answer::Queued {
+            redis::cmd("DISCARD").exec(connection)?;
+            ask(connection, undo)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the server forget the session, and begins it anew as the dial did.
+    fn begin_anew(&self, connection: &mut Connection) -> RedisResult<()> {
+        let settings = self.client.get_connection_info().redis_settings();
+        let mut begin = redis::pipe();
+        begin.cmd("RESET");
+        let speaks_resp3 = settings.protocol() != ProtocolVersion::RESP2;
+        if speaks_resp3 {
+            begin.cmd("HELLO").arg(3);
+        }
+        if let Some(password) = settings.password() {
+            // The user whom a password alone stands for.
+            let user = settings.username().unwrap_or("default");
+            // As a part of HELLO, which is refused to whom has not said who it is.
+            if !speaks_resp3 {
+                begin.cmd("AUTH").arg(user).arg(password);
+            } else {
+                begin.arg("AUTH").arg(user).arg(password);
+            }
+        }
+        begin.cmd("SELECT").arg(connection.get_db());
+        ask(connection, begin).map(drop)
+    }
+}
+
+impl Dialer for RedisDialer {
+    type Connection = Connection;
+    type Error = RedisError;
+
+    fn dial(&self, deadline: Instant) -> RedisResult<Connection> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut connection = self.client.get_connection_with_timeout(left)?;
+        // The client crate takes a server that refuses what it is told about the library for an old
+        // one; it may want a password, or be loading its data.
+        self.check(&mut connection, deadline)?;
+        Ok(connection)
+    }
+
+    /// Whether the connection has read the end of the stream, or failed to write.
+    fn is_broken(&self, connection: &mut Connection) -> bool {
+        !connection.is_open()
+    }
+
+    fn check(&self, connection: &mut Connection, deadline: Instant) -> RedisResult<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        set_timeouts(connection, Some(left.max(Duration::from_millis(1))))?; // Not zero.
+        ask(connection, redis::pipe())?;
+        set_timeouts(connection, None)
+    }
+
+    fn needs_reset(&self, _connection: &mut Connection) -> bool {
+        self.on_return != OnReturn::Keep
+    }
+
+    fn reset(&self, connection: &mut Connection) -> RedisResult<()> {
+        set_timeouts(connection, None)?;
+        match self.on_return {
+            OnReturn::Keep => Ok(()),
+            OnReturn::Rollback => self.undo(connection),
+            OnReturn::ResetSession => self.begin_anew(connection),
+        }
+    }
+
+    fn blocking(&self) -> Blocking {
+        Blocking::default().reset(true)
+    }
+}
+
+fn set_timeouts(connection: &Connection, limit: Option<Duration>) -> RedisResult<()> {
+    connection.set_read_timeout(limit)?;
+    connection.set_write_timeout(limit)
+}
+
+/// What the server made of a question.
+#[derive(PartialEq, Eq)]
+enum Answer {
+    /// It was answered.
+    Given,
+    /// A transaction is open: what it is told waits for the end of that.
+    Queued,
+}
+
+/// Has commands carried out, all of which must succeed, and asks for an answer that no other
+/// question has: were any on the way, it would not come in this one's place.
+fn ask(connection: &mut Connection, mut commands: Pipeline) -> RedisResult<Answer> {
+    static QUESTIONS: AtomicU64 = AtomicU64::new(0);
+    let token = format!("latebind {}", QUESTIONS.fetch_add(1, Relaxed));
+    commands.cmd("PING").arg(&token);
+    let bytes = commands.get_packed_pipeline();
+    let mut answers = connection.req_packed_commands(&bytes, 0, commands.len())?;
+    let last = answers.pop();
+    for answer in answers {
+        answer.extract_error()?;
+    }
+    match last.unwrap_or_default().extract_error()? {
+        Value::BulkString(answer) if answer == token.as_bytes() => Ok(Answer::Given),
+        Value::SimpleString(answer) if answer == "QUEUED" => Ok(Answer::Queued),
+        _ => Err((ErrorKind::UnexpectedReturnType, "an answer to an earlier question came").into()),
+    }
+}

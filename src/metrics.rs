@@ -1,0 +1,203 @@
+//! The [`metrics`](https://docs.rs/metrics) facade: a pool's numbers, for whatever collects them.
+//!
+//! With feature `metrics`. Each name bears the label `pool`, with the name that the pool was given.
+//!
+//! | name | kind, unit | meaning |
+//! | --- | --- | --- |
+//! | `latebind_connections` | gauge | connections, by `state`: `idle`, `in_use`, `dialing`, `closing`; their sum is what is open |
+//! | `latebind_max_open` | gauge | the most that may be open |
+//! | `latebind_waiting` | gauge | callers in the queue |
+//! | `latebind_overdue_dials` | gauge | dials that have outrun their deadline |
+//! | `latebind_lent_total`, `latebind_reused_total` | counter | loans, and those of connections lent before |
+//! | `latebind_waited_total`, `latebind_timed_out_total`, `latebind_queue_full_total` | counter | callers who queued, who were turned away at their deadline, who found the queue full |
+//! | `latebind_dials_total`, `latebind_dial_failed_total` | counter | dials begun, and those that failed |
+//! | `latebind_check_failed_total`, `latebind_leaked_total`, `latebind_panics_total` | counter | checks that failed, loans beyond `leak_after`, panics of the dialer |
+//! | `latebind_closed_total` | counter | connections closed, by `reason`: as [`CloseReason`] has it |
+//! | `latebind_turned_away_total` | counter | callers who got no connection, by `reason`: the variant of [`GetError`] |
+//! | `latebind_wait_seconds` | histogram, s | how long callers queued who were served |
+//! | `latebind_dial_seconds` | histogram, s | how long dials took that succeeded |
+//! | `latebind_hold_seconds` | histogram, s | how long connections were borrowed, to some milliseconds |
+//!
+//! The first ten come from [`PoolMetrics::publish`], to be called as often as somebody collects them;
+//! a checkout pays nothing for it. The others come from an [observer](PoolMetrics::observer), and
+//! cost each checkout and return some hundred nanoseconds.
+
+use std::time::Duration;
+
+use ::metrics::{
+    Counter, Gauge, Histogram, SharedString, Unit, counter, describe_counter, describe_gauge,
+    describe_histogram, gauge, histogram,
+};
+
+use crate::close_reason::CloseReason;
+use crate::error::GetError;
+use crate::event::{Event, Observer};
+use crate::stats::Stats;
+
+/// A pool's numbers, under one name.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::{Pool, metrics::PoolMetrics};
+///
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
+/// // After the recorder has been installed, which takes what is said here.
+/// let metrics = PoolMetrics::new("orders");
+/// let pool = Pool::builder(dialer).observer(metrics.observer()).build()?;
+/// drop(pool.get()?);
+/// metrics.publish(&pool.stats()); // at each scrape
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PoolMetrics {
+    gauges: Vec<(Gauge, Of<u32>)>,
+    counters: Vec<(Counter, Of<u64>)>,
+    events: EventMetrics,
+}
+
+/// The meters that an observer keeps.
+#[derive(Clone)]
+struct EventMetrics {
+    closed: Vec<(CloseReason, Counter)>,
+    turned_away: Vec<(&'static str, Counter)>,
+    wait: Histogram,
+    dial: Histogram,
+    hold: Histogram,
+}
+
+/// Reads a number from many.
+type Of<T> = fn(&Stats) -> T;
+
+/// With its name and its meaning.
+type Named<T> = (&'static str, &'static str, Of<T>);
+
+const STATES: [(&str, Of<u32>); 4] = [
+    ("idle", |stats| stats.idle),
+    ("in_use", |stats| stats.in_use),
+    ("dialing", |stats| stats.dialing),
+    ("closing", |stats| stats.closing),
+];
+
+const GAUGES: [Named<u32>; 3] = [
+    ("latebind_max_open", "The most connections that may be open", |stats| stats.max_open),
+    ("latebind_waiting", "Callers in the queue", |stats| stats.waiting),
+    ("latebind_overdue_dials", "Dials that have outrun their deadline", |stats| stats.overdue),
+];
+
+const COUNTERS: [Named<u64>; 10] = [
+    ("latebind_lent_total", "Loans", |stats| stats.lent_total),
+    ("latebind_reused_total", "Loans of connections lent before", |stats| stats.reused_total),
+    ("latebind_waited_total", "Callers who queued", |stats| stats.waited_total),
+    ("latebind_timed_out_total", "Callers turned away at their deadline", |s| s.timed_out_total),
+    ("latebind_queue_full_total", "Callers who found the queue full", |s| s.queue_full_total),
+    ("latebind_dials_total", "Dials begun", |stats| stats.dials_total),
+    ("latebind_dial_failed_total", "Dials that failed", |stats| stats.dial_failed_total),
+    ("latebind_check_failed_total", "Checks that failed", |stats| stats.check_failed_total),
+    ("latebind_leaked_total", "Loans longer than leak_after", |stats| stats.leaked_total),
+    ("latebind_panics_total", "Panics of the dialer", |stats| stats.panics_total),
+];
+
+/// The variants of `GetError`, as the label has them.
+const ERRORS: [&str; 6] =
+    ["cancelled", "closed", "exhausted", "queue_full", "suspended", "unreachable"];
+
+impl PoolMetrics {
+    /// The meters of a pool, from the recorder that is installed now.
+    pub fn new(pool: impl Into<SharedString>) -> Self {
+        let pool = pool.into();
+        let states = STATES.map(|(state, of)| {
+            let name = "latebind_connections";
+            describe_gauge!(name, Unit::Count, "Connections, by what becomes of them");
+            (gauge!(name, "pool" => pool.clone(), "state" => state), of)
+        });
+        let gauges = GAUGES.map(|(name, meaning, of)| {
+            describe_gauge!(name, Unit::Count, meaning);
+            (gauge!(name, "pool" => pool.clone()), of)
+        });
+        let counters = COUNTERS.map(|(name, meaning, of)| {
+            describe_counter!(name, Unit::Count, meaning);
+            (counter!(name, "pool" => pool.clone()), of)
+        });
+        Self {
+            gauges: states.into_iter().chain(gauges).collect(),
+            counters: counters.into(),
+            events: EventMetrics::new(&pool),
+        }
+    }
+
+    /// Sets the gauges, and the counters of what has been done so far, to these numbers.
+    pub fn publish(&self, stats: &Stats) {
+        for (gauge, of) in &self.gauges {
+            gauge.set(of(stats));
+        }
+        for (counter, of) in &self.counters {
+            counter.absolute(of(stats));
+        }
+    }
+
+    /// Measures waits, dials and loans, and counts what ends: for
+    /// [`Settings::observer`](crate::Settings::observer).
+    pub fn observer<E>(&self) -> impl Observer<E> + use<E> {
+        let events = self.events.clone();
+        move |event: &Event<'_, E>| events.note(event)
+    }
+}
+
+impl EventMetrics {
+    fn new(pool: &SharedString) -> Self {
+        describe_counter!("latebind_closed_total", Unit::Count, "Connections closed, by reason");
+        describe_counter!(
+            "latebind_turned_away_total",
+            Unit::Count,
+            "Callers who got no connection, by reason"
+        );
+        let seconds = |name: &'static str, meaning: &'static str| {
+            describe_histogram!(name, Unit::Seconds, meaning);
+            histogram!(name, "pool" => pool.clone())
+        };
+        let closed = |reason: CloseReason| {
+            let labels = [("pool", pool.clone()), ("reason", reason.to_string().into())];
+            (reason, counter!("latebind_closed_total", &labels))
+        };
+        let turned_away = |error: &'static str| {
+            let labels = [("pool", pool.clone()), ("reason", error.into())];
+            (error, counter!("latebind_turned_away_total", &labels))
+        };
+        Self {
+            closed: CloseReason::ALL.map(closed).into(),
+            turned_away: ERRORS.map(turned_away).into(),
+            wait: seconds("latebind_wait_seconds", "How long callers queued who were served"),
+            dial: seconds("latebind_dial_seconds", "How long dials took that succeeded"),
+            hold: seconds("latebind_hold_seconds", "How long connections were borrowed"),
+        }
+    }
+
+    fn note<E>(&self, event: &Event<'_, E>) {
+        match event {
+            Event::Lent { waited: Duration::ZERO, .. } => {}
+            Event::Lent { waited, .. } => self.wait.record(*waited),
+            Event::Opened { took } => self.dial.record(*took),
+            Event::Returned { held } | Event::Detached { held } => self.hold.record(*held),
+            Event::Closed { reason, .. } => count(&self.closed, *reason),
+            Event::TurnedAway { error, .. } => count(&self.turned_away, label(error)),
+            _ => {}
+        }
+    }
+}
+
+fn count<T: Copy + PartialEq>(counters: &[(T, Counter)], what: T) {
+    let counter = counters.iter().find(|(of, _)| *of == what);
+    counter.expect("there is a counter for each").1.increment(1);
+}
+
+fn label<E>(error: &GetError<E>) -> &'static str {
+    match error {
+        GetError::Cancelled => "cancelled",
+        GetError::Closed => "closed",
+        GetError::Exhausted { .. } => "exhausted",
+        GetError::QueueFull { .. } => "queue_full",
+        GetError::Suspended { .. } => "suspended",
+        GetError::Unreachable { .. } => "unreachable",
+    }
+}

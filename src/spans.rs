@@ -1,0 +1,41 @@
+//! The spans of feature `tracing`, and nothing in their place without it.
+
+#[cfg(feature = "tracing")]
+mod kept {
+    use tracing::span::EnteredSpan;
+
+    /// Ends the span when dropped.
+    pub(crate) type Span = EnteredSpan;
+
+    pub(crate) fn wait() -> Span {
+        tracing::debug_span!(target: "latebind", "wait").entered()
+    }
+
+    pub(crate) fn dial() -> Span {
+        tracing::debug_span!(target: "latebind", "dial").entered()
+    }
+
+    pub(crate) fn check() -> Span {
+        tracing::debug_span!(target: "latebind", "check").entered()
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod kept {
+    /// Nothing.
+    pub(crate) struct Span;
+
+    pub(crate) fn wait() -> Span {
+        Span
+    }
+
+    pub(crate) fn dial() -> Span {
+        Span
+    }
+
+    pub(crate) fn check() -> Span {
+        Span
+    }
+}
+
+pub(crate) use self::kept::{check, dial, wait};

@@ -1,0 +1,99 @@
+//! [`tracing`](https://docs.rs/tracing): what happens in a pool, as events and spans.
+//!
+//! With feature `tracing`. All bear the target `latebind`.
+//!
+//! | span (debug) | on which thread, from when to when |
+//! | --- | --- |
+//! | `wait` | the caller's: from its place in the queue to its connection or error |
+//! | `dial`, `check` | one of the pool's, or whose it is if it cannot block: the dialer's own call |
+//!
+//! They are there with the feature, in every pool, and cost nothing measurable while no subscriber
+//! wants them. Events come from an observer, in the pools that are given [`Traced`].
+
+use std::time::Duration;
+
+use ::tracing::{debug, error, warn};
+
+use crate::event::{Event, Observer};
+
+/// Tells the subscriber of a pool's events: what fails as a warning, the rest to debug by.
+///
+/// | event | level | fields |
+/// | --- | --- | --- |
+/// | a caller waited for longer than [`slow_wait`](Self::slow_wait) | warn | `waited` |
+/// | a caller was turned away | warn | `error`, `waited` |
+/// | a dial, a check or a reset failed | warn | `error` |
+/// | a connection is held for longer than `leak_after` | warn | `holder` |
+/// | a connection was opened; closed | debug | `took`; `reason`, `age` |
+///
+/// Each bears the `pool`'s name.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::{Pool, tracing::Traced};
+/// use std::time::Duration;
+///
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
+/// let traced = Traced::new("orders").slow_wait(Duration::from_millis(100));
+/// let pool = Pool::builder(dialer).observer(traced).build()?;
+/// # Ok::<(), latebind::ConfigError>(())
+/// # .map_err(Box::<dyn std::error::Error>::from)
+/// ```
+#[derive(Clone, Debug)]
+pub struct Traced {
+    pool: String,
+    slow_wait: Duration,
+}
+
+impl Traced {
+    /// By the name that the events shall bear.
+    pub fn new(pool: impl Into<String>) -> Self {
+        Self { pool: pool.into(), slow_wait: Duration::from_secs(1) }
+    }
+
+    /// Warns of callers who were served after having waited for longer than this. Zero warns of
+    /// every wait, `Duration::MAX` of none. Defaults to 1 s.
+    #[must_use]
+    pub fn slow_wait(mut self, slow_wait: Duration) -> Self {
+        self.slow_wait = slow_wait;
+        self
+    }
+}
+
+impl<E: std::error::Error + 'static> Observer<E> for Traced {
+    fn observe(&self, event: &Event<'_, E>) {
+        let Self { pool, slow_wait } = self;
+        match event {
+            Event::Lent { waited, .. } if waited > slow_wait => {
+                warn!(target: "latebind", pool, ?waited, "a caller waited for long");
+            }
+            Event::TurnedAway { error, waited } => {
+                warn!(target: "latebind", pool, %error, ?waited, "a caller was turned away");
+            }
+            Event::DialFailed { failure, took } => {
+                warn!(target: "latebind", pool, error = %failure, ?took, "a dial failed");
+            }
+            Event::CheckFailed { error } => tell_failure(pool, *error, "a check failed"),
+            Event::ResetFailed { error } => tell_failure(pool, *error, "a reset failed"),
+            Event::Leaked { holder } => {
+                warn!(target: "latebind", pool, %holder, "a connection is held for long");
+            }
+            Event::Opened { took } => {
+                debug!(target: "latebind", pool, ?took, "a connection was opened");
+            }
+            Event::Closed { reason, age } => {
+                debug!(target: "latebind", pool, %reason, ?age, "a connection was closed");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn tell_failure<E: std::error::Error>(pool: &str, error: Option<&E>, what: &str) {
+    match error {
+        Some(error) => warn!(target: "latebind", pool, %error, "{what}"),
+        None => error!(target: "latebind", pool, "{what}: the dialer panicked"),
+    }
+}

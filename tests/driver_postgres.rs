@@ -1,0 +1,427 @@
+//! `PostgresDialer` with a real PostgreSQL.
+#![cfg(all(feature = "postgres", target_os = "linux"))]
+
+mod bank;
+mod common;
+mod servers;
+
+use std::error::Error;
+use std::future;
+use std::io;
+use std::iter;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::Barrier;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use bank::Transfer;
+use common::LONG;
+use common::await_that;
+use common::finishes_within;
+use latebind::Builder;
+use latebind::Dialer;
+use latebind::GetError;
+use latebind::OnDialFailure;
+use latebind::OwnedConnection;
+use latebind::Pool;
+use latebind::PooledConnection;
+use latebind::drivers::OnReturn;
+use latebind::drivers::PostgresDialer;
+use latebind::net::Listen;
+use postgres::Client;
+use postgres::NoTls;
+use postgres::Socket;
+use postgres::config::SslMode;
+use postgres::error::SqlState;
+use postgres::tls::MakeTlsConnect;
+use postgres::tls::NoTlsStream;
+use postgres::tls::TlsConnect;
+use servers::postgres::Postgres;
+
+type Dial = PostgresDialer<NoTls>;
+
+fn dialer(server: &Postgres) -> Dial {
+    PostgresDialer::new(server.config(), NoTls)
+}
+
+fn pool(server: &Postgres, set: impl FnOnce(Builder<Dial>) -> Builder<Dial>) -> Pool<Dial> {
+    set(Pool::builder(dialer(server))).build().unwrap()
+}
+
+/// A number that one query gives.
+fn number(client: &mut Client, query: &str) -> i64 {
+    client.query_one(query, &[]).unwrap().get(0)
+}
+
+/// The process that serves a connection.
+fn process(client: &mut Client) -> i32 {
+    client.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0)
+}
+
+/// How many connections the server has, but for the test's own.
+fn sessions(client: &mut Client) -> i64 {
+    number(
+        client,
+        "SELECT count(*) FROM pg_stat_activity \
+         WHERE backend_type = 'client backend' AND application_name <> 'test'",
+    )
+}
+
+fn open_bank(client: &mut Client) {
+    client
+        .batch_execute(
+            "CREATE TABLE account (id bigint PRIMARY KEY, balance bigint NOT NULL);
+             CREATE TABLE made (transfer bigint PRIMARY KEY)",
+        )
+        .unwrap();
+    for account in 0..bank::ACCOUNTS {
+        client.execute("INSERT INTO account VALUES ($1, $2)", &[&account, &bank::CREDIT]).unwrap();
+    }
+}
+
+/// Makes a transfer unless it has been made.
+fn transfer(client: &mut Client, transfer: Transfer) -> Result<(), postgres::Error> {
+    let mut transaction = client.transaction()?;
+    let new = "INSERT INTO made VALUES ($1) ON CONFLICT DO NOTHING";
+    if transaction.execute(new, &[&transfer.id])? == 1 {
+        for (account, gain) in transfer.entries() {
+            let change = "UPDATE account SET balance = balance + $2 WHERE id = $1";
+            transaction.execute(change, &[&account, &gain])?;
+        }
+    }
+    transaction.commit()
+}
+
+#[track_caller]
+fn assert_balanced(client: &mut Client, transfers: i64) {
+    assert_eq!(
+        number(client, "SELECT count(*) FROM made"),
+        transfers,
+        "each transfer was made once"
+    );
+    let rows = client.query("SELECT balance FROM account ORDER BY id", &[]).unwrap();
+    let balances: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(balances, bank::balances(transfers));
+}
+
+#[test]
+fn clerks_who_share_a_pool_keep_the_books_balanced() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut test = server.client();
+    open_bank(&mut test);
+    let pool = pool(&server, |b| b.max_open(4));
+    let (done, ended) = mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            bank::work(&pool, 12, 1_200, transfer);
+            done.send(()).unwrap();
+        });
+        while ended.recv_timeout(Duration::from_millis(5)).is_err() {
+            assert!(sessions(&mut test) <= 4, "BOUND, as the server sees it");
+        }
+    });
+    assert_balanced(&mut test, 1_200);
+    await_that("all are back", || pool.stats().in_use == 0);
+    let stats = pool.stats();
+    assert_eq!(sessions(&mut test), i64::from(stats.idle), "idle is what the server has open");
+    assert_eq!(stats.retired_total, 0, "no connection was the worse for it: {stats}");
+}
+
+#[test]
+fn a_restart_under_load_loses_no_transfer_and_makes_none_twice() {
+    let Some(mut server) = Postgres::start("") else { return };
+    open_bank(&mut server.client());
+    let pool =
+        pool(&server, |b| b.max_open(4).on_dial_failure(OnDialFailure::Retry(Default::default())));
+    let outage = bank::work_through(&pool, 8, transfer, || server.restart());
+    assert_balanced(&mut server.client(), outage.transfers);
+    let stats = pool.stats();
+    assert!(stats.dialed_total > 4, "those of before are gone: {stats}");
+    eprintln!("PostgreSQL was restarted: {outage}");
+    assert!(outage.recovery.1 < Duration::from_secs(5), "{outage}");
+}
+
+/// Neither a check that hangs nor a dial that hangs delays a caller.
+#[test]
+fn callers_keep_their_deadlines_while_the_server_is_frozen() {
+    let Some(server) = Postgres::start("") else { return };
+    let pool = pool(&server, |b| b.max_open(3).check_after(Duration::ZERO));
+    pool.warm_up(1).unwrap();
+    server.freeze();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let begun = Instant::now();
+                let error = pool.get_timeout(Duration::from_millis(300)).map(drop).unwrap_err();
+                let waited = begun.elapsed();
+                assert!(waited < Duration::from_secs(3), "DEADLINE: {waited:?}");
+                assert!(matches!(error, GetError::Exhausted { .. }), "{error}");
+            });
+        }
+    });
+    server.thaw();
+    let mut client = pool.get_timeout(LONG).unwrap();
+    assert_eq!(number(&mut client, "SELECT 1::bigint"), 1);
+    drop(client);
+    await_that("the dials have ended", || pool.stats().dialing + pool.stats().closing == 0);
+    let stats = pool.stats();
+    assert!(sessions(&mut server.client()) <= 3, "BOUND, as the server sees it");
+    assert!(stats.open() <= 3);
+}
+
+#[test]
+fn a_terminated_back_end_is_noticed_before_its_connection_is_lent() {
+    let Some(server) = Postgres::start("") else { return };
+    let pool = pool(&server, |b| b.max_open(4).check_after(Duration::ZERO));
+    pool.warm_up(4).unwrap();
+    let mut test = server.client();
+    let killed = number(
+        &mut test,
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE backend_type = 'client backend' AND application_name <> 'test'",
+    );
+    assert_eq!(killed, 4);
+    let mut clients: Vec<_> = (0..4).map(|_| pool.get_timeout(LONG).unwrap()).collect();
+    for client in &mut clients {
+        assert_eq!(number(client, "SELECT 1::bigint"), 1, "no caller gets one of those");
+    }
+    assert_eq!(pool.stats().check_failed_total, 4);
+}
+
+/// Its borrower has the error; the next one has another connection.
+#[test]
+fn a_back_end_terminated_in_use_is_not_lent_again() {
+    for on_return in [OnReturn::Keep, OnReturn::Rollback, OnReturn::ResetSession] {
+        let Some(server) = Postgres::start("") else { return };
+        let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
+        let mut client = pool.get().unwrap();
+        let process = process(&mut client);
+        let mut test = server.client();
+        test.execute("SELECT pg_terminate_backend($1)", &[&process]).unwrap();
+        await_that("the server has ended it", || sessions(&mut test) == 0);
+        client.batch_execute("SELECT 1").unwrap_err();
+        drop(client);
+        let mut client = pool.get_timeout(LONG).unwrap();
+        assert_eq!(number(&mut client, "SELECT 1::bigint"), 1, "{on_return:?}");
+    }
+}
+
+/// A server that says "too many clients" fails nobody whom a return can serve.
+#[test]
+fn at_the_servers_limit_callers_are_served_by_returns() {
+    const CALLERS: usize = 12;
+    let settings = "max_connections = 5\nsuperuser_reserved_connections = 0\nmax_wal_senders = 0";
+    let Some(server) = Postgres::start(settings) else { return };
+    let mut test = server.client();
+    let pool = pool(&server, |b| b.max_open(10));
+    // Four are there for the pool, and all of them are out.
+    let held: Vec<_> = (0..4).map(|_| pool.get().unwrap()).collect();
+    thread::scope(|scope| {
+        let callers: Vec<_> =
+            (0..CALLERS).map(|_| scope.spawn(|| process(&mut pool.get().unwrap()))).collect();
+        await_that("the server has refused some", || pool.stats().dial_failed_total > 0);
+        drop(held);
+        for caller in callers {
+            caller.join().unwrap();
+        }
+    });
+    assert!(sessions(&mut test) <= 4);
+}
+
+#[test]
+fn the_servers_refusal_reaches_the_caller_as_it_is() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut config = server.config();
+    config.dbname("nowhere");
+    let error = Pool::new(PostgresDialer::new(config, NoTls)).get().map(drop).unwrap_err();
+    assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
+    let cause: &postgres::Error = error.source().unwrap().downcast_ref().unwrap();
+    assert_eq!(cause.code(), Some(&SqlState::INVALID_CATALOG_NAME));
+}
+
+#[test]
+fn a_transaction_left_open_is_rolled_back_before_the_next_borrower() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut test = server.client();
+    test.batch_execute("CREATE TABLE note (id bigint PRIMARY KEY)").unwrap();
+    for on_return in [OnReturn::Rollback, OnReturn::ResetSession] {
+        let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
+        let mut client = pool.get().unwrap();
+        let left_by = process(&mut client);
+        // One that is open, and one that has failed.
+        for statement in ["INSERT INTO note VALUES (1)", "SELECT 1 / 0"] {
+            let _ = client.batch_execute(&format!("BEGIN; {statement}"));
+            drop(client);
+            client = pool.get_timeout(LONG).unwrap();
+            assert_eq!(process(&mut client), left_by, "the connection is kept");
+            assert_eq!(number(&mut client, "SELECT count(*) FROM note"), 0);
+            client.batch_execute("INSERT INTO note VALUES (2)").unwrap();
+            assert_eq!(number(&mut test, "SELECT count(*) FROM note"), 1, "no transaction is open");
+            client.batch_execute("DELETE FROM note").unwrap();
+        }
+    }
+    let story = server.story();
+    assert!(!story.contains("WARNING"), "nothing was rolled back that was not there:\n{story}");
+}
+
+#[test]
+fn a_session_that_is_reset_leaves_nothing_to_the_next_borrower() {
+    let Some(server) = Postgres::start("") else { return };
+    let leave = "SET search_path = 'elsewhere'; CREATE TEMP TABLE mine (id bigint); LISTEN news; \
+                 PREPARE plan AS SELECT 1; SELECT pg_advisory_lock(7)";
+    let left = "SELECT (current_setting('search_path') = 'elsewhere')::int::bigint \
+                + (SELECT count(*) FROM pg_class WHERE relname = 'mine') \
+                + (SELECT count(*) FROM pg_listening_channels()) \
+                + (SELECT count(*) FROM pg_prepared_statements WHERE name = 'plan') \
+                + (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
+    for (on_return, expected) in
+        [(OnReturn::Keep, 5), (OnReturn::Rollback, 5), (OnReturn::ResetSession, 0)]
+    {
+        let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
+        let mut client = pool.get().unwrap();
+        client.batch_execute(leave).unwrap();
+        let left_by = process(&mut client);
+        drop(client);
+        let mut client = pool.get_timeout(LONG).unwrap();
+        assert_eq!(process(&mut client), left_by, "the connection is kept");
+        assert_eq!(number(&mut client, left), expected, "{on_return:?}");
+    }
+}
+
+/// What a frozen server holds up is the return's own thread, not the one that returns.
+#[test]
+fn a_reset_that_hangs_holds_up_nobody() {
+    let Some(server) = Postgres::start("") else { return };
+    let pool = pool(&server, |b| b.max_open(1).check_timeout(Duration::from_millis(100)));
+    let mut client = pool.get().unwrap();
+    process(&mut client);
+    server.freeze();
+    let begun = Instant::now();
+    drop(client);
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(pool.get_timeout(Duration::from_millis(300)).is_err());
+    server.thaw();
+    process(&mut pool.get_timeout(LONG).unwrap());
+}
+
+/// A client waits for an answer that is due before it says goodbye.
+#[test]
+fn a_close_that_hangs_holds_up_nobody() {
+    let Some(server) = Postgres::start("") else { return };
+    let pool = pool(&server, |b| b.max_open(1));
+    let mut client = pool.get_owned().unwrap();
+    server.freeze();
+    client.is_valid(Duration::from_millis(50)).unwrap_err();
+    finishes_within(LONG, || OwnedConnection::discard(client));
+    assert_eq!(pool.stats().closing, 1, "the server has it still");
+    server.thaw();
+    process(&mut pool.get_timeout(LONG).unwrap());
+}
+
+#[test]
+fn an_abort_cancels_the_statement_under_way() {
+    let Some(server) = Postgres::start("") else { return };
+    let pool = Arc::new(pool(&server, |b| b));
+    let begin = Arc::new(Barrier::new(2));
+    let borrower = thread::spawn({
+        let (pool, begin) = (Arc::clone(&pool), Arc::clone(&begin));
+        move || {
+            let mut client = pool.get().unwrap();
+            begin.wait();
+            client.batch_execute("SELECT pg_sleep(3600)")
+        }
+    });
+    begin.wait();
+    let mut test = server.client();
+    let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    await_that("it sleeps", || number(&mut test, asleep) == 1);
+    pool.close();
+    assert_eq!(pool.abort(), 1);
+    let error = finishes_within(LONG, || borrower.join().unwrap()).unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+    assert!(pool.drain(Instant::now() + LONG).is_complete());
+    await_that("the server has none of it left", || sessions(&mut test) == 0);
+}
+
+#[test]
+fn a_unix_socket_serves_as_well() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut config = postgres::Config::new();
+    config.host_path(server.folder()).port(server.port()).user("postgres");
+    let pool = Pool::new(PostgresDialer::new(config, NoTls));
+    process(&mut pool.get().unwrap());
+    assert_eq!(number(&mut pool.get().unwrap(), "SELECT 1::bigint"), 1);
+}
+
+/// A connector that refuses whatever host it is asked for.
+#[derive(Clone)]
+struct Distrust;
+
+impl MakeTlsConnect<Socket> for Distrust {
+    type Stream = NoTlsStream;
+    type TlsConnect = Refusal;
+    type Error = io::Error;
+
+    fn make_tls_connect(&mut self, domain: &str) -> io::Result<Refusal> {
+        Ok(Refusal(domain.to_owned()))
+    }
+}
+
+struct Refusal(String);
+
+impl TlsConnect<Socket> for Refusal {
+    type Stream = NoTlsStream;
+    type Error = io::Error;
+    type Future = future::Ready<io::Result<NoTlsStream>>;
+
+    fn connect(self, _: Socket) -> Self::Future {
+        future::ready(Err(io::Error::other(format!("{} is not trusted", self.0))))
+    }
+}
+
+#[test]
+fn the_tls_connector_decides_whom_to_trust_and_its_error_reaches_the_caller() {
+    let Some(server) = Postgres::start("ssl = on") else { return };
+    let mut config = server.config();
+    config.ssl_mode(SslMode::Require);
+    let error = Pool::new(PostgresDialer::new(config, Distrust)).get().map(drop).unwrap_err();
+    let cause = error.dial_error().unwrap().source().unwrap();
+    assert_eq!(cause.to_string(), "127.0.0.1 is not trusted");
+}
+
+/// The limit of a connect is what is left, and the configuration's own if that is shorter.
+#[test]
+fn a_dial_to_a_host_that_swallows_packets_ends_at_the_deadline() {
+    let full = Listen::new().backlog(1).tcp("127.0.0.1:0").unwrap();
+    let address = full.local_addr().unwrap();
+    let wait = Duration::from_millis(300);
+    let crowd: Vec<_> = iter::from_fn(|| TcpStream::connect_timeout(&address, wait).ok()).collect();
+    let config = servers::postgres::config(address.port());
+    let mut ten_hosts = config.clone();
+    for _ in 1..10 {
+        ten_hosts.host("127.0.0.1");
+    }
+    let mut impatient = config.clone();
+    impatient.connect_timeout(wait);
+    for (config, deadline) in [(config, wait), (ten_hosts, wait), (impatient, LONG)] {
+        let begun = Instant::now();
+        let error =
+            PostgresDialer::new(config, NoTls).dial(begun + deadline).map(drop).unwrap_err();
+        let (took, cause) = (begun.elapsed(), error.source().unwrap());
+        assert_eq!(cause.downcast_ref().map(io::Error::kind), Some(io::ErrorKind::TimedOut));
+        assert!(took >= wait * 4 / 5 && took < wait * 8, "{took:?}");
+    }
+    drop(crowd);
+}
+
+#[test]
+fn a_detached_client_is_the_borrowers_own() {
+    let Some(server) = Postgres::start("") else { return };
+    let pool = pool(&server, |b| b.max_open(1));
+    let mut own = PooledConnection::detach(pool.get().unwrap());
+    pool.close();
+    assert_eq!(number(&mut own, "SELECT 1::bigint"), 1);
+}

@@ -1,0 +1,306 @@
+//! Servers of a test's own: private ones in a temporary folder, which leave nothing behind.
+//!
+//! They are started from what is on `PATH` or in Debian's usual places. A test whose server is not
+//! to be had says so and passes, unless `LATEBIND_REQUIRE_ALL=1`.
+
+#![allow(dead_code, unreachable_pub)] // Each test binary uses a part of it.
+
+#[cfg(feature = "rustls")]
+pub mod nginx;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::env;
+use std::fs;
+use std::fs::File;
+use std::mem;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+/// How long a server may take to start or to stop, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a kind of server is run, in a folder that has been prepared.
+pub trait Recipe: Send + Sync {
+    /// Starts it on that port of the loopback address, with the folder as its working directory.
+    fn command(&self, folder: &Path, port: u16) -> Command;
+
+    /// Whether it answers on that port.
+    fn is_ready(&self, folder: &Path, port: u16) -> bool;
+
+    /// The signal by which it ends at once and saves nothing.
+    fn kill(&self) -> libc::c_int {
+        libc::SIGKILL
+    }
+}
+
+/// A server that runs, or may run again.
+pub struct Server {
+    recipe: Box<dyn Recipe>,
+    folder: TempDir,
+    port: u16,
+    child: Option<Child>,
+    guardian: Child,
+}
+
+impl Server {
+    /// Starts a server in a folder that has been prepared, and waits until it answers.
+    pub fn start(folder: TempDir, recipe: impl Recipe + 'static) -> Self {
+        let guardian = guard(folder.path(), recipe.kill());
+        let recipe = Box::new(recipe);
+        let mut server = Self { recipe, folder, port: free_port(), child: None, guardian };
+        server.resume();
+        server
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// On the loopback address; the same after a restart.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts the server that was killed, and waits until it answers.
+    pub fn resume(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        let child = as_nobody(&mut self.recipe.command(self.folder.path(), self.port))
+            .current_dir(self.folder.path())
+            .process_group(0) // A Ctrl-C is for the test; the guardian sees to the server.
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("the server's program was found");
+        self.child = Some(child);
+        let deadline = Instant::now() + PATIENCE;
+        while !self.recipe.is_ready(self.folder.path(), self.port) {
+            let ended = self.child.as_mut().expect("it was started").try_wait().unwrap();
+            assert!(ended.is_none() && Instant::now() < deadline, "no start:\n{}", self.story());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it as a crash would: at once, with all of its processes.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        signal(child.id(), self.recipe.kill());
+        self.thaw(); // A stopped process heeds no signal but one.
+        let deadline = Instant::now() + PATIENCE;
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                self.signal_all(libc::SIGKILL);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        while self.signal_all(libc::SIGKILL) > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub fn restart(&mut self) {
+        self.kill();
+        self.resume();
+    }
+
+    /// Stops it in its tracks: the kernel still accepts connections for it, and nobody answers.
+    pub fn freeze(&self) {
+        let mut frozen = 0;
+        // Until none was started meanwhile.
+        loop {
+            let stopped = self.signal_all(libc::SIGSTOP);
+            if stopped == frozen {
+                return;
+            }
+            frozen = stopped;
+        }
+    }
+
+    pub fn thaw(&self) {
+        self.signal_all(libc::SIGCONT);
+    }
+
+    /// What the server has to say for itself.
+    pub fn story(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// Sends a signal to each of its processes, and says how many there were.
+    ///
+    /// They are told by their working directory: PostgreSQL's have a process group each.
+    fn signal_all(&self, number: libc::c_int) -> usize {
+        let its_own = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let entry = entry.ok()?;
+            let id: u32 = entry.file_name().to_str()?.parse().ok()?;
+            fs::read_link(entry.path().join("cwd"))
+                .ok()?
+                .starts_with(self.folder.path())
+                .then_some(id)
+        });
+        its_own.map(|id| signal(id, number)).count()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        drop(self.guardian.stdin.take());
+        // It removes the folder, should this process end before it does so itself.
+        let _ = self.guardian.wait();
+    }
+}
+
+/// Stays until this process ends, however it ends, and sees to it that the server does too.
+fn guard(folder: &Path, kill: libc::c_int) -> Child {
+    const SCRIPT: &str = r#"
+        read -r _
+        those() {
+            for process in /proc/[0-9]*; do
+                case "$(readlink "$process/cwd")" in
+                    "$1" | "$1"/*) kill -s "$2" "${process#/proc/}"; found=yes ;;
+                esac
+            done
+        }
+        those "$1" "$2"
+        those "$1" CONT
+        for attempt in 1 2 3 4 5 6 7 8 9; do
+            found=no
+            those "$1" CONT
+            [ $found = no ] && break
+            sleep 0.5
+        done
+        those "$1" KILL
+        rm -rf "$1"
+    "#;
+    let kill = if kill == libc::SIGQUIT { "QUIT" } else { "KILL" };
+    Command::new("sh")
+        .args(["-c", SCRIPT, "guardian"])
+        .args([folder.as_os_str(), kill.as_ref()])
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        // Else whoever reads what this process prints would wait for the guardian too.
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn signal(id: u32, number: libc::c_int) {
+    // SAFETY: asks the kernel, which may refuse; no memory is concerned.
+    unsafe { libc::kill(id as libc::pid_t, number) };
+}
+
+/// A temporary folder that belongs to whoever a server runs as.
+pub fn folder() -> TempDir {
+    // The kernel tells working directories without links.
+    let parent = env::temp_dir().canonicalize().unwrap();
+    let folder = tempfile::Builder::new().prefix("latebind-").tempdir_in(parent).unwrap();
+    chown(folder.path(), nobody(), nobody()).unwrap();
+    folder
+}
+
+/// A folder as `fill` leaves it, which is called once for all tests of this process.
+pub fn folder_like(once: &OnceLock<PathBuf>, fill: impl FnOnce(&Path)) -> TempDir {
+    let original = once.get_or_init(|| {
+        let folder = folder();
+        mem::forget(guard(folder.path(), libc::SIGKILL)); // Removes it when this process has ended.
+        fill(folder.path());
+        folder.keep()
+    });
+    let copy = folder();
+    prepare(copy.path(), Command::new("cp").arg("-a").arg(original.join(".")).arg("."));
+    copy
+}
+
+/// Has a command run as nobody if we are root, as whom databases refuse to run.
+pub fn as_nobody(command: &mut Command) -> &mut Command {
+    match nobody() {
+        Some(nobody) => command.uid(nobody).gid(nobody),
+        None => command,
+    }
+}
+
+/// Writes a file that nobody but the server may read.
+pub fn put(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    chown(path, nobody(), nobody()).unwrap();
+}
+
+/// Runs a command that puts something into a server's folder.
+pub fn prepare(folder: &Path, command: &mut Command) {
+    let output = as_nobody(command).current_dir(folder).output().unwrap();
+    let (told, blamed) = (&output.stdout, &output.stderr);
+    let story = [told.as_slice(), blamed].map(String::from_utf8_lossy).concat();
+    assert!(output.status.success(), "{command:?}:\n{story}");
+}
+
+fn nobody() -> Option<u32> {
+    // SAFETY: reads a number of this process.
+    if unsafe { libc::geteuid() } != 0 {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let nobody = users.lines().find(|line| line.starts_with("nobody:")).expect("a user nobody");
+    Some(nobody.split(':').nth(2).unwrap().parse().unwrap())
+}
+
+/// Finds a program on `PATH` or where Debian puts servers; else says that the test is left out.
+pub fn find(names: &[&str]) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut versions: Vec<_> = fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path().join("bin"))).collect())
+        .unwrap_or_default();
+    versions.sort();
+    let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    let found = env::split_paths(&path)
+        .chain(versions.into_iter().rev())
+        .chain(usual)
+        .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
+        .find(|program| program.is_file());
+    if found.is_none() {
+        support::skip(format_args!("there is no {}", names.join(" and no ")));
+    }
+    found
+}
+
+/// A port on which nobody listens, and from which the kernel takes none for outgoing connections:
+/// else a client's own could have it while the server is down.
+pub fn free_port() -> u16 {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let start = process::id() * 97;
+    loop {
+        let number = 10_000 + (start + TAKEN.fetch_add(1, SeqCst)) % 20_000;
+        let port = u16::try_from(number).expect("below 30 000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A Redis of a test's own.
+
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpStream;
+use std::ops::Deref;
+use std::ops::DerefMut;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use redis::Client;
+use redis::Connection;
+
+use super::Recipe;
+use super::Server;
+use super::find;
+use super::folder;
+
+/// It has written down what it has answered for, so that a restart loses nothing.
+pub struct Redis(Server);
+
+impl Redis {
+    /// Starts one with arguments of its own; `None` if there is no Redis here.
+    pub fn start(settings: &[&str]) -> Option<Self> {
+        let program = find(&["redis-server", "valkey-server"])?;
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+        Some(Self(Server::start(folder(), Program { program, settings })))
+    }
+
+    /// How to reach database 3 of it.
+    pub fn client(&self) -> Client {
+        Client::open(format!("redis://127.0.0.1:{}/3", self.port())).unwrap()
+    }
+
+    /// A connection of the test's own, beside those of the pool.
+    pub fn connection(&self) -> Connection {
+        let mut connection = self.client().get_connection().unwrap();
+        redis::cmd("CLIENT").arg(&["SETNAME", "test"]).exec(&mut connection).unwrap();
+        connection
+    }
+}
+
+impl Deref for Redis {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl DerefMut for Redis {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.0
+    }
+}
+
+struct Program {
+    program: PathBuf,
+    settings: Vec<String>,
+}
+
+impl Recipe for Program {
+    fn command(&self, _folder: &Path, port: u16) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+        command.args(["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+        command.args(&self.settings);
+        command
+    }
+
+    /// Who may not ask is answered too, unless it is loading its data.
+    fn is_ready(&self, _folder: &Path, port: u16) -> bool {
+        let ask = || {
+            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+            stream.write_all(b"PING\r\n")?;
+            let mut answer = [0; 7];
+            stream.read_exact(&mut answer)?;
+            io::Result::Ok(answer)
+        };
+        ask().is_ok_and(|answer| [b"+PONG\r\n", b"-NOAUTH"].contains(&&answer))
+    }
+}
