@@ -57,7 +57,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 self.begin_dials(now, effects);
                 self.fill(now, effects);
                 self.refuse(now, effects);
+                let may_be_passed = self.may_be_passed(now);
                 self.fail_hopeless(now, effects);
+                if may_be_passed {
+                    // Whoever stood behind one of those may have waited for too long.
+                    self.serve(now, effects);
+                }
             }
             self.appoint_looker(now, effects);
             self.finish_warm_ups(effects);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
-use crate::config::{Config, DialRule};
+use crate::config::{Config, DialRule, OnDialFailure};
 use crate::desk::{Desk, SECOND, SLEEPER, ageless};
 use crate::ledger::{AsideOrder, Refusal, Request, Task, Verdict};
 use crate::stats::Stats;
@@ -792,4 +792,31 @@ fn what_waits_for_a_hand_over_is_not_closed_as_one_too_many() {
     desk.give_back(one);
     desk.give_back(two);
     assert_eq!((desk.closes.len(), desk.stats().idle), (2, 0), "nobody waits any more");
+}
+
+/// BOUNDED-BYPASS: whoever asks again with an old place waits since later than those behind it, so
+/// that they may not be passed although it may.
+#[test]
+fn who_stands_behind_a_caller_that_fails_is_passed_no_longer() {
+    let config = Config { max_open: 4, on_dial_failure: OnDialFailure::Fail, ..ageless() };
+    let mut desk = Desk::with(config);
+    let first = desk.queue(1);
+    desk.dialed();
+    let broken = desk.granted(first);
+    let orders =
+        desk.ledger.reconfigure(Config { bypass: SECOND, ..*desk.ledger.config() }, desk.now);
+    desk.lay_out(orders);
+    let _served = desk.queue(2);
+    desk.dialed();
+    let third = desk.queue(3);
+    desk.now += SECOND / 2;
+    desk.retire_as(broken, CloseReason::Broken);
+    let (_, orders) = desk.ledger.request(Some(first), None, desk.now, || 1);
+    desk.lay_out(orders);
+    desk.dialed();
+    assert_eq!(desk.stats().idle, 1, "the first has waited for a moment only");
+    desk.now += SECOND / 2;
+    desk.refused();
+    desk.failure(first);
+    desk.granted(third);
 }
