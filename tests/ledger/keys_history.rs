@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::config::{Config, DialRule};
+use crate::config::{Config, DialRule, OnDialFailure};
 use crate::history::{config, passing_time, patience};
 use crate::keys::{Delivery, Keys, Setting};
 
@@ -127,31 +127,22 @@ fn weights() -> impl Strategy<Value = [u8; KINDS.len()]> {
 
 /// Settings under which it is known beside the ledger what each member lacks.
 fn plain(config: Config) -> Config {
-    let Config { max_open, max_idle, max_dialing, max_waiting, max_idle_time, .. } = config;
-    let Config { check_after, on_dial_failure, .. } = config;
-    let for_ever = Config {
-        max_lifetime: Duration::MAX,
-        check_idle_every: Duration::MAX,
-        dial_timeout: Duration::MAX,
-        check_timeout: Duration::MAX,
-        close_timeout: Duration::MAX,
-        breaker: None,
-        ..config
-    };
-    let on_dial_failure = match on_dial_failure {
-        crate::config::OnDialFailure::Retry(_) => crate::config::OnDialFailure::AwaitReturn,
+    let on_dial_failure = match config.on_dial_failure {
+        OnDialFailure::Retry(_) => OnDialFailure::AwaitReturn,
         other => other,
     };
     Config {
-        max_open,
-        max_idle,
-        max_dialing,
-        max_waiting,
-        max_idle_time,
-        check_after,
-        on_dial_failure,
         min_idle: 0,
-        ..for_ever
+        max_lifetime: Duration::MAX,
+        // What has rested too long is closed for that, and may be what was to make room.
+        max_idle_time: Duration::MAX,
+        check_idle_every: Duration::MAX,
+        on_dial_failure,
+        breaker: None,
+        dial_timeout: Duration::MAX,
+        check_timeout: Duration::MAX,
+        close_timeout: Duration::MAX,
+        ..config
     }
 }
 
@@ -170,6 +161,12 @@ fn setting(delivery: Delivery) -> impl Strategy<Value = Setting> {
     let totals = (1..7u32, prop::option::of(0..4u32));
     (3..6usize, each, totals, 0..4usize).prop_map(move |(keys, each, totals, places)| {
         let (max_open_total, max_idle_total) = totals;
+        let mut each = each;
+        if delivery == Delivery::AtOnce && max_idle_total.is_some() {
+            // What a key closes by its own bound may have been counted towards that of all.
+            each.max_idle = None;
+        }
+        let places = places.min(each.max_idle() as usize);
         Setting { keys, each, max_open_total, max_idle_total, places, delivery }
     })
 }
