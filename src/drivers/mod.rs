@@ -4,14 +4,21 @@
 //! configuration is the client crate's own, a guard is the client, and errors are the client
 //! crate's, unwrapped. What a driver cannot know, because the client does not tell, its page says.
 //!
+//! The client crate is a dependency of your own too, which chooses its version and its features. Some
+//! drivers do with several versions; should Cargo take another for the driver than for you, as it
+//! may for `mysql`, `cargo update mysql@28.0.4 --precise 26.0.1` has it take yours.
+//!
 //! | feature | dialer | a guard is | what the next borrower is spared |
 //! | --- | --- | --- | --- |
+//! | `mysql` | `MysqlDialer` | `mysql::Conn` | an open transaction; by option the session |
 //! | `postgres` | `PostgresDialer` | `postgres::Client` | an open transaction; by option the session |
 //! | `r2d2` | `R2d2Dialer<M>` | `M::Connection` | as the manager has it |
 //! | `redis` | `RedisDialer` | `redis::Connection` | unread answers, an open transaction, another database; by option the session |
 //! | `rusqlite` | `SqliteDialer` | `rusqlite::Connection` | an open transaction |
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "redis"))]
 mod on_return;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -22,7 +29,9 @@ mod redis;
 #[cfg(feature = "rusqlite")]
 mod rusqlite;
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(feature = "mysql")]
+pub use self::mysql::MysqlDialer;
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "redis"))]
 pub use self::on_return::OnReturn;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresDialer;

@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::SockRef;
+use socket2::Socket;
 
 use super::error::NetError;
 use super::stream::Liveness;
@@ -142,15 +143,19 @@ impl<S> Connection<S>
 where
     for<'a> SockRef<'a>: From<&'a S>,
 {
-    /// Shuts both directions down from elsewhere; `None` if the system has no second descriptor.
-    ///
-    /// A second one, since whoever owns the first may close it at any moment, and its number may be
-    /// another socket's from then on. To share it instead would take `&mut` access from the owner.
     pub(super) fn abort_handle(&self) -> Option<AbortHandle> {
-        let twin = SockRef::from(&self.stream).try_clone().ok()?;
-        // Fails only where the connection has ended already.
-        Some(AbortHandle::new(move || drop(twin.shutdown(Shutdown::Both))))
+        shutting_down(&SockRef::from(&self.stream))
     }
+}
+
+/// Shuts both directions down from elsewhere; `None` if the system has no second descriptor.
+///
+/// A second one, since whoever owns the first may close it at any moment, and its number may be
+/// another socket's from then on. To share it instead would take `&mut` access from the owner.
+pub(super) fn shutting_down(socket: &Socket) -> Option<AbortHandle> {
+    let twin = socket.try_clone().ok()?;
+    // Fails only where the connection has ended already.
+    Some(AbortHandle::new(move || drop(twin.shutdown(Shutdown::Both))))
 }
 
 impl<S> Deref for Connection<S> {

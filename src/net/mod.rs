@@ -53,6 +53,8 @@
 mod backlog;
 #[allow(dead_code)] // Each system uses the rule of its own; the tests use all of them.
 mod backlog_rules;
+#[cfg(feature = "mysql")]
+pub(crate) mod borrowed;
 mod connect;
 mod connection;
 mod error;

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unreachable_pub)] // Each test binary uses a part of it.
 
+#[cfg(feature = "mysql")]
+pub mod mariadb;
 #[cfg(feature = "rustls")]
 pub mod nginx;
 #[cfg(feature = "postgres")]
@@ -127,14 +129,19 @@ impl Server {
 
     /// Stops it in its tracks: the kernel still accepts connections for it, and nobody answers.
     pub fn freeze(&self) {
-        let mut frozen = 0;
-        // Until none was started meanwhile.
-        loop {
-            let stopped = self.signal_all(libc::SIGSTOP);
-            if stopped == frozen {
-                return;
+        let mut looks = 0;
+        // Two, as one process may have started another in the middle of the first.
+        while looks < 2 {
+            let processes = self.processes();
+            if processes.iter().all(|&id| has_stopped(id)) {
+                looks += 1;
+                continue;
             }
-            frozen = stopped;
+            looks = 0;
+            for id in processes {
+                signal(id, libc::SIGSTOP);
+            }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -152,18 +159,22 @@ impl Server {
     }
 
     /// Sends a signal to each of its processes, and says how many there were.
-    ///
-    /// They are told by their working directory: PostgreSQL's have a process group each.
     fn signal_all(&self, number: libc::c_int) -> usize {
-        let its_own = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-            let entry = entry.ok()?;
-            let id: u32 = entry.file_name().to_str()?.parse().ok()?;
-            fs::read_link(entry.path().join("cwd"))
-                .ok()?
-                .starts_with(self.folder.path())
-                .then_some(id)
-        });
-        its_own.map(|id| signal(id, number)).count()
+        let processes = self.processes();
+        processes.iter().for_each(|&id| signal(id, number));
+        processes.len()
+    }
+
+    /// Told by their working directory: PostgreSQL's have a process group each.
+    fn processes(&self) -> Vec<u32> {
+        let all = fs::read_dir("/proc").unwrap();
+        let is_its_own = |id: &u32| {
+            fs::read_link(format!("/proc/{id}/cwd"))
+                .is_ok_and(|folder| folder.starts_with(self.folder.path()))
+        };
+        all.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(is_its_own)
+            .collect()
     }
 }
 
@@ -210,6 +221,16 @@ fn guard(folder: &Path, kill: libc::c_int) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
+}
+
+/// A signal takes its time: other threads of the process may do something yet.
+fn has_stopped(id: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{id}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let told = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state comes after the name, which may have anything in it but ends with the last `)`.
+        told.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('T'))
+    })
 }
 
 fn signal(id: u32, number: libc::c_int) {

@@ -1,0 +1,45 @@
+//! The socket inside a client of the `mysql` crate, which tells its descriptor and lends no socket.
+//!
+//! Where it does not even tell, on Windows, a look shows nothing and nothing can be set.
+
+use std::io;
+use std::time::Duration;
+
+use mysql::Conn;
+
+use super::connection::shutting_down;
+use super::stream::Liveness;
+use super::sys;
+use crate::abort::AbortHandle;
+
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn with_socket<R>(connection: &Conn, look: impl FnOnce(&socket2::Socket) -> R) -> Option<R> {
+    use std::os::fd::AsRawFd;
+    use std::os::fd::BorrowedFd;
+
+    // SAFETY: the connection owns the descriptor and is borrowed until this returns, so that the
+    // descriptor stays open and its own.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(connection.as_raw_fd()) };
+    Some(look(&socket2::SockRef::from(&descriptor)))
+}
+
+#[cfg(not(unix))]
+fn with_socket<R>(_: &Conn, _: impl FnOnce(&socket2::Socket) -> R) -> Option<R> {
+    None
+}
+
+/// What a look at the connection shows, without asking the peer.
+pub(crate) fn liveness(connection: &Conn) -> io::Result<Liveness> {
+    with_socket(connection, sys::liveness).unwrap_or(Ok(Liveness::Quiet))
+}
+
+/// Limits the time of each read.
+pub(crate) fn set_read_timeout(connection: &Conn, limit: Option<Duration>) -> io::Result<()> {
+    with_socket(connection, |socket| socket.set_read_timeout(limit)).unwrap_or(Ok(()))
+}
+
+/// A handle that shuts the connection down; it has a descriptor of its own.
+pub(crate) fn abort_handle(connection: &Conn) -> Option<AbortHandle> {
+    with_socket(connection, shutting_down)?
+}
