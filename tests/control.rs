@@ -296,7 +296,7 @@ fn what_was_being_dialed_is_judged_before_anybody_has_it() {
         let waiter = scope.spawn(|| pool.get().unwrap().id);
         gate.await_arrivals(1);
         pool.retire_where(predicate);
-        assert_eq!(ids(&asked), []);
+        assert!(ids(&asked).is_empty());
         gate.open();
         assert_eq!(waiter.join().unwrap(), 2, "whoever waited for the first had another dialed");
     });

@@ -55,7 +55,7 @@ fn the_backlog_granted_is_that_asked_for_up_to_the_kernels_limit() {
 #[test]
 fn the_kernels_limit_is_that_of_proc() {
     let Ok(text) = fs::read_to_string("/proc/sys/net/core/somaxconn") else { return };
-    assert_eq!(max_listen_backlog(), text.trim().parse().unwrap());
+    assert_eq!(max_listen_backlog(), text.trim().parse::<u32>().unwrap());
 }
 
 #[test]
