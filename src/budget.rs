@@ -54,6 +54,8 @@ pub(crate) struct Ask {
 pub(crate) struct Report {
     /// Slots that it gives back.
     pub(crate) freed: u32,
+    /// Slots that it was granted, and knows of since.
+    pub(crate) granted: u32,
     /// Of these, how many are of connections that it was ordered to close.
     pub(crate) made_room: u32,
     /// Connections that it was ordered to close, and does since.
@@ -77,6 +79,8 @@ pub(crate) struct Budget {
     /// Who waits for a slot, longest first.
     stalled: BTreeSet<(Instant, MemberId)>,
     asks: BTreeMap<MemberId, Ask>,
+    /// Slots on their way to members, who ask for them still.
+    granted: BTreeMap<MemberId, u32>,
     /// The slots that they ask for.
     asked: u32,
     /// Connections that rest beyond the bound on these, when somebody last counted.
@@ -97,6 +101,7 @@ impl Budget {
             taken: 0,
             stalled: BTreeSet::new(),
             asks: BTreeMap::new(),
+            granted: BTreeMap::new(),
             asked: 0,
             surplus: 0,
             listed: BTreeSet::new(),
@@ -116,7 +121,13 @@ impl Budget {
     }
 
     /// Notes what a member says.
-    pub(crate) fn report(&mut self, report: Report) {
+    pub(crate) fn report(&mut self, member: MemberId, report: Report) {
+        if let Some(granted) = self.granted.get_mut(&member) {
+            *granted -= report.granted;
+            if *granted == 0 {
+                self.granted.remove(&member);
+            }
+        }
         self.taken -= report.freed;
         self.making_room -= report.made_room;
         self.ordered -= report.evicted + report.refused;
@@ -125,8 +136,12 @@ impl Budget {
         self.surplus = self.surplus.saturating_sub(report.evicted);
     }
 
-    /// A member waits for slots, for others than before, or no more.
+    /// A member waits for slots, for others than before, or no more. Those on their way to it are
+    /// among them.
     pub(crate) fn ask(&mut self, member: MemberId, ask: Option<Ask>) {
+        let coming = self.granted.get(&member).copied().unwrap_or(0);
+        let ask = ask.filter(|ask| ask.slots > coming);
+        let ask = ask.map(|ask| Ask { slots: ask.slots - coming, ..ask });
         if let Some(before) = self.asks.remove(&member) {
             self.stalled.remove(&(before.since, member));
             self.asked -= before.slots;
@@ -171,6 +186,7 @@ impl Budget {
             // It asks anew when it has the slot: then its longest wait is another's.
             self.ask(to, None);
             self.taken += 1;
+            *self.granted.entry(to).or_default() += 1;
             orders.push(Order { to, what: What::Grant });
         }
         let most = self.wanted().saturating_sub(self.ordered);

@@ -87,7 +87,7 @@ impl Share {
         let (member, report) = (self.member, std::mem::take(&mut self.report));
         let mut is_taken = false;
         self.budget.with(&mut |budget| {
-            budget.report(report);
+            budget.report(member, report);
             is_taken = budget.take(member, since);
         });
         self.is_unsettled = true;
@@ -101,7 +101,7 @@ impl Share {
     /// A slot has been granted.
     pub(super) fn granted(&mut self) {
         self.held += 1;
-        self.is_unsettled = true;
+        self.report.granted += 1;
     }
 
     /// Whether a dial is wanted for which there is no slot.
@@ -174,7 +174,7 @@ impl Share {
         let (member, lacks, report) = (self.member, self.lacks, std::mem::take(&mut self.report));
         let before = std::mem::replace(&mut self.listing, listing);
         self.budget.with(&mut |budget| {
-            budget.report(report);
+            budget.report(member, report);
             budget.ask(member, lacks);
             if is_moved {
                 if let Listing::Listed(since) = before {

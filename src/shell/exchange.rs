@@ -156,20 +156,20 @@ impl<D: Dialer> Exchange<D> {
                 let effects = shell.obey(order.what);
                 told.push((shell, effects));
             } else {
-                self.take_back(order.what, &mut orders);
+                self.take_back(order, &mut orders);
             }
         }
         told
     }
 
     /// The member has gone since it was given that order.
-    fn take_back(&self, what: What, orders: &mut Vec<Order>) {
-        let report = match what {
-            What::Grant => Report { freed: 1, ..Report::default() },
+    fn take_back(&self, order: Order, orders: &mut Vec<Order>) {
+        let report = match order.what {
+            What::Grant => Report { freed: 1, granted: 1, ..Report::default() },
             What::Evict { most, .. } => Report { refused: most, ..Report::default() },
         };
         self.with(&mut |budget| {
-            budget.report(report);
+            budget.report(order.to, report);
             budget.settle(orders);
         });
     }
