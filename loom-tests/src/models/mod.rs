@@ -65,10 +65,13 @@
 //! | cancel: WAK-05 | `who_stands_behind_a_cancelled_caller_is_served` |
 //! | cancel: CAN-01 | `a_cancellation_racing_a_deadline_ends_the_wait_once` |
 //! | keys: KEY-02 | `a_key_that_goes_strands_nobody_and_loses_nothing` |
+//! | keys: KEY-02, KEY-04 | `a_key_that_goes_leaves_its_slot_to_another` |
 //! | keys: KEY-04 | `a_return_racing_a_caller_of_another_key_makes_room` |
 //! | keys: KEY-04 | `what_rests_unseen_is_lent_or_makes_room_for_another_key` |
 //! | keys: ACC-01 | `a_failed_dial_leaves_its_slot_to_another_key` |
 //! | keys: WAK-05 | `a_slot_passes_by_a_caller_who_has_given_up` |
+//! | keys: WAK-05, CAN-01 | `a_slot_passes_by_a_caller_whose_wait_is_cancelled` |
+//! | keys: ACC-16 | `a_raised_total_serves_who_lacks_a_slot` |
 //! | keys: SHUT-01 | `a_close_racing_a_grant_leaves_nothing_open` |
 //! | keys: BOUND | `of_two_returns_at_once_one_sees_that_too_much_rests` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |

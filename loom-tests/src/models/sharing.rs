@@ -1,12 +1,15 @@
 //! Several keys share a budget.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loom::thread;
 
 use super::{SOON, check, check_within};
+use crate::cancel::Cancel;
 use crate::config::Config;
 use crate::error::GetError;
+use crate::guard::Guard;
 use crate::keyed::KeyedPool;
 use crate::server::{Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key};
 use crate::sync::never;
@@ -156,5 +159,56 @@ fn of_two_returns_at_once_one_sees_that_too_much_rests() {
         drop(other);
         returning.join().unwrap();
         finish(&pool, &server, 1);
+    });
+}
+
+/// KEY-02: the only connection of a key is closed, and the key goes, as another lacks its slot.
+#[test]
+fn a_key_that_goes_leaves_its_slot_to_another() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[]);
+        let held = pool.get(&1).unwrap();
+        let other = caller(&pool, 2);
+        Guard::discard(held);
+        other.join().unwrap();
+        assert_eq!(pool.stats().keys, 1);
+        finish(&pool, &server, 1);
+    });
+}
+
+/// WAK-05, CAN-01: the wait of a caller without a slot is cancelled as the slot comes free.
+#[test]
+fn a_slot_passes_by_a_caller_whose_wait_is_cancelled() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[]);
+        let (held, cancel) = (pool.get(&1).unwrap(), Cancel::new());
+        let cancelled = thread::spawn({
+            let (pool, cancel) = (pool.clone(), cancel.clone());
+            move || match pool.get_cancellable(&2, &cancel, Duration::MAX) {
+                Ok(connection) => drop(connection),
+                Err(error) => assert!(matches!(error, GetError::Cancelled), "{error}"),
+            }
+        });
+        drop(held);
+        cancel.cancel();
+        drop(pool.get(&3).unwrap());
+        cancelled.join().unwrap();
+        assert!(pool.drain(never()).is_complete());
+        finish(&pool, &server, 0);
+    });
+}
+
+/// ACC-16: the total is raised as a caller finds no slot.
+#[test]
+fn a_raised_total_serves_who_lacks_a_slot() {
+    check_within(2, || {
+        let (pool, server) = keyed_pool(2, None, never_due(1), &[]);
+        pool.resize_total(1).unwrap();
+        let held = pool.get(&1).unwrap();
+        let other = caller(&pool, 2);
+        pool.resize_total(2).unwrap();
+        other.join().unwrap();
+        drop(held);
+        finish(&pool, &server, 2);
     });
 }
