@@ -57,7 +57,8 @@ use crate::dialer::Dialer;
 /// All of this works behind PgBouncer in transaction mode too. There the session belongs to
 /// PgBouncer (`server_reset_query`), so leave [`OnReturn::ResetSession`] alone; and before PgBouncer
 /// 1.21 use statements that are not prepared by name: `batch_execute`, `simple_query`,
-/// `query_typed` and their like.
+/// `query_typed` and their like. An abort may come to nothing: the client crate does not wait for an
+/// answer to its request, and PgBouncer (1.18) forgets a request for whose answer nobody waits.
 ///
 /// [`check_after`]: crate::Settings::check_after
 ///

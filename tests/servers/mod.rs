@@ -10,6 +10,8 @@ pub mod mariadb;
 #[cfg(feature = "rustls")]
 pub mod nginx;
 #[cfg(feature = "postgres")]
+pub mod pgbouncer;
+#[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
