@@ -24,6 +24,8 @@ use crate::dialer::Dialer;
 /// they last (a dial that overruns keeps its slot until it returns), and what a borrower leaves
 /// behind, an open transaction say, the next one finds, as with r2d2.
 ///
+/// [`from_r2d2`](super::from_r2d2) is a guide for programs that use r2d2 now.
+///
 /// The manager's error must be `Send` and `Sync`, because it is told to callers on other threads.
 /// Those of the well-known managers are.
 ///
