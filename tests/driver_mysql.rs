@@ -290,7 +290,9 @@ fn a_session_that_is_reset_leaves_nothing_to_the_next_borrower() {
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = MariaDb::start(&[]) else { return };
-    let pool = pool(&server, |b| b.max_open(1).check_timeout(Duration::from_millis(100)));
+    let dialer = dialer(&server).reset_in_background(true);
+    let pool = Pool::builder(dialer).max_open(1).check_timeout(Duration::from_millis(100));
+    let pool = pool.build().unwrap();
     let mut connection = pool.get().unwrap();
     number(&mut connection, "SELECT 1");
     server.freeze();

@@ -376,7 +376,9 @@ fn a_session_that_cannot_be_begun_anew_is_not_lent_again() {
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = Redis::start(&[]) else { return };
-    let pool = pool(&server, |b| b.max_open(1).check_timeout(Duration::from_millis(100)));
+    let dialer = RedisDialer::new(server.client()).reset_in_background(true);
+    let pool = Pool::builder(dialer).max_open(1).check_timeout(Duration::from_millis(100));
+    let pool = pool.build().unwrap();
     let mut connection = pool.get().unwrap();
     id(&mut connection);
     server.freeze();

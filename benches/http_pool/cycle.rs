@@ -11,10 +11,9 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, Error};
 
 use crate::Plan;
-use crate::load::Numbers;
 use crate::peer::{Peer, host, latebind};
 use crate::pooled::{Dial, Origin};
-use crate::support::median;
+use crate::support::{Numbers, median};
 
 /// How many hosts have a connection at rest, one step after the other.
 const STEPS: [u32; 7] = [1, 10, 100, 1_000, 2_000, 4_000, MOST];

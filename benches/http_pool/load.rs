@@ -9,6 +9,7 @@ use ureq::Agent;
 use ureq::http::Uri;
 
 use crate::server::ID;
+use crate::support::Numbers;
 
 /// Threads that see to it that every host has been asked before anything is timed.
 const WARMERS: u32 = 16;
@@ -81,20 +82,4 @@ pub(crate) fn ask(agent: &Agent, host: &Uri, id: &str) -> Result<(), ureq::Error
     let body = reply.body_mut().read_to_string()?;
     assert_eq!(body, id, "a reply of {host} is another request's");
     Ok(())
-}
-
-/// Numbers that look random, the same in each run (xorshift).
-pub(crate) struct Numbers(u64);
-
-impl Numbers {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }

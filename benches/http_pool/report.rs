@@ -2,7 +2,7 @@
 
 use crate::cycle::{self, Step};
 use crate::peer::Peer;
-use crate::support::median;
+use crate::support::{median, short};
 use crate::{Outcome, Plan, Setting};
 
 /// How many times as long ureq's pool takes for `cycle::MOST` hosts.
@@ -121,12 +121,4 @@ pub(crate) fn cycle(steps: &[Step]) -> bool {
 
 fn yes(is_met: bool) -> &'static str {
     if is_met { "yes" } else { "NO" }
-}
-
-fn short(value: f64) -> String {
-    match value {
-        value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 10.0 => format!("{value:.1}"),
-        value => format!("{value:.2}"),
-    }
 }

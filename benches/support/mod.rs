@@ -125,8 +125,16 @@ pub(crate) fn announce(what: &str) {
 
 /// Whether the row called `name` was asked for: all are, unless words on the command line choose.
 pub(crate) fn is_wanted(name: &str) -> bool {
-    let mut words = env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
-    words.peek().is_none() || words.any(|word| name.contains(&word))
+    words().next().is_none() || is_named(name)
+}
+
+/// Whether a word on the command line asks for that row.
+pub(crate) fn is_named(name: &str) -> bool {
+    words().any(|word| name.contains(&word))
+}
+
+fn words() -> impl Iterator<Item = String> {
+    env::args().skip(1).filter(|argument| !argument.starts_with('-'))
 }
 
 /// The value in the middle; the upper one of two.
@@ -152,10 +160,33 @@ pub(crate) fn row(what: &str, unit: &str, rounds: &[(f64, f64)]) {
     println!("{what:<52} {:>10} {:>10} {ratio:>9}", short(ours), short(theirs));
 }
 
-fn short(value: f64) -> String {
+/// Three digits or so of it.
+pub(crate) fn short(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
-        value if value >= 1.0 => format!("{value:.1}"),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value if value >= 1.0 => format!("{value:.2}"),
         value => format!("{value:.3}"),
+    }
+}
+
+/// Numbers that look random, the same in each run (xorshift).
+pub(crate) struct Numbers(u64);
+
+impl Numbers {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// One from 0 on and less than that, which is positive.
+    pub(crate) fn below(&mut self, end: i32) -> i32 {
+        ((self.next() >> 33) % end as u64) as i32
     }
 }

@@ -24,11 +24,13 @@ use crate::net::borrowed;
 /// # What the next borrower is spared
 ///
 /// The connection does not tell whether a transaction is open. So by default a used connection has a
-/// `ROLLBACK` at its return, which does nothing where nothing is open and takes one round trip, on a
-/// thread of the pool's own. [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] spares
-/// the round trip; [`OnReturn::ResetSession`] has the server forget the session, prepared statements
-/// included (`COM_RESET_CONNECTION`), runs the configuration's `init` commands again and chooses its
-/// database again. A database that was chosen where the configuration has none stays.
+/// `ROLLBACK` at its return, which does nothing where nothing is open and takes one round trip.
+/// [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] spares the round trip;
+/// [`OnReturn::ResetSession`] has the server forget the session, prepared statements included
+/// (`COM_RESET_CONNECTION`), runs the configuration's `init` commands again and chooses its database
+/// again. A database that was chosen where the configuration has none stays. Whoever returns the
+/// connection waits for that, unless [`reset_in_background`](Self::reset_in_background) has a thread
+/// of the pool's own do it.
 ///
 /// # What is noticed
 ///
@@ -66,6 +68,7 @@ use crate::net::borrowed;
 pub struct MysqlDialer {
     opts: Opts,
     on_return: OnReturn,
+    reset_in_background: bool,
     abortable: bool,
 }
 
@@ -77,7 +80,8 @@ impl MysqlDialer {
     /// See [`MysqlDialer`].
     #[must_use]
     pub fn new(opts: Opts) -> Self {
-        Self { opts, on_return: OnReturn::default(), abortable: false }
+        let on_return = OnReturn::default();
+        Self { opts, on_return, reset_in_background: false, abortable: false }
     }
 
     /// What is done to a used connection before the next borrower has it.
@@ -97,6 +101,30 @@ impl MysqlDialer {
     #[must_use]
     pub fn on_return(mut self, on_return: OnReturn) -> Self {
         self.on_return = on_return;
+        self
+    }
+
+    /// Whether what is done on return is done by a thread of the pool's own, and no return waits for
+    /// the server.
+    ///
+    /// Defaults to `false`: whoever returns a connection waits for one round trip, as for the
+    /// statements before it, and for a server that does not answer as long as for those. `true`
+    /// costs two changes of threads at each return: with short statements a third of all that a pool
+    /// can do in the same time (`benches/README.md`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::MysqlDialer;
+    ///
+    /// let opts = mysql::Opts::from_url("mysql://app:secret@db.example/shop")?;
+    /// let dialer = MysqlDialer::new(opts).reset_in_background(true);
+    /// # drop(dialer);
+    /// # Ok::<(), mysql::UrlError>(())
+    /// ```
+    #[must_use]
+    pub fn reset_in_background(mut self, reset_in_background: bool) -> Self {
+        self.reset_in_background = reset_in_background;
         self
     }
 
@@ -167,6 +195,6 @@ impl Dialer for MysqlDialer {
     }
 
     fn blocking(&self) -> Blocking {
-        Blocking::default().reset(true)
+        Blocking::default().reset(self.reset_in_background)
     }
 }

@@ -6,7 +6,6 @@ use std::time::Instant;
 use postgres::Client;
 use postgres::Config;
 use postgres::Error;
-use postgres::SimpleQueryMessage;
 use postgres::Socket;
 use postgres::error::SqlState;
 use postgres::tls::MakeTlsConnect;
@@ -24,12 +23,12 @@ use crate::dialer::Dialer;
 ///
 /// # What the next borrower is spared
 ///
-/// The client does not tell whether a transaction is open. So by default a used connection is asked
-/// at its return, which takes one round trip, on a thread of the pool's own; a transaction that was
-/// left open is rolled back. That happens with a `BEGIN` in text only, for a
-/// [`postgres::Transaction`] ends when it is dropped. [`on_return`](Self::on_return) says
-/// otherwise: [`OnReturn::Keep`] spares the round trip, and [`OnReturn::ResetSession`] sends
-/// `DISCARD ALL`.
+/// The client does not tell whether a transaction is open. So by default a used connection has a
+/// `BEGIN; ROLLBACK` at its return, one round trip that leaves none open. One is left by a `BEGIN` in
+/// text only, for a [`postgres::Transaction`] ends when it is dropped. [`on_return`](Self::on_return)
+/// says otherwise: [`OnReturn::Keep`] spares the round trip, and [`OnReturn::ResetSession`] sends
+/// `DISCARD ALL`. Whoever returns the connection waits for that, unless
+/// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it.
 ///
 /// # What is noticed
 ///
@@ -82,6 +81,7 @@ pub struct PostgresDialer<T> {
     config: Config,
     tls: T,
     on_return: OnReturn,
+    reset_in_background: bool,
 }
 
 impl<T> PostgresDialer<T>
@@ -101,7 +101,7 @@ where
     /// See [`PostgresDialer`].
     #[must_use]
     pub fn new(config: Config, tls: T) -> Self {
-        Self { config, tls, on_return: OnReturn::default() }
+        Self { config, tls, on_return: OnReturn::default(), reset_in_background: false }
     }
 
     /// What is done to a used connection before the next borrower has it.
@@ -114,6 +114,30 @@ where
     #[must_use]
     pub fn on_return(mut self, on_return: OnReturn) -> Self {
         self.on_return = on_return;
+        self
+    }
+
+    /// Whether what is done on return is done by a thread of the pool's own, and no return waits for
+    /// the server.
+    ///
+    /// Defaults to `false`: whoever returns a connection waits for one round trip, as for the
+    /// statements before it, and for a server that does not answer as long as for those. `true`
+    /// costs two changes of threads at each return: with short statements a third of all that a pool
+    /// can do in the same time (`benches/README.md`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::PostgresDialer;
+    ///
+    /// let config = "host=db.example user=app".parse()?;
+    /// let dialer = PostgresDialer::new(config, postgres::NoTls).reset_in_background(true);
+    /// # drop(dialer);
+    /// # Ok::<(), postgres::Error>(())
+    /// ```
+    #[must_use]
+    pub fn reset_in_background(mut self, reset_in_background: bool) -> Self {
+        self.reset_in_background = reset_in_background;
         self
     }
 }
@@ -152,13 +176,12 @@ where
     fn reset(&self, client: &mut Client) -> Result<(), Error> {
         match self.on_return {
             OnReturn::Keep => Ok(()),
-            OnReturn::Rollback => {
-                if is_in_transaction(client)? {
-                    client.batch_execute("ROLLBACK")
-                } else {
-                    Ok(())
-                }
-            }
+            // A `ROLLBACK` alone would put a warning into the server's log at each return that has
+            // nothing to roll back; this does so where there is something, which is news.
+            OnReturn::Rollback => match client.batch_execute("BEGIN; ROLLBACK") {
+                Err(error) if is_for_a_transaction(&error) => client.batch_execute("ROLLBACK"),
+                outcome => outcome,
+            },
             OnReturn::ResetSession => match client.batch_execute("DISCARD ALL") {
                 Err(error) if is_for_a_transaction(&error) => {
                     client.batch_execute("ROLLBACK")?;
@@ -181,22 +204,9 @@ where
         }))
     }
 
-    /// All of them: a client that is dropped while an answer is due waits for it.
+    /// The close too: a client that is dropped while an answer is due waits for it.
     fn blocking(&self) -> Blocking {
-        Blocking::default().reset(true).close(true)
-    }
-}
-
-/// Asks the server. A `ROLLBACK` that has nothing to roll back would put a warning into its log at
-/// each return.
-fn is_in_transaction(client: &mut Client) -> Result<bool, Error> {
-    // Outside of a transaction a statement is one by itself, and both are the time of its arrival.
-    match client.simple_query("SELECT now() <> statement_timestamp()") {
-        Ok(messages) => Ok(messages.iter().any(
-            |message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t")),
-        )),
-        Err(error) if is_for_a_transaction(&error) => Ok(true),
-        Err(error) => Err(error),
+        Blocking::default().reset(self.reset_in_background).close(true)
     }
 }
 

@@ -29,12 +29,14 @@ use crate::dialer::Dialer;
 /// Answers that the last one did not read, above all: with those on the way, every answer would be
 /// that to the question before. The connection does not tell, and neither does it tell of a `MULTI`,
 /// a `WATCH` or a `SELECT`. So by default a used connection is asked at its return, which takes one
-/// round trip, on a thread of the pool's own: a transaction left open is discarded, the database and
-/// the time limits become those of the dial again, and if any other answer comes than the one to that
-/// very question, the connection is retired. [`on_return`](Self::on_return) says otherwise:
+/// round trip: a transaction left open is discarded, the database and the time limits become those of
+/// the dial again, and if any other answer comes than the one to that very question, the connection
+/// is retired. [`on_return`](Self::on_return) says otherwise:
 /// [`OnReturn::Keep`] spares the round trip, for borrowers who leave nothing, as pipelines and
 /// [`redis::transaction`] do; [`OnReturn::ResetSession`] sends `RESET` (Redis 6.2) and authenticates
-/// anew, which ends subscriptions, tracking and `CLIENT REPLY` modes as well.
+/// anew, which ends subscriptions, tracking and `CLIENT REPLY` modes as well. Whoever returns the
+/// connection waits for that, unless [`reset_in_background`](Self::reset_in_background) has a thread
+/// of the pool's own do it.
 ///
 /// # What is noticed
 ///
@@ -71,6 +73,7 @@ use crate::dialer::Dialer;
 pub struct RedisDialer {
     client: Client,
     on_return: OnReturn,
+    reset_in_background: bool,
 }
 
 impl RedisDialer {
@@ -81,7 +84,7 @@ impl RedisDialer {
     /// See [`RedisDialer`].
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, on_return: OnReturn::default() }
+        Self { client, on_return: OnReturn::default(), reset_in_background: false }
     }
 
     /// What is done to a used connection before the next borrower has it.
@@ -104,13 +107,41 @@ impl RedisDialer {
         self
     }
 
+    /// Whether what is done on return is done by a thread of the pool's own, and no return waits for
+    /// the server.
+    ///
+    /// Defaults to `false`: whoever returns a connection waits for one round trip, as for the
+    /// statements before it, and for a server that does not answer as long as for those. `true`
+    /// costs two changes of threads at each return: with short statements a third of all that a pool
+    /// can do in the same time (`benches/README.md`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::RedisDialer;
+    ///
+    /// let client = redis::Client::open("redis://cache.example")?;
+    /// let dialer = RedisDialer::new(client).reset_in_background(true);
+    /// # drop(dialer);
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
+    #[must_use]
+    pub fn reset_in_background(mut self, reset_in_background: bool) -> Self {
+        self.reset_in_background = reset_in_background;
+        self
+    }
+
     /// Ends what was begun: a transaction, what it watches, the choice of another database.
     fn undo(&self, connection: &mut Connection) -> RedisResult<()> {
-        let mut undo = redis::pipe();
-        undo.cmd("UNWATCH").cmd("SELECT").arg(connection.get_db());
-        if ask(connection, undo.clone())? == Answer::Queued {
+        let database = connection.get_db();
+        let undo = || {
+            let mut undo = redis::pipe();
+            undo.cmd("UNWATCH").cmd("SELECT").arg(database);
+            undo
+        };
+        if ask(connection, undo())? == Answer::Queued {
             redis::cmd("DISCARD").exec(connection)?;
-            ask(connection, undo)?;
+            ask(connection, undo())?;
         }
         Ok(())
     }
@@ -178,7 +209,7 @@ impl Dialer for RedisDialer {
     }
 
     fn blocking(&self) -> Blocking {
-        Blocking::default().reset(true)
+        Blocking::default().reset(self.reset_in_background)
     }
 }
 

@@ -1,0 +1,156 @@
+//! Threads that work as fast as they are answered, and callers who all come at once.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Plan;
+use crate::back_end::{BackEnd, Work};
+use crate::peer::{Contender, Peer, us_since};
+use crate::support::{Numbers, is_wanted};
+
+/// One kind of work under one line-up, and what became of each contender.
+pub(crate) struct Row {
+    pub(crate) work: &'static str,
+    pub(crate) threads: usize,
+    pub(crate) max_open: u32,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+pub(crate) struct Outcome {
+    pub(crate) samples: Vec<Sample>,
+    /// As the server counts, from the making of the pool on.
+    pub(crate) opened: u64,
+}
+
+/// What one round came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    pub(crate) per_second: f64,
+    /// The 99th percentile of the times from the wish for a connection to its return.
+    pub(crate) p99_us: f64,
+}
+
+const LINE_UPS: [(usize, u32); 3] = [(1, 1), (8, 8), (32, 8)];
+
+/// All that is done as fast as possible.
+pub(crate) fn rows<B: BackEnd>(back_ends: &[B], plan: &Plan) -> Vec<Row> {
+    let wanted = B::WORKS.iter().filter(|work| is_wanted(work.name));
+    let all = wanted.flat_map(|work| LINE_UPS.map(|line_up| (work, line_up)));
+    all.map(|(work, (threads, max_open))| {
+        let runs = run_by_turns(back_ends, plan.rounds, max_open, |pool: &dyn Peer<_>| {
+            sample(pool, work, threads, plan.round)
+        });
+        let outcomes = runs.into_iter().map(|(samples, opened)| Outcome { samples, opened });
+        Row { work: work.name, threads, max_open, outcomes: outcomes.collect() }
+    })
+    .collect()
+}
+
+/// Has the contenders take turns in each round. Says what each round came to, and how many
+/// connections were opened in all.
+fn run_by_turns<B: BackEnd, T>(
+    back_ends: &[B],
+    rounds: usize,
+    max_open: u32,
+    run: impl Fn(&dyn Peer<B::Client>) -> T,
+) -> Vec<(Vec<T>, u64)> {
+    let mut runs: Vec<_> = (Contender::ALL.into_iter().zip(back_ends))
+        .map(|(contender, back_end)| {
+            let before = back_end.let_in();
+            (back_end, before, back_end.pool(contender, max_open, max_open), Vec::new())
+        })
+        .collect();
+    for round in 0..rounds {
+        let first = round % runs.len();
+        let (later, sooner) = runs.split_at_mut(first);
+        for (_, _, pool, outcomes) in sooner.iter_mut().chain(later) {
+            outcomes.push(run(pool.as_ref()));
+        }
+    }
+    let counted =
+        |(back_end, before, _, outcomes): (&B, _, _, _)| (outcomes, back_end.let_in() - before);
+    runs.into_iter().map(counted).collect()
+}
+
+fn sample<C>(pool: &dyn Peer<C>, work: &Work<C>, threads: usize, time: Duration) -> Sample {
+    let (start, is_over) = (&Barrier::new(threads + 1), &AtomicBool::new(false));
+    let work_on = move |nth: usize| {
+        let mut numbers = Numbers::new(nth as u64 + 1);
+        let mut times = Vec::with_capacity(1 << 16);
+        start.wait();
+        while !is_over.load(Relaxed) {
+            let begun = Instant::now();
+            do_once(pool, work, &mut numbers);
+            times.push(us_since(begun));
+        }
+        times
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|nth| scope.spawn(move || work_on(nth))).collect();
+        start.wait();
+        let begun = Instant::now();
+        thread::sleep(time);
+        is_over.store(true, Relaxed);
+        let ended = threads.into_iter().flat_map(|thread| thread.join().expect("none panics"));
+        let mut times: Vec<f64> = ended.collect();
+        let per_second = times.len() as f64 / begun.elapsed().as_secs_f64();
+        times.sort_unstable_by(f64::total_cmp);
+        let p99_us = times.get(times.len() * 99 / 100).copied().unwrap_or_default();
+        Sample { per_second, p99_us }
+    })
+}
+
+fn do_once<C>(pool: &dyn Peer<C>, work: &Work<C>, numbers: &mut Numbers) {
+    let is_lent = pool.lend(&mut |client| (work.run)(client, numbers).expect("the server is well"));
+    assert!(is_lent, "the server is well, and 30 s are enough");
+}
+
+/// Callers who come at the same time, where some connections are open and many more may be.
+pub(crate) struct Spike {
+    pub(crate) work: &'static str,
+    pub(crate) outcomes: Vec<Vec<Burst>>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Burst {
+    /// When the last caller was done.
+    pub(crate) last_us: f64,
+    /// Beyond those that were open before.
+    pub(crate) opened: u64,
+}
+
+pub(crate) const CALLERS: u32 = 64;
+pub(crate) const IDLE: u32 = 4;
+
+/// How long a pool may go on opening connections that nobody needs any more.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
+pub(crate) fn spikes<B: BackEnd>(back_ends: &[B], plan: &Plan) -> Option<Spike> {
+    let work = B::PAUSE.filter(|_| is_wanted("spike"))?;
+    let outcomes = Contender::ALL.into_iter().zip(back_ends).map(|(contender, back_end)| {
+        (0..plan.spikes).map(|_| burst(back_end, contender, &work)).collect()
+    });
+    Some(Spike { work: work.name, outcomes: outcomes.collect() })
+}
+
+fn burst<B: BackEnd>(back_end: &B, contender: Contender, work: &Work<B::Client>) -> Burst {
+    let pool = back_end.pool(contender, CALLERS, IDLE);
+    let before = back_end.let_in();
+    let start = Barrier::new(CALLERS as usize + 1);
+    let last_us = thread::scope(|scope| {
+        let call = || {
+            start.wait();
+            do_once(pool.as_ref(), work, &mut Numbers::new(1));
+        };
+        let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(call)).collect();
+        start.wait();
+        let begun = Instant::now();
+        callers.into_iter().for_each(|caller| caller.join().expect("none panics"));
+        us_since(begun)
+    });
+    thread::sleep(AFTERMATH);
+    Burst { last_us, opened: back_end.let_in() - before }
+}

@@ -1,0 +1,89 @@
+//! The same load on real servers through latebind and through r2d2, side by side.
+//!
+//!     cargo run --release -p back-ends            # some five minutes
+//!     cargo run --release -p back-ends -- --short # to see that all of it runs
+//!
+//! Words choose what is done: a part of the name of a work, `spike`, `outage`.
+//!
+//! Ends with an error if a target is missed.
+
+mod back_end;
+mod load;
+mod on_postgres;
+mod on_redis;
+mod outage;
+mod peer;
+mod report;
+#[allow(unexpected_cfgs)] // It has servers for more features than these.
+#[path = "../../tests/servers/mod.rs"]
+mod servers;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::env;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::back_end::BackEnd;
+use crate::on_postgres::OnPostgres;
+use crate::on_redis::OnRedis;
+use crate::peer::Contender;
+
+/// How long everything takes, and what is judged.
+pub(crate) struct Plan {
+    pub(crate) rounds: usize,
+    pub(crate) round: Duration,
+    pub(crate) spikes: usize,
+    pub(crate) outages: &'static [Duration],
+    /// What latebind must at least do, as a part of what r2d2 does in the same time.
+    pub(crate) least_speed: f64,
+    /// What the slowest request in a hundred may take, as a multiple of r2d2's.
+    pub(crate) most_delay: f64,
+    /// From the server's return to the answer that the last of the callers has.
+    pub(crate) most_recovery: Duration,
+}
+
+/// What is 3 % slower counts as equal, and 10 % for one request in a hundred.
+const FULL: Plan = Plan {
+    rounds: 15,
+    round: Duration::from_millis(400),
+    spikes: 7,
+    outages: &[Duration::from_secs(1), Duration::from_secs(13)],
+    least_speed: 0.97,
+    most_delay: 1.1,
+    most_recovery: Duration::from_secs(1),
+};
+
+/// For a machine that does other things as well.
+const SHORT: Plan = Plan {
+    rounds: 3,
+    round: Duration::from_millis(50),
+    spikes: 1,
+    outages: &[Duration::from_millis(300)],
+    least_speed: 0.25,
+    most_delay: 4.0,
+    most_recovery: Duration::from_secs(3),
+};
+
+fn main() -> ExitCode {
+    let is_short = env::args().any(|argument| argument == "--short");
+    let plan = if is_short { SHORT } else { FULL };
+    println!("The same load through latebind and through r2d2, each with a server of its own.");
+    println!("Medians of {} rounds of {:?}, all pools in each round.", plan.rounds, plan.round);
+    if is_short {
+        println!("This is a trial: the figures mean little.");
+    }
+    let is_reached = side_by_side::<OnPostgres>(&plan) & side_by_side::<OnRedis>(&plan);
+    println!("\n{}", if is_reached { "All targets are met." } else { "A target is missed." });
+    if is_reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Says whether all targets were reached; a server that is not to be had has said so.
+fn side_by_side<B: BackEnd>(plan: &Plan) -> bool {
+    let back_ends: Option<Vec<_>> = Contender::ALL.iter().map(|_| B::start()).collect();
+    let Some(mut back_ends) = back_ends else { return true };
+    println!("\n## {}", B::NAME);
+    report::load(&load::rows(&back_ends, plan), plan)
+        & report::spike(&load::spikes(&back_ends, plan))
+        & report::outages(&outage::outages(&mut back_ends, plan), plan)
+}
