@@ -6,10 +6,12 @@ use crate::peer::{Contender, Peer};
 use crate::servers::Server;
 use crate::support::Numbers;
 
+pub(crate) type Outcome = Result<(), Box<dyn Error>>;
+
 /// Something to do with a connection.
 pub(crate) struct Work<C> {
     pub(crate) name: &'static str,
-    pub(crate) run: fn(&mut C, &mut Numbers) -> Result<(), Box<dyn Error>>,
+    pub(crate) run: fn(&mut C, &mut Numbers) -> Outcome,
 }
 
 /// A server with the data that the work is done on.

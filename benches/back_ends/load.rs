@@ -35,11 +35,11 @@ pub(crate) struct Sample {
 const LINE_UPS: [(usize, u32); 3] = [(1, 1), (8, 8), (32, 8)];
 
 /// All that is done as fast as possible.
-pub(crate) fn rows<B: BackEnd>(back_ends: &[B], plan: &Plan) -> Vec<Row> {
+pub(crate) fn rows<B: BackEnd>(back_end: &B, plan: &Plan) -> Vec<Row> {
     let wanted = B::WORKS.iter().filter(|work| is_wanted(work.name));
     let all = wanted.flat_map(|work| LINE_UPS.map(|line_up| (work, line_up)));
     all.map(|(work, (threads, max_open))| {
-        let runs = run_by_turns(back_ends, plan.rounds, max_open, |pool: &dyn Peer<_>| {
+        let runs = run_by_turns(back_end, plan.rounds, max_open, |pool: &dyn Peer<_>| {
             sample(pool, work, threads, plan.round)
         });
         let outcomes = runs.into_iter().map(|(samples, opened)| Outcome { samples, opened });
@@ -51,27 +51,26 @@ pub(crate) fn rows<B: BackEnd>(back_ends: &[B], plan: &Plan) -> Vec<Row> {
 /// Has the contenders take turns in each round. Says what each round came to, and how many
 /// connections were opened in all.
 fn run_by_turns<B: BackEnd, T>(
-    back_ends: &[B],
+    back_end: &B,
     rounds: usize,
     max_open: u32,
     run: impl Fn(&dyn Peer<B::Client>) -> T,
 ) -> Vec<(Vec<T>, u64)> {
-    let mut runs: Vec<_> = (Contender::ALL.into_iter().zip(back_ends))
-        .map(|(contender, back_end)| {
-            let before = back_end.let_in();
-            (back_end, before, back_end.pool(contender, max_open, max_open), Vec::new())
-        })
-        .collect();
+    let mut runs = Contender::ALL.map(|contender| {
+        let before = back_end.let_in();
+        let pool = back_end.pool(contender, max_open, max_open);
+        (pool, Vec::new(), back_end.let_in() - before)
+    });
     for round in 0..rounds {
         let first = round % runs.len();
         let (later, sooner) = runs.split_at_mut(first);
-        for (_, _, pool, outcomes) in sooner.iter_mut().chain(later) {
+        for (pool, outcomes, opened) in sooner.iter_mut().chain(later) {
+            let before = back_end.let_in();
             outcomes.push(run(pool.as_ref()));
+            *opened += back_end.let_in() - before;
         }
     }
-    let counted =
-        |(back_end, before, _, outcomes): (&B, _, _, _)| (outcomes, back_end.let_in() - before);
-    runs.into_iter().map(counted).collect()
+    runs.into_iter().map(|(_, outcomes, opened)| (outcomes, opened)).collect()
 }
 
 fn sample<C>(pool: &dyn Peer<C>, work: &Work<C>, threads: usize, time: Duration) -> Sample {
@@ -128,12 +127,11 @@ pub(crate) const IDLE: u32 = 4;
 /// How long a pool may go on opening connections that nobody needs any more.
 const AFTERMATH: Duration = Duration::from_millis(500);
 
-pub(crate) fn spikes<B: BackEnd>(back_ends: &[B], plan: &Plan) -> Option<Spike> {
+pub(crate) fn spikes<B: BackEnd>(back_end: &B, plan: &Plan) -> Option<Spike> {
     let work = B::PAUSE.filter(|_| is_wanted("spike"))?;
-    let outcomes = Contender::ALL.into_iter().zip(back_ends).map(|(contender, back_end)| {
-        (0..plan.spikes).map(|_| burst(back_end, contender, &work)).collect()
-    });
-    Some(Spike { work: work.name, outcomes: outcomes.collect() })
+    let outcomes = Contender::ALL
+        .map(|contender| (0..plan.spikes).map(|_| burst(back_end, contender, &work)).collect());
+    Some(Spike { work: work.name, outcomes: outcomes.into() })
 }
 
 fn burst<B: BackEnd>(back_end: &B, contender: Contender, work: &Work<B::Client>) -> Burst {

@@ -2,14 +2,12 @@
 //!
 //! <https://www.postgresql.org/docs/current/pgbench.html>
 
-use std::error::Error;
-
 use latebind::drivers::{OnReturn, PostgresDialer};
 use postgres::types::Type;
 use postgres::{Client, NoTls};
 use r2d2_postgres::PostgresConnectionManager;
 
-use crate::back_end::{BackEnd, Work};
+use crate::back_end::{BackEnd, Outcome, Work};
 use crate::peer::{Contender, Peer, early, late};
 use crate::servers::Server;
 use crate::servers::postgres::Postgres;
@@ -20,7 +18,7 @@ pub(crate) struct OnPostgres(Postgres);
 /// Tens of tellers and tens of thousands of accounts belong to each.
 const BRANCHES: i32 = 10;
 
-/// By which the server's log tells connections of pools from others.
+/// By which connections of pools are told from others.
 const NAME: &str = "pool";
 
 impl BackEnd for OnPostgres {
@@ -31,7 +29,7 @@ impl BackEnd for OnPostgres {
         Work { name: "transfer (pgbench, TPC-B)", run: transfer },
     ];
 
-    const PAUSE: Option<Work<Client>> = Some(Work { name: "a select of 5 ms", run: pause });
+    const PAUSE: Option<Work<Client>> = Some(Work { name: "a select of 1 ms", run: pause });
 
     type Client = Client;
 
@@ -66,11 +64,13 @@ impl BackEnd for OnPostgres {
         }
     }
 
+    /// By its log, in which a connection has the name of its application.
     fn let_in(&self) -> u64 {
         let story = self.0.story();
         let life = story.rsplit("starting PostgreSQL").next().unwrap_or_default();
         let is_of_a_pool = |line: &&str| {
-            line.contains("connection authorized") && line.ends_with(&format!("name={NAME}"))
+            line.contains("connection authorized")
+                && line.ends_with(&format!("application_name={NAME}"))
         };
         life.lines().filter(is_of_a_pool).count() as u64
     }
@@ -80,7 +80,7 @@ impl BackEnd for OnPostgres {
     }
 }
 
-fn select(client: &mut Client, numbers: &mut Numbers) -> Result<(), Box<dyn Error>> {
+fn select(client: &mut Client, numbers: &mut Numbers) -> Outcome {
     let aid = numbers.below(BRANCHES * 10_000);
     let rows =
         client.query_typed("SELECT balance FROM accounts WHERE aid = $1", &[(&aid, Type::INT4)])?;
@@ -88,7 +88,7 @@ fn select(client: &mut Client, numbers: &mut Numbers) -> Result<(), Box<dyn Erro
     Ok(())
 }
 
-fn transfer(client: &mut Client, numbers: &mut Numbers) -> Result<(), Box<dyn Error>> {
+fn transfer(client: &mut Client, numbers: &mut Numbers) -> Outcome {
     let bid = numbers.below(BRANCHES);
     let [tid, aid] = [10, 10_000].map(|each| bid * each + numbers.below(each));
     let delta = numbers.below(10_001) - 5_000;
@@ -111,6 +111,6 @@ fn transfer(client: &mut Client, numbers: &mut Numbers) -> Result<(), Box<dyn Er
     Ok(transaction.commit()?)
 }
 
-fn pause(client: &mut Client, _numbers: &mut Numbers) -> Result<(), Box<dyn Error>> {
-    Ok(client.batch_execute("SELECT pg_sleep(0.005)")?)
+fn pause(client: &mut Client, _numbers: &mut Numbers) -> Outcome {
+    Ok(client.batch_execute("SELECT pg_sleep(0.001)")?)
 }

@@ -39,25 +39,25 @@ const BEFORE: Duration = Duration::from_millis(500);
 /// Longer than r2d2 takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// All contenders at the same time, each with its own server.
-pub(crate) fn outages<B: BackEnd>(back_ends: &mut [B], plan: &Plan) -> Vec<Outage> {
-    let outage = |lasted: &Duration| {
-        let outcomes = thread::scope(|scope| {
-            let contenders = Contender::ALL.into_iter().zip(back_ends.iter_mut());
-            let runs: Vec<_> = contenders
-                .map(|(contender, back_end)| scope.spawn(move || run(back_end, contender, *lasted)))
-                .collect();
-            runs.into_iter().map(|run| run.join().expect("none panics")).collect()
-        });
-        Outage { lasted: *lasted, outcomes }
-    };
-    plan.outages.iter().filter(|_| is_wanted("outage")).map(outage).collect()
+/// All contenders at the same time, each with a server of its own.
+pub(crate) fn outages<B: BackEnd>(plan: &Plan) -> Vec<Outage> {
+    let wanted = plan.outages.iter().filter(|_| is_wanted("outage"));
+    wanted
+        .map(|lasted| {
+            let outcomes = thread::scope(|scope| {
+                let run = |contender| scope.spawn(move || run::<B>(contender, *lasted));
+                Contender::ALL.map(run).map(|run| run.join().expect("none panics"))
+            });
+            Outage { lasted: *lasted, outcomes: outcomes.into() }
+        })
+        .collect()
 }
 
 /// A caller's latest answer, by when it had it.
 type Latest = Mutex<Option<Instant>>;
 
-fn run<B: BackEnd>(back_end: &mut B, contender: Contender, lasts: Duration) -> Recovery {
+fn run<B: BackEnd>(contender: Contender, lasts: Duration) -> Recovery {
+    let mut back_end = B::start().expect("one like it has been started");
     let pool = back_end.pool(contender, CALLERS, CALLERS);
     let (failed, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     // The first answers after the server's return; before that, nothing is kept.
