@@ -262,6 +262,24 @@ fn upkeep_touches_nothing_that_is_lent() {
     await_closed_unasked(&server);
 }
 
+/// It comes back without the lock, after an upkeep that could not see it.
+#[test]
+fn what_comes_back_shortly_before_its_end_is_closed_in_time() {
+    let life = Duration::from_secs(3);
+    let (pool, server) = pool(|b| b.max_lifetime(life).lifetime_jitter(Duration::ZERO));
+    let older = pool.get().unwrap();
+    pass(life / 2);
+    let asked = Instant::now();
+    let younger = pool.get().unwrap();
+    drop(older);
+    await_that("upkeep has closed the older", || server.alive() == 1);
+    pass(life / 10);
+    drop(younger);
+    await_closed_unasked(&server);
+    let age = asked.elapsed();
+    assert!(age >= life && age < life * 4 / 3, "{age:?}: the next upkeep would have come at 4.5 s");
+}
+
 /// A lowered `max_lifetime` reaches what rests, what is lent, and what is lent without the lock.
 #[test]
 fn a_changed_lifetime_reaches_what_is_open() {

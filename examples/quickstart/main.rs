@@ -105,7 +105,7 @@ impl Tour {
             millis(tally.wait(0.5)),
             millis(tally.wait(1.0)),
         ));
-        screen.say("Served in order: a newcomer may pass only while nobody has waited for 1.5 ms.");
+        screen.say("Served in order: a newcomer may pass only while no wait is long.");
         sheet.enter("steady load", tally, &before, &after, server.books());
     }
 

@@ -16,6 +16,7 @@
 //!      └─────────────────┴────────────── retire ──────────────┘
 //! ```
 
+mod bypass;
 mod dial_rule;
 pub(crate) mod effects;
 mod entry;
@@ -39,6 +40,7 @@ use crate::abort::AbortHandle;
 use crate::config::{Backoff, Config, OnDialFailure};
 use crate::stats::Stats;
 
+use self::bypass::Bypass;
 use self::dial_rule::Pace;
 use self::errands::{Aside, Closings, Dials};
 use self::idle::Idle;
@@ -52,6 +54,7 @@ pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task,
 pub(crate) use self::entry::Entry;
 pub(crate) use self::roster::Loan;
 pub(crate) use self::share::{Access, Share};
+pub(crate) use self::upkeep::UPKEEP_LEAST;
 
 /// A dial has not ended within its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +118,7 @@ pub(crate) enum Verdict<C, F> {
 /// | `NO-STRANDED-WAITER` | every event that can free anything ends in `settle`; after it nothing that a waiter could use is left over |
 /// | `NO-LOST-CONNECTION` | a grant lies in `served` until it is collected, and is collected before a deadline is looked at |
 /// | `LATE-BINDING` | what comes first goes to the caller who has waited longest, whoever's dial it was |
-/// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who has not woken and the first of the others has waited for less than `bypass` |
+/// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who has not woken and the first of the others has waited for less than `bypass.rs` allows |
 /// | `DEADLINE` | whoever has slept longest wakes when the next errand is due, or is woken to hear of it |
 /// | `REASON` | nobody holds a dial's failure and waits while nothing is in use, unless to dial again |
 /// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, a warm-up, or `min_idle` |
@@ -157,11 +160,14 @@ pub(crate) struct Ledger<C, F, W> {
     doubted_at: Option<Instant>,
     /// The moment for which `upkeep` is ordered, if it is.
     alarm: Option<Instant>,
+    /// The same, as it was when it was last asked for.
+    told_alarm: Option<Instant>,
     /// When it last came.
     upkept_at: Option<Instant>,
 
     queue: Queue<F, W>,
     pace: Pace,
+    bypass: Bypass,
     /// The caller whose wait ends when the dial rule must look again, if it must.
     looker: Option<Ticket>,
     served: BTreeMap<Ticket, Verdict<C, F>>,
@@ -207,9 +213,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             outage: Outage::new(spread),
             doubted_at: None,
             alarm: None,
+            told_alarm: None,
             upkept_at: None,
             queue: Queue::new(),
             pace: Pace::default(),
+            bypass: Bypass::default(),
             looker: None,
             served: BTreeMap::new(),
             granted: 0,

@@ -40,6 +40,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
     }
 
+    /// Notes how fast connections are lent, as long as anyone waits for one.
+    fn note_pace(&mut self, now: Instant) {
+        if self.queue.is_empty() {
+            self.bypass.rest();
+        } else {
+            self.bypass.note(self.totals.lent_total, now);
+        }
+    }
+
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
     pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
@@ -52,6 +61,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
         if !self.closed {
             if !self.suspended {
+                self.note_pace(now);
                 self.serve(now, effects);
                 self.revive(now, effects);
                 self.begin_dials(now, effects);
@@ -154,7 +164,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// For how long newcomers may be served before the queue: while a connection is on its way to a
-    /// caller who has not woken yet, until the first of the others has waited for `bypass`.
+    /// caller who has not woken yet, until the first of the others has waited for the bound.
     ///
     /// To hand every connection over costs a change of threads each, during which it is of no use
     /// to anyone. One at a time is handed over while the waits are short, and all of them once a
@@ -164,7 +174,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return None;
         }
         let waited = now.saturating_duration_since(self.queue.front_since()?);
-        self.config.bypass.checked_sub(waited).filter(|left| !left.is_zero())
+        let bound = self.bypass.bound(self.config.bypass, self.queue.len());
+        bound.checked_sub(waited).filter(|left| !left.is_zero())
     }
 
     /// Lets callers whose dials have failed, or who were refused one, dial again: all of them once a

@@ -17,7 +17,7 @@ use super::idle::Aging;
 
 /// The least time between two upkeeps, and between two checks of a connection at rest, however short
 /// the limits.
-pub(super) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
+pub(crate) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// The time has come that an effect's `alarm` named.
@@ -30,6 +30,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Nobody has taken the order for `upkeep`: it is given again at the next event.
     pub(crate) fn alarm_refused(&mut self) {
         self.alarm = None;
+    }
+
+    /// When `upkeep` comes next, if that is news.
+    pub(crate) fn news_of_upkeep(&mut self) -> Option<Option<Instant>> {
+        let is_news = self.told_alarm != self.alarm;
+        self.told_alarm = self.alarm;
+        is_news.then_some(self.alarm)
     }
 
     /// Whether a connection may be lent without a check.
@@ -118,7 +125,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         // An errand that hangs must not hold up what nobody waits for.
         let is_held_up = self.config.min_idle() > 0 || self.aside.keep_alives() > 0;
         let errand = self.next_errand_due().filter(|_| is_held_up);
-        // What is in use may come to rest out of sight.
+        // What is in use may come to rest out of sight. What has to end sooner must come by here.
         let unseen = if self.in_use > 0 { moment(now, self.shortest_limit()) } else { None };
         // And what is idle may be lent there, for too long.
         let is_idle = !self.idle.is_empty();

@@ -65,6 +65,11 @@ impl<D: Dialer> OpenBooks<'_, D> {
     fn put_away(&mut self) {
         self.shell.count_idle(i64::from(self.ledger.at_rest()) - i64::from(self.at_rest));
         let now = now();
+        if let Some(upkeep) = self.ledger.news_of_upkeep() {
+            let coarse =
+                |at: Instant| CoarseInstant::now().after(at.saturating_duration_since(now));
+            self.shell.knobs.set_next_upkeep(upkeep.map(coarse));
+        }
         let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
         if let Some(ease) = ease {
             self.lay_out(ease, now);

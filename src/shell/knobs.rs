@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::config::{Config, nanoseconds};
-use crate::sync::{CoarseDuration, Figure};
+use crate::ledger::UPKEEP_LEAST;
+use crate::sync::{CoarseDuration, CoarseInstant, Figure};
 
 /// The settings that are read without the lock. They are set under it.
 #[derive(Default)]
@@ -11,12 +12,15 @@ pub(crate) struct Knobs {
     fresh_for: Figure,
     get_timeout: Figure,
     retire_on_panic: Figure,
+    /// By the coarse clock, and so much earlier as that and upkeep itself may be off.
+    next_upkeep: Figure,
 }
 
 impl Knobs {
     pub(super) fn new(config: &Config) -> Self {
         let knobs = Self::default();
         knobs.set(config);
+        knobs.set_next_upkeep(None);
         knobs
     }
 
@@ -24,6 +28,17 @@ impl Knobs {
         self.fresh_for.set(CoarseDuration::new(config.check_after.min(config.max_idle_time)).0);
         self.get_timeout.set(nanoseconds(config.get_timeout));
         self.retire_on_panic.set(u64::from(config.retire_on_panic));
+    }
+
+    /// Notes when upkeep comes next, if it does.
+    pub(super) fn set_next_upkeep(&self, at: Option<CoarseInstant>) {
+        self.next_upkeep.set(at.map_or(u64::MAX, |at| at.before(UPKEEP_LEAST).0));
+    }
+
+    /// Whether what ends then would be found by no upkeep before the next but one.
+    #[inline]
+    pub(super) fn is_before_upkeep(&self, expires: u64) -> bool {
+        expires < self.next_upkeep.get()
     }
 
     /// What has rested for longer is to be checked or closed.

@@ -384,10 +384,15 @@ impl<D: Dialer> Shell<D> {
             Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
                 (entry.came_back, entry.rests_since) = (true, now.0);
                 entry.record().let_go();
+                let expires = entry.expires;
                 if self.idle.is_some() {
                     self.put_counted(entry, open);
                 } else if let Err(left) = self.places.put(entry, open) {
                     self.give_back_slowly(left);
+                }
+                // Read after the gate, and set before it is opened: see `Places`.
+                if self.knobs.is_before_upkeep(expires) {
+                    self.event(Ledger::look);
                 }
             }
             _ => self.give_back_slowly([Some(entry), None]),

@@ -794,6 +794,43 @@ fn what_waits_for_a_hand_over_is_not_closed_as_one_too_many() {
     assert_eq!((desk.closes.len(), desk.stats().idle), (2, 0), "nobody waits any more");
 }
 
+/// BOUNDED-BYPASS: the bound follows what strict order takes, up to seven times the least.
+#[test]
+fn callers_are_passed_for_longer_where_strict_order_takes_longer() {
+    let ms = Duration::from_millis;
+    let least = Config::default().bypass;
+    let mut desk = Desk::new(2);
+    let (mut one, two) = (desk.dial_and_get(), desk.dial_and_get());
+    let orders =
+        desk.ledger.reconfigure(Config { bypass: least, ..*desk.ledger.config() }, desk.now);
+    desk.lay_out(orders);
+    // A loan each millisecond, and somebody who waits all the time.
+    let mut first = desk.queue(1);
+    for caller in 2..=12 {
+        desk.now += ms(1);
+        let next = desk.queue(caller);
+        desk.give_back(one);
+        one = desk.granted(first);
+        desk.look();
+        first = next;
+    }
+    let second = desk.queue(13);
+    desk.now += ms(1);
+    desk.give_back(one);
+    desk.give_back(two);
+    assert_eq!(desk.stats().idle, 1, "while a connection is on its way to the first");
+    let each = ms(10) / 9; // Nine loans had been made when the first ten milliseconds were over.
+    assert_eq!(desk.ledger.ease(desk.now), Some(5 * each - ms(1)), "five times strict order");
+    let _third = desk.queue(14);
+    assert_eq!(desk.ledger.ease(desk.now), Some(7 * least - ms(1)), "the most");
+    desk.now += 7 * least - ms(1);
+    assert_eq!(desk.ledger.ease(desk.now), None);
+    desk.look();
+    assert_eq!(desk.stats().idle, 0);
+    desk.granted(first);
+    desk.granted(second);
+}
+
 /// BOUNDED-BYPASS: whoever asks again with an old place waits since later than those behind it, so
 /// that they may not be passed although it may.
 #[test]
@@ -803,19 +840,19 @@ fn who_stands_behind_a_caller_that_fails_is_passed_no_longer() {
     let first = desk.queue(1);
     desk.dialed();
     let broken = desk.granted(first);
-    let orders =
-        desk.ledger.reconfigure(Config { bypass: SECOND, ..*desk.ledger.config() }, desk.now);
+    let bypass = Duration::from_micros(500); // Too short for the pace of loans to be told.
+    let orders = desk.ledger.reconfigure(Config { bypass, ..*desk.ledger.config() }, desk.now);
     desk.lay_out(orders);
     let _served = desk.queue(2);
     desk.dialed();
     let third = desk.queue(3);
-    desk.now += SECOND / 2;
+    desk.now += bypass / 2;
     desk.retire_as(broken, CloseReason::Broken);
     let (_, orders) = desk.ledger.request(Some(first), None, desk.now, || 1);
     desk.lay_out(orders);
     desk.dialed();
     assert_eq!(desk.stats().idle, 1, "the first has waited for a moment only");
-    desk.now += SECOND / 2;
+    desk.now += bypass / 2;
     desk.refused();
     desk.failure(first);
     desk.granted(third);

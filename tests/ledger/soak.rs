@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Task, Ticket, Verdict,
+    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Task, Ticket, UPKEEP_LEAST,
+    Verdict,
 };
 use crate::world::Failure;
 
@@ -522,8 +523,13 @@ impl Soak {
             4..15 => self.event(|ledger, now| ledger.set_aside_for_reset(entry, now)),
             _ if self.places.is_some() && self.may_rest_unseen(&entry) => {
                 entry.came_back = true;
+                let expires = entry.expires;
                 let places = self.places.as_mut().expect("just looked");
                 places.push((entry, now));
+                let upkeep = self.alarm.map_or(u64::MAX, |at| self.nanoseconds(at - UPKEEP_LEAST));
+                if expires < upkeep {
+                    self.event(Ledger::look);
+                }
             }
             _ => self.event(|ledger, now| ledger.give_back(entry, now)),
         }
