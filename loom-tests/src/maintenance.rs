@@ -1,10 +1,13 @@
 //! The twin of the crate's `maintenance.rs`: no thread, but a model can have the pools woken.
 //!
-//! Nothing depends on when that is, so a model does it at any moment: whatever was ordered is due.
+//! Nothing depends on when that is if it is not too late, so a model does it at any moment, whatever
+//! is due, or else once what was ordered is due.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
+
+use crate::sync::now;
 
 /// Something that asks to be woken now and then.
 pub(crate) trait Upkeep: Send + Sync {
@@ -14,23 +17,40 @@ pub(crate) trait Upkeep: Send + Sync {
 
 thread_local! {
     /// A model's threads are one thread of the system.
-    static ASKED: RefCell<Vec<Weak<dyn Upkeep>>> = const { RefCell::new(Vec::new()) };
+    static ASKED: RefCell<Vec<Alarm>> = const { RefCell::new(Vec::new()) };
 }
 
-pub(crate) fn wake_at(_due: Instant, pool: Weak<dyn Upkeep>) -> bool {
-    forget(&pool);
-    ASKED.with_borrow_mut(|asked| asked.push(pool));
+type Alarm = (Instant, Weak<dyn Upkeep>);
+
+pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) -> bool {
+    ASKED.with_borrow_mut(|asked| {
+        let before = asked.iter().position(|(_, other)| other.ptr_eq(&pool));
+        let before = before.map(|at| asked.swap_remove(at).0);
+        asked.push((before.map_or(due, |before| before.min(due)), pool));
+    });
     true
 }
 
 pub(crate) fn forget(pool: &Weak<dyn Upkeep>) {
-    ASKED.with_borrow_mut(|asked| asked.retain(|other| !other.ptr_eq(pool)));
+    ASKED.with_borrow_mut(|asked| asked.retain(|(_, other)| !other.ptr_eq(pool)));
 }
 
 /// Wakes every pool that has asked for it.
 pub(crate) fn wake() {
+    wake_those(|_| true);
+}
+
+/// Wakes those that have asked for it by now.
+pub(crate) fn wake_due() {
+    let now = now();
+    wake_those(|due| due <= now);
+}
+
+fn wake_those(is_due: impl Fn(Instant) -> bool) {
     let asked = ASKED.with_borrow_mut(std::mem::take);
-    for pool in asked.iter().filter_map(Weak::upgrade) {
+    let (due, later): (Vec<Alarm>, _) = asked.into_iter().partition(|(due, _)| is_due(*due));
+    ASKED.set(later);
+    for pool in due.iter().filter_map(|(_, pool)| pool.upgrade()) {
         pool.upkeep();
     }
 }

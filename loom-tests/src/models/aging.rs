@@ -79,6 +79,26 @@ fn what_ends_in_use_is_closed_as_it_comes_back_and_serves_nobody() {
     });
 }
 
+/// Upkeep against put: what comes back with little life left ends in time, whether upkeep has seen it
+/// or not.
+#[test]
+fn what_comes_back_as_upkeep_looks_is_closed_at_its_end() {
+    check_within(2, || {
+        let config = Config { max_idle_time: MINUTE * 2 / 3, ..mortal(1) };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        let held = pool.get().unwrap();
+        advance(MINUTE * 2 / 3);
+        let keeping = thread::spawn(maintenance::wake_due);
+        drop(held);
+        keeping.join().unwrap();
+        advance(MINUTE / 3);
+        maintenance::wake_due();
+        let stats = pool.recent_stats(); // Which has nobody look.
+        assert_eq!((stats.idle, stats.in_use), (0, 0), "it is closed, or about to be: {stats}");
+        finish(&pool, &server);
+    });
+}
+
 /// ACC-18: `min_idle` is made good as a caller comes and another dials. They claim their slots by
 /// the same path.
 #[test]
