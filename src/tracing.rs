@@ -38,8 +38,7 @@ use crate::event::{Event, Observer};
 /// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
 /// let traced = Traced::new("orders").slow_wait(Duration::from_millis(100));
 /// let pool = Pool::builder(dialer).observer(traced).build()?;
-/// # Ok::<(), latebind::ConfigError>(())
-/// # .map_err(Box::<dyn std::error::Error>::from)
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Traced {
