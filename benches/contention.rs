@@ -3,14 +3,13 @@
 mod support;
 
 use std::hint;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use latebind::Pool;
 
-use crate::support::{Pause, Peer, announce, heading, is_measuring, is_wanted, row};
+use crate::support::{Pause, Peer, Start, announce, heading, is_measuring, is_wanted, row};
 
 /// One line-up of threads and connections.
 struct Setting {
@@ -101,7 +100,7 @@ fn in_turns<const TIMED: bool>(
 }
 
 fn run<P: Peer, const TIMED: bool>(pool: &P, setting: &Setting, time: Duration) -> Outcome {
-    let start = Barrier::new(setting.threads + 1);
+    let start = Start::of(setting.threads);
     let over = AtomicBool::new(false);
     let thread = || {
         let (mut served, mut longest) = (0_u64, Duration::ZERO);
@@ -118,8 +117,7 @@ fn run<P: Peer, const TIMED: bool>(pool: &P, setting: &Setting, time: Duration) 
     };
     let (elapsed, results) = thread::scope(|scope| {
         let threads: Vec<_> = (0..setting.threads).map(|_| scope.spawn(thread)).collect();
-        start.wait();
-        let begun = Instant::now();
+        let begun = start.give();
         thread::sleep(time);
         over.store(true, Relaxed);
         let elapsed = begun.elapsed();

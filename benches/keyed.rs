@@ -7,14 +7,14 @@ mod support;
 use std::collections::HashMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Barrier, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use latebind::KeyedPool;
 use scheduled_thread_pool::ScheduledThreadPool;
 
-use crate::support::{Pause, announce, heading, is_measuring, is_named, is_wanted, row};
+use crate::support::{Pause, Start, announce, heading, is_measuring, is_named, is_wanted, row};
 
 /// As an HTTP client's might be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -162,7 +162,7 @@ fn main() {
 }
 
 fn run(pool: &impl Keyed, setting: &Setting, keys: &[Key], time: Duration) -> f64 {
-    let start = Barrier::new(setting.threads + 1);
+    let start = Start::of(setting.threads);
     let over = AtomicBool::new(false);
     let thread = |number: usize| {
         let keys = match setting.round {
@@ -183,8 +183,7 @@ fn run(pool: &impl Keyed, setting: &Setting, keys: &[Key], time: Duration) -> f6
         let thread = &thread;
         let threads: Vec<_> =
             (0..setting.threads).map(|number| scope.spawn(move || thread(number))).collect();
-        start.wait();
-        let begun = Instant::now();
+        let begun = start.give();
         thread::sleep(time);
         over.store(true, Relaxed);
         let elapsed = begun.elapsed();

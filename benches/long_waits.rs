@@ -5,14 +5,13 @@ mod support;
 
 use std::fs;
 use std::hint;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use latebind::Pool;
 
-use crate::support::{Pause, Peer, announce, heading, is_measuring, is_wanted, row};
+use crate::support::{Pause, Peer, Start, announce, heading, is_measuring, is_wanted, row};
 
 /// What one run came to.
 #[derive(Clone, Copy, Default)]
@@ -69,7 +68,7 @@ fn print(rounds: &[(Outcome, Outcome)], what: &str, unit: &str, figure: fn(&Outc
 
 fn crowd<P: Peer>(pool: &P, threads: usize, time: Duration) -> Outcome {
     const HOLD: Duration = Duration::from_millis(1);
-    let start = Barrier::new(threads + 1);
+    let start = Start::of(threads);
     let over = AtomicBool::new(false);
     let thread = || {
         let mut waits = Vec::new();
@@ -88,8 +87,8 @@ fn crowd<P: Peer>(pool: &P, threads: usize, time: Duration) -> Outcome {
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
-        start.wait();
-        let (begun, before) = (Instant::now(), switches());
+        let begun = start.give();
+        let before = switches();
         thread::sleep(time);
         let after = switches();
         over.store(true, Relaxed);

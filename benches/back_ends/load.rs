@@ -1,6 +1,5 @@
 //! Threads that work as fast as they are answered, and callers who all come at once.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::Plan;
 use crate::back_end::{BackEnd, Work};
 use crate::peer::{Contender, Peer, us_since};
-use crate::support::{Numbers, is_wanted};
+use crate::support::{Numbers, Start, is_wanted};
 
 /// One kind of work under one line-up, and what became of each contender.
 pub(crate) struct Row {
@@ -74,7 +73,7 @@ fn run_by_turns<B: BackEnd, T>(
 }
 
 fn sample<C>(pool: &dyn Peer<C>, work: &Work<C>, threads: usize, time: Duration) -> Sample {
-    let (start, is_over) = (&Barrier::new(threads + 1), &AtomicBool::new(false));
+    let (start, is_over) = (&Start::of(threads), &AtomicBool::new(false));
     let work_on = move |nth: usize| {
         let mut numbers = Numbers::new(nth as u64 + 1);
         let mut times = Vec::with_capacity(1 << 16);
@@ -88,8 +87,7 @@ fn sample<C>(pool: &dyn Peer<C>, work: &Work<C>, threads: usize, time: Duration)
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|nth| scope.spawn(move || work_on(nth))).collect();
-        start.wait();
-        let begun = Instant::now();
+        let begun = start.give();
         thread::sleep(time);
         is_over.store(true, Relaxed);
         let ended = threads.into_iter().flat_map(|thread| thread.join().expect("none panics"));
@@ -137,15 +135,14 @@ pub(crate) fn spikes<B: BackEnd>(back_end: &B, plan: &Plan) -> Option<Spike> {
 fn burst<B: BackEnd>(back_end: &B, contender: Contender, work: &Work<B::Client>) -> Burst {
     let pool = back_end.pool(contender, CALLERS, IDLE);
     let before = back_end.let_in();
-    let start = Barrier::new(CALLERS as usize + 1);
+    let start = Start::of(CALLERS as usize);
     let last_us = thread::scope(|scope| {
         let call = || {
             start.wait();
             do_once(pool.as_ref(), work, &mut Numbers::new(1));
         };
         let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(call)).collect();
-        start.wait();
-        let begun = Instant::now();
+        let begun = start.give();
         callers.into_iter().for_each(|caller| caller.join().expect("none panics"));
         us_since(begun)
     });

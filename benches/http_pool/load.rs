@@ -1,6 +1,5 @@
 //! Threads that ask hosts at random, as fast as they are answered.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +8,7 @@ use ureq::Agent;
 use ureq::http::Uri;
 
 use crate::server::ID;
-use crate::support::Numbers;
+use crate::support::{Numbers, Start};
 
 /// Threads that see to it that every host has been asked before anything is timed.
 const WARMERS: u32 = 16;
@@ -44,7 +43,7 @@ pub(crate) fn run(
     threads: usize,
     time: Duration,
 ) -> Result<Sample, ureq::Error> {
-    let (start, is_over) = (Barrier::new(threads + 1), AtomicBool::new(false));
+    let (start, is_over) = (Start::of(threads), AtomicBool::new(false));
     let (start, is_over) = (&start, &is_over);
     thread::scope(|scope| {
         let ask_on = move |nth: usize| {
@@ -61,8 +60,7 @@ pub(crate) fn run(
             Ok::<_, ureq::Error>(times)
         };
         let threads: Vec<_> = (0..threads).map(|nth| scope.spawn(move || ask_on(nth))).collect();
-        start.wait();
-        let begun = Instant::now();
+        let begun = start.give();
         thread::sleep(time);
         is_over.store(true, Relaxed);
         let mut times = Vec::new();

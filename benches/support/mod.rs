@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::env;
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -167,6 +168,35 @@ pub(crate) fn short(value: f64) -> String {
         value if value >= 10.0 => format!("{value:.1}"),
         value if value >= 1.0 => format!("{value:.2}"),
         value => format!("{value:.3}"),
+    }
+}
+
+/// Where threads wait for each other and for the word of the one who times them.
+///
+/// The clock is read before any of them runs. Behind a plain barrier, the one who reads it may be
+/// without a core for some milliseconds, and what the threads do then would be counted, not timed.
+pub(crate) struct Start {
+    all_here: Barrier,
+    go: Barrier,
+}
+
+impl Start {
+    pub(crate) fn of(threads: usize) -> Self {
+        Self { all_here: Barrier::new(threads + 1), go: Barrier::new(threads + 1) }
+    }
+
+    /// Waits for the others, and for the word.
+    pub(crate) fn wait(&self) {
+        self.all_here.wait();
+        self.go.wait();
+    }
+
+    /// Gives the word once all are there, and says when.
+    pub(crate) fn give(&self) -> Instant {
+        self.all_here.wait();
+        let now = Instant::now();
+        self.go.wait();
+        now
     }
 }
 
