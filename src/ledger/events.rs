@@ -319,7 +319,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// How much of its life a connection has left; `None` is no limit.
     pub(crate) fn life_left(&self, entry: &Entry<C>, now: Instant) -> Option<Duration> {
-        self.aging().ends_at(entry).map(|end| end.saturating_duration_since(now))
+        self.aging.ends_at(entry).map(|end| end.saturating_duration_since(now))
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -364,6 +364,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             ledger.outage.note_success();
             ledger.pace.note_dial(now.saturating_duration_since(dial.began));
+            ledger.renew_aging();
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             let share = ledger.spread.share(id.0);
@@ -491,6 +492,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open());
             ledger.config = config;
+            ledger.renew_aging();
             ledger.begin_epoch();
             ledger.idle.reconsider(now);
             while ledger.live() > ledger.config.max_open {

@@ -43,7 +43,7 @@ use crate::stats::Stats;
 use self::bypass::Bypass;
 use self::dial_rule::Pace;
 use self::errands::{Aside, Closings, Dials};
-use self::idle::Idle;
+use self::idle::{Aging, Idle};
 use self::judgements::Judgements;
 use self::outage::Outage;
 use self::queue::Queue;
@@ -154,6 +154,8 @@ pub(crate) struct Ledger<C, F, W> {
     judgements: Judgements,
 
     spread: Spread,
+    /// What follows from the limits of age and the time that a dial takes.
+    aging: Aging,
     outage: Outage,
     /// When a connection was last found to be broken: what has rested since before then is checked
     /// before it is lent.
@@ -179,6 +181,8 @@ pub(crate) struct Ledger<C, F, W> {
     drains: BTreeMap<Ticket, W>,
     /// Those who sleep, for whichever of these reasons, and when they will look by themselves.
     asleep: BTreeMap<Ticket, (Option<Instant>, W)>,
+    /// Whether these tables and those of errands were empty, and without memory, after the latest event.
+    has_shed: bool,
 
     /// How the latest dial failed, unless one has succeeded since.
     last_failure: Option<F>,
@@ -210,6 +214,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             handles: BTreeMap::new(),
             judgements: Judgements::default(),
             spread,
+            aging: Aging::new(&config, None),
             outage: Outage::new(spread),
             doubted_at: None,
             alarm: None,
@@ -224,6 +229,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
             asleep: BTreeMap::new(),
+            has_shed: true,
             last_failure: None,
             totals: Stats::default(),
         }

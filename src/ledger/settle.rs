@@ -106,12 +106,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             && self.dials.len() == 0
             && self.aside.is_empty()
             && self.closings.len() == 0;
-        if is_at_rest {
+        if is_at_rest && !self.has_shed {
             self.queue.shed();
             (self.asleep, self.served) = (BTreeMap::new(), BTreeMap::new());
             (self.dials, self.aside) = (Dials::default(), Aside::default());
             self.closings = Closings::default();
         }
+        self.has_shed = is_at_rest;
     }
 
     /// Writes off what has overrun its time limit.
@@ -460,10 +461,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again, or has it
     /// judged if somebody has yet to say so.
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
-        let aging = self.aging();
         let is_surplus = self.live() >= self.config.max_open;
         let surplus = is_surplus.then_some(CloseReason::Surplus);
-        let expired = aging.has_ended(&entry, now).then_some(CloseReason::Expired);
+        let expired = self.aging.has_ended(&entry, now).then_some(CloseReason::Expired);
         if let Some(reason) = self.unfitness(&entry).or(expired).or(surplus) {
             self.begin_close(entry, reason, now, effects);
         } else if self.judgements.are_due(entry.epoch) {
@@ -489,8 +489,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             // Limits may have changed since its end was reckoned.
             (entry.epoch, entry.expires) = (self.epoch, 0);
         }
-        let aging = self.aging();
-        self.idle.insert(entry, &aging);
+        self.idle.insert(entry, &self.aging);
     }
 
     /// Has everything that is out pass the ledger when it comes back.

@@ -46,14 +46,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
 
-    pub(super) fn aging(&self) -> Aging {
-        Aging::new(&self.config, self.pace.dial_time())
+    /// A limit of age has changed, or the time that a dial takes.
+    pub(super) fn renew_aging(&mut self) {
+        self.aging = Aging::new(&self.config, self.pace.dial_time());
     }
 
     /// Closes what has rested too long or lived too long.
     pub(super) fn retire_aged(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        let aging = self.aging();
-        while let Some(entry) = self.idle.take_ended(&aging, now) {
+        while let Some(entry) = self.idle.take_ended(&self.aging, now) {
             self.begin_close(entry, CloseReason::Expired, now, effects);
         }
         while self.next_idled_out().is_some_and(|at| at <= now) {
@@ -97,9 +97,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Begins the check of a connection that has proved nothing for long. One at a time: nobody can
     /// take what is being checked.
     pub(super) fn check_coldest(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
-        let aging = self.aging();
         let may_check = self.aside.keep_alives() == 0;
-        if let Some(entry) = self.idle.take_unchecked(&aging, may_check, now) {
+        if let Some(entry) = self.idle.take_unchecked(&self.aging, may_check, now) {
             self.set_aside(Task::KeepAlive, entry, now, effects);
         }
     }

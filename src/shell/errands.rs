@@ -35,46 +35,56 @@ impl<D: Dialer> Shell<D> {
         if effects.is_empty() {
             return;
         }
-        let mut pending = vec![(Arc::clone(self), effects)];
+        let mut pending = Vec::new();
+        self.carry_out_one(effects, &mut pending);
         while let Some((shell, effects)) = pending.pop() {
-            let follows = |effects| (Arc::clone(&shell), effects);
-            let Effects { wake, handles, dials, asides, closes, spent, .. } = effects;
-            if let Some(membership) = &shell.membership {
-                // First, as the keys wait for each other's answers, and for no user code.
-                pending.extend(membership.pass_on(effects.orders));
-            }
-            for bell in wake {
-                bell.ring();
-            }
-            if let Some(due) = effects.alarm {
-                shell.order_upkeep(due);
-            }
-            for handle in handles {
-                catch(|| drop(handle));
-            }
-            for order in dials {
-                pending.extend(shell.on_worker(Errand::Dial(order)).map(follows));
-            }
-            for order in asides {
-                let may_block = match order.task {
-                    Task::Check | Task::KeepAlive => shell.blocking.check,
-                    Task::Reset => true,
-                    Task::Judge { .. } => false,
-                };
-                pending.extend(shell.run(Errand::Aside(order), may_block).map(follows));
-            }
-            for order in closes {
-                pending.extend(shell.run(Errand::Close(order), shell.blocking.close).map(follows));
-            }
-            for failure in spent {
-                catch(|| drop(failure));
-            }
-            if let Some(epoch) = effects.judged {
-                shell.forget_predicates(epoch);
-            }
-            if let Some(membership) = shell.membership.as_ref().filter(|_| effects.is_vacant) {
-                membership.tell_vacant(&shell);
-            }
+            shell.carry_out_one(effects, &mut pending);
+        }
+    }
+
+    /// Carries out what the ledger ordered, and adds what follows from that.
+    fn carry_out_one(
+        self: &Arc<Self>,
+        effects: Orders<D>,
+        pending: &mut Vec<(Arc<Self>, Orders<D>)>,
+    ) {
+        let follows = |effects| (Arc::clone(self), effects);
+        let Effects { wake, handles, dials, asides, closes, spent, .. } = effects;
+        if let Some(membership) = self.membership.as_ref().filter(|_| !effects.orders.is_empty()) {
+            // First, as the keys wait for each other's answers, and for no user code.
+            pending.extend(membership.pass_on(effects.orders));
+        }
+        for bell in wake {
+            bell.ring();
+        }
+        if let Some(due) = effects.alarm {
+            self.order_upkeep(due);
+        }
+        for handle in handles {
+            catch(|| drop(handle));
+        }
+        for order in dials {
+            pending.extend(self.on_worker(Errand::Dial(order)).map(follows));
+        }
+        for order in asides {
+            let may_block = match order.task {
+                Task::Check | Task::KeepAlive => self.blocking.check,
+                Task::Reset => true,
+                Task::Judge { .. } => false,
+            };
+            pending.extend(self.run(Errand::Aside(order), may_block).map(follows));
+        }
+        for order in closes {
+            pending.extend(self.run(Errand::Close(order), self.blocking.close).map(follows));
+        }
+        for failure in spent {
+            catch(|| drop(failure));
+        }
+        if let Some(epoch) = effects.judged {
+            self.forget_predicates(epoch);
+        }
+        if let Some(membership) = self.membership.as_ref().filter(|_| effects.is_vacant) {
+            membership.tell_vacant(self);
         }
     }
 
