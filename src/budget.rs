@@ -16,7 +16,8 @@
 //! rest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+
+use crate::moment::Moment;
 
 /// Names one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,14 +38,14 @@ pub(crate) enum What {
     Grant,
     /// Close the coldest connections, at most so many, that have rested since `bar` or longer.
     /// `None`: however long.
-    Evict { most: u32, bar: Option<Instant> },
+    Evict { most: u32, bar: Option<Moment> },
 }
 
 /// What a member that wants more slots than there are waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ask {
     /// Since when its longest-waiting caller without a slot has waited.
-    pub(crate) since: Instant,
+    pub(crate) since: Moment,
     /// How many slots it could use.
     pub(crate) slots: u32,
 }
@@ -77,7 +78,7 @@ pub(crate) struct Budget {
     /// Slots that are some member's, or on their way to one.
     taken: u32,
     /// Who waits for a slot, longest first.
-    stalled: BTreeSet<(Instant, MemberId)>,
+    stalled: BTreeSet<(Moment, MemberId)>,
     asks: BTreeMap<MemberId, Ask>,
     /// Slots on their way to members, who ask for them still.
     granted: BTreeMap<MemberId, u32>,
@@ -86,7 +87,7 @@ pub(crate) struct Budget {
     /// Connections that rest beyond the bound on these, when somebody last counted.
     surplus: u32,
     /// Who may have connections at rest, by a time since when none of them has rested longer.
-    listed: BTreeSet<(Instant, MemberId)>,
+    listed: BTreeSet<(Moment, MemberId)>,
     /// Connections that were ordered to be closed, where nobody has answered yet.
     ordered: u32,
     /// Connections that are being closed because of such an order.
@@ -113,7 +114,7 @@ impl Budget {
 
     /// Takes a slot for a member whose caller has waited since `since`, unless there is none or
     /// somebody has waited longer.
-    pub(crate) fn take(&mut self, member: MemberId, since: Instant) -> bool {
+    pub(crate) fn take(&mut self, member: MemberId, since: Moment) -> bool {
         let is_next = self.stalled.first().is_none_or(|first| (since, member) <= *first);
         let may_take = is_next && self.free() > 0;
         self.taken += u32::from(may_take);
@@ -154,12 +155,12 @@ impl Budget {
     }
 
     /// A member may have something at rest, though nothing that has rested since before `since`.
-    pub(crate) fn list(&mut self, member: MemberId, since: Instant) {
+    pub(crate) fn list(&mut self, member: MemberId, since: Moment) {
         self.listed.insert((since, member));
     }
 
     /// A member that was listed has nothing open any more. It may have been given an order since.
-    pub(crate) fn strike(&mut self, member: MemberId, since: Instant) {
+    pub(crate) fn strike(&mut self, member: MemberId, since: Moment) {
         self.listed.remove(&(since, member));
     }
 

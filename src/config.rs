@@ -1,6 +1,8 @@
 //! `Config`: a pool's settings as plain data, and the one check that they fit together.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::moment::Moment;
 
 /// When the pool dials for callers who find nothing idle.
 ///
@@ -261,20 +263,15 @@ impl Config {
     }
 }
 
-/// The moment `after` from `now`; `None`, which is never, if that is too far to say.
-pub(crate) fn moment(now: Instant, after: Duration) -> Option<Instant> {
-    now.checked_add(after)
-}
-
 /// A span in nanoseconds; of one that they cannot say, 584 years.
 pub(crate) fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A moment that no pool lives to see, for interfaces that must be told one.
-pub(crate) fn far_future(now: Instant) -> Instant {
+pub(crate) fn far_future(now: Moment) -> Moment {
     // Thirty years: small enough for every platform's clock.
-    now + Duration::from_secs(30 * 365 * 24 * 60 * 60)
+    now.after(Duration::from_secs(30 * 365 * 24 * 60 * 60)).unwrap_or(now)
 }
 
 /// Why [`build`](crate::Settings::build), [`apply`](crate::Settings::apply) or

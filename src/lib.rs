@@ -36,6 +36,8 @@ mod maintenance;
 #[cfg(feature = "metrics")]
 #[forbid(unsafe_code)]
 pub mod metrics;
+#[forbid(unsafe_code)]
+mod moment;
 pub mod net;
 #[forbid(unsafe_code)]
 mod places;

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::moment::Moment;
 use crate::sync::{Thread, catch, join, now, spawn};
 
 /// Something that asks to be woken now and then.
@@ -28,9 +28,9 @@ static CHANGED: Condvar = Condvar::new();
 /// Who is to be woken, and by whom.
 struct Rota {
     /// By when they are due. At most one for each pool.
-    alarms: BTreeMap<(Instant, Address), Weak<dyn Upkeep>>,
+    alarms: BTreeMap<(Moment, Address), Weak<dyn Upkeep>>,
     /// When each pool's is.
-    due: BTreeMap<Address, Instant>,
+    due: BTreeMap<Address, Moment>,
     worker: Option<Worker>,
     next_worker: u64,
 }
@@ -40,27 +40,27 @@ type Address = usize;
 
 impl Rota {
     /// Takes out the pool's alarm. Says for when it was.
-    fn take(&mut self, pool: &Weak<dyn Upkeep>) -> Option<Instant> {
+    fn take(&mut self, pool: &Weak<dyn Upkeep>) -> Option<Moment> {
         let address = address(pool);
         let due = self.due.remove(&address)?;
         self.alarms.remove(&(due, address));
         Some(due)
     }
 
-    fn put(&mut self, due: Instant, pool: Weak<dyn Upkeep>) {
+    fn put(&mut self, due: Moment, pool: Weak<dyn Upkeep>) {
         self.due.insert(address(&pool), due);
         self.alarms.insert((due, address(&pool)), pool);
     }
 
     /// Takes out a pool whose time has come.
-    fn take_due(&mut self, now: Instant) -> Option<Weak<dyn Upkeep>> {
+    fn take_due(&mut self, now: Moment) -> Option<Weak<dyn Upkeep>> {
         self.next_due().filter(|due| *due <= now)?;
         let ((_, address), pool) = self.alarms.pop_first()?;
         self.due.remove(&address);
         Some(pool)
     }
 
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self) -> Option<Moment> {
         self.alarms.first_key_value().map(|((due, _), _)| *due)
     }
 }
@@ -81,7 +81,7 @@ struct Worker {
 /// sooner: of two threads that ask, the one that names the later time may come last.
 ///
 /// Says whether that will be: the system may have no thread to spare.
-pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) -> bool {
+pub(crate) fn wake_at(due: Moment, pool: Weak<dyn Upkeep>) -> bool {
     let mut rota = ROTA.lock();
     let due = rota.take(&pool).map_or(due, |before| before.min(due));
     rota.put(due, pool);
@@ -121,7 +121,7 @@ fn work(number: u64) {
             });
             set_at_work(&mut rota, false);
         } else if let Some(due) = rota.next_due() {
-            CHANGED.wait_until(&mut rota, due);
+            CHANGED.wait_until(&mut rota, due.into());
         } else {
             rota.worker = None;
         }

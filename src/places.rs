@@ -16,9 +16,7 @@
 //! the returner, who so finds the gate shut. No fence is needed for that. So while the gate is shut
 //! nothing rests in a place, but for the moment until its returner has looked.
 
-use std::time::Instant;
-
-use crate::config::nanoseconds;
+use crate::moment::Moment;
 use crate::sync::{
     AtomicU64, CoarseInstant, Figure, OnceLock, Ordering, Shelf, last_place, now, set_last_place,
 };
@@ -36,9 +34,8 @@ const NO_LIMIT: u64 = u64::MAX;
 /// Connections at rest, for whoever comes while nobody waits.
 pub(crate) struct Places<T> {
     gate: AtomicU64,
-    /// Until when the gate counts as open: in nanoseconds since `start`, or `NO_LIMIT`.
+    /// Until when the gate counts as open: in `Moment`'s nanoseconds, or `NO_LIMIT`.
     until: AtomicU64,
-    start: Instant,
     /// How many the latest sweep has found, or how many have been laid out since.
     last_seen: Figure,
     /// Those that the pool began with.
@@ -62,7 +59,6 @@ impl<T> Places<T> {
         Self {
             gate: AtomicU64::new(0),
             until: AtomicU64::new(NO_LIMIT),
-            start: now(),
             last_seen: Figure::default(),
             first: shelves(most.min(PLACES_MOST) as usize),
             later: OnceLock::new(),
@@ -98,17 +94,13 @@ impl<T> Places<T> {
         let open = self.is_open()?;
         // Of another opening than that: then its reader is early or late by one hand-over.
         let until = self.until.load(Ordering::Relaxed);
-        (until == NO_LIMIT || !self.is_past(until)).then_some(open)
+        (until == NO_LIMIT || !Self::is_past(until)).then_some(open)
     }
 
     /// Only while somebody waits: what a hand-over costs is worth a precise clock.
     #[cold]
-    fn is_past(&self, until: u64) -> bool {
-        self.nanoseconds(now()) > until
-    }
-
-    fn nanoseconds(&self, moment: Instant) -> u64 {
-        nanoseconds(moment.saturating_duration_since(self.start))
+    fn is_past(until: u64) -> bool {
+        now().as_nanos() > until
     }
 
     #[inline]
@@ -221,7 +213,7 @@ impl<T> Places<T> {
     pub(crate) fn open(
         &self,
         epoch: u32,
-        until: Option<Instant>,
+        until: Option<Moment>,
         mut more: impl FnMut() -> Option<T>,
         mut found: impl FnMut(T),
     ) {
@@ -233,7 +225,7 @@ impl<T> Places<T> {
             place.swap(item).into_iter().for_each(&mut found);
         }
         self.last_seen.set(laid_out);
-        let until = until.map_or(NO_LIMIT, |until| self.nanoseconds(until));
+        let until = until.map_or(NO_LIMIT, Moment::as_nanos);
         self.until.store(until, Ordering::Relaxed);
         self.gate.store(u64::from(epoch) << 1, Ordering::Release);
     }

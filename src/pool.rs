@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::config::{Config, ConfigError, moment};
+use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::error::GetError;
 use crate::event::Watch;
@@ -14,6 +14,7 @@ use crate::guard::{Guard, OwnedConnection, PooledConnection};
 use crate::histogram::Histograms;
 use crate::holder::{Holder, Site};
 use crate::ledger::Entry;
+use crate::moment::Moment;
 use crate::shell::Shell;
 use crate::stats::Stats;
 use crate::sync::now;
@@ -95,8 +96,8 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.reconfigure(change)
     }
 
-    fn get_deadline_from(&self, start: Instant) -> Option<Instant> {
-        moment(start, self.handle.shell.knobs().get_timeout())
+    fn get_deadline_from(&self, start: Moment) -> Option<Moment> {
+        start.after(self.handle.shell.knobs().get_timeout())
     }
 
     /// Lends a connection, waiting for at most `get_timeout` (30 s unless the
@@ -136,7 +137,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         timeout: Duration,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Location::caller(), |start| moment(start, timeout))
+        self.lend(Location::caller(), |start| start.after(timeout))
             .map(|entry| Guard::new(self, entry))
     }
 
@@ -150,7 +151,8 @@ impl<D: Dialer> Pool<D> {
         &self,
         deadline: Instant,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Location::caller(), |_| Some(deadline)).map(|entry| Guard::new(self, entry))
+        self.lend(Location::caller(), |_| Some(deadline.into()))
+            .map(|entry| Guard::new(self, entry))
     }
 
     /// As [`get_timeout`](Self::get_timeout), with a wait that another thread may
@@ -231,7 +233,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         timeout: Duration,
     ) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        self.lend(Location::caller(), |start| moment(start, timeout))
+        self.lend(Location::caller(), |start| start.after(timeout))
             .map(|entry| Guard::new(self.clone(), entry))
     }
 
@@ -270,7 +272,7 @@ impl<D: Dialer> Pool<D> {
     fn lend(
         &self,
         site: Site,
-        deadline: impl FnOnce(Instant) -> Option<Instant>,
+        deadline: impl FnOnce(Moment) -> Option<Moment>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         match self.handle.shell.take_resting(site) {
             Some(entry) => Ok(entry),
@@ -282,7 +284,7 @@ impl<D: Dialer> Pool<D> {
     fn lend_slowly(
         &self,
         site: Site,
-        deadline: impl FnOnce(Instant) -> Option<Instant>,
+        deadline: impl FnOnce(Moment) -> Option<Moment>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let start = now();
         self.handle.shell.get(start, deadline(start), None, site)
@@ -302,7 +304,7 @@ impl<D: Dialer> Pool<D> {
             return Ok(entry);
         }
         let start = now();
-        shell.get(start, moment(start, timeout), Some(cancel), site)
+        shell.get(start, start.after(timeout), Some(cancel), site)
     }
 
     /// Opens connections until `connections` are open, all at once, and waits for them for at most
@@ -512,7 +514,7 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drain(&self, deadline: Instant) -> Drained {
-        let Stats { in_use, dialing, closing, .. } = self.handle.shell.drain(Some(deadline));
+        let Stats { in_use, dialing, closing, .. } = self.handle.shell.drain(Some(deadline.into()));
         let holders = if in_use > 0 { self.holders() } else { Vec::new() };
         Drained { in_use, dialing, closing, holders }
     }

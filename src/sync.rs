@@ -19,12 +19,14 @@ use crossbeam_utils::CachePadded;
 use crossbeam_utils::atomic::AtomicCell;
 use thread_local::ThreadLocal;
 
+use crate::moment::Moment;
+
 pub(crate) use crossbeam_utils::sync::ShardedLock;
 pub(crate) use parking_lot::{Mutex, MutexGuard};
 
 /// The clock.
-pub(crate) fn now() -> Instant {
-    Instant::now()
+pub(crate) fn now() -> Moment {
+    Instant::now().into()
 }
 
 /// How keys are hashed: so that nobody can choose them to collide.
@@ -301,11 +303,11 @@ impl Bell {
     }
 
     /// Waits, with the lock released, until rung or until `until`. `None` is never.
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) -> Wake {
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
         match until {
             None => self.condvar.wait(guard),
             Some(until) => {
-                if self.condvar.wait_until(guard, until).timed_out() {
+                if self.condvar.wait_until(guard, until.into()).timed_out() {
                     return Wake::Late;
                 }
             }

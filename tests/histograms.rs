@@ -9,6 +9,9 @@ mod config;
 #[allow(dead_code)]
 #[path = "../src/histogram.rs"]
 mod histogram;
+#[allow(dead_code)]
+#[path = "../src/moment.rs"]
+mod moment;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/sync.rs"]
 mod sync;

@@ -4,10 +4,10 @@
 
 #![allow(dead_code, unreachable_pub)] // The file is the crate's, not this test's.
 
+#[path = "../src/moment.rs"]
+mod moment;
 #[path = "../src/ledger/roster.rs"]
 mod roster;
-#[path = "../src/ledger/stamp.rs"]
-mod stamp;
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use moment::Moment;
 use roster::{Loan, Roster, Tally};
 
 fn sites() -> [&'static Location<'static>; 2] {
@@ -36,7 +37,7 @@ fn threads() -> [ThreadId; 2] {
 fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
     let (sites, threads) = (sites(), threads());
     let mut roster = Roster::default();
-    let (page, line) = roster.enroll(Instant::now().into());
+    let (page, line) = roster.enroll(Moment::from(Instant::now()));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -71,7 +72,7 @@ fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
 
 #[test]
 fn lines_are_used_again_and_pages_that_nobody_uses_are_freed() {
-    let (mut roster, now) = (Roster::default(), Instant::now().into());
+    let (mut roster, now) = (Roster::default(), Moment::from(Instant::now()));
     let mut lines: Vec<_> = (0..100).map(|_| roster.enroll(now)).collect();
     for (page, line) in &lines {
         let record = &page[usize::from(*line)];

@@ -32,6 +32,8 @@ mod holder;
 mod keyed;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
+#[path = "../../src/moment.rs"]
+mod moment;
 #[path = "../../src/places.rs"]
 mod places;
 #[path = "../../src/pool.rs"]

@@ -5,8 +5,8 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
+use crate::moment::Moment;
 use crate::sync::now;
 
 /// Something that asks to be woken now and then.
@@ -20,9 +20,9 @@ thread_local! {
     static ASKED: RefCell<Vec<Alarm>> = const { RefCell::new(Vec::new()) };
 }
 
-type Alarm = (Instant, Weak<dyn Upkeep>);
+type Alarm = (Moment, Weak<dyn Upkeep>);
 
-pub(crate) fn wake_at(due: Instant, pool: Weak<dyn Upkeep>) -> bool {
+pub(crate) fn wake_at(due: Moment, pool: Weak<dyn Upkeep>) -> bool {
     ASKED.with_borrow_mut(|asked| {
         let before = asked.iter().position(|(_, other)| other.ptr_eq(&pool));
         let before = before.map(|at| asked.swap_remove(at).0);
@@ -46,7 +46,7 @@ pub(crate) fn wake_due() {
     wake_those(|due| due <= now);
 }
 
-fn wake_those(is_due: impl Fn(Instant) -> bool) {
+fn wake_those(is_due: impl Fn(Moment) -> bool) {
     let asked = ASKED.with_borrow_mut(std::mem::take);
     let (due, later): (Vec<Alarm>, _) = asked.into_iter().partition(|(due, _)| is_due(*due));
     ASKED.set(later);

@@ -17,6 +17,7 @@ pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use std::sync::OnceLock; // Set under a lock of loom's only.
 
 use crate::config::far_future;
+use crate::moment::Moment;
 
 thread_local! {
     static LAST_PLACE: Cell<(usize, CoarseInstant)> = const { Cell::new((0, CoarseInstant(0))) };
@@ -51,9 +52,9 @@ pub(crate) fn rest_for_ever() {
 }
 
 /// The clock: it stands still, but for a wait that ends by it.
-pub(crate) fn now() -> Instant {
-    static START: OnceLock<Instant> = OnceLock::new();
-    *START.get_or_init(Instant::now) + ELAPSED.get()
+pub(crate) fn now() -> Moment {
+    static START: OnceLock<Moment> = OnceLock::new();
+    *START.get_or_init(|| Instant::now().into()) + ELAPSED.get()
 }
 
 /// Lets time pass.
@@ -68,7 +69,7 @@ pub(crate) fn seed() -> u64 {
 
 /// A deadline that no model lives to see.
 pub(crate) fn never() -> Instant {
-    far_future(now())
+    far_future(now()).into()
 }
 
 /// The coarse clock is as precise here, and counts nanoseconds.
@@ -313,13 +314,13 @@ impl Bell {
         this_thread()
     }
 
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Instant>) -> Wake {
-        if let Some(until) = until.filter(|until| *until < never()) {
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
+        if let Some(until) = until.filter(|until| *until < never().into()) {
             // loom's `wait_timeout` never times out, and loom has no clock. But all that a deadline
             // can do is let others in, before it passes and after it, and come back: so does this.
             // A ring that comes meanwhile is a wake-up at the deadline's own moment.
             guard.let_others_in();
-            advance(until.saturating_duration_since(now()));
+            advance(until.since(now()));
             guard.let_others_in();
             return Wake::Late;
         }

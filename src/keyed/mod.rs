@@ -10,13 +10,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::cancel::Cancel;
-use crate::config::{Config, ConfigError, moment};
+use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::error::GetError;
 use crate::event::Watch;
 use crate::guard::Guard;
 use crate::holder::{Holder, Holders, Site};
 use crate::ledger::Entry;
+use crate::moment::Moment;
 use crate::pool::{Drained, Pool};
 use crate::shell::{Exchange, OnVacant};
 use crate::stats::Stats;
@@ -189,7 +190,7 @@ where
         key: &K,
         timeout: Duration,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), None, |start| moment(start, timeout));
+        let lent = self.lend(key, Location::caller(), None, |start| start.after(timeout));
         lent.map(|lent| Lease::guard(self, lent))
     }
 
@@ -204,7 +205,7 @@ where
         key: &K,
         deadline: Instant,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), None, |_| Some(deadline));
+        let lent = self.lend(key, Location::caller(), None, |_| Some(deadline.into()));
         lent.map(|lent| Lease::guard(self, lent))
     }
 
@@ -221,7 +222,7 @@ where
         cancel: &Cancel,
         timeout: Duration,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), Some(cancel), |start| moment(start, timeout));
+        let lent = self.lend(key, Location::caller(), Some(cancel), |start| start.after(timeout));
         lent.map(|lent| Lease::guard(self, lent))
     }
 
@@ -268,12 +269,12 @@ where
         key: &K,
         timeout: Duration,
     ) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), None, |start| moment(start, timeout));
+        let lent = self.lend(key, Location::caller(), None, |start| start.after(timeout));
         lent.map(|lent| Lease::guard(self.clone(), lent))
     }
 
-    fn get_deadline_from(&self, start: Instant) -> Option<Instant> {
-        moment(start, self.shared.config.get_timeout)
+    fn get_deadline_from(&self, start: Moment) -> Option<Moment> {
+        start.after(self.shared.config.get_timeout)
     }
 
     #[inline]
@@ -282,7 +283,7 @@ where
         key: &K,
         site: Site,
         cancel: Option<&Cancel>,
-        deadline: impl FnOnce(Instant) -> Option<Instant>,
+        deadline: impl FnOnce(Moment) -> Option<Moment>,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {
         if cancel.is_some_and(Cancel::is_cancelled) {
             return Err(GetError::Cancelled);
@@ -305,8 +306,8 @@ where
         key: &K,
         site: Site,
         cancel: Option<&Cancel>,
-        start: Instant,
-        deadline: Option<Instant>,
+        start: Moment,
+        deadline: Option<Moment>,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {
         loop {
             let record = match found.take() {

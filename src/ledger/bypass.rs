@@ -18,7 +18,9 @@
 //! | 8 ms | 1.02 and 1.03 | 9 and 10 ms |
 //! | 8 times strict order, which is the most then | 1.01 and 1.02 | 10 and 10 ms |
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::moment::Moment;
 
 /// The bound, as a multiple of what the first in the queue would wait in strict order.
 const STRETCH: u32 = 5;
@@ -34,16 +36,16 @@ const WINDOW: Duration = Duration::from_millis(10);
 #[derive(Debug, Default)]
 pub(super) struct Bypass {
     /// When the counting began, and how many loans there had been by then.
-    began: Option<(Instant, u64)>,
+    began: Option<(Moment, u64)>,
     /// The time from one loan to the next, as it was last counted.
     each: Option<Duration>,
 }
 
 impl Bypass {
     /// Callers wait, and there have been so many loans.
-    pub(super) fn note(&mut self, loans: u64, now: Instant) {
+    pub(super) fn note(&mut self, loans: u64, now: Moment) {
         let (began, before) = *self.began.get_or_insert((now, loans));
-        let passed = now.saturating_duration_since(began);
+        let passed = now.since(began);
         if passed >= WINDOW && loans > before {
             let made = u32::try_from(loans - before).unwrap_or(u32::MAX);
             self.each = Some(passed / made);

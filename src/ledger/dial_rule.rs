@@ -19,9 +19,10 @@
 //! and 92 ms; `tests/dial_rule`, "short holds, dials of 150 ms").
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::DialRule;
+use crate::moment::Moment;
 
 /// The part of a dial that a caller waits for returns before a dial is begun for it: no caller is
 /// served later by more than that, and in that time it is seen whether anything returns.
@@ -60,7 +61,7 @@ pub(super) struct Pace {
     /// The moving average of the time that a dial takes; `None` before the first.
     dial_time: Option<Duration>,
     /// When connections came back to a queue, lately.
-    returns: VecDeque<Instant>,
+    returns: VecDeque<Moment>,
 }
 
 impl Pace {
@@ -76,7 +77,7 @@ impl Pace {
     }
 
     /// A connection has come back while callers wait.
-    pub(super) fn note_return(&mut self, now: Instant) {
+    pub(super) fn note_return(&mut self, now: Moment) {
         if self.returns.len() == RETURNS_MOST {
             self.returns.pop_front();
         }
@@ -95,16 +96,16 @@ impl Pace {
     }
 
     /// When to look again, while callers wait on for returns.
-    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
-        now.checked_add(self.hold_off()?.max(LOOK_LEAST))
+    pub(super) fn next_look(&self, now: Moment) -> Option<Moment> {
+        now.after(self.hold_off()?.max(LOOK_LEAST))
     }
 
     /// How many connections will have come back to those who wait now when a dial begun now has
     /// ended: as many as came back during the last hold-off and were not wanted by the `newcomers`
     /// of that time, for each hold-off that a dial takes.
-    fn expected_returns(&mut self, newcomers: u32, now: Instant) -> u32 {
+    fn expected_returns(&mut self, newcomers: u32, now: Moment) -> u32 {
         let (Some(hold_off), Some(dial_time)) = (self.hold_off(), self.dial_time) else { return 0 };
-        let is_old = |at: &Instant| now.saturating_duration_since(*at) >= hold_off;
+        let is_old = |at: &Moment| now.since(*at) >= hold_off;
         while self.returns.front().is_some_and(is_old) {
             self.returns.pop_front();
         }
@@ -115,7 +116,7 @@ impl Pace {
 
     /// The dials to begin now, before the limits on them are looked at. Never more than callers
     /// unmet: what is begun is begun for a caller (NO-DEMAND-NO-DIAL).
-    pub(super) fn wanted(&mut self, rule: DialRule, outlook: Outlook, now: Instant) -> u32 {
+    pub(super) fn wanted(&mut self, rule: DialRule, outlook: Outlook, now: Moment) -> u32 {
         let Outlook { unmet, ripe, coming, busy } = outlook;
         if rule == DialRule::Eager || busy == 0 || self.hold_off().is_none() {
             return unmet.saturating_sub(coming);

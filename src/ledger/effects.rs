@@ -1,11 +1,12 @@
 //! What an event of the ledger asks its caller to do once the lock is free.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 
 use crate::abort::AbortHandle;
 use crate::budget::Order;
+use crate::moment::Moment;
 
 use super::entry::Entry;
 
@@ -22,7 +23,7 @@ pub(crate) struct ErrandId(pub(crate) u64);
 pub(crate) struct DialOrder {
     pub(crate) id: ErrandId,
     /// `None`: no limit.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Moment>,
 }
 
 /// What a connection is set aside for.
@@ -51,7 +52,7 @@ pub(crate) struct AsideOrder<C> {
     pub(crate) task: Task,
     pub(crate) entry: Entry<C>,
     /// `None`: no limit.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Moment>,
 }
 
 /// A connection is retired: close it, then say `closed`.
@@ -78,7 +79,7 @@ pub(crate) struct Effects<C, F, W> {
     /// Errors that nobody wants any more: user code, so not to be dropped under the lock.
     pub(crate) spent: Vec<F>,
     /// When somebody must tell the ledger `upkeep`, if that is sooner than was said before.
-    pub(crate) alarm: Option<Instant>,
+    pub(crate) alarm: Option<Moment>,
     /// The predicates up to that epoch have judged all that they had to.
     pub(crate) judged: Option<u32>,
     /// What others with whom the budget is shared are to be told.

@@ -2,11 +2,12 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::moment::Moment;
 
 use super::roster::{LINES, Page, Record};
 use super::spread::Share;
-use super::stamp::Stamp;
 
 /// A connection that counts in `open`, outside the ledger's own tables.
 ///
@@ -37,9 +38,9 @@ pub(crate) struct Body<C> {
     /// By what part of the jitters it acts early.
     pub(super) share: Share,
     /// When it last came to rest after a dial or a loan. A check is neither.
-    pub(super) idle_since: Stamp,
+    pub(super) idle_since: Moment,
     /// When it was last known to be alive: dialed, returned, or checked.
-    pub(super) proven_at: Stamp,
+    pub(super) proven_at: Moment,
     /// Where its record is. Two fields and no type of their own, which would be padded.
     page: Arc<Page>,
     line: u8,
@@ -91,8 +92,8 @@ impl<C> Entry<C> {
     }
 
     /// When its dial ended.
-    pub(super) fn opened_at(&self) -> Instant {
-        self.record().opened_at().into()
+    pub(super) fn opened_at(&self) -> Moment {
+        self.record().opened_at()
     }
 
     /// Tells it from every other entry for as long as it exists: it stays where it is on the heap.
@@ -101,8 +102,8 @@ impl<C> Entry<C> {
     }
 
     /// How long ago its dial ended.
-    pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.opened_at())
+    pub(crate) fn age(&self, now: Moment) -> Duration {
+        now.since(self.opened_at())
     }
 }
 

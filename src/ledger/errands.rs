@@ -1,9 +1,9 @@
 //! The errands under way outside the lock: dials, connections set aside, and closes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use crate::close_reason::CloseReason;
+use crate::moment::Moment;
 
 use super::effects::{ErrandId, Task, Ticket};
 use super::queue::count;
@@ -11,29 +11,29 @@ use super::queue::count;
 /// When errands are due. They are not due in the order in which they began: a time limit may be
 /// changed, the clock may run back a little, and what is aside for too long begins to close.
 #[derive(Debug, Default)]
-struct DueTimes(BTreeSet<(Instant, ErrandId)>);
+struct DueTimes(BTreeSet<(Moment, ErrandId)>);
 
 impl DueTimes {
-    fn add(&mut self, deadline: Option<Instant>, id: ErrandId) {
+    fn add(&mut self, deadline: Option<Moment>, id: ErrandId) {
         self.0.extend(deadline.map(|deadline| (deadline, id)));
     }
 
-    fn remove(&mut self, deadline: Option<Instant>, id: ErrandId) {
+    fn remove(&mut self, deadline: Option<Moment>, id: ErrandId) {
         if let Some(deadline) = deadline {
             self.0.remove(&(deadline, id));
         }
     }
 
-    fn next(&self) -> Option<Instant> {
+    fn next(&self) -> Option<Moment> {
         Some(self.0.first()?.0)
     }
 
-    fn count_overdue(&self, now: Instant) -> usize {
+    fn count_overdue(&self, now: Moment) -> usize {
         self.0.iter().take_while(|(deadline, _)| *deadline <= now).count()
     }
 
     /// One whose time is up.
-    fn overdue(&self, now: Instant) -> Option<ErrandId> {
+    fn overdue(&self, now: Moment) -> Option<ErrandId> {
         let (deadline, id) = *self.0.first()?;
         (deadline <= now).then_some(id)
     }
@@ -56,9 +56,9 @@ pub(super) struct Dial {
     pub(super) sponsor: Sponsor,
     /// The pool's epoch when it began.
     pub(super) epoch: u32,
-    pub(super) began: Instant,
+    pub(super) began: Moment,
     /// `None`: no limit.
-    pub(super) deadline: Option<Instant>,
+    pub(super) deadline: Option<Moment>,
 }
 
 /// The dials under way. Each holds a slot until it returns.
@@ -81,7 +81,7 @@ impl Dials {
         count(self.counted_on.len())
     }
 
-    pub(super) fn overdue(&self, now: Instant) -> u32 {
+    pub(super) fn overdue(&self, now: Moment) -> u32 {
         let written_off = self.written_off.values().filter(|dial| is_due(dial.deadline, now));
         count(self.due.count_overdue(now) + written_off.count())
     }
@@ -97,7 +97,7 @@ impl Dials {
     }
 
     /// Writes off a dial whose time is up, and says which it was and for whom.
-    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Sponsor)> {
+    pub(super) fn write_off_overdue(&mut self, now: Moment) -> Option<(ErrandId, Sponsor)> {
         let id = self.due.overdue(now)?;
         Some((id, self.write_off(id)))
     }
@@ -121,7 +121,7 @@ impl Dials {
         Some(dial)
     }
 
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(super) fn next_due(&self) -> Option<Moment> {
         self.due.next()
     }
 }
@@ -129,7 +129,7 @@ impl Dials {
 /// Connections set aside to be checked or reset. Each counts as in use until it is back.
 #[derive(Debug, Default)]
 pub(super) struct Aside {
-    tasks: BTreeMap<ErrandId, (Task, Option<Instant>)>,
+    tasks: BTreeMap<ErrandId, (Task, Option<Moment>)>,
     due: DueTimes,
     checks: u32,
     keep_alives: u32,
@@ -161,7 +161,7 @@ impl Aside {
         count(self.written_off.len())
     }
 
-    pub(super) fn begin(&mut self, id: ErrandId, task: Task, deadline: Option<Instant>) {
+    pub(super) fn begin(&mut self, id: ErrandId, task: Task, deadline: Option<Moment>) {
         self.tasks.insert(id, (task, deadline));
         self.due.add(deadline, id);
         self.checks += u32::from(task != Task::Reset);
@@ -177,7 +177,7 @@ impl Aside {
     }
 
     /// Writes off one whose time is up.
-    pub(super) fn write_off_overdue(&mut self, now: Instant) -> Option<(ErrandId, Task)> {
+    pub(super) fn write_off_overdue(&mut self, now: Moment) -> Option<(ErrandId, Task)> {
         let id = self.due.overdue(now)?;
         Some((id, self.write_off(id, CloseReason::Late)))
     }
@@ -202,7 +202,7 @@ impl Aside {
         Some(task)
     }
 
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(super) fn next_due(&self) -> Option<Moment> {
         self.due.next()
     }
 }
@@ -210,7 +210,7 @@ impl Aside {
 /// Connections being closed. Each holds its slot until its close has returned, or takes too long.
 #[derive(Debug, Default)]
 pub(super) struct Closings {
-    deadlines: BTreeMap<ErrandId, Option<Instant>>,
+    deadlines: BTreeMap<ErrandId, Option<Moment>>,
     due: DueTimes,
 }
 
@@ -219,7 +219,7 @@ impl Closings {
         count(self.deadlines.len())
     }
 
-    pub(super) fn begin(&mut self, id: ErrandId, deadline: Option<Instant>) {
+    pub(super) fn begin(&mut self, id: ErrandId, deadline: Option<Moment>) {
         self.deadlines.insert(id, deadline);
         self.due.add(deadline, id);
     }
@@ -232,15 +232,15 @@ impl Closings {
     }
 
     /// Takes out one whose time is up.
-    pub(super) fn pop_overdue(&mut self, now: Instant) -> Option<ErrandId> {
+    pub(super) fn pop_overdue(&mut self, now: Moment) -> Option<ErrandId> {
         self.due.overdue(now).filter(|id| self.end(*id))
     }
 
-    pub(super) fn next_due(&self) -> Option<Instant> {
+    pub(super) fn next_due(&self) -> Option<Moment> {
         self.due.next()
     }
 }
 
-fn is_due(deadline: Option<Instant>, now: Instant) -> bool {
+fn is_due(deadline: Option<Moment>, now: Moment) -> bool {
     deadline.is_some_and(|deadline| deadline <= now)
 }

@@ -1,10 +1,11 @@
 //! The events: what the shell tells the ledger, and asks of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::abort::AbortHandle;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
+use crate::moment::Moment;
 use crate::stats::Stats;
 
 use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
@@ -26,8 +27,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn request(
         &mut self,
         place: Option<Ticket>,
-        deadline: Option<Instant>,
-        now: Instant,
+        deadline: Option<Moment>,
+        now: Moment,
         waker: impl FnOnce() -> W,
     ) -> (Request<C>, Effects<C, F, W>) {
         if self.closed {
@@ -56,7 +57,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// A connection at rest, if there is one and nobody has waited for it: no check, no queue.
-    pub(crate) fn try_request(&mut self, now: Instant) -> (Attempt<C>, Effects<C, F, W>) {
+    pub(crate) fn try_request(&mut self, now: Moment) -> (Attempt<C>, Effects<C, F, W>) {
         let mut lent = Ok(None);
         let effects = self.settled(now, |ledger, _| {
             if ledger.closed {
@@ -83,7 +84,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// Nothing comes free by this: a dial that it began goes on for whoever comes next. But it must
     /// `look` next: somebody else may have to look from now on.
-    pub(crate) fn leave(&mut self, ticket: Ticket, now: Instant) -> Verdict<C, F> {
+    pub(crate) fn leave(&mut self, ticket: Ticket, now: Moment) -> Verdict<C, F> {
         self.asleep.remove(&ticket);
         self.drains.remove(&ticket);
         self.warm_ups.remove(&ticket);
@@ -94,7 +95,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// The holder of `ticket` shall wait no longer. A verdict that it has not collected stands.
-    pub(crate) fn cancel(&mut self, ticket: Ticket, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn cancel(&mut self, ticket: Ticket, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             if let Some(waiter) = ledger.queue.remove(ticket) {
                 ledger.totals.cancelled_total += 1;
@@ -108,10 +109,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn sleep(
         &mut self,
         ticket: Ticket,
-        deadline: Option<Instant>,
-        now: Instant,
+        deadline: Option<Moment>,
+        now: Moment,
         waker: W,
-    ) -> Option<Instant> {
+    ) -> Option<Moment> {
         let rule = if self.looker == Some(ticket) { self.next_dial_look(now) } else { None };
         let until = [deadline, rule, self.next_due()].into_iter().flatten().min();
         self.asleep.insert(ticket, (until, waker));
@@ -119,17 +120,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// A waiting caller has woken by the clock: what time alone has changed is seen to.
-    pub(crate) fn look(&mut self, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn look(&mut self, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |_, _| {})
     }
 
     // ---- Connections ---------------------------------------------------------------------------
 
     /// A borrowed connection comes back, fit for the next caller.
-    pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&entry);
-            (entry.proven_at, entry.idle_since) = (now.into(), now.into());
+            (entry.proven_at, entry.idle_since) = (now, now);
             ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
@@ -139,11 +140,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn set_aside_for_reset(
         &mut self,
         mut entry: Entry<C>,
-        now: Instant,
+        now: Moment,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&entry);
-            entry.idle_since = now.into();
+            entry.idle_since = now;
             ledger.set_aside(Task::Reset, entry, now, effects);
         })
     }
@@ -154,7 +155,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         id: ErrandId,
         mut entry: Entry<C>,
         sound: bool,
-        now: Instant,
+        now: Moment,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| match ledger.end_aside(id, now) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
@@ -164,9 +165,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             Ok(task) if sound => {
                 match task {
-                    Task::Check | Task::KeepAlive => entry.proven_at = now.into(),
+                    Task::Check | Task::KeepAlive => entry.proven_at = now,
                     Task::Reset => {
-                        entry.proven_at = now.into();
+                        entry.proven_at = now;
                         ledger.note_return(now);
                     }
                     Task::Judge { since, until } => {
@@ -192,7 +193,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         &mut self,
         entry: Entry<C>,
         reason: CloseReason,
-        now: Instant,
+        now: Moment,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&entry);
@@ -201,7 +202,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// A borrower keeps its connection for good.
-    pub(crate) fn detach(&mut self, entry: Entry<C>, now: Instant) -> (C, Effects<C, F, W>) {
+    pub(crate) fn detach(&mut self, entry: Entry<C>, now: Moment) -> (C, Effects<C, F, W>) {
         let mut effects = self.settled(now, |ledger, _| {
             ledger.receive(&entry);
             ledger.judgements.pass(entry.epoch, ledger.epoch);
@@ -212,7 +213,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// The dialer's close has returned.
-    pub(crate) fn closed(&mut self, id: ErrandId, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn closed(&mut self, id: ErrandId, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, _| {
             // Not there if it took too long: then its slot was freed and counted at that time.
             if ledger.closings.end(id) {
@@ -224,7 +225,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- The budget that is shared with others --------------------------------------------------
 
     /// The budget has granted a slot.
-    pub(crate) fn granted(&mut self, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn granted(&mut self, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, _| {
             ledger.share.as_mut().expect("what is granted was asked for").granted();
         })
@@ -235,13 +236,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn evict(
         &mut self,
         most: u32,
-        bar: Option<Instant>,
-        now: Instant,
+        bar: Option<Moment>,
+        now: Moment,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            let rests_long = |since: Instant| bar.is_none_or(|bar| since <= bar);
+            let rests_long = |since: Moment| bar.is_none_or(|bar| since <= bar);
             for _ in 0..most {
-                let coldest = ledger.coldest_unwanted().map(|entry| entry.idle_since.into());
+                let coldest = ledger.coldest_unwanted().map(|entry| entry.idle_since);
                 if !coldest.is_some_and(rests_long) {
                     break;
                 }
@@ -255,7 +256,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Whether nothing is left here, nor anybody who waits or has something to collect.
-    pub(super) fn is_vacant(&self, now: Instant) -> bool {
+    pub(super) fn is_vacant(&self, now: Moment) -> bool {
         self.open() == 0
             && self.queue.is_empty()
             && self.warm_ups.is_empty()
@@ -265,13 +266,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// When it may be forgotten that dials have failed; `None`: it may be now.
-    pub(super) fn forgets_at(&self) -> Option<Instant> {
+    pub(super) fn forgets_at(&self) -> Option<Moment> {
         self.outage.forgotten_at(self.config.breaker?)
     }
 
     /// Closes the books for good if nothing is left in them. Whoever comes to them later is turned
     /// away, and must look for others. `None`: something is left.
-    pub(crate) fn close_if_vacant(&mut self, now: Instant) -> Option<Effects<C, F, W>> {
+    pub(crate) fn close_if_vacant(&mut self, now: Moment) -> Option<Effects<C, F, W>> {
         let is_vacant = self.is_vacant(now);
         is_vacant.then(|| if self.closed { Effects::none() } else { self.close(now) })
     }
@@ -280,7 +281,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// For how long connections may be lent and given back without the ledger: as long as nobody has
     /// to be served first, if none has to end.
-    pub(crate) fn ease(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn ease(&self, now: Moment) -> Option<Duration> {
         if self.closed
             || self.suspended
             || !self.outdated.is_empty()
@@ -305,7 +306,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// in use from now on. Comes with the time for which it has rested: a check is no use of it.
     ///
     /// Not one that must be checked, nor one whose loan should begin a dial for `min_idle`.
-    pub(crate) fn lay_out(&mut self, now: Instant) -> Option<(Entry<C>, Duration)> {
+    pub(crate) fn lay_out(&mut self, now: Moment) -> Option<(Entry<C>, Duration)> {
         let is_full = self.open() >= self.config.max_open;
         let kept = if is_full { 0 } else { self.config.min_idle() };
         let may_go = |entry: &&Entry<C>| self.idle.len() > kept && self.is_proven(entry, now);
@@ -313,13 +314,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
         (entry.just_dialed, entry.came_back) = (false, false);
-        let rested = now.saturating_duration_since(entry.idle_since.into());
+        let rested = now.since(entry.idle_since);
         Some((entry, rested))
     }
 
     /// How much of its life a connection has left; `None` is no limit.
-    pub(crate) fn life_left(&self, entry: &Entry<C>, now: Instant) -> Option<Duration> {
-        self.aging.ends_at(entry).map(|end| end.saturating_duration_since(now))
+    pub(crate) fn life_left(&self, entry: &Entry<C>, now: Moment) -> Option<Duration> {
+        self.aging.ends_at(entry).map(|end| end.since(now))
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -329,12 +330,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Takes back, as idle, a connection that has been laid out, lent and given back out of sight.
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
-    pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Instant) {
-        let returned_at = now.checked_sub(rested).filter(|_| entry.came_back);
+    pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Moment) {
+        let returned_at = now.before(rested).filter(|_| entry.came_back);
         if let Some(returned_at) = returned_at {
-            entry.idle_since = returned_at.into();
+            entry.idle_since = returned_at;
             // Rather too early than after a doubt that it came before.
-            entry.proven_at = returned_at.checked_sub(TICK).unwrap_or(returned_at).into();
+            entry.proven_at = returned_at.before(TICK).unwrap_or(returned_at);
         }
         if self.closed || entry.epoch != self.epoch {
             // It was put down behind the back of a change.
@@ -355,7 +356,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         id: ErrandId,
         connection: C,
         handle: Option<AbortHandle>,
-        now: Instant,
+        now: Moment,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
@@ -363,12 +364,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 ledger.queue.end_dial(sponsor, id);
             }
             ledger.outage.note_success();
-            ledger.pace.note_dial(now.saturating_duration_since(dial.began));
+            ledger.pace.note_dial(now.since(dial.began));
             ledger.renew_aging();
             ledger.totals.dialed_total += 1;
             effects.spent.extend(ledger.last_failure.take());
             let share = ledger.spread.share(id.0);
-            let line = ledger.roster.enroll(now.into());
+            let line = ledger.roster.enroll(now);
             let entry = Entry::new(connection, dial.epoch, share, line);
             ledger.handles.extend(handle.map(|handle| (entry.address(), handle)));
             ledger.shelve(entry, now, effects);
@@ -380,7 +381,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         &mut self,
         id: ErrandId,
         failure: F,
-        now: Instant,
+        now: Moment,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
@@ -396,7 +397,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn warm_up(
         &mut self,
         target: u32,
-        now: Instant,
+        now: Moment,
         waker: impl FnOnce() -> W,
     ) -> (Ticket, Effects<C, F, W>) {
         let ticket = Ticket(self.fresh_id());
@@ -411,7 +412,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// No connection is lent from now on: idle ones are closed, callers in the queue turned away.
-    pub(crate) fn close(&mut self, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn close(&mut self, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.closed = true;
             ledger.close_idle(CloseReason::PoolClosed, now, effects);
@@ -426,11 +427,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Nothing is lent and nothing dialed from now on, until `resume`.
-    pub(crate) fn suspend(&mut self, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn suspend(&mut self, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, _| ledger.suspended = true)
     }
 
-    pub(crate) fn resume(&mut self, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn resume(&mut self, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, _| ledger.suspended = false)
     }
 
@@ -447,7 +448,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Someone waits until nothing of the closed pool is open. `collect` tells.
     pub(crate) fn drain(
         &mut self,
-        now: Instant,
+        now: Moment,
         waker: impl FnOnce() -> W,
     ) -> (Ticket, Effects<C, F, W>) {
         let ticket = Ticket(self.fresh_id());
@@ -456,7 +457,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Nothing that was begun before now is lent again.
-    pub(crate) fn flush(&mut self, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn flush(&mut self, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.begin_epoch();
             ledger.flushed = ledger.epoch;
@@ -474,7 +475,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// A predicate shall judge all that was begun before now: what is idle at once, the rest before
     /// it is lent again. Comes with the epoch by which the orders name it.
-    pub(crate) fn retire_where(&mut self, now: Instant) -> (u32, Effects<C, F, W>) {
+    pub(crate) fn retire_where(&mut self, now: Moment) -> (u32, Effects<C, F, W>) {
         let effects = self.settled(now, |ledger, effects| {
             let before = ledger.at_large();
             let idle = ledger.idle.take_all();
@@ -488,7 +489,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Sets the limits anew, already checked. What is out may exceed a lowered one until it is back.
-    pub(crate) fn reconfigure(&mut self, config: Config, now: Instant) -> Effects<C, F, W> {
+    pub(crate) fn reconfigure(&mut self, config: Config, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open());
             ledger.config = config;
@@ -532,7 +533,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// The numbers of this moment, for somebody whose wait has ended: of that wait is whether the
     /// budget had no slot.
-    pub(crate) fn stats_after_wait(&self, now: Instant) -> Stats {
+    pub(crate) fn stats_after_wait(&self, now: Moment) -> Stats {
         let was_stalled = self.share.as_ref().is_some_and(Share::was_refused);
         Stats { stalled: was_stalled, ..self.stats(now) }
     }
@@ -548,7 +549,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// The numbers of this moment.
-    pub(crate) fn stats(&self, now: Instant) -> Stats {
+    pub(crate) fn stats(&self, now: Moment) -> Stats {
         let Tally { lent, reused } = self.roster.uncounted();
         let seen = self.stats_seen(now);
         Stats {
@@ -560,7 +561,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// The same, but for loans out of sight of connections that have not come back. It looks at no
     /// connection.
-    pub(crate) fn stats_seen(&self, now: Instant) -> Stats {
+    pub(crate) fn stats_seen(&self, now: Moment) -> Stats {
         Stats {
             max_open: self.config.max_open,
             idle: self.idle.len(),

@@ -1,9 +1,10 @@
 //! The idle connections, in the order in which they came to rest, and when time will change one.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::config::{Config, moment};
+use crate::config::Config;
+use crate::moment::Moment;
 
 use super::entry::Entry;
 use super::queue::count;
@@ -42,11 +43,11 @@ impl Aging {
     }
 
     /// When a connection has to end; `None` is never.
-    pub(super) fn ends_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
-        moment(entry.opened_at(), self.lifetime(entry)?)
+    pub(super) fn ends_at<C>(&self, entry: &Entry<C>) -> Option<Moment> {
+        entry.opened_at().after(self.lifetime(entry)?)
     }
 
-    pub(super) fn has_ended<C>(&self, entry: &Entry<C>, now: Instant) -> bool {
+    pub(super) fn has_ended<C>(&self, entry: &Entry<C>, now: Moment) -> bool {
         self.ends_at(entry).is_some_and(|end| end <= now)
     }
 
@@ -56,21 +57,23 @@ impl Aging {
     }
 
     /// When a dial for its successor may begin.
-    fn leaves_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
+    fn leaves_at<C>(&self, entry: &Entry<C>) -> Option<Moment> {
         let lifetime = self.lifetime(entry)?;
         let lead = self.lead?.min(lifetime / LEAD_SHARE);
-        moment(entry.opened_at(), lifetime - lead)
+        entry.opened_at().after(lifetime - lead)
     }
 
     /// When it is to be checked, if it still rests then.
-    fn check_at<C>(&self, entry: &Entry<C>) -> Option<Instant> {
+    fn check_at<C>(&self, entry: &Entry<C>) -> Option<Moment> {
         let early = entry.share.of(self.check_every / CHECK_SPREAD);
-        moment(entry.proven_at.into(), self.check_every.checked_sub(early)?)
+        entry
+            .proven_at
+            .after(self.check_every.checked_sub(early)?)
             .filter(|_| self.check_every < Duration::MAX)
     }
 
     /// When time will next change something about it.
-    fn next<C>(&self, entry: &Entry<C>, checks: bool) -> Option<Instant> {
+    fn next<C>(&self, entry: &Entry<C>, checks: bool) -> Option<Moment> {
         let leaves = if entry.is_leaving { None } else { self.leaves_at(entry) };
         let check = if checks { self.check_at(entry) } else { None };
         [self.ends_at(entry), leaves, check].into_iter().flatten().min()
@@ -84,7 +87,7 @@ pub(super) struct Idle<C> {
     /// Of these, the ones whose end is near: they do not count towards `min_idle`.
     leaving: u32,
     /// Before this, time changes nothing about them; perhaps not then either.
-    due: Option<Instant>,
+    due: Option<Moment>,
 }
 
 impl<C> Idle<C> {
@@ -151,7 +154,7 @@ impl<C> Idle<C> {
     }
 
     /// Takes out one that has to end by now, and notes those whose end is near.
-    pub(super) fn take_ended(&mut self, aging: &Aging, now: Instant) -> Option<Entry<C>> {
+    pub(super) fn take_ended(&mut self, aging: &Aging, now: Moment) -> Option<Entry<C>> {
         if !self.is_due(now) {
             return None;
         }
@@ -173,7 +176,7 @@ impl<C> Idle<C> {
         &mut self,
         aging: &Aging,
         checks: bool,
-        now: Instant,
+        now: Moment,
     ) -> Option<Entry<C>> {
         if !self.is_due(now) {
             return None;
@@ -186,13 +189,13 @@ impl<C> Idle<C> {
     }
 
     /// When to look at them again.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Moment> {
         // Of one that has gone since, nobody has to be woken.
         self.due.filter(|_| !self.entries.is_empty())
     }
 
     /// The settings have changed: whatever was known of anyone's end is out of date.
-    pub(super) fn reconsider(&mut self, now: Instant) {
+    pub(super) fn reconsider(&mut self, now: Moment) {
         self.look_again(now);
         self.leaving = 0;
         for entry in &mut self.entries {
@@ -201,11 +204,11 @@ impl<C> Idle<C> {
     }
 
     /// A check is possible again.
-    pub(super) fn look_again(&mut self, now: Instant) {
+    pub(super) fn look_again(&mut self, now: Moment) {
         self.due = Some(now);
     }
 
-    fn is_due(&self, now: Instant) -> bool {
+    fn is_due(&self, now: Moment) -> bool {
         self.due.is_some_and(|due| due <= now)
     }
 

@@ -30,14 +30,14 @@ mod roster;
 mod settle;
 mod share;
 pub(crate) mod spread;
-mod stamp;
 mod upkeep;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::abort::AbortHandle;
 use crate::config::{Backoff, Config, OnDialFailure};
+use crate::moment::Moment;
 use crate::stats::Stats;
 
 use self::bypass::Bypass;
@@ -159,13 +159,13 @@ pub(crate) struct Ledger<C, F, W> {
     outage: Outage,
     /// When a connection was last found to be broken: what has rested since before then is checked
     /// before it is lent.
-    doubted_at: Option<Instant>,
+    doubted_at: Option<Moment>,
     /// The moment for which `upkeep` is ordered, if it is.
-    alarm: Option<Instant>,
+    alarm: Option<Moment>,
     /// The same, as it was when it was last asked for.
-    told_alarm: Option<Instant>,
+    told_alarm: Option<Moment>,
     /// When it last came.
-    upkept_at: Option<Instant>,
+    upkept_at: Option<Moment>,
 
     queue: Queue<F, W>,
     pace: Pace,
@@ -180,7 +180,7 @@ pub(crate) struct Ledger<C, F, W> {
     /// Those who wait for the last connection of a closed pool to end.
     drains: BTreeMap<Ticket, W>,
     /// Those who sleep, for whichever of these reasons, and when they will look by themselves.
-    asleep: BTreeMap<Ticket, (Option<Instant>, W)>,
+    asleep: BTreeMap<Ticket, (Option<Moment>, W)>,
     /// Whether these tables and those of errands were empty, and without memory, after the latest event.
     has_shed: bool,
 
@@ -267,17 +267,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// When an errand under way will have overrun its time limit, or a caller may dial again.
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self) -> Option<Moment> {
         self.next_errand_due().into_iter().chain(self.next_retry()).min()
     }
 
-    fn next_errand_due(&self) -> Option<Instant> {
+    fn next_errand_due(&self) -> Option<Moment> {
         let errands = [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()];
         errands.into_iter().flatten().min()
     }
 
     /// When a caller whose dial has failed may dial again, if one waits for that.
-    fn next_retry(&self) -> Option<Instant> {
+    fn next_retry(&self) -> Option<Moment> {
         let is_alone = self.dials.counted_on() == 0 && !self.queue.any_unsponsored();
         let is_wanted = is_alone && !self.suspended && self.queue.any_failed();
         let backoff = self.backoff().filter(|_| is_wanted)?;
@@ -293,7 +293,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Slots that may be dialed into now.
-    fn room(&self, now: Instant) -> u32 {
+    fn room(&self, now: Moment) -> u32 {
         if self.is_stalled() {
             return 0;
         }
@@ -308,7 +308,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Dials that the breaker lets begin now.
-    fn probes(&self, now: Instant) -> u32 {
+    fn probes(&self, now: Moment) -> u32 {
         match self.config.breaker {
             Some(breaker) if !self.outage.is_over() => {
                 let is_due = self.outage.next_probe(breaker).is_none_or(|next| next <= now);
@@ -325,7 +325,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Whether one more caller would be one too many without a dial or a check to count on, begun
     /// or yet to begin.
-    fn is_queue_full(&self, now: Instant) -> bool {
+    fn is_queue_full(&self, now: Moment) -> bool {
         let room = self.room(now);
         let served = if self.suspended { 0 } else { self.coming().saturating_add(room) };
         self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
@@ -337,7 +337,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// The promises, by name.
-    fn audit(&self, now: Instant) {
+    fn audit(&self, now: Moment) {
         debug_assert!(self.open() <= self.ceiling, "BOUND");
         let held = self.share.as_ref().map(Share::held);
         debug_assert!(held.is_none_or(|held| held == self.open()), "BOUND: of all keys");

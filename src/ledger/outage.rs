@@ -1,8 +1,9 @@
 //! Outages: how many dials have failed in a row, and when the next attempt may be made.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::config::{Backoff, Breaker, far_future, moment};
+use crate::config::{Backoff, Breaker, far_future};
+use crate::moment::Moment;
 
 use super::spread::Spread;
 
@@ -21,7 +22,7 @@ pub(super) struct Outage {
     /// How many have failed since the last that succeeded.
     failures: u32,
     /// When the latest of them did.
-    failed_at: Option<Instant>,
+    failed_at: Option<Moment>,
     spread: Spread,
 }
 
@@ -34,7 +35,7 @@ impl Outage {
         (self.failures, self.failed_at) = (0, None);
     }
 
-    pub(super) fn note_failure(&mut self, now: Instant) {
+    pub(super) fn note_failure(&mut self, now: Moment) {
         self.failures = self.failures.saturating_add(1);
         self.failed_at = Some(now);
     }
@@ -49,25 +50,25 @@ impl Outage {
     }
 
     /// When the next dial may try whether the outage is over; `None` is at once.
-    pub(super) fn next_probe(&self, breaker: Breaker) -> Option<Instant> {
+    pub(super) fn next_probe(&self, breaker: Breaker) -> Option<Moment> {
         let failed_at = self.failed_at.filter(|_| self.has_opened(Some(breaker)))?;
-        Some(moment(failed_at, breaker.probe_every).unwrap_or_else(|| far_future(failed_at)))
+        Some(failed_at.after(breaker.probe_every).unwrap_or_else(|| far_future(failed_at)))
     }
 
     /// When it may be forgotten that dials have failed; `None` is at once.
-    pub(super) fn forgotten_at(&self, breaker: Breaker) -> Option<Instant> {
-        moment(self.failed_at?, breaker.probe_every.saturating_mul(MEMORY))
+    pub(super) fn forgotten_at(&self, breaker: Breaker) -> Option<Moment> {
+        self.failed_at?.after(breaker.probe_every.saturating_mul(MEMORY))
     }
 
     /// When a caller whose dial has failed may dial again; `None` is at once.
-    pub(super) fn next_retry(&self, backoff: Backoff) -> Option<Instant> {
+    pub(super) fn next_retry(&self, backoff: Backoff) -> Option<Moment> {
         let half = backoff.pause(self.failures) / 2;
         let share = self.spread.share(u64::from(self.failures));
-        moment(self.failed_at?, half + share.of(half))
+        self.failed_at?.after(half + share.of(half))
     }
 
     /// When `min_idle` may be restored; `None` is at once.
-    pub(super) fn next_refill(&self) -> Option<Instant> {
+    pub(super) fn next_refill(&self) -> Option<Moment> {
         self.next_retry(Backoff::new(REFILL_FIRST, REFILL_MOST))
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::time::Instant;
+
+use crate::moment::Moment;
 
 use super::effects::{ErrandId, Ticket};
 
@@ -10,9 +11,9 @@ use super::effects::{ErrandId, Ticket};
 #[derive(Debug)]
 pub(super) struct Waiter<F, W> {
     pub(super) waker: W,
-    pub(super) since: Instant,
+    pub(super) since: Moment,
     /// `None`: waits for as long as it takes.
-    pub(super) deadline: Option<Instant>,
+    pub(super) deadline: Option<Moment>,
     /// How the dial that this caller's need began has failed, if it has. The caller keeps the
     /// place, but wants no further dial.
     pub(super) failure: Option<F>,
@@ -23,11 +24,11 @@ pub(super) struct Waiter<F, W> {
 }
 
 impl<F, W> Waiter<F, W> {
-    pub(super) fn new(waker: W, since: Instant, deadline: Option<Instant>) -> Self {
+    pub(super) fn new(waker: W, since: Moment, deadline: Option<Moment>) -> Self {
         Self { waker, since, deadline, failure: None, dial: None, is_ripe: false }
     }
 
-    fn is_expired(&self, now: Instant) -> bool {
+    fn is_expired(&self, now: Moment) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
@@ -89,7 +90,7 @@ impl<F, W> Queue<F, W> {
     }
 
     /// The first in the queue, and whether its deadline has passed.
-    pub(super) fn front(&self, now: Instant) -> Option<(Ticket, bool)> {
+    pub(super) fn front(&self, now: Moment) -> Option<(Ticket, bool)> {
         let (ticket, waiter) = self.waiters.first_key_value()?;
         Some((*ticket, waiter.is_expired(now)))
     }
@@ -100,7 +101,7 @@ impl<F, W> Queue<F, W> {
     }
 
     /// Since when the first in the queue waits.
-    pub(super) fn front_since(&self) -> Option<Instant> {
+    pub(super) fn front_since(&self) -> Option<Moment> {
         self.waiters.first_key_value().map(|(_, waiter)| waiter.since)
     }
 
@@ -157,7 +158,7 @@ impl<F, W> Queue<F, W> {
 
     /// The longest-waiting caller for whom a dial may be begun: within its deadline, with no dial
     /// and no failure of its own; with when its wait began.
-    pub(super) fn sponsor(&self, now: Instant) -> Option<(Ticket, Instant)> {
+    pub(super) fn sponsor(&self, now: Moment) -> Option<(Ticket, Moment)> {
         let waiters = self.unsponsored.iter().map(|ticket| (ticket, &self.waiters[ticket]));
         let (ticket, waiter) = waiters.into_iter().find(|(_, waiter)| !waiter.is_expired(now))?;
         Some((*ticket, waiter.since))
@@ -190,7 +191,7 @@ impl<F, W> Queue<F, W> {
     }
 
     /// Callers who hold no failure and have waited since `before` or longer.
-    pub(super) fn ripe(&mut self, before: Instant) -> u32 {
+    pub(super) fn ripe(&mut self, before: Moment) -> u32 {
         let unripe = (Bound::Excluded(self.ripe_up_to), Bound::Unbounded);
         for (ticket, waiter) in self.waiters.range_mut(unripe) {
             if waiter.since > before {
@@ -208,7 +209,7 @@ impl<F, W> Queue<F, W> {
     }
 
     /// Since when the first caller waits who has not been found ripe.
-    pub(super) fn unripe_since(&self) -> Option<Instant> {
+    pub(super) fn unripe_since(&self) -> Option<Moment> {
         let unripe = (Bound::Excluded(self.ripe_up_to), Bound::Unbounded);
         self.waiters.range(unripe).next().map(|(_, waiter)| waiter.since)
     }

@@ -6,7 +6,7 @@ use std::thread::ThreadId;
 
 use crossbeam_utils::atomic::AtomicCell;
 
-use super::stamp::Stamp;
+use crate::moment::Moment;
 
 /// Records that are allocated together: few enough that the last connection of a page keeps little
 /// alive, enough to share the cache line on which their reference count lies.
@@ -40,7 +40,7 @@ pub(crate) struct Record {
     /// `None`: nobody holds the connection.
     location: AtomicCell<Option<&'static Location<'static>>>,
     /// When its dial ended. Here for want of room in the entry.
-    opened_at: AtomicCell<Stamp>,
+    opened_at: AtomicCell<Moment>,
 }
 
 /// A connection in somebody's hands.
@@ -87,7 +87,7 @@ impl Record {
         self.location.store(None);
     }
 
-    pub(super) fn opened_at(&self) -> Stamp {
+    pub(super) fn opened_at(&self) -> Moment {
         self.opened_at.load()
     }
 
@@ -107,7 +107,7 @@ impl Record {
         Tally { lent: loans - counted, reused }
     }
 
-    fn begin(&self, opened_at: Stamp) {
+    fn begin(&self, opened_at: Moment) {
         self.loans.store(0);
         self.counted.store(0);
         self.overlong.store(0);
@@ -140,7 +140,7 @@ pub(super) struct Roster {
 
 impl Roster {
     /// A line for a new connection.
-    pub(super) fn enroll(&mut self, opened_at: Stamp) -> (Arc<Page>, u8) {
+    pub(super) fn enroll(&mut self, opened_at: Moment) -> (Arc<Page>, u8) {
         let has_room = |(_, taken): &(_, u8)| taken.count_ones() < LINES as u32;
         let at = self.pages.iter().position(has_room).unwrap_or_else(|| {
             self.pages.push((Arc::default(), 0));

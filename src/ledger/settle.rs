@@ -1,10 +1,11 @@
 //! The decisions: what follows from an event, whatever it was.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::close_reason::CloseReason;
-use crate::config::{DialRule, OnDialFailure, moment};
+use crate::config::{DialRule, OnDialFailure};
+use crate::moment::Moment;
 
 use super::dial_rule::Outlook;
 use super::effects::{AsideOrder, CloseOrder, DialOrder, Effects, ErrandId, Task, Ticket};
@@ -19,7 +20,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Runs an event that may free something: whatever it was, it ends in `settle`.
     pub(super) fn settled(
         &mut self,
-        now: Instant,
+        now: Moment,
         event: impl FnOnce(&mut Self, &mut Effects<C, F, W>),
     ) -> Effects<C, F, W> {
         let mut effects = Effects::none();
@@ -41,7 +42,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Notes how fast connections are lent, as long as anyone waits for one.
-    fn note_pace(&mut self, now: Instant) {
+    fn note_pace(&mut self, now: Moment) {
         if self.queue.is_empty() {
             self.bypass.rest();
         } else {
@@ -51,7 +52,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Gives what is free to those who wait, longest first, and begins the dials that they want.
     /// Every event that can free anything ends here: that is why no waiter is ever stranded.
-    pub(super) fn settle(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn settle(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         if let Some(share) = &mut self.share {
             share.begin();
         }
@@ -116,7 +117,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Writes off what has overrun its time limit.
-    pub(super) fn expire(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn expire(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         while let Some((id, sponsor)) = self.dials.write_off_overdue(now) {
             let failure = F::from(Overdue { limit: self.config.dial_timeout });
             self.note_failure(sponsor, id, failure, now, effects);
@@ -135,7 +136,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Lends idle connections to those who have waited longest; sets stale ones aside for a check.
-    pub(super) fn serve(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn serve(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         while let Some((ticket, expired)) = self.queue.front(now) {
             if expired {
                 // Not woken: its own clock does that.
@@ -160,7 +161,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Whether newcomers may be served before the queue.
-    pub(super) fn may_be_passed(&self, now: Instant) -> bool {
+    pub(super) fn may_be_passed(&self, now: Moment) -> bool {
         self.may_be_passed_for(now).is_some()
     }
 
@@ -170,18 +171,18 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// To hand every connection over costs a change of threads each, during which it is of no use
     /// to anyone. One at a time is handed over while the waits are short, and all of them once a
     /// wait is long: so no wait is.
-    pub(super) fn may_be_passed_for(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn may_be_passed_for(&self, now: Moment) -> Option<Duration> {
         if self.granted == 0 {
             return None;
         }
-        let waited = now.saturating_duration_since(self.queue.front_since()?);
+        let waited = now.since(self.queue.front_since()?);
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
         bound.checked_sub(waited).filter(|left| !left.is_zero())
     }
 
     /// Lets callers whose dials have failed, or who were refused one, dial again: all of them once a
     /// dial has succeeded, and one at a time, after a pause, until then.
-    pub(super) fn revive(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn revive(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         let may_dial_again = self.backoff().is_some() || self.config.breaker.is_some();
         if may_dial_again && self.outage.is_over() {
             while self.queue.any_failed() {
@@ -194,7 +195,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Has the latest failure stand for a dial of their own for those who need one, while the
     /// breaker is open and no probe is due.
-    pub(super) fn refuse(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn refuse(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         if !self.is_broken_off() || self.probes(now) > 0 {
             return;
         }
@@ -212,7 +213,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// Connections in use count here and other dials do not, or one refusal would wait for the end
     /// of another's black hole.
-    pub(super) fn fail_hopeless(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn fail_hopeless(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         let awaits_return = self.config.on_dial_failure != OnDialFailure::Fail && self.busy() > 0;
         if awaits_return || self.backoff().is_some() {
             return;
@@ -224,7 +225,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Reserves a slot for each dial that is wanted and that the limits allow.
-    pub(super) fn begin_dials(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn begin_dials(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         let wanted = self.wanted(now).min(self.room(now));
         for begun in 0..wanted {
             let Some((sponsor, since)) = self.queue.sponsor(now) else { break };
@@ -251,7 +252,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// The dials that the callers in the queue want.
-    pub(super) fn wanted(&mut self, now: Instant) -> u32 {
+    pub(super) fn wanted(&mut self, now: Moment) -> u32 {
         if self.queue.is_empty() {
             self.pace.rest();
             return 0;
@@ -259,7 +260,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let hold_off = self.pace.hold_off().unwrap_or_default();
         let outlook = Outlook {
             unmet: self.queue.unmet(),
-            ripe: now.checked_sub(hold_off).map_or(0, |before| self.queue.ripe(before)),
+            ripe: now.before(hold_off).map_or(0, |before| self.queue.ripe(before)),
             coming: self.coming(),
             busy: self.busy(),
         };
@@ -270,7 +271,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ///
     /// The last in the queue does it, being the one who is likely to stay longest; nobody needs to
     /// while every slot is taken.
-    pub(super) fn appoint_looker(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn appoint_looker(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         let is_held_back = self.config.dial_rule != DialRule::Eager
             && !self.suspended
             && self.room(now) > 0
@@ -287,14 +288,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// When the dial rule must look again.
-    pub(super) fn next_dial_look(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_dial_look(&self, now: Moment) -> Option<Moment> {
         let hold_off = self.pace.hold_off()?;
-        let ripens = self.queue.unripe_since().and_then(|since| since.checked_add(hold_off));
+        let ripens = self.queue.unripe_since().and_then(|since| since.after(hold_off));
         let again = self.pace.next_look(now);
         if self.queue.has_ripe() { again.into_iter().chain(ripens).min() } else { ripens }
     }
 
-    pub(super) fn note_return(&mut self, now: Instant) {
+    pub(super) fn note_return(&mut self, now: Moment) {
         if !self.queue.is_empty() {
             self.pace.note_return(now);
         }
@@ -302,15 +303,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Takes a slot of the budget for a dial that somebody has wanted since then, if this ledger
     /// shares one. If there is none, it is asked for all that are `wanted`.
-    fn take_slot(&mut self, since: Instant, wanted: u32) -> bool {
+    fn take_slot(&mut self, since: Moment, wanted: u32) -> bool {
         let open = self.open();
         self.share.as_mut().is_none_or(|share| share.take(since, wanted, open))
     }
 
     /// Gives the budget back what is not needed, and tells it what could be.
-    fn settle_share(&mut self, now: Instant, effects: &mut Effects<C, F, W>) {
+    fn settle_share(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         let (open, is_any_live) = (self.open(), self.live() > 0);
-        let coldest = self.coldest_unwanted().map(|entry| entry.idle_since.into());
+        let coldest = self.coldest_unwanted().map(|entry| entry.idle_since);
         let rest = AtRest { coldest, is_any_live };
         let is_anyone_waiting = !self.queue.is_empty() || !self.warm_ups.is_empty();
         let is_vacant = self.is_vacant(now);
@@ -338,11 +339,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn begin_dial(
         &mut self,
         sponsor: Sponsor,
-        now: Instant,
+        now: Moment,
         effects: &mut Effects<C, F, W>,
     ) -> ErrandId {
         let id = ErrandId(self.fresh_id());
-        let deadline = moment(now, self.config.dial_timeout);
+        let deadline = now.after(self.config.dial_timeout);
         self.dials.begin(id, Dial { sponsor, epoch: self.epoch, began: now, deadline });
         self.totals.dials_total += 1;
         effects.dials.push(DialOrder { id, deadline });
@@ -355,7 +356,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         sponsor: Sponsor,
         dial: ErrandId,
         failure: F,
-        now: Instant,
+        now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
         effects.spent.extend(self.last_failure.replace(failure.clone()));
@@ -389,7 +390,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         ticket: Ticket,
         waiter: Waiter<F, W>,
         verdict: Verdict<C, F>,
-        now: Instant,
+        now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
         self.count_wait(&waiter, now);
@@ -411,7 +412,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// What becomes of a caller, out of the queue already, whose deadline has passed.
-    pub(super) fn time_out(&mut self, waiter: Waiter<F, W>, now: Instant) -> Verdict<C, F> {
+    pub(super) fn time_out(&mut self, waiter: Waiter<F, W>, now: Moment) -> Verdict<C, F> {
         self.count_wait(&waiter, now);
         self.totals.timed_out_total += 1;
         self.lateness(waiter.failure)
@@ -424,18 +425,18 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         if self.suspended { Verdict::Suspended(failure) } else { Verdict::Late(failure) }
     }
 
-    pub(super) fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Instant) {
-        self.totals.wait_time_total += now.saturating_duration_since(waiter.since);
+    pub(super) fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Moment) {
+        self.totals.wait_time_total += now.since(waiter.since);
     }
 
     /// Lends the most recently used idle connection, if it needs no check.
-    pub(super) fn take_fresh(&mut self, now: Instant) -> Option<Entry<C>> {
+    pub(super) fn take_fresh(&mut self, now: Moment) -> Option<Entry<C>> {
         self.idle.warmest().filter(|entry| self.is_proven(entry, now))?;
         let entry = self.idle.take_warmest()?;
         Some(self.lend(entry, now))
     }
 
-    pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Instant) -> Entry<C> {
+    pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Moment) -> Entry<C> {
         self.in_use += 1;
         entry.just_dialed = entry.record().loans() == 0 && entry.opened_at() == now;
         entry.came_back = false;
@@ -460,7 +461,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Puts a connection where `serve` finds it, or closes it if it may not be lent again, or has it
     /// judged if somebody has yet to say so.
-    pub(super) fn shelve(&mut self, entry: Entry<C>, now: Instant, effects: &mut Effects<C, F, W>) {
+    pub(super) fn shelve(&mut self, entry: Entry<C>, now: Moment, effects: &mut Effects<C, F, W>) {
         let is_surplus = self.live() >= self.config.max_open;
         let surplus = is_surplus.then_some(CloseReason::Surplus);
         let expired = self.aging.has_ended(&entry, now).then_some(CloseReason::Expired);
@@ -504,11 +505,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         &mut self,
         task: Task,
         entry: Entry<C>,
-        now: Instant,
+        now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
         let id = ErrandId(self.fresh_id());
-        let deadline = moment(now, self.config.check_timeout);
+        let deadline = now.after(self.config.check_timeout);
         self.aside.begin(id, task, deadline);
         effects.asides.push(AsideOrder { id, task, entry, deadline });
     }
@@ -517,7 +518,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         &mut self,
         entry: Entry<C>,
         reason: CloseReason,
-        now: Instant,
+        now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
         if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
@@ -537,7 +538,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         id: ErrandId,
         entry: Entry<C>,
         reason: CloseReason,
-        now: Instant,
+        now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
         let age = entry.age(now);
@@ -553,15 +554,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         connection
     }
 
-    pub(super) fn note_closing(&mut self, id: ErrandId, now: Instant) {
+    pub(super) fn note_closing(&mut self, id: ErrandId, now: Moment) {
         self.totals.retired_total += 1;
-        self.closings.begin(id, moment(now, self.config.close_timeout));
+        self.closings.begin(id, now.after(self.config.close_timeout));
     }
 
     pub(super) fn close_idle(
         &mut self,
         reason: CloseReason,
-        now: Instant,
+        now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
         while let Some(entry) = self.idle.take_coldest() {

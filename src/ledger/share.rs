@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::budget::{Ask, Budget, MemberId, Order, Report};
+use crate::moment::Moment;
 
 use super::effects::ErrandId;
 use super::queue::count;
@@ -21,7 +21,7 @@ enum Listing {
     /// Nothing is open.
     Unlisted,
     /// Under that time. Perhaps no more: an order to evict takes a member from the list.
-    Listed(Instant),
+    Listed(Moment),
     /// Something is open and nothing was at rest: the budget is to hear when something is.
     Watching,
 }
@@ -30,7 +30,7 @@ enum Listing {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtRest {
     /// Since when the coldest connection has rested, if nobody of this ledger's own waits for it.
-    pub(super) coldest: Option<Instant>,
+    pub(super) coldest: Option<Moment>,
     /// Whether anything is open that is not on its way out.
     pub(super) is_any_live: bool,
 }
@@ -82,7 +82,7 @@ impl Share {
 
     /// Takes a slot for a dial, if there is one for a caller who has waited `since` then. If not,
     /// `wanted` of them are lacking, this one among them.
-    pub(super) fn take(&mut self, since: Instant, wanted: u32, open: u32) -> bool {
+    pub(super) fn take(&mut self, since: Moment, wanted: u32, open: u32) -> bool {
         self.free_down_to(open);
         let (member, report) = (self.member, std::mem::take(&mut self.report));
         let mut is_taken = false;
@@ -141,13 +141,7 @@ impl Share {
     }
 
     /// After an event: gives back what is not needed, and says what has changed.
-    pub(super) fn settle(
-        &mut self,
-        open: u32,
-        rest: AtRest,
-        now: Instant,
-        orders: &mut Vec<Order>,
-    ) {
+    pub(super) fn settle(&mut self, open: u32, rest: AtRest, now: Moment, orders: &mut Vec<Order>) {
         self.free_down_to(open);
         let answer = self.answer.take();
         // An order takes its member from the list.

@@ -1,11 +1,12 @@
 //! Why a caller is not served, with what it is told of the pool.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{DialFailure, GetError};
 use crate::holder::{Holders, is_self_deadlock};
 use crate::ledger::{Ledger, Loan, Refusal, Verdict};
+use crate::moment::Moment;
 use crate::stats::Stats;
 use crate::sync::{Bell, now, this_thread};
 
@@ -19,7 +20,7 @@ pub(super) struct Account {
 
 impl Account {
     /// Of this moment, for this thread.
-    pub(super) fn of<C, E>(ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>, now: Instant) -> Self {
+    pub(super) fn of<C, E>(ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>, now: Moment) -> Self {
         let (stats, loans) = (ledger.stats(now), ledger.loans());
         let asking = ledger.waiting().map(|bell| bell.thread()).chain([this_thread()]);
         let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, asking);
@@ -29,7 +30,7 @@ impl Account {
     /// The same, for somebody whose wait has just ended.
     pub(super) fn after_wait<C, E>(
         ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
-        now: Instant,
+        now: Moment,
     ) -> Self {
         Self { stats: ledger.stats_after_wait(now), ..Self::of(ledger, now) }
     }
@@ -60,7 +61,7 @@ impl Account {
 pub(super) fn refused<C, E>(
     ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
     refusal: Refusal,
-    start: Instant,
+    start: Moment,
 ) -> GetError<E> {
     let failure = ledger.last_failure();
     let verdict = match refusal {
@@ -79,9 +80,9 @@ pub(super) fn refused<C, E>(
 pub(super) fn turned_away<C, E>(
     verdict: Verdict<C, DialFailure<E>>,
     account: Account,
-    start: Instant,
+    start: Moment,
 ) -> GetError<E> {
-    let waited = now().saturating_duration_since(start);
+    let waited = now().since(start);
     let is_unused = account.stats.in_use == 0;
     match verdict {
         Verdict::Failed(failure) => account.unreachable(waited, failure),

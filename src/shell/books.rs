@@ -1,12 +1,12 @@
 //! The ledger, locked, with everything that rests in the places in it.
 
 use std::ops::{Deref, DerefMut};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::close_reason::CloseReason;
-use crate::config::moment;
 use crate::dialer::Dialer;
 use crate::ledger::CloseOrder;
+use crate::moment::Moment;
 use crate::stats::Stats;
 use crate::sync::{Bell, CoarseInstant, MutexGuard, Wake, now};
 
@@ -41,7 +41,7 @@ pub(super) struct OpenBooks<'a, D: Dialer> {
 
 impl<D: Dialer> OpenBooks<'_, D> {
     /// Unlocks for the time of a wait.
-    pub(super) fn wait(&mut self, bell: &Bell, until: Option<Instant>) -> Wake {
+    pub(super) fn wait(&mut self, bell: &Bell, until: Option<Moment>) -> Wake {
         self.put_away();
         let wake = bell.wait(&mut self.ledger, until);
         self.take_in();
@@ -66,8 +66,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         self.shell.count_idle(i64::from(self.ledger.at_rest()) - i64::from(self.at_rest));
         let now = now();
         if let Some(upkeep) = self.ledger.news_of_upkeep() {
-            let coarse =
-                |at: Instant| CoarseInstant::now().after(at.saturating_duration_since(now));
+            let coarse = |at: Moment| CoarseInstant::now().after(at.since(now));
             self.shell.knobs.set_next_upkeep(upkeep.map(coarse));
         }
         let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
@@ -78,9 +77,9 @@ impl<D: Dialer> OpenBooks<'_, D> {
         self.shell.reading.set(Reading { stats, is_laid_out });
     }
 
-    fn lay_out(&mut self, ease: Duration, now: Instant) {
+    fn lay_out(&mut self, ease: Duration, now: Moment) {
         let coarse = CoarseInstant::now();
-        let (epoch, until) = (self.ledger.epoch(), moment(now, ease));
+        let (epoch, until) = (self.ledger.epoch(), now.after(ease));
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;
@@ -127,7 +126,7 @@ impl<D: Dialer> Drop for OpenBooks<'_, D> {
 pub(super) fn date<D: Dialer>(
     ledger: &Books<D>,
     entry: &mut Lent<D>,
-    now: Instant,
+    now: Moment,
     coarse: CoarseInstant,
 ) {
     if entry.expires == 0 {

@@ -1,7 +1,6 @@
 //! What steers a pool as a whole, and what it tells of itself.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::cancel::Cancellable;
 use crate::config::{Config, ConfigError};
@@ -10,6 +9,7 @@ use crate::histogram::Histograms;
 use crate::holder::Holder;
 use crate::ledger::{Ledger, Ticket, Verdict};
 use crate::maintenance;
+use crate::moment::Moment;
 use crate::stats::Stats;
 use crate::sync::{Bell, now};
 
@@ -23,7 +23,7 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn warm_up(
         self: &Arc<Self>,
         target: u32,
-        deadline: Option<Instant>,
+        deadline: Option<Moment>,
     ) -> Result<(), Refused<D>> {
         let (start, bell) = (now(), Arc::<Bell>::default());
         let mut ledger = self.books();
@@ -65,7 +65,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Closes, and waits until nothing is open. The numbers at the end tell whether it came to that.
-    pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Instant>) -> Stats {
+    pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Moment>) -> Stats {
         self.close();
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
@@ -146,7 +146,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Reads the books of this moment. An event, as what the lock sweeps in must not be left without
     /// one: it may have to be closed.
-    fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Instant) -> T) -> T {
+    fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Moment) -> T) -> T {
         let mut value = None;
         self.event(|ledger, now| {
             let effects = ledger.look(now);

@@ -11,6 +11,7 @@ use crate::holder::Holder;
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task};
 use crate::maintenance::{self, Upkeep};
+use crate::moment::Moment;
 use crate::spans;
 use crate::sync::{CoarseInstant, catch, now};
 use crate::workers::Job;
@@ -20,7 +21,7 @@ use super::{Books, Connection, Failure, Orders, Shell};
 impl<D: Dialer> Shell<D> {
     /// Tells the ledger of an event, and carries out what follows.
     #[cold]
-    pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Instant) -> Orders<D>) {
+    pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>) {
         let now = now();
         let effects = event(&mut self.books(), now);
         self.carry_out(effects);
@@ -101,7 +102,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[cold]
-    fn order_upkeep(self: &Arc<Self>, due: Instant) {
+    fn order_upkeep(self: &Arc<Self>, due: Moment) {
         let is_taken = maintenance::wake_at(due, self.weak());
         // The pool may have been closed since the order was given. To see to that, nothing need be
         // swept in, and nothing that is swept in may be left without an event.
@@ -148,7 +149,7 @@ impl<D: Dialer> Shell<D> {
                     self.user_code(|dialer| dialer.dial(latest(deadline)))
                 };
                 let now = now();
-                let took = now.saturating_duration_since(start);
+                let took = now.since(start);
                 let failure = match outcome {
                     Some(Ok(connection)) => {
                         self.timings.note_dial(took);
@@ -194,7 +195,7 @@ impl<D: Dialer> Shell<D> {
         id: ErrandId,
         failure: Failure<D>,
         took: Duration,
-        now: Instant,
+        now: Moment,
     ) -> Orders<D> {
         self.tell(|| Event::DialFailed { failure: &failure, took });
         self.books().dial_failed(id, failure, now)
@@ -246,6 +247,6 @@ impl<D: Dialer> Job for Assignment<D> {
 }
 
 /// The deadline that a dialer is told.
-fn latest(deadline: Option<Instant>) -> Instant {
-    deadline.unwrap_or_else(|| far_future(now()))
+fn latest(deadline: Option<Moment>) -> Instant {
+    deadline.unwrap_or_else(|| far_future(now())).into()
 }

@@ -16,7 +16,7 @@ mod user_code;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::cancel::{Cancel, Cancellable, IsCancelled};
 use crate::close_reason::CloseReason;
@@ -27,6 +27,7 @@ use crate::event::{Event, Watch};
 use crate::histogram::Timings;
 use crate::holder::Site;
 use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Request, Task, Ticket, Verdict};
+use crate::moment::Moment;
 use crate::places::{Open, Places};
 use crate::spans;
 use crate::sync::{Bell, CoarseInstant, Latest, Mutex, Wake, now, seed, this_thread};
@@ -170,8 +171,8 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     pub(crate) fn get(
         self: &Arc<Self>,
-        start: Instant,
-        deadline: Option<Instant>,
+        start: Moment,
+        deadline: Option<Moment>,
         cancel: Option<&Cancel>,
         site: Site,
     ) -> Result<Lent<D>, Refused<D>> {
@@ -179,7 +180,7 @@ impl<D: Dialer> Shell<D> {
         let outcome = self.get_sound(start, deadline, cancel, &mut has_queued);
         let mut waited = Duration::ZERO;
         if has_queued {
-            waited = now().saturating_duration_since(start);
+            waited = now().since(start);
             self.timings.note_wait(waited, outcome.is_ok());
         }
         self.checked_out(outcome, waited, site)
@@ -187,8 +188,8 @@ impl<D: Dialer> Shell<D> {
 
     fn get_sound(
         self: &Arc<Self>,
-        start: Instant,
-        deadline: Option<Instant>,
+        start: Moment,
+        deadline: Option<Moment>,
         cancel: Option<&Cancel>,
         has_queued: &mut bool,
     ) -> Result<Lent<D>, Refused<D>> {
@@ -265,8 +266,8 @@ impl<D: Dialer> Shell<D> {
     fn get_any(
         self: &Arc<Self>,
         place: Option<Ticket>,
-        start: Instant,
-        deadline: Option<Instant>,
+        start: Moment,
+        deadline: Option<Moment>,
         cancel: Option<&Cancel>,
         has_queued: &mut bool,
     ) -> Result<(Ticket, Lent<D>), Refused<D>> {
@@ -316,7 +317,7 @@ impl<D: Dialer> Shell<D> {
         mut effects: Orders<D>,
         ticket: Ticket,
         bell: &Arc<Bell>,
-        deadline: Option<Instant>,
+        deadline: Option<Moment>,
     ) -> Waited<D> {
         let mut is_late = false;
         loop {

@@ -15,6 +15,9 @@ mod config;
 #[path = "../../src/ledger/mod.rs"]
 #[allow(dead_code, unused_imports)]
 mod ledger;
+#[allow(dead_code)]
+#[path = "../../src/moment.rs"]
+mod moment;
 mod simulation;
 #[path = "../../src/stats.rs"]
 #[allow(unreachable_pub)]

@@ -2,11 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::{Config, DialRule};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{Effects, Entry, Ledger, Overdue, Request, Ticket, Verdict};
+use crate::moment::Moment;
 
 /// Milliseconds, the unit of all scenarios.
 pub(crate) fn ms(ms: f64) -> Duration {
@@ -75,18 +76,18 @@ enum Event {
 struct Waiting {
     ticket: Ticket,
     caller: Caller,
-    since: Instant,
+    since: Moment,
     /// When its wait ends by the clock, as it was told when it fell asleep.
-    until: Option<Instant>,
+    until: Option<Moment>,
 }
 
 /// One run.
 pub(crate) struct Simulation {
     ledger: Books,
     dial_time: Box<dyn FnMut(Duration) -> f64>,
-    start: Instant,
-    pub(crate) now: Instant,
-    agenda: BinaryHeap<Reverse<(Instant, u64)>>,
+    start: Moment,
+    pub(crate) now: Moment,
+    agenda: BinaryHeap<Reverse<(Moment, u64)>>,
     events: BTreeMap<u64, Event>,
     next: u64,
     /// Those who wait, by number.
@@ -96,7 +97,7 @@ pub(crate) struct Simulation {
     pub(crate) dials: u32,
     /// The time that the longest dial took, in milliseconds.
     pub(crate) longest_dial: f64,
-    last_return: Instant,
+    last_return: Moment,
     /// The longest time that somebody waited while nothing came back and no dial was on the way to
     /// it, in milliseconds.
     pub(crate) longest_idle_wait: f64,
@@ -117,7 +118,7 @@ impl Simulation {
             dial_timeout: Duration::MAX,
             ..Config::default()
         };
-        let start = Instant::now();
+        let start = Moment::from(std::time::Instant::now());
         let mut ledger: Books = Ledger::new(config, 0);
         let mut now = start;
         if idle > 0 {
@@ -167,7 +168,7 @@ impl Simulation {
         self.plan(at, Event::Arrive(caller));
     }
 
-    fn plan(&mut self, at: Instant, event: Event) {
+    fn plan(&mut self, at: Moment, event: Event) {
         self.next += 1;
         self.events.insert(self.next, event);
         self.agenda.push(Reverse((at, self.next)));
@@ -193,7 +194,7 @@ impl Simulation {
         }
     }
 
-    fn look(&mut self, at: Instant) {
+    fn look(&mut self, at: Moment) {
         let is_due = |waiting: &Waiting| waiting.until == Some(at);
         let lookers = self.waiting.iter().filter(|(_, waiting)| is_due(waiting));
         let lookers: Vec<u64> = lookers.map(|(number, _)| *number).collect();
@@ -263,12 +264,12 @@ impl Simulation {
         let stats = self.ledger.stats(self.now);
         let Some(first) = self.waiting.values().map(|waiting| waiting.since).min() else { return };
         if stats.dialing == 0 && stats.open() < stats.max_open {
-            let idle = self.now.saturating_duration_since(first.max(self.last_return));
+            let idle = self.now.since(first.max(self.last_return));
             self.longest_idle_wait = self.longest_idle_wait.max(idle.as_secs_f64() * 1e3);
         }
     }
 
-    fn serve(&mut self, entry: Entry<()>, caller: Caller, since: Instant) {
+    fn serve(&mut self, entry: Entry<()>, caller: Caller, since: Moment) {
         self.waits.push((self.now - since).as_secs_f64() * 1e3);
         self.plan(self.now + ms(caller.hold), Event::Return(entry, caller));
     }

@@ -1,11 +1,12 @@
 //! What time does to connections: lifetimes, rests, checks and replacements, by a hand-turned clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::desk::{Desk, SECOND, ageless};
 use crate::ledger::{Request, Task};
+use crate::moment::Moment;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -25,7 +26,7 @@ impl Desk {
     }
 
     /// Turns the clock to the moment for which upkeep is ordered.
-    fn next_upkeep(&mut self) -> Instant {
+    fn next_upkeep(&mut self) -> Moment {
         let due = self.alarm.take().expect("upkeep is ordered");
         self.now = self.now.max(due);
         self.upkeep();
@@ -93,7 +94,7 @@ fn connections_opened_together_expire_over_the_whole_of_the_jitter() {
         let ended = desk.closes.len();
         desk.close_all();
         if ended > 0 {
-            at_once.push((due.duration_since(opened), ended));
+            at_once.push((due.since(opened), ended));
         }
     }
     let (first, last) = (at_once[0].0, at_once[at_once.len() - 1].0);
@@ -110,7 +111,7 @@ fn jitter_is_on_by_default_and_differs_between_pools() {
         let mut desk = Desk::seeded(config, seed);
         desk.fill(1);
         desk.next_upkeep();
-        desk.now.duration_since(desk.started)
+        desk.now.since(desk.started)
     };
     let ends: Vec<_> = (0..50).map(ends).collect();
     assert!(ends.iter().all(|end| (90 * MINUTE..=100 * MINUTE).contains(end)), "{ends:?}");
@@ -124,7 +125,7 @@ fn a_clock_that_runs_back_ends_nothing() {
     let mut desk = Desk::with(config);
     desk.fill(3);
     for back in [SECOND, MINUTE, 60 * MINUTE] {
-        desk.now -= back;
+        desk.now = desk.now - back;
         desk.upkeep();
         let entry = desk.get();
         desk.give_back(entry);

@@ -1,6 +1,6 @@
 //! A ledger on a desk: its orders lie there until a test carries them out, by a hand-turned clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::budget::Order;
 use crate::close_reason::CloseReason;
@@ -9,6 +9,7 @@ use crate::ledger::effects::ErrandId;
 use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
 };
+use crate::moment::Moment;
 use crate::stats::Stats;
 use crate::world::Failure;
 
@@ -24,7 +25,7 @@ pub(crate) fn ageless() -> Config {
 /// A ledger with its orders laid out, until a test carries them out.
 pub(crate) struct Desk {
     pub(crate) ledger: Ledger<u32, Failure, u32>,
-    pub(crate) now: Instant,
+    pub(crate) now: Moment,
     pub(crate) woken: Vec<u32>,
     pub(crate) dials: Vec<DialOrder>,
     pub(crate) asides: Vec<AsideOrder<u32>>,
@@ -35,9 +36,9 @@ pub(crate) struct Desk {
     /// What others who share its budget are to be told.
     pub(crate) orders: Vec<Order>,
     /// When upkeep is ordered.
-    pub(crate) alarm: Option<Instant>,
+    pub(crate) alarm: Option<Moment>,
     /// Where the clock stood at first.
-    pub(crate) started: Instant,
+    pub(crate) started: Moment,
 }
 
 impl Desk {
@@ -51,7 +52,7 @@ impl Desk {
     }
 
     pub(crate) fn seeded(config: Config, seed: u64) -> Self {
-        let now = Instant::now() + 1_000_000 * SECOND;
+        let now = Moment::from(std::time::Instant::now()) + 1_000_000 * SECOND;
         let at_once = Config { dial_rule: DialRule::Eager, bypass: Duration::ZERO, ..config };
         Self {
             ledger: Ledger::new(at_once, seed),
@@ -86,7 +87,7 @@ impl Desk {
     }
 
     pub(crate) fn request(&mut self, caller: u32, patience: Option<Duration>) -> Request<u32> {
-        let deadline = patience.and_then(|patience| self.now.checked_add(patience));
+        let deadline = patience.and_then(|patience| self.now.after(patience));
         let (request, orders) = self.ledger.request(None, deadline, self.now, || caller);
         self.lay_out(orders);
         request
@@ -192,7 +193,7 @@ impl Desk {
     }
 
     /// A caller falls asleep, who has all the time in the world.
-    pub(crate) fn sleep(&mut self, ticket: Ticket) -> Option<Instant> {
+    pub(crate) fn sleep(&mut self, ticket: Ticket) -> Option<Moment> {
         self.ledger.sleep(ticket, None, self.now, SLEEPER)
     }
 

@@ -6,15 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::budget::{Budget, MemberId, Order, Report, What};
 use crate::close_reason::CloseReason;
-use crate::config::{Config, moment};
+use crate::config::Config;
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
     Access, AsideOrder, Effects, Entry, Ledger, Refusal, Request, Share, Ticket, Verdict,
 };
+use crate::moment::Moment;
 use crate::world::Failure;
 
 type Books = Ledger<u32, Failure, usize>;
@@ -112,25 +113,25 @@ struct Member {
     books: Option<Books>,
     /// `None`: the gate is shut.
     places: Option<Places>,
-    alarm: Option<Instant>,
+    alarm: Option<Moment>,
     /// Since when its first caller without a dial waits, and how many slots it lacks, by the Keys.
-    want: Option<(Instant, u32)>,
+    want: Option<(Moment, u32)>,
     /// Whether it has been granted a slot, and nothing has happened to it since.
     is_granted: bool,
 }
 
 struct Places {
     epoch: u32,
-    until: Option<Instant>,
-    at_rest: Vec<(Entry<u32>, Instant)>,
+    until: Option<Moment>,
+    at_rest: Vec<(Entry<u32>, Moment)>,
 }
 
 #[derive(Debug)]
 struct Caller {
     member: usize,
     ticket: Option<Ticket>,
-    since: Instant,
-    deadline: Option<Instant>,
+    since: Moment,
+    deadline: Option<Moment>,
     /// What a warm-up wants open.
     target: Option<u32>,
     state: State,
@@ -155,7 +156,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sleep {
     Awake,
-    Until(Option<Instant>),
+    Until(Option<Moment>),
 }
 
 /// A connection as its server knows it.
@@ -163,7 +164,7 @@ enum Sleep {
 struct Connection {
     member: usize,
     place: Place,
-    idle_since: Instant,
+    idle_since: Moment,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,8 +202,8 @@ pub(crate) struct Keys {
     max_open_total: u32,
     /// What may be taken: the bound, or what was taken when it was lowered and is still.
     allowance: u32,
-    started: Instant,
-    now: Instant,
+    started: Moment,
+    now: Moment,
     /// How far the clock of the event at hand is behind.
     behind: Duration,
     is_closed: bool,
@@ -223,7 +224,7 @@ pub(crate) struct Keys {
 
 impl Keys {
     pub(crate) fn new(setting: Setting) -> Self {
-        let now = Instant::now() + Duration::from_secs(1_000_000);
+        let now = Moment::from(std::time::Instant::now()) + Duration::from_secs(1_000_000);
         let Setting { max_open_total, keys, .. } = setting;
         Self {
             setting,
@@ -295,7 +296,7 @@ impl Keys {
     pub(crate) fn request(&mut self, key: usize, patience: Option<Duration>) {
         self.ask_those_who_have_closed(key);
         let member = self.member(key);
-        let deadline = patience.and_then(|patience| moment(self.clock(), patience));
+        let deadline = patience.and_then(|patience| self.clock().after(patience));
         self.callers.push(Caller::new(member, self.clock(), deadline, None));
         let caller = self.callers.len() - 1;
         match self.take_unseen(member) {
@@ -368,7 +369,7 @@ impl Keys {
         let now = self.open(member);
         let caller = self.callers.len();
         let (ticket, effects) = self.books(member).warm_up(target, now, || caller);
-        let deadline = patience.and_then(|patience| moment(now, patience));
+        let deadline = patience.and_then(|patience| now.after(patience));
         self.callers.push(Caller::new(member, now, deadline, Some(target)));
         let it = &mut self.callers[caller];
         (it.ticket, it.state) = (Some(ticket), State::Waiting);
@@ -431,7 +432,7 @@ impl Keys {
         let now = self.clock();
         let (entry, since) = self.gate(member, now)?.at_rest.pop()?;
         let Config { check_after, max_idle_time, .. } = self.setting.each;
-        let rested = now.saturating_duration_since(since);
+        let rested = now.since(since);
         let is_fresh = rested <= check_after.min(max_idle_time);
         if !is_fresh || !self.may_rest_unseen(member, &entry, now) {
             self.event(member, |books, now| {
@@ -444,19 +445,19 @@ impl Keys {
         Some(entry)
     }
 
-    fn gate(&mut self, member: usize, now: Instant) -> Option<&mut Places> {
+    fn gate(&mut self, member: usize, now: Moment) -> Option<&mut Places> {
         let places = self.members[member].places.as_mut()?;
         places.until.is_none_or(|until| now <= until).then_some(places)
     }
 
-    fn may_rest_unseen(&mut self, member: usize, entry: &Entry<u32>, now: Instant) -> bool {
+    fn may_rest_unseen(&mut self, member: usize, entry: &Entry<u32>, now: Moment) -> bool {
         let nanoseconds = self.nanoseconds(now);
         let gate = self.gate(member, now);
         gate.is_some_and(|it| it.epoch == entry.epoch) && nanoseconds < entry.expires
     }
 
-    fn nanoseconds(&self, moment: Instant) -> u64 {
-        moment.saturating_duration_since(self.started).as_nanos() as u64 + 1
+    fn nanoseconds(&self, moment: Moment) -> u64 {
+        moment.since(self.started).as_nanos() as u64 + 1
     }
 
     pub(crate) fn give_back(&mut self, pick: usize) {
@@ -676,7 +677,7 @@ impl Keys {
     /// Whether a caller that sleeps is woken by the clock.
     fn is_up(&self, caller: usize) -> bool {
         let Caller { state, sleep, .. } = &self.callers[caller];
-        let is_due = |until: Option<Instant>| until.is_some_and(|until| until <= self.now);
+        let is_due = |until: Option<Moment>| until.is_some_and(|until| until <= self.now);
         matches!((state, sleep), (State::Waiting, Sleep::Until(until)) if is_due(*until))
     }
 
@@ -711,7 +712,7 @@ impl Keys {
         for _ in 0..8 {
             let left = self.members.iter().filter(|it| it.books.is_some());
             let Some(alarm) = left.filter_map(|it| it.alarm).min() else { break };
-            self.step(Duration::ZERO, |keys| keys.wait(alarm.saturating_duration_since(keys.now)));
+            self.step(Duration::ZERO, |keys| keys.wait(alarm.since(keys.now)));
             self.come_to_rest(refuses);
         }
         assert!(self.current.iter().all(Option::is_none), "KEY-02: {:?}", self.current);
@@ -729,7 +730,7 @@ impl Keys {
             } else if let Some(until) = self.next_up() {
                 // The server is back for the next attempt.
                 refuses = false;
-                let time = until.saturating_duration_since(self.now);
+                let time = until.since(self.now);
                 self.step(Duration::ZERO, |keys| keys.wait(time));
             } else {
                 return;
@@ -740,7 +741,7 @@ impl Keys {
 
     /// When a caller wakes by itself, if more than its deadline may come of that: another attempt to
     /// dial.
-    fn next_up(&self) -> Option<Instant> {
+    fn next_up(&self) -> Option<Moment> {
         let until = self.callers.iter().filter_map(|it| match (&it.state, it.target, it.sleep) {
             (State::Waiting, None, Sleep::Until(until)) => until,
             _ => None,
@@ -774,24 +775,24 @@ impl Keys {
 
     // ---- What an event comes to ----------------------------------------------------------------
 
-    fn event(&mut self, member: usize, event: impl FnOnce(&mut Books, Instant) -> Orders) {
+    fn event(&mut self, member: usize, event: impl FnOnce(&mut Books, Moment) -> Orders) {
         let now = self.open(member);
         let effects = event(self.books(member), now);
         self.note(member, now, effects);
     }
 
     /// Shuts the gate, and takes in what rests out of sight.
-    fn open(&mut self, member: usize) -> Instant {
+    fn open(&mut self, member: usize) -> Moment {
         let now = self.clock();
         let places = self.members[member].places.take();
         for (entry, since) in places.into_iter().flat_map(|it| it.at_rest) {
-            self.books(member).take_in(entry, now.saturating_duration_since(since), now);
+            self.books(member).take_in(entry, now.since(since), now);
         }
         now
     }
 
     /// Notes what an event has come to, and puts away.
-    fn note(&mut self, member: usize, now: Instant, effects: Orders) {
+    fn note(&mut self, member: usize, now: Moment, effects: Orders) {
         let Effects { wake, dials, asides, closes, alarm, orders, is_vacant, .. } = effects;
         for caller in wake {
             self.callers[caller].sleep = Sleep::Awake;
@@ -828,7 +829,7 @@ impl Keys {
         self.put_away(member, now);
     }
 
-    fn put_away(&mut self, member: usize, now: Instant) {
+    fn put_away(&mut self, member: usize, now: Moment) {
         self.lay_out(member, now);
         self.agree();
     }
@@ -855,7 +856,7 @@ impl Keys {
         }
     }
 
-    fn begin_dial(&mut self, member: usize, id: ErrandId, is_for_caller: bool, now: Instant) {
+    fn begin_dial(&mut self, member: usize, id: ErrandId, is_for_caller: bool, now: Moment) {
         self.dials.push(Dial { member, id, is_counted: true });
         let sponsor = self.sponsor(member, now).filter(|_| is_for_caller);
         if let Some(sponsor) = sponsor {
@@ -866,11 +867,10 @@ impl Keys {
         }
     }
 
-    fn lay_out(&mut self, member: usize, now: Instant) {
+    fn lay_out(&mut self, member: usize, now: Moment) {
         let most = self.setting.places;
         let started = self.started;
-        let nanoseconds =
-            |moment: Instant| moment.saturating_duration_since(started).as_nanos() as u64 + 1;
+        let nanoseconds = |moment: Moment| moment.since(started).as_nanos() as u64 + 1;
         let Member { books: Some(books), places, .. } = &mut self.members[member] else { return };
         let Some(ease) = books.ease(now) else { return };
         let mut at_rest = Vec::new();
@@ -882,7 +882,7 @@ impl Keys {
             }
             at_rest.push((entry, now - rested));
         }
-        *places = Some(Places { epoch: books.epoch(), until: moment(now, ease), at_rest });
+        *places = Some(Places { epoch: books.epoch(), until: now.after(ease), at_rest });
     }
 
     fn send(&mut self, orders: Vec<Order>) {
@@ -902,7 +902,7 @@ impl Keys {
     // ---- What is decided among keys, the slow and obvious way ----------------------------------
 
     /// The first caller of the queue for whom a dial may be begun.
-    fn sponsor(&self, member: usize, now: Instant) -> Option<usize> {
+    fn sponsor(&self, member: usize, now: Moment) -> Option<usize> {
         let books = self.members[member].books.as_ref()?;
         let may_dial = |caller: &&usize| {
             let Caller { dial, has_failed, deadline, .. } = &self.callers[**caller];
@@ -912,7 +912,7 @@ impl Keys {
     }
 
     /// Callers in the queue for whom nothing is under way.
-    fn unmet(&self, member: usize, now: Instant) -> u32 {
+    fn unmet(&self, member: usize, now: Moment) -> u32 {
         let Some(books) = &self.members[member].books else { return 0 };
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
         let checks = self.asides.iter().filter(|it| it.member == member && it.is_counted).count();
@@ -921,7 +921,7 @@ impl Keys {
     }
 
     /// What a member lacks, for its callers or else for a warm-up, as far as its limits allow.
-    fn want(&self, member: usize, now: Instant) -> Option<(Instant, u32)> {
+    fn want(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
         let books = self.members[member].books.as_ref().filter(|_| self.is_prompt())?;
         let (stats, config) = (books.stats(now), &self.setting.each);
         let dials = config.max_dialing.unwrap_or(u32::MAX).saturating_sub(stats.dialing);
@@ -945,13 +945,13 @@ impl Keys {
     }
 
     /// The members that wait for a slot and have none on its way, with what they lack.
-    fn wants(&self) -> impl Iterator<Item = (usize, (Instant, u32))> {
+    fn wants(&self) -> impl Iterator<Item = (usize, (Moment, u32))> {
         let wants = self.members.iter().enumerate().filter(|(_, it)| !it.is_granted);
         wants.filter_map(|(member, it)| Some((member, it.want?)))
     }
 
     /// A slot goes to the caller who has waited longest for one.
-    fn is_next(&self, member: usize, since: Instant) {
+    fn is_next(&self, member: usize, since: Moment) {
         let before = self.wants().find(|(other, want)| *other != member && want.0 < since);
         assert_eq!(before, None, "LATE-BINDING: {member} is not the next");
     }
@@ -1048,7 +1048,7 @@ impl Keys {
 
     // ---- Finding -------------------------------------------------------------------------------
 
-    fn clock(&self) -> Instant {
+    fn clock(&self) -> Moment {
         self.now - self.behind
     }
 
@@ -1092,7 +1092,7 @@ impl Keys {
 }
 
 impl Caller {
-    fn new(member: usize, since: Instant, deadline: Option<Instant>, target: Option<u32>) -> Self {
+    fn new(member: usize, since: Moment, deadline: Option<Moment>, target: Option<u32>) -> Self {
         Self {
             member,
             ticket: None,

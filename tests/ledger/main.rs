@@ -14,6 +14,9 @@ mod close_reason;
 mod config;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
+#[allow(dead_code)]
+#[path = "../../src/moment.rs"]
+mod moment;
 #[path = "../../src/stats.rs"]
 mod stats;
 

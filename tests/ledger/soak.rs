@@ -4,7 +4,7 @@
 //! at the end everything balances to the last connection.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
@@ -12,6 +12,7 @@ use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Task, Ticket, UPKEEP_LEAST,
     Verdict,
 };
+use crate::moment::Moment;
 use crate::world::Failure;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -33,7 +34,7 @@ enum Item {
     DialEnds(DialOrder, bool),
     AsideEnds(AsideOrder<u32>),
     CloseEnds(CloseOrder<u32>),
-    Upkeep(Instant),
+    Upkeep(Moment),
     Change,
     Resume,
     ServerGoes,
@@ -44,7 +45,7 @@ enum Item {
 #[derive(Debug)]
 struct Caller {
     ticket: Option<Ticket>,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
     is_waiting: bool,
     holds: Option<Entry<u32>>,
     /// What a warm-up wants open; 0 for one who wants a connection.
@@ -55,11 +56,11 @@ struct Caller {
 /// What the server knows of a connection that is open, and since when it rests.
 #[derive(Debug)]
 struct Connection {
-    opened_at: Instant,
-    rests_since: Instant,
+    opened_at: Moment,
+    rests_since: Moment,
     is_aside: bool,
     /// When its slot may be freed although it is open: its close, check or reset hangs.
-    slot_until: Option<Instant>,
+    slot_until: Option<Moment>,
 }
 
 /// How often each thing has happened: so that it is known to happen at all.
@@ -76,10 +77,10 @@ struct Seen {
 
 struct Soak {
     ledger: Books,
-    now: Instant,
-    end: Instant,
+    now: Moment,
+    end: Moment,
     random: u64,
-    agenda: BTreeMap<(Instant, u64), Item>,
+    agenda: BTreeMap<(Moment, u64), Item>,
     /// Items on the agenda that are not upkeep.
     pending: u32,
     numbers: u64,
@@ -94,20 +95,20 @@ struct Soak {
     detached: u32,
     is_away: bool,
     /// When `min_idle` last lacked nothing that the server could give.
-    complete_at: Instant,
+    complete_at: Moment,
     /// When the server last went or came back, or the settings changed.
-    changed_at: Instant,
+    changed_at: Moment,
     allowance: u32,
-    alarm: Option<Instant>,
+    alarm: Option<Moment>,
     /// At rest in places, since when; `None`: the gate is shut.
-    places: Option<Vec<(Entry<u32>, Instant)>>,
-    started: Instant,
+    places: Option<Vec<(Entry<u32>, Moment)>>,
+    started: Moment,
     seen: Seen,
 }
 
 impl Soak {
     fn new(seed: u64) -> Self {
-        let now = Instant::now() + 1_000_000 * SECOND;
+        let now = Moment::from(std::time::Instant::now()) + 1_000_000 * SECOND;
         let mut random = seed;
         let config = config(&mut random);
         let mut soak = Self {
@@ -202,9 +203,9 @@ impl Soak {
 
     // ---- The ledger and its places -------------------------------------------------------------
 
-    fn event(&mut self, event: impl FnOnce(&mut Books, Instant) -> Orders) {
+    fn event(&mut self, event: impl FnOnce(&mut Books, Moment) -> Orders) {
         for (entry, since) in self.places.take().into_iter().flatten() {
-            let rested = self.now.saturating_duration_since(since);
+            let rested = self.now.since(since);
             self.ledger.take_in(entry, rested, self.now);
         }
         let orders = event(&mut self.ledger, self.now);
@@ -229,8 +230,8 @@ impl Soak {
         entry
     }
 
-    fn nanoseconds(&self, moment: Instant) -> u64 {
-        moment.duration_since(self.started).as_nanos() as u64 + 1
+    fn nanoseconds(&self, moment: Moment) -> u64 {
+        moment.since(self.started).as_nanos() as u64 + 1
     }
 
     fn may_rest_unseen(&self, entry: &Entry<u32>) -> bool {
@@ -264,7 +265,7 @@ impl Soak {
         if let Some(alarm) = alarm {
             self.alarm = Some(alarm);
             let late = LATENESS.mul_f64(self.dice(100) as f64 / 100.0);
-            self.put(alarm.saturating_duration_since(self.now) + late, Item::Upkeep(alarm));
+            self.put(alarm.since(self.now) + late, Item::Upkeep(alarm));
         }
         let waiting = self.callers.values().filter(|caller| caller.is_waiting);
         let demand: u32 = waiting.map(|caller| caller.target.max(1)).sum();
@@ -317,7 +318,7 @@ impl Soak {
             CloseReason::IdleTooLong if min_idle == 0 => connection.rests_since + max_idle_time,
             _ => return,
         };
-        let late = now.saturating_duration_since(due.max(connection.rests_since).max(changed_at));
+        let late = now.since(due.max(connection.rests_since).max(changed_at));
         assert!(late <= 100 * MILLISECOND + 2 * LATENESS, "{late:?} late: {order:?}");
     }
 
@@ -451,7 +452,7 @@ impl Soak {
                 caller.sleeps += 1;
                 let sleep = caller.sleeps;
                 if let Some(until) = until {
-                    let after = until.saturating_duration_since(self.now);
+                    let after = until.since(self.now);
                     self.put(after, Item::Wake(id, Some(sleep)));
                 }
             }

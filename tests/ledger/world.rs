@@ -4,15 +4,16 @@
 //! the World's numbers, and the promises must hold as the driver and the callers see them.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::close_reason::CloseReason;
-use crate::config::{Backoff, Breaker, Config, OnDialFailure, far_future, moment};
+use crate::config::{Backoff, Breaker, Config, OnDialFailure, far_future};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::spread::{Share, Spread};
 use crate::ledger::{
     AsideOrder, DialOrder, Effects, Entry, Ledger, Overdue, Refusal, Request, Task, Ticket, Verdict,
 };
+use crate::moment::Moment;
 use crate::stats::Stats;
 
 /// How a dial failed: which one it was, or that it was overdue.
@@ -45,9 +46,9 @@ const LEAD_LEAST: Duration = Duration::from_secs(1);
 struct Connection {
     place: Place,
     reused: bool,
-    opened_at: Instant,
-    idle_since: Instant,
-    proven_at: Instant,
+    opened_at: Moment,
+    idle_since: Moment,
+    proven_at: Moment,
     generation: u64,
     share: Share,
     /// At rest: how sure it is that its successor may be dialed.
@@ -86,10 +87,10 @@ enum Place {
 struct Dial {
     /// `None`: the pool, for `min_idle`.
     sponsor: Option<usize>,
-    began: Instant,
+    began: Moment,
     generation: u64,
     judged: u32,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
     /// Whether a caller may still count on it.
     counted: bool,
     /// Never ends before the end of the history.
@@ -101,7 +102,7 @@ struct Aside {
     id: ErrandId,
     task: Task,
     connection: u32,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
     /// `None` once it is on its way back.
     entry: Option<Entry<u32>>,
     /// Why it is closed when it is back, once it is retired already.
@@ -114,7 +115,7 @@ struct Aside {
 struct Party {
     want: Want,
     ticket: Option<Ticket>,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
     failure: Option<Failure>,
     dial: Option<ErrandId>,
     state: State,
@@ -123,7 +124,7 @@ struct Party {
 }
 
 impl Party {
-    fn new(want: Want, ticket: Option<Ticket>, deadline: Option<Instant>, state: State) -> Self {
+    fn new(want: Want, ticket: Option<Ticket>, deadline: Option<Moment>, state: State) -> Self {
         Self { want, ticket, deadline, failure: None, dial: None, state, sleep: Sleep::Awake }
     }
 }
@@ -131,7 +132,7 @@ impl Party {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sleep {
     Awake,
-    Until(Option<Instant>),
+    Until(Option<Moment>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,9 +178,9 @@ pub(crate) struct Hangs {
 #[derive(Debug)]
 pub(crate) struct World {
     ledger: Ledger<u32, Failure, usize>,
-    now: Instant,
+    now: Moment,
     /// The latest time that an event was given.
-    latest: Instant,
+    latest: Moment,
     config: Config,
     /// What may be open: `max_open`, or what was out when it was lowered and is out still.
     allowance: u32,
@@ -204,20 +205,20 @@ pub(crate) struct World {
     /// Closes that the driver is at, and whether they hang.
     closes: Vec<(ErrandId, u32, bool)>,
     /// Slots held by what is on its way out.
-    closings: BTreeMap<ErrandId, (u32, Option<Instant>)>,
+    closings: BTreeMap<ErrandId, (u32, Option<Moment>)>,
 
     last_failure: Option<Failure>,
     /// Dials that have failed since the last that succeeded, and when the latest did.
     failures: u32,
-    failed_at: Option<Instant>,
+    failed_at: Option<Moment>,
     spread: Spread,
     /// The longest that a dial has taken.
     longest_dial: Duration,
     /// For when upkeep is ordered, and when it last came.
-    alarm: Option<Instant>,
-    upkept_at: Option<Instant>,
+    alarm: Option<Moment>,
+    upkept_at: Option<Moment>,
     /// When a connection was last found broken.
-    doubted_at: Option<Instant>,
+    doubted_at: Option<Moment>,
     totals: Stats,
     /// What the ledger has ordered and the World has not yet expected.
     orders: Orders,
@@ -225,7 +226,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(config: Config, hangs: Hangs) -> Self {
-        let now = Instant::now() + Duration::from_secs(1_000_000);
+        let now = Moment::from(std::time::Instant::now()) + Duration::from_secs(1_000_000);
         Self {
             ledger: Ledger::new(config, SEED),
             now,
@@ -263,7 +264,7 @@ impl World {
     // ---- Events --------------------------------------------------------------------------------
 
     /// The clock of the next events: this much behind the furthest that it has been.
-    fn read_clock(&mut self, behind: Duration) -> Instant {
+    fn read_clock(&mut self, behind: Duration) -> Moment {
         let now = self.now - behind;
         self.latest = self.latest.max(now);
         now
@@ -312,7 +313,7 @@ impl World {
 
     pub(crate) fn request(&mut self, patience: Option<Duration>, behind: Duration) {
         let now = self.read_clock(behind);
-        let deadline = patience.and_then(|patience| moment(now, patience));
+        let deadline = patience.and_then(|patience| now.after(patience));
         self.parties.push(Party::new(Want::Connection, None, deadline, State::Gone));
         self.ask(self.parties.len() - 1, now);
     }
@@ -324,7 +325,7 @@ impl World {
         }
     }
 
-    fn ask(&mut self, party: usize, now: Instant) {
+    fn ask(&mut self, party: usize, now: Moment) {
         let Party { ticket: place, deadline, .. } = self.parties[party];
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         let at_once = |world: &Self| {
@@ -468,7 +469,7 @@ impl World {
         }
     }
 
-    fn collect_or_leave(&mut self, party: usize, now: Instant) {
+    fn collect_or_leave(&mut self, party: usize, now: Moment) {
         if !self.collect_of(party) {
             let ticket = self.parties[party].ticket.expect("who waits has a ticket");
             let verdict = self.ledger.leave(ticket, now);
@@ -495,7 +496,7 @@ impl World {
         self.event(now, orders, |_, _| {});
     }
 
-    fn look_at(&mut self, now: Instant) {
+    fn look_at(&mut self, now: Moment) {
         let orders = self.ledger.look(now);
         self.event(now, orders, |_, _| {});
     }
@@ -511,7 +512,7 @@ impl World {
             world.totals.dialed_total += 1;
             world.last_failure = None;
             (world.failures, world.failed_at) = (0, None);
-            let took = now.saturating_duration_since(dial.began);
+            let took = now.since(dial.began);
             world.longest_dial = world.longest_dial.max(took);
             let opened = Connection {
                 place: Place::Closed,
@@ -642,7 +643,7 @@ impl World {
         let party = self.parties.len();
         let (ticket, orders) = self.ledger.warm_up(target, now, || party);
         let is_closed = self.closed;
-        let deadline = patience.and_then(|patience| moment(now, patience));
+        let deadline = patience.and_then(|patience| now.after(patience));
         let want = Want::Warmth(target);
         self.parties.push(Party::new(want, Some(ticket), deadline, State::Waiting));
         self.event(now, orders, |world, _| {
@@ -746,7 +747,7 @@ impl World {
         let now = self.read_clock(behind);
         let party = self.parties.len();
         let (ticket, orders) = self.ledger.drain(now, || party);
-        let deadline = patience.and_then(|patience| moment(now, patience));
+        let deadline = patience.and_then(|patience| now.after(patience));
         self.parties.push(Party::new(Want::Rest, Some(ticket), deadline, State::Waiting));
         self.event(now, orders, |_, _| {});
     }
@@ -815,7 +816,7 @@ impl World {
             } else if let Some(next) = self.next_retry() {
                 // The server is back for the next attempt.
                 refuses = false;
-                self.wait(next.saturating_duration_since(self.now));
+                self.wait(next.since(self.now));
             } else {
                 break;
             }
@@ -825,7 +826,7 @@ impl World {
 
     // ---- What an event comes to ----------------------------------------------------------------
 
-    fn event(&mut self, now: Instant, orders: Orders, what: impl FnOnce(&mut Self, Instant)) {
+    fn event(&mut self, now: Moment, orders: Orders, what: impl FnOnce(&mut Self, Moment)) {
         self.orders = orders;
         self.expire(now);
         what(self, now);
@@ -861,12 +862,12 @@ impl World {
     }
 
     /// Upkeep is ordered for whatever time alone will do.
-    fn note_alarm(&mut self, now: Instant) {
-        let least = self.upkept_at.and_then(|last| moment(last, UPKEEP_LEAST));
+    fn note_alarm(&mut self, now: Moment) {
+        let least = self.upkept_at.and_then(|last| last.after(UPKEEP_LEAST));
         if let Some(ordered) = self.orders.alarm {
             assert!(!self.closed, "nothing of a closed pool is kept up");
-            let is_lost = |before| now.saturating_duration_since(before) >= UPKEEP_LEAST;
-            let is_news = |before: Instant| ordered < before || is_lost(before);
+            let is_lost = |before| now.since(before) >= UPKEEP_LEAST;
+            let is_news = |before: Moment| ordered < before || is_lost(before);
             assert!(self.alarm.is_none_or(is_news), "ordered twice");
             assert!(least.is_none_or(|least| ordered >= least), "LIFE-09: upkeep without pause");
             self.alarm = Some(ordered);
@@ -885,7 +886,7 @@ impl World {
     }
 
     /// When time alone will next do something, although nobody calls.
-    fn next_by_time(&self, now: Instant) -> Option<Instant> {
+    fn next_by_time(&self, now: Moment) -> Option<Moment> {
         let aging = self.idle.iter().map(|idle| &self.connections[idle]).flat_map(|idle| {
             let is_noted = idle.leaving != Leaving::No;
             let leaves = if is_noted { None } else { self.leaves_at(idle, LEAD_LEAST) };
@@ -903,17 +904,17 @@ impl World {
         let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
         let shortest = max_lifetime.min(max_idle_time).min(check_idle_every);
         let is_out = self.at(&[Place::Granted, Place::Lent]) > 0;
-        let unseen = moment(now, shortest).filter(|_| is_out);
+        let unseen = now.after(shortest).filter(|_| is_out);
         aging.chain([self.next_idled_out(), fill, errand, unseen]).flatten().min()
     }
 
     /// When something next overruns its time limit or may be tried again, somebody must be awake to
     /// see it.
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self) -> Option<Moment> {
         self.next_errand_due().into_iter().chain(self.next_retry()).min()
     }
 
-    fn next_errand_due(&self) -> Option<Instant> {
+    fn next_errand_due(&self) -> Option<Moment> {
         let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
         let asides =
             self.asides.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
@@ -943,8 +944,8 @@ impl World {
         self.orders.wake.remove(at);
     }
 
-    fn expire(&mut self, now: Instant) {
-        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+    fn expire(&mut self, now: Moment) {
+        let is_due = |deadline: Option<Moment>| deadline.is_some_and(|deadline| deadline <= now);
         let overdue: Vec<_> = self
             .dials
             .iter()
@@ -975,7 +976,7 @@ impl World {
         }
     }
 
-    fn settle(&mut self, now: Instant) {
+    fn settle(&mut self, now: Moment) {
         if self.closed {
             if self.open() == 0 {
                 for party in 0..self.parties.len() {
@@ -1003,7 +1004,7 @@ impl World {
         self.allowance = self.allowance.min(self.open()).max(self.config.max_open);
     }
 
-    fn serve(&mut self, now: Instant) {
+    fn serve(&mut self, now: Moment) {
         while let Some(&front) = self.queue.first() {
             if self.is_expired(front, now) {
                 self.queue.remove(0);
@@ -1036,7 +1037,7 @@ impl World {
     }
 
     /// While dials fail, one caller at a time dials again; once one has succeeded, all may.
-    fn revive(&mut self, now: Instant) {
+    fn revive(&mut self, now: Moment) {
         let may_dial_again = self.may_retry() || self.config.breaker.is_some();
         if may_dial_again && self.failures == 0 {
             for party in &self.queue {
@@ -1049,7 +1050,7 @@ impl World {
     }
 
     /// Keeps `min_idle` at rest. How many are about to end is known within bounds.
-    fn fill(&mut self, now: Instant) {
+    fn fill(&mut self, now: Moment) {
         let is_paused = self.next_fill().is_some_and(|at| at > now);
         let is_tried = self.failures > 0 && self.counted() > 0;
         let tries = if self.failures > 0 { 1 } else { u32::MAX };
@@ -1064,7 +1065,7 @@ impl World {
     }
 
     /// Of a server taken for lost, those who need a dial hear at once, except for one who tries.
-    fn refuse(&mut self, now: Instant) {
+    fn refuse(&mut self, now: Moment) {
         let Some(failure) = self.last_failure else { return };
         if !self.is_broken_off() || self.may_probe(now) {
             return;
@@ -1086,7 +1087,7 @@ impl World {
     }
 
     /// One whose end is near, or else the coldest.
-    fn close_surplus(&mut self, now: Instant) {
+    fn close_surplus(&mut self, now: Moment) {
         let closes = &self.orders.closes;
         let is_ordered = |idle: &u32| closes.iter().any(|order| order.connection == *idle);
         let at = self.idle.iter().position(is_ordered).expect("more are idle than max_idle");
@@ -1098,8 +1099,8 @@ impl World {
     }
 
     /// Closes what has lived or rested too long, and notes whose end is near.
-    fn retire_aged(&mut self, now: Instant) {
-        let is_by = |moment: Option<Instant>| moment.is_some_and(|moment| moment <= now);
+    fn retire_aged(&mut self, now: Moment) {
+        let is_by = |moment: Option<Moment>| moment.is_some_and(|moment| moment <= now);
         let has_ended = |idle: &u32| is_by(self.ends_at(&self.connections[idle]));
         let (ended, idle) = self.idle.iter().partition(|idle| has_ended(idle));
         self.idle = idle;
@@ -1128,7 +1129,7 @@ impl World {
     }
 
     /// One at a time is checked while nobody wants it.
-    fn check_coldest(&mut self, now: Instant) {
+    fn check_coldest(&mut self, now: Moment) {
         if self.keep_alives() > 0 {
             return;
         }
@@ -1140,7 +1141,7 @@ impl World {
         }
     }
 
-    fn begin_dials(&mut self, now: Instant) {
+    fn begin_dials(&mut self, now: Moment) {
         loop {
             let wants = |party: &&usize| {
                 let Party { dial, failure, .. } = &self.parties[**party];
@@ -1176,10 +1177,10 @@ impl World {
         }
     }
 
-    fn begin_dial(&mut self, sponsor: Option<usize>, now: Instant) -> ErrandId {
+    fn begin_dial(&mut self, sponsor: Option<usize>, now: Moment) -> ErrandId {
         assert!(!self.orders.dials.is_empty(), "NO-STRANDED-WAITER: no dial for {sponsor:?}");
         let DialOrder { id, deadline } = self.orders.dials.remove(0);
-        assert_eq!(deadline, moment(now, self.config.dial_timeout));
+        assert_eq!(deadline, now.after(self.config.dial_timeout));
         let hangs = self.hangs_next(0, self.hangs.dials);
         let dial = Dial {
             sponsor,
@@ -1202,7 +1203,7 @@ impl World {
         }
     }
 
-    fn note_failure(&mut self, id: ErrandId, dial: &Dial, failure: Failure, now: Instant) {
+    fn note_failure(&mut self, id: ErrandId, dial: &Dial, failure: Failure, now: Moment) {
         self.last_failure = Some(failure);
         if dial.counted {
             (self.failures, self.failed_at) = (self.failures + 1, Some(now));
@@ -1241,7 +1242,7 @@ impl World {
         (*dial, *failure) = (None, None);
     }
 
-    fn lend(&mut self, connection: u32, now: Instant) {
+    fn lend(&mut self, connection: u32, now: Moment) {
         assert!(!self.suspended, "lent although the pool is suspended");
         let end = self.ends_at(&self.connections[&connection]);
         assert!(end.is_none_or(|end| end > now), "LIFE-03: lent beyond its life");
@@ -1266,7 +1267,7 @@ impl World {
         (*own, *state) = (Some(ticket), State::Holding(entry));
     }
 
-    fn shelve(&mut self, connection: u32, now: Instant) {
+    fn shelve(&mut self, connection: u32, now: Moment) {
         // Until it has a place again it counts nowhere.
         self.connection(connection).place = Place::Kept;
         let surplus = self.live() >= self.config.max_open;
@@ -1303,19 +1304,19 @@ impl World {
         }
     }
 
-    fn set_aside(&mut self, task: Task, connection: u32, now: Instant) {
+    fn set_aside(&mut self, task: Task, connection: u32, now: Moment) {
         let asides = &mut self.orders.asides;
         let at = asides.iter().position(|order| order.entry.connection == connection);
         let at = at.unwrap_or_else(|| panic!("{connection} is not set aside for {task:?}"));
         let AsideOrder { id, task: ordered, entry, deadline } = asides.remove(at);
-        assert_eq!((ordered, deadline), (task, moment(now, self.config.check_timeout)));
+        assert_eq!((ordered, deadline), (task, now.after(self.config.check_timeout)));
         self.connection(connection).place = Place::Aside;
         let hangs = self.hangs_next(1, self.hangs.asides);
         let entry = Some(entry);
         self.asides.push(Aside { id, task, connection, deadline, entry, written_off: None, hangs });
     }
 
-    fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Instant) {
+    fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Moment) {
         if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
             self.doubted_at = Some(now);
         }
@@ -1326,18 +1327,18 @@ impl World {
         self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
     }
 
-    fn note_closing(&mut self, id: ErrandId, connection: u32, now: Instant) {
+    fn note_closing(&mut self, id: ErrandId, connection: u32, now: Moment) {
         self.totals.retired_total += 1;
-        let due = moment(now, self.config.close_timeout);
+        let due = now.after(self.config.close_timeout);
         assert!(self.closings.insert(id, (connection, due)).is_none());
     }
 
-    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Instant) -> ErrandId {
+    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Moment) -> ErrandId {
         let closes = &mut self.orders.closes;
         let at = closes.iter().position(|order| order.connection == connection);
         let at = at.unwrap_or_else(|| panic!("{connection} is not closed"));
         let order = closes.remove(at);
-        let age = now.saturating_duration_since(self.connection(connection).opened_at);
+        let age = now.since(self.connection(connection).opened_at);
         assert_eq!((order.reason, order.age), (reason, age), "why {connection} is closed");
         let hangs = self.hangs_next(2, self.hangs.closes);
         let place = &mut self.connection(connection).place;
@@ -1347,7 +1348,7 @@ impl World {
         order.id
     }
 
-    fn close_idle(&mut self, reason: CloseReason, now: Instant) {
+    fn close_idle(&mut self, reason: CloseReason, now: Moment) {
         for connection in std::mem::take(&mut self.idle) {
             self.begin_close(connection, reason, now);
         }
@@ -1393,7 +1394,7 @@ impl World {
         self.queue.iter().filter(|party| self.parties[**party].failure.is_none()).count()
     }
 
-    fn room(&self, now: Instant) -> u32 {
+    fn room(&self, now: Moment) -> u32 {
         let dials = self.config.max_dialing.unwrap_or(u32::MAX);
         let slots = self.config.max_open.saturating_sub(self.open());
         let tries = match self.config.breaker {
@@ -1414,19 +1415,19 @@ impl World {
     }
 
     /// With a breaker, and while dials fail: whether one may begin.
-    fn may_probe(&self, now: Instant) -> bool {
+    fn may_probe(&self, now: Moment) -> bool {
         self.counted() == 0 && self.next_probe().is_none_or(|next| next <= now)
     }
 
-    fn next_probe(&self) -> Option<Instant> {
+    fn next_probe(&self) -> Option<Moment> {
         let Breaker { probe_every, .. } = self.config.breaker.filter(|_| self.is_broken_off())?;
         let failed_at = self.failed_at?;
-        Some(moment(failed_at, probe_every).unwrap_or_else(|| far_future(failed_at)))
+        Some(failed_at.after(probe_every).unwrap_or_else(|| far_future(failed_at)))
     }
 
     /// When the first caller whose dial has failed may dial again, if there is one that waits for
     /// that alone.
-    fn next_retry(&self) -> Option<Instant> {
+    fn next_retry(&self) -> Option<Moment> {
         let OnDialFailure::Retry(backoff) = self.config.on_dial_failure else { return None };
         let mut callers = self.queue.iter().map(|party| &self.parties[*party]);
         let is_tried = self.counted() > 0
@@ -1436,13 +1437,13 @@ impl World {
     }
 
     /// The pause doubles with each failure, less up to a half of it.
-    fn pause_ends(&self, backoff: Backoff) -> Option<Instant> {
+    fn pause_ends(&self, backoff: Backoff) -> Option<Moment> {
         let half = backoff.pause(self.failures) / 2;
-        moment(self.failed_at?, half + self.spread.share(u64::from(self.failures)).of(half))
+        self.failed_at?.after(half + self.spread.share(u64::from(self.failures)).of(half))
     }
 
     /// When `min_idle` may be dialed for; `None` is at once.
-    fn next_fill(&self) -> Option<Instant> {
+    fn next_fill(&self) -> Option<Moment> {
         let pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         self.pause_ends(pauses).max(self.next_probe())
     }
@@ -1467,42 +1468,42 @@ impl World {
         (max_lifetime < Duration::MAX).then(|| max_lifetime - connection.share.of(jitter))
     }
 
-    fn ends_at(&self, connection: &Connection) -> Option<Instant> {
-        moment(connection.opened_at, self.lifetime(connection)?)
+    fn ends_at(&self, connection: &Connection) -> Option<Moment> {
+        connection.opened_at.after(self.lifetime(connection)?)
     }
 
-    fn leaves_at(&self, connection: &Connection, lead: Duration) -> Option<Instant> {
+    fn leaves_at(&self, connection: &Connection, lead: Duration) -> Option<Moment> {
         let lifetime = self.lifetime(connection).filter(|_| self.config.min_idle() > 0)?;
-        moment(connection.opened_at, lifetime - lead.min(lifetime / 4))
+        connection.opened_at.after(lifetime - lead.min(lifetime / 4))
     }
 
     /// Within the last tenth of the interval, so that not all are checked at once.
-    fn check_at(&self, connection: &Connection) -> Option<Instant> {
+    fn check_at(&self, connection: &Connection) -> Option<Moment> {
         let every = self.config.check_idle_every.max(UPKEEP_LEAST);
         let after = every - connection.share.of(every / 10);
-        moment(connection.proven_at, after).filter(|_| every < Duration::MAX)
+        connection.proven_at.after(after).filter(|_| every < Duration::MAX)
     }
 
-    fn next_idled_out(&self) -> Option<Instant> {
+    fn next_idled_out(&self) -> Option<Moment> {
         let coldest = self.idle.first().filter(|_| small(self.idle.len()) > self.config.min_idle());
-        moment(self.connections[coldest?].idle_since, self.config.max_idle_time)
+        self.connections[coldest?].idle_since.after(self.config.max_idle_time)
     }
 
-    fn is_queue_full(&self, now: Instant) -> bool {
+    fn is_queue_full(&self, now: Moment) -> bool {
         let can_serve = self.coming() + self.idle.len() + self.room(now) as usize;
         let can_serve = if self.suspended { 0 } else { can_serve };
         let most = self.config.max_waiting.map(|most| most as usize + can_serve);
         most.is_some_and(|most| self.queue.len() >= most)
     }
 
-    fn is_expired(&self, party: usize, now: Instant) -> bool {
+    fn is_expired(&self, party: usize, now: Moment) -> bool {
         self.parties[party].deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
+    fn is_fresh(&self, now: Moment) -> bool {
         let Some(warmest) = self.idle.last() else { return false };
         let proven_at = self.connections[warmest].proven_at;
-        now.saturating_duration_since(proven_at) <= self.config.check_after
+        now.since(proven_at) <= self.config.check_after
             && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
 

@@ -124,7 +124,7 @@ fn a_drain_that_gives_up_says_what_is_out() {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
         let returning = thread::spawn(move || drop(held));
-        let drained = pool.drain(crate::sync::now() + SOON);
+        let drained = pool.drain((crate::sync::now() + SOON).into());
         assert!(drained.in_use + drained.closing <= 1 && drained.dialing == 0, "{drained:?}");
         assert!(!drained.is_complete() || server.books().open == 0, "{drained:?}");
         returning.join().unwrap();
