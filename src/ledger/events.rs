@@ -72,12 +72,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         (lent, effects)
     }
 
-    /// What has come to the holder of `ticket`, if anything has. Who collects a connection must
-    /// `look` next: others may have waited for that.
+    /// What has come to the holder of `ticket`, if anything has. Who collects a connection must say
+    /// `collected` next, and who collects anything else must `look`.
     pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Verdict<C, F>> {
         let verdict = self.served.remove(&ticket)?;
         self.granted -= u32::from(matches!(verdict, Verdict::Granted(_)));
         Some(verdict)
+    }
+
+    /// A connection has been collected: what rests may have been kept from others until then.
+    pub(crate) fn collected(&mut self, now: Moment) -> Effects<C, F, W> {
+        if self.at_rest() > 0 { self.look(now) } else { Effects::none() }
     }
 
     /// The holder of `ticket`, who has collected nothing, waits no longer.

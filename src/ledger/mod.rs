@@ -278,9 +278,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// When a caller whose dial has failed may dial again, if one waits for that.
     fn next_retry(&self) -> Option<Moment> {
-        let is_alone = self.dials.counted_on() == 0 && !self.queue.any_unsponsored();
-        let is_wanted = is_alone && !self.suspended && self.queue.any_failed();
-        let backoff = self.backoff().filter(|_| is_wanted)?;
+        let is_wanted = self.queue.any_failed() && !self.queue.any_unsponsored();
+        let is_alone = is_wanted && self.dials.counted_on() == 0 && !self.suspended;
+        let backoff = self.backoff().filter(|_| is_alone)?;
         self.outage.next_retry(backoff)
     }
 

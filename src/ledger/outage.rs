@@ -62,9 +62,10 @@ impl Outage {
 
     /// When a caller whose dial has failed may dial again; `None` is at once.
     pub(super) fn next_retry(&self, backoff: Backoff) -> Option<Moment> {
+        let failed_at = self.failed_at?;
         let half = backoff.pause(self.failures) / 2;
         let share = self.spread.share(u64::from(self.failures));
-        self.failed_at?.after(half + share.of(half))
+        failed_at.after(half + share.of(half))
     }
 
     /// When `min_idle` may be restored; `None` is at once.

@@ -310,6 +310,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Gives the budget back what is not needed, and tells it what could be.
     fn settle_share(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        if self.share.is_none() {
+            return;
+        }
         let (open, is_any_live) = (self.open(), self.live() > 0);
         let coldest = self.coldest_unwanted().map(|entry| entry.idle_since);
         let rest = AtRest { coldest, is_any_live };

@@ -71,19 +71,23 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Dials for `min_idle`, which counts what is on its way to rest and not what is about to end.
     pub(super) fn fill(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        if self.next_fill().is_some_and(|at| at > now) {
+        let missing = self.missing();
+        if missing == 0 || self.next_fill().is_some_and(|at| at > now) {
             return;
         }
         // While dials fail, one at a time tries.
         let tries =
             if self.outage.is_over() { u32::MAX } else { 1 - self.dials.counted_on().min(1) };
-        for _ in 0..self.missing().min(self.room(now)).min(tries) {
+        for _ in 0..missing.min(self.room(now)).min(tries) {
             self.begin_dial(Sponsor::Pool, now, effects);
         }
     }
 
     /// Connections that `min_idle` lacks.
     fn missing(&self) -> u32 {
+        if self.config.min_idle == 0 {
+            return 0;
+        }
         let coming = self.idle.staying() + self.dials.counted_on() + self.aside.len();
         let resting = coming.saturating_sub(self.queue.len());
         self.config.min_idle().saturating_sub(resting)

@@ -16,7 +16,8 @@ use super::{Books, Connection, Lent, Orders, Shell};
 impl<D: Dialer> Shell<D> {
     /// Locks the ledger, with everything that rests in the places taken in.
     pub(super) fn books(&self) -> OpenBooks<'_, D> {
-        let mut books = OpenBooks { shell: self, ledger: self.ledger.lock(), at_rest: 0 };
+        let ledger = self.ledger.lock();
+        let mut books = OpenBooks { shell: self, ledger, now: now(), at_rest: 0 };
         books.take_in();
         books
     }
@@ -35,6 +36,8 @@ pub(super) struct Reading {
 pub(super) struct OpenBooks<'a, D: Dialer> {
     shell: &'a Shell<D>,
     ledger: MutexGuard<'a, Books<D>>,
+    /// When that was, and no event before.
+    pub(super) now: Moment,
     /// What rested when the lock was taken.
     at_rest: u32,
 }
@@ -44,6 +47,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
     pub(super) fn wait(&mut self, bell: &Bell, until: Option<Moment>) -> Wake {
         self.put_away();
         let wake = bell.wait(&mut self.ledger, until);
+        self.now = now();
         self.take_in();
         wake
     }
@@ -55,16 +59,15 @@ impl<D: Dialer> OpenBooks<'_, D> {
     }
 
     fn take_in(&mut self) {
-        let mut found = Vec::new();
-        self.shell.places.sweep(|entry| found.push(entry));
-        self.take_in_all(found);
+        let (ledger, now) = (&mut self.ledger, self.now);
+        self.shell.places.sweep(|entry| take_in::<D>(ledger, entry, now));
         self.at_rest = self.ledger.at_rest();
     }
 
     /// Before unlocking: what may rest within reach of all is laid out, and the numbers are noted.
     fn put_away(&mut self) {
         self.shell.count_idle(i64::from(self.ledger.at_rest()) - i64::from(self.at_rest));
-        let now = now();
+        let now = self.now;
         if let Some(upkeep) = self.ledger.news_of_upkeep() {
             let coarse = |at: Moment| CoarseInstant::now().after(at.since(now));
             self.shell.knobs.set_next_upkeep(upkeep.map(coarse));
@@ -88,18 +91,16 @@ impl<D: Dialer> OpenBooks<'_, D> {
             Some(entry)
         };
         self.shell.places.open(epoch, until, lay_out, |entry| found.push(entry));
-        self.take_in_all(found);
-    }
-
-    fn take_in_all(&mut self, found: Vec<Lent<D>>) {
-        if !found.is_empty() {
-            let (now, coarse) = (now(), CoarseInstant::now());
-            for entry in found {
-                let rested = coarse.since(CoarseInstant(entry.rests_since));
-                self.ledger.take_in(entry, rested, now);
-            }
+        for entry in found {
+            take_in::<D>(&mut self.ledger, entry, now);
         }
     }
+}
+
+/// Has the ledger take in what rested in a place.
+fn take_in<D: Dialer>(ledger: &mut Books<D>, entry: Lent<D>, now: Moment) {
+    let rested = CoarseInstant::now().since(CoarseInstant(entry.rests_since));
+    ledger.take_in(entry, rested, now);
 }
 
 impl<D: Dialer> Deref for OpenBooks<'_, D> {

@@ -11,7 +11,7 @@ use crate::ledger::{Ledger, Ticket, Verdict};
 use crate::maintenance;
 use crate::moment::Moment;
 use crate::stats::Stats;
-use crate::sync::{Bell, now};
+use crate::sync::Bell;
 
 use super::account::turned_away;
 use super::books::Reading;
@@ -25,8 +25,9 @@ impl<D: Dialer> Shell<D> {
         target: u32,
         deadline: Option<Moment>,
     ) -> Result<(), Refused<D>> {
-        let (start, bell) = (now(), Arc::<Bell>::default());
+        let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
+        let start = ledger.now;
         let (ticket, effects) = ledger.warm_up(target, start, || Arc::clone(&bell));
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Warm, _) => Ok(()),
@@ -45,7 +46,12 @@ impl<D: Dialer> Shell<D> {
 
     /// Closes for good if nothing is left here; says whether it is closed and nothing is.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
-        let Some(effects) = self.books().close_if_vacant(now()) else { return false };
+        let effects = {
+            let mut ledger = self.books();
+            let now = ledger.now;
+            ledger.close_if_vacant(now)
+        };
+        let Some(effects) = effects else { return false };
         self.carry_out(effects);
         maintenance::forget(&self.weak());
         true
@@ -69,7 +75,8 @@ impl<D: Dialer> Shell<D> {
         self.close();
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
-        let (ticket, effects) = ledger.drain(now(), || Arc::clone(&bell));
+        let now = ledger.now;
+        let (ticket, effects) = ledger.drain(now, || Arc::clone(&bell));
         self.wait(ledger, effects, ticket, &bell, deadline).1.stats
     }
 
@@ -95,7 +102,8 @@ impl<D: Dialer> Shell<D> {
     /// Retires what the predicate says: of what was begun before now, and not lent when it does.
     pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
         let mut ledger = self.books();
-        let (epoch, effects) = ledger.retire_where(now());
+        let now = ledger.now;
+        let (epoch, effects) = ledger.retire_where(now);
         // Before anybody can be told to judge by it.
         self.predicates.lock().insert(epoch, predicate);
         drop(ledger);
@@ -109,7 +117,8 @@ impl<D: Dialer> Shell<D> {
     ) -> Result<(), ConfigError> {
         let mut ledger = self.books();
         let config = change(*ledger.config())?;
-        let effects = ledger.reconfigure(config, now());
+        let now = ledger.now;
+        let effects = ledger.reconfigure(config, now);
         self.knobs.set(&config);
         self.places.grow(places_for(&config));
         drop(ledger);

@@ -22,8 +22,11 @@ impl<D: Dialer> Shell<D> {
     /// Tells the ledger of an event, and carries out what follows.
     #[cold]
     pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>) {
-        let now = now();
-        let effects = event(&mut self.books(), now);
+        let effects = {
+            let mut ledger = self.books();
+            let now = ledger.now;
+            event(&mut ledger, now)
+        };
         self.carry_out(effects);
     }
 
@@ -219,9 +222,9 @@ pub(super) struct Assignment<D: Dialer> {
 
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
-        let now = now();
         let (orders, leaks) = {
             let mut ledger = self.books();
+            let now = ledger.now;
             let orders = ledger.upkeep(now);
             let leak_after = ledger.config().leak_after;
             (orders, ledger.take_leaks(CoarseInstant::now().before(leak_after).0))

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::dialer::Dialer;
 use crate::event::Watch;
 use crate::ledger::{Access, Ledger, Share};
-use crate::sync::{AtomicU64, Mutex, Ordering, Tally, catch, now, seed};
+use crate::sync::{AtomicU64, Mutex, Ordering, Tally, catch, seed};
 use crate::workers::Workers;
 
 use super::errands::Assignment;
@@ -177,8 +177,8 @@ impl<D: Dialer> Exchange<D> {
 
 impl<D: Dialer> Shell<D> {
     fn obey(&self, what: What) -> Orders<D> {
-        let now = now();
         let mut ledger = self.books();
+        let now = ledger.now;
         match what {
             What::Grant => ledger.granted(now),
             What::Evict { most, bar } => {

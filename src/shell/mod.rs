@@ -271,10 +271,9 @@ impl<D: Dialer> Shell<D> {
         cancel: Option<&Cancel>,
         has_queued: &mut bool,
     ) -> Result<(Ticket, Lent<D>), Refused<D>> {
-        // Who asks again has spent time since; who asks first has just read the clock.
-        let now = if place.is_some() { now() } else { start };
         let mut bell = None;
         let mut ledger = self.books();
+        let now = ledger.now;
         let (request, mut effects) = ledger
             .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
         let ticket = match request {
@@ -326,19 +325,19 @@ impl<D: Dialer> Shell<D> {
                 self.carry_out(effects);
                 ledger = self.books();
             }
-            let now = now();
+            let now = ledger.now;
             // Collect first: a grant already made outranks the deadline.
             let verdict = ledger.collect(ticket);
             let verdict = verdict.or_else(|| is_late.then(|| ledger.leave(ticket, now)));
             if let Some(mut verdict) = verdict {
-                let account = if let Verdict::Granted(entry) = &mut verdict {
+                let (account, effects) = if let Verdict::Granted(entry) = &mut verdict {
                     date::<D>(&ledger, entry, now, CoarseInstant::now());
-                    Account::default() // Who is served asks for none.
+                    // Who is served asks for no account.
+                    (Account::default(), ledger.collected(now))
                 } else {
                     // Before others are found to be late as well: they are asking still.
-                    Account::after_wait(&ledger, now)
+                    (Account::after_wait(&ledger, now), ledger.look(now))
                 };
-                let effects = ledger.look(now);
                 drop(ledger);
                 self.carry_out(effects);
                 return (verdict, account);
@@ -348,7 +347,8 @@ impl<D: Dialer> Shell<D> {
                 Wake::Rung => Effects::none(),
                 Wake::Late => {
                     is_late = until == deadline;
-                    ledger.look(self::now())
+                    let now = ledger.now;
+                    ledger.look(now)
                 }
             };
         }

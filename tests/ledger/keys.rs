@@ -399,10 +399,12 @@ impl Keys {
             (it.state, it.sleep) = (State::Waiting, Sleep::Until(until));
             return self.put_away(member, now);
         };
-        if let Verdict::Granted(entry) = verdict {
+        let effects = if let Verdict::Granted(entry) = verdict {
             self.lend(caller, Some(ticket), entry);
-        }
-        let effects = self.books(member).look(now);
+            self.books(member).collected(now)
+        } else {
+            self.books(member).look(now)
+        };
         self.note(member, now, effects);
     }
 

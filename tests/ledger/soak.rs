@@ -437,7 +437,11 @@ impl Soak {
             if verdict.is_none() && is_late {
                 verdict = Some(ledger.leave(ticket, now));
             }
-            if verdict.is_some() { ledger.look(now) } else { Effects::none() }
+            match &verdict {
+                Some(Verdict::Granted(_)) => ledger.collected(now),
+                Some(_) => ledger.look(now),
+                None => Effects::none(),
+            }
         });
         match verdict {
             Some(Verdict::Granted(entry)) => self.lend(id, entry),
