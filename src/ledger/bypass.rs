@@ -26,7 +26,7 @@ use crate::moment::Moment;
 const STRETCH: u32 = 5;
 
 /// The most, as a multiple of the least.
-const MOST: u32 = 7;
+const MOST: u32 = 5;
 
 /// For so long loans are counted before their rate is told: those of connections that pass the
 /// ledger seldom are counted late.
