@@ -34,6 +34,8 @@ mod keyed;
 mod ledger;
 #[path = "../../src/moment.rs"]
 mod moment;
+#[path = "../../tests/moments/mod.rs"]
+mod moments;
 #[path = "../../src/places.rs"]
 mod places;
 #[path = "../../src/pool.rs"]

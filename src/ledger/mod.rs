@@ -108,8 +108,9 @@ pub(crate) enum Verdict<C, F> {
 
 /// The books of one pool, for connections `C`, dial failures `F` and wakers `W`.
 ///
-/// Time enters as `now`. It may repeat or run backwards a little between events (each caller reads
-/// its clock before it takes the lock): then nothing is done early, and nothing is counted twice.
+/// Time enters as `now`. It may repeat or run backwards a little between events (an errand that ends
+/// reads its clock before it takes the lock): then nothing is done early, and nothing is counted
+/// twice.
 ///
 /// | promise | how it is kept here |
 /// | --- | --- |

@@ -18,6 +18,8 @@ mod ledger;
 #[allow(dead_code)]
 #[path = "../../src/moment.rs"]
 mod moment;
+#[path = "../moments/mod.rs"]
+mod moments;
 mod simulation;
 #[path = "../../src/stats.rs"]
 #[allow(unreachable_pub)]

@@ -17,6 +17,8 @@ mod ledger;
 #[allow(dead_code)]
 #[path = "../../src/moment.rs"]
 mod moment;
+#[path = "../moments/mod.rs"]
+mod moments;
 #[path = "../../src/stats.rs"]
 mod stats;
 
