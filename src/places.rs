@@ -38,13 +38,14 @@ pub(crate) struct Places<T> {
     until: AtomicU64,
     /// How many the latest sweep has found, or how many have been laid out since.
     last_seen: Figure,
-    /// Those that the pool began with.
-    first: Box<[Shelf<T>]>,
-    /// Those that it has needed since: made at once, up to the most that there may be.
-    later: OnceLock<Box<[Shelf<T>]>>,
-    /// How many of the later ones are in use. It only grows, so that a sweep finds all that anybody
-    /// may have left.
-    later_used: Figure,
+    first: Row<T>,
+}
+
+/// Some places, and those that the pool has needed since. Rows are only added, so that a sweep finds
+/// all that anybody may have left.
+struct Row<T> {
+    places: Box<[Shelf<T>]>,
+    next: OnceLock<Box<Row<T>>>,
 }
 
 /// The gate is open, for connections of this epoch.
@@ -54,38 +55,36 @@ pub(crate) struct Open {
 }
 
 impl<T> Places<T> {
-    /// Places for at most `most` connections, all empty, behind an open gate.
-    pub(crate) fn new(most: u32) -> Self {
+    /// Places for so many connections, all empty, behind an open gate.
+    pub(crate) fn new(count: u32) -> Self {
         Self {
             gate: AtomicU64::new(0),
             until: AtomicU64::new(NO_LIMIT),
             last_seen: Figure::default(),
-            first: shelves(most.min(PLACES_MOST) as usize),
-            later: OnceLock::new(),
-            later_used: Figure::default(),
+            first: Row::new(count.min(PLACES_MOST) as usize),
         }
     }
 
     /// The place of that number, if there is one.
     #[inline]
     fn place(&self, at: usize) -> Option<&Shelf<T>> {
-        match self.first.get(at) {
+        match self.first.places.get(at) {
             Some(place) => Some(place),
-            None => self.later_place(at - self.first.len()),
+            None => self.later_place(at),
         }
     }
 
     #[inline(never)]
     fn later_place(&self, at: usize) -> Option<&Shelf<T>> {
-        self.later().get(at)
+        self.all().nth(at)
     }
 
-    fn later(&self) -> &[Shelf<T>] {
-        self.later.get().map_or(&[], |later| &later[..self.later_used.get() as usize])
+    fn rows(&self) -> impl Iterator<Item = &Row<T>> {
+        std::iter::successors(Some(&self.first), |row| row.next.get().map(Box::as_ref))
     }
 
     fn all(&self) -> impl Iterator<Item = &Shelf<T>> {
-        self.first.iter().chain(self.later())
+        self.rows().flat_map(|row| &row.places)
     }
 
     /// `None`: it is shut, or its time is up, and callers go by the ledger.
@@ -198,13 +197,19 @@ impl<T> Places<T> {
         }
     }
 
-    /// Has places for at most `most` connections from now on, if there are fewer.
-    pub(crate) fn grow(&self, most: u32) {
+    /// Has places for so many connections from now on, if there are fewer and `most` allows.
+    pub(crate) fn grow(&self, wanted: u32, most: u32) {
         debug_assert!(self.is_open().is_none(), "the gate is shut while the ledger is locked");
-        let later_used = (most.min(PLACES_MOST) as usize).saturating_sub(self.first.len());
-        if later_used as u64 > self.later_used.get() {
-            self.later.get_or_init(|| shelves(PLACES_MOST as usize - self.first.len()));
-            self.later_used.set(later_used as u64);
+        let most = most.min(PLACES_MOST) as usize;
+        let wanted = most.min(wanted as usize);
+        let mut count = 0;
+        for row in self.rows() {
+            count += row.places.len();
+            if count < wanted && row.next.get().is_none() {
+                // Twice as many as before: to go through few rows.
+                let more = count.max(wanted - count).min(most - count);
+                row.next.get_or_init(|| Box::new(Row::new(more)));
+            }
         }
     }
 
@@ -231,6 +236,8 @@ impl<T> Places<T> {
     }
 }
 
-fn shelves<T>(count: usize) -> Box<[Shelf<T>]> {
-    (0..count).map(|_| Shelf::new()).collect()
+impl<T> Row<T> {
+    fn new(count: usize) -> Self {
+        Self { places: (0..count).map(|_| Shelf::new()).collect(), next: OnceLock::new() }
+    }
 }

@@ -82,7 +82,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// A connection has been collected: what rests may have been kept from others until then.
     pub(crate) fn collected(&mut self, now: Moment) -> Effects<C, F, W> {
-        if self.at_rest() > 0 { self.look(now) } else { Effects::none() }
+        if self.at_rest() > 0 {
+            return self.look(now);
+        }
+        self.shed();
+        Effects::none()
     }
 
     /// The holder of `ticket`, who has collected nothing, waits no longer.

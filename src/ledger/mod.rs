@@ -247,7 +247,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// What is open and not on its way out.
-    fn live(&self) -> u32 {
+    pub(crate) fn live(&self) -> u32 {
         self.idle.len() + self.busy() + self.dials.len()
     }
 

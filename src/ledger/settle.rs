@@ -100,16 +100,18 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Frees the memory of tables that are empty, as most are most of the time: a pool at rest would
     /// weigh half as much again, and of a keyed pool's there may be thousands.
-    fn shed(&mut self) {
+    pub(super) fn shed(&mut self) {
         let is_at_rest = self.queue.is_empty()
             && self.asleep.is_empty()
             && self.served.is_empty()
+            && self.warm_ups.is_empty()
             && self.dials.len() == 0
             && self.aside.is_empty()
             && self.closings.len() == 0;
         if is_at_rest && !self.has_shed {
             self.queue.shed();
             (self.asleep, self.served) = (BTreeMap::new(), BTreeMap::new());
+            self.warm_ups = BTreeMap::new();
             (self.dials, self.aside) = (Dials::default(), Aside::default());
             self.closings = Closings::default();
         }

@@ -83,6 +83,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
     fn lay_out(&mut self, ease: Duration, now: Moment) {
         let coarse = CoarseInstant::now();
         let (epoch, until) = (self.ledger.epoch(), now.after(ease));
+        self.shell.places.grow(self.ledger.live(), self.ledger.config().max_idle());
         let mut found = Vec::new();
         let lay_out = || {
             let (mut entry, rested) = self.ledger.lay_out(now)?;

@@ -15,7 +15,6 @@ use crate::sync::Bell;
 
 use super::account::turned_away;
 use super::books::Reading;
-use super::knobs::places_for;
 use super::{Books, Predicate, Refused, Shell};
 
 impl<D: Dialer> Shell<D> {
@@ -120,7 +119,6 @@ impl<D: Dialer> Shell<D> {
         let now = ledger.now;
         let effects = ledger.reconfigure(config, now);
         self.knobs.set(&config);
-        self.places.grow(places_for(&config));
         drop(ledger);
         self.carry_out(effects);
         Ok(())

@@ -66,6 +66,8 @@ pub(super) fn is_timed(config: &Config) -> bool {
     config.check_after >= CoarseDuration::LEAST
 }
 
-pub(super) fn places_for(config: &Config) -> u32 {
-    if is_timed(config) { config.max_idle() } else { 0 }
+/// How many places a pool has before it is known to need more: of one among many keys, few.
+pub(super) fn places_at_first(config: &Config, is_of_a_key: bool) -> u32 {
+    let at_first = if is_of_a_key { 2 } else { 16 };
+    if is_timed(config) { config.max_idle().min(at_first) } else { 0 }
 }

@@ -37,7 +37,7 @@ use self::account::{Account, refused, turned_away};
 use self::books::{OpenBooks, Reading, date};
 use self::errands::Assignment;
 use self::exchange::{IdleCount, Membership};
-use self::knobs::{Knobs, places_for};
+use self::knobs::{Knobs, places_at_first};
 
 pub(crate) use self::exchange::{Exchange, OnVacant};
 
@@ -88,7 +88,7 @@ impl<D: Dialer> Shell<D> {
             dialer,
             blocking,
             knobs: Knobs::new(&config),
-            places: Places::new(places_for(&config)),
+            places: Places::new(places_at_first(&config, membership.is_some())),
             ledger: Mutex::new(ledger),
             predicates: Mutex::new(BTreeMap::new()),
             workers,
