@@ -177,7 +177,18 @@ fn durations_from_nothing_to_forever_mean_what_they_say() {
         PooledConnection::discard(held);
         assert_eq!(waiting.join().unwrap(), 2);
     });
+
+    // Beyond what the pool's own clock can say, which is 292 years.
+    let some_day = Instant::now() + Duration::from_secs(300 * 366 * 24 * 60 * 60);
+    let held = pool.get_deadline(some_day).unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| pool.get_deadline(some_day).unwrap().id);
+        await_waiting(&pool, 1);
+        PooledConnection::discard(held);
+        assert_eq!(waiting.join().unwrap(), 3);
+    });
     await_rest(&pool, &server);
+    assert!(pool.drain(some_day).is_complete());
 }
 
 /// CAN-12.
