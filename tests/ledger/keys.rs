@@ -670,6 +670,8 @@ impl Keys {
     fn wake(&mut self, caller: usize) {
         if self.is_up(caller) {
             self.event(self.callers[caller].member, Ledger::look);
+            // What that has led to is carried out before it looks at its own deadline.
+            self.follow();
         }
         if matches!(self.callers[caller].state, State::Waiting) {
             self.collect_of(caller);
