@@ -1,15 +1,16 @@
 //! Weighs a pool at rest: its bytes on the heap, what each connection adds, and its threads.
 
+#[path = "../tests/counting/mod.rs"]
+mod counting;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use latebind::{KeyedPool, Pool};
 
+use crate::counting::live_bytes;
 use crate::support::{Pause, Peer};
 
 /// How long a pool is left alone before it is weighed: its threads may leave by then.
@@ -17,29 +18,6 @@ const REST: Duration = Duration::from_secs(6);
 
 const FEW: u32 = 10;
 const MANY: u32 = 1_000;
-
-/// The system's allocator, and how many bytes were asked of it and not given back.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: each call goes to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller keeps to the same contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above; the block came from the same allocator, by `alloc`.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
 
 /// What one pool holds that was not there before it.
 struct Weight {
@@ -57,14 +35,14 @@ fn main() {
 
 /// A keyed pool, with one connection to each key.
 fn print_keyed() {
-    let before = LIVE.load(Ordering::Relaxed);
+    let before = live_bytes();
     let builder = KeyedPool::builder(|_: &u32| Pause(Duration::ZERO)).max_open_total(MANY);
     let pool = builder.build().expect("it is sound");
     for key in 0..MANY {
         drop(pool.get(&key).expect("a pause does not fail"));
     }
     thread::sleep(REST);
-    let bytes = LIVE.load(Ordering::Relaxed).saturating_sub(before);
+    let bytes = live_bytes().saturating_sub(before);
     println!("\n{MANY} keys with a connection each: {} bytes per key", bytes / MANY as usize);
 }
 
@@ -77,12 +55,12 @@ fn print<P: Peer>() {
 }
 
 fn weigh<P: Peer>(connections: u32) -> Weight {
-    let (bytes, threads) = (LIVE.load(Ordering::Relaxed), running());
+    let (bytes, threads) = (live_bytes(), running());
     let pool = P::open(connections, connections, Duration::ZERO);
     thread::sleep(REST);
     assert_eq!(pool.opened(), connections, "the pool is full");
     let weight = Weight {
-        bytes: LIVE.load(Ordering::Relaxed).saturating_sub(bytes),
+        bytes: live_bytes().saturating_sub(bytes),
         threads: running().zip(threads).map(|(now, before)| now.saturating_sub(before)),
     };
     drop(pool);

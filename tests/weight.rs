@@ -1,35 +1,13 @@
 //! What pools weigh on the heap, in bytes that were asked for and not given back: tables in which
 //! nobody is any more weigh nothing, and places are made as connections are.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counting;
+
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
+use counting::live_bytes;
 use latebind::{Dialer, KeyedPool, Pool};
-
-/// The system's allocator, and how many bytes are in use.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: each call goes to the system's allocator as it came; counting allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller keeps to the same contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above; the block came from the same allocator, by `alloc`.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
 
 struct Numbers;
 
@@ -44,9 +22,9 @@ impl Dialer for Numbers {
 
 /// What `make` leaves on the heap for as long as its result lives.
 fn weight<T>(make: impl FnOnce() -> T) -> usize {
-    let before = LIVE.load(Relaxed);
+    let before = live_bytes();
     let made = make();
-    let weight = LIVE.load(Relaxed).saturating_sub(before);
+    let weight = live_bytes().saturating_sub(before);
     drop(made);
     weight
 }
