@@ -53,6 +53,7 @@ impl From<Moment> for Instant {
         let first = *FIRST.get_or_init(Self::now);
         let span = Duration::from_nanos(moment.0.unsigned_abs());
         let instant = if moment.0 < 0 { first.checked_sub(span) } else { first.checked_add(span) };
+        // What came before a platform's clock began is taken for the first; no clock ends that soon.
         instant.unwrap_or(first)
     }
 }

@@ -182,7 +182,8 @@ pub(crate) struct Ledger<C, F, W> {
     drains: BTreeMap<Ticket, W>,
     /// Those who sleep, for whichever of these reasons, and when they will look by themselves.
     asleep: BTreeMap<Ticket, (Option<Moment>, W)>,
-    /// Whether these tables and those of errands were empty, and without memory, after the latest event.
+    /// Whether these tables and those of errands were empty, and without memory, after the latest
+    /// event.
     has_shed: bool,
 
     /// How the latest dial failed, unless one has succeeded since.

@@ -21,6 +21,13 @@ impl<D: Dialer> Shell<D> {
         books.take_in();
         books
     }
+
+    /// Tells the ledger of an event, and when it takes place.
+    pub(super) fn told<T>(&self, event: impl FnOnce(&mut Books<D>, Moment) -> T) -> T {
+        let mut books = self.books();
+        let now = books.now;
+        event(&mut books, now)
+    }
 }
 
 /// The pool's numbers as they were when the lock was last freed.
@@ -74,14 +81,14 @@ impl<D: Dialer> OpenBooks<'_, D> {
         }
         let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
         if let Some(ease) = ease {
-            self.lay_out(ease, now);
+            self.lay_out(ease);
         }
         let (stats, is_laid_out) = (self.ledger.stats_seen(now), ease.is_some());
         self.shell.reading.set(Reading { stats, is_laid_out });
     }
 
-    fn lay_out(&mut self, ease: Duration, now: Moment) {
-        let coarse = CoarseInstant::now();
+    fn lay_out(&mut self, ease: Duration) {
+        let (now, coarse) = (self.now, CoarseInstant::now());
         let (epoch, until) = (self.ledger.epoch(), now.after(ease));
         self.shell.places.grow(self.ledger.live(), self.ledger.config().max_idle());
         let mut found = Vec::new();

@@ -45,12 +45,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Closes for good if nothing is left here; says whether it is closed and nothing is.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
-        let effects = {
-            let mut ledger = self.books();
-            let now = ledger.now;
-            ledger.close_if_vacant(now)
-        };
-        let Some(effects) = effects else { return false };
+        let Some(effects) = self.told(Ledger::close_if_vacant) else { return false };
         self.carry_out(effects);
         maintenance::forget(&self.weak());
         true

@@ -22,11 +22,7 @@ impl<D: Dialer> Shell<D> {
     /// Tells the ledger of an event, and carries out what follows.
     #[cold]
     pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>) {
-        let effects = {
-            let mut ledger = self.books();
-            let now = ledger.now;
-            event(&mut ledger, now)
-        };
+        let effects = self.told(event);
         self.carry_out(effects);
     }
 
@@ -222,13 +218,11 @@ pub(super) struct Assignment<D: Dialer> {
 
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
-        let (orders, leaks) = {
-            let mut ledger = self.books();
-            let now = ledger.now;
+        let (orders, leaks) = self.told(|ledger, now| {
             let orders = ledger.upkeep(now);
             let leak_after = ledger.config().leak_after;
             (orders, ledger.take_leaks(CoarseInstant::now().before(leak_after).0))
-        };
+        });
         // The thread that this runs on is that of all pools: no dialer may hold it up, nor may an
         // observer.
         let left = if orders.may_call_out() || !leaks.is_empty() {

@@ -454,7 +454,7 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
         let held = self.end_loan(&entry, CoarseInstant::now());
         self.tell(|| Event::Detached { held });
-        let (connection, effects) = self.books().detach(entry, now());
+        let (connection, effects) = self.told(|ledger, now| ledger.detach(entry, now));
         self.carry_out(effects);
         connection
     }
