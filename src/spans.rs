@@ -1,8 +1,12 @@
 //! The spans of feature `tracing`, and nothing in their place without it.
+//!
+//! To begin a span and to end it is the subscriber's code: `Shell::in_span` does both.
 
 #[cfg(feature = "tracing")]
 mod kept {
     use tracing::span::EnteredSpan;
+
+    pub(crate) const ARE_KEPT: bool = true;
 
     /// Ends the span when dropped.
     pub(crate) type Span = EnteredSpan;
@@ -22,6 +26,8 @@ mod kept {
 
 #[cfg(not(feature = "tracing"))]
 mod kept {
+    pub(crate) const ARE_KEPT: bool = false;
+
     /// Nothing.
     pub(crate) struct Span;
 
@@ -38,4 +44,4 @@ mod kept {
     }
 }
 
-pub(crate) use self::kept::{check, dial, wait};
+pub(crate) use self::kept::{ARE_KEPT, Span, check, dial, wait};

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::thread::ThreadId;
@@ -22,7 +23,86 @@ use thread_local::ThreadLocal;
 use crate::moment::Moment;
 
 pub(crate) use crossbeam_utils::sync::ShardedLock;
-pub(crate) use parking_lot::{Mutex, MutexGuard};
+
+// ---- Locks -------------------------------------------------------------------------------------
+
+/// A lock of the pool's own. A panic does not poison it, and no user code runs under it: debug
+/// builds count the locks that a thread holds, and `catch`, the door to user code, asserts that
+/// there are none.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
+
+#[derive(Debug)]
+pub(crate) struct MutexGuard<'a, T> {
+    guard: parking_lot::MutexGuard<'a, T>,
+    _held: Held,
+}
+
+impl<T> Mutex<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(parking_lot::Mutex::new(value))
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        MutexGuard { guard: self.0.lock(), _held: Held::one_more() }
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.guard
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.guard
+    }
+}
+
+/// One of the locks that this thread holds.
+#[derive(Debug)]
+struct Held;
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static HELD: Cell<u32> = const { Cell::new(0) };
+}
+
+#[cfg(debug_assertions)]
+impl Held {
+    fn one_more() -> Self {
+        HELD.set(HELD.get() + 1);
+        Self
+    }
+
+    fn assert_none() {
+        assert_eq!(HELD.get(), 0, "NO-USER-CODE-UNDER-LOCK");
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.set(HELD.get() - 1);
+    }
+}
+
+#[cfg(not(debug_assertions))]
+impl Held {
+    #[inline]
+    fn one_more() -> Self {
+        Self
+    }
+
+    #[inline]
+    fn assert_none() {}
+}
 
 /// The clock.
 pub(crate) fn now() -> Moment {
@@ -305,9 +385,9 @@ impl Bell {
     /// Waits, with the lock released, until rung or until `until`. `None` is never.
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
         match until {
-            None => self.condvar.wait(guard),
+            None => self.condvar.wait(&mut guard.guard),
             Some(until) => {
-                if self.condvar.wait_until(guard, until.into()).timed_out() {
+                if self.condvar.wait_until(&mut guard.guard, until.into()).timed_out() {
                     return Wake::Late;
                 }
             }
@@ -376,6 +456,7 @@ impl<T> Taker<T> {
 /// Nothing that the closure touches may be trusted after a panic but to be closed or dropped.
 #[inline]
 pub(crate) fn catch<T>(user_code: impl FnOnce() -> T) -> Option<T> {
+    Held::assert_none();
     catch_unwind(AssertUnwindSafe(user_code)).map_err(drop_payload).ok()
 }
 

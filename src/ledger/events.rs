@@ -14,7 +14,7 @@ use super::errands::Sponsor;
 use super::queue::{Waiter, count};
 use super::roster::Tally;
 use super::share::Share;
-use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Verdict};
+use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Served, Verdict};
 
 /// By how much a return out of sight may seem later than it was: the tick of the slowest kernel's timer.
 const TICK: Duration = Duration::from_millis(10);
@@ -22,21 +22,23 @@ const TICK: Duration = Duration::from_millis(10);
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
 
-    /// A caller asks for a connection. One that was given a broken connection asks again with its
-    /// ticket, and so keeps its place.
+    /// A caller asks for a connection that it has wanted `since` then. One that was given a broken
+    /// connection asks again with its ticket, and so keeps its place.
     pub(crate) fn request(
         &mut self,
         place: Option<Ticket>,
+        since: Moment,
         deadline: Option<Moment>,
         now: Moment,
         waker: impl FnOnce() -> W,
     ) -> (Request<C>, Effects<C, F, W>) {
-        if self.closed {
-            return (Request::Refused(Refusal::Closed), Effects::none());
-        }
         let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
         let mut answer = Request::Queued(ticket);
         let effects = self.settled(now, |ledger, _| {
+            if ledger.closed {
+                answer = Request::Refused(Refusal::Closed);
+                return;
+            }
             let is_first = ledger.queue.is_empty() && ledger.outdated.is_empty();
             let may_lend = is_first && !ledger.suspended;
             if let Some(entry) = may_lend.then(|| ledger.take_fresh(now)).flatten() {
@@ -50,7 +52,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 answer = Request::Refused(Refusal::QueueFull);
             } else {
                 ledger.totals.waited_total += u64::from(place.is_none());
-                ledger.queue.join(ticket, Waiter::new(waker(), now, deadline));
+                ledger.queue.join(ticket, Waiter::new(waker(), since, now, deadline));
             }
         });
         (answer, effects)
@@ -75,8 +77,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// What has come to the holder of `ticket`, if anything has. Who collects a connection must say
     /// `collected` next, and who collects anything else must `look`.
     pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Verdict<C, F>> {
-        let verdict = self.served.remove(&ticket)?;
-        self.granted -= u32::from(matches!(verdict, Verdict::Granted(_)));
+        let Served { verdict, is_waking } = self.served.remove(&ticket)?;
+        self.waking -= u32::from(is_waking);
         Some(verdict)
     }
 
@@ -279,11 +281,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.outage.forgotten_at(self.config.breaker?)
     }
 
-    /// Closes the books for good if nothing is left in them. Whoever comes to them later is turned
-    /// away, and must look for others. `None`: something is left.
-    pub(crate) fn close_if_vacant(&mut self, now: Moment) -> Option<Effects<C, F, W>> {
-        let is_vacant = self.is_vacant(now);
-        is_vacant.then(|| if self.closed { Effects::none() } else { self.close(now) })
+    /// Closes the books for good if nothing is left in them, and says whether nothing is. Callers who
+    /// come later are turned away, and must look for other books.
+    pub(crate) fn close_if_vacant(&mut self, now: Moment) -> (bool, Effects<C, F, W>) {
+        if !self.is_vacant(now) {
+            return (false, self.look(now));
+        }
+        (true, if self.closed { Effects::none() } else { self.close(now) })
     }
 
     // ---- Connections that rest out of sight ----------------------------------------------------
@@ -334,6 +338,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Whether an event has seen to everything that was taken in.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.outdated.is_empty()
     }
 
     /// Takes back, as idle, a connection that has been laid out, lent and given back out of sight.
@@ -412,7 +421,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let ticket = Ticket(self.fresh_id());
         let effects = self.settled(now, |ledger, _| {
             if ledger.closed {
-                ledger.served.insert(ticket, Verdict::Closed);
+                ledger.served.insert(ticket, Served { verdict: Verdict::Closed, is_waking: false });
             } else {
                 ledger.warm_ups.insert(ticket, (target, waker()));
             }

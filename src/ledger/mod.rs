@@ -106,6 +106,14 @@ pub(crate) enum Verdict<C, F> {
     Drained,
 }
 
+/// A verdict that its caller has yet to collect.
+#[derive(Debug)]
+struct Served<C, F> {
+    verdict: Verdict<C, F>,
+    /// Whether it is a connection, given to a caller who was asleep and so comes for it at once.
+    is_waking: bool,
+}
+
 /// The books of one pool, for connections `C`, dial failures `F` and wakers `W`.
 ///
 /// Time enters as `now`. It may repeat or run backwards a little between events (an errand that ends
@@ -119,7 +127,7 @@ pub(crate) enum Verdict<C, F> {
 /// | `NO-STRANDED-WAITER` | every event that can free anything ends in `settle`; after it nothing that a waiter could use is left over |
 /// | `NO-LOST-CONNECTION` | a grant lies in `served` until it is collected, and is collected before a deadline is looked at |
 /// | `LATE-BINDING` | what comes first goes to the caller who has waited longest, whoever's dial it was |
-/// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who has not woken and the first of the others has waited for less than `bypass.rs` allows |
+/// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who is waking up and the first of the others has waited for less than `bypass.rs` allows |
 /// | `DEADLINE` | whoever has slept longest wakes when the next errand is due, or is woken to hear of it |
 /// | `REASON` | nobody holds a dial's failure and waits while nothing is in use, unless to dial again |
 /// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, a warm-up, or `min_idle` |
@@ -173,9 +181,9 @@ pub(crate) struct Ledger<C, F, W> {
     bypass: Bypass,
     /// The caller whose wait ends when the dial rule must look again, if it must.
     looker: Option<Ticket>,
-    served: BTreeMap<Ticket, Verdict<C, F>>,
-    /// Connections among `served`: each is on its way to a caller who has not woken yet.
-    granted: u32,
+    served: BTreeMap<Ticket, Served<C, F>>,
+    /// Those of them who are waking up to collect a connection.
+    waking: u32,
     /// Warm-ups under way, and the number of connections that each wants open.
     warm_ups: BTreeMap<Ticket, (u32, W)>,
     /// Those who wait for the last connection of a closed pool to end.
@@ -227,7 +235,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             bypass: Bypass::default(),
             looker: None,
             served: BTreeMap::new(),
-            granted: 0,
+            waking: 0,
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
             asleep: BTreeMap::new(),

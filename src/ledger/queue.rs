@@ -11,7 +11,10 @@ use super::effects::{ErrandId, Ticket};
 #[derive(Debug)]
 pub(super) struct Waiter<F, W> {
     pub(super) waker: W,
+    /// Since when the caller wants a connection: its seniority.
     pub(super) since: Moment,
+    /// When it joined the queue: later than that if it was given a broken connection before.
+    pub(super) joined: Moment,
     /// `None`: waits for as long as it takes.
     pub(super) deadline: Option<Moment>,
     /// How the dial that this caller's need began has failed, if it has. The caller keeps the
@@ -24,8 +27,8 @@ pub(super) struct Waiter<F, W> {
 }
 
 impl<F, W> Waiter<F, W> {
-    pub(super) fn new(waker: W, since: Moment, deadline: Option<Moment>) -> Self {
-        Self { waker, since, deadline, failure: None, dial: None, is_ripe: false }
+    pub(super) fn new(waker: W, since: Moment, joined: Moment, deadline: Option<Moment>) -> Self {
+        Self { waker, since, joined, deadline, failure: None, dial: None, is_ripe: false }
     }
 
     fn is_expired(&self, now: Moment) -> bool {

@@ -14,7 +14,7 @@ use super::errands::{Aside, Closings, Dial, Dials, Sponsor};
 use super::queue::Waiter;
 use super::roster::Tally;
 use super::share::AtRest;
-use super::{Ledger, Overdue, Verdict};
+use super::{Ledger, Overdue, Served, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Runs an event that may free something: whatever it was, it ends in `settle`.
@@ -68,12 +68,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 self.begin_dials(now, effects);
                 self.fill(now, effects);
                 self.refuse(now, effects);
-                let may_be_passed = self.may_be_passed(now);
                 self.fail_hopeless(now, effects);
-                if may_be_passed {
-                    // Whoever stood behind one of those may have waited for too long.
-                    self.serve(now, effects);
-                }
             }
             self.appoint_looker(now, effects);
             self.finish_warm_ups(effects);
@@ -145,12 +140,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
                 let verdict = self.time_out(waiter, now);
                 self.asleep.remove(&ticket);
-                self.served.insert(ticket, verdict);
+                self.served.insert(ticket, Served { verdict, is_waking: false });
             } else if self.may_be_passed(now) {
                 return;
             } else if let Some(entry) = self.take_fresh(now) {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
-                self.granted += 1;
                 self.dismiss(ticket, waiter, Verdict::Granted(entry), now, effects);
             } else if self.aside.checks() < self.queue.len() && !self.idle.is_empty() {
                 // Whatever dials are under way: a check is quick, and one of them may hang.
@@ -168,13 +162,16 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// For how long newcomers may be served before the queue: while a connection is on its way to a
-    /// caller who has not woken yet, until the first of the others has waited for the bound.
+    /// caller who is waking up, until the first of the others has waited for the bound.
+    ///
+    /// A caller who was awake when it was given a connection does not count: it may be in user code,
+    /// for as long as that takes.
     ///
     /// To hand every connection over costs a change of threads each, during which it is of no use
     /// to anyone. One at a time is handed over while the waits are short, and all of them once a
     /// wait is long: so no wait is.
     pub(super) fn may_be_passed_for(&self, now: Moment) -> Option<Duration> {
-        if self.granted == 0 {
+        if self.waking == 0 {
             return None;
         }
         let waited = now.since(self.queue.front_since()?);
@@ -411,8 +408,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         verdict: Verdict<C, F>,
         effects: &mut Effects<C, F, W>,
     ) {
-        self.asleep.remove(&ticket);
-        self.served.insert(ticket, verdict);
+        let was_asleep = self.asleep.remove(&ticket).is_some();
+        let is_waking = was_asleep && matches!(verdict, Verdict::Granted(_));
+        self.waking += u32::from(is_waking);
+        self.served.insert(ticket, Served { verdict, is_waking });
         effects.wake.push(waker);
     }
 
@@ -431,7 +430,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     pub(super) fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Moment) {
-        self.totals.wait_time_total += now.since(waiter.since);
+        self.totals.wait_time_total += now.since(waiter.joined);
     }
 
     /// Lends the most recently used idle connection, if it needs no check.

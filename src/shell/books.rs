@@ -1,6 +1,7 @@
-//! The ledger, locked, with everything that rests in the places in it.
+//! The ledger, locked: what rests in the places is swept into it before an event, and no sooner.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
@@ -11,22 +12,18 @@ use crate::stats::Stats;
 use crate::sync::{Bell, CoarseInstant, MutexGuard, Wake, now};
 
 use super::knobs::is_timed;
-use super::{Books, Connection, Lent, Orders, Shell};
+use super::{Answer, Books, Connection, Lent, Orders, Shell, Ticket};
 
 impl<D: Dialer> Shell<D> {
-    /// Locks the ledger, with everything that rests in the places taken in.
+    /// Locks the ledger.
     pub(super) fn books(&self) -> OpenBooks<'_, D> {
         let ledger = self.ledger.lock();
-        let mut books = OpenBooks { shell: self, ledger, now: now(), at_rest: 0 };
-        books.take_in();
-        books
+        OpenBooks { shell: self, ledger, now: now(), at_rest: None }
     }
 
-    /// Tells the ledger of an event, and when it takes place.
+    /// Tells the ledger of one event.
     pub(super) fn told<T>(&self, event: impl FnOnce(&mut Books<D>, Moment) -> T) -> T {
-        let mut books = self.books();
-        let now = books.now;
-        event(&mut books, now)
+        self.books().tell(event)
     }
 }
 
@@ -38,42 +35,81 @@ pub(super) struct Reading {
     pub(super) is_laid_out: bool,
 }
 
-/// The ledger, locked. What rests in the places is in it, and is laid out again on unlocking if
-/// nobody has to be served first.
+/// The ledger, locked. Before the first event the connections in the places are swept into it, and
+/// on unlocking they are laid out again if nobody has to be served first.
+///
+/// A sweep may bring in a connection that has to be closed or that a waiting caller needs, and only
+/// an event sees to that. So nothing but `tell` sweeps, and who merely reads leaves the places alone.
 pub(super) struct OpenBooks<'a, D: Dialer> {
     shell: &'a Shell<D>,
     ledger: MutexGuard<'a, Books<D>>,
-    /// When that was, and no event before.
+    /// When the lock was taken: the time of the events under it.
     pub(super) now: Moment,
-    /// What rested when the lock was taken.
-    at_rest: u32,
+    /// How many rested when they were swept in; `None` before that.
+    at_rest: Option<u32>,
 }
 
 impl<D: Dialer> OpenBooks<'_, D> {
-    /// Unlocks for the time of a wait.
-    pub(super) fn wait(&mut self, bell: &Bell, until: Option<Moment>) -> Wake {
+    /// Notes that the order for upkeep was not taken.
+    pub(super) fn alarm_refused(&mut self) {
+        self.ledger.alarm_refused();
+    }
+
+    /// Counts a panic of user code.
+    pub(super) fn note_panic(&mut self) {
+        self.ledger.note_panic();
+    }
+
+    /// Tells the ledger of an event, which ends in `settle` if the sweep has brought anything in.
+    pub(super) fn tell<T>(&mut self, event: impl FnOnce(&mut Books<D>, Moment) -> T) -> T {
+        if self.at_rest.is_none() {
+            self.sweep();
+        }
+        event(&mut self.ledger, self.now)
+    }
+
+    /// Takes out what has come to the holder of `ticket`, or ends its wait if it is late. Whoever has
+    /// a verdict must tell an event next: others may be served by it.
+    pub(super) fn verdict(&mut self, ticket: Ticket, is_late: bool) -> Option<Answer<D>> {
+        // Collect first: a grant already made outranks the deadline.
+        let verdict = self.ledger.collect(ticket);
+        verdict.or_else(|| is_late.then(|| self.ledger.leave(ticket, self.now)))
+    }
+
+    /// Unlocks for the sleep of a caller, until it is rung or must look for itself. Says how it woke,
+    /// and whether its own deadline has passed.
+    pub(super) fn sleep(
+        &mut self,
+        ticket: Ticket,
+        deadline: Option<Moment>,
+        bell: &Arc<Bell>,
+    ) -> (Wake, bool) {
+        let until = self.ledger.sleep(ticket, deadline, self.now, Arc::clone(bell));
         self.put_away();
         let wake = bell.wait(&mut self.ledger, until);
         self.now = now();
-        self.take_in();
-        wake
+        (wake, wake == Wake::Late && until == deadline)
     }
 
     /// What is closed by order does not count as at rest since it was ordered.
     pub(super) fn note_condemned(&mut self, effects: &Orders<D>) {
         let is_evicted = |close: &&CloseOrder<Connection<D>>| close.reason == CloseReason::Evicted;
-        self.at_rest -= effects.closes.iter().filter(is_evicted).count() as u32;
+        let condemned = effects.closes.iter().filter(is_evicted).count() as u32;
+        self.at_rest = self.at_rest.map(|at_rest| at_rest - condemned);
     }
 
-    fn take_in(&mut self) {
+    fn sweep(&mut self) {
         let (ledger, now) = (&mut self.ledger, self.now);
         self.shell.places.sweep(|entry| take_in::<D>(ledger, entry, now));
-        self.at_rest = self.ledger.at_rest();
+        self.at_rest = Some(self.ledger.at_rest());
     }
 
-    /// Before unlocking: what may rest within reach of all is laid out, and the numbers are noted.
+    /// Before unlocking, after an event: what may rest within reach of all is laid out, and the
+    /// numbers are noted.
     fn put_away(&mut self) {
-        self.shell.count_idle(i64::from(self.ledger.at_rest()) - i64::from(self.at_rest));
+        let Some(at_rest) = self.at_rest.take() else { return };
+        debug_assert!(self.ledger.is_settled(), "an event has seen to what was swept in");
+        self.shell.count_idle(i64::from(self.ledger.at_rest()) - i64::from(at_rest));
         let now = self.now;
         if let Some(upkeep) = self.ledger.news_of_upkeep() {
             let coarse = |at: Moment| CoarseInstant::now().after(at.since(now));
@@ -116,12 +152,6 @@ impl<D: Dialer> Deref for OpenBooks<'_, D> {
 
     fn deref(&self) -> &Books<D> {
         &self.ledger
-    }
-}
-
-impl<D: Dialer> DerefMut for OpenBooks<'_, D> {
-    fn deref_mut(&mut self) -> &mut Books<D> {
-        &mut self.ledger
     }
 }
 

@@ -27,7 +27,8 @@ impl<D: Dialer> Shell<D> {
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
         let start = ledger.now;
-        let (ticket, effects) = ledger.warm_up(target, start, || Arc::clone(&bell));
+        let (ticket, effects) =
+            ledger.tell(|ledger, now| ledger.warm_up(target, now, || Arc::clone(&bell)));
         match self.wait(ledger, effects, ticket, &bell, deadline) {
             (Verdict::Warm, _) => Ok(()),
             (verdict, account) => Err(turned_away(verdict, account, start)),
@@ -45,10 +46,12 @@ impl<D: Dialer> Shell<D> {
 
     /// Closes for good if nothing is left here; says whether it is closed and nothing is.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
-        let Some(effects) = self.told(Ledger::close_if_vacant) else { return false };
+        let (is_vacant, effects) = self.told(Ledger::close_if_vacant);
         self.carry_out(effects);
-        maintenance::forget(&self.weak());
-        true
+        if is_vacant {
+            maintenance::forget(&self.weak());
+        }
+        is_vacant
     }
 
     /// Closes, and aborts what is in use as far as it can be; says how many connections that were.
@@ -69,8 +72,7 @@ impl<D: Dialer> Shell<D> {
         self.close();
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
-        let now = ledger.now;
-        let (ticket, effects) = ledger.drain(now, || Arc::clone(&bell));
+        let (ticket, effects) = ledger.tell(|ledger, now| ledger.drain(now, || Arc::clone(&bell)));
         self.wait(ledger, effects, ticket, &bell, deadline).1.stats
     }
 
@@ -84,8 +86,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
-        // Nothing need be swept in to read that.
-        self.ledger.lock().is_suspended()
+        self.books().is_suspended()
     }
 
     /// Lends nothing again that was opened, or began to be, before now.
@@ -96,8 +97,7 @@ impl<D: Dialer> Shell<D> {
     /// Retires what the predicate says: of what was begun before now, and not lent when it does.
     pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
         let mut ledger = self.books();
-        let now = ledger.now;
-        let (epoch, effects) = ledger.retire_where(now);
+        let (epoch, effects) = ledger.tell(Ledger::retire_where);
         // Before anybody can be told to judge by it.
         self.predicates.lock().insert(epoch, predicate);
         drop(ledger);
@@ -111,8 +111,7 @@ impl<D: Dialer> Shell<D> {
     ) -> Result<(), ConfigError> {
         let mut ledger = self.books();
         let config = change(*ledger.config())?;
-        let now = ledger.now;
-        let effects = ledger.reconfigure(config, now);
+        let effects = ledger.tell(|ledger, now| ledger.reconfigure(config, now));
         self.knobs.set(&config);
         drop(ledger);
         self.carry_out(effects);
@@ -146,8 +145,7 @@ impl<D: Dialer> Shell<D> {
         })
     }
 
-    /// Reads the books of this moment. An event, as what the lock sweeps in must not be left without
-    /// one: it may have to be closed.
+    /// Reads the books of this moment, with what rests in the places as idle.
     fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Moment) -> T) -> T {
         let mut value = None;
         self.event(|ledger, now| {

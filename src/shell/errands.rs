@@ -103,9 +103,8 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn order_upkeep(self: &Arc<Self>, due: Moment) {
         let is_taken = maintenance::wake_at(due, self.weak());
-        // The pool may have been closed since the order was given. To see to that, nothing need be
-        // swept in, and nothing that is swept in may be left without an event.
-        let mut ledger = self.ledger.lock();
+        // The pool may have been closed since the order was given.
+        let mut ledger = self.books();
         if !is_taken {
             ledger.alarm_refused();
         }
@@ -143,10 +142,9 @@ impl<D: Dialer> Shell<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
                 let start = now();
-                let outcome = {
-                    let _span = spans::dial();
+                let outcome = self.in_span(spans::dial, || {
                     self.user_code(|dialer| dialer.dial(latest(deadline)))
-                };
+                });
                 let now = now();
                 let took = now.since(start);
                 let failure = match outcome {
@@ -154,7 +152,9 @@ impl<D: Dialer> Shell<D> {
                         self.timings.note_dial(took);
                         self.tell(|| Event::Opened { took });
                         let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
-                        return self.books().dialed(id, connection, handle.flatten(), now);
+                        return self.told(|ledger, _| {
+                            ledger.dialed(id, connection, handle.flatten(), now)
+                        });
                     }
                     Some(Err(error)) => DialFailure::new(error),
                     None => DialFailure::panicked(),
@@ -165,20 +165,19 @@ impl<D: Dialer> Shell<D> {
                 let connection = &mut entry.connection;
                 let is_sound = match task {
                     Task::Judge { since, until } => self.may_stay(connection, since, until),
-                    Task::Check | Task::KeepAlive => {
-                        let _span = spans::check();
+                    Task::Check | Task::KeepAlive => self.in_span(spans::check, || {
                         self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
-                    }
+                    }),
                     Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),
                 };
                 let now = now();
-                self.books().back(id, entry, is_sound, now)
+                self.told(|ledger, _| ledger.back(id, entry, is_sound, now))
             }
             Errand::Close(CloseOrder { id, connection, reason, age }) => {
                 self.user_code(|dialer| dialer.close(connection));
                 self.tell(|| Event::Closed { reason, age });
                 let now = now();
-                self.books().closed(id, now)
+                self.told(|ledger, _| ledger.closed(id, now))
             }
             Errand::Upkeep(orders, leaks) => {
                 for holder in Holder::all(leaks) {
@@ -197,7 +196,7 @@ impl<D: Dialer> Shell<D> {
         now: Moment,
     ) -> Orders<D> {
         self.tell(|| Event::DialFailed { failure: &failure, took });
-        self.books().dial_failed(id, failure, now)
+        self.told(|ledger, _| ledger.dial_failed(id, failure, now))
     }
 }
 

@@ -178,11 +178,10 @@ impl<D: Dialer> Exchange<D> {
 impl<D: Dialer> Shell<D> {
     fn obey(&self, what: What) -> Orders<D> {
         let mut ledger = self.books();
-        let now = ledger.now;
         match what {
-            What::Grant => ledger.granted(now),
+            What::Grant => ledger.tell(Ledger::granted),
             What::Evict { most, bar } => {
-                let effects = ledger.evict(most, bar, now);
+                let effects = ledger.tell(|ledger, now| ledger.evict(most, bar, now));
                 ledger.note_condemned(&effects);
                 effects
             }

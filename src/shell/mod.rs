@@ -46,7 +46,8 @@ type Failure<D> = DialFailure<<D as Dialer>::Error>;
 type Books<D> = Ledger<Connection<D>, Failure<D>, Arc<Bell>>;
 type Lent<D> = Entry<Connection<D>>;
 type Refused<D> = GetError<<D as Dialer>::Error>;
-type Waited<D> = (Verdict<Connection<D>, Failure<D>>, Account);
+type Answer<D> = Verdict<Connection<D>, Failure<D>>;
+type Waited<D> = (Answer<D>, Account);
 type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 
 type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
@@ -195,12 +196,12 @@ impl<D: Dialer> Shell<D> {
     ) -> Result<Lent<D>, Refused<D>> {
         let mut place = None;
         loop {
-            let (ticket, mut entry) = self.get_any(place, start, deadline, cancel, has_queued)?;
+            let (kept, mut entry) = self.get_any(place, start, deadline, cancel, has_queued)?;
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
             self.retire_unused(entry);
-            place = Some(ticket);
+            place = Some(kept);
         }
     }
 
@@ -262,26 +263,30 @@ impl<D: Dialer> Shell<D> {
         self.retire(entry, CloseReason::Broken);
     }
 
-    /// Waits for a connection, which may turn out to be broken: then its ticket keeps the place.
+    /// Waits for a connection, which may turn out to be broken: its caller then asks again, with the
+    /// ticket and the seniority of the first time.
     fn get_any(
         self: &Arc<Self>,
-        place: Option<Ticket>,
+        place: Option<(Ticket, Moment)>,
         start: Moment,
         deadline: Option<Moment>,
         cancel: Option<&Cancel>,
         has_queued: &mut bool,
-    ) -> Result<(Ticket, Lent<D>), Refused<D>> {
+    ) -> Result<((Ticket, Moment), Lent<D>), Refused<D>> {
         let mut bell = None;
         let mut ledger = self.books();
-        let now = ledger.now;
-        let (request, mut effects) = ledger
-            .request(place, deadline, now, || Arc::clone(bell.insert(Arc::<Bell>::default())));
+        let (ticket, since) = place.unzip();
+        let since = since.unwrap_or(ledger.now);
+        let (request, effects) = ledger.tell(|ledger, now| {
+            let waker = || Arc::clone(bell.insert(Arc::<Bell>::default()));
+            ledger.request(ticket, since, deadline, now, waker)
+        });
         let ticket = match request {
             Request::Granted(ticket, mut entry) => {
-                date::<D>(&ledger, &mut entry, now, CoarseInstant::now());
+                date::<D>(&ledger, &mut entry, ledger.now, CoarseInstant::now());
                 drop(ledger);
                 self.carry_out(effects);
-                return Ok((ticket, entry));
+                return Ok(((ticket, since), entry));
             }
             Request::Queued(ticket) => ticket,
             Request::Refused(refusal) => {
@@ -292,8 +297,33 @@ impl<D: Dialer> Shell<D> {
             }
         };
         *has_queued = true;
-        let _span = spans::wait();
         let bell = bell.expect("a caller who is queued has a bell");
+        let (verdict, account) = if spans::ARE_KEPT {
+            // A subscriber's code begins the span and ends it.
+            drop(ledger);
+            self.carry_out(effects);
+            self.in_span(spans::wait, || {
+                self.wait_unless(cancel, self.books(), Effects::none(), ticket, &bell, deadline)
+            })
+        } else {
+            self.wait_unless(cancel, ledger, effects, ticket, &bell, deadline)
+        };
+        match verdict {
+            Verdict::Granted(entry) => Ok(((ticket, since), entry)),
+            verdict => Err(turned_away(verdict, account, start)),
+        }
+    }
+
+    /// Waits, and lets `cancel` end the wait.
+    fn wait_unless<'a>(
+        self: &'a Arc<Self>,
+        cancel: Option<&Cancel>,
+        mut ledger: OpenBooks<'a, D>,
+        mut effects: Orders<D>,
+        ticket: Ticket,
+        bell: &Arc<Bell>,
+        deadline: Option<Moment>,
+    ) -> Waited<D> {
         // A cancellation finds the caller in the queue from here on, or has come before.
         let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
         let watch = watch.transpose();
@@ -303,10 +333,7 @@ impl<D: Dialer> Shell<D> {
             Cancellable::cancel(Arc::clone(self), ticket);
             (ledger, effects) = (self.books(), Effects::none());
         }
-        match self.wait(ledger, effects, ticket, &bell, deadline) {
-            (Verdict::Granted(entry), _) => Ok((ticket, entry)),
-            (verdict, account) => Err(turned_away(verdict, account, start)),
-        }
+        self.wait(ledger, effects, ticket, bell, deadline)
     }
 
     /// Waits until there is a verdict for `ticket` or `deadline` has passed.
@@ -325,31 +352,24 @@ impl<D: Dialer> Shell<D> {
                 self.carry_out(effects);
                 ledger = self.books();
             }
-            let now = ledger.now;
-            // Collect first: a grant already made outranks the deadline.
-            let verdict = ledger.collect(ticket);
-            let verdict = verdict.or_else(|| is_late.then(|| ledger.leave(ticket, now)));
-            if let Some(mut verdict) = verdict {
+            if let Some(mut verdict) = ledger.verdict(ticket, is_late) {
                 let (account, effects) = if let Verdict::Granted(entry) = &mut verdict {
-                    date::<D>(&ledger, entry, now, CoarseInstant::now());
+                    date::<D>(&ledger, entry, ledger.now, CoarseInstant::now());
                     // Who is served asks for no account.
-                    (Account::default(), ledger.collected(now))
+                    (Account::default(), ledger.tell(Ledger::collected))
                 } else {
                     // Before others are found to be late as well: they are asking still.
-                    (Account::after_wait(&ledger, now), ledger.look(now))
+                    (Account::after_wait(&ledger, ledger.now), ledger.tell(Ledger::look))
                 };
                 drop(ledger);
                 self.carry_out(effects);
                 return (verdict, account);
             }
-            let until = ledger.sleep(ticket, deadline, now, Arc::clone(bell));
-            effects = match ledger.wait(bell, until) {
+            let wake;
+            (wake, is_late) = ledger.sleep(ticket, deadline, bell);
+            effects = match wake {
                 Wake::Rung => Effects::none(),
-                Wake::Late => {
-                    is_late = until == deadline;
-                    let now = ledger.now;
-                    ledger.look(now)
-                }
+                Wake::Late => ledger.tell(Ledger::look),
             };
         }
     }

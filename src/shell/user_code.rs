@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::dialer::Dialer;
 use crate::event::{Event, Observer};
 use crate::ledger::Task;
+use crate::spans::Span;
 use crate::sync::catch;
 
 use super::{Connection, Shell};
@@ -17,6 +18,17 @@ impl<D: Dialer> Shell<D> {
         let value = catch(|| code(&self.dialer));
         if value.is_none() {
             self.note_panic();
+        }
+        value
+    }
+
+    /// Runs `body` in a span. The subscriber's code is user code, and a panic of it costs no more than
+    /// the span.
+    pub(super) fn in_span<T>(&self, begin: fn() -> Span, body: impl FnOnce() -> T) -> T {
+        let span = self.user_code(|_| begin());
+        let value = body();
+        if let Some(span) = span {
+            self.user_code(|_| drop(span));
         }
         value
     }

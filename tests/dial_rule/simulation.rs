@@ -221,7 +221,7 @@ impl Simulation {
     fn arrived(&mut self, caller: Caller) {
         self.next += 1;
         let number = self.next;
-        let (request, effects) = self.ledger.request(None, None, self.now, || number);
+        let (request, effects) = self.ledger.request(None, self.now, None, self.now, || number);
         match request {
             Request::Granted(_, entry) => self.serve(entry, caller, self.now),
             Request::Queued(ticket) => {

@@ -88,7 +88,7 @@ impl Desk {
 
     pub(crate) fn request(&mut self, caller: u32, patience: Option<Duration>) -> Request<u32> {
         let deadline = patience.and_then(|patience| self.now.after(patience));
-        let (request, orders) = self.ledger.request(None, deadline, self.now, || caller);
+        let (request, orders) = self.ledger.request(None, self.now, deadline, self.now, || caller);
         self.lay_out(orders);
         request
     }

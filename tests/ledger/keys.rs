@@ -311,19 +311,19 @@ impl Keys {
             let is_left = self.members[member].key == key && self.current[key] != Some(member);
             if is_left && self.members[member].books.is_some() {
                 let now = self.open(member);
-                let (answer, _) = self.books(member).request(None, None, now, || 0);
+                let (answer, effects) = self.books(member).request(None, now, None, now, || 0);
                 assert!(matches!(answer, Request::Refused(Refusal::Closed)), "KEY-02: {answer:?}");
-                self.put_away(member, now);
+                self.note(member, now, effects);
             }
         }
     }
 
     fn ask(&mut self, caller: usize) {
-        let Caller { member, ticket: place, deadline, .. } = self.callers[caller];
+        let Caller { member, ticket: place, since, deadline, .. } = self.callers[caller];
         let now = self.open(member);
-        let (answer, effects) = self.books(member).request(place, deadline, now, || caller);
+        let (answer, effects) = self.books(member).request(place, since, deadline, now, || caller);
         let it = &mut self.callers[caller];
-        (it.since, it.dial, it.has_failed, it.state) = (now, None, false, State::Gone);
+        (it.dial, it.has_failed, it.state) = (None, false, State::Gone);
         match answer {
             Request::Granted(ticket, entry) => self.lend(caller, Some(ticket), entry),
             Request::Queued(ticket) => {
@@ -335,9 +335,6 @@ impl Keys {
                 assert!(refusal != Refusal::TooLate || is_late);
                 let has_closed = self.is_closed || !self.current.contains(&Some(member));
                 assert_eq!(refusal == Refusal::Closed, has_closed, "KEY-02");
-                if has_closed {
-                    return self.put_away(member, now);
-                }
             }
         }
         self.note(member, now, effects);
@@ -616,9 +613,10 @@ impl Keys {
             return;
         }
         let now = self.open(member);
-        let Some(effects) = self.books(member).close_if_vacant(now) else {
-            return self.put_away(member, now);
-        };
+        let (is_vacant, effects) = self.books(member).close_if_vacant(now);
+        if !is_vacant {
+            return self.note(member, now, effects);
+        }
         for current in self.current.iter_mut().filter(|it| **it == Some(member)) {
             *current = None;
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
-use crate::config::{Config, DialRule, OnDialFailure};
+use crate::config::{Config, DialRule};
 use crate::desk::{Desk, SECOND, SLEEPER, ageless};
 use crate::ledger::{AsideOrder, Refusal, Request, Task, Verdict};
 use crate::stats::Stats;
@@ -443,13 +443,70 @@ fn a_caller_who_is_given_a_broken_connection_keeps_its_place() {
     desk.give_back(held);
     let broken = desk.granted(first);
     desk.retire(broken);
-    let (request, orders) = desk.ledger.request(Some(first), None, desk.now, || 1);
+    let (request, orders) = desk.ledger.request(Some(first), desk.now, None, desk.now, || 1);
     assert!(matches!(request, Request::Queued(ticket) if ticket == first));
     desk.lay_out(orders);
     desk.dialed();
     desk.granted(first);
     assert!(desk.ledger.collect(second).is_none());
     assert_eq!(desk.stats().waited_total, 3, "nobody queues twice");
+}
+
+/// A caller who was given a broken connection has waited since it first asked: that is what counts
+/// for the hold-off, for the bound on passing, and among keys.
+#[test]
+fn a_caller_who_is_given_a_broken_connection_keeps_its_seniority() {
+    let bypass = Duration::from_micros(500); // Too short for the pace of loans to be told.
+    let mut desk = Desk::new(2);
+    let (one, other) = (desk.dial_and_get(), desk.dial_and_get());
+    let orders = desk.ledger.reconfigure(Config { bypass, ..*desk.ledger.config() }, desk.now);
+    desk.lay_out(orders);
+    let start = desk.now;
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    desk.now += bypass / 2;
+    for connection in [one, other] {
+        desk.give_back(connection);
+    }
+    for broken in [desk.granted(first), desk.granted(second)] {
+        desk.retire(broken);
+    }
+    for ticket in [first, second] {
+        let (_, orders) = desk.ledger.request(Some(ticket), start, None, desk.now, || 1);
+        desk.lay_out(orders);
+    }
+    desk.sleep(first);
+    desk.dialed();
+    desk.dialed();
+    assert_eq!(desk.stats().idle, 1, "a connection is on its way to the first");
+    desk.now += bypass / 2;
+    desk.look();
+    assert_eq!(desk.stats().idle, 0, "the second has waited for as long as it may be passed");
+    desk.granted(first);
+    desk.granted(second);
+    assert_eq!(desk.stats().wait_time_total, 2 * bypass - bypass / 2, "each wait is counted once");
+}
+
+/// Two connections come back to two callers. The first is asleep and will come for its connection at
+/// once, so newcomers may have the second meanwhile. If the first is awake, perhaps in user code, the
+/// second caller has it: else it would sleep beside an idle connection for as long as that takes.
+#[test]
+fn a_caller_sleeps_beside_no_idle_connection_while_the_one_before_it_is_in_user_code() {
+    for is_awake in [false, true] {
+        let mut desk = Desk::new(2);
+        let (one, other) = (desk.dial_and_get(), desk.dial_and_get());
+        let config = Config { bypass: SECOND, ..*desk.ledger.config() };
+        let orders = desk.ledger.reconfigure(config, desk.now);
+        desk.lay_out(orders);
+        let (first, second) = (desk.queue(1), desk.queue(2));
+        if !is_awake {
+            desk.sleep(first);
+        }
+        desk.sleep(second);
+        desk.give_back(one);
+        desk.give_back(other);
+        assert_eq!(desk.stats().idle, u32::from(!is_awake));
+        assert_eq!(desk.ledger.collect(second).is_some(), is_awake);
+    }
 }
 
 // ---- Late binding ------------------------------------------------------------------------------
@@ -783,6 +840,7 @@ fn what_waits_for_a_hand_over_is_not_closed_as_one_too_many() {
     let orders = desk.ledger.reconfigure(Config { bypass, ..*desk.ledger.config() }, desk.now);
     desk.lay_out(orders);
     let (first, second) = (desk.queue(1), desk.queue(2));
+    desk.sleep(first);
     desk.give_back(one);
     desk.give_back(two);
     assert!(desk.closes.is_empty() && desk.stats().idle == 1);
@@ -815,6 +873,7 @@ fn callers_are_passed_for_longer_where_strict_order_takes_longer() {
         first = next;
     }
     let second = desk.queue(13);
+    desk.sleep(first);
     desk.now += ms(1);
     desk.give_back(one);
     desk.give_back(two);
@@ -829,31 +888,4 @@ fn callers_are_passed_for_longer_where_strict_order_takes_longer() {
     assert_eq!(desk.stats().idle, 0);
     desk.granted(first);
     desk.granted(second);
-}
-
-/// BOUNDED-BYPASS: whoever asks again with an old place waits since later than those behind it, so
-/// that they may not be passed although it may.
-#[test]
-fn who_stands_behind_a_caller_that_fails_is_passed_no_longer() {
-    let config = Config { max_open: 4, on_dial_failure: OnDialFailure::Fail, ..ageless() };
-    let mut desk = Desk::with(config);
-    let first = desk.queue(1);
-    desk.dialed();
-    let broken = desk.granted(first);
-    let bypass = Duration::from_micros(500); // Too short for the pace of loans to be told.
-    let orders = desk.ledger.reconfigure(Config { bypass, ..*desk.ledger.config() }, desk.now);
-    desk.lay_out(orders);
-    let _served = desk.queue(2);
-    desk.dialed();
-    let third = desk.queue(3);
-    desk.now += bypass / 2;
-    desk.retire_as(broken, CloseReason::Broken);
-    let (_, orders) = desk.ledger.request(Some(first), None, desk.now, || 1);
-    desk.lay_out(orders);
-    desk.dialed();
-    assert_eq!(desk.stats().idle, 1, "the first has waited for a moment only");
-    desk.now += bypass / 2;
-    desk.refused();
-    desk.failure(first);
-    desk.granted(third);
 }

@@ -284,7 +284,7 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
     let grant = keys.take_order();
     keys[1].leave(ticket);
     let now = keys[1].now;
-    assert!(keys[1].ledger.close_if_vacant(now).is_some());
+    assert!(keys[1].ledger.close_if_vacant(now).0);
     let orders = keys.common.take_back(grant);
     orders.into_iter().for_each(|order| keys.deliver(order));
     assert_eq!(keys.dialing(), [0, 0, 1]);
@@ -422,7 +422,7 @@ fn an_order_that_finds_its_key_gone_is_given_to_the_next_coldest() {
     keys.pass_on();
     keys.queue(2);
     let now = keys[0].now;
-    assert!(keys[0].ledger.close_if_vacant(now).is_some());
+    assert!(keys[0].ledger.close_if_vacant(now).0);
     let orders = keys.common.take_back(evict);
     orders.into_iter().for_each(|order| keys.deliver(order));
     keys.pass_on();
@@ -555,16 +555,16 @@ fn nothing_of_a_key_is_left_with_the_budget_when_its_last_connection_is_closed()
         keys.retire(0, held);
         keys.come_to_rest();
         let now = keys[0].now;
-        assert!(keys[0].ledger.close_if_vacant(now).is_some());
+        assert!(keys[0].ledger.close_if_vacant(now).0);
         for ticket in tickets {
-            assert!(keys[1].ledger.close_if_vacant(now).is_none(), "not collected");
+            assert!(!keys[1].ledger.close_if_vacant(now).0, "not collected");
             let entry = keys[1].granted(ticket);
             keys.give_back(1, entry);
         }
-        assert!(keys[1].ledger.close_if_vacant(now).is_none(), "two rest");
+        assert!(!keys[1].ledger.close_if_vacant(now).0, "two rest");
         keys[1].flush();
         keys.come_to_rest();
-        assert!(keys[1].ledger.close_if_vacant(now).is_some());
+        assert!(keys[1].ledger.close_if_vacant(now).0);
         assert_eq!(keys.common.contents(), Common::new(2).contents());
     }
 }

@@ -45,6 +45,7 @@ enum Item {
 #[derive(Debug)]
 struct Caller {
     ticket: Option<Ticket>,
+    since: Moment,
     deadline: Option<Moment>,
     is_waiting: bool,
     holds: Option<Entry<u32>>,
@@ -389,6 +390,7 @@ impl Soak {
         self.arrived += 1;
         let caller = Caller {
             ticket: None,
+            since: self.now,
             deadline: patience.map(|patience| self.now + patience),
             is_waiting: true,
             holds: None,
@@ -406,10 +408,10 @@ impl Soak {
     fn ask(&mut self, id: u32, place: Option<Ticket>) {
         let caller = self.caller(id);
         caller.is_waiting = true;
-        let deadline = caller.deadline;
+        let (since, deadline) = (caller.since, caller.deadline);
         let mut answer = None;
         self.event(|ledger, now| {
-            let (request, orders) = ledger.request(place, deadline, now, || id);
+            let (request, orders) = ledger.request(place, since, deadline, now, || id);
             answer = Some(request);
             orders
         });

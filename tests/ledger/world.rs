@@ -115,6 +115,8 @@ struct Aside {
 struct Party {
     want: Want,
     ticket: Option<Ticket>,
+    /// When it first asked.
+    since: Option<Moment>,
     deadline: Option<Moment>,
     failure: Option<Failure>,
     dial: Option<ErrandId>,
@@ -125,7 +127,8 @@ struct Party {
 
 impl Party {
     fn new(want: Want, ticket: Option<Ticket>, deadline: Option<Moment>, state: State) -> Self {
-        Self { want, ticket, deadline, failure: None, dial: None, state, sleep: Sleep::Awake }
+        let (since, failure, dial, sleep) = (None, None, None, Sleep::Awake);
+        Self { want, ticket, since, deadline, failure, dial, state, sleep }
     }
 }
 
@@ -326,12 +329,13 @@ impl World {
     }
 
     fn ask(&mut self, party: usize, now: Moment) {
+        let since = *self.parties[party].since.get_or_insert(now);
         let Party { ticket: place, deadline, .. } = self.parties[party];
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         let at_once = |world: &Self| {
             !world.closed && !world.suspended && world.queue.is_empty() && world.is_fresh(now)
         };
-        let (request, orders) = self.ledger.request(place, deadline, now, || party);
+        let (request, orders) = self.ledger.request(place, since, deadline, now, || party);
         self.parties[party].state = State::Gone;
         match request {
             Request::Granted(ticket, entry) => {
@@ -345,7 +349,6 @@ impl World {
                     world.lend(connection, now);
                     world.hold(party, ticket, entry);
                 });
-                return;
             }
             Request::Queued(ticket) => {
                 assert!(!self.closed && !is_late, "waits for no reason");
@@ -364,9 +367,10 @@ impl World {
                 if sleeps_at_once && matches!(self.parties[party].state, State::Waiting) {
                     self.fall_asleep(party);
                 }
-                return;
             }
-            Request::Refused(Refusal::Closed) => assert!(self.closed && orders.is_empty()),
+            Request::Refused(Refusal::Closed) => {
+                self.event(now, orders, |world, _| assert!(world.closed));
+            }
             Request::Refused(Refusal::TooLate) => {
                 assert!(is_late && !self.closed);
                 assert!(!self.suspended, "REASON: a suspended pool says so");
@@ -374,12 +378,10 @@ impl World {
                     assert!(!at_once(world), "it could be served");
                     world.totals.timed_out_total += 1;
                 });
-                return;
             }
             Request::Refused(Refusal::Suspended) => {
                 assert!(is_late && self.suspended && !self.closed);
                 self.event(now, orders, |world, _| world.totals.timed_out_total += 1);
-                return;
             }
             Request::Refused(Refusal::QueueFull) => {
                 assert!(!self.closed && !is_late && place.is_none());
@@ -387,10 +389,8 @@ impl World {
                     assert!(!at_once(world) && world.is_queue_full(now), "it could be served");
                     world.totals.queue_full_total += 1;
                 });
-                return;
             }
         }
-        self.agree();
     }
 
     pub(crate) fn try_request(&mut self, behind: Duration) {
