@@ -6,7 +6,8 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use crate::ledger::Loan;
-use crate::sync::{CoarseInstant, thread_name};
+use crate::moment::Moment;
+use crate::sync::{coarse_now, thread_name};
 
 /// The line of the program that asked for a connection.
 pub(crate) type Site = &'static Location<'static>;
@@ -32,9 +33,9 @@ pub struct Holder {
 }
 
 impl Holder {
-    fn new(loan: &Loan, now: CoarseInstant) -> Self {
+    fn new(loan: &Loan, now: Moment) -> Self {
         Self {
-            held: now.since(CoarseInstant(loan.since)),
+            held: now.since(loan.since),
             location: loan.location,
             thread: loan.thread,
             thread_name: thread_name(loan.thread),
@@ -44,7 +45,7 @@ impl Holder {
     /// All holders of these loans, longest first.
     pub(crate) fn all(mut loans: Vec<Loan>) -> Vec<Self> {
         loans.sort_by_key(|loan| loan.since);
-        let now = CoarseInstant::now();
+        let now = coarse_now();
         loans.iter().map(|loan| Self::new(loan, now)).collect()
     }
 }

@@ -1,5 +1,8 @@
 #![doc = include_str!("../README.md")]
-#![deny(unsafe_code)] // Allowed only in `net`, call by call.
+#![deny(unsafe_code)] // Allowed only in `net` and in `moment::sys`, call by call.
+
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("latebind needs 64-bit atomics, which this target does not have");
 
 #[forbid(unsafe_code)]
 mod abort;
@@ -36,7 +39,6 @@ mod maintenance;
 #[cfg(feature = "metrics")]
 #[forbid(unsafe_code)]
 pub mod metrics;
-#[forbid(unsafe_code)]
 mod moment;
 pub mod net;
 #[forbid(unsafe_code)]

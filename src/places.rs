@@ -17,9 +17,7 @@
 //! nothing rests in a place, but for the moment until its returner has looked.
 
 use crate::moment::Moment;
-use crate::sync::{
-    AtomicU64, CoarseInstant, Figure, OnceLock, Ordering, Shelf, last_place, now, set_last_place,
-};
+use crate::sync::{AtomicU64, Figure, OnceLock, Ordering, Shelf, last_place, now, set_last_place};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
@@ -114,7 +112,7 @@ impl<T> Places<T> {
     /// At each tick of the coarse clock a thread looks from the first place on. Threads that take
     /// turns so come to share few connections, and the others grow old enough to be closed.
     #[inline]
-    pub(crate) fn take(&self, now: CoarseInstant) -> Option<T> {
+    pub(crate) fn take(&self, now: Moment) -> Option<T> {
         let (last, ticked) = last_place();
         if ticked == now {
             if let Some(item) = self.place(last).and_then(Shelf::take) {
@@ -125,7 +123,7 @@ impl<T> Places<T> {
     }
 
     #[cold]
-    fn look_through(&self, now: CoarseInstant) -> Option<T> {
+    fn look_through(&self, now: Moment) -> Option<T> {
         for (at, place) in self.all().enumerate() {
             if place.looks_taken() {
                 if let Some(item) = place.take() {

@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
 use std::thread::ThreadId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(crate) use std::sync::OnceLock;
 pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,8 +105,15 @@ impl Held {
 }
 
 /// The clock.
+#[inline]
 pub(crate) fn now() -> Moment {
-    Instant::now().into()
+    Moment::now()
+}
+
+/// The same clock, cheaper to read and some milliseconds late.
+#[inline]
+pub(crate) fn coarse_now() -> Moment {
+    Moment::coarse_now()
 }
 
 /// How keys are hashed: so that nobody can choose them to collide.
@@ -115,61 +122,6 @@ pub(crate) type Hashing = RandomState;
 /// A number that nobody can foretell.
 pub(crate) fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
-}
-
-/// A moment of a clock that is cheap to read and some milliseconds late, in ticks of 2^-32 s.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct CoarseInstant(pub(crate) u64);
-
-impl CoarseInstant {
-    #[inline]
-    pub(crate) fn now() -> Self {
-        // Not coarsetime's `now`, which also writes to a cache line that all threads share.
-        Self(coarsetime::Instant::now_without_cache_update().as_ticks())
-    }
-
-    /// Whether no more than `limit` has passed since `earlier`.
-    #[inline]
-    pub(crate) fn is_within(self, limit: CoarseDuration, earlier: Self) -> bool {
-        self.0.saturating_sub(earlier.0) <= limit.0
-    }
-
-    /// Whether this is another moment than `earlier` to the clock, and not by less than 2^-10 s
-    /// where it is precise: so the fastest kernel's timer ticks (1024 Hz).
-    #[inline]
-    pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
-        self.0.saturating_sub(earlier.0) >= 1 << 22
-    }
-
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        coarsetime::Duration::from_ticks(self.0.saturating_sub(earlier.0)).into()
-    }
-
-    /// The moment that lies `span` after this one, or the last that the clock knows.
-    pub(crate) fn after(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(CoarseDuration::new(span).0))
-    }
-
-    /// The moment that lies `span` before this one.
-    pub(crate) fn before(self, span: Duration) -> Self {
-        Self(self.0.saturating_sub(CoarseDuration::new(span).0))
-    }
-}
-
-/// A span of that clock.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CoarseDuration(pub(crate) u64);
-
-impl CoarseDuration {
-    /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
-    pub(crate) const LEAST: Duration = Duration::from_millis(50);
-
-    /// As long as `span`, or as the clock can say.
-    pub(crate) fn new(span: Duration) -> Self {
-        // Of whole seconds, 32 bits fit.
-        let fits = span.as_secs() <= u64::from(u32::MAX);
-        Self(if fits { coarsetime::Duration::from(span).as_ticks() } else { u64::MAX })
-    }
 }
 
 /// A number that threads read as it is now or was just before.
@@ -268,17 +220,17 @@ impl<T> Shelf<T> {
 }
 
 thread_local! {
-    static LAST_PLACE: Cell<(usize, CoarseInstant)> = const { Cell::new((0, CoarseInstant(0))) };
+    static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };
 }
 
 /// The place that this thread used last, in whatever pool, and when it last looked through all.
 #[inline]
-pub(crate) fn last_place() -> (usize, CoarseInstant) {
+pub(crate) fn last_place() -> (usize, Moment) {
     LAST_PLACE.get()
 }
 
 #[inline]
-pub(crate) fn set_last_place(place: usize, now: CoarseInstant) {
+pub(crate) fn set_last_place(place: usize, now: Moment) {
     LAST_PLACE.set((place, now));
 }
 

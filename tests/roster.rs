@@ -35,7 +35,7 @@ fn threads() -> [ThreadId; 2] {
 
 #[test]
 fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
-    let (sites, threads) = (sites(), threads());
+    let (sites, threads, since) = (sites(), threads(), [Moment::FIRST, Moment::LAST]);
     let mut roster = Roster::default();
     let (page, line) = roster.enroll(Moment::from(Instant::now()));
     let is_over = AtomicBool::new(false);
@@ -43,7 +43,7 @@ fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
         scope.spawn(|| {
             let record = &page[usize::from(line)];
             let [even, odd] =
-                [0, 1].map(|n| Loan { since: n as u64, thread: threads[n], location: sites[n] });
+                [0, 1].map(|n| Loan { since: since[n], thread: threads[n], location: sites[n] });
             while !is_over.load(SeqCst) {
                 record.count_loan();
                 record.hand_to(even);
@@ -57,7 +57,7 @@ fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
         let end = Instant::now() + Duration::from_millis(300);
         while Instant::now() < end && torn.is_none() {
             for loan in roster.loans() {
-                let turn = usize::from(loan.since == 1);
+                let turn = usize::from(loan.since == Moment::LAST);
                 seen += 1;
                 if loan.thread != threads[turn] || loan.location != sites[turn] {
                     torn = Some(loan);

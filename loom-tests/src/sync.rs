@@ -20,7 +20,7 @@ use crate::config::far_future;
 use crate::moment::Moment;
 
 thread_local! {
-    static LAST_PLACE: Cell<(usize, CoarseInstant)> = const { Cell::new((0, CoarseInstant(0))) };
+    static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };
     static ELAPSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     static SPAWNS_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
     static SPURIOUS_WAKES: Cell<u32> = const { Cell::new(0) };
@@ -29,7 +29,7 @@ thread_local! {
 
 /// Forgets what an earlier run of the model has done to the clock and the system.
 pub(crate) fn start() {
-    set_last_place(0, CoarseInstant(0));
+    set_last_place(0, Moment::FIRST);
     ELAPSED.set(Duration::ZERO);
     SPAWNS_LEFT.set(u32::MAX);
     SPURIOUS_WAKES.set(0);
@@ -57,6 +57,11 @@ pub(crate) fn now() -> Moment {
     *START.get_or_init(|| Instant::now().into()) + ELAPSED.get()
 }
 
+/// As precise here.
+pub(crate) fn coarse_now() -> Moment {
+    now()
+}
+
 /// Lets time pass.
 pub(crate) fn advance(time: Duration) {
     ELAPSED.set(ELAPSED.get() + time);
@@ -70,48 +75,6 @@ pub(crate) fn seed() -> u64 {
 /// A deadline that no model lives to see.
 pub(crate) fn never() -> Instant {
     far_future(now()).into()
-}
-
-/// The coarse clock is as precise here, and counts nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct CoarseInstant(pub(crate) u64);
-
-impl CoarseInstant {
-    pub(crate) fn now() -> Self {
-        Self(CoarseDuration::new(ELAPSED.get()).0)
-    }
-
-    pub(crate) fn is_within(self, limit: CoarseDuration, earlier: Self) -> bool {
-        self.0.saturating_sub(earlier.0) <= limit.0
-    }
-
-    pub(crate) fn after(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(CoarseDuration::new(span).0))
-    }
-
-    pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
-        self.0.saturating_sub(earlier.0) >= 1_000_000
-    }
-
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-
-    pub(crate) fn before(self, span: Duration) -> Self {
-        Self(self.0.saturating_sub(CoarseDuration::new(span).0))
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct CoarseDuration(pub(crate) u64);
-
-impl CoarseDuration {
-    /// A span short enough to tell nothing: a few ticks of the slowest kernel's timer (100 Hz).
-    pub(crate) const LEAST: Duration = Duration::from_millis(50);
-
-    pub(crate) fn new(span: Duration) -> Self {
-        Self(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX))
-    }
 }
 
 /// A number to which many threads add.
@@ -219,11 +182,11 @@ impl<T> Shelf<T> {
 }
 
 /// One hint for all threads of a model: they are one thread of the system.
-pub(crate) fn last_place() -> (usize, CoarseInstant) {
+pub(crate) fn last_place() -> (usize, Moment) {
     LAST_PLACE.get()
 }
 
-pub(crate) fn set_last_place(place: usize, now: CoarseInstant) {
+pub(crate) fn set_last_place(place: usize, now: Moment) {
     LAST_PLACE.set((place, now));
 }
 

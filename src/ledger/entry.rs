@@ -26,18 +26,15 @@ pub(crate) struct Body<C> {
     pub(crate) just_dialed: bool,
     /// The epoch in which the ledger last let it pass; at first that in which its dial *began*.
     pub(crate) epoch: u32,
-    /// Whether it has been given back out of the ledger's sight.
-    pub(crate) came_back: bool,
-    /// Since when it rests there, by a clock that the ledger does not read.
-    pub(crate) rests_since: u64,
-    /// When it has to end, by the same clock; 0 is not known out of the ledger's sight,
-    /// which must be asked.
-    pub(crate) expires: u64,
+    /// When it has to end, as far as is known out of the ledger's sight: at `Moment::FIRST`, the
+    /// ledger must be asked. Written under the ledger's lock, read by whoever has the entry.
+    pub(crate) expires: Moment,
     /// Whether its end is near: noted while it is idle.
     pub(super) is_leaving: bool,
     /// By what part of the jitters it acts early.
     pub(super) share: Share,
-    /// When it last came to rest after a dial or a loan. A check is neither.
+    /// When it last came to rest after a dial or a loan. A check is neither. A return out of the
+    /// ledger's sight writes it by the coarse clock, rather too early than after a doubt.
     pub(super) idle_since: Moment,
     /// When it was last known to be alive: dialed, returned, or checked.
     pub(super) proven_at: Moment,
@@ -61,9 +58,7 @@ impl<C> Entry<C> {
             connection,
             just_dialed: false,
             epoch,
-            came_back: false,
-            rests_since: 0,
-            expires: 0,
+            expires: Moment::FIRST,
             is_leaving: false,
             share,
             idle_since: opened_at,
@@ -94,6 +89,16 @@ impl<C> Entry<C> {
     /// When its dial ended.
     pub(super) fn opened_at(&self) -> Moment {
         self.record().opened_at()
+    }
+
+    pub(crate) fn idle_since(&self) -> Moment {
+        self.0.idle_since
+    }
+
+    /// A loan has ended, and the connection is sound.
+    #[inline]
+    pub(crate) fn come_to_rest(&mut self, now: Moment) {
+        (self.idle_since, self.proven_at) = (now, now);
     }
 
     /// Tells it from every other entry for as long as it exists: it stays where it is on the heap.

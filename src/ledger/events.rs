@@ -16,9 +16,6 @@ use super::roster::Tally;
 use super::share::Share;
 use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Served, Verdict};
 
-/// By how much a return out of sight may seem later than it was: the tick of the slowest kernel's timer.
-const TICK: Duration = Duration::from_millis(10);
-
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
 
@@ -141,7 +138,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&entry);
-            (entry.proven_at, entry.idle_since) = (now, now);
+            entry.come_to_rest(now);
             ledger.note_return(now);
             ledger.shelve(entry, now, effects);
         })
@@ -316,24 +313,26 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
-    /// in use from now on. Comes with the time for which it has rested: a check is no use of it.
+    /// in use from now on.
     ///
     /// Not one that must be checked, nor one whose loan should begin a dial for `min_idle`.
-    pub(crate) fn lay_out(&mut self, now: Moment) -> Option<(Entry<C>, Duration)> {
+    pub(crate) fn lay_out(&mut self, now: Moment) -> Option<Entry<C>> {
         let is_full = self.open() >= self.config.max_open;
         let kept = if is_full { 0 } else { self.config.min_idle() };
         let may_go = |entry: &&Entry<C>| self.idle.len() > kept && self.is_proven(entry, now);
         self.idle.warmest().filter(may_go)?;
         let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
-        (entry.just_dialed, entry.came_back) = (false, false);
-        let rested = now.since(entry.idle_since);
-        Some((entry, rested))
+        entry.just_dialed = false;
+        self.date(&mut entry);
+        Some(entry)
     }
 
-    /// How much of its life a connection has left; `None` is no limit.
-    pub(crate) fn life_left(&self, entry: &Entry<C>, now: Moment) -> Option<Duration> {
-        self.aging.ends_at(entry).map(|end| end.since(now))
+    /// Writes on a connection when it has to end, for those who do not ask the ledger.
+    pub(crate) fn date(&self, entry: &mut Entry<C>) {
+        if entry.expires == Moment::FIRST {
+            entry.expires = self.aging.ends_at(entry).unwrap_or(Moment::LAST);
+        }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -348,13 +347,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Takes back, as idle, a connection that has been laid out, lent and given back out of sight.
     ///
     /// It frees nothing yet: `settle` comes with the event for which it is taken back.
-    pub(crate) fn take_in(&mut self, mut entry: Entry<C>, rested: Duration, now: Moment) {
-        let returned_at = now.before(rested).filter(|_| entry.came_back);
-        if let Some(returned_at) = returned_at {
-            entry.idle_since = returned_at;
-            // Rather too early than after a doubt that it came before.
-            entry.proven_at = returned_at.before(TICK).unwrap_or(returned_at);
-        }
+    pub(crate) fn take_in(&mut self, entry: Entry<C>) {
         if self.closed || entry.epoch != self.epoch {
             // It was put down behind the back of a change.
             self.outdated.push(entry);
@@ -541,10 +534,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.totals.panics_total += 1;
     }
 
-    /// The loans that began before `limit`, by the clock that they bear, and that are not counted as
-    /// leaks yet.
-    pub(crate) fn take_leaks(&mut self, limit: u64) -> Vec<Loan> {
-        let leaks = self.roster.take_overlong(limit);
+    /// The loans that last too long by now and are not counted as leaks yet.
+    pub(crate) fn take_leaks(&mut self, now: Moment) -> Vec<Loan> {
+        let limit = now.before(self.config.leak_after);
+        let leaks = limit.map_or_else(Vec::new, |limit| self.roster.take_overlong(limit));
         self.totals.leaked_total += leaks.len() as u64;
         leaks
     }

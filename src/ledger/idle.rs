@@ -199,7 +199,7 @@ impl<C> Idle<C> {
         self.look_again(now);
         self.leaving = 0;
         for entry in &mut self.entries {
-            (entry.is_leaving, entry.expires) = (false, 0);
+            (entry.is_leaving, entry.expires) = (false, Moment::FIRST);
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Record {
     counted: AtomicCell<u64>,
     /// Which loan was last found to last too long. Written under the ledger's lock.
     overlong: AtomicCell<u64>,
-    since: AtomicCell<u64>,
+    since: AtomicCell<Moment>,
     thread: AtomicCell<Option<ThreadId>>,
     /// `None`: nobody holds the connection.
     location: AtomicCell<Option<&'static Location<'static>>>,
@@ -46,8 +46,8 @@ pub(crate) struct Record {
 /// A connection in somebody's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loan {
-    /// Since when, by a clock that the ledger does not read.
-    pub(crate) since: u64,
+    /// Since when, by the coarse clock.
+    pub(crate) since: Moment,
     /// Who asked for it.
     pub(crate) thread: ThreadId,
     /// Where.
@@ -77,7 +77,7 @@ impl Record {
 
     /// Since when the latest holder has it or had it.
     #[inline]
-    pub(crate) fn since(&self) -> u64 {
+    pub(crate) fn since(&self) -> Moment {
         self.since.load()
     }
 
@@ -178,7 +178,7 @@ impl Roster {
     }
 
     /// The loans that began before `limit` and were not found here before.
-    pub(super) fn take_overlong(&self, limit: u64) -> Vec<Loan> {
+    pub(super) fn take_overlong(&self, limit: Moment) -> Vec<Loan> {
         let take = |record: &Record| {
             let (number, loan) = (record.loans(), record.loan()?);
             let is_news = loan.since < limit && record.overlong.load() != number;

@@ -443,7 +443,6 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Moment) -> Entry<C> {
         self.in_use += 1;
         entry.just_dialed = entry.record().loans() == 0 && entry.opened_at() == now;
-        entry.came_back = false;
         entry.record().count_loan();
         self.count_loans(&entry);
         entry
@@ -492,7 +491,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn rest(&mut self, mut entry: Entry<C>) {
         if entry.epoch != self.epoch {
             // Limits may have changed since its end was reckoned.
-            (entry.epoch, entry.expires) = (self.epoch, 0);
+            (entry.epoch, entry.expires) = (self.epoch, Moment::FIRST);
         }
         self.idle.insert(entry, &self.aging);
     }

@@ -9,10 +9,10 @@ use crate::dialer::Dialer;
 use crate::ledger::CloseOrder;
 use crate::moment::Moment;
 use crate::stats::Stats;
-use crate::sync::{Bell, CoarseInstant, MutexGuard, Wake, now};
+use crate::sync::{Bell, MutexGuard, Wake, now};
 
 use super::knobs::is_timed;
-use super::{Answer, Books, Connection, Lent, Orders, Shell, Ticket};
+use super::{Answer, Books, Connection, Orders, Shell, Ticket};
 
 impl<D: Dialer> Shell<D> {
     /// Locks the ledger.
@@ -99,8 +99,8 @@ impl<D: Dialer> OpenBooks<'_, D> {
     }
 
     fn sweep(&mut self) {
-        let (ledger, now) = (&mut self.ledger, self.now);
-        self.shell.places.sweep(|entry| take_in::<D>(ledger, entry, now));
+        let ledger = &mut self.ledger;
+        self.shell.places.sweep(|entry| ledger.take_in(entry));
         self.at_rest = Some(self.ledger.at_rest());
     }
 
@@ -112,8 +112,7 @@ impl<D: Dialer> OpenBooks<'_, D> {
         self.shell.count_idle(i64::from(self.ledger.at_rest()) - i64::from(at_rest));
         let now = self.now;
         if let Some(upkeep) = self.ledger.news_of_upkeep() {
-            let coarse = |at: Moment| CoarseInstant::now().after(at.since(now));
-            self.shell.knobs.set_next_upkeep(upkeep.map(coarse));
+            self.shell.knobs.set_next_upkeep(upkeep);
         }
         let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
         if let Some(ease) = ease {
@@ -124,27 +123,16 @@ impl<D: Dialer> OpenBooks<'_, D> {
     }
 
     fn lay_out(&mut self, ease: Duration) {
-        let (now, coarse) = (self.now, CoarseInstant::now());
+        let now = self.now;
         let (epoch, until) = (self.ledger.epoch(), now.after(ease));
         self.shell.places.grow(self.ledger.live(), self.ledger.config().max_idle());
         let mut found = Vec::new();
-        let lay_out = || {
-            let (mut entry, rested) = self.ledger.lay_out(now)?;
-            entry.rests_since = coarse.before(rested).0;
-            date::<D>(&self.ledger, &mut entry, now, coarse);
-            Some(entry)
-        };
+        let lay_out = || self.ledger.lay_out(now);
         self.shell.places.open(epoch, until, lay_out, |entry| found.push(entry));
         for entry in found {
-            take_in::<D>(&mut self.ledger, entry, now);
+            self.ledger.take_in(entry);
         }
     }
-}
-
-/// Has the ledger take in what rested in a place.
-fn take_in<D: Dialer>(ledger: &mut Books<D>, entry: Lent<D>, now: Moment) {
-    let rested = CoarseInstant::now().since(CoarseInstant(entry.rests_since));
-    ledger.take_in(entry, rested, now);
 }
 
 impl<D: Dialer> Deref for OpenBooks<'_, D> {
@@ -158,18 +146,5 @@ impl<D: Dialer> Deref for OpenBooks<'_, D> {
 impl<D: Dialer> Drop for OpenBooks<'_, D> {
     fn drop(&mut self) {
         self.put_away();
-    }
-}
-
-/// Writes on a connection when it has to end, by the coarse clock, for those who do not ask the ledger.
-pub(super) fn date<D: Dialer>(
-    ledger: &Books<D>,
-    entry: &mut Lent<D>,
-    now: Moment,
-    coarse: CoarseInstant,
-) {
-    if entry.expires == 0 {
-        let left = ledger.life_left(entry, now);
-        entry.expires = left.map_or(u64::MAX, |left| coarse.after(left).0);
     }
 }

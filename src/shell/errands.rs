@@ -13,7 +13,7 @@ use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task};
 use crate::maintenance::{self, Upkeep};
 use crate::moment::Moment;
 use crate::spans;
-use crate::sync::{CoarseInstant, catch, now};
+use crate::sync::{catch, coarse_now, now};
 use crate::workers::Job;
 
 use super::{Books, Connection, Failure, Orders, Shell};
@@ -219,8 +219,8 @@ impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
         let (orders, leaks) = self.told(|ledger, now| {
             let orders = ledger.upkeep(now);
-            let leak_after = ledger.config().leak_after;
-            (orders, ledger.take_leaks(CoarseInstant::now().before(leak_after).0))
+            // By the clock by which loans begin: so each is told with its whole length.
+            (orders, ledger.take_leaks(coarse_now()))
         });
         // The thread that this runs on is that of all pools: no dialer may hold it up, nor may an
         // observer.

@@ -30,11 +30,11 @@ use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Request, Task, Ticket
 use crate::moment::Moment;
 use crate::places::{Open, Places};
 use crate::spans;
-use crate::sync::{Bell, CoarseInstant, Latest, Mutex, Wake, now, seed, this_thread};
+use crate::sync::{Bell, Latest, Mutex, Wake, coarse_now, now, seed, this_thread};
 use crate::workers::Workers;
 
 use self::account::{Account, refused, turned_away};
-use self::books::{OpenBooks, Reading, date};
+use self::books::{OpenBooks, Reading};
 use self::errands::Assignment;
 use self::exchange::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
@@ -121,14 +121,14 @@ impl<D: Dialer> Shell<D> {
     #[inline]
     pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
         let open = self.places.gate()?;
-        let now = CoarseInstant::now();
+        let now = coarse_now();
         let mut entry = self.places.take(now)?;
         if self.idle.is_some() {
             self.count_idle(-1);
         }
-        let is_fresh = now.is_within(self.knobs.fresh_for(), CoarseInstant(entry.rests_since));
+        let is_fresh = self.knobs.is_fresh(entry.idle_since(), now);
         // One of an older epoch rests here for the moment until its returner has looked.
-        if !is_fresh || entry.epoch != open.epoch || now >= CoarseInstant(entry.expires) {
+        if !is_fresh || entry.epoch != open.epoch || now >= entry.expires {
             self.pass_on(entry);
             return None;
         }
@@ -138,7 +138,7 @@ impl<D: Dialer> Shell<D> {
         }
         let (thread, record) = (this_thread(), entry.record());
         record.count_loan();
-        record.hand_to(Loan { since: now.0, thread, location: site });
+        record.hand_to(Loan { since: now, thread, location: site });
         self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
         Some(entry)
     }
@@ -160,9 +160,8 @@ impl<D: Dialer> Shell<D> {
     /// The ledger shall see to a connection from a place before it is lent.
     #[cold]
     fn pass_on(self: &Arc<Self>, entry: Lent<D>) {
-        let rested = CoarseInstant::now().since(CoarseInstant(entry.rests_since));
         self.event(|ledger, now| {
-            ledger.take_in(entry, rested, now);
+            ledger.take_in(entry);
             ledger.look(now)
         });
     }
@@ -245,7 +244,7 @@ impl<D: Dialer> Shell<D> {
     ) -> Result<Lent<D>, Refused<D>> {
         match &outcome {
             Ok(entry) => {
-                let (since, thread) = (CoarseInstant::now().0, this_thread());
+                let (since, thread) = (coarse_now(), this_thread());
                 entry.record().hand_to(Loan { since, thread, location: site });
                 self.tell(|| Event::Lent { waited, reused: entry.is_reused() });
             }
@@ -283,7 +282,7 @@ impl<D: Dialer> Shell<D> {
         });
         let ticket = match request {
             Request::Granted(ticket, mut entry) => {
-                date::<D>(&ledger, &mut entry, ledger.now, CoarseInstant::now());
+                ledger.date(&mut entry);
                 drop(ledger);
                 self.carry_out(effects);
                 return Ok(((ticket, since), entry));
@@ -354,7 +353,7 @@ impl<D: Dialer> Shell<D> {
             }
             if let Some(mut verdict) = ledger.verdict(ticket, is_late) {
                 let (account, effects) = if let Verdict::Granted(entry) = &mut verdict {
-                    date::<D>(&ledger, entry, ledger.now, CoarseInstant::now());
+                    ledger.date(entry);
                     // Who is served asks for no account.
                     (Account::default(), ledger.tell(Ledger::collected))
                 } else {
@@ -379,7 +378,7 @@ impl<D: Dialer> Shell<D> {
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
     #[inline]
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>, was_touched: bool) {
-        let (now, since) = (CoarseInstant::now(), CoarseInstant(entry.record().since()));
+        let (now, since) = (coarse_now(), entry.record().since());
         // Nearly every loan ends within a tick of that clock: see `Timings`.
         if now.is_a_tick_after(since) || self.watch.is_kept() {
             self.note_return(&entry, now);
@@ -402,8 +401,8 @@ impl<D: Dialer> Shell<D> {
         }
         // A reset has taken some time since: to have proved less than it has costs at most a check.
         match self.places.gate() {
-            Some(open) if open.epoch == entry.epoch && now.0 < entry.expires => {
-                (entry.came_back, entry.rests_since) = (true, now.0);
+            Some(open) if open.epoch == entry.epoch && now < entry.expires => {
+                entry.come_to_rest(now);
                 entry.record().let_go();
                 let expires = entry.expires;
                 if self.idle.is_some() {
@@ -443,20 +442,20 @@ impl<D: Dialer> Shell<D> {
     /// A borrower is done with a connection that is of no more use.
     #[cold]
     pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
-        self.note_return(&entry, CoarseInstant::now());
+        self.note_return(&entry, coarse_now());
         self.retire(entry, reason);
     }
 
     #[cold]
-    fn note_return(&self, entry: &Lent<D>, now: CoarseInstant) {
+    fn note_return(&self, entry: &Lent<D>, now: Moment) {
         let held = self.end_loan(entry, now);
         self.tell(|| Event::Returned { held });
     }
 
     /// Notes for how long a connection was lent, and tells.
     #[cold]
-    fn end_loan(&self, entry: &Lent<D>, now: CoarseInstant) -> Duration {
-        let since = CoarseInstant(entry.record().since());
+    fn end_loan(&self, entry: &Lent<D>, now: Moment) -> Duration {
+        let since = entry.record().since();
         let held = now.since(since);
         if now.is_a_tick_after(since) {
             self.timings.note_hold(held);
@@ -472,7 +471,7 @@ impl<D: Dialer> Shell<D> {
 
     /// A borrower keeps its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
-        let held = self.end_loan(&entry, CoarseInstant::now());
+        let held = self.end_loan(&entry, coarse_now());
         self.tell(|| Event::Detached { held });
         let (connection, effects) = self.told(|ledger, now| ledger.detach(entry, now));
         self.carry_out(effects);

@@ -123,7 +123,7 @@ struct Member {
 struct Places {
     epoch: u32,
     until: Option<Moment>,
-    at_rest: Vec<(Entry<u32>, Moment)>,
+    at_rest: Vec<Entry<u32>>,
 }
 
 #[derive(Debug)]
@@ -202,7 +202,6 @@ pub(crate) struct Keys {
     max_open_total: u32,
     /// What may be taken: the bound, or what was taken when it was lowered and is still.
     allowance: u32,
-    started: Moment,
     now: Moment,
     /// How far the clock of the event at hand is behind.
     behind: Duration,
@@ -231,7 +230,6 @@ impl Keys {
             common: Common::new(max_open_total),
             max_open_total,
             allowance: max_open_total,
-            started: now,
             now,
             behind: Duration::ZERO,
             is_closed: false,
@@ -414,11 +412,7 @@ impl Keys {
     }
 
     fn lend(&mut self, caller: usize, ticket: Option<Ticket>, mut entry: Entry<u32>) {
-        if entry.expires == 0 {
-            let now = self.clock();
-            let left = self.books(self.callers[caller].member).life_left(&entry, now);
-            entry.expires = left.map_or(u64::MAX, |left| self.nanoseconds(now + left));
-        }
+        self.books(self.callers[caller].member).date(&mut entry);
         self.connection(entry.connection).place = Place::Out;
         let it = &mut self.callers[caller];
         (it.ticket, it.state) = (ticket, State::Holding(entry));
@@ -429,13 +423,12 @@ impl Keys {
     /// The way without the ledger: where the gate is open, and something rests that is fresh.
     fn take_unseen(&mut self, member: usize) -> Option<Entry<u32>> {
         let now = self.clock();
-        let (entry, since) = self.gate(member, now)?.at_rest.pop()?;
+        let entry = self.gate(member, now)?.at_rest.pop()?;
         let Config { check_after, max_idle_time, .. } = self.setting.each;
-        let rested = now.since(since);
-        let is_fresh = rested <= check_after.min(max_idle_time);
+        let is_fresh = now.since(entry.idle_since()) <= check_after.min(max_idle_time);
         if !is_fresh || !self.may_rest_unseen(member, &entry, now) {
             self.event(member, |books, now| {
-                books.take_in(entry, rested, now);
+                books.take_in(entry);
                 books.look(now)
             });
             return None;
@@ -450,13 +443,8 @@ impl Keys {
     }
 
     fn may_rest_unseen(&mut self, member: usize, entry: &Entry<u32>, now: Moment) -> bool {
-        let nanoseconds = self.nanoseconds(now);
         let gate = self.gate(member, now);
-        gate.is_some_and(|it| it.epoch == entry.epoch) && nanoseconds < entry.expires
-    }
-
-    fn nanoseconds(&self, moment: Moment) -> u64 {
-        moment.since(self.started).as_nanos() as u64 + 1
+        gate.is_some_and(|it| it.epoch == entry.epoch) && now < entry.expires
     }
 
     pub(crate) fn give_back(&mut self, pick: usize) {
@@ -468,9 +456,9 @@ impl Keys {
         let may_rest = self.may_rest_unseen(member, &entry, now);
         match self.gate(member, now).filter(|it| may_rest && it.at_rest.len() < most) {
             Some(places) => {
-                entry.came_back = true;
+                entry.come_to_rest(now);
                 entry.record().let_go();
-                places.at_rest.push((entry, now));
+                places.at_rest.push(entry);
             }
             None => self.event(member, |books, now| books.give_back(entry, now)),
         }
@@ -787,8 +775,8 @@ impl Keys {
     fn open(&mut self, member: usize) -> Moment {
         let now = self.clock();
         let places = self.members[member].places.take();
-        for (entry, since) in places.into_iter().flat_map(|it| it.at_rest) {
-            self.books(member).take_in(entry, now.since(since), now);
+        for entry in places.into_iter().flat_map(|it| it.at_rest) {
+            self.books(member).take_in(entry);
         }
         now
     }
@@ -871,18 +859,12 @@ impl Keys {
 
     fn lay_out(&mut self, member: usize, now: Moment) {
         let most = self.setting.places;
-        let started = self.started;
-        let nanoseconds = |moment: Moment| moment.since(started).as_nanos() as u64 + 1;
         let Member { books: Some(books), places, .. } = &mut self.members[member] else { return };
         let Some(ease) = books.ease(now) else { return };
         let mut at_rest = Vec::new();
         while at_rest.len() < most {
-            let Some((mut entry, rested)) = books.lay_out(now) else { break };
-            if entry.expires == 0 {
-                let left = books.life_left(&entry, now);
-                entry.expires = left.map_or(u64::MAX, |left| nanoseconds(now + left));
-            }
-            at_rest.push((entry, now - rested));
+            let Some(entry) = books.lay_out(now) else { break };
+            at_rest.push(entry);
         }
         *places = Some(Places { epoch: books.epoch(), until: now.after(ease), at_rest });
     }

@@ -660,7 +660,7 @@ fn what_a_change_has_passed_by_comes_to_rest_in_its_turn_once_the_ledger_has_let
         desk.give_back(entry);
         desk.now += SECOND;
     }
-    let laid_out = [(); 2].map(|()| desk.ledger.lay_out(desk.now).expect("something is idle").0);
+    let laid_out = [(); 2].map(|()| desk.ledger.lay_out(desk.now).expect("something is idle"));
     let before = desk.ledger.epoch();
     desk.resize(2);
     assert!(desk.ledger.epoch() > before);
@@ -669,15 +669,15 @@ fn what_a_change_has_passed_by_comes_to_rest_in_its_turn_once_the_ledger_has_let
 
     let [warmest, colder] = laid_out;
     assert_eq!((warmest.connection, colder.connection), (3, 2));
-    desk.ledger.take_in(warmest, SECOND, desk.now);
+    desk.ledger.take_in(warmest);
     assert_eq!(desk.ledger.ease(desk.now), None, "something has yet to pass");
     assert_eq!((desk.stats().in_use, desk.stats().idle), (2, 0));
     desk.look();
-    desk.ledger.take_in(colder, 2 * SECOND, desk.now);
+    desk.ledger.take_in(colder);
     desk.look();
     assert_eq!((desk.stats().in_use, desk.stats().idle), (0, 2));
-    let (entry, rested) = desk.ledger.lay_out(desk.now).expect("something is idle");
-    assert_eq!((entry.connection, rested), (3, SECOND));
+    let entry = desk.ledger.lay_out(desk.now).expect("something is idle");
+    assert_eq!((entry.connection, desk.now - entry.idle_since()), (3, SECOND));
     assert_eq!(entry.epoch, desk.ledger.epoch());
 }
 

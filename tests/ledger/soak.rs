@@ -101,9 +101,8 @@ struct Soak {
     changed_at: Moment,
     allowance: u32,
     alarm: Option<Moment>,
-    /// At rest in places, since when; `None`: the gate is shut.
-    places: Option<Vec<(Entry<u32>, Moment)>>,
-    started: Moment,
+    /// At rest in places; `None`: the gate is shut.
+    places: Option<Vec<Entry<u32>>>,
     seen: Seen,
 }
 
@@ -134,7 +133,6 @@ impl Soak {
             allowance: config.max_open,
             alarm: None,
             places: None,
-            started: now,
             seen: Seen::default(),
         };
         soak.put(Duration::ZERO, Item::Arrive);
@@ -205,16 +203,15 @@ impl Soak {
     // ---- The ledger and its places -------------------------------------------------------------
 
     fn event(&mut self, event: impl FnOnce(&mut Books, Moment) -> Orders) {
-        for (entry, since) in self.places.take().into_iter().flatten() {
-            let rested = self.now.since(since);
-            self.ledger.take_in(entry, rested, self.now);
+        for entry in self.places.take().into_iter().flatten() {
+            self.ledger.take_in(entry);
         }
         let orders = event(&mut self.ledger, self.now);
         if self.ledger.ease(self.now).is_some() && self.dice(3) > 0 {
             let mut places = Vec::new();
             while places.len() < 8 {
-                let Some((entry, rested)) = self.ledger.lay_out(self.now) else { break };
-                places.push((self.dated(entry), self.now - rested));
+                let Some(entry) = self.ledger.lay_out(self.now) else { break };
+                places.push(entry);
             }
             self.places = Some(places);
         }
@@ -224,30 +221,22 @@ impl Soak {
 
     /// With its end written on it, for those who do not ask the ledger.
     fn dated(&self, mut entry: Entry<u32>) -> Entry<u32> {
-        if entry.expires == 0 {
-            let left = self.ledger.life_left(&entry, self.now);
-            entry.expires = left.map_or(u64::MAX, |left| self.nanoseconds(self.now + left));
-        }
+        self.ledger.date(&mut entry);
         entry
     }
 
-    fn nanoseconds(&self, moment: Moment) -> u64 {
-        moment.since(self.started).as_nanos() as u64 + 1
-    }
-
     fn may_rest_unseen(&self, entry: &Entry<u32>) -> bool {
-        entry.epoch == self.ledger.epoch() && self.nanoseconds(self.now) < entry.expires
+        entry.epoch == self.ledger.epoch() && self.now < entry.expires
     }
 
     /// The way without the ledger.
     fn take_unseen(&mut self) -> Option<Entry<u32>> {
-        let (entry, since) = self.places.as_mut()?.pop()?;
+        let entry = self.places.as_mut()?.pop()?;
         let Config { check_after, max_idle_time, .. } = *self.ledger.config();
-        let is_fresh = self.now - since <= check_after.min(max_idle_time);
+        let is_fresh = self.now.since(entry.idle_since()) <= check_after.min(max_idle_time);
         if !is_fresh || !self.may_rest_unseen(&entry) {
-            let rested = self.now - since;
             self.event(|ledger, now| {
-                ledger.take_in(entry, rested, now);
+                ledger.take_in(entry);
                 ledger.look(now)
             });
             return None;
@@ -529,11 +518,11 @@ impl Soak {
             }
             4..15 => self.event(|ledger, now| ledger.set_aside_for_reset(entry, now)),
             _ if self.places.is_some() && self.may_rest_unseen(&entry) => {
-                entry.came_back = true;
+                entry.come_to_rest(now);
                 let expires = entry.expires;
                 let places = self.places.as_mut().expect("just looked");
-                places.push((entry, now));
-                let upkeep = self.alarm.map_or(u64::MAX, |at| self.nanoseconds(at - UPKEEP_LEAST));
+                places.push(entry);
+                let upkeep = self.alarm.map_or(Moment::LAST, |at| at - UPKEEP_LEAST);
                 if expires < upkeep {
                     self.event(Ledger::look);
                 }
@@ -628,9 +617,7 @@ impl Soak {
         self.run();
         assert!(self.callers.is_empty(), "NO-STRANDED-WAITER: {:?}", self.callers);
         assert_eq!(self.told, self.arrived, "each is told exactly once");
-        self.places.take().into_iter().flatten().for_each(|(entry, since)| {
-            self.ledger.take_in(entry, self.now - since, self.now);
-        });
+        self.places.take().into_iter().flatten().for_each(|entry| self.ledger.take_in(entry));
         let stats = self.ledger.stats(self.now);
         assert_eq!(self.opened, self.closed + self.detached + stats.idle, "{stats}");
         assert_eq!((stats.open(), stats.waiting), (stats.idle, 0), "{stats}");
