@@ -205,7 +205,11 @@ impl<T> Settings<T> {
     /// it ends, if there is room for both: leave `max_open` one more than rest and work need.
     /// Otherwise it is closed first, and rests one short for as long as a dial takes.
     ///
-    /// While the server cannot be reached one dial at a time tries, after pauses of up to 10 s.
+    /// While dials fail one at a time tries, after pauses that double from 100 ms up to 10 s, or up to
+    /// 10 min where [trying again cannot help](crate::Dialer::is_permanent).
+    /// [`Pool::last_dial_failure`](crate::Pool::last_dial_failure) tells how the latest failed. A
+    /// connection that has to end before it is 100 ms old is not replaced sooner than after as long
+    /// again.
     ///
     /// From 0 to `max_idle`. Defaults to 0, as the first caller can dial: a program that is not used
     /// then holds nothing.

@@ -55,6 +55,18 @@ pub trait Dialer: Send + Sync + 'static {
     /// connection serves that caller first.
     fn dial(&self, deadline: Instant) -> Result<Self::Connection, Self::Error>;
 
+    /// Whether a dial that failed so would fail again until somebody changes something: a wrong
+    /// password, say, or a database that does not exist.
+    ///
+    /// Asked once for each failed dial, on the thread that dialed, and must not block. After such an
+    /// error the pool's own dials for [`min_idle`](crate::Settings::min_idle) go on with pauses that
+    /// grow to ten minutes rather than ten seconds, since servers lock out whoever tries a wrong
+    /// password too often. Callers are told the error as any other. The default says no.
+    fn is_permanent(&self, error: &Self::Error) -> bool {
+        let _ = error;
+        false
+    }
+
     /// Whether a connection is known to be past use, judged without asking the peer.
     ///
     /// Asked on the caller's thread at each return and before each reuse, so it

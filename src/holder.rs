@@ -97,8 +97,8 @@ impl fmt::Display for Holders {
 pub(crate) fn is_self_deadlock(
     loans: &[Loan],
     in_use: u32,
-    asking: impl Iterator<Item = ThreadId> + Clone,
+    is_asking: impl Fn(ThreadId) -> bool,
 ) -> bool {
-    let asks = |loan: &Loan| asking.clone().any(|thread| thread == loan.thread);
+    let asks = |loan: &Loan| is_asking(loan.thread);
     !loans.is_empty() && loans.len() >= in_use as usize && loans.iter().all(asks)
 }

@@ -23,8 +23,13 @@ use crate::sync::{AtomicU64, Figure, OnceLock, Ordering, Shelf, last_place, now,
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
 const PLACES_MOST: u32 = 64;
 
-/// The bit of the gate that says it is shut; the epoch stands above it.
+/// The gate in one word: this bit says that it is shut, above it stands how many places may be filled,
+/// and above that the epoch.
 const SHUT: u64 = 1;
+const ROOM_AT: u32 = 1;
+const EPOCH_AT: u32 = 8;
+const ROOM_MASK: u64 = (1 << (EPOCH_AT - ROOM_AT)) - 1;
+const _: () = assert!(PLACES_MOST as u64 <= ROOM_MASK);
 
 /// The gate is open until somebody shuts it.
 const NO_LIMIT: u64 = u64::MAX;
@@ -50,6 +55,15 @@ struct Row<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Open {
     pub(crate) epoch: u32,
+    /// The first so many places may be filled: with what rests in the ledger, as many connections as
+    /// may rest at all.
+    room: u32,
+}
+
+impl Open {
+    fn to_gate(self) -> u64 {
+        u64::from(self.epoch) << EPOCH_AT | u64::from(self.room) << ROOM_AT
+    }
 }
 
 impl<T> Places<T> {
@@ -103,7 +117,8 @@ impl<T> Places<T> {
     #[inline]
     fn is_open(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
-        (gate & SHUT == 0).then_some(Open { epoch: (gate >> 1) as u32 })
+        let room = (gate >> ROOM_AT & ROOM_MASK) as u32;
+        (gate & SHUT == 0).then_some(Open { epoch: (gate >> EPOCH_AT) as u32, room })
     }
 
     /// Takes a connection from the place that this thread used last, or else from the first that
@@ -143,26 +158,26 @@ impl<T> Places<T> {
     /// stead, or both.
     #[inline]
     pub(crate) fn put(&self, item: T, open: Open) -> Result<(), [Option<T>; 2]> {
-        let Some(place) = self.free_place() else { return Err([Some(item), None]) };
+        let Some(place) = self.free_place(open.room) else { return Err([Some(item), None]) };
         // Something is displaced if another returner has found the same place free.
         let displaced = place.swap(item);
         let recalled = if self.is_open() == Some(open) { None } else { place.take() };
         if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
     }
 
-    /// The place that this thread used last, or else the first, if it looks free.
+    /// The place that this thread used last, or else the first, if it looks free and may be filled.
     #[inline]
-    fn free_place(&self) -> Option<&Shelf<T>> {
+    fn free_place(&self, room: u32) -> Option<&Shelf<T>> {
         let (last, _) = last_place();
         match self.place(last) {
-            Some(place) if !place.looks_taken() => Some(place),
-            _ => self.find_free_place(),
+            Some(place) if last < room as usize && !place.looks_taken() => Some(place),
+            _ => self.find_free_place(room),
         }
     }
 
     #[cold]
-    fn find_free_place(&self) -> Option<&Shelf<T>> {
-        let at = self.all().position(|place| !place.looks_taken())?;
+    fn find_free_place(&self, room: u32) -> Option<&Shelf<T>> {
+        let at = self.all().take(room as usize).position(|place| !place.looks_taken())?;
         // What this thread has returned last it will take first.
         let (_, ticked) = last_place();
         set_last_place(at, ticked);
@@ -212,11 +227,13 @@ impl<T> Places<T> {
     }
 
     /// Lays out as many connections as there are places, opens the gate (`until` then, or for as
-    /// long as it takes), and takes up what a returner had left for the moment until it looks.
+    /// long as it takes) with room for `spare` more, and takes up what a returner had left for the
+    /// moment until it looks.
     pub(crate) fn open(
         &self,
         epoch: u32,
         until: Option<Moment>,
+        spare: u32,
         mut more: impl FnMut() -> Option<T>,
         mut found: impl FnMut(T),
     ) {
@@ -230,7 +247,8 @@ impl<T> Places<T> {
         self.last_seen.set(laid_out);
         let until = until.map_or(NO_LIMIT, Moment::as_nanos);
         self.until.store(until, Ordering::Relaxed);
-        self.gate.store(u64::from(epoch) << 1, Ordering::Release);
+        let room = spare.saturating_add(laid_out as u32).min(PLACES_MOST);
+        self.gate.store(Open { epoch, room }.to_gate(), Ordering::Release);
     }
 }
 

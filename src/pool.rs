@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cancel::Cancel;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
-use crate::error::GetError;
+use crate::error::{DialFailure, GetError};
 use crate::event::Watch;
 use crate::guard::{Guard, OwnedConnection, PooledConnection};
 use crate::histogram::Histograms;
@@ -296,12 +296,11 @@ impl<D: Dialer> Pool<D> {
         cancel: &Cancel,
         timeout: Duration,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        if cancel.is_cancelled() {
-            return Err(GetError::Cancelled);
-        }
         let shell = &self.handle.shell;
-        if let Some(entry) = shell.take_resting(site) {
-            return Ok(entry);
+        if !cancel.is_cancelled() {
+            if let Some(entry) = shell.take_resting(site) {
+                return Ok(entry);
+            }
         }
         let start = now();
         shell.get(start, start.after(timeout), Some(cancel), site)
@@ -358,6 +357,27 @@ impl<D: Dialer> Pool<D> {
     #[must_use]
     pub fn recent_stats(&self) -> Stats {
         self.handle.shell.recent_stats()
+    }
+
+    /// How the latest dial failed, unless one has succeeded since: also one that the pool began for
+    /// [`min_idle`](crate::Settings::min_idle), or for a caller who has been served otherwise.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{Pool, net::TcpDialer};
+    ///
+    /// let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    /// let pool = Pool::builder(TcpDialer::from(nobody)).min_idle(1).build()?;
+    /// // Nobody asks for a connection. The pool dials by itself, and fails.
+    /// # while pool.last_dial_failure().is_none() { std::thread::yield_now(); }
+    /// let failure = pool.last_dial_failure().expect("nobody listens there");
+    /// println!("{failure}"); // .. Connection refused ..
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn last_dial_failure(&self) -> Option<DialFailure<D::Error>> {
+        self.handle.shell.last_dial_failure()
     }
 
     /// How long waits, dials and loans took, each time since the pool was opened.

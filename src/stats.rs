@@ -55,7 +55,7 @@ pub struct Stats {
     pub wait_time_total: Duration,
     /// Callers turned away at their deadline.
     pub timed_out_total: u64,
-    /// Callers whose wait was [cancelled](crate::Cancel).
+    /// Callers who were [cancelled](crate::Cancel), before they asked or while they waited.
     pub cancelled_total: u64,
     /// Callers turned away because the queue was full.
     pub queue_full_total: u64,

@@ -9,12 +9,37 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use common::{
-    Act, Connection, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting,
+    Act, Connection, Gate, LONG, Refused, SHORT, Scripted, await_rest, await_that, await_waiting,
     failed_dial, finishes, panic_quietly, pool,
 };
-use latebind::{Cancel, ConfigError, DialRule, GetError, Pool, PooledConnection};
+use latebind::{Cancel, ConfigError, DialRule, Event, GetError, Pool, PooledConnection};
 
 // ---- Settings -----------------------------------------------------------------------------------
+
+/// The server sees it, and nobody asks the pool, which would have it look.
+#[test]
+fn max_idle_of_zero_set_while_the_pool_runs_leaves_nothing_open() {
+    let (pool, server) = pool(|b| b);
+    drop(pool.get().unwrap());
+    pool.reconfigure().max_idle(0).apply().unwrap();
+    let dialed = pool.get().unwrap();
+    let resumed = pool.get_owned().unwrap();
+    drop(dialed);
+    drop(resumed);
+    await_that("what came back is closed", || server.alive() == 0);
+}
+
+#[test]
+fn a_burst_leaves_no_more_than_max_idle_open_although_nobody_calls() {
+    for (min_idle, max_idle) in [(4, 4), (2, 4), (0, 4), (0, 1), (4, 5)] {
+        let (pool, server) = pool(|b| b.max_open(20).min_idle(min_idle).max_idle(max_idle));
+        for lent in [12, 20, 3] {
+            let guards: Vec<_> = (0..lent).map(|_| pool.get().unwrap()).collect();
+            drop(guards);
+            await_that("no more rest than may", || server.alive() <= max_idle);
+        }
+    }
+}
 
 #[test]
 fn what_is_not_named_stays_as_it_is() {
@@ -649,6 +674,28 @@ fn a_token_that_is_cancelled_refuses_before_anything_is_done() {
     let stats = await_rest(&pool, &server);
     assert_eq!((stats.waited_total, stats.lent_total, stats.dials_total), (0, 0, 1));
     assert_knows_nobody(&cancel);
+}
+
+#[test]
+fn a_caller_who_was_cancelled_before_it_asked_is_told_and_counted() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let (pool, server) = pool(|b| {
+        b.observer(move |event: &Event<'_, Refused>| {
+            if let Event::TurnedAway { error, waited, .. } = event {
+                notes.lock().unwrap().push((error.to_string(), *waited));
+            }
+        })
+    });
+    drop(pool.get().unwrap());
+    let cancel = Cancel::new();
+    cancel.cancel();
+    assert!(matches!(pool.get_cancellable(&cancel, LONG), Err(GetError::Cancelled)));
+    assert!(matches!(pool.get_cancellable_owned(&cancel, LONG), Err(GetError::Cancelled)));
+    let cancelled = ("the wait was cancelled".to_owned(), Duration::ZERO);
+    assert_eq!(*told.lock().unwrap(), [cancelled.clone(), cancelled]);
+    let stats = await_rest(&pool, &server);
+    assert_eq!((stats.cancelled_total, stats.lent_total, stats.dials_total), (2, 1, 1));
 }
 
 #[test]

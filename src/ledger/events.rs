@@ -112,6 +112,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         })
     }
 
+    /// A caller was cancelled before it asked.
+    pub(crate) fn refuse_cancelled(&mut self, now: Moment) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.totals.cancelled_total += 1)
+    }
+
     /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
     /// its own deadline, or else the next at which there may be something to `look` for.
     pub(crate) fn sleep(
@@ -387,18 +392,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         })
     }
 
-    /// A dial has failed. That is its sponsor's business, and nobody else's.
+    /// A dial has failed, and may be such that trying again cannot help. It is its sponsor's business,
+    /// and nobody else's.
     pub(crate) fn dial_failed(
         &mut self,
         id: ErrandId,
         failure: F,
+        is_permanent: bool,
         now: Moment,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let dial = ledger.dials.end(id);
             ledger.judgements.pass(dial.epoch, ledger.epoch);
             ledger.totals.dial_failed_total += 1;
-            ledger.note_failure(dial.sponsor, id, failure, now, effects);
+            ledger.note_failure(dial.sponsor, id, failure, is_permanent, now, effects);
         })
     }
 

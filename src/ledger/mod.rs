@@ -169,6 +169,9 @@ pub(crate) struct Ledger<C, F, W> {
     /// When a connection was last found to be broken: what has rested since before then is checked
     /// before it is lent.
     doubted_at: Option<Moment>,
+    /// When connections at rest may be replaced; `None` is at once. One that time ends as soon as it
+    /// is there would be replaced without end.
+    replaces_at: Option<Moment>,
     /// The moment for which `upkeep` is ordered, if it is.
     alarm: Option<Moment>,
     /// The same, as it was when it was last asked for.
@@ -227,6 +230,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             aging: Aging::new(&config, None),
             outage: Outage::new(spread),
             doubted_at: None,
+            replaces_at: None,
             alarm: None,
             told_alarm: None,
             upkept_at: None,
@@ -278,7 +282,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// When an errand under way will have overrun its time limit, or a caller may dial again.
     fn next_due(&self) -> Option<Moment> {
-        self.next_errand_due().into_iter().chain(self.next_retry()).min()
+        let warm_up = self.replaces_at.filter(|_| !self.warm_ups.is_empty());
+        [self.next_errand_due(), self.next_retry(), warm_up].into_iter().flatten().min()
     }
 
     fn next_errand_due(&self) -> Option<Moment> {

@@ -7,10 +7,12 @@ use crate::moment::Moment;
 
 use super::spread::Spread;
 
-/// Connections that nobody waits for are not worth more than a dial every ten seconds to a server
-/// that is away.
+/// The pauses between dials for connections that nobody waits for. They are not worth more than a dial
+/// every ten seconds to a server that is away, and one every ten minutes where the dialer says that
+/// trying again cannot help.
 const REFILL_FIRST: Duration = Duration::from_millis(100);
 const REFILL_MOST: Duration = Duration::from_secs(10);
+const REFILL_MOST_PERMANENT: Duration = Duration::from_secs(10 * 60);
 
 /// After so many probes' time without a failure, nobody has asked for long: a keyed pool may forget
 /// that its breaker was open.
@@ -23,19 +25,22 @@ pub(super) struct Outage {
     failures: u32,
     /// When the latest of them did.
     failed_at: Option<Moment>,
+    /// Whether that one said that trying again cannot help.
+    is_permanent: bool,
     spread: Spread,
 }
 
 impl Outage {
     pub(super) fn new(spread: Spread) -> Self {
-        Self { failures: 0, failed_at: None, spread }
+        Self { failures: 0, failed_at: None, is_permanent: false, spread }
     }
 
     pub(super) fn note_success(&mut self) {
-        (self.failures, self.failed_at) = (0, None);
+        (self.failures, self.failed_at, self.is_permanent) = (0, None, false);
     }
 
-    pub(super) fn note_failure(&mut self, now: Moment) {
+    pub(super) fn note_failure(&mut self, is_permanent: bool, now: Moment) {
+        self.is_permanent = is_permanent;
         self.failures = self.failures.saturating_add(1);
         self.failed_at = Some(now);
     }
@@ -70,6 +75,7 @@ impl Outage {
 
     /// When `min_idle` may be restored; `None` is at once.
     pub(super) fn next_refill(&self) -> Option<Moment> {
-        self.next_retry(Backoff::new(REFILL_FIRST, REFILL_MOST))
+        let most = if self.is_permanent { REFILL_MOST_PERMANENT } else { REFILL_MOST };
+        self.next_retry(Backoff::new(REFILL_FIRST, most))
     }
 }

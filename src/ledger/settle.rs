@@ -14,6 +14,7 @@ use super::errands::{Aside, Closings, Dial, Dials, Sponsor};
 use super::queue::Waiter;
 use super::roster::Tally;
 use super::share::AtRest;
+use super::upkeep::UPKEEP_LEAST;
 use super::{Ledger, Overdue, Served, Verdict};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
@@ -72,9 +73,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             self.appoint_looker(now, effects);
             self.finish_warm_ups(effects);
-            // What newcomers may have before the queue is not surplus to those who wait.
-            let kept = self.config.max_idle().max(self.queue.len());
-            while self.idle.len() > kept {
+            while self.idle.len() > self.may_rest() {
                 let surplus = self.idle.take_surplus().expect("more are idle than max_idle");
                 self.begin_close(surplus, CloseReason::Surplus, now, effects);
             }
@@ -91,6 +90,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.keep_watch(effects);
         self.shed();
         self.audit(now);
+    }
+
+    /// How many connections may rest. While callers queue, idle connections that are open to newcomers
+    /// are not surplus.
+    fn may_rest(&self) -> u32 {
+        self.config.max_idle().max(self.queue.len())
+    }
+
+    /// How many more may come to rest out of sight.
+    pub(crate) fn spare_rest(&self) -> u32 {
+        self.may_rest().saturating_sub(self.idle.len())
     }
 
     /// Frees the memory of tables that are empty, as most are most of the time: a pool at rest would
@@ -117,7 +127,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn expire(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         while let Some((id, sponsor)) = self.dials.write_off_overdue(now) {
             let failure = F::from(Overdue { limit: self.config.dial_timeout });
-            self.note_failure(sponsor, id, failure, now, effects);
+            self.note_failure(sponsor, id, failure, false, now, effects);
         }
         while let Some((id, task)) = self.aside.write_off_overdue(now) {
             // The connection is still out, but nobody shall have it: it is closed when it is back.
@@ -125,6 +135,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.totals.check_failed_total += u64::from(task.is_check());
             self.note_closing(id, now);
         }
+        self.replaces_at.take_if(|at| *at <= now);
         self.retire_aged(now, effects);
         while let Some(id) = self.closings.pop_overdue(now) {
             self.totals.close_timeouts_total += 1;
@@ -233,6 +244,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             let id = self.begin_dial(Sponsor::Caller(sponsor), now, effects);
             self.queue.begin_dial(sponsor, id);
+        }
+        if self.replaces_at.is_some() {
+            return;
         }
         let Some((&sponsor, &(target, _))) =
             self.warm_ups.iter().max_by_key(|(_, (target, _))| *target)
@@ -358,12 +372,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         sponsor: Sponsor,
         dial: ErrandId,
         failure: F,
+        is_permanent: bool,
         now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
         effects.spent.extend(self.last_failure.replace(failure.clone()));
         if sponsor != Sponsor::Nobody {
-            self.outage.note_failure(now);
+            self.outage.note_failure(is_permanent, now);
         }
         let Sponsor::Caller(sponsor) = sponsor else {
             effects.spent.push(failure);
@@ -527,6 +542,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
             // What has rested since before may be broken as well: it is checked before it is lent.
             self.doubted_at = Some(now);
+        }
+        let has_aged = matches!(reason, CloseReason::Expired | CloseReason::IdleTooLong);
+        if has_aged && entry.age(now) < UPKEEP_LEAST {
+            self.replaces_at = now.after(UPKEEP_LEAST);
         }
         let id = ErrandId(self.fresh_id());
         self.judgements.pass(entry.epoch, self.epoch);

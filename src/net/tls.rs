@@ -92,6 +92,11 @@ impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
         }
     }
 
+    /// As the dialer of the stream has it.
+    fn is_permanent(&self, error: &Self::Error) -> bool {
+        matches!(error, TlsError::Dial(error) if self.dialer.is_permanent(error))
+    }
+
     fn is_broken(&self, connection: &mut Self::Connection) -> bool {
         connection.is_broken()
     }

@@ -1,6 +1,8 @@
 //! Why a caller is not served, with what it is told of the pool.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use crate::error::{DialFailure, GetError};
@@ -18,21 +20,61 @@ pub(super) struct Account {
     is_self_deadlock: bool,
 }
 
+/// The threads that wait for a connection, as a set: thousands may be turned away at the same moment,
+/// and each asks of every loan whether its thread is among them.
+///
+/// It is made when somebody is first turned away, and kept up until nobody waits: a wait that ends
+/// well costs nothing.
+#[derive(Default)]
+pub(super) struct Asking(Option<HashSet<ThreadId>>);
+
+impl Asking {
+    /// This thread begins to wait.
+    pub(super) fn join(&mut self) {
+        if let Some(threads) = &mut self.0 {
+            threads.insert(this_thread());
+        }
+    }
+
+    /// This thread waits no longer.
+    pub(super) fn leave(&mut self) {
+        let Some(threads) = &mut self.0 else { return };
+        threads.remove(&this_thread());
+        if threads.is_empty() {
+            self.0 = None;
+        }
+    }
+
+    fn threads<I: Iterator<Item = ThreadId>>(
+        &mut self,
+        all: impl FnOnce() -> I,
+    ) -> &HashSet<ThreadId> {
+        self.0.get_or_insert_with(|| all().collect())
+    }
+}
+
 impl Account {
     /// Of this moment, for this thread.
-    pub(super) fn of<C, E>(ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>, now: Moment) -> Self {
+    pub(super) fn of<C, E>(
+        ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
+        asking: &mut Asking,
+        now: Moment,
+    ) -> Self {
         let (stats, loans) = (ledger.stats(now), ledger.loans());
-        let asking = ledger.waiting().map(|bell| bell.thread()).chain([this_thread()]);
-        let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, asking);
+        let threads = asking.threads(|| ledger.waiting().map(|bell| bell.thread()));
+        let this = this_thread();
+        let is_asking = |thread| thread == this || threads.contains(&thread);
+        let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, is_asking);
         Self { stats, loans, is_self_deadlock }
     }
 
     /// The same, for somebody whose wait has just ended.
     pub(super) fn after_wait<C, E>(
         ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
+        asking: &mut Asking,
         now: Moment,
     ) -> Self {
-        Self { stats: ledger.stats_after_wait(now), ..Self::of(ledger, now) }
+        Self { stats: ledger.stats_after_wait(now), ..Self::of(ledger, asking, now) }
     }
 
     pub(super) fn exhausted<E>(
@@ -60,6 +102,7 @@ impl Account {
 /// Why a caller was not even queued.
 pub(super) fn refused<C, E>(
     ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
+    asking: &mut Asking,
     refusal: Refusal,
     start: Moment,
 ) -> GetError<E> {
@@ -73,7 +116,7 @@ pub(super) fn refused<C, E>(
             return GetError::QueueFull { max_waiting, stats: Box::new(ledger.stats(start)) };
         }
     };
-    turned_away(verdict, Account::of(ledger, start), start)
+    turned_away(verdict, Account::of(ledger, asking, start), start)
 }
 
 /// Why a caller was not served.

@@ -11,20 +11,27 @@ use crate::moment::Moment;
 use crate::stats::Stats;
 use crate::sync::{Bell, MutexGuard, Wake, now};
 
+use super::account::{Account, Asking, refused};
 use super::knobs::is_timed;
-use super::{Answer, Books, Connection, Orders, Shell, Ticket};
+use super::{Answer, Books, Connection, Orders, Refusal, Refused, Shell, Ticket};
 
 impl<D: Dialer> Shell<D> {
     /// Locks the ledger.
     pub(super) fn books(&self) -> OpenBooks<'_, D> {
-        let ledger = self.ledger.lock();
-        OpenBooks { shell: self, ledger, now: now(), at_rest: None }
+        let locked = self.locked.lock();
+        OpenBooks { shell: self, locked, now: now(), at_rest: None }
     }
 
     /// Tells the ledger of one event.
     pub(super) fn told<T>(&self, event: impl FnOnce(&mut Books<D>, Moment) -> T) -> T {
         self.books().tell(event)
     }
+}
+
+/// What the lock of a pool protects.
+pub(super) struct Locked<D: Dialer> {
+    pub(super) ledger: Books<D>,
+    pub(super) asking: Asking,
 }
 
 /// The pool's numbers as they were when the lock was last freed.
@@ -42,7 +49,7 @@ pub(super) struct Reading {
 /// an event sees to that. So nothing but `tell` sweeps, and who merely reads leaves the places alone.
 pub(super) struct OpenBooks<'a, D: Dialer> {
     shell: &'a Shell<D>,
-    ledger: MutexGuard<'a, Books<D>>,
+    locked: MutexGuard<'a, Locked<D>>,
     /// When the lock was taken: the time of the events under it.
     pub(super) now: Moment,
     /// How many rested when they were swept in; `None` before that.
@@ -52,12 +59,12 @@ pub(super) struct OpenBooks<'a, D: Dialer> {
 impl<D: Dialer> OpenBooks<'_, D> {
     /// Notes that the order for upkeep was not taken.
     pub(super) fn alarm_refused(&mut self) {
-        self.ledger.alarm_refused();
+        self.locked.ledger.alarm_refused();
     }
 
     /// Counts a panic of user code.
     pub(super) fn note_panic(&mut self) {
-        self.ledger.note_panic();
+        self.locked.ledger.note_panic();
     }
 
     /// Tells the ledger of an event, which ends in `settle` if the sweep has brought anything in.
@@ -65,15 +72,43 @@ impl<D: Dialer> OpenBooks<'_, D> {
         if self.at_rest.is_none() {
             self.sweep();
         }
-        event(&mut self.ledger, self.now)
+        event(&mut self.locked.ledger, self.now)
     }
 
     /// Takes out what has come to the holder of `ticket`, or ends its wait if it is late. Whoever has
     /// a verdict must tell an event next: others may be served by it.
     pub(super) fn verdict(&mut self, ticket: Ticket, is_late: bool) -> Option<Answer<D>> {
         // Collect first: a grant already made outranks the deadline.
-        let verdict = self.ledger.collect(ticket);
-        verdict.or_else(|| is_late.then(|| self.ledger.leave(ticket, self.now)))
+        let verdict = self.locked.ledger.collect(ticket);
+        let verdict =
+            verdict.or_else(|| is_late.then(|| self.locked.ledger.leave(ticket, self.now)));
+        if verdict.is_some() {
+            self.locked.asking.leave();
+        }
+        verdict
+    }
+
+    /// What this thread, which is turned away, is told of the pool.
+    pub(super) fn account(&mut self) -> Account {
+        let Locked { ledger, asking } = &mut *self.locked;
+        Account::of(ledger, asking, self.now)
+    }
+
+    /// The same, at the end of a wait.
+    pub(super) fn account_after_wait(&mut self) -> Account {
+        let Locked { ledger, asking } = &mut *self.locked;
+        Account::after_wait(ledger, asking, self.now)
+    }
+
+    /// Why this thread was not even queued.
+    pub(super) fn refused(&mut self, refusal: Refusal, start: Moment) -> Refused<D> {
+        let Locked { ledger, asking } = &mut *self.locked;
+        refused(ledger, asking, refusal, start)
+    }
+
+    /// This thread begins to wait, until it has a verdict.
+    pub(super) fn join(&mut self) {
+        self.locked.asking.join();
     }
 
     /// Unlocks for the sleep of a caller, until it is rung or must look for itself. Says how it woke,
@@ -84,9 +119,9 @@ impl<D: Dialer> OpenBooks<'_, D> {
         deadline: Option<Moment>,
         bell: &Arc<Bell>,
     ) -> (Wake, bool) {
-        let until = self.ledger.sleep(ticket, deadline, self.now, Arc::clone(bell));
+        let until = self.locked.ledger.sleep(ticket, deadline, self.now, Arc::clone(bell));
         self.put_away();
-        let wake = bell.wait(&mut self.ledger, until);
+        let wake = bell.wait(&mut self.locked, until);
         self.now = now();
         (wake, wake == Wake::Late && until == deadline)
     }
@@ -99,38 +134,39 @@ impl<D: Dialer> OpenBooks<'_, D> {
     }
 
     fn sweep(&mut self) {
-        let ledger = &mut self.ledger;
+        let ledger = &mut self.locked.ledger;
         self.shell.places.sweep(|entry| ledger.take_in(entry));
-        self.at_rest = Some(self.ledger.at_rest());
+        self.at_rest = Some(self.locked.ledger.at_rest());
     }
 
     /// Before unlocking, after an event: what may rest within reach of all is laid out, and the
     /// numbers are noted.
     fn put_away(&mut self) {
         let Some(at_rest) = self.at_rest.take() else { return };
-        debug_assert!(self.ledger.is_settled(), "an event has seen to what was swept in");
-        self.shell.count_idle(i64::from(self.ledger.at_rest()) - i64::from(at_rest));
+        debug_assert!(self.locked.ledger.is_settled(), "an event has seen to what was swept in");
+        self.shell.count_idle(i64::from(self.locked.ledger.at_rest()) - i64::from(at_rest));
         let now = self.now;
-        if let Some(upkeep) = self.ledger.news_of_upkeep() {
+        if let Some(upkeep) = self.locked.ledger.news_of_upkeep() {
             self.shell.knobs.set_next_upkeep(upkeep);
         }
-        let ease = self.ledger.ease(now).filter(|_| is_timed(self.ledger.config()));
+        let ease = self.locked.ledger.ease(now).filter(|_| is_timed(self.locked.ledger.config()));
         if let Some(ease) = ease {
             self.lay_out(ease);
         }
-        let (stats, is_laid_out) = (self.ledger.stats_seen(now), ease.is_some());
+        let (stats, is_laid_out) = (self.locked.ledger.stats_seen(now), ease.is_some());
         self.shell.reading.set(Reading { stats, is_laid_out });
     }
 
     fn lay_out(&mut self, ease: Duration) {
         let now = self.now;
-        let (epoch, until) = (self.ledger.epoch(), now.after(ease));
-        self.shell.places.grow(self.ledger.live(), self.ledger.config().max_idle());
+        let (epoch, until) = (self.locked.ledger.epoch(), now.after(ease));
+        self.shell.places.grow(self.locked.ledger.live(), self.locked.ledger.config().max_idle());
+        let spare = self.locked.ledger.spare_rest();
         let mut found = Vec::new();
-        let lay_out = || self.ledger.lay_out(now);
-        self.shell.places.open(epoch, until, lay_out, |entry| found.push(entry));
+        let lay_out = || self.locked.ledger.lay_out(now);
+        self.shell.places.open(epoch, until, spare, lay_out, |entry| found.push(entry));
         for entry in found {
-            self.ledger.take_in(entry);
+            self.locked.ledger.take_in(entry);
         }
     }
 }
@@ -139,7 +175,7 @@ impl<D: Dialer> Deref for OpenBooks<'_, D> {
     type Target = Books<D>;
 
     fn deref(&self) -> &Books<D> {
-        &self.ledger
+        &self.locked.ledger
     }
 }
 

@@ -15,7 +15,7 @@ use crate::sync::Bell;
 
 use super::account::turned_away;
 use super::books::Reading;
-use super::{Books, Predicate, Refused, Shell};
+use super::{Books, Failure, Predicate, Refused, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Opens connections until `target` are open, and waits for them.
@@ -125,6 +125,10 @@ impl<D: Dialer> Shell<D> {
     /// Who has a connection now, longest first.
     pub(crate) fn holders(self: &Arc<Self>) -> Vec<Holder> {
         Holder::all(self.read(|ledger, _| ledger.loans()))
+    }
+
+    pub(crate) fn last_dial_failure(&self) -> Option<Failure<D>> {
+        self.books().last_failure()
     }
 
     /// The numbers without the lock: a glance at the places, and the rest as last noted.

@@ -131,7 +131,7 @@ impl<D: Dialer> Shell<D> {
         let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
         Some(match errand {
             Errand::Dial(DialOrder { id, .. }) => {
-                self.dial_failed(id, DialFailure::no_thread(error), Duration::ZERO, now())
+                self.dial_failed(id, DialFailure::no_thread(error), false, Duration::ZERO, now())
             }
             errand => self.perform(errand),
         })
@@ -147,7 +147,7 @@ impl<D: Dialer> Shell<D> {
                 });
                 let now = now();
                 let took = now.since(start);
-                let failure = match outcome {
+                let (failure, is_permanent) = match outcome {
                     Some(Ok(connection)) => {
                         self.timings.note_dial(took);
                         self.tell(|| Event::Opened { took });
@@ -156,10 +156,13 @@ impl<D: Dialer> Shell<D> {
                             ledger.dialed(id, connection, handle.flatten(), now)
                         });
                     }
-                    Some(Err(error)) => DialFailure::new(error),
-                    None => DialFailure::panicked(),
+                    Some(Err(error)) => {
+                        let is_permanent = self.user_code(|dialer| dialer.is_permanent(&error));
+                        (DialFailure::new(error), is_permanent == Some(true))
+                    }
+                    None => (DialFailure::panicked(), false),
                 };
-                self.dial_failed(id, failure, took, now)
+                self.dial_failed(id, failure, is_permanent, took, now)
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
@@ -192,11 +195,12 @@ impl<D: Dialer> Shell<D> {
         &self,
         id: ErrandId,
         failure: Failure<D>,
+        is_permanent: bool,
         took: Duration,
         now: Moment,
     ) -> Orders<D> {
         self.tell(|| Event::DialFailed { failure: &failure, took });
-        self.told(|ledger, _| ledger.dial_failed(id, failure, now))
+        self.told(|ledger, _| ledger.dial_failed(id, failure, is_permanent, now))
     }
 }
 

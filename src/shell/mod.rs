@@ -33,8 +33,8 @@ use crate::spans;
 use crate::sync::{Bell, Latest, Mutex, Wake, coarse_now, now, seed, this_thread};
 use crate::workers::Workers;
 
-use self::account::{Account, refused, turned_away};
-use self::books::{OpenBooks, Reading};
+use self::account::{Account, Asking, turned_away};
+use self::books::{Locked, OpenBooks, Reading};
 use self::errands::Assignment;
 use self::exchange::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
@@ -58,7 +58,7 @@ pub(crate) struct Shell<D: Dialer> {
     blocking: Blocking,
     knobs: Knobs,
     places: Places<Lent<D>>,
-    ledger: Mutex<Books<D>>,
+    locked: Mutex<Locked<D>>,
     /// Those that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     workers: Arc<Workers<Assignment<D>>>,
@@ -90,7 +90,7 @@ impl<D: Dialer> Shell<D> {
             blocking,
             knobs: Knobs::new(&config),
             places: Places::new(places_at_first(&config, membership.is_some())),
-            ledger: Mutex::new(ledger),
+            locked: Mutex::new(Locked { ledger, asking: Asking::default() }),
             predicates: Mutex::new(BTreeMap::new()),
             workers,
             idle: membership.as_ref().and_then(Membership::idle).cloned(),
@@ -177,7 +177,12 @@ impl<D: Dialer> Shell<D> {
         site: Site,
     ) -> Result<Lent<D>, Refused<D>> {
         let mut has_queued = false;
-        let outcome = self.get_sound(start, deadline, cancel, &mut has_queued);
+        let outcome = if cancel.is_some_and(Cancel::is_cancelled) {
+            self.event(Ledger::refuse_cancelled);
+            Err(GetError::Cancelled)
+        } else {
+            self.get_sound(start, deadline, cancel, &mut has_queued)
+        };
         let mut waited = Duration::ZERO;
         if has_queued {
             waited = now().since(start);
@@ -212,16 +217,15 @@ impl<D: Dialer> Shell<D> {
 
     fn try_get_sound(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
-            let mut lent = Ok(None);
-            let (mut account, mut failure) = (Account::default(), None);
-            self.event(|ledger, now| {
-                let effects;
-                (lent, effects) = ledger.try_request(now);
-                if !matches!(lent, Ok(Some(_))) {
-                    (account, failure) = (Account::of(ledger, now), ledger.last_failure());
-                }
-                effects
-            });
+            let mut ledger = self.books();
+            let (lent, effects) = ledger.tell(Ledger::try_request);
+            let turned_away = match lent {
+                Ok(Some(_)) => (Account::default(), None),
+                _ => (ledger.account(), ledger.last_failure()),
+            };
+            drop(ledger);
+            self.carry_out(effects);
+            let (account, failure) = turned_away;
             let mut entry = match lent {
                 Ok(Some(entry)) => entry,
                 Ok(None) => return Err(account.exhausted(Duration::ZERO, failure)),
@@ -289,13 +293,14 @@ impl<D: Dialer> Shell<D> {
             }
             Request::Queued(ticket) => ticket,
             Request::Refused(refusal) => {
-                let error = refused(&ledger, refusal, start);
+                let error = ledger.refused(refusal, start);
                 drop(ledger);
                 self.carry_out(effects);
                 return Err(error);
             }
         };
         *has_queued = true;
+        ledger.join();
         let bell = bell.expect("a caller who is queued has a bell");
         let (verdict, account) = if spans::ARE_KEPT {
             // A subscriber's code begins the span and ends it.
@@ -358,7 +363,7 @@ impl<D: Dialer> Shell<D> {
                     (Account::default(), ledger.tell(Ledger::collected))
                 } else {
                     // Before others are found to be late as well: they are asking still.
-                    (Account::after_wait(&ledger, ledger.now), ledger.tell(Ledger::look))
+                    (ledger.account_after_wait(), ledger.tell(Ledger::look))
                 };
                 drop(ledger);
                 self.carry_out(effects);

@@ -75,6 +75,35 @@ fn a_busy_connection_ends_at_its_return_and_whoever_waits_for_it_gets_a_new_one(
     assert_eq!(desk.granted(waiting).connection, 2);
 }
 
+/// A lifetime that ends before anybody can use a connection: what cannot stay is not replaced at once,
+/// neither for `min_idle` nor for a warm-up.
+#[test]
+fn what_ends_as_soon_as_it_is_there_is_not_dialed_for_without_end() {
+    let brief = Config { max_open: 4, max_lifetime: Duration::from_nanos(1), ..timeless() };
+    for (config, target) in [(Config { min_idle: 2, ..brief }, 0), (brief, 2)] {
+        let mut desk = Desk::with(config);
+        let began = desk.now;
+        if target > 0 {
+            let (ticket, orders) = desk.ledger.warm_up(target, began, || 1);
+            desk.lay_out(orders);
+            desk.sleep(ticket);
+        }
+        while desk.now < began + SECOND {
+            desk.now += MILLISECOND;
+            if desk.dials.is_empty() {
+                desk.look()
+            } else {
+                desk.dialed()
+            }
+            desk.close_all();
+            if desk.alarm.take_if(|at| *at <= desk.now).is_some() {
+                desk.upkeep();
+            }
+        }
+        assert!((3..=22).contains(&desk.begun), "dials in a second: {}", desk.begun);
+    }
+}
+
 /// LIFE-07.
 #[test]
 fn connections_opened_together_expire_over_the_whole_of_the_jitter() {

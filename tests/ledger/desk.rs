@@ -144,8 +144,13 @@ impl Desk {
 
     /// The dial that has been ordered first fails.
     pub(crate) fn refused(&mut self) -> ErrandId {
+        self.refused_as(false)
+    }
+
+    /// The same, perhaps for a reason that trying again cannot mend.
+    pub(crate) fn refused_as(&mut self, is_permanent: bool) -> ErrandId {
         let DialOrder { id, .. } = self.dials.remove(0);
-        let orders = self.ledger.dial_failed(id, Failure::Of(id), self.now);
+        let orders = self.ledger.dial_failed(id, Failure::Of(id), is_permanent, self.now);
         self.lay_out(orders);
         id
     }

@@ -505,7 +505,7 @@ impl Keys {
         let Some(at) = choose(self.dials.len(), pick) else { return };
         let Dial { member, id, .. } = self.dials.remove(at);
         self.part(member, id, true);
-        self.event(member, |books, now| books.dial_failed(id, Failure::Of(id), now));
+        self.event(member, |books, now| books.dial_failed(id, Failure::Of(id), false, now));
     }
 
     /// The dial has come to its end, or is counted on no more.

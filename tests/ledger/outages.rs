@@ -376,3 +376,26 @@ fn a_breaker_that_never_tries_again_does_not_try_at_once() {
     desk.now += 1_000_000 * SECOND;
     desk.refused_at_once();
 }
+
+/// A wrong password, say: nobody calls, and only a person can mend it. An outage ends by itself.
+#[test]
+fn dials_for_min_idle_that_cannot_help_are_tried_ever_less_often() {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let tried = |is_permanent| {
+        let mut desk = Desk::with(Config { min_idle: 5, ..ageless() });
+        let began = desk.now;
+        desk.look();
+        let mut tried = Vec::new();
+        while desk.now < began + 2 * HOUR {
+            while !desk.dials.is_empty() {
+                tried.push(desk.now.since(began));
+                desk.refused_as(is_permanent);
+            }
+            desk.now = desk.alarm.take().expect("another attempt is ordered");
+            desk.upkeep();
+        }
+        tried.partition_point(|at| *at < HOUR)
+    };
+    assert!((360..800).contains(&tried(false)), "{}", tried(false));
+    assert!((10..30).contains(&tried(true)), "{}", tried(true));
+}

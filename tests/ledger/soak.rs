@@ -322,8 +322,9 @@ impl Soak {
         self.dialing -= 1;
         if !succeeds {
             self.seen.failed += 1;
-            return self
-                .event(|ledger, now| ledger.dial_failed(order.id, Failure::Of(order.id), now));
+            return self.event(|ledger, now| {
+                ledger.dial_failed(order.id, Failure::Of(order.id), false, now)
+            });
         }
         self.opened += 1;
         let (connection, now) = (self.opened, self.now);

@@ -214,6 +214,8 @@ pub(crate) struct World {
     /// Dials that have failed since the last that succeeded, and when the latest did.
     failures: u32,
     failed_at: Option<Moment>,
+    /// When connections at rest may be replaced, after one that ended younger than `UPKEEP_LEAST`.
+    replaces_at: Option<Moment>,
     spread: Spread,
     /// The longest that a dial has taken.
     longest_dial: Duration,
@@ -254,6 +256,7 @@ impl World {
             last_failure: None,
             failures: 0,
             failed_at: None,
+            replaces_at: None,
             spread: Spread::new(SEED),
             longest_dial: Duration::ZERO,
             alarm: None,
@@ -538,7 +541,7 @@ impl World {
             self.ledger.note_panic();
             self.totals.panics_total += 1;
         }
-        let orders = self.ledger.dial_failed(id, Failure::Of(id), now);
+        let orders = self.ledger.dial_failed(id, Failure::Of(id), false, now);
         self.event(now, orders, |world, now| {
             let dial = world.dials.remove(&id).expect("it was under way");
             world.totals.dial_failed_total += 1;
@@ -817,6 +820,8 @@ impl World {
                 // The server is back for the next attempt.
                 refuses = false;
                 self.wait(next.since(self.now));
+            } else if let Some(next) = self.next_warm_up() {
+                self.wait(next.since(self.now));
             } else {
                 break;
             }
@@ -911,7 +916,15 @@ impl World {
     /// When something next overruns its time limit or may be tried again, somebody must be awake to
     /// see it.
     fn next_due(&self) -> Option<Moment> {
-        self.next_errand_due().into_iter().chain(self.next_retry()).min()
+        [self.next_errand_due(), self.next_retry(), self.next_warm_up()].into_iter().flatten().min()
+    }
+
+    /// When a warm-up may dial, if one waits for that.
+    fn next_warm_up(&self) -> Option<Moment> {
+        let warms = |party: &Party| {
+            matches!(party, Party { want: Want::Warmth(_), state: State::Waiting, .. })
+        };
+        self.replaces_at.filter(|_| self.parties.iter().any(warms))
     }
 
     fn next_errand_due(&self) -> Option<Moment> {
@@ -966,6 +979,7 @@ impl World {
                 self.connection(connection).place = Place::Overdue;
             }
         }
+        self.replaces_at.take_if(|at| *at <= now);
         self.retire_aged(now);
         let overdue: Vec<_> =
             self.closings.iter().filter(|(_, c)| is_due(c.1)).map(|(id, _)| *id).collect();
@@ -1159,6 +1173,9 @@ impl World {
             _ => None,
         });
         let Some((sponsor, target)) = warm_ups.max_by_key(|(_, target)| *target) else { return };
+        if self.replaces_at.is_some() {
+            return;
+        }
         let coming = |world: &Self| world.idle.len() + world.busy() + world.counted();
         while coming(self) < target.min(self.config.max_idle()) as usize && self.room(now) > 0 {
             self.begin_dial(Some(sponsor), now);
@@ -1320,6 +1337,11 @@ impl World {
         if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
             self.doubted_at = Some(now);
         }
+        let age = now.since(self.connections[&connection].opened_at);
+        let has_aged = matches!(reason, CloseReason::Expired | CloseReason::IdleTooLong);
+        if has_aged && age < UPKEEP_LEAST {
+            self.replaces_at = now.after(UPKEEP_LEAST);
+        }
         let id = self.take_close(connection, reason, now);
         self.note_closing(id, connection, now);
         self.totals.broken_total += u64::from(reason == CloseReason::Broken);
@@ -1445,7 +1467,7 @@ impl World {
     /// When `min_idle` may be dialed for; `None` is at once.
     fn next_fill(&self) -> Option<Moment> {
         let pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        self.pause_ends(pauses).max(self.next_probe())
+        self.pause_ends(pauses).max(self.next_probe()).max(self.replaces_at)
     }
 
     /// What `min_idle` lacks, if those count as leaving who are at least so sure to.
