@@ -7,7 +7,9 @@ mod servers;
 
 use std::error::Error;
 use std::iter;
+use std::mem;
 use std::net::TcpStream;
+use std::sync::Mutex;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -17,6 +19,7 @@ use bank::Transfer;
 use common::LONG;
 use common::await_that;
 use common::finishes_within;
+use latebind::Blocking;
 use latebind::Builder;
 use latebind::Dialer;
 use latebind::GetError;
@@ -364,4 +367,174 @@ fn what_nobody_asked_for_is_noticed_before_a_connection_is_lent() {
     await_that("the server has had enough", || sessions(&mut test) == 0);
     assert_ne!(pool.get_timeout(LONG).unwrap().connection_id(), first);
     assert_eq!(pool.stats().broken_total, 1);
+}
+
+const RETURNS: [OnReturn; 3] = [OnReturn::Keep, OnReturn::Rollback, OnReturn::ResetSession];
+
+/// A lock of the server's that the test holds: a statement that wants it has no answer until the
+/// test lets go of it.
+struct Gate {
+    test: Mutex<Conn>,
+}
+
+impl Gate {
+    const WAIT: &str = "get_lock('gate', 60)";
+
+    fn new(server: &MariaDb) -> Self {
+        Self { test: Mutex::new(server.root()) }
+    }
+
+    /// Waits until whoever passed it before has gone.
+    fn shut(&self) {
+        assert_eq!(number(&mut self.test.lock().unwrap(), "SELECT get_lock('gate', 60)"), 1);
+    }
+
+    fn open(&self) {
+        self.test.lock().unwrap().query_drop("DO release_lock('gate')").unwrap();
+    }
+}
+
+/// Opens the gate as a connection comes back, when it has been looked at and not yet been asked.
+struct Releasing {
+    dialer: MysqlDialer,
+    gate: Gate,
+    in_background: bool,
+}
+
+impl Dialer for Releasing {
+    type Connection = Conn;
+    type Error = mysql::Error;
+
+    fn dial(&self, deadline: Instant) -> mysql::Result<Conn> {
+        self.dialer.dial(deadline)
+    }
+
+    fn is_broken(&self, connection: &mut Conn) -> bool {
+        self.dialer.is_broken(connection)
+    }
+
+    fn check(&self, connection: &mut Conn, deadline: Instant) -> mysql::Result<()> {
+        self.dialer.check(connection, deadline)
+    }
+
+    fn needs_reset(&self, connection: &mut Conn) -> bool {
+        self.gate.open();
+        self.dialer.needs_reset(connection)
+    }
+
+    fn reset(&self, connection: &mut Conn) -> mysql::Result<()> {
+        self.dialer.reset(connection)
+    }
+
+    fn blocking(&self) -> Blocking {
+        Blocking::default().reset(self.in_background)
+    }
+}
+
+/// Statements that end when the gate is opened, each with another kind of answer.
+fn late_statements() -> [String; 5] {
+    let wait = Gate::WAIT;
+    [
+        format!("DO {wait}"),
+        format!("SELECT {wait}"),
+        format!("SELECT {wait} UNION ALL SELECT 2"),
+        format!("SELECT {wait}; ROLLBACK; SELECT 3"),
+        format!("DO ~0 + {wait}"), // It has no room for one more.
+    ]
+}
+
+/// Each asks for a number of its own.
+#[track_caller]
+fn assert_each_has_its_own_answers<D: Dialer<Connection = Conn>>(pool: &Pool<D>, case: &str) {
+    for borrower in 1_000..1_010 {
+        let mut connection = pool.get_timeout(LONG).unwrap();
+        let answer = number(&mut connection, &format!("SELECT {borrower}"));
+        assert_eq!(answer, borrower, "an answer of somebody else's: {case}");
+    }
+}
+
+/// The server answers while the pool puts the connection in order, which must not take that for an
+/// answer of its own.
+#[test]
+fn an_answer_that_comes_as_the_connection_is_returned_reaches_nobody_else() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    for on_return in RETURNS {
+        for in_background in [false, true] {
+            for statement in late_statements() {
+                let limit = Some(Duration::from_millis(100));
+                let dialer = MysqlDialer::new(server.opts().read_timeout(limit).into());
+                let (dialer, gate) = (dialer.on_return(on_return), Gate::new(&server));
+                gate.shut();
+                let pool = Pool::builder(Releasing { dialer, gate, in_background }).max_open(1);
+                let pool = pool.check_after(Duration::MAX).build().unwrap();
+                let mut connection = pool.get().unwrap();
+                connection.query_drop(&statement).unwrap_err();
+                drop(connection);
+                let case = format!("{on_return:?}, in background {in_background}, {statement}");
+                assert_each_has_its_own_answers(&pool, &case);
+            }
+        }
+    }
+}
+
+/// It may come when the next borrower has the connection already.
+#[test]
+fn an_answer_that_comes_after_the_return_reaches_nobody_else() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let gate = Gate::new(&server);
+    for on_return in RETURNS {
+        for statement in late_statements() {
+            let limit = Some(Duration::from_millis(100));
+            let dialer = MysqlDialer::new(server.opts().read_timeout(limit).into());
+            let pool = Pool::builder(dialer.on_return(on_return)).max_open(1);
+            let pool = pool.check_after(Duration::MAX).build().unwrap();
+            gate.shut();
+            let mut connection = pool.get().unwrap();
+            connection.query_drop(&statement).unwrap_err();
+            drop(connection);
+            let mut connection = pool.get_timeout(LONG).unwrap();
+            gate.open();
+            let case = format!("{on_return:?}, {statement}");
+            assert_eq!(connection.query_first("SELECT 7").unwrap(), Some(7), "{case}");
+            drop(connection);
+            assert_each_has_its_own_answers(&pool, &case);
+        }
+    }
+}
+
+/// The answer to a statement is an OK, and so is that to a ping.
+#[test]
+fn a_check_does_not_take_an_answer_that_comes_late_for_its_own() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let gate = Gate::new(&server);
+    for statement in late_statements() {
+        let limit = Some(Duration::from_millis(100));
+        let dialer = MysqlDialer::new(server.opts().read_timeout(limit).into());
+        let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+        gate.shut();
+        connection.query_drop(&statement).unwrap_err();
+        gate.open();
+        let outcome = dialer.check(&mut connection, Instant::now() + LONG);
+        assert!(outcome.is_err(), "{statement}");
+    }
+}
+
+/// A borrower can leave a result half read by no other means. A row of empty texts is, byte for byte,
+/// the answer to a statement that has none, and packets are numbered modulo 256: that which comes
+/// next has the number of a first one.
+#[test]
+fn a_reset_does_not_take_rows_that_were_left_unread_for_its_answer() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    for on_return in [OnReturn::Rollback, OnReturn::ResetSession] {
+        for rows in [248, 249, 3_000] {
+            let dialer = dialer(&server).on_return(on_return);
+            let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+            let query = format!("SELECT '', '', '', '', '', '', '' FROM seq_1_to_{rows}");
+            let mut result = connection.query_iter(query).unwrap();
+            assert_eq!(result.by_ref().take(247).filter(Result::is_ok).count(), 247);
+            mem::forget(result);
+            let outcome = dialer.reset(&mut connection);
+            assert!(outcome.is_err(), "{on_return:?}, {rows} rows");
+        }
+    }
 }

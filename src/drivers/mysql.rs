@@ -1,16 +1,24 @@
 //! `MysqlDialer`: the `mysql` crate's connections.
 
+use std::mem;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use std::time::Instant;
 
 use mysql::Conn;
+use mysql::DriverError;
 use mysql::Error;
 use mysql::Opts;
 use mysql::OptsBuilder;
+use mysql::QueryResult;
 use mysql::Result;
+use mysql::Text;
+use mysql::from_row_opt;
 use mysql::prelude::Queryable;
 
 use super::on_return::OnReturn;
+use super::on_return::RESET_TIMEOUT;
 use crate::abort::AbortHandle;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
@@ -23,21 +31,29 @@ use crate::net::borrowed;
 ///
 /// # What the next borrower is spared
 ///
-/// The connection does not tell whether a transaction is open. So by default a used connection has a
-/// `ROLLBACK` at its return, which does nothing where nothing is open and takes one round trip.
-/// [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] spares the round trip;
-/// [`OnReturn::ResetSession`] has the server forget the session, prepared statements included
-/// (`COM_RESET_CONNECTION`), runs the configuration's `init` commands again and chooses its database
-/// again. A database that was chosen where the configuration has none stays. Whoever returns the
-/// connection waits for that, unless [`reset_in_background`](Self::reset_in_background) has a thread
-/// of the pool's own do it.
+/// Answers to the last one's statements, above all. A statement that is cut short on this side (by
+/// [`read_timeout`](OptsBuilder::read_timeout), or by an error of a handler of local files) is
+/// answered all the same, and the client takes that answer for the one to the next statement. So a
+/// used connection is asked for an answer that no other question has. If another comes, or none, the
+/// connection is retired.
+///
+/// The client does not tell either whether a transaction is open. So by default that question comes
+/// with a `ROLLBACK`, which does nothing where nothing is open: one round trip at each return.
+/// [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] rolls nothing back, and asks only
+/// if the configuration has a time limit or a handler of local files, so that a statement can be cut
+/// short at all; [`OnReturn::ResetSession`] has the server forget the session, prepared statements
+/// included (`COM_RESET_CONNECTION`), runs the configuration's `init` commands again, chooses its
+/// database again, and asks. A database that was chosen where the configuration has none stays.
+/// Whoever returns the connection waits for that, unless
+/// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it.
 ///
 /// # What is noticed
 ///
 /// A connection that the server has ended (a restart, a `KILL`, `wait_timeout`) is known by a look at
 /// its socket, at each return and before each reuse. That does not ask the server, and so sees what
-/// has arrived here; a server that vanished is found out by the check, a `COM_PING`. On Windows the
-/// client tells nothing of its socket, and only the check and the reset notice.
+/// has arrived here; a server that vanished is found out by the check, which asks the same question
+/// as a return does. On Windows the client tells nothing of its socket, and only the check and the
+/// reset notice.
 ///
 /// # What waits for how long
 ///
@@ -149,6 +165,29 @@ impl MysqlDialer {
         self.abortable = abortable;
         self
     }
+
+    /// Whether the configuration can cut a statement short, so that its answer is left unread.
+    fn can_cut_short(&self) -> bool {
+        self.opts.get_read_timeout().is_some()
+            || self.opts.get_write_timeout().is_some()
+            || self.opts.get_local_infile_handler().is_some()
+    }
+
+    /// Asks the server something, within a limit for each read and write, and leaves the connection
+    /// the limits that the configuration has.
+    fn within<T>(
+        &self,
+        limit: Duration,
+        connection: &mut Conn,
+        ask: impl FnOnce(&mut Conn) -> Result<T>,
+    ) -> Result<T> {
+        let limit = limit.max(Duration::from_millis(1)); // Not 0.
+        borrowed::set_timeouts(connection, Some(limit), Some(limit))?;
+        let answer = ask(connection)?;
+        let (read, write) = (self.opts.get_read_timeout(), self.opts.get_write_timeout());
+        borrowed::set_timeouts(connection, read.copied(), write.copied())?;
+        Ok(answer)
+    }
 }
 
 impl Dialer for MysqlDialer {
@@ -167,27 +206,28 @@ impl Dialer for MysqlDialer {
         !matches!(borrowed::liveness(connection), Ok(Liveness::Quiet))
     }
 
+    /// Not by a ping, for whose answer that to any other statement can pass.
     fn check(&self, connection: &mut Conn, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
-        borrowed::set_read_timeout(connection, Some(left.max(Duration::from_millis(1))))?; // Not 0.
-        connection.ping()?;
-        borrowed::set_read_timeout(connection, self.opts.get_read_timeout().copied())?;
-        Ok(())
+        self.within(left, connection, |connection| ask(connection, ""))
     }
 
     fn needs_reset(&self, _connection: &mut Conn) -> bool {
-        self.on_return != OnReturn::Keep
+        self.on_return != OnReturn::Keep || self.can_cut_short()
     }
 
     fn reset(&self, connection: &mut Conn) -> Result<()> {
-        match self.on_return {
-            OnReturn::Keep => Ok(()),
-            OnReturn::Rollback => connection.query_drop("ROLLBACK"),
+        let own = self.opts.get_read_timeout().copied();
+        let limit = own.map_or(RESET_TIMEOUT, |own| own.min(RESET_TIMEOUT));
+        self.within(limit, connection, |connection| match self.on_return {
+            OnReturn::Keep => ask(connection, ""),
+            OnReturn::Rollback => ask(connection, "ROLLBACK; "),
             OnReturn::ResetSession => {
                 connection.reset()?;
-                self.opts.get_db_name().map_or(Ok(()), |name| connection.select_db(name))
+                self.opts.get_db_name().map_or(Ok(()), |name| connection.select_db(name))?;
+                ask(connection, "")
             }
-        }
+        })
     }
 
     fn abort_handle(&self, connection: &Conn) -> Option<AbortHandle> {
@@ -197,4 +237,35 @@ impl Dialer for MysqlDialer {
     fn blocking(&self) -> Blocking {
         Blocking::default().reset(self.reset_in_background)
     }
+}
+
+/// Has a statement carried out, which may be empty or ends in a semicolon, and asks for an answer
+/// that no other question has.
+///
+/// After an error the client does not know which answers are due yet, and takes whatever comes for
+/// the answer to its next question. Were any on the way, this one would not come in its place.
+fn ask(connection: &mut Conn, statement: &str) -> Result<()> {
+    static QUESTIONS: AtomicU64 = AtomicU64::new(0);
+    let token = format!("latebind {}", QUESTIONS.fetch_add(1, Relaxed));
+    let mut answers = connection.query_iter(format!("{statement}SELECT '{token}'"))?;
+    let outcome = read(&mut answers, !statement.is_empty(), &token);
+    if outcome.is_err() {
+        // Its drop would read somebody else's answer to the end, however long that takes.
+        mem::forget(answers);
+    }
+    outcome
+}
+
+/// Reads the answer to a statement, if there is one, and the token, and nothing else.
+fn read(answers: &mut QueryResult<'_, '_, '_, Text>, first: bool, token: &str) -> Result<()> {
+    let stranger = || Error::from(DriverError::UnexpectedPacket);
+    if first && answers.next().transpose()?.is_some() {
+        return Err(stranger());
+    }
+    let row = answers.next().transpose()?.ok_or_else(stranger)?;
+    let (answer,): (Vec<u8>,) = from_row_opt(row)?;
+    if answer != token.as_bytes() || answers.next().transpose()?.is_some() {
+        return Err(stranger());
+    }
+    Ok(())
 }

@@ -1,5 +1,10 @@
 //! `OnReturn`: what becomes of a session of a database between two borrowers.
 
+use std::time::Duration;
+
+/// How long a server may take to answer when a connection is returned, as long as a check may take.
+pub(super) const RESET_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What is done to the session of a used connection before its next borrower has it.
 ///
 /// What precisely, each driver's page says.

@@ -34,9 +34,17 @@ pub(crate) fn liveness(connection: &Conn) -> io::Result<Liveness> {
     with_socket(connection, sys::liveness).unwrap_or(Ok(Liveness::Quiet))
 }
 
-/// Limits the time of each read.
-pub(crate) fn set_read_timeout(connection: &Conn, limit: Option<Duration>) -> io::Result<()> {
-    with_socket(connection, |socket| socket.set_read_timeout(limit)).unwrap_or(Ok(()))
+/// Limits the time of each read and of each write.
+pub(crate) fn set_timeouts(
+    connection: &Conn,
+    read: Option<Duration>,
+    write: Option<Duration>,
+) -> io::Result<()> {
+    let set = |socket: &socket2::Socket| {
+        socket.set_read_timeout(read)?;
+        socket.set_write_timeout(write)
+    };
+    with_socket(connection, set).unwrap_or(Ok(()))
 }
 
 /// A handle that shuts the connection down; it has a descriptor of its own.
