@@ -6,6 +6,8 @@ mod common;
 mod servers;
 
 use std::error::Error;
+use std::io;
+use std::io::Write;
 use std::iter;
 use std::mem;
 use std::net::TcpStream;
@@ -30,6 +32,7 @@ use latebind::drivers::OnReturn;
 use latebind::net::Listen;
 use mysql::Conn;
 use mysql::DriverError;
+use mysql::LocalInfileHandler;
 use mysql::OptsBuilder;
 use mysql::TxOpts;
 use mysql::prelude::Queryable;
@@ -536,5 +539,111 @@ fn a_reset_does_not_take_rows_that_were_left_unread_for_its_answer() {
             let outcome = dialer.reset(&mut connection);
             assert!(outcome.is_err(), "{on_return:?}, {rows} rows");
         }
+    }
+}
+
+#[test]
+fn a_return_ends_though_the_server_says_nothing() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    for on_return in RETURNS {
+        for own in [None, Some(Duration::from_millis(100))] {
+            let opts = server.opts().read_timeout(own);
+            let dialer = MysqlDialer::new(opts.into()).on_return(on_return);
+            let dialer = dialer.reset_timeout(own.map_or(Duration::from_millis(100), |_| LONG));
+            let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+            let mut connection = pool.get_owned().unwrap();
+            number(&mut connection, "SELECT 1");
+            server.freeze();
+            finishes_within(LONG / 2, || drop(connection));
+            server.thaw();
+            number(&mut pool.get_timeout(LONG).unwrap(), "SELECT 1");
+            let asks = on_return != OnReturn::Keep || own.is_some();
+            assert_eq!(pool.stats().reset_failed_total, u64::from(asks), "{on_return:?}, {own:?}");
+        }
+    }
+}
+
+/// The rows of it would take hours to read.
+#[test]
+fn a_return_does_not_read_an_answer_that_comes_late_to_its_end() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    for on_return in RETURNS {
+        let limit = Some(Duration::from_millis(100));
+        let dialer = MysqlDialer::new(server.opts().read_timeout(limit).into());
+        let (dialer, gate) = (dialer.on_return(on_return), Gate::new(&server));
+        gate.shut();
+        let pool = Pool::builder(Releasing { dialer, gate, in_background: false }).max_open(1);
+        let pool = pool.build().unwrap();
+        let mut connection = pool.get_owned().unwrap();
+        let endless = "SELECT repeat('x', 1000) FROM seq_1_to_100000000000 WHERE ";
+        connection.query_drop(format!("{endless}{}", Gate::WAIT)).unwrap_err();
+        finishes_within(LONG, || drop(connection));
+        assert_each_has_its_own_answers(&pool, &format!("{on_return:?}"));
+    }
+}
+
+/// Where a limit is set, it is the configuration's: not that of a return or of a check.
+#[test]
+fn the_configurations_limit_is_that_of_each_borrower() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    for on_return in RETURNS {
+        for limit in [None, Some(Duration::from_millis(200))] {
+            let opts = server.opts().read_timeout(limit);
+            let dialer = MysqlDialer::new(opts.into())
+                .on_return(on_return)
+                .reset_timeout(Duration::from_millis(100));
+            let pool = Pool::builder(dialer).max_open(1).check_after(Duration::ZERO);
+            let pool = pool.check_timeout(Duration::from_millis(150)).build().unwrap();
+            for borrower in 0..3 {
+                let outcome = pool.get_timeout(LONG).unwrap().query_drop("DO sleep(0.4)");
+                let case = format!("{on_return:?}, {limit:?}, {borrower}");
+                assert_eq!(outcome.is_ok(), limit.is_none(), "{case}: {outcome:?}");
+            }
+        }
+    }
+}
+
+/// The server waits for the rest of a file, and takes what it is told for that.
+#[test]
+fn a_file_that_was_not_sent_to_its_end_is_not_that_of_the_next_borrower() {
+    let Some(server) = MariaDb::start(&["--local-infile=ON"]) else { return };
+    let mut test = server.root();
+    test.query_drop("CREATE TABLE test.line (text varchar(200))").unwrap();
+    let torn = || LocalInfileHandler::new(|_, _| Err(io::Error::other("torn")));
+    let load = "LOAD DATA LOCAL INFILE 'any' INTO TABLE test.line";
+    for on_return in RETURNS {
+        let opts = server.opts().local_infile_handler(Some(torn()));
+        let dialer = MysqlDialer::new(opts.into())
+            .on_return(on_return)
+            .reset_timeout(Duration::from_millis(100));
+        let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+        let mut connection = pool.get_owned().unwrap();
+        connection.query_drop(load).unwrap_err();
+        finishes_within(LONG, || drop(connection));
+        assert_each_has_its_own_answers(&pool, &format!("{on_return:?}"));
+    }
+    assert_eq!(number(&mut test, "SELECT count(*) FROM test.line"), 0);
+}
+
+#[test]
+fn a_handler_of_files_of_the_last_borrower_is_not_that_of_the_next() {
+    let Some(server) = MariaDb::start(&["--local-infile=ON"]) else { return };
+    let mut test = server.root();
+    test.query_drop("CREATE TABLE test.line (text varchar(200))").unwrap();
+    let mine = || LocalInfileHandler::new(|_, file| file.write_all(b"of the first\n"));
+    let load = "LOAD DATA LOCAL INFILE 'any' INTO TABLE test.line";
+    for on_return in RETURNS {
+        let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
+        let mut connection = pool.get().unwrap();
+        let left_by = connection.connection_id();
+        connection.set_local_infile_handler(Some(mine()));
+        connection.query_drop(load).unwrap();
+        drop(connection);
+        let mut connection = pool.get_timeout(LONG).unwrap();
+        assert_eq!(connection.connection_id(), left_by, "the connection is kept");
+        connection.query_drop(load).unwrap();
+        let lines = number(&mut test, "SELECT count(*) FROM test.line");
+        assert_eq!(lines, 1, "{on_return:?}: the second has no file");
+        test.query_drop("DELETE FROM test.line").unwrap();
     }
 }

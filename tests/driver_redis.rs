@@ -15,6 +15,7 @@ use std::time::Instant;
 use bank::Transfer;
 use common::LONG;
 use common::await_that;
+use common::finishes_within;
 use latebind::Builder;
 use latebind::Dialer;
 use latebind::GetError;
@@ -407,4 +408,99 @@ fn a_borrower_who_keeps_the_session_pays_for_no_question() {
     }
     assert_eq!(calls(&mut test), 0);
     assert!(pool.get().unwrap().is_open());
+}
+
+const RETURNS: [OnReturn; 3] = [OnReturn::Keep, OnReturn::Rollback, OnReturn::ResetSession];
+
+/// The server answers the next question after this one, which it never does.
+#[test]
+fn a_borrower_who_has_lost_patience_does_not_leave_its_wait_to_the_return() {
+    let Some(server) = Redis::start(&[]) else { return };
+    for on_return in [OnReturn::Rollback, OnReturn::ResetSession] {
+        for in_background in [false, true] {
+            let dialer = RedisDialer::new(server.client())
+                .on_return(on_return)
+                .reset_in_background(in_background)
+                .reset_timeout(Duration::from_millis(100));
+            let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+            let mut connection = pool.get_owned().unwrap();
+            let left_by = id(&mut connection);
+            connection.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            let late = call::<()>(&mut connection, "BLPOP nothing 0").unwrap_err();
+            assert!(late.is_timeout(), "{late}");
+            finishes_within(LONG, || drop(connection));
+            let mut connection = pool.get_timeout(LONG).unwrap();
+            assert_ne!(id(&mut connection), left_by, "{on_return:?}, {in_background}");
+            assert_eq!(pool.stats().reset_failed_total, 1);
+        }
+    }
+}
+
+#[test]
+fn a_return_ends_though_the_server_says_nothing() {
+    let Some(server) = Redis::start(&[]) else { return };
+    for on_return in RETURNS {
+        let dialer = RedisDialer::new(server.client())
+            .on_return(on_return)
+            .reset_timeout(Duration::from_millis(100));
+        let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+        let mut connection = pool.get_owned().unwrap();
+        id(&mut connection);
+        server.freeze();
+        finishes_within(LONG, || drop(connection));
+        server.thaw();
+        id(&mut pool.get_timeout(LONG).unwrap());
+        let failed = u64::from(on_return != OnReturn::Keep);
+        assert_eq!(pool.stats().reset_failed_total, failed, "{on_return:?}");
+    }
+}
+
+/// However a connection came back, and also after a check.
+#[test]
+fn the_dialers_limit_is_that_of_each_borrower() {
+    let Some(server) = Redis::start(&[]) else { return };
+    for on_return in RETURNS {
+        for limit in [None, Some(Duration::from_millis(200))] {
+            let dialer = RedisDialer::new(server.client())
+                .on_return(on_return)
+                .reset_timeout(Duration::from_millis(100))
+                .command_timeout(limit);
+            let pool = Pool::builder(dialer).max_open(1).check_after(Duration::ZERO);
+            let pool = pool.check_timeout(Duration::from_millis(150)).build().unwrap();
+            let lasting = [None, Some(Duration::from_millis(20)), Some(LONG)];
+            for own in lasting {
+                let mut connection = pool.get_timeout(LONG).unwrap();
+                let outcome = call::<()>(&mut connection, "BLPOP nothing 0.4");
+                let case = format!("{on_return:?}, {limit:?}, before {own:?}");
+                assert_eq!(outcome.is_ok(), limit.is_none(), "{case}: {outcome:?}");
+                if own.is_some() {
+                    connection.set_read_timeout(own).unwrap();
+                    connection.set_write_timeout(own).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// With protocol 3, what a server says unasked goes to a channel of the borrower's.
+#[test]
+fn a_channel_of_the_last_borrower_is_told_nothing_of_the_next_ones() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let info = server.client().get_connection_info().clone();
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let client = Client::open(info.set_redis_settings(settings)).unwrap();
+    let dialer = RedisDialer::new(client).on_return(OnReturn::ResetSession);
+    let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+    let (sender, told) = mpsc::channel();
+    let mut connection = pool.get().unwrap();
+    let left_by = id(&mut connection);
+    connection.set_push_sender(sender);
+    connection.subscribe_resp3("news of the first").unwrap();
+    drop(connection);
+    while told.try_recv().is_ok() {}
+    let mut connection = pool.get_timeout(LONG).unwrap();
+    assert_eq!(id(&mut connection), left_by, "the connection is kept");
+    connection.subscribe_resp3("news of the second").unwrap();
+    id(&mut connection);
+    assert!(told.try_recv().is_err());
 }

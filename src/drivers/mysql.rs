@@ -58,10 +58,12 @@ use crate::net::borrowed;
 /// # What waits for how long
 ///
 /// What is left of the dial's deadline is the limit of its TCP connect, unless
-/// [`tcp_connect_timeout`](OptsBuilder::tcp_connect_timeout) is shorter. A handshake or a reset for
-/// which the server does not answer has the limit that the configuration gives a connection for its
-/// life ([`read_timeout`](OptsBuilder::read_timeout), none by default), and keeps its slot that long.
-/// Callers keep their deadlines all the same.
+/// [`tcp_connect_timeout`](OptsBuilder::tcp_connect_timeout) is shorter. A handshake for which the
+/// server does not answer has the limit that the configuration gives a connection for its life
+/// ([`read_timeout`](OptsBuilder::read_timeout), none by default), and keeps its slot that long.
+/// Callers keep their deadlines all the same. A return has a limit of its own,
+/// [`reset_timeout`](Self::reset_timeout). On Windows, where no limit can be set on the client's
+/// socket, returns and checks have that of the configuration.
 ///
 /// [`check_after`]: crate::Settings::check_after
 ///
@@ -85,6 +87,7 @@ pub struct MysqlDialer {
     opts: Opts,
     on_return: OnReturn,
     reset_in_background: bool,
+    reset_timeout: Duration,
     abortable: bool,
 }
 
@@ -96,8 +99,13 @@ impl MysqlDialer {
     /// See [`MysqlDialer`].
     #[must_use]
     pub fn new(opts: Opts) -> Self {
-        let on_return = OnReturn::default();
-        Self { opts, on_return, reset_in_background: false, abortable: false }
+        Self {
+            opts,
+            on_return: OnReturn::default(),
+            reset_in_background: false,
+            reset_timeout: RESET_TIMEOUT,
+            abortable: false,
+        }
     }
 
     /// What is done to a used connection before the next borrower has it.
@@ -144,6 +152,30 @@ impl MysqlDialer {
         self
     }
 
+    /// How long a return waits for each answer of the server.
+    ///
+    /// Then the connection is retired. The configuration's `read_timeout` counts too, if it is
+    /// shorter. 1 ms at least. Defaults to 5 s, as
+    /// [`check_timeout`](crate::Settings::check_timeout) does: who drops a guard is held up no longer
+    /// by a server that does not answer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::MysqlDialer;
+    /// use std::time::Duration;
+    ///
+    /// let opts = mysql::Opts::from_url("mysql://app:secret@db.example/shop")?;
+    /// let dialer = MysqlDialer::new(opts).reset_timeout(Duration::from_secs(1));
+    /// # drop(dialer);
+    /// # Ok::<(), mysql::UrlError>(())
+    /// ```
+    #[must_use]
+    pub fn reset_timeout(mut self, reset_timeout: Duration) -> Self {
+        self.reset_timeout = reset_timeout;
+        self
+    }
+
     /// Whether a connection can be aborted while it is in use, by
     /// [`Pool::abort`](crate::Pool::abort): its borrower reads the end of the stream then.
     ///
@@ -166,9 +198,11 @@ impl MysqlDialer {
         self
     }
 
-    /// Whether the configuration can cut a statement short, so that its answer is left unread.
-    fn can_cut_short(&self) -> bool {
-        self.opts.get_read_timeout().is_some()
+    /// Whether something may be left to undo, or the configuration can cut a statement short, so that
+    /// its answer is left unread.
+    fn asks_on_return(&self) -> bool {
+        self.on_return != OnReturn::Keep
+            || self.opts.get_read_timeout().is_some()
             || self.opts.get_write_timeout().is_some()
             || self.opts.get_local_infile_handler().is_some()
     }
@@ -212,14 +246,15 @@ impl Dialer for MysqlDialer {
         self.within(left, connection, |connection| ask(connection, ""))
     }
 
-    fn needs_reset(&self, _connection: &mut Conn) -> bool {
-        self.on_return != OnReturn::Keep || self.can_cut_short()
-    }
-
+    /// What a borrower can change on this side is undone at each return, without asking the server.
     fn reset(&self, connection: &mut Conn) -> Result<()> {
-        let own = self.opts.get_read_timeout().copied();
-        let limit = own.map_or(RESET_TIMEOUT, |own| own.min(RESET_TIMEOUT));
+        connection.set_local_infile_handler(None);
+        let limit = self
+            .opts
+            .get_read_timeout()
+            .map_or(self.reset_timeout, |own| self.reset_timeout.min(*own));
         self.within(limit, connection, |connection| match self.on_return {
+            OnReturn::Keep if !self.asks_on_return() => Ok(()),
             OnReturn::Keep => ask(connection, ""),
             OnReturn::Rollback => ask(connection, "ROLLBACK; "),
             OnReturn::ResetSession => {
@@ -235,7 +270,7 @@ impl Dialer for MysqlDialer {
     }
 
     fn blocking(&self) -> Blocking {
-        Blocking::default().reset(self.reset_in_background)
+        Blocking::default().reset(self.reset_in_background && self.asks_on_return())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How long a server may take to answer when a connection is returned, as long as a check may take.
+/// How long a server may take to answer at a return, by default: as long as for a check.
 pub(super) const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is done to the session of a used connection before its next borrower has it.

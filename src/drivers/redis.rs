@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -16,6 +17,7 @@ use redis::RedisResult;
 use redis::Value;
 
 use super::on_return::OnReturn;
+use super::on_return::RESET_TIMEOUT;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -50,9 +52,10 @@ use crate::dialer::Dialer;
 ///
 /// What is left of the dial's deadline is the limit of its TCP connect, and of each of the answers
 /// that follow (authentication, and a `PING`: a server that wants a password or is loading its data
-/// refuses it, and fails the dial). The name is resolved by the client crate, without a limit. A borrower's
-/// commands have none unless it sets one
-/// ([`set_read_timeout`](redis::Connection::set_read_timeout)).
+/// refuses it, and fails the dial). The name is resolved by the client crate, without a limit. A
+/// borrower's commands have the dialer's limit ([`command_timeout`](Self::command_timeout), none by
+/// default), unless it sets one for its loan. A return has a limit of its own,
+/// [`reset_timeout`](Self::reset_timeout).
 ///
 /// [`check_after`]: crate::Settings::check_after
 ///
@@ -74,6 +77,8 @@ pub struct RedisDialer {
     client: Client,
     on_return: OnReturn,
     reset_in_background: bool,
+    reset_timeout: Duration,
+    command_timeout: Option<Duration>,
 }
 
 impl RedisDialer {
@@ -84,7 +89,13 @@ impl RedisDialer {
     /// See [`RedisDialer`].
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, on_return: OnReturn::default(), reset_in_background: false }
+        Self {
+            client,
+            on_return: OnReturn::default(),
+            reset_in_background: false,
+            reset_timeout: RESET_TIMEOUT,
+            command_timeout: None,
+        }
     }
 
     /// What is done to a used connection before the next borrower has it.
@@ -131,6 +142,72 @@ impl RedisDialer {
         self
     }
 
+    /// How long a return waits for each answer of the server.
+    ///
+    /// Then the connection is retired. [`command_timeout`](Self::command_timeout) counts too, if it
+    /// is shorter. 1 ms at least. Defaults to 5 s, as
+    /// [`check_timeout`](crate::Settings::check_timeout) does: who drops a guard is held up no longer
+    /// by a server that does not answer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::RedisDialer;
+    /// use std::time::Duration;
+    ///
+    /// let client = redis::Client::open("redis://cache.example")?;
+    /// let dialer = RedisDialer::new(client).reset_timeout(Duration::from_secs(1));
+    /// # drop(dialer);
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
+    #[must_use]
+    pub fn reset_timeout(mut self, reset_timeout: Duration) -> Self {
+        self.reset_timeout = reset_timeout;
+        self
+    }
+
+    /// How long a command of a borrower's waits for the server: each read of it, and each write.
+    ///
+    /// The client crate knows no such setting, and a limit that a borrower sets itself
+    /// ([`set_read_timeout`](redis::Connection::set_read_timeout)) ends with its loan. 0 fails each
+    /// dial. Defaults to `None`: a command waits as long as the server lets it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::RedisDialer;
+    /// use std::time::Duration;
+    ///
+    /// let client = redis::Client::open("redis://cache.example")?;
+    /// let dialer = RedisDialer::new(client).command_timeout(Duration::from_secs(10));
+    /// # drop(dialer);
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
+    #[must_use]
+    pub fn command_timeout(mut self, command_timeout: impl Into<Option<Duration>>) -> Self {
+        self.command_timeout = command_timeout.into();
+        self
+    }
+
+    /// Whether something may be left to undo, or a command can be cut short, so that a part of it is
+    /// left unsent or unanswered.
+    fn asks_on_return(&self) -> bool {
+        self.on_return != OnReturn::Keep || self.command_timeout.is_some()
+    }
+
+    /// Asks the server something, within a limit for each read and write, and leaves the connection
+    /// the limits that the dialer has.
+    fn within(
+        &self,
+        limit: Duration,
+        connection: &mut Connection,
+        ask: impl FnOnce(&mut Connection) -> RedisResult<()>,
+    ) -> RedisResult<()> {
+        set_timeouts(connection, Some(limit.max(Duration::from_millis(1))))?; // Not zero.
+        ask(connection)?;
+        set_timeouts(connection, self.command_timeout)
+    }
+
     /// Ends what was begun: a transaction, what it watches, the choice of another database.
     fn undo(&self, connection: &mut Connection) -> RedisResult<()> {
         let database = connection.get_db();
@@ -148,6 +225,7 @@ impl RedisDialer {
 
     /// Makes the server forget the session, and begins it anew as the dial did.
     fn begin_anew(&self, connection: &mut Connection) -> RedisResult<()> {
+        connection.set_push_sender(mpsc::channel().0); // Nobody's.
         let settings = self.client.get_connection_info().redis_settings();
         let mut begin = redis::pipe();
         begin.cmd("RESET");
@@ -190,26 +268,23 @@ impl Dialer for RedisDialer {
 
     fn check(&self, connection: &mut Connection, deadline: Instant) -> RedisResult<()> {
         let left = deadline.saturating_duration_since(Instant::now());
-        set_timeouts(connection, Some(left.max(Duration::from_millis(1))))?; // Not zero.
-        ask(connection, redis::pipe())?;
-        set_timeouts(connection, None)
+        self.within(left, connection, |connection| ask(connection, redis::pipe()).map(drop))
     }
 
-    fn needs_reset(&self, _connection: &mut Connection) -> bool {
-        self.on_return != OnReturn::Keep
-    }
-
+    /// The limits are set at each return, without asking the server.
     fn reset(&self, connection: &mut Connection) -> RedisResult<()> {
-        set_timeouts(connection, None)?;
-        match self.on_return {
-            OnReturn::Keep => Ok(()),
+        let limit =
+            self.command_timeout.map_or(self.reset_timeout, |own| self.reset_timeout.min(own));
+        self.within(limit, connection, |connection| match self.on_return {
+            OnReturn::Keep if !self.asks_on_return() => Ok(()),
+            OnReturn::Keep => ask(connection, redis::pipe()).map(drop),
             OnReturn::Rollback => self.undo(connection),
             OnReturn::ResetSession => self.begin_anew(connection),
-        }
+        })
     }
 
     fn blocking(&self) -> Blocking {
-        Blocking::default().reset(self.reset_in_background)
+        Blocking::default().reset(self.reset_in_background && self.asks_on_return())
     }
 }
 
@@ -233,15 +308,25 @@ fn ask(connection: &mut Connection, mut commands: Pipeline) -> RedisResult<Answe
     static QUESTIONS: AtomicU64 = AtomicU64::new(0);
     let token = format!("latebind {}", QUESTIONS.fetch_add(1, Relaxed));
     commands.cmd("PING").arg(&token);
-    let bytes = commands.get_packed_pipeline();
-    let mut answers = connection.req_packed_commands(&bytes, 0, commands.len())?;
-    let last = answers.pop();
-    for answer in answers {
-        answer.extract_error()?;
+    connection.send_packed_command(&commands.get_packed_pipeline())?;
+    for _ in 1..commands.len() {
+        answer(connection)?;
     }
-    match last.unwrap_or_default().extract_error()? {
+    match answer(connection)? {
         Value::BulkString(answer) if answer == token.as_bytes() => Ok(Answer::Given),
         Value::SimpleString(answer) if answer == "QUEUED" => Ok(Answer::Queued),
         _ => Err((ErrorKind::UnexpectedReturnType, "an answer to an earlier question came").into()),
+    }
+}
+
+/// The next answer, which is no error.
+///
+/// The client's own way with a pipeline waits for each of the answers, and so for as many limits.
+fn answer(connection: &mut Connection) -> RedisResult<Value> {
+    loop {
+        match connection.recv_response()? {
+            Value::Push { .. } => {}
+            answer => return answer.extract_error(),
+        }
     }
 }
