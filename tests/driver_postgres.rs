@@ -8,6 +8,7 @@ mod servers;
 use std::error::Error;
 use std::future;
 use std::io;
+use std::io::Write;
 use std::iter;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -33,12 +34,15 @@ use latebind::drivers::PostgresDialer;
 use latebind::net::Listen;
 use postgres::Client;
 use postgres::NoTls;
+use postgres::SimpleQueryMessage;
 use postgres::Socket;
 use postgres::config::SslMode;
 use postgres::error::SqlState;
+use postgres::fallible_iterator::FallibleIterator;
 use postgres::tls::MakeTlsConnect;
 use postgres::tls::NoTlsStream;
 use postgres::tls::TlsConnect;
+use postgres::types::Kind;
 use servers::postgres::Postgres;
 
 type Dial = PostgresDialer<NoTls>;
@@ -437,4 +441,196 @@ fn a_detached_client_is_the_borrowers_own() {
     let mut own = PooledConnection::detach(pool.get().unwrap());
     pool.close();
     assert_eq!(number(&mut own, "SELECT 1::bigint"), 1);
+}
+
+const RETURNS: [OnReturn; 3] = [OnReturn::Keep, OnReturn::Rollback, OnReturn::ResetSession];
+
+/// The client looks types up by statements that it prepares once, and keeps.
+#[test]
+fn types_can_be_looked_up_after_each_return() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut test = server.client();
+    for kind in ["mood", "size", "taste"] {
+        test.batch_execute(&format!("CREATE TYPE {kind} AS ENUM ('good', 'bad')")).unwrap();
+        test.batch_execute(&format!("CREATE TYPE two_{kind}s AS (a {kind}, b {kind})")).unwrap();
+    }
+    for on_return in RETURNS {
+        for in_background in [false, true] {
+            let dialer = dialer(&server).on_return(on_return).reset_in_background(in_background);
+            let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+            let left_by = process(&mut pool.get().unwrap());
+            for kind in ["mood", "size", "taste", "mood"] {
+                let mut client = pool.get_timeout(LONG).unwrap();
+                let case = format!("{on_return:?}, in background {in_background}, {kind}");
+                assert_eq!(process(&mut client), left_by, "{case}: the connection is kept");
+                for query in [
+                    format!("SELECT 'good'::{kind}"),
+                    format!("SELECT ROW('good', 'bad')::two_{kind}s"),
+                    format!("SELECT ARRAY['bad']::{kind}[]"),
+                ] {
+                    client.query_one(&query, &[]).map(drop).unwrap_or_else(|error| {
+                        panic!("{case}: {query}: {error:?}");
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// A type that was changed is looked up as it is now.
+#[test]
+fn what_the_last_borrower_looked_up_is_looked_up_again_by_the_next() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut test = server.client();
+    test.batch_execute("CREATE TYPE mood AS ENUM ('good')").unwrap();
+    let dialer = dialer(&server).on_return(OnReturn::ResetSession);
+    let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+    let variants = || {
+        let mut client = pool.get_timeout(LONG).unwrap();
+        let statement = client.prepare("SELECT 'good'::mood").unwrap();
+        let Kind::Enum(variants) = statement.columns()[0].type_().kind() else {
+            panic!("an enum has variants")
+        };
+        variants.len()
+    };
+    assert_eq!(variants(), 1);
+    test.batch_execute("ALTER TYPE mood ADD VALUE 'bad'").unwrap();
+    assert_eq!(variants(), 2);
+}
+
+/// They have come already, or would come with the next answer.
+#[test]
+fn a_notification_for_the_last_borrower_does_not_reach_the_next() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut test = server.client();
+    for on_return in RETURNS {
+        for in_background in [false, true] {
+            let dialer = dialer(&server).on_return(on_return).reset_in_background(in_background);
+            let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+            let mut client = pool.get().unwrap();
+            let left_by = process(&mut client);
+            client.batch_execute("LISTEN news").unwrap();
+            test.batch_execute("NOTIFY news, 'known'").unwrap();
+            let known = client.notifications().timeout_iter(LONG).next().unwrap();
+            assert_eq!(known.unwrap().payload(), "known");
+            test.batch_execute("NOTIFY news, 'read'; SELECT 1").unwrap();
+            await_that("it has been read, with an answer", || {
+                client.batch_execute("SELECT 1").unwrap();
+                client.notifications().len() == 1
+            });
+            if on_return == OnReturn::ResetSession {
+                test.batch_execute("NOTIFY news, 'under way'").unwrap();
+            }
+            drop(client);
+            let mut client = pool.get_timeout(LONG).unwrap();
+            let case = format!("{on_return:?}, in background {in_background}");
+            assert_eq!(process(&mut client), left_by, "{case}: the connection is kept");
+            if on_return == OnReturn::ResetSession {
+                test.batch_execute("NOTIFY news, 'later'").unwrap();
+                client.batch_execute("SELECT 1").unwrap();
+            }
+            assert_eq!(client.notifications().len(), 0, "{case}");
+        }
+    }
+}
+
+/// Those that the client has prepared end when their borrower lets go of them.
+#[test]
+fn statements_prepared_in_text_end_with_the_session() {
+    let Some(server) = Postgres::start("") else { return };
+    let dialer = dialer(&server).on_return(OnReturn::ResetSession);
+    let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+    let mut client = pool.get().unwrap();
+    let left_by = process(&mut client);
+    let prepare =
+        "PREPARE plan AS SELECT 1; PREPARE \"a \"\" plan\" AS SELECT 2; SET ROLE pg_monitor";
+    client.batch_execute(prepare).unwrap();
+    let statement = client.prepare("SELECT 3::bigint").unwrap();
+    drop(client);
+    let mut client = pool.get_timeout(LONG).unwrap();
+    assert_eq!(process(&mut client), left_by, "the connection is kept");
+    let names = "SELECT name, from_sql FROM pg_prepared_statements WHERE from_sql";
+    assert!(
+        client
+            .simple_query(names)
+            .unwrap()
+            .iter()
+            .all(|message| { !matches!(message, SimpleQueryMessage::Row(_)) })
+    );
+    let user: String = client.query_one("SELECT current_user::text", &[]).unwrap().get(0);
+    assert_eq!(user, "postgres");
+    assert_eq!(client.query_one(&statement, &[]).unwrap().get::<_, i64>(0), 3);
+}
+
+/// The transaction would otherwise be what all of it is done in.
+#[test]
+fn a_session_is_reset_outside_of_the_transaction_that_was_left_open() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut test = server.client();
+    for begin in ["BEGIN", "BEGIN; SAVEPOINT one", "BEGIN; SELECT 1 / 0"] {
+        let dialer = dialer(&server).on_return(OnReturn::ResetSession);
+        let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+        let mut client = pool.get().unwrap();
+        let left_by = process(&mut client);
+        client.batch_execute("SET search_path = 'elsewhere'; PREPARE plan AS SELECT 1").unwrap();
+        let _ = client.batch_execute(begin);
+        drop(client);
+        let mut client = pool.get_timeout(LONG).unwrap();
+        assert_eq!(process(&mut client), left_by, "the connection is kept");
+        let left = "SELECT (current_setting('search_path') = 'elsewhere')::int::bigint \
+                    + (SELECT count(*) FROM pg_prepared_statements WHERE name = 'plan')";
+        assert_eq!(number(&mut client, left), 0, "{begin}");
+        let rests = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {left_by}");
+        let rests = format!("{rests} AND state = 'idle'");
+        assert_eq!(number(&mut test, &rests), 1, "{begin}: no transaction is open");
+    }
+}
+
+/// It answers, and so retires, at the latest when it has taken the next statement for a part of it.
+#[test]
+fn a_copy_that_was_left_in_the_middle_is_not_that_of_the_next_borrower() {
+    let Some(server) = Postgres::start("") else { return };
+    let mut test = server.client();
+    test.batch_execute("CREATE TABLE line (text text)").unwrap();
+    for on_return in RETURNS {
+        let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
+        for copy in ["COPY line FROM STDIN", "COPY line TO STDOUT"] {
+            let mut client = pool.get_owned().unwrap();
+            client.batch_execute(copy).unwrap_err();
+            finishes_within(LONG, || drop(client));
+            for borrower in 0..3i64 {
+                let mut client = pool.get_timeout(LONG).unwrap();
+                let answer = client.query_one("SELECT $1::bigint", &[&borrower]);
+                let Ok(row) = answer else { continue };
+                assert_eq!(row.get::<_, i64>(0), borrower, "{on_return:?}, {copy}");
+            }
+            let mut client = pool.get_timeout(LONG).unwrap();
+            let mut writer = client.copy_in("COPY line FROM STDIN").unwrap();
+            writer.write_all(b"half a line").unwrap();
+            drop(writer);
+            drop(client);
+            assert_eq!(
+                number(&mut pool.get_timeout(LONG).unwrap(), "SELECT count(*) FROM line"),
+                0
+            );
+        }
+    }
+}
+
+#[test]
+fn a_return_with_a_limit_ends_though_the_server_says_nothing() {
+    let Some(server) = Postgres::start("") else { return };
+    for on_return in RETURNS {
+        let dialer = dialer(&server).on_return(on_return);
+        let dialer = dialer.reset_timeout(Duration::from_millis(100));
+        let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+        let mut client = pool.get_owned().unwrap();
+        process(&mut client);
+        server.freeze();
+        finishes_within(LONG, || drop(client));
+        server.thaw();
+        process(&mut pool.get_timeout(LONG).unwrap());
+        let failed = u64::from(on_return != OnReturn::Keep);
+        assert_eq!(pool.stats().reset_failed_total, failed, "{on_return:?}");
+    }
 }

@@ -1,13 +1,16 @@
 //! `PostgresDialer`: the `postgres` crate's clients.
 
 use std::thread;
+use std::time::Duration;
 use std::time::Instant;
 
 use postgres::Client;
 use postgres::Config;
 use postgres::Error;
+use postgres::SimpleQueryMessage;
 use postgres::Socket;
 use postgres::error::SqlState;
+use postgres::fallible_iterator::FallibleIterator;
 use postgres::tls::MakeTlsConnect;
 use postgres::tls::TlsConnect;
 
@@ -23,12 +26,22 @@ use crate::dialer::Dialer;
 ///
 /// # What the next borrower is spared
 ///
-/// The client does not tell whether a transaction is open. So by default a used connection has a
-/// `BEGIN; ROLLBACK` at its return, one round trip that leaves none open. One is left by a `BEGIN` in
-/// text only, for a [`postgres::Transaction`] ends when it is dropped. [`on_return`](Self::on_return)
-/// says otherwise: [`OnReturn::Keep`] spares the round trip, and [`OnReturn::ResetSession`] sends
-/// `DISCARD ALL`. Whoever returns the connection waits for that, unless
+/// The client knows to which question an answer belongs, so that none reaches anybody else, and
+/// notifications that it has kept are dropped at each return. It does not tell whether a transaction
+/// is open. So by default a used connection has a `BEGIN; ROLLBACK` at its return, one round trip that
+/// leaves none open. One is left by a `BEGIN` in text only, for a [`postgres::Transaction`] ends when
+/// it is dropped. [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] spares the round
+/// trip, and [`OnReturn::ResetSession`] does what `DISCARD ALL` does, in one round trip too: open
+/// cursors, user and role, settings, `LISTEN`, advisory locks, plans, temporary tables and sequences
+/// become as after the dial, and statements prepared in text (`PREPARE`) are deallocated, by a second
+/// round trip if there are any. Statements that the client has prepared end when their borrower lets
+/// go of them, and types are looked up again. Whoever returns the connection waits for that, unless
 /// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it.
+///
+/// What stays: with `Keep` and `Rollback` all that a session has but its transaction (settings, role,
+/// `LISTEN`, locks, temporary tables, prepared statements); and a
+/// [`CancelToken`](postgres::CancelToken) that a borrower has kept cancels whatever the connection
+/// does later.
 ///
 /// # What is noticed
 ///
@@ -45,7 +58,11 @@ use crate::dialer::Dialer;
 /// there are several, unless [`connect_timeout`](Config::connect_timeout) is shorter. For the
 /// handshake that follows the client crate has no limit: a dial to a server that accepts and then
 /// says nothing keeps its slot until the server speaks or the kernel gives up. Callers keep their
-/// deadlines all the same. Set [`tcp_user_timeout`](Config::tcp_user_timeout) and
+/// deadlines all the same.
+///
+/// The client crate has a limit for an empty query alone, which the check is. So a return waits as
+/// long as a statement does, unless [`reset_timeout`](Self::reset_timeout) has it ask such a query
+/// first. Set [`tcp_user_timeout`](Config::tcp_user_timeout) and
 /// [`keepalives_idle`](Config::keepalives_idle) (2 hours by default) for servers that vanish.
 ///
 /// [`Pool::abort`](crate::Pool::abort) asks the server to cancel the statement under way, by a
@@ -82,6 +99,7 @@ pub struct PostgresDialer<T> {
     tls: T,
     on_return: OnReturn,
     reset_in_background: bool,
+    reset_timeout: Option<Duration>,
 }
 
 impl<T> PostgresDialer<T>
@@ -101,7 +119,13 @@ where
     /// See [`PostgresDialer`].
     #[must_use]
     pub fn new(config: Config, tls: T) -> Self {
-        Self { config, tls, on_return: OnReturn::default(), reset_in_background: false }
+        Self {
+            config,
+            tls,
+            on_return: OnReturn::default(),
+            reset_in_background: false,
+            reset_timeout: None,
+        }
     }
 
     /// What is done to a used connection before the next borrower has it.
@@ -140,6 +164,32 @@ where
         self.reset_in_background = reset_in_background;
         self
     }
+
+    /// How long a return waits for a server that does not answer.
+    ///
+    /// Then the connection is retired. Defaults to `None`: who drops a guard waits as long as for a
+    /// statement, for which the client crate has no limit. With one, an empty query comes first, for
+    /// which it has: one more round trip at each return that has something to ask, which leaves a
+    /// half to three quarters of the short statements that are done otherwise. A close waits for the
+    /// answers that are due, without a limit, on a thread of the pool's own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::PostgresDialer;
+    /// use std::time::Duration;
+    ///
+    /// let config = "host=db.example user=app".parse()?;
+    /// let dialer =
+    ///     PostgresDialer::new(config, postgres::NoTls).reset_timeout(Duration::from_secs(5));
+    /// # drop(dialer);
+    /// # Ok::<(), postgres::Error>(())
+    /// ```
+    #[must_use]
+    pub fn reset_timeout(mut self, reset_timeout: impl Into<Option<Duration>>) -> Self {
+        self.reset_timeout = reset_timeout.into();
+        self
+    }
 }
 
 impl<T> Dialer for PostgresDialer<T>
@@ -169,27 +219,20 @@ where
         client.is_valid(deadline.saturating_duration_since(Instant::now()))
     }
 
-    fn needs_reset(&self, _client: &mut Client) -> bool {
-        self.on_return != OnReturn::Keep
-    }
-
     fn reset(&self, client: &mut Client) -> Result<(), Error> {
-        match self.on_return {
-            OnReturn::Keep => Ok(()),
-            // A `ROLLBACK` alone would put a warning into the server's log at each return that has
-            // nothing to roll back; this does so where there is something, which is news.
-            OnReturn::Rollback => match client.batch_execute("BEGIN; ROLLBACK") {
-                Err(error) if is_for_a_transaction(&error) => client.batch_execute("ROLLBACK"),
-                outcome => outcome,
-            },
-            OnReturn::ResetSession => match client.batch_execute("DISCARD ALL") {
-                Err(error) if is_for_a_transaction(&error) => {
-                    client.batch_execute("ROLLBACK")?;
-                    client.batch_execute("DISCARD ALL")
-                }
-                outcome => outcome,
-            },
+        if let Some(limit) = self.reset_timeout.filter(|_| self.on_return != OnReturn::Keep) {
+            client.is_valid(limit)?;
         }
+        match self.on_return {
+            OnReturn::Keep => {}
+            OnReturn::Rollback => rolled_back(client, |client| client.batch_execute(ROLL_BACK))?,
+            OnReturn::ResetSession => {
+                let left = rolled_back(client, |client| client.simple_query(FORGET))?;
+                deallocate(client, &left)?;
+                client.clear_type_cache();
+            }
+        }
+        drop_notifications(client)
     }
 
     /// A request to cancel the statement under way.
@@ -206,14 +249,54 @@ where
 
     /// The close too: a client that is dropped while an answer is due waits for it.
     fn blocking(&self) -> Blocking {
-        Blocking::default().reset(self.reset_in_background).close(true)
+        let may_wait = self.reset_in_background && self.on_return != OnReturn::Keep;
+        Blocking::default().reset(may_wait).close(true)
     }
 }
 
-/// Whether the server refused because a transaction is open, or open and aborted.
-fn is_for_a_transaction(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        Some(&(SqlState::ACTIVE_SQL_TRANSACTION | SqlState::IN_FAILED_SQL_TRANSACTION))
-    )
+/// A `ROLLBACK` alone would put a warning into the server's log at each return that has nothing to
+/// roll back; this does so where there is something, which is news.
+const ROLL_BACK: &str = "BEGIN; ROLLBACK";
+
+/// What `DISCARD ALL` does, but for the statements that the client has prepared: it keeps some for
+/// itself, by which it looks types up, and would never learn that they are gone. The answer is the
+/// names of the others.
+const FORGET: &str = "BEGIN; ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; \
+    UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; \
+    DISCARD SEQUENCES; SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql";
+
+/// Does what begins with a `BEGIN`, which is refused where a transaction has failed.
+fn rolled_back<T>(
+    client: &mut Client,
+    mut undo: impl FnMut(&mut Client) -> Result<T, Error>,
+) -> Result<T, Error> {
+    match undo(client) {
+        Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
+            client.batch_execute("ROLLBACK")?;
+            undo(client)
+        }
+        outcome => outcome,
+    }
+}
+
+/// Ends the prepared statements that an answer names.
+fn deallocate(client: &mut Client, answer: &[SimpleQueryMessage]) -> Result<(), Error> {
+    let mut statements = String::new();
+    for message in answer {
+        let SimpleQueryMessage::Row(row) = message else { continue };
+        let column = row.columns().iter().position(|column| column.name() == "name");
+        if let Some(name) = column.and_then(|column| row.get(column)) {
+            statements.push_str(&format!("DEALLOCATE \"{}\"; ", name.replace('"', "\"\"")));
+        }
+    }
+    if statements.is_empty() { Ok(()) } else { client.batch_execute(&statements) }
+}
+
+/// Drops what the client has kept, which is all that the server had sent before its last answer.
+fn drop_notifications(client: &mut Client) -> Result<(), Error> {
+    let mut notifications = client.notifications();
+    for _ in 0..notifications.len() {
+        notifications.iter().next()?;
+    }
+    Ok(())
 }
