@@ -30,6 +30,7 @@ use latebind::Pool;
 use latebind::drivers::MysqlDialer;
 use latebind::drivers::OnReturn;
 use latebind::net::Listen;
+use mysql::ChangeUserOpts;
 use mysql::Conn;
 use mysql::DriverError;
 use mysql::LocalInfileHandler;
@@ -645,5 +646,82 @@ fn a_handler_of_files_of_the_last_borrower_is_not_that_of_the_next() {
         let lines = number(&mut test, "SELECT count(*) FROM test.line");
         assert_eq!(lines, 1, "{on_return:?}: the second has no file");
         test.query_drop("DELETE FROM test.line").unwrap();
+    }
+}
+
+/// Who logged in as somebody else, or chose a database where there was none, did so for its loan.
+#[test]
+fn a_session_that_is_reset_is_the_dialers_users_and_in_its_database() {
+    let Some(server) = MariaDb::start(&["--character-set-server=latin1"]) else { return };
+    let mut test = server.root();
+    for statement in [
+        "CREATE DATABASE `other ``one`",
+        "CREATE USER stranger IDENTIFIED BY 'of his own'",
+        "GRANT ALL ON *.* TO stranger",
+        "ALTER USER app IDENTIFIED BY 'secret'",
+        "GRANT ALL ON *.* TO app",
+    ] {
+        test.query_drop(statement).unwrap();
+    }
+    let who = "SELECT concat_ws(' ', user(), current_user(), ifnull(database(), 'none'), \
+               @@character_set_client, @@character_set_results, @initial)";
+    let stranger = || {
+        ChangeUserOpts::new()
+            .with_user(Some("stranger".to_owned()))
+            .with_pass(Some("of his own".to_owned()))
+    };
+    for database in [None, Some("test"), Some("other `one")] {
+        let opts = server.opts().pass(Some("secret")).db_name(database);
+        let dialer = MysqlDialer::new(opts.init(vec!["SET @initial = 1"]).into());
+        let dialer = dialer.on_return(OnReturn::ResetSession);
+        let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+        let mut connection = pool.get().unwrap();
+        let (id, first) = (connection.connection_id(), connection.query_first(who).unwrap());
+        let first: Option<String> = first;
+        for borrower in 0..4 {
+            if borrower % 2 == 0 {
+                connection.change_user(stranger()).unwrap();
+            }
+            connection.query_drop("USE mysql").unwrap();
+            drop(connection);
+            connection = pool.get_timeout(LONG).unwrap();
+            assert_eq!(connection.connection_id(), id, "the connection is kept");
+            assert_eq!(connection.query_first(who).unwrap(), first, "{database:?}, {borrower}");
+        }
+        drop(connection);
+        assert_eq!(pool.stats().reset_failed_total, 0);
+    }
+}
+
+/// Whose new password is not known cannot be logged in again.
+#[test]
+fn a_session_of_another_user_that_cannot_be_the_dialers_again_is_not_lent() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    test.query_drop("CREATE USER stranger").unwrap();
+    let dialer = dialer(&server).on_return(OnReturn::ResetSession);
+    let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+    let mut connection = pool.get().unwrap();
+    let stranger = ChangeUserOpts::new().with_user(Some("stranger".to_owned()));
+    connection.change_user(stranger.with_db_name(None)).unwrap();
+    test.query_drop("ALTER USER app IDENTIFIED BY 'new'").unwrap();
+    drop(connection);
+    assert!(pool.get_timeout(LONG).is_err());
+    assert_eq!(pool.stats().reset_failed_total, 1);
+}
+
+/// A setting of the last borrower's would have the rollback begin it.
+#[test]
+fn no_transaction_follows_the_one_that_was_rolled_back() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    for on_return in [OnReturn::Rollback, OnReturn::ResetSession] {
+        let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
+        let mut connection = pool.get().unwrap();
+        let left_by = connection.connection_id();
+        connection.query_drop("SET completion_type = CHAIN; START TRANSACTION").unwrap();
+        drop(connection);
+        let mut connection = pool.get_timeout(LONG).unwrap();
+        assert_eq!(connection.connection_id(), left_by, "the connection is kept");
+        assert_eq!(number(&mut connection, "SELECT @@in_transaction"), 0, "{on_return:?}");
     }
 }

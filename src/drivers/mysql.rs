@@ -1,11 +1,14 @@
 //! `MysqlDialer`: the `mysql` crate's connections.
 
 use std::mem;
+use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use std::time::Instant;
 
+use mysql::ChangeUserOpts;
 use mysql::Conn;
 use mysql::DriverError;
 use mysql::Error;
@@ -13,7 +16,9 @@ use mysql::Opts;
 use mysql::OptsBuilder;
 use mysql::QueryResult;
 use mysql::Result;
+use mysql::Row;
 use mysql::Text;
+use mysql::Value;
 use mysql::from_row_opt;
 use mysql::prelude::Queryable;
 
@@ -43,9 +48,17 @@ use crate::net::borrowed;
 /// if the configuration has a time limit or a handler of local files, so that a statement can be cut
 /// short at all; [`OnReturn::ResetSession`] has the server forget the session, prepared statements
 /// included (`COM_RESET_CONNECTION`), runs the configuration's `init` commands again, chooses its
-/// database again, and asks. A database that was chosen where the configuration has none stays.
-/// Whoever returns the connection waits for that, unless
-/// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it.
+/// database again, and asks: two round trips. If the user has been changed, or a database was chosen
+/// where the configuration has none, it logs in again (`COM_CHANGE_USER`). Whoever returns the
+/// connection waits for that, unless [`reset_in_background`](Self::reset_in_background) has a thread
+/// of the pool's own do it.
+///
+/// Time limits and the handler of local files become those of the configuration at each return.
+///
+/// What stays: with `Keep` and `Rollback` all that a session has but its transaction (settings, user,
+/// database, locks of tables and by name, temporary tables, prepared statements); and with `Keep`
+/// where nothing is asked, a result that was forgotten (`mem::forget`) before its end, or a file that
+/// a handler of the borrower's own has failed to send: discard such a connection.
 ///
 /// # What is noticed
 ///
@@ -89,6 +102,9 @@ pub struct MysqlDialer {
     reset_in_background: bool,
     reset_timeout: Duration,
     abortable: bool,
+    /// Who a session is, as the server has told of the first that was dialed. A proxy may call it
+    /// otherwise than the configuration does.
+    user: Arc<OnceLock<Vec<u8>>>,
 }
 
 impl MysqlDialer {
@@ -105,6 +121,7 @@ impl MysqlDialer {
             reset_in_background: false,
             reset_timeout: RESET_TIMEOUT,
             abortable: false,
+            user: Arc::default(),
         }
     }
 
@@ -207,6 +224,31 @@ impl MysqlDialer {
             || self.opts.get_local_infile_handler().is_some()
     }
 
+    /// Makes the server forget the session, and begins it anew as the dial did.
+    ///
+    /// That leaves a session its user, and a database where the configuration has none. To change
+    /// these takes a log-in, which is done where they have changed.
+    fn begin_anew(&self, connection: &mut Conn) -> Result<()> {
+        connection.reset()?;
+        let database = self.opts.get_db_name().filter(|name| !name.is_empty());
+        let choose = database.map(|name| format!("USE `{}`; ", name.replace('`', "``")));
+        let (user, chosen) = told(ask(connection, choose.as_deref().unwrap_or_default(), WHO)?)?;
+        let is_own = self.user.get().is_none_or(|own| *own == user);
+        if is_own && (database.is_some() || chosen.is_none()) {
+            return Ok(());
+        }
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        let own = ChangeUserOpts::new()
+            .with_user(owned(self.opts.get_user()))
+            .with_pass(owned(self.opts.get_pass()))
+            .with_db_name(owned(database));
+        connection.change_user(own)?;
+        for statement in self.opts.get_init() {
+            connection.query_drop(statement)?;
+        }
+        ask(connection, "", "").map(drop)
+    }
+
     /// Asks the server something, within a limit for each read and write, and leaves the connection
     /// the limits that the configuration has.
     fn within<T>(
@@ -231,7 +273,15 @@ impl Dialer for MysqlDialer {
     fn dial(&self, deadline: Instant) -> Result<Conn> {
         let left = deadline.saturating_duration_since(Instant::now());
         let limit = self.opts.get_tcp_connect_timeout().map_or(left, |own| left.min(own));
-        Conn::new(OptsBuilder::from_opts(self.opts.clone()).tcp_connect_timeout(Some(limit)))
+        let opts = OptsBuilder::from_opts(self.opts.clone()).tcp_connect_timeout(Some(limit));
+        let mut connection = Conn::new(opts)?;
+        if self.on_return == OnReturn::ResetSession && self.user.get().is_none() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (user, _) =
+                self.within(left, &mut connection, |connection| told(ask(connection, "", WHO)?))?;
+            let _ = self.user.set(user); // Another dial's is the same.
+        }
+        Ok(connection)
     }
 
     /// Whether the peer has closed the connection, or said what nobody had asked for: a server says
@@ -243,7 +293,7 @@ impl Dialer for MysqlDialer {
     /// Not by a ping, for whose answer that to any other statement can pass.
     fn check(&self, connection: &mut Conn, deadline: Instant) -> Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
-        self.within(left, connection, |connection| ask(connection, ""))
+        self.within(left, connection, |connection| ask(connection, "", "")).map(drop)
     }
 
     /// What a borrower can change on this side is undone at each return, without asking the server.
@@ -255,13 +305,9 @@ impl Dialer for MysqlDialer {
             .map_or(self.reset_timeout, |own| self.reset_timeout.min(*own));
         self.within(limit, connection, |connection| match self.on_return {
             OnReturn::Keep if !self.asks_on_return() => Ok(()),
-            OnReturn::Keep => ask(connection, ""),
-            OnReturn::Rollback => ask(connection, "ROLLBACK; "),
-            OnReturn::ResetSession => {
-                connection.reset()?;
-                self.opts.get_db_name().map_or(Ok(()), |name| connection.select_db(name))?;
-                ask(connection, "")
-            }
+            OnReturn::Keep => ask(connection, "", "").map(drop),
+            OnReturn::Rollback => ask(connection, ROLL_BACK, "").map(drop),
+            OnReturn::ResetSession => self.begin_anew(connection),
         })
     }
 
@@ -274,16 +320,22 @@ impl Dialer for MysqlDialer {
     }
 }
 
+/// Also where the borrower has set that a transaction is followed by the next (`completion_type`).
+const ROLL_BACK: &str = "ROLLBACK AND NO CHAIN; ";
+
+/// What a session tells of itself: by what name it has logged in, whose rights it has, and where it is.
+const WHO: &str = ", USER(), CURRENT_USER(), DATABASE()";
+
 /// Has a statement carried out, which may be empty or ends in a semicolon, and asks for an answer
-/// that no other question has.
+/// that no other question has, with more if wanted.
 ///
 /// After an error the client does not know which answers are due yet, and takes whatever comes for
 /// the answer to its next question. Were any on the way, this one would not come in its place.
-fn ask(connection: &mut Conn, statement: &str) -> Result<()> {
+fn ask(connection: &mut Conn, statement: &str, more: &str) -> Result<Row> {
     static QUESTIONS: AtomicU64 = AtomicU64::new(0);
     let token = format!("latebind {}", QUESTIONS.fetch_add(1, Relaxed));
-    let mut answers = connection.query_iter(format!("{statement}SELECT '{token}'"))?;
-    let outcome = read(&mut answers, !statement.is_empty(), &token);
+    let mut answers = connection.query_iter(format!("{statement}SELECT '{token}'{more}"))?;
+    let outcome = read(&mut answers, !statement.is_empty(), token);
     if outcome.is_err() {
         // Its drop would read somebody else's answer to the end, however long that takes.
         mem::forget(answers);
@@ -291,16 +343,23 @@ fn ask(connection: &mut Conn, statement: &str) -> Result<()> {
     outcome
 }
 
-/// Reads the answer to a statement, if there is one, and the token, and nothing else.
-fn read(answers: &mut QueryResult<'_, '_, '_, Text>, first: bool, token: &str) -> Result<()> {
+/// Reads the answer to a statement, if there is one, and that with the token, and nothing else.
+fn read(answers: &mut QueryResult<'_, '_, '_, Text>, first: bool, token: String) -> Result<Row> {
     let stranger = || Error::from(DriverError::UnexpectedPacket);
     if first && answers.next().transpose()?.is_some() {
         return Err(stranger());
     }
     let row = answers.next().transpose()?.ok_or_else(stranger)?;
-    let (answer,): (Vec<u8>,) = from_row_opt(row)?;
-    if answer != token.as_bytes() || answers.next().transpose()?.is_some() {
+    if row.as_ref(0) != Some(&Value::Bytes(token.into())) || answers.next().transpose()?.is_some() {
         return Err(stranger());
     }
-    Ok(())
+    Ok(row)
+}
+
+/// The names in what [`WHO`] asks for, without the hosts, which are not the same for all connections;
+/// and the database.
+fn told(row: Row) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+    let (_, login, account, database): (Value, Vec<u8>, Vec<u8>, _) = from_row_opt(row)?;
+    let name = |user: &[u8]| user.rsplitn(2, |byte| *byte == b'@').last().map(<[u8]>::to_vec);
+    Ok(([name(&login), name(&account)].map(Option::unwrap_or_default).join(&b'@'), database))
 }
