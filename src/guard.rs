@@ -157,11 +157,9 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
     }
 }
 
-impl<D: Dialer, P: Borrow<Pool<D>>> fmt::Debug for Guard<D, P>
-where
-    D::Connection: fmt::Debug,
-{
+/// Without the connection: a client may show the password with which it has logged in.
+impl<D: Dialer, P: Borrow<Pool<D>>> fmt::Debug for Guard<D, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
+        f.debug_struct("Guard").finish_non_exhaustive()
     }
 }

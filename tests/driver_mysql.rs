@@ -699,6 +699,7 @@ fn a_session_of_another_user_that_cannot_be_the_dialers_again_is_not_lent() {
     let Some(server) = MariaDb::start(&[]) else { return };
     let mut test = server.root();
     test.query_drop("CREATE USER stranger").unwrap();
+    test.query_drop("GRANT ALL ON test.* TO stranger").unwrap();
     let dialer = dialer(&server).on_return(OnReturn::ResetSession);
     let pool = Pool::builder(dialer).max_open(1).build().unwrap();
     let mut connection = pool.get().unwrap();
@@ -724,4 +725,22 @@ fn no_transaction_follows_the_one_that_was_rolled_back() {
         assert_eq!(connection.connection_id(), left_by, "the connection is kept");
         assert_eq!(number(&mut connection, "SELECT @@in_transaction"), 0, "{on_return:?}");
     }
+}
+
+/// Everything that a program might write into its log.
+#[test]
+fn no_password_is_shown() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    server.root().query_drop("ALTER USER app IDENTIFIED BY 'open sesame'").unwrap();
+    let dialer = |password| MysqlDialer::new(server.opts().pass(Some(password)).into());
+    let builder = Pool::builder(dialer("open sesame"));
+    let mut told = format!("{:?} {builder:?}", dialer("open sesame"));
+    assert!(told.contains("127.0.0.1") && told.contains("app"), "{told}");
+    let pool = builder.build().unwrap();
+    let guard = pool.get().unwrap();
+    told += &format!("{pool:?} {guard:?} {:?}", pool.reconfigure());
+    let error = Pool::new(dialer("sesame, open")).get().unwrap_err();
+    assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
+    told += &common::everything_told(&error);
+    assert!(!told.contains("sesame"), "{told}");
 }

@@ -634,3 +634,24 @@ fn a_return_with_a_limit_ends_though_the_server_says_nothing() {
         assert_eq!(pool.stats().reset_failed_total, failed, "{on_return:?}");
     }
 }
+
+/// Everything that a program might write into its log.
+#[test]
+fn no_password_is_shown() {
+    let Some(server) = Postgres::start("") else { return };
+    let dialer = |database| {
+        let mut config = server.config();
+        config.password("open sesame").dbname(database);
+        PostgresDialer::new(config, NoTls)
+    };
+    let builder = Pool::builder(dialer("postgres"));
+    let mut told = format!("{:?} {builder:?}", dialer("postgres"));
+    assert!(told.contains("127.0.0.1") && told.contains("postgres"), "{told}");
+    let pool = builder.build().unwrap();
+    let guard = pool.get().unwrap();
+    told += &format!("{pool:?} {guard:?} {:?}", pool.reconfigure());
+    let error = Pool::new(dialer("nowhere")).get().unwrap_err();
+    assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
+    told += &common::everything_told(&error);
+    assert!(!told.contains("sesame"), "{told}");
+}

@@ -4,6 +4,7 @@
 mod common;
 
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::SeqCst;
@@ -30,6 +31,13 @@ use latebind::drivers::R2d2Dialer;
 
 /// A manager as r2d2 knows them, over the scripted server.
 struct Manager(Scripted);
+
+/// As those of several crates.
+impl fmt::Debug for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Manager { password: \"open sesame\" }")
+    }
+}
 
 impl r2d2::ManageConnection for Manager {
     type Connection = Connection;
@@ -182,4 +190,19 @@ fn a_customizer_that_refuses_a_connection_fails_the_dial() {
     assert_eq!(pool.get().unwrap_err().dial_error(), Some(&Refused(1)));
     assert_eq!(server.alive(), 0);
     assert!(book.left.lock().unwrap().is_empty());
+}
+
+/// Everything that a program might write into its log.
+#[test]
+fn no_password_is_shown() {
+    let (dialer, server) = dialer();
+    let builder = Pool::builder(dialer);
+    let mut told = format!("{builder:?}");
+    let pool = builder.build().unwrap();
+    let guard = pool.get().unwrap();
+    server.on_dial([Act::Fail]);
+    let error = pool.get_timeout(SHORT).unwrap_err();
+    told += &format!("{pool:?} {guard:?} {:?}", pool.reconfigure());
+    told += &common::everything_told(&error);
+    assert!(!told.contains("sesame"), "{told}");
 }

@@ -504,3 +504,25 @@ fn a_channel_of_the_last_borrower_is_told_nothing_of_the_next_ones() {
     id(&mut connection);
     assert!(told.try_recv().is_err());
 }
+
+/// Everything that a program might write into its log.
+#[test]
+fn no_password_is_shown() {
+    let users = "--user app on >sesame ~* +@all --user default off";
+    let words: Vec<_> = users.split(' ').collect();
+    let Some(server) = Redis::start(&words) else { return };
+    let dialer = |password| {
+        let address = format!("redis://app:{password}@127.0.0.1:{}/3", server.port());
+        RedisDialer::new(Client::open(address).unwrap())
+    };
+    let builder = Pool::builder(dialer("sesame"));
+    let mut told = format!("{:?} {builder:?}", dialer("sesame"));
+    assert!(told.contains("127.0.0.1") && told.contains("app"), "{told}");
+    let pool = builder.build().unwrap();
+    let guard = pool.get().unwrap();
+    told += &format!("{pool:?} {guard:?} {:?}", pool.reconfigure());
+    let error = Pool::new(dialer("open-sesame")).get().unwrap_err();
+    assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
+    told += &common::everything_told(&error);
+    assert!(!told.contains("sesame"), "{told}");
+}

@@ -28,9 +28,12 @@ use rustls::HandshakeKind;
 use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::ServerConnection;
+use rustls::SignatureScheme;
 use rustls::StreamOwned;
 use rustls::SupportedProtocolVersion;
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::sign::CertifiedKey;
 use rustls::version::TLS12;
 use rustls::version::TLS13;
 
@@ -394,4 +397,30 @@ fn abort_frees_a_borrower_from_a_peer_that_went_silent_after_the_handshake() {
 fn nothing_of_it_may_block_but_the_other_dialers_close() {
     let blocking = world(&TLS13).dialer.blocking();
     assert!(!blocking.check && !blocking.reset && !blocking.close);
+}
+
+/// A client certificate whose key is kept by somebody who shows it.
+#[derive(Debug)]
+struct Shown(#[allow(dead_code)] &'static str);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn no_private_key_is_shown() {
+    let config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_cert_resolver(Arc::new(Shown("open sesame")));
+    assert!(format!("{config:?}").contains("sesame"), "there is something to show");
+    let name = "db.example".try_into().unwrap();
+    let dialer = TlsDialer::new(TcpDialer::new("db.example", 5432), name, config);
+    let told = format!("{dialer:?} {:?}", Pool::builder(dialer.clone()));
+    assert!(told.contains("db.example") && !told.contains("sesame"), "{told}");
 }

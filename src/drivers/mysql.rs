@@ -1,5 +1,6 @@
 //! `MysqlDialer`: the `mysql` crate's connections.
 
+use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -95,7 +96,7 @@ use crate::net::borrowed;
 /// transaction.commit()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MysqlDialer {
     opts: Opts,
     on_return: OnReturn,
@@ -263,6 +264,23 @@ impl MysqlDialer {
         let (read, write) = (self.opts.get_read_timeout(), self.opts.get_write_timeout());
         borrowed::set_timeouts(connection, read.copied(), write.copied())?;
         Ok(answer)
+    }
+}
+
+/// Without the password, which the configuration's own would show.
+impl fmt::Debug for MysqlDialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MysqlDialer")
+            .field("host", &self.opts.get_ip_or_hostname())
+            .field("port", &self.opts.get_tcp_port())
+            .field("socket", &self.opts.get_socket())
+            .field("user", &self.opts.get_user())
+            .field("database", &self.opts.get_db_name())
+            .field("on_return", &self.on_return)
+            .field("reset_in_background", &self.reset_in_background)
+            .field("reset_timeout", &self.reset_timeout)
+            .field("abortable", &self.abortable)
+            .finish_non_exhaustive()
     }
 }
 

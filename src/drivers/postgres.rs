@@ -1,5 +1,6 @@
 //! `PostgresDialer`: the `postgres` crate's clients.
 
+use std::fmt;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -93,7 +94,7 @@ use crate::dialer::Dialer;
 /// transaction.commit()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostgresDialer<T> {
     config: Config,
     tls: T,
@@ -251,6 +252,21 @@ where
     fn blocking(&self) -> Blocking {
         let may_wait = self.reset_in_background && self.on_return != OnReturn::Keep;
         Blocking::default().reset(may_wait).close(true)
+    }
+}
+
+/// Without the password, and without what the TLS connector may show of a key.
+impl<T> fmt::Debug for PostgresDialer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresDialer")
+            .field("hosts", &self.config.get_hosts())
+            .field("ports", &self.config.get_ports())
+            .field("user", &self.config.get_user())
+            .field("database", &self.config.get_dbname())
+            .field("on_return", &self.on_return)
+            .field("reset_in_background", &self.reset_in_background)
+            .field("reset_timeout", &self.reset_timeout)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,6 +1,7 @@
 //! `R2d2Dialer`: every back end that has an r2d2 manager, unchanged.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Instant;
 
 use r2d2::CustomizeConnection;
@@ -66,7 +67,6 @@ use crate::dialer::Dialer;
 /// assert!(pool.get()?.nodelay().is_ok());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct R2d2Dialer<M: ManageConnection> {
     manager: M,
     customizer: Option<Box<dyn CustomizeConnection<M::Connection, M::Error>>>,
@@ -132,6 +132,15 @@ impl<M: ManageConnection> R2d2Dialer<M> {
 impl<M: ManageConnection> From<M> for R2d2Dialer<M> {
     fn from(manager: M) -> Self {
         Self::new(manager)
+    }
+}
+
+/// Without the manager: those of several crates show the password with which they connect.
+impl<M: ManageConnection> fmt::Debug for R2d2Dialer<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("R2d2Dialer")
+            .field("has_customizer", &self.customizer.is_some())
+            .finish_non_exhaustive()
     }
 }
 

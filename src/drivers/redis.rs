@@ -1,5 +1,6 @@
 //! `RedisDialer`: the `redis` crate's connections.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
@@ -72,7 +73,7 @@ use crate::dialer::Dialer;
 /// println!("{visits}");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisDialer {
     client: Client,
     on_return: OnReturn,
@@ -245,6 +246,22 @@ impl RedisDialer {
         }
         begin.cmd("SELECT").arg(connection.get_db());
         ask(connection, begin).map(drop)
+    }
+}
+
+/// Without the password, and without what the client may show of a key.
+impl fmt::Debug for RedisDialer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let info = self.client.get_connection_info();
+        f.debug_struct("RedisDialer")
+            .field("address", &format_args!("{}", info.addr()))
+            .field("user", &info.redis_settings().username())
+            .field("database", &info.redis_settings().db())
+            .field("on_return", &self.on_return)
+            .field("reset_in_background", &self.reset_in_background)
+            .field("reset_timeout", &self.reset_timeout)
+            .field("command_timeout", &self.command_timeout)
+            .finish_non_exhaustive()
     }
 }
 

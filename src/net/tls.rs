@@ -51,7 +51,7 @@ use crate::dialer::Dialer;
 /// # drop(dialer);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TlsDialer<D> {
     dialer: D,
     server_name: ServerName<'static>,
@@ -67,6 +67,16 @@ impl<D: Dialer<Connection: Stream>> TlsDialer<D> {
         config: impl Into<Arc<ClientConfig>>,
     ) -> Self {
         Self { dialer, server_name, config: config.into() }
+    }
+}
+
+/// Without the configuration, which may hold a private key.
+impl<D: fmt::Debug> fmt::Debug for TlsDialer<D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsDialer")
+            .field("dialer", &self.dialer)
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
     }
 }
 

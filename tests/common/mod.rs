@@ -351,6 +351,12 @@ impl Dialer for Scripted {
     }
 }
 
+/// All that an error shows of itself and of its causes.
+pub fn everything_told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(|cause| format!("{cause} {cause:?} {cause:#?}\n")).collect()
+}
+
 /// Waits until `is_so`, for a state that a test can see and not be told of.
 #[track_caller]
 pub fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -22,7 +22,12 @@ fn a_url_that_cannot_be_dialed_is_named_with_its_reason() {
         ("https://-/", "its host cannot be in a certificate"),
     ] {
         match ask(&client, url) {
-            Err(Error::BadUrl { reason: it, .. }) => assert_eq!(it, reason, "{url}"),
+            Err(error) => {
+                let told = format!("{error} {error:?}");
+                assert!(!told.contains("secret"), "{told}");
+                let Error::BadUrl { reason: it, .. } = error else { panic!("{url}: {told}") };
+                assert_eq!(it, reason, "{url}");
+            }
             outcome => panic!("{url}: {outcome:?}"),
         }
     }

@@ -20,7 +20,7 @@ pub(crate) enum Error {
     /// The URL says nothing that could be dialed.
     #[error("bad URL {url:?}: {reason}")]
     BadUrl {
-        /// The URL, as it was given.
+        /// The URL, but for a name and a password.
         url: String,
         /// What is wrong with it.
         reason: &'static str,

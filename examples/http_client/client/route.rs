@@ -103,6 +103,11 @@ impl fmt::Display for Address {
     }
 }
 
+/// What is told of the URL leaves out the name and the password that it may have.
 fn bad(url: &Uri, reason: &'static str) -> Error {
-    Error::BadUrl { url: url.to_string(), reason }
+    let told = url.to_string();
+    let user = url.authority().and_then(|authority| authority.as_str().rsplit_once('@'));
+    let url =
+        user.map_or_else(|| told.clone(), |(user, _)| told.replacen(&format!("{user}@"), "", 1));
+    Error::BadUrl { url, reason }
 }
