@@ -10,8 +10,8 @@
 //!
 //! | feature | dialer | a guard is | what the next borrower is spared |
 //! | --- | --- | --- | --- |
-//! | `mysql` | `MysqlDialer` | `mysql::Conn` | an open transaction; by option the session |
-//! | `postgres` | `PostgresDialer` | `postgres::Client` | an open transaction; by option the session |
+//! | `mysql` | `MysqlDialer` | `mysql::Conn` | unread answers, an open transaction; by option the session |
+//! | `postgres` | `PostgresDialer` | `postgres::Client` | notifications, an open transaction; by option the session |
 //! | `r2d2` | `R2d2Dialer<M>` | `M::Connection` | as the manager has it |
 //! | `redis` | `RedisDialer` | `redis::Connection` | unread answers, an open transaction, another database; by option the session |
 //! | `rusqlite` | `SqliteDialer` | `rusqlite::Connection` | an open transaction |

@@ -25,14 +25,15 @@ pub(super) const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnReturn {
-    /// Nothing. For borrowers who leave nothing behind, as transactions of the client crate's own
-    /// kind do: they end when they are dropped.
+    /// Nothing of the server's. For borrowers who leave nothing behind, as transactions of the client
+    /// crate's own kind do: they end when they are dropped. A question is asked only where a time
+    /// limit of the dialer's can have left an answer unread that the client takes for another's.
     Keep,
     /// A transaction that was left open is rolled back. The default, at the price of a round trip
     /// where the client crate does not tell whether there is one.
     #[default]
     Rollback,
-    /// The session becomes as after its dial: no transaction, setting, temporary table, prepared
-    /// statement or lock of the one before.
+    /// The session becomes as after its dial: no transaction, setting, user, temporary table,
+    /// prepared statement, lock or notification of the one before.
     ResetSession,
 }

@@ -23,7 +23,8 @@ use crate::dialer::Dialer;
 ///
 /// A manager knows no deadlines and nothing of sessions: `connect` and `is_valid` last as long as
 /// they last (a dial that overruns keeps its slot until it returns), and what a borrower leaves
-/// behind, an open transaction say, the next one finds, as with r2d2.
+/// behind, an open transaction or an answer that was not read in time, the next one finds, as with
+/// r2d2. A driver of this crate, where there is one, sees to these.
 ///
 /// [`from_r2d2`](super::from_r2d2) is a guide for programs that use r2d2 now.
 ///

@@ -35,11 +35,18 @@ use crate::dialer::Dialer;
 /// round trip: a transaction left open is discarded, the database and the time limits become those of
 /// the dial again, and if any other answer comes than the one to that very question, the connection
 /// is retired. [`on_return`](Self::on_return) says otherwise:
-/// [`OnReturn::Keep`] spares the round trip, for borrowers who leave nothing, as pipelines and
+/// [`OnReturn::Keep`] spares the round trip, unless the dialer has a
+/// [`command_timeout`](Self::command_timeout), for borrowers who leave nothing, as pipelines and
 /// [`redis::transaction`] do; [`OnReturn::ResetSession`] sends `RESET` (Redis 6.2) and authenticates
-/// anew, which ends subscriptions, tracking and `CLIENT REPLY` modes as well. Whoever returns the
-/// connection waits for that, unless [`reset_in_background`](Self::reset_in_background) has a thread
-/// of the pool's own do it.
+/// again, which ends subscriptions, tracking and `CLIENT REPLY` modes as well, and a channel for what
+/// the server says unasked
+/// ([`set_push_sender`](redis::Connection::set_push_sender)). Whoever returns the connection waits for
+/// that, unless [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do
+/// it.
+///
+/// What stays: with `Keep` and `Rollback` the user, the protocol, subscriptions, tracking and that
+/// channel; and with `Keep` where nothing is asked, answers that were left unread and a command that
+/// a limit of the borrower's own has cut short: discard such a connection.
 ///
 /// # What is noticed
 ///

@@ -30,8 +30,9 @@ use crate::dialer::Dialer;
 /// the other; with [`wal`](Self::wal), readers beside it neither wait for it nor hold it up.
 ///
 /// A transaction that a borrower left open is rolled back as its connection comes back; the
-/// connection tells whether there is one, so that this costs nothing otherwise. What else was
-/// changed about it (temporary tables, attached databases, pragmas) the next borrower finds:
+/// connection tells whether there is one, so that this costs nothing otherwise. A statement cannot be
+/// left half read: it borrows the guard. What else was changed about a connection (`busy_timeout`,
+/// pragmas, temporary tables, attached databases, functions, hooks) the next borrower finds:
 /// [`discard`](crate::Guard::discard) such a connection.
 ///
 /// [`Pool::abort`](crate::Pool::abort) interrupts the statement under way.
