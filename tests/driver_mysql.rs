@@ -230,8 +230,10 @@ fn at_the_servers_limit_callers_are_served_by_returns() {
 fn the_servers_refusal_reaches_the_caller_as_it_is() {
     let Some(server) = MariaDb::start(&[]) else { return };
     let opts = server.opts().db_name(Some("nowhere"));
-    let error = Pool::new(MysqlDialer::new(opts.into())).get().map(drop).unwrap_err();
+    let pool = Pool::new(MysqlDialer::new(opts.into()));
+    let error = pool.get().map(drop).unwrap_err();
     assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
+    assert!(pool.dialer().is_permanent(error.dial_error().unwrap()), "trying again cannot help");
     let cause: &mysql::Error = error.source().unwrap().downcast_ref().unwrap();
     let mysql::Error::MySqlError(refusal) = cause else { panic!("{cause}") };
     assert_eq!(refusal.code, 1044, "{refusal}"); // ER_DBACCESS_DENIED_ERROR

@@ -240,8 +240,10 @@ fn the_servers_refusal_reaches_the_caller_as_it_is() {
     let Some(server) = Postgres::start("") else { return };
     let mut config = server.config();
     config.dbname("nowhere");
-    let error = Pool::new(PostgresDialer::new(config, NoTls)).get().map(drop).unwrap_err();
+    let pool = Pool::new(PostgresDialer::new(config, NoTls));
+    let error = pool.get().map(drop).unwrap_err();
     assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
+    assert!(pool.dialer().is_permanent(error.dial_error().unwrap()), "trying again cannot help");
     let cause: &postgres::Error = error.source().unwrap().downcast_ref().unwrap();
     assert_eq!(cause.code(), Some(&SqlState::INVALID_CATALOG_NAME));
 }

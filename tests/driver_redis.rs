@@ -239,6 +239,10 @@ fn what_the_server_refuses_a_dial_for_reaches_the_caller_as_it_is() {
         let pool = Pool::new(RedisDialer::new(Client::open(address).unwrap()));
         let error = pool.get().map(drop).unwrap_err();
         assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
+        assert!(
+            pool.dialer().is_permanent(error.dial_error().unwrap()),
+            "trying again cannot help"
+        );
         let cause: &redis::RedisError = error.source().unwrap().downcast_ref().unwrap();
         assert_eq!(cause.kind(), kind, "{cause}");
     }

@@ -302,6 +302,12 @@ impl Dialer for MysqlDialer {
         Ok(connection)
     }
 
+    /// Whether the server knows no such user, password or database
+    /// (`ER_DBACCESS_DENIED_ERROR`, `ER_ACCESS_DENIED_ERROR`, `ER_BAD_DB_ERROR`).
+    fn is_permanent(&self, error: &Error) -> bool {
+        matches!(error, Error::MySqlError(refusal) if matches!(refusal.code, 1044 | 1045 | 1049))
+    }
+
     /// Whether the peer has closed the connection, or said what nobody had asked for: a server says
     /// why it goes.
     fn is_broken(&self, connection: &mut Conn) -> bool {

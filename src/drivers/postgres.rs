@@ -211,6 +211,13 @@ where
         self.config.clone().connect_timeout(limit).connect(self.tls.clone())
     }
 
+    /// Whether the server knows no such user, password or database: SQLSTATE class 28 or 3D000.
+    fn is_permanent(&self, error: &Error) -> bool {
+        error.code().is_some_and(|state| {
+            state.code().starts_with("28") || *state == SqlState::INVALID_CATALOG_NAME
+        })
+    }
+
     /// Whether the client has read the end of the stream, or an error of it.
     fn is_broken(&self, client: &mut Client) -> bool {
         client.is_closed()

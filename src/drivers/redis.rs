@@ -285,6 +285,11 @@ impl Dialer for RedisDialer {
         Ok(connection)
     }
 
+    /// Whether the server knows no such user or password, or wants one.
+    fn is_permanent(&self, error: &RedisError) -> bool {
+        error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("NOAUTH")
+    }
+
     /// Whether the connection has read the end of the stream, or failed to write.
     fn is_broken(&self, connection: &mut Connection) -> bool {
         !connection.is_open()

@@ -71,6 +71,14 @@ pub(crate) struct Shell<D: Dialer> {
     watch: Watch<<D as Dialer>::Error>,
 }
 
+/// What a caller keeps who was given a broken connection and asks again.
+#[derive(Clone, Copy)]
+struct Turn {
+    ticket: Ticket,
+    /// Since when it has waited.
+    since: Moment,
+}
+
 impl<D: Dialer> Shell<D> {
     pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
         Self::with(dialer, Ledger::new(config, seed()), watch, Workers::new(), None)
@@ -198,14 +206,14 @@ impl<D: Dialer> Shell<D> {
         cancel: Option<&Cancel>,
         has_queued: &mut bool,
     ) -> Result<Lent<D>, Refused<D>> {
-        let mut place = None;
+        let mut turn = None;
         loop {
-            let (kept, mut entry) = self.get_any(place, start, deadline, cancel, has_queued)?;
+            let (kept, mut entry) = self.get_any(turn, start, deadline, cancel, has_queued)?;
             if entry.just_dialed || self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
             self.retire_unused(entry);
-            place = Some(kept);
+            turn = Some(kept);
         }
     }
 
@@ -270,26 +278,25 @@ impl<D: Dialer> Shell<D> {
     /// ticket and the seniority of the first time.
     fn get_any(
         self: &Arc<Self>,
-        place: Option<(Ticket, Moment)>,
+        turn: Option<Turn>,
         start: Moment,
         deadline: Option<Moment>,
         cancel: Option<&Cancel>,
         has_queued: &mut bool,
-    ) -> Result<((Ticket, Moment), Lent<D>), Refused<D>> {
+    ) -> Result<(Turn, Lent<D>), Refused<D>> {
         let mut bell = None;
         let mut ledger = self.books();
-        let (ticket, since) = place.unzip();
-        let since = since.unwrap_or(ledger.now);
+        let since = turn.map_or(ledger.now, |turn| turn.since);
         let (request, effects) = ledger.tell(|ledger, now| {
             let waker = || Arc::clone(bell.insert(Arc::<Bell>::default()));
-            ledger.request(ticket, since, deadline, now, waker)
+            ledger.request(turn.map(|turn| turn.ticket), since, deadline, now, waker)
         });
         let ticket = match request {
             Request::Granted(ticket, mut entry) => {
                 ledger.date(&mut entry);
                 drop(ledger);
                 self.carry_out(effects);
-                return Ok(((ticket, since), entry));
+                return Ok((Turn { ticket, since }, entry));
             }
             Request::Queued(ticket) => ticket,
             Request::Refused(refusal) => {
@@ -313,7 +320,7 @@ impl<D: Dialer> Shell<D> {
             self.wait_unless(cancel, ledger, effects, ticket, &bell, deadline)
         };
         match verdict {
-            Verdict::Granted(entry) => Ok(((ticket, since), entry)),
+            Verdict::Granted(entry) => Ok((Turn { ticket, since }, entry)),
             verdict => Err(turned_away(verdict, account, start)),
         }
     }
