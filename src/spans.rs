@@ -8,7 +8,6 @@ mod kept {
 
     pub(crate) const ARE_KEPT: bool = true;
 
-    /// Ends the span when dropped.
     pub(crate) type Span = EnteredSpan;
 
     pub(crate) fn wait() -> Span {
@@ -21,6 +20,10 @@ mod kept {
 
     pub(crate) fn check() -> Span {
         tracing::debug_span!(target: "latebind", "check").entered()
+    }
+
+    pub(crate) fn end(span: Span) {
+        drop(span);
     }
 }
 
@@ -42,6 +45,8 @@ mod kept {
     pub(crate) fn check() -> Span {
         Span
     }
+
+    pub(crate) fn end(Span: Span) {}
 }
 
-pub(crate) use self::kept::{ARE_KEPT, Span, check, dial, wait};
+pub(crate) use self::kept::{ARE_KEPT, Span, check, dial, end, wait};

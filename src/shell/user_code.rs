@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::dialer::Dialer;
 use crate::event::{Event, Observer};
 use crate::ledger::Task;
-use crate::spans::Span;
+use crate::spans::{self, Span};
 use crate::sync::catch;
 
 use super::{Connection, Shell};
@@ -28,7 +28,7 @@ impl<D: Dialer> Shell<D> {
         let span = self.user_code(|_| begin());
         let value = body();
         if let Some(span) = span {
-            self.user_code(|_| drop(span));
+            self.user_code(|_| spans::end(span));
         }
         value
     }
