@@ -2,10 +2,10 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::nanoseconds;
-use crate::sync::Figure;
 
 /// Buckets of a histogram. The nth, from 0, ends at 2^(n + 1) µs; the last one has no end.
 const BUCKETS: usize = 32;
@@ -132,9 +132,9 @@ pub(crate) struct Timings {
     dials: Record,
     holds: Record,
     /// Waits that ended in an error.
-    vain_waits: Figure,
+    vain_waits: Counter,
     /// Loans that came to nothing: the connection was broken, and another was looked for.
-    vain_loans: Figure,
+    vain_loans: Counter,
 }
 
 impl Timings {
@@ -173,6 +173,20 @@ impl Timings {
     }
 }
 
+/// A count. Nobody acts on it, so it needs no door by which the models would search its orders.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The counts of one histogram, allocated when there is something to count. Behind a pointer, also
 /// because they must not lie where the fast path reads.
 #[derive(Debug, Default)]
@@ -180,8 +194,8 @@ struct Record(OnceLock<Box<Counts>>);
 
 #[derive(Debug, Default)]
 struct Counts {
-    nanoseconds: Figure,
-    buckets: [Figure; BUCKETS],
+    nanoseconds: Counter,
+    buckets: [Counter; BUCKETS],
 }
 
 impl Record {
@@ -194,7 +208,7 @@ impl Record {
     fn histogram(&self, least: usize) -> Histogram {
         let mut histogram = Histogram { counts: [0; BUCKETS], least, sum: Duration::ZERO };
         if let Some(counts) = self.0.get() {
-            histogram.counts = counts.buckets.each_ref().map(Figure::get);
+            histogram.counts = counts.buckets.each_ref().map(Counter::get);
             histogram.sum = Duration::from_nanos(counts.nanoseconds.get());
         }
         histogram

@@ -46,6 +46,8 @@ mod places;
 #[forbid(unsafe_code)]
 mod pool;
 #[forbid(unsafe_code)]
+mod shelf;
+#[forbid(unsafe_code)]
 mod shell;
 #[forbid(unsafe_code)]
 mod spans;

@@ -15,9 +15,20 @@
 //! acquire and release (as crossbeam's are), they make all that the sweeper did before visible to
 //! the returner, who so finds the gate shut. No fence is needed for that. So while the gate is shut
 //! nothing rests in a place, but for the moment until its returner has looked.
+//!
+//! # What may lie in a place
+//!
+//! | gate | nothing | a connection of that epoch | a connection of an older epoch |
+//! | --- | --- | --- | --- |
+//! | open, of an epoch | any returner may put one there | rests; whoever takes it lends it | for a moment: its returner read the gate before; it or a taker brings it to the ledger |
+//! | shut | as the sweep has left it | for a moment: its returner read the gate before; it takes the connection up again, or `open` or the next sweep does | the same |
+//!
+//! Only the holder of the ledger's lock changes the gate. Any thread may change a place, by a swap
+//! that leaves whatever it finds in its own hands; so a connection is in one place or in one hand.
 
 use crate::moment::Moment;
-use crate::sync::{AtomicU64, Figure, OnceLock, Ordering, Shelf, last_place, now, set_last_place};
+use crate::shelf::{Figure, Shelf};
+use crate::sync::{AtomicU64, OnceLock, Ordering, last_place, now, set_last_place};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
@@ -36,10 +47,14 @@ const NO_LIMIT: u64 = u64::MAX;
 
 /// Connections at rest, for whoever comes while nobody waits.
 pub(crate) struct Places<T> {
+    /// `SHUT`, and the epoch above it. Written under the ledger's lock, read by all: before a place
+    /// is looked at, and after a connection has been put there.
     gate: AtomicU64,
-    /// Until when the gate counts as open: in `Moment`'s nanoseconds, or `NO_LIMIT`.
+    /// Until when the gate counts as open: as `Moment::as_nanos`, or `NO_LIMIT`. Written under the
+    /// ledger's lock before the gate is opened, read by all after the gate.
     until: AtomicU64,
-    /// How many the latest sweep has found, or how many have been laid out since.
+    /// How many the latest sweep has found, or how many have been laid out since. Written under the
+    /// ledger's lock, read by whoever glances at the numbers.
     last_seen: Figure,
     first: Row<T>,
 }

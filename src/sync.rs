@@ -12,16 +12,15 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 pub(crate) use std::sync::OnceLock;
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 
-use crossbeam_utils::CachePadded;
-use crossbeam_utils::atomic::AtomicCell;
 use thread_local::ThreadLocal;
 
 use crate::moment::Moment;
 
+pub(crate) use crossbeam_utils::atomic::AtomicCell;
 pub(crate) use crossbeam_utils::sync::ShardedLock;
 
 // ---- Locks -------------------------------------------------------------------------------------
@@ -124,33 +123,8 @@ pub(crate) fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A number that threads read as it is now or was just before.
-#[derive(Debug, Default)]
-pub(crate) struct Figure(AtomicU64);
-
-impl Figure {
-    pub(crate) fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A number to which many threads add and that few read: each thread adds where few others do.
-///
-/// Of two threads that each add and then read, one at least reads what both have added.
-#[derive(Debug, Default)]
-pub(crate) struct Tally([CachePadded<AtomicI64>; STRIPES]);
-
-/// More than that and they meet, two in one place.
-const STRIPES: usize = 16;
+/// In how many places threads add to a tally. Threads more than that meet, two in one place.
+pub(crate) const STRIPES: usize = 16;
 
 thread_local! {
     /// Where this thread adds, in every tally: threads take turns.
@@ -160,63 +134,10 @@ thread_local! {
     };
 }
 
-impl Tally {
-    #[inline]
-    pub(crate) fn add(&self, more: i64) {
-        self.0[STRIPE.with(|stripe| *stripe)].fetch_add(more, Ordering::SeqCst);
-    }
-
-    pub(crate) fn sum(&self) -> i64 {
-        self.0.iter().map(|stripe| stripe.load(Ordering::SeqCst)).sum()
-    }
-}
-
-/// The latest copy of what a lock protects, for whoever must not wait for that lock: a reader waits
-/// for nothing but a copy being made. On cache lines of its own.
-pub(crate) struct Latest<T>(CachePadded<AtomicCell<T>>);
-
-impl<T: Copy> Latest<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(CachePadded::new(AtomicCell::new(value)))
-    }
-
-    pub(crate) fn set(&self, value: T) {
-        self.0.store(value);
-    }
-
-    pub(crate) fn get(&self) -> T {
-        self.0.load()
-    }
-}
-
-/// Room for one item that threads put and take without a lock, on cache lines of its own.
-pub(crate) struct Shelf<T>(CachePadded<(AtomicCell<Option<T>>, AtomicBool)>);
-
-impl<T> Shelf<T> {
-    pub(crate) fn new() -> Self {
-        Self(CachePadded::new((AtomicCell::new(None), AtomicBool::new(false))))
-    }
-
-    /// Puts an item down, and takes up what was there.
-    #[inline]
-    pub(crate) fn swap(&self, item: T) -> Option<T> {
-        let displaced = self.0.0.swap(Some(item));
-        self.0.1.store(true, Ordering::Relaxed);
-        displaced
-    }
-
-    #[inline]
-    pub(crate) fn take(&self) -> Option<T> {
-        let item = self.0.0.swap(None);
-        self.0.1.store(false, Ordering::Relaxed);
-        item
-    }
-
-    /// Whether there is something to take, most probably: a hint that costs no exclusive access.
-    #[inline]
-    pub(crate) fn looks_taken(&self) -> bool {
-        self.0.1.load(Ordering::Relaxed)
-    }
+/// Where this thread adds to a tally.
+#[inline]
+pub(crate) fn stripe() -> usize {
+    STRIPE.with(|stripe| *stripe)
 }
 
 thread_local! {

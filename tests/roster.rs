@@ -9,6 +9,11 @@ mod moment;
 #[path = "../src/ledger/roster.rs"]
 mod roster;
 
+/// The door of the crate, as far as these files need it.
+mod sync {
+    pub(crate) use crossbeam_utils::atomic::AtomicCell;
+}
+
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

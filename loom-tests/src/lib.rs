@@ -40,6 +40,10 @@ mod moments;
 mod places;
 #[path = "../../src/pool.rs"]
 mod pool;
+#[path = "../../src/ledger/roster.rs"]
+mod roster;
+#[path = "../../src/shelf.rs"]
+mod shelf;
 #[path = "../../src/shell/mod.rs"]
 mod shell;
 #[path = "../../src/spans.rs"]

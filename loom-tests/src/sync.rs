@@ -5,7 +5,6 @@
 //! of the system.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -13,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 pub(crate) use std::sync::OnceLock; // Set under a lock of loom's only.
 
 use crate::config::far_future;
@@ -77,107 +76,59 @@ pub(crate) fn never() -> Instant {
     far_future(now()).into()
 }
 
-/// A number to which many threads add.
-#[derive(Debug, Default)]
-pub(crate) struct Tally(loom::sync::atomic::AtomicI64);
+/// All threads add to a tally in one place: loom does not know the one order of all that is
+/// sequentially consistent, on which a tally in several places relies.
+pub(crate) const STRIPES: usize = 1;
 
-impl Tally {
-    pub(crate) fn add(&self, more: i64) {
-        self.0.fetch_add(more, Ordering::SeqCst);
-    }
-
-    pub(crate) fn sum(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
-    }
+pub(crate) fn stripe() -> usize {
+    0
 }
 
-/// No scheduling point: whoever reads it is content with what it was just before.
-#[derive(Debug, Default)]
-pub(crate) struct Figure(std::sync::atomic::AtomicU64);
-
-impl Figure {
-    pub(crate) fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// No scheduling point either.
-pub(crate) struct Latest<T>(std::sync::Mutex<T>);
-
-impl<T: Copy> Latest<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(std::sync::Mutex::new(value))
-    }
-
-    pub(crate) fn set(&self, value: T) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = value;
-    }
-
-    pub(crate) fn get(&self) -> T {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An atomic word of loom's says which item is there; the items themselves lie beside it, under a
-/// lock that is no scheduling point.
-pub(crate) struct Shelf<T> {
-    word: AtomicU64,
-    items: std::sync::Mutex<Items<T>>,
-}
-
+/// As crossbeam's: a swap acquires and releases, a load acquires, a store releases. An atomic word of
+/// loom's says which value is there; the values lie beside it, under a lock that is no scheduling
+/// point.
 #[derive(Debug)]
-struct Items<T> {
-    by_word: BTreeMap<u64, T>,
-    last_word: u64,
-    looks_taken: bool,
+pub(crate) struct AtomicCell<T> {
+    word: AtomicU64,
+    values: std::sync::Mutex<Vec<Option<T>>>,
 }
 
-/// The word of no item.
-const EMPTY: u64 = 0;
-
-impl<T> Shelf<T> {
-    pub(crate) fn new() -> Self {
-        let items = Items { by_word: BTreeMap::new(), last_word: EMPTY, looks_taken: false };
-        Self { word: AtomicU64::new(EMPTY), items: std::sync::Mutex::new(items) }
+impl<T> AtomicCell<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { word: AtomicU64::new(0), values: std::sync::Mutex::new(vec![Some(value)]) }
     }
 
-    pub(crate) fn swap(&self, item: T) -> Option<T> {
-        let word = {
-            let mut items = self.items();
-            items.last_word += 1;
-            let word = items.last_word;
-            items.by_word.insert(word, item);
-            word
-        };
-        self.exchange(word)
+    pub(crate) fn swap(&self, value: T) -> T {
+        let before = self.word.swap(self.lay_down(value), Ordering::AcqRel);
+        self.values()[before as usize].take().expect("each value is taken up once")
     }
 
-    pub(crate) fn take(&self) -> Option<T> {
-        self.exchange(EMPTY)
+    /// The word of a value that is about to be there.
+    fn lay_down(&self, value: T) -> u64 {
+        let mut values = self.values();
+        values.push(Some(value));
+        values.len() as u64 - 1
     }
 
-    pub(crate) fn looks_taken(&self) -> bool {
-        self.items().looks_taken
+    fn values(&self) -> std::sync::MutexGuard<'_, Vec<Option<T>>> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Copy> AtomicCell<T> {
+    pub(crate) fn store(&self, value: T) {
+        self.word.store(self.lay_down(value), Ordering::Release);
     }
 
-    fn exchange(&self, word: u64) -> Option<T> {
-        // As crossbeam's `AtomicCell` orders it.
-        let before = self.word.swap(word, Ordering::AcqRel);
-        let mut items = self.items();
-        items.looks_taken = word != EMPTY;
-        items.by_word.remove(&before)
+    pub(crate) fn load(&self) -> T {
+        let word = self.word.load(Ordering::Acquire);
+        self.values()[word as usize].expect("what is copied is not taken up")
     }
+}
 
-    fn items(&self) -> std::sync::MutexGuard<'_, Items<T>> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+impl<T: Default> Default for AtomicCell<T> {
+    fn default() -> Self {
+        Self::new(T::default())
     }
 }
 

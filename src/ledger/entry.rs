@@ -17,6 +17,8 @@ use super::spread::Share;
 #[derive(Debug)]
 pub(crate) struct Entry<C>(Box<Body<C>>);
 
+/// Whoever has the entry reads and writes it, alone: the ledger under its lock, a borrower outside.
+///
 /// Two entries never share a cache line: different threads write to them at the same time.
 #[derive(Debug)]
 #[repr(align(64))]

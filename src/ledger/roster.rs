@@ -4,9 +4,8 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
-use crossbeam_utils::atomic::AtomicCell;
-
 use crate::moment::Moment;
+use crate::sync::AtomicCell;
 
 /// Records that are allocated together: few enough that the last connection of a page keeps little
 /// alive, enough to share the cache line on which their reference count lies.
@@ -30,16 +29,18 @@ pub(super) type Page = [Record; LINES];
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Record {
+    /// How many there have been. Written by whoever has the entry.
     loans: AtomicCell<u64>,
     /// How many of them are in the ledger's totals. Written under its lock.
     counted: AtomicCell<u64>,
     /// Which loan was last found to last too long. Written under the ledger's lock.
     overlong: AtomicCell<u64>,
+    /// Since when, by whom and from where the latest is. Written by whoever has the entry.
     since: AtomicCell<Moment>,
     thread: AtomicCell<Option<ThreadId>>,
     /// `None`: nobody holds the connection.
     location: AtomicCell<Option<&'static Location<'static>>>,
-    /// When its dial ended. Here for want of room in the entry.
+    /// When its dial ended. Here for want of room in the entry. Written under the ledger's lock.
     opened_at: AtomicCell<Moment>,
 }
 

@@ -8,7 +8,8 @@ use crate::config::Config;
 use crate::dialer::Dialer;
 use crate::event::Watch;
 use crate::ledger::{Access, Ledger, Share};
-use crate::sync::{AtomicU64, Mutex, Ordering, Tally, catch, seed};
+use crate::shelf::Tally;
+use crate::sync::{AtomicU64, Mutex, Ordering, catch, seed};
 use crate::workers::Workers;
 
 use super::errands::Assignment;

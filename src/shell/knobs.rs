@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::{Config, nanoseconds};
 use crate::ledger::UPKEEP_LEAST;
 use crate::moment::Moment;
-use crate::sync::Figure;
+use crate::shelf::Figure;
 
 /// Less than that, and coarse readings of the clock do not tell how long something has rested: a few
 /// ticks of the slowest kernel's timer (100 Hz).

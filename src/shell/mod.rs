@@ -29,8 +29,9 @@ use crate::holder::Site;
 use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Request, Task, Ticket, Verdict};
 use crate::moment::Moment;
 use crate::places::{Open, Places};
+use crate::shelf::Latest;
 use crate::spans;
-use crate::sync::{Bell, Latest, Mutex, Wake, coarse_now, now, seed, this_thread};
+use crate::sync::{Bell, Mutex, Wake, coarse_now, now, seed, this_thread};
 use crate::workers::Workers;
 
 use self::account::{Account, Asking, turned_away};

@@ -25,6 +25,11 @@ mod simulation;
 #[allow(unreachable_pub)]
 mod stats;
 
+/// The door of the crate, as far as these files need it.
+mod sync {
+    pub(crate) use crossbeam_utils::atomic::AtomicCell;
+}
+
 use proptest::prelude::*;
 
 use crate::config::DialRule::{self, Adaptive, Eager};

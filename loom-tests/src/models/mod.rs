@@ -44,6 +44,8 @@
 //! | places: ACC-13 | `one_connection_at_rest_is_never_lent_to_two` |
 //! | places: ACC-14 | `two_connections_put_down_in_one_place_both_come_to_rest` |
 //! | places: SHUT-02 | `nothing_rests_in_a_closed_pool` |
+//! | places: ACC-14 | `what_is_displaced_as_connections_are_laid_out_is_not_lost` |
+//! | places: WAK-01 | `what_is_put_down_as_the_places_are_swept_stays_in_none_of_them` |
 //! | SHUT-01 | `a_close_turns_every_waiter_away` |
 //! | SHUT-02 | `a_return_racing_a_close_leaks_no_connection` |
 //! | SHUT-03 | `a_close_during_a_dial_turns_the_caller_away_and_closes_what_is_dialed` |
@@ -79,6 +81,7 @@
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
 
 mod aging;
+mod apart;
 mod closing;
 mod controlling;
 mod dialing;

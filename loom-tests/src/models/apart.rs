@@ -1,0 +1,127 @@
+//! Places and records by themselves, without a pool: what a pool's locks would hide.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::thread::ThreadId;
+
+use loom::thread;
+
+use super::check;
+use crate::moment::Moment;
+use crate::places::Places;
+use crate::roster::{Loan, Roster};
+use crate::shelf::{Figure, Shelf};
+use crate::sync::now;
+
+/// ACC-14. Put against lay-out: whoever puts the other's connection out of its place has it in hand.
+#[test]
+fn what_is_displaced_as_connections_are_laid_out_is_not_lost() {
+    check(|| {
+        let places = Arc::new(Places::new(1));
+        let open = places.gate().expect("nobody has shut it");
+        let returning = thread::spawn({
+            let places = Arc::clone(&places);
+            move || places.put(1, open)
+        });
+        let (mut there, mut idle) = (Vec::new(), vec![2]);
+        places.sweep(|it| there.push(it));
+        places.open(open.epoch, None, || idle.pop(), |it| there.push(it));
+        if let Err(left) = returning.join().unwrap() {
+            there.extend(left.into_iter().flatten());
+        }
+        places.sweep(|it| there.push(it));
+        there.sort_unstable();
+        assert_eq!((there, idle), (vec![1, 2], vec![]));
+    });
+}
+
+/// WAK-01. Put against sweep: once the gate is shut and the places are swept, what is put down is in
+/// the hands of one of the two.
+#[test]
+fn what_is_put_down_as_the_places_are_swept_stays_in_none_of_them() {
+    check(|| {
+        let places = Arc::new(Places::new(1));
+        let open = places.gate().expect("nobody has shut it");
+        let returning = thread::spawn({
+            let places = Arc::clone(&places);
+            move || places.put(1, open)
+        });
+        let mut there = Vec::new();
+        places.sweep(|it| there.push(it));
+        match returning.join().unwrap() {
+            Ok(()) => {}
+            Err(left) => there.extend(left.into_iter().flatten()),
+        }
+        assert_eq!(there, [1], "found by the sweep, or recalled by its returner");
+    });
+}
+
+/// A shelf's hint may be wrong, and what it says is never taken for what is there.
+#[test]
+fn a_shelf_gives_out_what_is_on_it_whatever_its_hint_says() {
+    check(|| {
+        let shelf = Arc::new(Shelf::new());
+        let putting = thread::spawn({
+            let shelf = Arc::clone(&shelf);
+            move || assert_eq!(shelf.swap(1), None)
+        });
+        let before = shelf.take();
+        putting.join().unwrap();
+        assert_eq!(before.or_else(|| shelf.take()), Some(1));
+        assert_eq!(shelf.take(), None);
+    });
+}
+
+/// What is set before the gate is opened is read by whoever has found it open.
+#[test]
+fn a_figure_set_before_the_gate_is_opened_is_read_after_it() {
+    check(|| {
+        let shared = Arc::new((Places::<u32>::new(1), Figure::default()));
+        shared.0.sweep(|_| {});
+        let opening = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                shared.1.set(1);
+                shared.0.open(7, None, || None, |_| {});
+            }
+        });
+        if shared.0.gate().is_some() {
+            assert_eq!(shared.1.get(), 1);
+        }
+        opening.join().unwrap();
+    });
+}
+
+#[track_caller]
+fn here() -> &'static Location<'static> {
+    Location::caller()
+}
+
+/// A record that is written while it is read never mixes up two loans.
+#[test]
+fn a_record_read_while_it_is_written_tells_of_one_loan() {
+    let [one, other]: [ThreadId; 2] = [(); 2].map(|()| {
+        let thread = std::thread::spawn(|| std::thread::current().id());
+        thread.join().expect("it only tells its id")
+    });
+    let loans = [
+        Loan { since: Moment::FIRST, thread: one, location: here() },
+        Loan { since: Moment::LAST, thread: other, location: here() },
+    ];
+    check(move || {
+        let mut roster = Roster::default();
+        let (page, line) = roster.enroll(now());
+        let lending = thread::spawn(move || {
+            let record = &page[usize::from(line)];
+            for loan in loans {
+                record.count_loan();
+                record.hand_to(loan);
+                record.let_go();
+            }
+        });
+        for loan in roster.loans() {
+            assert!(loans.contains(&loan), "{loan:?}");
+        }
+        lending.join().unwrap();
+    });
+}
