@@ -4,11 +4,11 @@
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicBool, AtomicCell, AtomicI64, AtomicU64, Ordering, STRIPES, stripe};
+use crate::sync::{AtomicBool, AtomicCell, AtomicFigure, AtomicI64, Ordering, STRIPES, stripe};
 
 /// A number that threads read as it is now or was just before.
 #[derive(Debug, Default)]
-pub(crate) struct Figure(AtomicU64);
+pub(crate) struct Figure(AtomicFigure);
 
 impl Figure {
     pub(crate) fn set(&self, value: u64) {

@@ -12,7 +12,9 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 pub(crate) use std::sync::OnceLock;
-pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU64, AtomicU64 as AtomicFigure, Ordering,
+};
 
 use std::sync::atomic::AtomicUsize;
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 pub(crate) use std::sync::OnceLock; // Set under a lock of loom's only.
 
 use crate::config::far_future;
@@ -24,6 +24,7 @@ thread_local! {
     static SPAWNS_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
     static SPURIOUS_WAKES: Cell<u32> = const { Cell::new(0) };
     static IS_REST_ENDLESS: Cell<bool> = const { Cell::new(false) };
+    static IS_FINE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Forgets what an earlier run of the model has done to the clock and the system.
@@ -33,6 +34,7 @@ pub(crate) fn start() {
     SPAWNS_LEFT.set(u32::MAX);
     SPURIOUS_WAKES.set(0);
     IS_REST_ENDLESS.set(false);
+    IS_FINE.set(false);
 }
 
 /// Lets the system have that many threads more, and then none.
@@ -48,6 +50,11 @@ pub(crate) fn wake_spuriously(times: u32) {
 /// Lets no worker end by itself: whoever does not end it is told of a deadlock.
 pub(crate) fn rest_for_ever() {
     IS_REST_ENDLESS.set(true);
+}
+
+/// Makes hints, figures and records scheduling points, which costs most models minutes. Called first.
+pub(crate) fn search_finely() {
+    IS_FINE.set(true);
 }
 
 /// The clock: it stands still, but for a wait that ends by it.
@@ -84,9 +91,49 @@ pub(crate) fn stripe() -> usize {
     0
 }
 
+/// A hint: a scheduling point where the model searches finely.
+#[derive(Debug)]
+pub(crate) struct AtomicBool(loom::sync::atomic::AtomicBool, std::sync::atomic::AtomicBool);
+
+impl AtomicBool {
+    pub(crate) fn new(value: bool) -> Self {
+        Self(loom::sync::atomic::AtomicBool::new(value), value.into())
+    }
+
+    pub(crate) fn load(&self, ordering: Ordering) -> bool {
+        if IS_FINE.get() { self.0.load(ordering) } else { self.1.load(Ordering::Relaxed) }
+    }
+
+    pub(crate) fn store(&self, value: bool, ordering: Ordering) {
+        if IS_FINE.get() {
+            self.0.store(value, ordering);
+        } else {
+            self.1.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A figure: the same.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicFigure(AtomicU64, std::sync::atomic::AtomicU64);
+
+impl AtomicFigure {
+    pub(crate) fn load(&self, ordering: Ordering) -> u64 {
+        if IS_FINE.get() { self.0.load(ordering) } else { self.1.load(Ordering::Relaxed) }
+    }
+
+    pub(crate) fn store(&self, value: u64, ordering: Ordering) {
+        if IS_FINE.get() {
+            self.0.store(value, ordering);
+        } else {
+            self.1.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
 /// As crossbeam's: a swap acquires and releases, a load acquires, a store releases. An atomic word of
 /// loom's says which value is there; the values lie beside it, under a lock that is no scheduling
-/// point.
+/// point. Loads and stores are scheduling points where the model searches finely.
 #[derive(Debug)]
 pub(crate) struct AtomicCell<T> {
     word: AtomicU64,
@@ -117,12 +164,17 @@ impl<T> AtomicCell<T> {
 
 impl<T: Copy> AtomicCell<T> {
     pub(crate) fn store(&self, value: T) {
-        self.word.store(self.lay_down(value), Ordering::Release);
+        let word = self.lay_down(value);
+        if IS_FINE.get() {
+            self.word.store(word, Ordering::Release);
+        }
     }
 
     pub(crate) fn load(&self) -> T {
-        let word = self.word.load(Ordering::Acquire);
-        self.values()[word as usize].expect("what is copied is not taken up")
+        let word = IS_FINE.get().then(|| self.word.load(Ordering::Acquire) as usize);
+        let values = self.values();
+        // A model that does not search finely sees the latest.
+        values[word.unwrap_or(values.len() - 1)].expect("what is copied is not taken up")
     }
 }
 

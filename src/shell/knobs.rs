@@ -7,9 +7,9 @@ use crate::ledger::UPKEEP_LEAST;
 use crate::moment::Moment;
 use crate::shelf::Figure;
 
-/// Less than that, and coarse readings of the clock do not tell how long something has rested: a few
+/// Of a shorter `check_after`, coarse readings of the clock do not tell how long something has rested: a few
 /// ticks of the slowest kernel's timer (100 Hz).
-const TOLD_LEAST: Duration = Duration::from_millis(50);
+const TIMED_LEAST: Duration = Duration::from_millis(50);
 
 /// The settings that are read without the lock. They are set under it.
 ///
@@ -76,7 +76,7 @@ impl Knobs {
 /// Whether coarse readings of the clock can tell how long a connection may rest. If not, all callers
 /// go by the ledger.
 pub(super) fn is_timed(config: &Config) -> bool {
-    config.check_after >= TOLD_LEAST
+    config.check_after >= TIMED_LEAST
 }
 
 /// How many places a pool has before it is known to need more: of one among many keys, few.

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::maintenance;
 use crate::server::{Act, assert_at_rest, finish, never_due, pool_with};
-use crate::sync::advance;
+use crate::sync::{advance, search_finely};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -84,6 +84,7 @@ fn what_ends_in_use_is_closed_as_it_comes_back_and_serves_nobody() {
 #[test]
 fn what_comes_back_as_upkeep_looks_is_closed_at_its_end() {
     check_within(2, || {
+        search_finely();
         let config = Config { max_idle_time: MINUTE * 2 / 3, ..mortal(1) };
         let (pool, server) = pool_with(config, &[], Blocking::default());
         let held = pool.get().unwrap();

@@ -12,6 +12,7 @@ use crate::sync;
 #[test]
 fn a_caller_who_comes_during_a_return_is_served() {
     check(|| {
+        sync::search_finely();
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         let caller = thread::spawn({
