@@ -82,13 +82,14 @@ impl Open {
 }
 
 impl<T> Places<T> {
-    /// Places for so many connections, all empty, behind an open gate.
+    /// Places for so many connections, which may all rest, behind an open gate.
     pub(crate) fn new(count: u32) -> Self {
+        let room = count.min(PLACES_MOST);
         Self {
-            gate: AtomicU64::new(0),
+            gate: AtomicU64::new(Open { epoch: 0, room }.to_gate()),
             until: AtomicU64::new(NO_LIMIT),
             last_seen: Figure::default(),
-            first: Row::new(count.min(PLACES_MOST) as usize),
+            first: Row::new(room as usize),
         }
     }
 

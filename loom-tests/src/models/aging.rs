@@ -8,7 +8,7 @@ use super::check_within;
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::maintenance;
-use crate::server::{Act, assert_at_rest, finish, never_due, pool_with};
+use crate::server::{Act, assert_at_rest, finish, keyed_pool, never_due, pool_with};
 use crate::sync::{advance, search_finely};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -97,6 +97,42 @@ fn what_comes_back_as_upkeep_looks_is_closed_at_its_end() {
         let stats = pool.recent_stats(); // Which has nobody look.
         assert_eq!((stats.idle, stats.in_use), (0, 0), "it is closed, or about to be: {stats}");
         finish(&pool, &server);
+    });
+}
+
+/// A shorter lifetime holds for what is in use, at its return and out of the ledger's sight after it.
+#[test]
+fn what_is_in_use_as_its_lifetime_is_shortened_ends_by_the_new_one() {
+    check_within(2, || {
+        let config = Config { max_lifetime: 60 * MINUTE, ..mortal(1) };
+        let (pool, _server) = pool_with(config, &[], Blocking::default());
+        drop(pool.get().unwrap());
+        let held = pool.get().unwrap();
+        pool.change(|config| Ok(Config { max_lifetime: MINUTE, ..config })).unwrap();
+        drop(held);
+        drop(pool.get().unwrap());
+        advance(MINUTE);
+        assert_eq!(pool.get().unwrap().number, 2, "LIFE-03: the first has ended");
+        pool.close();
+    });
+}
+
+/// The same as above where all keys together may have only so much at rest.
+#[test]
+fn what_comes_back_after_upkeep_has_looked_is_closed_at_its_end_among_keys() {
+    check_within(2, || {
+        let each = Config { max_idle_time: MINUTE * 2 / 3, ..mortal(1) };
+        let (pool, server) = keyed_pool(2, Some(1), each, &[]);
+        let held = pool.get(&1).unwrap();
+        advance(MINUTE * 2 / 3);
+        maintenance::wake_due();
+        drop(held);
+        advance(MINUTE / 3);
+        maintenance::wake_due();
+        while server.books().open > 0 {
+            thread::yield_now(); // It is closed although nobody calls.
+        }
+        pool.close();
     });
 }
 

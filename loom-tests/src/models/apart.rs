@@ -7,6 +7,7 @@
 use std::panic::Location;
 use std::sync::Arc;
 use std::thread::ThreadId;
+use std::time::Duration;
 
 use loom::thread;
 
@@ -15,7 +16,7 @@ use crate::moment::Moment;
 use crate::places::Places;
 use crate::roster::{Loan, Roster};
 use crate::shelf::{Figure, Shelf};
-use crate::sync::{self, now};
+use crate::sync::{self, advance, now};
 
 /// ACC-14. Put against lay-out: whoever puts the other's connection out of its place has it in hand.
 #[test]
@@ -30,7 +31,7 @@ fn what_is_displaced_as_connections_are_laid_out_is_not_lost() {
         });
         let (mut there, mut idle) = (Vec::new(), vec![2]);
         places.sweep(|it| there.push(it));
-        places.open(open.epoch, None, || idle.pop(), |it| there.push(it));
+        places.open(open.epoch, None, 0, || idle.pop(), |it| there.push(it));
         if let Err(left) = returning.join().unwrap() {
             there.extend(left.into_iter().flatten());
         }
@@ -59,6 +60,39 @@ fn what_is_put_down_as_the_places_are_swept_stays_in_none_of_them() {
             Err(left) => there.extend(left.into_iter().flatten()),
         }
         assert_eq!(there, [1], "found by the sweep, or recalled by its returner");
+    });
+}
+
+/// BOUNDED-BYPASS. A gate that was opened for a time counts as shut once that is over.
+#[test]
+fn a_gate_that_is_open_for_a_time_is_passed_no_longer() {
+    check(|| {
+        let places = Places::<u32>::new(1);
+        places.sweep(|_| {});
+        let limit = Duration::from_millis(2);
+        places.open(0, now().after(limit), 1, || None, |_| {});
+        advance(limit);
+        assert!(places.gate().is_some(), "until then");
+        advance(Duration::from_nanos(1));
+        assert!(places.gate().is_none(), "and no longer");
+    });
+}
+
+/// A place is filled only as far as the gate has room, whatever place the thread used last.
+#[test]
+fn no_more_is_put_down_than_the_gate_has_room_for() {
+    check(|| {
+        let places = Places::new(3);
+        let open = places.gate().expect("nobody has shut it");
+        for number in 0..3 {
+            places.put(number, open).expect("a place for each");
+        }
+        let mut there = Vec::new();
+        places.sweep(|it| there.push(it));
+        places.open(0, None, 1, || None, |_| {});
+        let open = places.gate().expect("it is open again");
+        let left = there.into_iter().filter_map(|it| places.put(it, open).err()).count();
+        assert_eq!((left, places.resting()), (2, 1));
     });
 }
 
@@ -95,7 +129,7 @@ fn a_figure_set_before_the_gate_is_opened_is_read_after_it() {
             }
         });
         shared.1.set(1);
-        shared.0.open(7, None, || None, |_| {});
+        shared.0.open(7, None, 1, || None, |_| {});
         looking.join().unwrap();
     });
 }

@@ -76,6 +76,7 @@
 //! | keys: ACC-16 | `a_raised_total_serves_who_lacks_a_slot` |
 //! | keys: SHUT-01 | `a_close_racing_a_grant_leaves_nothing_open` |
 //! | keys: BOUND | `of_two_returns_at_once_one_sees_that_too_much_rests` |
+//! | BOUNDED-BYPASS | `a_gate_that_is_open_for_a_time_is_passed_no_longer` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |

@@ -12,7 +12,7 @@ use crate::error::GetError;
 use crate::guard::Guard;
 use crate::keyed::KeyedPool;
 use crate::server::{Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key};
-use crate::sync::never;
+use crate::sync::{never, rest_for_ever, search_finely};
 
 type Keyed = KeyedPool<u32, Scripted>;
 
@@ -159,6 +159,31 @@ fn of_two_returns_at_once_one_sees_that_too_much_rests() {
         drop(other);
         returning.join().unwrap();
         finish(&pool, &server, 1);
+    });
+}
+
+/// Two connections of a key come back to the same place as somebody shuts the gate, so that one thread
+/// may have to take both to the books. Neither counts as at rest any more: else, later, more would be
+/// closed than is too much.
+#[test]
+fn connections_that_cannot_be_put_down_do_not_count_as_at_rest() {
+    check_within(2, || {
+        search_finely();
+        rest_for_ever();
+        let (pool, server) = keyed_pool(3, Some(2), never_due(3), &[]);
+        let (one, other) = (pool.get_owned(&1).unwrap(), pool.get(&1).unwrap());
+        let returning = thread::spawn(move || drop(one));
+        let looking = thread::spawn({
+            let pool = pool.clone();
+            move || assert_eq!(pool.stats_of(&1).map(|stats| stats.open()), Some(2))
+        });
+        drop(other);
+        returning.join().unwrap();
+        looking.join().unwrap();
+        let held: Vec<_> = (0..3).map(|_| pool.get(&1).unwrap()).collect();
+        drop(held);
+        assert_eq!(server.books().open, 2, "as many rest as may");
+        finish(&pool, &server, 2);
     });
 }
 
