@@ -18,8 +18,6 @@ pub(crate) use std::sync::atomic::{
 
 use std::sync::atomic::AtomicUsize;
 
-use thread_local::ThreadLocal;
-
 use crate::moment::Moment;
 
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
@@ -128,36 +126,76 @@ pub(crate) fn seed() -> u64 {
 /// In how many places threads add to a tally. Threads more than that meet, two in one place.
 pub(crate) const STRIPES: usize = 16;
 
+/// How many rows of slots a directory has: threads beyond that share them.
+pub(crate) const ROWS: usize = 32;
+
+/// The slots of a row: enough for a thread that goes round a few servers.
+pub(crate) const SLOTS: usize = 4;
+
+// ---- What each thread knows of itself ----------------------------------------------------------
+//
+// Destructors of other thread-locals may use a pool when these have gone. So those that have to be
+// there have no destructor, and the one that has is done without; and where even the former go (a
+// system without thread-locals of its own), each has a value that will do.
+
 thread_local! {
-    /// Where this thread adds, in every tally: threads take turns.
-    static STRIPE: usize = {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES
-    };
+    static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };
+    static LAST_SLOT: Cell<usize> = const { Cell::new(0) };
+    /// 0: it has none yet.
+    static NUMBER: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Where this thread adds to a tally.
 #[inline]
 pub(crate) fn stripe() -> usize {
-    STRIPE.with(|stripe| *stripe)
+    thread_number() % STRIPES
 }
 
-thread_local! {
-    static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };
+/// The row of this thread, of `ROWS`.
+#[inline]
+pub(crate) fn own_row() -> usize {
+    thread_number() % ROWS
+}
+
+/// A number that no other thread has.
+#[inline]
+fn thread_number() -> usize {
+    match NUMBER.try_with(Cell::get).unwrap_or(0) {
+        0 => number_this_thread(),
+        number => number,
+    }
+}
+
+#[cold]
+fn number_this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let _ = NUMBER.try_with(|own| own.set(number));
+    number
 }
 
 /// The place that this thread used last, in whatever pool, and when it last looked through all.
 #[inline]
 pub(crate) fn last_place() -> (usize, Moment) {
-    LAST_PLACE.get()
+    LAST_PLACE.try_with(Cell::get).unwrap_or((0, Moment::FIRST))
 }
 
 #[inline]
 pub(crate) fn set_last_place(place: usize, now: Moment) {
-    LAST_PLACE.set((place, now));
+    let _ = LAST_PLACE.try_with(|last| last.set((place, now)));
 }
 
-// ---- Who is who --------------------------------------------------------------------------------
+/// The slot of its row that this thread used last, in whatever pool; `SLOTS` more if what it has
+/// looked for since was in none.
+#[inline]
+pub(crate) fn last_slot() -> usize {
+    LAST_SLOT.try_with(Cell::get).unwrap_or(0)
+}
+
+#[inline]
+pub(crate) fn set_last_slot(slot: usize) {
+    let _ = LAST_SLOT.try_with(|last| last.set(slot));
+}
 
 thread_local! {
     /// This thread's id, once it has been asked for.
@@ -191,13 +229,13 @@ impl Drop for Named {
 /// Which thread this is. The standard library would count a reference for it each time.
 #[inline]
 pub(crate) fn this_thread() -> ThreadId {
-    THIS_THREAD.get().unwrap_or_else(meet_this_thread)
+    THIS_THREAD.try_with(Cell::get).ok().flatten().unwrap_or_else(meet_this_thread)
 }
 
 #[cold]
 fn meet_this_thread() -> ThreadId {
     let thread = std::thread::current();
-    THIS_THREAD.set(Some(thread.id()));
+    let _ = THIS_THREAD.try_with(|this| this.set(Some(thread.id())));
     if thread.name().is_some() {
         // A thread that is ending already is not entered: it would not be taken out again.
         let _ = IS_NAMED.try_with(|_| ());
@@ -208,25 +246,6 @@ fn meet_this_thread() -> ThreadId {
 /// The name of a thread that has used a pool, while it lives.
 pub(crate) fn thread_name(id: ThreadId) -> Option<String> {
     NAMED.lock().get(&id).and_then(|thread| thread.name().map(str::to_owned))
-}
-
-/// A value that each thread has for itself.
-pub(crate) struct PerThread<T: Send>(ThreadLocal<Cell<T>>);
-
-impl<T: Default + Send> PerThread<T> {
-    pub(crate) fn new() -> Self {
-        Self(ThreadLocal::new())
-    }
-
-    /// Of one who comes here from there, the value is another: the default.
-    #[inline]
-    pub(crate) fn with<R>(&self, visit: impl FnOnce(&mut T) -> R) -> R {
-        let cell = self.0.get_or_default();
-        let mut value = cell.take();
-        let result = visit(&mut value);
-        cell.set(value);
-        result
-    }
 }
 
 /// How a wait ended.

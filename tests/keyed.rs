@@ -26,11 +26,18 @@ struct Servers {
     most_open: AtomicU32,
     /// Dialers made.
     dialers: AtomicU32,
+    /// Those of them that have been dropped.
+    dialers_dropped: AtomicU32,
 }
 
 impl Servers {
     fn of(&self, key: u32) -> Arc<Server> {
         Arc::clone(self.each.lock().unwrap().entry(key).or_default())
+    }
+
+    /// Dialers that something refers to: one for each pool of a key.
+    fn dialers_alive(&self) -> u32 {
+        self.dialers.load(SeqCst) - self.dialers_dropped.load(SeqCst)
     }
 
     fn alive(&self, key: u32) -> u32 {
@@ -43,6 +50,12 @@ struct KeyDialer {
     key: u32,
     own: Scripted,
     all: Arc<Servers>,
+}
+
+impl Drop for KeyDialer {
+    fn drop(&mut self) {
+        self.all.dialers_dropped.fetch_add(1, SeqCst);
+    }
 }
 
 /// A connection to one key's server, which counts towards all.
@@ -348,6 +361,79 @@ fn of_many_keys_used_in_turn_no_more_are_left_than_have_connections() {
     pool.flush();
     await_keys(&pool, 0);
     assert_eq!((pool.stats().open, servers.open.load(SeqCst)), (0, 0));
+}
+
+/// Threads that live on, and have done nothing since.
+#[test]
+fn a_thread_keeps_nothing_of_a_key_that_has_gone() {
+    const THREADS: usize = 40;
+    let (pool, servers) = keyed(|b| b.max_open(1));
+    let (used, gone) = (Arc::new(Barrier::new(THREADS + 1)), Arc::new(Barrier::new(THREADS + 1)));
+    let threads: Vec<_> = (0..THREADS as u32)
+        .map(|nth| {
+            let (pool, used, gone) = (pool.clone(), Arc::clone(&used), Arc::clone(&gone));
+            thread::spawn(move || {
+                // Keys of its own, and one that all have used.
+                for key in [nth * 3, nth * 3 + 1, nth * 3 + 2, 1_000] {
+                    drop(pool.get(&key).unwrap());
+                }
+                used.wait();
+                gone.wait();
+            })
+        })
+        .collect();
+    used.wait();
+    pool.flush();
+    await_keys(&pool, 0);
+    await_that("nothing is left of any key", || servers.dialers_alive() == 0);
+    gone.wait();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// Threads that have ended while the keys were there; and a pool that goes before they do.
+#[test]
+fn what_a_thread_had_at_hand_goes_with_the_key_or_with_the_pool() {
+    let (pool, servers) = keyed(|b| b);
+    for _ in 0..50 {
+        let pool = pool.clone();
+        thread::spawn(move || (0..4).for_each(|key| drop(pool.get(&key).unwrap()))).join().unwrap();
+    }
+    pool.flush_key(&0);
+    await_that("one key has gone", || servers.dialers_alive() == 3);
+    drop(pool);
+    await_that("all have", || servers.dialers_alive() == 0);
+}
+
+/// A guard that is out while its key goes is not kept at hand when it comes back, nor is anything of
+/// another key lost by that.
+#[test]
+fn a_guard_that_comes_back_after_its_key_has_gone_leaves_nothing_behind() {
+    let (pool, servers) = keyed(|b| b);
+    let (held, other) = (pool.get(&1).unwrap(), pool.get(&2).unwrap());
+    Guard::discard(pool.get(&1).unwrap());
+    pool.flush_key(&1);
+    drop(held);
+    await_that("the key has gone", || servers.dialers_alive() == 1);
+    drop(other);
+    assert_eq!(key_of(&pool.try_get(&2).unwrap()), 2);
+    assert_eq!(servers.dialers_alive(), 1);
+}
+
+/// On a thread that has used the pool that the key had before.
+#[test]
+fn whoever_does_not_wait_is_lent_what_rests_in_the_pool_that_the_key_has_now() {
+    for round in 0..50 {
+        let (pool, _servers) = keyed(|b| b.max_open(1));
+        for key in 1..=4 {
+            drop(pool.get(&key).unwrap());
+        }
+        pool.flush();
+        await_keys(&pool, 0);
+        // Another thread makes it anew.
+        let other = pool.clone();
+        thread::spawn(move || drop(other.get(&1).unwrap())).join().unwrap();
+        assert_eq!(key_of(&pool.try_get(&1).unwrap()), 1, "round {round}");
+    }
 }
 
 // ---- Room for others ---------------------------------------------------------------------------

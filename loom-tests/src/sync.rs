@@ -208,19 +208,22 @@ pub(crate) type Hashing = std::hash::BuildHasherDefault<std::hash::DefaultHasher
 /// One lock where the crate has a shard for each thread.
 pub(crate) type ShardedLock<T> = loom::sync::RwLock<T>;
 
-/// All threads of a model share one value: what one has left another may find, as a thread may that
-/// was given the place of one that has ended.
-pub(crate) struct PerThread<T>(std::sync::Mutex<T>);
+/// All threads of a model share one row, as two threads of the same number do.
+pub(crate) const ROWS: usize = 1;
 
-impl<T: Default> PerThread<T> {
-    pub(crate) fn new() -> Self {
-        Self(std::sync::Mutex::default())
-    }
+/// One more than one: what is swept may have to be put back.
+pub(crate) const SLOTS: usize = 2;
 
-    pub(crate) fn with<R>(&self, visit: impl FnOnce(&mut T) -> R) -> R {
-        visit(&mut self.0.lock().expect("nothing in it panics"))
-    }
+pub(crate) fn own_row() -> usize {
+    0
 }
+
+/// No hint: they are one thread of the system.
+pub(crate) fn last_slot() -> usize {
+    0
+}
+
+pub(crate) fn set_last_slot(_slot: usize) {}
 
 #[derive(Debug)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);

@@ -1,114 +1,163 @@
 //! The directory: which key has which pool, found without a write that threads share.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::sync::{Arc, PoisonError};
 
 use crate::dialer::Dialer;
 use crate::pool::Pool;
 use crate::shell::Shell;
-use crate::sync::{Hashing, PerThread, ShardedLock};
+use crate::sync::{AtomicU64, Hashing, Ordering, ShardedLock};
 
-/// The pools that each thread has at hand: enough for one that goes round a few servers.
-const RECENT: usize = 4;
+use super::at_hand::{AtHand, Item};
 
 /// A key, and the pool of its own.
 pub(super) struct Record<K, D: Dialer> {
-    pub(super) key: Arc<K>,
+    pub(super) key: K,
+    /// The key's, as the directory knows it.
+    hash: u64,
     pub(super) pool: Pool<D>,
+    /// Whether it is another pool that the key has, or none. 1: it is.
+    has_gone: AtomicU64,
+}
+
+impl<K, D: Dialer> Record<K, D> {
+    pub(super) fn new(key: K, hash: u64, pool: Pool<D>) -> Arc<Self> {
+        Arc::new(Self { key, hash, pool, has_gone: AtomicU64::new(0) })
+    }
+}
+
+impl<K, D: Dialer> Item for Record<K, D> {
+    fn tag(&self) -> u64 {
+        self.hash
+    }
+
+    #[inline]
+    fn has_gone(&self) -> bool {
+        self.has_gone.load(Ordering::Acquire) != 0
+    }
 }
 
 /// All keys of which there is anything.
 ///
-/// To count a reference is to write where all threads of a busy key write. So each thread keeps the
-/// references that it used last, and moves them: out with a guard, and back when that is dropped.
+/// A key's `Hash` and `Eq` are user code, and so run outside the lock: under it are only hashes, and
+/// records by their addresses.
 pub(super) struct Directory<K: Send + Sync, D: Dialer> {
     all: ShardedLock<All<K, D>>,
-    recent: PerThread<Recent<K, D>>,
+    hashing: Hashing,
+    at_hand: AtHand<Record<K, D>>,
 }
 
 struct All<K, D: Dialer> {
-    records: HashMap<Arc<K>, Arc<Record<K, D>>, Hashing>,
+    /// By the hashes of their keys: nearly always one of each.
+    records: HashMap<u64, Vec<Arc<Record<K, D>>>, BuildHasherDefault<Hashed>>,
+    count: usize,
     is_closed: bool,
 }
-
-type Recent<K, D> = [Option<Arc<Record<K, D>>>; RECENT];
 
 /// No key is entered any more.
 pub(super) struct IsClosed;
 
 impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     pub(super) fn new() -> Self {
-        let all = All { records: HashMap::default(), is_closed: false };
-        Self { all: ShardedLock::new(all), recent: PerThread::new() }
+        let all = All { records: HashMap::default(), count: 0, is_closed: false };
+        let hashing = Hashing::default();
+        Self { all: ShardedLock::new(all), hashing, at_hand: AtHand::new() }
     }
 
-    /// The key's record, from this thread's own if it is there, or from all.
-    /// One of this thread's own may be closed already.
+    pub(super) fn hash(&self, key: &K) -> u64 {
+        self.hashing.hash_one(key).max(1)
+    }
+
+    /// The key's record, from what this thread has at hand or else from all. It may be closed.
     #[inline]
     pub(super) fn find(&self, key: &K) -> Option<Arc<Record<K, D>>> {
-        self.recall(key).or_else(|| self.look_up(key))
+        self.at_hand.take_next(|record| record.key == *key).or_else(|| self.find_by_hash(key))
     }
 
-    #[inline]
-    fn recall(&self, key: &K) -> Option<Arc<Record<K, D>>> {
-        let is_it = |at: &Option<Arc<Record<K, D>>>| at.as_ref().is_some_and(|r| *r.key == *key);
-        self.recent.with(|recent| recent.iter_mut().find(|at| is_it(at)).and_then(Option::take))
+    #[inline(never)]
+    fn find_by_hash(&self, key: &K) -> Option<Arc<Record<K, D>>> {
+        let hash = self.hash(key);
+        let at_hand = self.at_hand.take(hash, |record| record.key == *key);
+        at_hand.or_else(|| self.look_up_by_hash(hash, key))
     }
 
-    /// The same, from all.
+    /// The key's record, from all.
     pub(super) fn look_up(&self, key: &K) -> Option<Arc<Record<K, D>>> {
+        self.look_up_by_hash(self.hash(key), key)
+    }
+
+    fn look_up_by_hash(&self, hash: u64, key: &K) -> Option<Arc<Record<K, D>>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.records.get(key).cloned()
+        let mut found = match all.of(hash) {
+            [] => return None,
+            [only] => Ok(Arc::clone(only)),
+            several => Err(several.to_vec()),
+        };
+        drop(all);
+        match &mut found {
+            Ok(only) => (only.key == *key).then(|| Arc::clone(only)),
+            Err(several) => several.iter().find(|record| record.key == *key).cloned(),
+        }
     }
 
     /// Enters a record, unless there is one of its key: then that.
     pub(super) fn enter(&self, record: &Arc<Record<K, D>>) -> Result<Arc<Record<K, D>>, IsClosed> {
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        if all.is_closed {
-            return Err(IsClosed);
-        }
-        let key = Arc::clone(&record.key);
-        Ok(Arc::clone(all.records.entry(key).or_insert_with(|| Arc::clone(record))))
-    }
-
-    /// Takes the key's record out, if it is of that shell still.
-    pub(super) fn strike(&self, key: &K, shell: &Arc<Shell<D>>) {
-        let struck = {
-            let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
-            let is_it = |record: &Arc<Record<K, D>>| Arc::ptr_eq(record.pool.shell(), shell);
-            if all.records.get(key).is_some_and(is_it) {
-                all.records.remove_entry(key)
-            } else {
-                None
+        let mut seen: Vec<Arc<Record<K, D>>> = Vec::new();
+        loop {
+            if let Some(found) = seen.iter().find(|seen| seen.key == record.key) {
+                return Ok(Arc::clone(found));
             }
-        };
-        drop(struck); // Perhaps with the last handle of its pool: not under the lock.
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.all.read().unwrap_or_else(PoisonError::into_inner).records.len()
+            let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+            if all.is_closed {
+                return Err(IsClosed);
+            }
+            let same = all.of(record.hash);
+            if !is_same(same, &seen) {
+                // Those that have come since are to be compared as well.
+                let now = same.to_vec();
+                drop(all);
+                seen = now;
+                continue;
+            }
+            all.count += 1;
+            match all.records.entry(record.hash) {
+                Entry::Occupied(mut same) => same.get_mut().push(Arc::clone(record)),
+                Entry::Vacant(none) => drop(none.insert(vec![Arc::clone(record)])),
+            }
+            return Ok(Arc::clone(record));
+        }
     }
 }
 
 impl<K: Send + Sync, D: Dialer> Directory<K, D> {
+    /// Takes out the record of that shell, which is closed, if nobody has.
+    pub(super) fn strike(&self, hash: u64, shell: &Arc<Shell<D>>) {
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let struck = all.take(hash, |record| Arc::ptr_eq(record.pool.shell(), shell));
+        drop(all);
+        // Perhaps with the last handle of its pool: not under the lock.
+        if let Some(record) = struck {
+            record.has_gone.store(1, Ordering::Release);
+            self.at_hand.strike(&record);
+        }
+    }
+
     /// Keeps a reference at hand for this thread.
     #[inline]
     pub(super) fn remember(&self, record: Arc<Record<K, D>>) {
-        let displaced = self.recent.with(|recent| {
-            let free = recent.iter().position(Option::is_none);
-            // With none free, those before move up by one, and the last goes.
-            let at = free.unwrap_or(RECENT - 1);
-            recent[..=at].rotate_right(1);
-            recent[0].replace(record)
-        });
-        drop(displaced); // Perhaps the last of a pool's: it closes.
+        self.at_hand.put(record);
     }
 
     /// All records of this moment.
     pub(super) fn all(&self) -> Vec<Arc<Record<K, D>>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.records.values().cloned().collect()
+        all.records.values().flatten().cloned().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).count
     }
 
     pub(super) fn close(&self) {
@@ -117,5 +166,49 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
 
     pub(super) fn is_closed(&self) -> bool {
         self.all.read().unwrap_or_else(PoisonError::into_inner).is_closed
+    }
+}
+
+impl<K, D: Dialer> All<K, D> {
+    fn of(&self, hash: u64) -> &[Arc<Record<K, D>>] {
+        self.records.get(&hash).map_or(&[], Vec::as_slice)
+    }
+
+    fn take(
+        &mut self,
+        hash: u64,
+        is_it: impl Fn(&Record<K, D>) -> bool,
+    ) -> Option<Arc<Record<K, D>>> {
+        let Entry::Occupied(mut same) = self.records.entry(hash) else { return None };
+        let at = same.get().iter().position(|record| is_it(record))?;
+        let taken = same.get_mut().swap_remove(at);
+        if same.get().is_empty() {
+            same.remove();
+        }
+        self.count -= 1;
+        Some(taken)
+    }
+}
+
+fn is_same<T>(these: &[Arc<T>], those: &[Arc<T>]) -> bool {
+    these.len() == those.len()
+        && these.iter().zip(those).all(|(one, other)| Arc::ptr_eq(one, other))
+}
+
+/// Passes on what has been hashed already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are hashed here");
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }

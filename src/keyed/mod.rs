@@ -1,5 +1,6 @@
 //! `KeyedPool`: a pool for each key, and bounds for all of them together.
 
+mod at_hand;
 mod directory;
 
 use std::borrow::Borrow;
@@ -318,7 +319,7 @@ where
             match shell.get(start, deadline, cancel, site) {
                 // It closed when nothing was left in it. There is a new one, or will be.
                 Err(GetError::Closed) if !self.shared.directory.is_closed() => {
-                    self.shared.directory.strike(key, shell);
+                    self.shared.directory.strike(self.shared.directory.hash(key), shell);
                 }
                 outcome => return outcome.map(|entry| (record, entry)),
             }
@@ -330,22 +331,20 @@ where
         if let Some(record) = self.shared.directory.find(key) {
             return Ok(record);
         }
-        let dialer = (self.shared.dialer_for)(key);
-        let key = Arc::new(key.clone());
-        let on_vacant = self.on_vacant(&key);
-        let Shared { directory, exchange, config, watch, .. } = &*self.shared;
-        let shell = exchange.admit(dialer, *config, watch.clone(), on_vacant);
-        let record = Arc::new(Record { key, pool: Pool::of_key(shell) });
+        let Shared { directory, exchange, dialer_for, config, watch } = &*self.shared;
+        let (dialer, hash) = (dialer_for(key), directory.hash(key));
+        let shell = exchange.admit(dialer, *config, watch.clone(), self.on_vacant(hash));
+        let record = Record::new(key.clone(), hash, Pool::of_key(shell));
         // If another thread was first, this one ends here, under no lock.
         directory.enter(&record).map_err(|IsClosed| GetError::Closed)
     }
 
     /// Takes a key's record out when nothing is left of it.
-    fn on_vacant(&self, key: &Arc<K>) -> OnVacant<D> {
-        let (key, shared) = (Arc::clone(key), Arc::downgrade(&self.shared));
+    fn on_vacant(&self, hash: u64) -> OnVacant<D> {
+        let shared = Arc::downgrade(&self.shared);
         Box::new(move |shell| {
             if let Some(shared) = Weak::upgrade(&shared).filter(|_| shell.close_if_vacant()) {
-                shared.directory.strike(&key, shell);
+                shared.directory.strike(hash, shell);
             }
         })
     }
@@ -377,7 +376,7 @@ where
             let shell = record.pool.shell();
             match shell.warm_up(connections, deadline) {
                 Err(GetError::Closed) if !self.shared.directory.is_closed() => {
-                    self.shared.directory.strike(key, shell);
+                    self.shared.directory.strike(self.shared.directory.hash(key), shell);
                 }
                 outcome => return outcome,
             }
@@ -407,7 +406,7 @@ where
     #[must_use]
     pub fn stats_of_all(&self) -> Vec<(K, Stats)> {
         let all = self.shared.directory.all();
-        all.iter().map(|record| (K::clone(&record.key), record.pool.stats())).collect()
+        all.iter().map(|record| (record.key.clone(), record.pool.stats())).collect()
     }
 
     /// Who has a connection now, and of which key. Takes time for each key.
@@ -415,8 +414,8 @@ where
     pub fn holders(&self) -> Vec<(K, Holder)> {
         let all = self.shared.directory.all();
         let holders = |record: &Arc<Record<K, D>>| {
-            let key = Arc::clone(&record.key);
-            record.pool.holders().into_iter().map(move |holder| (K::clone(&key), holder))
+            let key = record.key.clone();
+            record.pool.holders().into_iter().map(move |holder| (key.clone(), holder))
         };
         all.iter().flat_map(holders).collect()
     }
