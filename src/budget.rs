@@ -14,6 +14,13 @@
 //! paid for by the loans since the last, so what a slot costs is O(log n) in the members. A member
 //! that has nothing at rest is not listed; it *watches* instead, and says when something comes to
 //! rest.
+//!
+//! # Who may be passed, and for how long
+//!
+//! What comes back to a member goes to a caller of that member, which costs no dial; so a member with
+//! many callers passes those who are stalled. A claim that has waited for longer than the bound of
+//! BOUNDED-BYPASS is passed by nobody who has waited less: a member that watches asks whether there is
+//! one when something comes to rest (`yields`), and closes that for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -71,6 +78,7 @@ pub(crate) struct Report {
 /// | --- | --- |
 /// | `BOUND` | `taken <= max_open`: a slot is taken before its dial begins, and given back when its connection is closed |
 /// | `NO-LOST-SLOT` | a slot is free, or some member's, or on its way to one in an order |
+/// | `BOUNDED-BYPASS` | a claim that has waited for the bound is granted a slot before anybody who has waited less is lent what comes back to a member that watches |
 /// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are asked for, or nobody is listed |
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -154,6 +162,20 @@ impl Budget {
         }
     }
 
+    /// Whether a member must close a connection that it could lend: there is a claim that `is_due`
+    /// before its own callers, and nothing makes room for it. If so it does, without an order.
+    pub(crate) fn yields(&mut self, member: MemberId, is_due: impl Fn(Moment) -> bool) -> bool {
+        let due = self.stalled.iter().take_while(|(since, _)| is_due(*since));
+        // Its own may be of somebody who has left since, and is told anew at the end of this event.
+        let due = due.filter(|(_, other)| *other != member);
+        // What makes room already is theirs, but for what is taken beyond a lowered bound.
+        let coming = (self.making_room + self.ordered).saturating_sub(self.beyond());
+        let yields = due.skip(coming as usize).next().is_some();
+        self.making_room += u32::from(yields);
+        self.evicted_total += u64::from(yields);
+        yields
+    }
+
     /// A member may have something at rest, though nothing that has rested since before `since`.
     pub(crate) fn list(&mut self, member: MemberId, since: Moment) {
         self.listed.insert((since, member));
@@ -208,10 +230,13 @@ impl Budget {
     /// Connections that should be ordered to be closed: one for each slot that is asked for and that
     /// no close under way will free, and one for each surplus one.
     fn wanted(&self) -> u32 {
-        // What is taken beyond a lowered bound is nobody's gain.
-        let beyond = self.taken.saturating_sub(self.max_open);
-        let slots = self.asked.saturating_add(beyond);
+        let slots = self.asked.saturating_add(self.beyond());
         slots.saturating_sub(self.making_room).max(self.surplus)
+    }
+
+    /// What is taken beyond a lowered bound, and so is nobody's gain when it comes free.
+    fn beyond(&self) -> u32 {
+        self.taken.saturating_sub(self.max_open)
     }
 
     fn free(&self) -> u32 {

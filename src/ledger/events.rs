@@ -14,7 +14,7 @@ use super::errands::Sponsor;
 use super::queue::{Waiter, count};
 use super::roster::Tally;
 use super::share::Share;
-use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Served, Verdict};
+use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Served, Verdict, WarmUp};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
@@ -268,6 +268,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         })
     }
 
+    /// The connections that have been closed to make room, since it was last asked: others have
+    /// counted them as gone.
+    pub(crate) fn take_condemned(&mut self) -> u32 {
+        self.share.as_mut().map_or(0, Share::take_condemned)
+    }
+
     /// Whether nothing is left here, nor anybody who waits or has something to collect.
     pub(super) fn is_vacant(&self, now: Moment) -> bool {
         self.open() == 0
@@ -423,7 +429,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             if ledger.closed {
                 ledger.served.insert(ticket, Served { verdict: Verdict::Closed, is_waking: false });
             } else {
-                ledger.warm_ups.insert(ticket, (target, waker()));
+                ledger.warm_ups.insert(ticket, WarmUp { target, since: now, waker: waker() });
             }
         });
         (ticket, effects)
@@ -438,8 +444,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             while let Some((ticket, waiter)) = ledger.queue.pop_front() {
                 ledger.dismiss(ticket, waiter, Verdict::Closed, now, effects);
             }
-            for (ticket, (_, waker)) in std::mem::take(&mut ledger.warm_ups) {
-                ledger.tell(ticket, waker, Verdict::Closed, effects);
+            for (ticket, warm_up) in std::mem::take(&mut ledger.warm_ups) {
+                ledger.tell(ticket, warm_up.waker, Verdict::Closed, effects);
             }
         })
     }

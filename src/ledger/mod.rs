@@ -114,6 +114,14 @@ struct Served<C, F> {
     is_waking: bool,
 }
 
+/// Somebody waits until so many connections are open.
+#[derive(Debug)]
+struct WarmUp<W> {
+    target: u32,
+    since: Moment,
+    waker: W,
+}
+
 /// The books of one pool, for connections `C`, dial failures `F` and wakers `W`.
 ///
 /// Time enters as `now`. It may repeat or run backwards a little between events (an errand that ends
@@ -127,7 +135,7 @@ struct Served<C, F> {
 /// | `NO-STRANDED-WAITER` | every event that can free anything ends in `settle`; after it nothing that a waiter could use is left over |
 /// | `NO-LOST-CONNECTION` | a grant lies in `served` until it is collected, and is collected before a deadline is looked at |
 /// | `LATE-BINDING` | what comes first goes to the caller who has waited longest, whoever's dial it was |
-/// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who is waking up and the first of the others has waited for less than `bypass.rs` allows |
+/// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who is waking up and the first of the others has waited for less than `bypass.rs` allows; and a caller of another key who lacks a slot for longer than that is passed by nobody here who has waited less |
 /// | `DEADLINE` | whoever has slept longest wakes when the next errand is due, or is woken to hear of it |
 /// | `REASON` | nobody holds a dial's failure and waits while nothing is in use, unless to dial again |
 /// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, a warm-up, or `min_idle` |
@@ -187,8 +195,8 @@ pub(crate) struct Ledger<C, F, W> {
     served: BTreeMap<Ticket, Served<C, F>>,
     /// Those of them who are waking up to collect a connection.
     waking: u32,
-    /// Warm-ups under way, and the number of connections that each wants open.
-    warm_ups: BTreeMap<Ticket, (u32, W)>,
+    /// Warm-ups under way, the first begun first.
+    warm_ups: BTreeMap<Ticket, WarmUp<W>>,
     /// Those who wait for the last connection of a closed pool to end.
     drains: BTreeMap<Ticket, W>,
     /// Those who sleep, for whichever of these reasons, and when they will look by themselves.

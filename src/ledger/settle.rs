@@ -15,7 +15,7 @@ use super::queue::Waiter;
 use super::roster::Tally;
 use super::share::AtRest;
 use super::upkeep::UPKEEP_LEAST;
-use super::{Ledger, Overdue, Served, Verdict};
+use super::{Ledger, Overdue, Served, Verdict, WarmUp};
 
 impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Runs an event that may free something: whatever it was, it ends in `settle`.
@@ -62,6 +62,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.shelve(entry, now, effects);
         }
         if !self.closed {
+            self.make_way(now, effects);
             if !self.suspended {
                 self.note_pace(now);
                 self.serve(now, effects);
@@ -143,6 +144,32 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
     }
 
+    /// Closes what has come to rest for callers of other keys who lack a slot, if they have waited for
+    /// the bound of BOUNDED-BYPASS and since before all who wait here.
+    fn make_way(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        let bound = self.bypass.bound(self.config.bypass, self.queue.len());
+        let (own, due) = (self.waits_since(), now.before(bound));
+        let is_due = |since| Some(since) <= due && own.is_none_or(|own| since < own);
+        while !self.idle.is_empty() {
+            let Some(share) = self.share.as_mut().filter(|share| share.is_awaited()) else {
+                return;
+            };
+            if !share.owes(is_due) {
+                return;
+            }
+            let entry = self.idle.take_coldest().expect("something is idle");
+            self.begin_close(entry, CloseReason::Evicted, now, effects);
+            let close = effects.closes.last().expect("a close has just been ordered").id;
+            self.share.as_mut().expect("it has just been asked").yielded(close);
+        }
+    }
+
+    /// Since when the first of all who wait here does, callers and warm-ups.
+    fn waits_since(&self) -> Option<Moment> {
+        let warm_up = self.warm_ups.values().next().map(|warm_up| warm_up.since);
+        self.queue.front_since().into_iter().chain(warm_up).min()
+    }
+
     /// Lends idle connections to those who have waited longest; sets stale ones aside for a check.
     pub(super) fn serve(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         while let Some((ticket, expired)) = self.queue.front(now) {
@@ -212,8 +239,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let Some(failure) = self.last_failure.clone() else { return };
         while self.queue.refuse_first(&failure) {}
         if self.dials.counted_on() == 0 {
-            for (ticket, (_, waker)) in std::mem::take(&mut self.warm_ups) {
-                self.tell(ticket, waker, Verdict::Failed(failure.clone()), effects);
+            for (ticket, warm_up) in std::mem::take(&mut self.warm_ups) {
+                self.tell(ticket, warm_up.waker, Verdict::Failed(failure.clone()), effects);
             }
         }
         effects.spent.push(failure);
@@ -239,6 +266,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let wanted = self.wanted(now).min(self.room(now));
         for begun in 0..wanted {
             let Some((sponsor, since)) = self.queue.sponsor(now) else { break };
+            // A caller's dial warms the pool up as well.
+            let since = self.lacking_since().map_or(since, |warm_up| warm_up.min(since));
             if !self.take_slot(since, wanted - begun) {
                 break;
             }
@@ -248,20 +277,30 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         if self.replaces_at.is_some() {
             return;
         }
-        let Some((&sponsor, &(target, _))) =
-            self.warm_ups.iter().max_by_key(|(_, (target, _))| *target)
-        else {
+        let Some((&sponsor, warm_up)) = self.warm_ups.iter().max_by_key(|(_, it)| it.target) else {
             return;
         };
-        let live = self.live() - self.dials.len() + self.dials.counted_on();
-        let wanted = target.min(self.config.max_idle()).saturating_sub(live);
+        let wanted = warm_up.target.min(self.config.max_idle()).saturating_sub(self.counted_on());
         let wanted = wanted.min(self.room(now));
         for begun in 0..wanted {
-            if !self.take_slot(now, wanted - begun) {
+            let Some(since) = self.lacking_since() else { break };
+            if !self.take_slot(since, wanted - begun) {
                 break;
             }
             self.begin_dial(Sponsor::Caller(sponsor), now, effects);
         }
+    }
+
+    /// What is open or counted on to be.
+    fn counted_on(&self) -> u32 {
+        self.live() - self.dials.len() + self.dials.counted_on()
+    }
+
+    /// Since when the first warm-up waits that lacks a connection.
+    fn lacking_since(&self) -> Option<Moment> {
+        let counted_on = self.counted_on();
+        let lacks = |it: &&WarmUp<W>| it.target.min(self.config.max_idle()) > counted_on;
+        self.warm_ups.values().find(lacks).map(|warm_up| warm_up.since)
     }
 
     /// The dials that the callers in the queue want.
@@ -384,8 +423,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             effects.spent.push(failure);
             return;
         };
-        if let Some((_, waker)) = self.warm_ups.remove(&sponsor) {
-            self.tell(sponsor, waker, Verdict::Failed(failure), effects);
+        if let Some(warm_up) = self.warm_ups.remove(&sponsor) {
+            self.tell(sponsor, warm_up.waker, Verdict::Failed(failure), effects);
         } else {
             effects.spent.extend(self.queue.fail(sponsor, dial, failure));
         }
@@ -394,10 +433,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn finish_warm_ups(&mut self, effects: &mut Effects<C, F, W>) {
         let open = self.idle.len() + self.busy();
         let limit = self.config.max_idle();
-        let reached = |(target, _): &(u32, W)| (*target).min(limit) <= open;
+        let reached = |warm_up: &WarmUp<W>| warm_up.target.min(limit) <= open;
         while let Some(ticket) = self.warm_ups.iter().find(|(_, w)| reached(w)).map(|(t, _)| *t) {
-            let (_, waker) = self.warm_ups.remove(&ticket).expect("a warm-up just found");
-            self.tell(ticket, waker, Verdict::Warm, effects);
+            let warm_up = self.warm_ups.remove(&ticket).expect("a warm-up just found");
+            self.tell(ticket, warm_up.waker, Verdict::Warm, effects);
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Share {
     listing: Listing,
     /// What an order to evict has come to: whether as much is being closed as it said.
     answer: Option<bool>,
+    /// Closes that were ordered or owed, since that was last asked.
+    condemned: u32,
     /// What could not be had since the last `begin`.
     lacks: Option<Ask>,
     /// Whether there was no slot for those who waited last.
@@ -67,6 +69,7 @@ impl Share {
             making_room: BTreeSet::new(),
             listing: Listing::Unlisted,
             answer: None,
+            condemned: 0,
             lacks: None,
             was_refused: false,
             asked: None,
@@ -125,9 +128,33 @@ impl Share {
         let before = self.making_room.len();
         self.making_room.extend(closes);
         let evicted = count(self.making_room.len() - before);
+        self.condemned += evicted;
         self.report.evicted += evicted;
         self.report.refused += most - evicted;
         self.answer = Some(evicted == most);
+    }
+
+    /// Whether a connection must be closed for a claim of another member that `is_due`.
+    pub(super) fn owes(&mut self, is_due: impl Fn(Moment) -> bool) -> bool {
+        let (member, report) = (self.member, std::mem::take(&mut self.report));
+        let mut owes = false;
+        self.budget.with(&mut |budget| {
+            budget.report(member, report);
+            owes = budget.yields(member, &is_due);
+        });
+        self.is_unsettled = true;
+        owes
+    }
+
+    /// That is the close.
+    pub(super) fn yielded(&mut self, close: ErrandId) {
+        self.making_room.insert(close);
+        self.condemned += 1;
+    }
+
+    /// Connections whose closes were ordered or owed, since it was last asked.
+    pub(super) fn take_condemned(&mut self) -> u32 {
+        std::mem::take(&mut self.condemned)
     }
 
     /// A close has come to its end.

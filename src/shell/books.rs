@@ -4,16 +4,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
 use crate::dialer::Dialer;
-use crate::ledger::CloseOrder;
 use crate::moment::Moment;
 use crate::stats::Stats;
 use crate::sync::{Bell, MutexGuard, Wake, now};
 
 use super::account::{Account, Asking, refused};
 use super::knobs::is_timed;
-use super::{Answer, Books, Connection, Orders, Refusal, Refused, Shell, Ticket};
+use super::{Answer, Books, Refusal, Refused, Shell, Ticket};
 
 impl<D: Dialer> Shell<D> {
     /// Locks the ledger.
@@ -126,13 +124,6 @@ impl<D: Dialer> OpenBooks<'_, D> {
         (wake, wake == Wake::Late && until == deadline)
     }
 
-    /// What is closed by order does not count as at rest since it was ordered.
-    pub(super) fn note_condemned(&mut self, effects: &Orders<D>) {
-        let is_evicted = |close: &&CloseOrder<Connection<D>>| close.reason == CloseReason::Evicted;
-        let condemned = effects.closes.iter().filter(is_evicted).count() as u32;
-        self.at_rest = self.at_rest.map(|at_rest| at_rest - condemned);
-    }
-
     fn sweep(&mut self) {
         let ledger = &mut self.locked.ledger;
         self.shell.places.sweep(|entry| ledger.take_in(entry));
@@ -144,7 +135,10 @@ impl<D: Dialer> OpenBooks<'_, D> {
     fn put_away(&mut self) {
         let Some(at_rest) = self.at_rest.take() else { return };
         debug_assert!(self.locked.ledger.is_settled(), "an event has seen to what was swept in");
-        self.shell.count_idle(i64::from(self.locked.ledger.at_rest()) - i64::from(at_rest));
+        // What is closed to make room counts no more as at rest since that was said.
+        let condemned = i64::from(self.locked.ledger.take_condemned());
+        let left = i64::from(self.locked.ledger.at_rest());
+        self.shell.count_idle(left + condemned - i64::from(at_rest));
         let now = self.now;
         if let Some(upkeep) = self.locked.ledger.news_of_upkeep() {
             self.shell.knobs.set_next_upkeep(upkeep);

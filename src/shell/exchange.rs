@@ -23,6 +23,8 @@ pub(crate) struct Exchange<D: Dialer> {
     /// What rests in all of them, if there is a bound on it.
     idle: Option<Arc<IdleCount>>,
     members: Mutex<Members<D>>,
+    /// Callers of all keys who were given nothing.
+    turned_away: AtomicU64,
     workers: Arc<Workers<Assignment<D>>>,
 }
 
@@ -80,6 +82,7 @@ impl<D: Dialer> Exchange<D> {
             budget: Mutex::new(Budget::new(max_open)),
             idle: max_idle.map(|most| Arc::new(count(most))),
             members: Mutex::new(members),
+            turned_away: AtomicU64::new(0),
             workers: Workers::new(),
         })
     }
@@ -143,6 +146,15 @@ impl<D: Dialer> Exchange<D> {
         self.members.lock().is_closed
     }
 
+    /// A caller is given nothing, of whatever key.
+    pub(crate) fn note_turned_away(&self) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn turned_away_total(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
+    }
+
     /// Reads the budget of this moment.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Budget) -> T) -> T {
         read(&self.budget.lock())
@@ -181,11 +193,7 @@ impl<D: Dialer> Shell<D> {
         let mut ledger = self.books();
         match what {
             What::Grant => ledger.tell(Ledger::granted),
-            What::Evict { most, bar } => {
-                let effects = ledger.tell(|ledger, now| ledger.evict(most, bar, now));
-                ledger.note_condemned(&effects);
-                effects
-            }
+            What::Evict { most, bar } => ledger.tell(|ledger, now| ledger.evict(most, bar, now)),
         }
     }
 }
@@ -222,6 +230,10 @@ impl<D: Dialer> Membership<D> {
     /// Says that nothing is left.
     pub(super) fn tell_vacant(&self, shell: &Arc<Shell<D>>) {
         catch(|| (self.on_vacant)(shell));
+    }
+
+    pub(super) fn note_turned_away(&self) {
+        self.exchange.note_turned_away();
     }
 
     /// Whether all members are closed with this one.

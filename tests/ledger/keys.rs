@@ -13,7 +13,8 @@ use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{
-    Access, AsideOrder, Effects, Entry, Ledger, Refusal, Request, Share, Ticket, Verdict,
+    Access, AsideOrder, CloseOrder, Effects, Entry, Ledger, Refusal, Request, Share, Ticket,
+    Verdict,
 };
 use crate::moment::Moment;
 use crate::world::Failure;
@@ -787,8 +788,10 @@ impl Keys {
         for caller in wake {
             self.callers[caller].sleep = Sleep::Awake;
         }
+        let is_evicted = |order: &&CloseOrder<u32>| order.reason == CloseReason::Evicted;
+        let making_room = closes.iter().filter(is_evicted).count();
         if self.is_prompt() {
-            self.hear(member);
+            self.hear(member, making_room);
         }
         let for_callers = self.unmet(member, now);
         for (begun, order) in dials.into_iter().enumerate() {
@@ -824,8 +827,10 @@ impl Keys {
         self.agree();
     }
 
-    /// Whoever is out of the queue, or warm, hears why.
-    fn hear(&mut self, member: usize) {
+    /// Whoever is out of the queue, or warm, hears why; while so many connections begin to make room.
+    fn hear(&mut self, member: usize, making_room: usize) {
+        // Its callers may have what a warm-up has waited for: it is warm all the same.
+        let warming = self.warm_ups(member).map(|(_, since)| since).min();
         let books = self.members[member].books.as_mut().expect("its books are open");
         let waiting: Vec<_> = books.waiting().copied().collect();
         for at in 0..self.callers.len() {
@@ -841,6 +846,9 @@ impl Keys {
             if let Verdict::Granted(entry) = &verdict {
                 let number = entry.connection;
                 self.connection(number).place = Place::Out;
+                let since = self.callers[at].since;
+                let since = warming.map_or(since, |warming| warming.min(since));
+                self.passes_nobody(member, since, making_room);
             }
             self.callers[at].state = State::Told(verdict);
         }
@@ -910,22 +918,47 @@ impl Keys {
         let (stats, config) = (books.stats(now), &self.setting.each);
         let dials = config.max_dialing.unwrap_or(u32::MAX).saturating_sub(stats.dialing);
         let room = (stats.max_open - stats.open()).min(dials);
-        let lacking = self.unmet(member, now).min(room);
-        if let Some(sponsor) = self.sponsor(member, now).filter(|_| lacking > 0) {
-            return Some((self.callers[sponsor].since, lacking));
-        }
-        let target = self.warm_ups(member).max()?.min(config.max_idle());
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
         let coming = stats.idle + stats.in_use + small(counted);
-        let lacking = target.saturating_sub(coming).min(room);
-        (lacking > 0).then_some((now, lacking))
+        let lacks = |target: u32| target.min(config.max_idle()).saturating_sub(coming);
+        let cold = self.warm_ups(member).filter(|(target, _)| lacks(*target) > 0);
+        let cold_since = cold.clone().map(|(_, since)| since).min();
+        let lacking = self.unmet(member, now).min(room);
+        if let Some(sponsor) = self.sponsor(member, now).filter(|_| lacking > 0) {
+            let since = self.callers[sponsor].since;
+            return Some((cold_since.map_or(since, |cold| cold.min(since)), lacking));
+        }
+        let lacking = cold.map(|(target, _)| lacks(target)).max()?.min(room);
+        (lacking > 0).then_some((cold_since?, lacking))
     }
 
-    /// What those want who wait for a key to be warm.
-    fn warm_ups(&self, member: usize) -> impl Iterator<Item = u32> {
+    /// What those want who wait for a key to be warm, and since when they do.
+    fn warm_ups(&self, member: usize) -> impl Iterator<Item = (u32, Moment)> + Clone {
         let is_waiting =
             move |it: &&Caller| it.member == member && matches!(it.state, State::Waiting);
-        self.callers.iter().filter(is_waiting).filter_map(|it| it.target)
+        self.callers.iter().filter(is_waiting).filter_map(|it| Some((it.target?, it.since)))
+    }
+
+    /// Since when the first of those waits who are not served yet, callers and warm-ups.
+    fn waits_since(&self, member: usize) -> Option<Moment> {
+        let books = self.members[member].books.as_ref()?;
+        let callers = books.waiting().map(|caller| self.callers[*caller].since);
+        callers.chain(self.warm_ups(member).map(|(_, since)| since)).min()
+    }
+
+    /// Members who have waited for a slot since before then, and for whom nothing makes room.
+    fn passed(&self, member: usize, since: Moment, making_room: usize) -> usize {
+        let older = self.wants().filter(|(other, want)| *other != member && want.0 < since);
+        let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.max_open_total);
+        let closes = self.closes.iter().filter(|it| it.makes_room).count() + making_room;
+        older.count().saturating_sub(closes.saturating_sub(beyond as usize))
+    }
+
+    /// BOUNDED-BYPASS, with a bound of nothing: a key whose caller is lent a connection has waited for
+    /// longer than anybody of another who lacks a slot.
+    fn passes_nobody(&self, member: usize, since: Moment, making_room: usize) {
+        let passed = self.passed(member, since, making_room);
+        assert_eq!(passed, 0, "BOUNDED-BYPASS: of {member}, before others");
     }
 
     /// The members that wait for a slot and have none on its way, with what they lack.
@@ -953,7 +986,12 @@ impl Keys {
         if !self.is_prompt() {
             return;
         }
-        assert!(self.is_evictable(member), "KEY-07: {connection} is another's");
+        if !self.is_evictable(member) {
+            // Then somebody has waited for longer than all who wait for it.
+            let since = self.waits_since(member).expect("else it is evictable");
+            assert!(self.passed(member, since, 0) > 0, "KEY-07: {connection} is another's");
+            return;
+        }
         let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest);
         let coldest = at_rest.filter(|it| self.is_evictable(it.member)).map(|it| it.idle_since);
         assert_eq!(coldest.min(), Some(evicted.idle_since), "KEY-08: {connection} is not coldest");

@@ -307,6 +307,201 @@ fn a_slot_granted_to_closed_books_is_the_next_ones() {
     assert_eq!(keys.dialing(), [0, 0, 1]);
 }
 
+// ---- Who may be passed -------------------------------------------------------------------------
+
+/// Key 0 has the only connection, under that bound.
+fn busy_key(bypass: Duration) -> (Desks, Entry<u32>) {
+    let mut keys = Desks::new(2, 1);
+    for desk in &mut keys.desks {
+        let config = Config { bypass, ..*desk.ledger.config() };
+        let effects = desk.ledger.reconfigure(config, desk.now);
+        desk.lay_out(effects);
+    }
+    let held = keys.lend(0);
+    (keys, held)
+}
+
+/// BOUNDED-BYPASS. Whose connection it is does not matter any more.
+#[test]
+fn whoever_has_lacked_a_slot_for_the_bound_is_passed_by_nobody_of_a_busy_key_who_came_later() {
+    let (mut keys, held) = busy_key(4 * SECOND);
+    let other = keys.queue(1);
+    let own = keys.queue(0);
+    keys.wait(2 * SECOND);
+    keys[0].give_back(held);
+    keys.come_to_rest();
+    assert_eq!((keys.evicted(), keys[0].stats().waiting), (1, 1));
+    let held = keys[1].granted(other);
+    // Nobody of its own waits for that: it makes room for him who was first in his own queue.
+    keys.give_back(1, held);
+    keys.come_to_rest();
+    keys[0].granted(own);
+    assert_eq!((keys.evicted(), keys.taken()), (2, 1));
+}
+
+/// BOUNDED-BYPASS: within the bound a connection is of more use where it is.
+#[test]
+fn whoever_has_lacked_a_slot_for_less_than_the_bound_may_be_passed() {
+    let (mut keys, held) = busy_key(4 * SECOND);
+    let other = keys.queue(1);
+    let own = keys.queue(0);
+    keys.wait(SECOND);
+    keys[0].give_back(held);
+    keys.pass_on();
+    let held = keys[0].granted(own);
+    keys.queue(0);
+    // Five times as long as strict order takes: loans of two seconds have been seen.
+    keys.wait(11 * SECOND);
+    keys[0].give_back(held);
+    keys.come_to_rest();
+    assert_eq!(keys.evicted(), 1);
+    keys[1].granted(other);
+}
+
+/// In its own queue nobody is passed for the sake of another key.
+#[test]
+fn whoever_has_waited_longer_than_any_who_lack_a_slot_is_served_first() {
+    let (mut keys, held) = busy_key(Duration::ZERO);
+    let own = keys.queue(0);
+    keys.queue(1);
+    keys[0].give_back(held);
+    keys[0].granted(own);
+    assert_eq!(keys.evicted(), 0);
+}
+
+/// One that has come to rest is not lent to newcomers before the order to close it has arrived.
+#[test]
+fn what_comes_to_rest_beside_a_claim_that_is_due_rests_for_nobody() {
+    let (mut keys, held) = busy_key(SECOND);
+    keys.queue(1);
+    keys[0].give_back(held);
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 0], 1));
+    assert_eq!(keys[0].orders, [], "nobody need be told");
+}
+
+/// As many are closed as there are claims that are due, and for each one.
+#[test]
+fn a_claim_that_is_due_is_made_room_for_once() {
+    let mut keys = Desks::new(3, 3);
+    let held = [(); 3].map(|()| keys.lend(0));
+    keys.queue(1);
+    keys.queue(2);
+    let _own = [(); 3].map(|()| keys.queue(0));
+    for entry in held {
+        keys[0].give_back(entry);
+        keys.pass_on();
+    }
+    assert_eq!((keys.evicted(), keys[0].stats().in_use), (2, 1));
+    keys[0].close_all();
+    keys.pass_on();
+    assert_eq!(keys.dialing(), [0, 1, 1]);
+}
+
+/// The claim of a caller who has given up since gives nobody's connection away.
+#[test]
+fn a_claim_that_was_withdrawn_makes_no_room() {
+    let mut keys = Desks::new(2, 1);
+    let held = keys.lend(0);
+    let other = keys.queue(1);
+    let own = keys.queue(0);
+    keys[1].leave(other);
+    keys.pass_on();
+    keys[0].give_back(held);
+    keys[0].granted(own);
+    assert_eq!(keys.evicted(), 0);
+}
+
+/// What makes room for a lowered bound is no claim's.
+#[test]
+fn a_lowered_bound_makes_no_room_for_a_claim() {
+    let mut keys = Desks::new(2, 3);
+    let [one, other, _third] = [(); 3].map(|()| keys.lend(0));
+    keys.resize(2);
+    keys.queue(1);
+    keys.queue(0);
+    for entry in [one, other] {
+        keys[0].give_back(entry);
+        keys.pass_on();
+    }
+    assert_eq!((keys.evicted(), keys.taken()), (2, 3));
+    keys[0].close_all();
+    keys.pass_on();
+    assert_eq!((keys.dialing(), keys.taken()), ([0, 1], 2));
+}
+
+/// Its seniority is that of its beginning, however often it asks.
+#[test]
+fn a_warm_up_that_began_before_a_caller_came_has_the_slot_before_him() {
+    let mut keys = Desks::new(3, 1);
+    let held = keys.lend(0);
+    keys.warm_up(1, 1);
+    keys.wait(SECOND);
+    keys.queue(2);
+    keys[1].look();
+    keys.pass_on();
+    keys.retire(0, held);
+    assert_eq!(keys.dialing(), [0, 1, 0]);
+}
+
+/// When it gives up, what it has opened rests.
+#[test]
+fn a_warm_up_that_gives_up_makes_no_room_for_itself() {
+    let mut keys = Desks::new(2, 2);
+    let _held = keys.lend(1);
+    let ticket = keys.warm_up(0, 2);
+    keys.come_to_rest();
+    keys.wait(SECOND);
+    keys[0].leave(ticket);
+    keys.pass_on();
+    assert_eq!((keys.idle(), keys.evicted()), ([1, 0], 0));
+}
+
+/// The same, when a caller of its own key has come last.
+#[test]
+fn a_warm_up_keeps_its_turn_when_a_caller_of_its_key_comes() {
+    let mut keys = Desks::new(3, 1);
+    let held = keys.lend(0);
+    keys.warm_up(1, 1);
+    keys.wait(SECOND);
+    keys.queue(2);
+    let own = keys.queue(1);
+    keys.retire(0, held);
+    assert_eq!(keys.dialing(), [0, 1, 0]);
+    keys[1].dialed();
+    keys[1].granted(own);
+}
+
+/// Of two, the one that began later does not lend its turn to the other's further connections.
+#[test]
+fn a_warm_up_of_more_asks_for_its_own_turn_once_the_first_is_warm() {
+    let mut keys = Desks::new(4, 3);
+    let held = [(); 3].map(|()| keys.lend(0));
+    keys.warm_up(1, 1);
+    keys.wait(SECOND);
+    keys.queue(2);
+    keys.warm_up(1, 2);
+    for (entry, dialing) in held.into_iter().zip([[0, 1, 0, 0], [0, 1, 1, 0], [0, 2, 1, 0]]) {
+        keys.retire(0, entry);
+        assert_eq!(keys.dialing(), dialing);
+    }
+}
+
+/// What a warm-up has opened is kept for it from those who came later, and from nobody else.
+#[test]
+fn what_a_warm_up_has_opened_makes_room_for_whoever_has_waited_longer() {
+    let mut keys = Desks::new(3, 2);
+    let (one, other) = (keys.lend(0), keys.lend(2));
+    keys[1].queue(0);
+    keys.pass_on();
+    keys.wait(SECOND);
+    keys.warm_up(0, 2);
+    keys.give_back(0, one);
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 0, 0], 1));
+    keys.come_to_rest();
+    assert_eq!(keys[1].begun, 1);
+    keys.give_back(2, other);
+}
+
 // ---- Who makes room ----------------------------------------------------------------------------
 
 /// KEY-08. It was first on the list for what has been used since.
@@ -444,7 +639,7 @@ fn ten_thousand_keys_in_use_are_asked_once() {
     }
     let first = held.swap_remove(0);
     keys[0].give_back(first);
-    assert_eq!(keys.pass_on(), 1, "it makes room");
+    assert_eq!((keys.pass_on(), keys.evicted()), (0, 1), "it makes room by itself");
     keys[0].close_all();
     assert_eq!(keys.pass_on(), 2, "that is granted, and who has it is new on the list");
     assert_eq!(keys[KEYS].stats().dialing, 1);
