@@ -107,8 +107,9 @@ pub enum Event<'a, E> {
         /// For how long it was borrowed, to some milliseconds.
         held: Duration,
     },
-    /// A caller has been given no connection. This is how a caller is told that the deadline has
-    /// passed, the server is down, the queue is full or the pool is closed.
+    /// A caller has been given no connection, or a warm-up has not come to its end. This is how a
+    /// caller is told that the deadline has passed, the server is down, the queue is full or the pool
+    /// is closed.
     #[non_exhaustive]
     TurnedAway {
         /// What the caller is told.

@@ -326,7 +326,8 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn warm_up(&self, connections: u32) -> Result<(), GetError<D::Error>> {
-        self.handle.shell.warm_up(connections, self.get_deadline_from(now()))
+        let warm = self.handle.shell.warm_up(connections, self.get_deadline_from(now()));
+        warm.unwrap_or(Err(GetError::Closed))
     }
 
     /// What the pool holds now, and has done so far.

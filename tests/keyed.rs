@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -469,14 +469,15 @@ fn a_connection_that_comes_back_for_nobody_makes_room_for_a_caller_of_another_ke
     waiting.release();
 }
 
+/// Who has waited longer than the caller of another key.
 #[test]
 fn a_connection_that_comes_back_for_a_caller_of_its_own_key_is_that_callers() {
     let (pool, servers) = keyed(|b| b.max_open_total(1));
     let held = pool.get(&1).unwrap();
-    let other = caller(&pool, 2);
-    await_stalled(&pool, 2);
     let own = caller(&pool, 1);
     await_that("it waits", || pool.stats_of(&1).unwrap().waiting == 1);
+    let other = caller(&pool, 2);
+    await_stalled(&pool, 2);
     drop(held);
     own.is_served();
     other.is_not_served();
@@ -484,6 +485,65 @@ fn a_connection_that_comes_back_for_a_caller_of_its_own_key_is_that_callers() {
     other.is_served();
     assert_eq!((servers.of(1).dials(), servers.of(2).dials()), (1, 1));
     other.release();
+}
+
+/// BOUNDED-BYPASS: three threads keep a key busy, with loans of a millisecond. The bound is ten of
+/// them at most; before, there were more than a thousand, and then the caller was told `Exhausted`.
+#[test]
+fn a_busy_key_passes_a_caller_of_another_for_no_longer_than_the_bound() {
+    let (pool, _servers) = keyed(|b| b.max_open_total(1).get_timeout(LONG));
+    let (loans, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+    let threads: Vec<_> = (0..3)
+        .map(|_| {
+            let (pool, loans, is_over) = (pool.clone(), Arc::clone(&loans), Arc::clone(&is_over));
+            thread::spawn(move || {
+                while !is_over.load(SeqCst) {
+                    let _held = pool.get(&1).unwrap();
+                    loans.fetch_add(1, SeqCst);
+                    thread::sleep(Duration::from_millis(1));
+                }
+            })
+        })
+        .collect();
+    for round in 1..=10 {
+        let before = loans.load(SeqCst);
+        await_that("the key is busy", || loans.load(SeqCst) > before + 10);
+        let other = caller(&pool, 2);
+        await_that("it waits or has been served", || {
+            pool.stats_of(&2).is_some_and(|stats| stats.stalled || stats.lent_total > 0)
+        });
+        let before = loans.load(SeqCst);
+        other.is_served();
+        let passed = loans.load(SeqCst) - before;
+        assert!(passed <= 12, "round {round}: passed {passed} times");
+        other.release();
+        await_that("its connection has made room", || pool.stats_of(&2).is_none());
+    }
+    is_over.store(true, SeqCst);
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// A warm-up waits in turn with callers: it has the seniority of its beginning.
+#[test]
+fn a_warm_up_that_began_before_a_caller_of_another_key_came_is_first() {
+    let (pool, servers) = keyed(|b| b.max_open_total(1).get_timeout(LONG));
+    let held = pool.get(&1).unwrap();
+    let gate = Gate::new();
+    servers.of(2).on_dial([gate.then(Act::Succeed)]);
+    let warming = {
+        let pool = pool.clone();
+        thread::spawn(move || pool.warm_up(&2, 1).map(drop))
+    };
+    await_stalled(&pool, 2);
+    let waiting = caller(&pool, 3);
+    await_stalled(&pool, 3);
+    Guard::discard(held);
+    gate.await_arrivals(1);
+    waiting.is_not_served();
+    gate.open();
+    warming.join().unwrap().unwrap();
+    waiting.is_served();
+    waiting.release();
 }
 
 #[test]
@@ -827,6 +887,187 @@ fn the_observer_hears_of_evictions_and_of_no_key_that_was_forgotten() {
     let (closed, turned_away) = heard.lock().unwrap().clone();
     assert_eq!((closed, turned_away), (vec![CloseReason::Evicted; 2], 0));
 }
+
+/// The errors that an observer is told of.
+type Told = Arc<Mutex<Vec<&'static str>>>;
+
+fn observed(max_open_total: u32) -> (Keyed, Arc<Servers>, Told) {
+    let told = Told::default();
+    let (pool, servers) = keyed(|b| {
+        let told = Arc::clone(&told);
+        b.max_open_total(max_open_total).get_timeout(SHORT).observer(
+            move |event: &Event<'_, Refused>| {
+                if let Event::TurnedAway { error, .. } = event {
+                    told.lock().unwrap().push(match error {
+                        GetError::Closed => "closed",
+                        GetError::Cancelled => "cancelled",
+                        GetError::Exhausted { .. } => "exhausted",
+                        _ => "otherwise",
+                    });
+                }
+            },
+        )
+    });
+    (pool, servers, told)
+}
+
+#[test]
+fn whoever_is_given_nothing_by_a_key_that_has_no_pool_is_told_of_and_counted() {
+    let (pool, servers, told) = observed(4);
+    assert!(pool.try_get(&1).is_err());
+    let cancel = latebind::Cancel::new();
+    cancel.cancel();
+    assert!(matches!(pool.get_cancellable(&1, &cancel, LONG), Err(GetError::Cancelled)));
+    assert_eq!(*told.lock().unwrap(), ["exhausted", "cancelled"]);
+    assert_eq!((pool.stats().turned_away_total, pool.stats().keys), (2, 0));
+    assert_eq!(servers.dialers.load(SeqCst), 0);
+}
+
+#[test]
+fn whoever_is_given_nothing_by_a_keys_pool_is_told_of_and_counted() {
+    let (pool, _servers, told) = observed(1);
+    let held = pool.get(&1).unwrap();
+    let cancel = latebind::Cancel::new();
+    cancel.cancel();
+    assert!(matches!(pool.get_cancellable(&1, &cancel, LONG), Err(GetError::Cancelled)));
+    assert_eq!(pool.stats_of(&1).unwrap().cancelled_total, 1);
+    assert!(pool.try_get(&1).is_err());
+    assert!(pool.get(&1).is_err());
+    assert!(pool.get(&2).is_err());
+    assert!(pool.warm_up(&3, 1).is_err());
+    let expected = ["cancelled", "exhausted", "exhausted", "exhausted", "exhausted"];
+    assert_eq!(*told.lock().unwrap(), expected);
+    assert_eq!(pool.stats().turned_away_total, 5);
+    drop(held);
+}
+
+#[test]
+fn whoever_comes_after_the_close_is_told_of_and_counted() {
+    let (pool, servers, told) = observed(4);
+    let held = pool.get(&1).unwrap();
+    pool.close();
+    // Of a key that is there still, and of one that never was.
+    for key in [1, 2] {
+        assert!(matches!(pool.get(&key), Err(GetError::Closed)));
+        assert!(matches!(pool.get_owned(&key), Err(GetError::Closed)));
+        assert!(matches!(pool.try_get(&key), Err(GetError::Closed)));
+        assert!(matches!(pool.warm_up(&key, 1), Err(GetError::Closed)));
+    }
+    assert_eq!(*told.lock().unwrap(), ["closed"; 8]);
+    assert_eq!(pool.stats().turned_away_total, 8);
+    assert_eq!(servers.dialers.load(SeqCst), 1, "no dialer is made for a closed pool");
+    drop(held);
+}
+
+/// By the code that makes the key's dialer: it enters no key that nobody would close.
+#[test]
+fn a_pool_that_is_closed_while_a_key_comes_enters_it_no_more() {
+    let this = Arc::new(Mutex::new(None::<KeyedPool<u32, Scripted>>));
+    let (_, server) = Scripted::new();
+    let pool = KeyedPool::new({
+        let (this, server) = (Arc::clone(&this), Arc::clone(&server));
+        move |_: &u32| {
+            this.lock().unwrap().take().expect("it is made once").close();
+            Scripted { server: Arc::clone(&server), blocking: Blocking::default() }
+        }
+    });
+    *this.lock().unwrap() = Some(pool.clone());
+    assert!(matches!(pool.get(&1), Err(GetError::Closed)));
+    assert_eq!((server.dials(), pool.stats().keys), (0, 0));
+}
+
+// ---- What a key does ---------------------------------------------------------------------------
+
+/// A key whose hash is that of all others, and that does something whenever it is hashed or compared.
+#[derive(Clone)]
+struct Busy(u32, Arc<dyn Fn() + Send + Sync>);
+
+impl PartialEq for Busy {
+    fn eq(&self, other: &Self) -> bool {
+        (self.1)();
+        (other.1)();
+        self.0 == other.0
+    }
+}
+
+impl Eq for Busy {}
+
+impl std::hash::Hash for Busy {
+    fn hash<H: std::hash::Hasher>(&self, _state: &mut H) {
+        (self.1)();
+    }
+}
+
+fn pool_of_busy_keys() -> (KeyedPool<Busy, Scripted>, Arc<Server>) {
+    let (_, server) = Scripted::new();
+    let builder = KeyedPool::builder({
+        let server = Arc::clone(&server);
+        move |_: &Busy| Scripted { server: Arc::clone(&server), blocking: Blocking::default() }
+    });
+    (builder.max_open(2).build().unwrap(), server)
+}
+
+/// No lock of the pool is held: another use of it, which enters and takes out keys, does not wait.
+#[test]
+fn a_key_may_use_the_pool_while_it_is_hashed_and_compared() {
+    finishes_within(MINUTES, || {
+        let (pool, server) = pool_of_busy_keys();
+        let idle: Arc<dyn Fn() + Send + Sync> = Arc::new(|| ());
+        let uses: Arc<dyn Fn() + Send + Sync> = Arc::new({
+            let (pool, idle) = (pool.clone(), Arc::clone(&idle));
+            let is_within = AtomicBool::new(false);
+            move || {
+                if !is_within.swap(true, SeqCst) {
+                    drop(pool.get(&Busy(100, Arc::clone(&idle))).unwrap());
+                    pool.flush_key(&Busy(100, Arc::clone(&idle)));
+                    is_within.store(false, SeqCst);
+                }
+            }
+        });
+        for round in 0..3 {
+            for key in 0..8 {
+                let held = pool.get(&Busy(key, Arc::clone(&uses))).unwrap();
+                drop(pool.get(&Busy(key, Arc::clone(&uses))).unwrap());
+                drop(held);
+                assert!(pool.try_get(&Busy(key, Arc::clone(&idle))).is_ok(), "{round}, {key}");
+            }
+            assert_eq!(pool.stats_of(&Busy(7, Arc::clone(&idle))).unwrap().idle, 2);
+        }
+        pool.close();
+        assert_eq!((pool.stats().keys, server.alive()), (0, 0));
+    });
+}
+
+/// The panic is its caller's, and nobody else's.
+#[test]
+fn a_key_that_panics_while_it_is_hashed_or_compared_harms_no_other_caller() {
+    let (pool, server) = pool_of_busy_keys();
+    let idle: Arc<dyn Fn() + Send + Sync> = Arc::new(|| ());
+    let key = |nth| Busy(nth, Arc::clone(&idle));
+    let held = pool.get(&key(1)).unwrap();
+    for when in 0..6 {
+        let left = AtomicU32::new(when);
+        let panics = Arc::new(move || {
+            if left.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_err() {
+                common::panic_quietly();
+            }
+        });
+        let key = Busy(1, panics);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _ = (pool.get(&key).map(drop), pool.stats_of(&key), pool.try_get(&key).map(drop));
+        }));
+        assert!(outcome.is_err() || when > 2, "it panics sooner or later");
+    }
+    drop(pool.get_timeout(&key(1), LONG).unwrap());
+    drop(pool.get_timeout(&key(2), LONG).unwrap());
+    drop(held);
+    let stats = pool.stats_of(&key(1)).unwrap();
+    assert_eq!((stats.in_use, stats.idle, pool.stats().keys), (0, 2, 2));
+    pool.close();
+    assert_eq!((server.alive(), pool.stats().open), (0, 0));
+}
+
+// ---- All of it ---------------------------------------------------------------------------------
 
 #[test]
 fn who_holds_what_is_told_with_its_key() {

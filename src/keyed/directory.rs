@@ -132,8 +132,13 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
 }
 
 impl<K: Send + Sync, D: Dialer> Directory<K, D> {
-    /// Takes out the record of that shell, which is closed, if nobody has.
-    pub(super) fn strike(&self, hash: u64, shell: &Arc<Shell<D>>) {
+    /// Takes out a record whose pool is closed, if nobody has.
+    pub(super) fn strike(&self, record: &Record<K, D>) {
+        self.strike_shell(record.hash, record.pool.shell());
+    }
+
+    /// The same, by the shell of its pool.
+    pub(super) fn strike_shell(&self, hash: u64, shell: &Arc<Shell<D>>) {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let struck = all.take(hash, |record| Arc::ptr_eq(record.pool.shell(), shell));
         drop(all);

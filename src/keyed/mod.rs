@@ -14,7 +14,7 @@ use crate::cancel::Cancel;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::error::GetError;
-use crate::event::Watch;
+use crate::event::{Event, Watch};
 use crate::guard::Guard;
 use crate::holder::{Holder, Holders, Site};
 use crate::ledger::Entry;
@@ -22,7 +22,7 @@ use crate::moment::Moment;
 use crate::pool::{Drained, Pool};
 use crate::shell::{Exchange, OnVacant};
 use crate::stats::Stats;
-use crate::sync::now;
+use crate::sync::{catch, now};
 
 use self::directory::{Directory, IsClosed, Record};
 
@@ -30,6 +30,8 @@ use self::directory::{Directory, IsClosed, Record};
 ///
 /// A key says how to connect: of an HTTP client, say, scheme, host, port, proxy and TLS name. What
 /// differs in any of them must differ as a key, since two callers with equal keys share connections.
+/// Its `Hash`, `Eq`, `Clone` and `Drop` run under no lock of the pool: they may use the pool, and where
+/// one panics, so does the call that was made with the key, and nothing is lost by it.
 ///
 /// A handle: cheap to clone, and all clones are the same pool. When the last one is dropped the
 /// pool is [closed](Self::close).
@@ -40,9 +42,15 @@ use self::directory::{Directory, IsClosed, Record};
 /// any new one. A key that is at its own limit holds up nobody of another.
 ///
 /// Among keys, a slot of the [total](crate::Settings::max_open_total) that comes free goes to the
-/// caller who has waited longest for one, of whatever key. While somebody waits so, the connection
-/// that has rested longest in all keys is closed to make room, and if none rests, the first that
-/// comes back and that nobody of its own key waits for. It is closed before its slot is dialed into.
+/// caller or the [warm-up](Self::warm_up) that has waited longest for one, of whatever key. While
+/// somebody waits so, the connection that has rested longest in all keys is closed to make room, and
+/// if none rests, the first that comes back and that nobody of its own key waits for. It is closed
+/// before its slot is dialed into.
+///
+/// A busy key keeps what comes back to it for its own callers, since to hand it on costs a dial, but
+/// not for long: who has waited for 2 ms, or for five times as long as the busy key's own callers do
+/// in strict order if that is more, up to 10 ms, is passed by nobody who has waited less. Then the
+/// first connection that comes back is closed for him, whosever it was.
 ///
 /// A key costs nothing before its first use, and nothing again once its last connection is closed.
 /// Every operation takes O(log n) in keys and connections, and all keys share their threads.
@@ -236,14 +244,15 @@ where
     #[track_caller]
     pub fn try_get(&self, key: &K) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
         let site = Location::caller();
-        let entry = match self.shared.directory.find(key) {
-            Some(record) => record.pool.lend_idle(site).map(|entry| (record, entry)),
-            None => Err(self.nothing()),
-        };
-        match entry {
-            Err(GetError::Closed) if !self.shared.directory.is_closed() => Err(self.nothing()),
-            entry => entry.map(|lent| Lease::guard(self, lent)),
+        while let Some(record) = self.shared.directory.find(key) {
+            let shell = record.pool.shell();
+            let at_rest = shell.take_resting(site).map(Ok);
+            match at_rest.or_else(|| shell.try_get_of_key(site)) {
+                Some(outcome) => return outcome.map(|entry| Lease::guard(self, (record, entry))),
+                None => self.shared.directory.strike(&record),
+            }
         }
+        Err(self.turned_away(self.nothing()))
     }
 
     /// As [`get`](Self::get), with a guard that keeps a handle of the pool and so borrows nothing.
@@ -286,14 +295,15 @@ where
         cancel: Option<&Cancel>,
         deadline: impl FnOnce(Moment) -> Option<Moment>,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {
-        if cancel.is_some_and(Cancel::is_cancelled) {
-            return Err(GetError::Cancelled);
-        }
+        let is_cancelled = cancel.is_some_and(Cancel::is_cancelled);
         let record = match self.shared.directory.find(key) {
+            // The key's pool tells of that, and counts it.
+            Some(record) if is_cancelled => Some(record),
             Some(record) => match record.pool.shell().take_resting(site) {
                 Some(entry) => return Ok((record, entry)),
                 None => Some(record),
             },
+            None if is_cancelled => return Err(self.turned_away(GetError::Cancelled)),
             None => None,
         };
         let start = now();
@@ -315,13 +325,10 @@ where
                 Some(record) => record,
                 None => self.record(key)?,
             };
-            let shell = record.pool.shell();
-            match shell.get(start, deadline, cancel, site) {
-                // It closed when nothing was left in it. There is a new one, or will be.
-                Err(GetError::Closed) if !self.shared.directory.is_closed() => {
-                    self.shared.directory.strike(self.shared.directory.hash(key), shell);
-                }
-                outcome => return outcome.map(|entry| (record, entry)),
+            match record.pool.shell().get_of_key(start, deadline, cancel, site) {
+                Some(outcome) => return outcome.map(|entry| (record, entry)),
+                // There is a new one, or will be.
+                None => self.shared.directory.strike(&record),
             }
         }
     }
@@ -332,11 +339,25 @@ where
             return Ok(record);
         }
         let Shared { directory, exchange, dialer_for, config, watch } = &*self.shared;
+        if directory.is_closed() {
+            return Err(self.turned_away(GetError::Closed));
+        }
         let (dialer, hash) = (dialer_for(key), directory.hash(key));
         let shell = exchange.admit(dialer, *config, watch.clone(), self.on_vacant(hash));
         let record = Record::new(key.clone(), hash, Pool::of_key(shell));
         // If another thread was first, this one ends here, under no lock.
-        directory.enter(&record).map_err(|IsClosed| GetError::Closed)
+        directory.enter(&record).map_err(|IsClosed| self.turned_away(GetError::Closed))
+    }
+
+    /// Tells and counts that a caller is given nothing, of a key that has no pool to do so.
+    #[cold]
+    fn turned_away(&self, error: GetError<D::Error>) -> GetError<D::Error> {
+        self.shared.exchange.note_turned_away();
+        if let Some(observer) = self.shared.watch.observer() {
+            let waited = Duration::ZERO;
+            catch(|| observer.observe(&Event::TurnedAway { error: &error, waited }));
+        }
+        error
     }
 
     /// Takes a key's record out when nothing is left of it.
@@ -344,7 +365,7 @@ where
         let shared = Arc::downgrade(&self.shared);
         Box::new(move |shell| {
             if let Some(shared) = Weak::upgrade(&shared).filter(|_| shell.close_if_vacant()) {
-                shared.directory.strike(hash, shell);
+                shared.directory.strike_shell(hash, shell);
             }
         })
     }
@@ -363,8 +384,8 @@ where
     }
 
     /// Opens connections of that key until `connections` are open, and waits for them for at most
-    /// `get_timeout`: see [`Pool::warm_up`]. Until it returns, those at rest make room for no other
-    /// key.
+    /// `get_timeout`: see [`Pool::warm_up`]. Until it returns, those at rest make room for nobody of
+    /// another key who has waited less.
     ///
     /// # Errors
     ///
@@ -373,12 +394,9 @@ where
         let deadline = self.get_deadline_from(now());
         loop {
             let record = self.record(key)?;
-            let shell = record.pool.shell();
-            match shell.warm_up(connections, deadline) {
-                Err(GetError::Closed) if !self.shared.directory.is_closed() => {
-                    self.shared.directory.strike(self.shared.directory.hash(key), shell);
-                }
-                outcome => return outcome,
+            match record.pool.shell().warm_up(connections, deadline) {
+                Some(outcome) => return outcome,
+                None => self.shared.directory.strike(&record),
             }
         }
     }
@@ -393,6 +411,7 @@ where
             max_open: budget.max_open(),
             stalled: budget.stalled(),
             evicted_total: budget.evicted_total(),
+            turned_away_total: self.shared.exchange.turned_away_total(),
         })
     }
 
@@ -503,6 +522,13 @@ pub struct KeyedStats {
     pub stalled: usize,
     /// Connections closed to make room for other keys.
     pub evicted_total: u64,
+    /// Callers who were given no connection, of whatever key and for whatever reason, and warm-ups that
+    /// did not come to their end.
+    ///
+    /// Why, is counted in the [`Stats`] of each key's pool, which go with the pool: so a caller is
+    /// counted here alone if there was none (`try_get` of a key without connections, a token that was
+    /// cancelled before, any call after [`close`](KeyedPool::close)).
+    pub turned_away_total: u64,
 }
 
 /// A borrowed connection of a [`KeyedPool`], for as long as the borrow of its pool lasts.

@@ -11,27 +11,31 @@ use crate::ledger::{Ledger, Ticket, Verdict};
 use crate::maintenance;
 use crate::moment::Moment;
 use crate::stats::Stats;
-use crate::sync::Bell;
+use crate::sync::{Bell, now};
 
 use super::account::turned_away;
 use super::books::Reading;
 use super::{Books, Failure, Predicate, Refused, Shell};
 
 impl<D: Dialer> Shell<D> {
-    /// Opens connections until `target` are open, and waits for them.
+    /// Opens connections until `target` are open, and waits for them. `None`: this is the pool of a
+    /// key, and closed with the last of its connections.
     pub(crate) fn warm_up(
         self: &Arc<Self>,
         target: u32,
         deadline: Option<Moment>,
-    ) -> Result<(), Refused<D>> {
+    ) -> Option<Result<(), Refused<D>>> {
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
         let start = ledger.now;
         let (ticket, effects) =
             ledger.tell(|ledger, now| ledger.warm_up(target, now, || Arc::clone(&bell)));
         match self.wait(ledger, effects, ticket, &bell, deadline) {
-            (Verdict::Warm, _) => Ok(()),
-            (verdict, account) => Err(turned_away(verdict, account, start)),
+            (Verdict::Warm, _) => Some(Ok(())),
+            (verdict, account) => {
+                let error = turned_away(verdict, account, start);
+                self.turned_away(error, now().since(start)).map(Err)
+            }
         }
     }
 

@@ -185,6 +185,18 @@ impl<D: Dialer> Shell<D> {
         cancel: Option<&Cancel>,
         site: Site,
     ) -> Result<Lent<D>, Refused<D>> {
+        self.get_of_key(start, deadline, cancel, site).unwrap_or(Err(GetError::Closed))
+    }
+
+    /// The same, of a key's pool; `None`: it closed with the last of the key's connections, and its
+    /// caller finds another.
+    pub(crate) fn get_of_key(
+        self: &Arc<Self>,
+        start: Moment,
+        deadline: Option<Moment>,
+        cancel: Option<&Cancel>,
+        site: Site,
+    ) -> Option<Result<Lent<D>, Refused<D>>> {
         let mut has_queued = false;
         let outcome = if cancel.is_some_and(Cancel::is_cancelled) {
             self.event(Ledger::refuse_cancelled);
@@ -220,6 +232,14 @@ impl<D: Dialer> Shell<D> {
 
     /// A sound connection at rest, if there is one and nobody waits for it.
     pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<Lent<D>, Refused<D>> {
+        self.try_get_of_key(site).unwrap_or(Err(GetError::Closed))
+    }
+
+    /// The same, of a key's pool: as of [`get_of_key`](Self::get_of_key).
+    pub(crate) fn try_get_of_key(
+        self: &Arc<Self>,
+        site: Site,
+    ) -> Option<Result<Lent<D>, Refused<D>>> {
         let outcome = self.try_get_sound();
         self.checked_out(outcome, Duration::ZERO, site)
     }
@@ -254,19 +274,29 @@ impl<D: Dialer> Shell<D> {
         outcome: Result<Lent<D>, Refused<D>>,
         waited: Duration,
         site: Site,
-    ) -> Result<Lent<D>, Refused<D>> {
-        match &outcome {
+    ) -> Option<Result<Lent<D>, Refused<D>>> {
+        match outcome {
             Ok(entry) => {
                 let (since, thread) = (coarse_now(), this_thread());
                 entry.record().hand_to(Loan { since, thread, location: site });
                 self.tell(|| Event::Lent { waited, reused: entry.is_reused() });
+                Some(Ok(entry))
             }
-            // Of a key's pool that closed with the last of the key's connections: its caller finds
-            // another.
-            Err(GetError::Closed) if self.membership.as_ref().is_some_and(|m| !m.is_closed()) => {}
-            Err(error) => self.tell(|| Event::TurnedAway { error, waited }),
+            Err(error) => self.turned_away(error, waited).map(Err),
         }
-        outcome
+    }
+
+    /// A caller is given nothing: that is told, and counted among all keys. `None`: this is the pool of
+    /// a key, and closed with the last of its connections; its caller finds another.
+    fn turned_away(&self, error: Refused<D>, waited: Duration) -> Option<Refused<D>> {
+        if let Some(membership) = &self.membership {
+            if matches!(error, GetError::Closed) && !membership.is_closed() {
+                return None;
+            }
+            membership.note_turned_away();
+        }
+        self.tell(|| Event::TurnedAway { error: &error, waited });
+        Some(error)
     }
 
     /// A connection was lent by the ledger and is broken, so that nobody has had it.

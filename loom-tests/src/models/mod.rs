@@ -75,6 +75,10 @@
 //! | keys: WAK-05, CAN-01 | `a_slot_passes_by_a_caller_whose_wait_is_cancelled` |
 //! | keys: ACC-16 | `a_raised_total_serves_who_lacks_a_slot` |
 //! | keys: SHUT-01 | `a_close_racing_a_grant_leaves_nothing_open` |
+//! | keys: BOUNDED-BYPASS | `a_busy_key_makes_room_for_who_has_waited_longer_and_loses_nothing` |
+//! | keys: WAK-05 | `a_busy_key_makes_room_in_vain_and_strands_nobody` |
+//! | keys: KEY-02 | `a_slot_granted_to_a_key_that_has_gone_is_the_next_ones` |
+//! | keys: SHUT-01 | `a_key_that_comes_as_the_pool_is_closed_leaves_nothing_open` |
 //! | keys: BOUND | `of_two_returns_at_once_one_sees_that_too_much_rests` |
 //! | BOUNDED-BYPASS | `a_gate_that_is_open_for_a_time_is_passed_no_longer` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |

@@ -12,7 +12,7 @@ use crate::error::GetError;
 use crate::guard::Guard;
 use crate::keyed::KeyedPool;
 use crate::server::{Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key};
-use crate::sync::{never, rest_for_ever, search_finely};
+use crate::sync::{advance, never, rest_for_ever, search_finely};
 
 type Keyed = KeyedPool<u32, Scripted>;
 
@@ -236,5 +236,80 @@ fn a_raised_total_serves_who_lacks_a_slot() {
         other.join().unwrap();
         drop(held);
         finish(&pool, &server, 2);
+    });
+}
+
+/// BOUNDED-BYPASS among keys: somebody of a busy key waits for the connection that comes back, and
+/// somebody of another has waited for longer, or comes in that moment.
+#[test]
+fn a_busy_key_makes_room_for_who_has_waited_longer_and_loses_nothing() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[]);
+        let held = pool.get(&1).unwrap();
+        let other = caller(&pool, 2);
+        advance(SOON);
+        let own = caller(&pool, 1);
+        drop(held);
+        other.join().unwrap();
+        own.join().unwrap();
+        finish(&pool, &server, 1);
+    });
+}
+
+/// The same, and who has waited longer gives up in that moment.
+#[test]
+fn a_busy_key_makes_room_in_vain_and_strands_nobody() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[]);
+        let (held, cancel) = (pool.get(&1).unwrap(), Cancel::new());
+        let cancelled = thread::spawn({
+            let (pool, cancel) = (pool.clone(), cancel.clone());
+            move || drop(pool.get_cancellable(&2, &cancel, Duration::MAX))
+        });
+        advance(SOON);
+        drop(held);
+        let own = pool.get(&1).unwrap();
+        cancel.cancel();
+        drop(own);
+        cancelled.join().unwrap();
+        assert!(pool.drain(never()).is_complete());
+        finish(&pool, &server, 0);
+    });
+}
+
+/// SHUT-01: the pool is closed as a key is used for the first time.
+#[test]
+fn a_key_that_comes_as_the_pool_is_closed_leaves_nothing_open() {
+    check(|| {
+        let (pool, server) = one_slot(&[]);
+        let closing = thread::spawn({
+            let pool = pool.clone();
+            move || pool.close()
+        });
+        match pool.get(&1) {
+            Ok(connection) => drop(connection),
+            Err(error) => assert!(matches!(error, GetError::Closed), "{error}"),
+        }
+        closing.join().unwrap();
+        finish(&pool, &server, 0);
+    });
+}
+
+/// NO-LOST-SLOT: a slot is on its way to a key as the last of its callers gives up, and the key goes.
+#[test]
+fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
+    check_within(2, || {
+        let (pool, server) = one_slot(&[]);
+        let held = pool.get(&1).unwrap();
+        let hasty = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get_timeout(&2, SOON))
+        });
+        Guard::discard(held);
+        let served = pool.get(&3).unwrap();
+        drop(served);
+        hasty.join().unwrap();
+        assert!(pool.drain(never()).is_complete());
+        finish(&pool, &server, 0);
     });
 }
