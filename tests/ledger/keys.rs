@@ -855,12 +855,14 @@ impl Keys {
     }
 
     fn begin_dial(&mut self, member: usize, id: ErrandId, is_for_caller: bool, now: Moment) {
+        let cold_since = self.cold(member, now).map(|(since, _)| since);
         self.dials.push(Dial { member, id, is_counted: true });
         let sponsor = self.sponsor(member, now).filter(|_| is_for_caller);
         if let Some(sponsor) = sponsor {
             self.callers[sponsor].dial = Some(id);
             if self.is_prompt() {
-                self.is_next(member, self.callers[sponsor].since);
+                let since = self.callers[sponsor].since;
+                self.is_next(member, cold_since.map_or(since, |cold| cold.min(since)));
             }
         }
     }
@@ -918,18 +920,26 @@ impl Keys {
         let (stats, config) = (books.stats(now), &self.setting.each);
         let dials = config.max_dialing.unwrap_or(u32::MAX).saturating_sub(stats.dialing);
         let room = (stats.max_open - stats.open()).min(dials);
-        let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
-        let coming = stats.idle + stats.in_use + small(counted);
-        let lacks = |target: u32| target.min(config.max_idle()).saturating_sub(coming);
-        let cold = self.warm_ups(member).filter(|(target, _)| lacks(*target) > 0);
-        let cold_since = cold.clone().map(|(_, since)| since).min();
+        let cold = self.cold(member, now);
         let lacking = self.unmet(member, now).min(room);
         if let Some(sponsor) = self.sponsor(member, now).filter(|_| lacking > 0) {
             let since = self.callers[sponsor].since;
-            return Some((cold_since.map_or(since, |cold| cold.min(since)), lacking));
+            return Some((cold.map_or(since, |(cold, _)| cold.min(since)), lacking));
         }
-        let lacking = cold.map(|(target, _)| lacks(target)).max()?.min(room);
-        (lacking > 0).then_some((cold_since?, lacking))
+        let (since, lacking) = cold?;
+        (lacking.min(room) > 0).then_some((since, lacking.min(room)))
+    }
+
+    /// Since when the first warm-up waits that lacks a connection, and how many are lacking for all.
+    fn cold(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
+        let stats = self.members[member].books.as_ref()?.stats(now);
+        let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
+        let coming = stats.idle + stats.in_use + small(counted);
+        let limit = self.setting.each.max_idle();
+        let lacks = |target: u32| target.min(limit).saturating_sub(coming);
+        let cold = self.warm_ups(member).filter(|(target, _)| lacks(*target) > 0);
+        let since = cold.clone().map(|(_, since)| since).min()?;
+        Some((since, cold.map(|(target, _)| lacks(target)).max()?))
     }
 
     /// What those want who wait for a key to be warm, and since when they do.
