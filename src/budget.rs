@@ -167,10 +167,10 @@ impl Budget {
     pub(crate) fn yields(&mut self, member: MemberId, is_due: impl Fn(Moment) -> bool) -> bool {
         let due = self.stalled.iter().take_while(|(since, _)| is_due(*since));
         // Its own may be of somebody who has left since, and is told anew at the end of this event.
-        let due = due.filter(|(_, other)| *other != member);
+        let mut due = due.filter(|(_, other)| *other != member);
         // What makes room already is theirs, but for what is taken beyond a lowered bound.
         let coming = (self.making_room + self.ordered).saturating_sub(self.beyond());
-        let yields = due.skip(coming as usize).next().is_some();
+        let yields = due.nth(coming as usize).is_some();
         self.making_room += u32::from(yields);
         self.evicted_total += u64::from(yields);
         yields

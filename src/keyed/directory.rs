@@ -51,10 +51,12 @@ pub(super) struct Directory<K: Send + Sync, D: Dialer> {
 
 struct All<K, D: Dialer> {
     /// By the hashes of their keys: nearly always one of each.
-    records: HashMap<u64, Vec<Arc<Record<K, D>>>, BuildHasherDefault<Hashed>>,
+    records: ByHash<Vec<Arc<Record<K, D>>>>,
     count: usize,
     is_closed: bool,
 }
+
+type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
 
 /// No key is entered any more.
 pub(super) struct IsClosed;
