@@ -719,6 +719,7 @@ fn the_idle_total_counts_what_rests_and_not_what_is_in_use() {
     assert_eq!(servers.open.load(SeqCst), 6);
     for guard in held {
         drop(guard);
+        let_it_tick();
     }
     await_keys(&pool, 2);
     assert_eq!([1, 2, 3, 4, 5, 6].map(|key| servers.alive(key)), [0, 0, 0, 0, 1, 1]);
