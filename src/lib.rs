@@ -1,5 +1,5 @@
 #![doc = include_str!("../README.md")]
-#![deny(unsafe_code)] // Allowed only in `net`, call by call.
+#![deny(unsafe_code)] // Allowed only in `net` and `process`, call by call.
 
 #[forbid(unsafe_code)]
 mod abort;
@@ -43,6 +43,7 @@ pub mod net;
 mod places;
 #[forbid(unsafe_code)]
 mod pool;
+mod process;
 #[forbid(unsafe_code)]
 mod shell;
 #[forbid(unsafe_code)]
@@ -51,6 +52,8 @@ mod spans;
 mod stats;
 #[forbid(unsafe_code)]
 mod sync;
+#[forbid(unsafe_code)]
+mod threads;
 #[cfg(feature = "tracing")]
 #[forbid(unsafe_code)]
 pub mod tracing;
@@ -71,3 +74,4 @@ pub use crate::holder::{Holder, Holders};
 pub use crate::keyed::{KeyedConnection, KeyedPool, KeyedStats, Lease, OwnedKeyedConnection};
 pub use crate::pool::{Drained, Pool};
 pub use crate::stats::Stats;
+pub use crate::threads::Threads;

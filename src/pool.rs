@@ -18,6 +18,7 @@ use crate::moment::Moment;
 use crate::shell::Shell;
 use crate::stats::Stats;
 use crate::sync::now;
+use crate::workers::Crew;
 
 /// A pool of connections, shared by any number of threads.
 ///
@@ -68,13 +69,17 @@ struct Handle<D: Dialer> {
 
 impl<D: Dialer> Drop for Handle<D> {
     fn drop(&mut self) {
+        if self.shell.is_inherited() {
+            // What it has open is the parent's, and so must not even be dropped.
+            std::mem::forget(Arc::clone(&self.shell));
+        }
         self.shell.close();
     }
 }
 
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>) -> Self {
-        let shell = Shell::new(dialer, config, watch);
+    pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>, crew: Arc<Crew>) -> Self {
+        let shell = Shell::new(dialer, config, watch, crew);
         shell.begin();
         Self { handle: Arc::new(Handle { shell }) }
     }

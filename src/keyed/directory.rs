@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use crate::dialer::Dialer;
 use crate::pool::Pool;
 use crate::shell::Shell;
-use crate::sync::{Hashing, PerThread, ShardedLock};
+use crate::sync::{Hashing, PerThread, Process, ShardedLock};
 
 /// The pools that each thread has at hand: enough for one that goes round a few servers.
 const RECENT: usize = 4;
@@ -25,6 +25,8 @@ pub(super) struct Record<K, D: Dialer> {
 pub(super) struct Directory<K: Send + Sync, D: Dialer> {
     all: ShardedLock<All<K, D>>,
     recent: PerThread<Recent<K, D>>,
+    /// Where it was made. In a child of that process it is closed, and nothing is in it.
+    process: Process,
 }
 
 struct All<K, D: Dialer> {
@@ -40,7 +42,7 @@ pub(super) struct IsClosed;
 impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     pub(super) fn new() -> Self {
         let all = All { records: HashMap::default(), is_closed: false };
-        Self { all: ShardedLock::new(all), recent: PerThread::new() }
+        Self { all: ShardedLock::new(all), recent: PerThread::new(), process: Process::this() }
     }
 
     /// The key's record, from this thread's own if it is there, or from all.
@@ -58,12 +60,14 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
 
     /// The same, from all.
     pub(super) fn look_up(&self, key: &K) -> Option<Arc<Record<K, D>>> {
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.records.get(key).cloned()
+        self.read(None, |all| all.records.get(key).cloned())
     }
 
     /// Enters a record, unless there is one of its key: then that.
     pub(super) fn enter(&self, record: &Arc<Record<K, D>>) -> Result<Arc<Record<K, D>>, IsClosed> {
+        if self.process.is_a_parent() {
+            return Err(IsClosed);
+        }
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         if all.is_closed {
             return Err(IsClosed);
@@ -74,6 +78,9 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
 
     /// Takes the key's record out, if it is of that shell still.
     pub(super) fn strike(&self, key: &K, shell: &Arc<Shell<D>>) {
+        if self.process.is_a_parent() {
+            return;
+        }
         let struck = {
             let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
             let is_it = |record: &Arc<Record<K, D>>| Arc::ptr_eq(record.pool.shell(), shell);
@@ -87,7 +94,7 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.all.read().unwrap_or_else(PoisonError::into_inner).records.len()
+        self.read(0, |all| all.records.len())
     }
 }
 
@@ -107,8 +114,7 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
 
     /// All records of this moment.
     pub(super) fn all(&self) -> Vec<Arc<Record<K, D>>> {
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.records.values().cloned().collect()
+        self.read(Vec::new(), |all| all.records.values().cloned().collect())
     }
 
     pub(super) fn close(&self) {
@@ -116,6 +122,14 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.all.read().unwrap_or_else(PoisonError::into_inner).is_closed
+        self.read(true, |all| all.is_closed)
+    }
+
+    /// Reads what there is; in a child of its process, `nothing`.
+    fn read<T>(&self, nothing: T, read: impl FnOnce(&All<K, D>) -> T) -> T {
+        if self.process.is_a_parent() {
+            return nothing;
+        }
+        read(&self.all.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

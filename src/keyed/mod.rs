@@ -22,6 +22,7 @@ use crate::pool::{Drained, Pool};
 use crate::shell::{Exchange, OnVacant};
 use crate::stats::Stats;
 use crate::sync::now;
+use crate::workers::Crew;
 
 use self::directory::{Directory, IsClosed, Record};
 
@@ -113,6 +114,9 @@ struct Shared<K: Send + Sync, D: Dialer> {
 
 impl<K: Send + Sync, D: Dialer> Shared<K, D> {
     fn close(&self) {
+        if self.exchange.is_inherited() {
+            return;
+        }
         // In this order: who is turned away by a key's pool must find all of them closed.
         self.directory.close();
         self.exchange.close();
@@ -141,9 +145,10 @@ where
         dialer_for: DialerFor<K, D>,
         config: &KeyedConfig,
         watch: Watch<D::Error>,
+        crew: Arc<Crew>,
     ) -> Self {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
-        let exchange = Exchange::new(config.max_open_total, max_idle);
+        let exchange = Exchange::new(config.max_open_total, max_idle, crew);
         let config = config.each;
         let directory = Directory::new();
         Self { shared: Arc::new(Shared { directory, exchange, dialer_for, config, watch }) }
@@ -329,6 +334,9 @@ where
     fn record(&self, key: &K) -> Result<Arc<Record<K, D>>, GetError<D::Error>> {
         if let Some(record) = self.shared.directory.find(key) {
             return Ok(record);
+        }
+        if self.shared.exchange.is_inherited() {
+            return Err(GetError::Closed);
         }
         let dialer = (self.shared.dialer_for)(key);
         let key = Arc::new(key.clone());

@@ -22,11 +22,16 @@ impl<D: Dialer> Shell<D> {
         books
     }
 
-    /// Tells the ledger of an event, and when it takes place.
-    pub(super) fn told<T>(&self, event: impl FnOnce(&mut Books<D>, Moment) -> T) -> T {
+    /// Tells the ledger of an event, and when it takes place. `None` if the books are those of a
+    /// parent process: then what the event brings along is left as it is.
+    pub(super) fn told<T>(&self, event: impl FnOnce(&mut Books<D>, Moment) -> T) -> Option<T> {
+        if self.is_inherited() {
+            std::mem::forget(event);
+            return None;
+        }
         let mut books = self.books();
         let now = books.now;
-        event(&mut books, now)
+        Some(event(&mut books, now))
     }
 }
 
