@@ -291,8 +291,10 @@ impl<T> Settings<T> {
 
     /// The most dials under way at once.
     ///
-    /// From 1 to `max_open`. Defaults to `max_open`: a dial is begun for a caller only, so there are
-    /// never more than callers unmet. Lower it for a server that is slow to accept.
+    /// From 1 to `max_open`. Defaults to `max_open`, or 64 if that is less: half of what many servers
+    /// let wait to be accepted, so that a thousand callers, or a [`min_idle`](Self::min_idle) of a
+    /// thousand, do not knock all at once. Each dial takes a thread too. Lower it for a server that
+    /// is slow to accept.
     pub fn max_dialing(self, max_dialing: u32) -> Self {
         self.change(move |config| config.max_dialing = Some(max_dialing))
     }

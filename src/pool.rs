@@ -312,7 +312,8 @@ impl<D: Dialer> Pool<D> {
         shell.get(start, start.after(timeout), Some(cancel), site)
     }
 
-    /// Opens connections until `connections` are open, all at once, and waits for them for at most
+    /// Opens connections until `connections` are open, as many at once as
+    /// [`max_dialing`](crate::Builder::max_dialing) allows, and waits for them for at most
     /// `get_timeout`.
     ///
     /// They come to rest in the pool, so no more are opened than `max_idle` and `max_open` allow,
