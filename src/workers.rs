@@ -57,9 +57,9 @@ struct Resting {
 }
 
 impl State {
-    /// How many workers have to come.
+    /// How many workers have to come. Each thread that starts one will have something for it.
     fn wanted(&self) -> usize {
-        self.queue.len() + usize::from(self.watch.is_vacant())
+        self.queue.len() + self.starting + usize::from(self.watch.is_vacant())
     }
 
     /// Has a worker come that rests, if one does.
