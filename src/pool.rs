@@ -33,6 +33,13 @@ use crate::workers::Crew;
 /// it began, or the dial of a caller who has been served otherwise. A dial that loses that race goes
 /// on, and its connection serves the next in the queue or becomes idle.
 ///
+/// # Forks
+///
+/// A pool belongs to the process that opened it. In the child of a fork it is closed:
+/// [`GetError::Closed`], and all numbers are 0. Guards and handles may be dropped there. Nothing is
+/// sent on the parent's connections, neither a goodbye nor a reset, as both processes have the same
+/// sockets: what the child drops stays open there until it ends. The child may open pools of its own.
+///
 /// # Examples
 ///
 /// ```
@@ -494,8 +501,9 @@ impl<D: Dialer> Pool<D> {
     ///
     /// Callers in the queue are turned away with [`GetError::Closed`] and idle connections are
     /// closed. Connections in use are closed when they come back, and dials under way when they
-    /// end: [`drain`](Self::drain) waits for both. Of the pool's threads, those without work have
-    /// ended when this returns; the others end with their work.
+    /// end: [`drain`](Self::drain) waits for both. If no other pool that shares its
+    /// [threads](crate::Threads) is open, those without work end now and the others with their work;
+    /// nobody waits for that.
     ///
     /// May be called more than once, and from a dialer's own method.
     pub fn close(&self) {

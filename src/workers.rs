@@ -189,7 +189,7 @@ impl Crew {
         loop {
             if let Some(job) = state.queue.pop_front() {
                 state.at_work += 1;
-                let is_short = state.coming < state.wanted();
+                let is_short = state.coming + state.resting.len() < state.wanted();
                 if is_short {
                     // There was no thread for what waits still. Now there may be.
                     drop(self.start_one(&mut state));

@@ -26,7 +26,7 @@ type Alarm = (Moment, Weak<dyn Upkeep>);
 
 /// Nobody is wanted for it.
 #[derive(Default)]
-pub(crate) struct Watch;
+pub(crate) struct Watch {}
 
 impl Watch {
     pub(crate) fn is_vacant(&self) -> bool {
