@@ -137,14 +137,9 @@ struct Talk(TcpStream);
 impl Talk {
     fn say(&mut self, what: &str) -> io::Result<String> {
         writeln!(self.0, "{what}")?;
-        let mut answer = Vec::new();
-        for byte in (&self.0).bytes() {
-            match byte? {
-                b'\n' => break,
-                byte => answer.push(byte),
-            }
-        }
-        Ok(String::from_utf8(answer).unwrap())
+        let mut answer = vec![0; what.len() + 1];
+        self.0.read_exact(&mut answer)?;
+        Ok(String::from_utf8(answer).unwrap().trim_end().to_owned())
     }
 }
 

@@ -223,7 +223,10 @@ fn what_starts_threads_may_panic_or_drop_what_one_was_to_run() {
     let turn = AtomicU32::new(0);
     let threads = Threads::new(move |thread, body| match turn.fetch_add(1, SeqCst) {
         0 => panic::resume_unwind(Box::new("as the script says")),
-        1 => Ok(drop(body)),
+        1 => {
+            drop(body);
+            Ok(())
+        }
         _ => thread.spawn(body).map(drop),
     });
     let (pool, server) = ageless(&threads, 1);
