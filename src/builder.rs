@@ -10,16 +10,17 @@ use crate::dialer::Dialer;
 use crate::event::{Observer, Watch};
 use crate::keyed::{DialerFor, KeyedConfig, KeyedPool};
 use crate::pool::Pool;
+use crate::threads::{Threads, crew_of};
 
 impl<D: Dialer> Pool<D> {
     /// Opens a pool with the defaults. Nothing is dialed yet.
     pub fn new(dialer: D) -> Self {
-        Self::open(dialer, Config::default(), Watch::default())
+        Self::open(dialer, Config::default(), Watch::default(), crew_of(None))
     }
 
     /// What can be set about a pool before it is opened.
     pub fn builder(dialer: D) -> Builder<D> {
-        Settings::of(ToOpen { dialer, watch: Watch::default() })
+        Settings::of(ToOpen { dialer, watch: Watch::default(), threads: None })
     }
 
     /// Changes the settings of the pool while it runs.
@@ -78,6 +79,7 @@ where
             watch: Watch::default(),
             max_open_total: MAX_OPEN_TOTAL,
             max_idle_total: None,
+            threads: None,
         })
     }
 }
@@ -99,6 +101,7 @@ pub type Changes<'p, D> = Settings<ToChange<'p, D>>;
 pub struct ToOpen<D: Dialer> {
     dialer: D,
     watch: Watch<<D as Dialer>::Error>,
+    threads: Option<Threads>,
 }
 
 /// Opens a [`KeyedPool`] with settings of your own: begun by [`KeyedPool::builder`], ended by
@@ -112,6 +115,7 @@ pub struct ToOpenKeyed<K, D: Dialer> {
     watch: Watch<<D as Dialer>::Error>,
     max_open_total: u32,
     max_idle_total: Option<u32>,
+    threads: Option<Threads>,
 }
 
 /// The settings are for a pool that runs. See [`Changes`].
@@ -291,8 +295,10 @@ impl<T> Settings<T> {
 
     /// The most dials under way at once.
     ///
-    /// From 1 to `max_open`. Defaults to `max_open`: a dial is begun for a caller only, so there are
-    /// never more than callers unmet. Lower it for a server that is slow to accept.
+    /// From 1 to `max_open`. Defaults to `max_open`, or 64 if that is less: half of what many servers
+    /// let wait to be accepted, so that a thousand callers, or a [`min_idle`](Self::min_idle) of a
+    /// thousand, do not knock all at once. Each dial takes a thread too. Lower it for a server that
+    /// is slow to accept.
     pub fn max_dialing(self, max_dialing: u32) -> Self {
         self.change(move |config| config.max_dialing = Some(max_dialing))
     }
@@ -389,6 +395,13 @@ impl<D: Dialer> Settings<ToOpen<D>> {
         self
     }
 
+    /// Where the pool's threads come from, and with which pools it shares them. Defaults to the
+    /// threads of the process.
+    pub fn threads(mut self, threads: &Threads) -> Self {
+        self.of.threads = Some(threads.clone());
+        self
+    }
+
     /// Checks the settings and opens the pool. Nothing is dialed yet but for
     /// [`min_idle`](Self::min_idle), and that is not waited for.
     ///
@@ -398,7 +411,8 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     /// with their values.
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
         let config = self.checked_on(Config::default())?;
-        Ok(Pool::open(self.of.dialer, config, self.of.watch))
+        let ToOpen { dialer, watch, threads } = self.of;
+        Ok(Pool::open(dialer, config, watch, crew_of(threads.as_ref())))
     }
 }
 
@@ -432,6 +446,13 @@ where
         self
     }
 
+    /// Where the threads for all keys come from, and with which pools they are shared. Defaults to
+    /// the threads of the process.
+    pub fn threads(mut self, threads: &Threads) -> Self {
+        self.of.threads = Some(threads.clone());
+        self
+    }
+
     /// Checks the settings and opens the pool. Nothing is dialed yet.
     ///
     /// # Errors
@@ -441,9 +462,9 @@ where
     /// nothing is kept.
     pub fn build(self) -> Result<KeyedPool<K, D>, ConfigError> {
         let each = self.checked_on(Config::default())?;
-        let ToOpenKeyed { dialer_for, watch, max_open_total, max_idle_total } = self.of;
+        let ToOpenKeyed { dialer_for, watch, max_open_total, max_idle_total, threads } = self.of;
         let config = KeyedConfig { each, max_open_total, max_idle_total }.check()?;
-        Ok(KeyedPool::open(dialer_for, &config, watch))
+        Ok(KeyedPool::open(dialer_for, &config, watch, crew_of(threads.as_ref())))
     }
 }
 
@@ -466,11 +487,12 @@ impl<D: Dialer> Settings<ToChange<'_, D>> {
 
 impl<K, D: Dialer> fmt::Debug for ToOpenKeyed<K, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_open_total, max_idle_total, watch, .. } = self;
+        let Self { max_open_total, max_idle_total, watch, threads, .. } = self;
         f.debug_struct("ToOpenKeyed")
             .field("max_open_total", max_open_total)
             .field("max_idle_total", max_idle_total)
             .field("watch", watch)
+            .field("threads", threads)
             .finish_non_exhaustive()
     }
 }

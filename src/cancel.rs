@@ -5,12 +5,14 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use crate::ledger::Ticket;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, MutexGuard, Process};
 
 /// Ends the waits of callers from another thread.
 ///
 /// A handle: all clones are the same token, and it may serve any number of callers, one after the
 /// other or at once, in any number of pools. Once cancelled it stays so.
+///
+/// In the child of a fork, a token from before counts as cancelled: who waited with it is not there.
 ///
 /// # Examples
 ///
@@ -32,7 +34,11 @@ use crate::sync::Mutex;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
-pub struct Cancel(Arc<Mutex<State>>);
+pub struct Cancel {
+    state: Arc<Mutex<State>>,
+    /// Where it was made.
+    process: Process,
+}
 
 struct State {
     is_cancelled: bool,
@@ -55,7 +61,12 @@ impl Cancel {
     #[must_use]
     pub fn new() -> Self {
         let state = State { is_cancelled: false, next_wait: 0, waits: BTreeMap::new() };
-        Self(Arc::new(Mutex::new(state)))
+        Self { state: Arc::new(Mutex::new(state)), process: Process::this() }
+    }
+
+    /// `None` in a child of its process, where the lock may stand locked.
+    fn lock(&self) -> Option<MutexGuard<'_, State>> {
+        (!self.process.is_a_parent()).then(|| self.state.lock())
     }
 
     /// Ends all waits that were begun with this token, now, and lets none begin from now on.
@@ -64,7 +75,7 @@ impl Cancel {
     /// was given a connection in that moment: it keeps it. May be called more than once.
     pub fn cancel(&self) {
         let waits = {
-            let mut state = self.0.lock();
+            let Some(mut state) = self.lock() else { return };
             state.is_cancelled = true;
             std::mem::take(&mut state.waits)
         };
@@ -78,7 +89,7 @@ impl Cancel {
     /// Whether it has been cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.lock().is_cancelled
+        self.lock().is_none_or(|state| state.is_cancelled)
     }
 
     /// Notes that the holder of `ticket` waits, for as long as the watch lasts.
@@ -87,7 +98,7 @@ impl Cancel {
         pool: Weak<dyn Cancellable>,
         ticket: Ticket,
     ) -> Result<Watch<'_>, IsCancelled> {
-        let mut state = self.0.lock();
+        let mut state = self.lock().ok_or(IsCancelled)?;
         if state.is_cancelled {
             return Err(IsCancelled);
         }
@@ -106,10 +117,8 @@ impl Default for Cancel {
 
 impl fmt::Debug for Cancel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (is_cancelled, waiting) = {
-            let state = self.0.lock();
-            (state.is_cancelled, state.waits.len())
-        };
+        let (is_cancelled, waiting) =
+            { self.lock().map_or((true, 0), |state| (state.is_cancelled, state.waits.len())) };
         f.debug_struct("Cancel")
             .field("is_cancelled", &is_cancelled)
             .field("waiting", &waiting)
@@ -125,6 +134,8 @@ pub(crate) struct Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        self.cancel.0.lock().waits.remove(&self.wait);
+        if let Some(mut state) = self.cancel.lock() {
+            state.waits.remove(&self.wait);
+        }
     }
 }

@@ -153,13 +153,20 @@ impl Default for Breaker {
 /// processor.
 const BYPASS: Duration = Duration::from_millis(2);
 
+/// The most dials under way at once, unless a program asks for more. Half of the 128 connections that
+/// many a server lets wait to be accepted (`SOMAXCONN` on most systems, and on Linux before 5.4):
+/// what comes beyond that is dropped, and tried again after a second. So two programs fit that start
+/// at the same moment. It is more than the fifty callers of the ramps in `benches`, to whom it
+/// makes no difference. Each dial takes a thread as well.
+const MOST_DIALING: u32 = 64;
+
 /// What a pool goes by. [`Settings`](crate::Settings) documents each setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) max_open: u32,
     /// `None`: as many as `max_open`.
     pub(crate) max_idle: Option<u32>,
-    /// `None`: as many as `max_open`.
+    /// `None`: as many as `max_open`, and `MOST_DIALING` at most.
     pub(crate) max_dialing: Option<u32>,
     /// `None`: no bound.
     pub(crate) max_waiting: Option<u32>,
@@ -259,6 +266,11 @@ impl Config {
     /// The most connections that may rest.
     pub(crate) fn max_idle(&self) -> u32 {
         self.max_idle.unwrap_or(self.max_open).min(self.max_open)
+    }
+
+    /// The most dials under way at once.
+    pub(crate) fn max_dialing(&self) -> u32 {
+        self.max_dialing.unwrap_or(MOST_DIALING)
     }
 
     /// The fewest connections to keep at rest.

@@ -1,5 +1,5 @@
 #![doc = include_str!("../README.md")]
-#![deny(unsafe_code)] // Allowed only in `net` and in `moment::sys`, call by call.
+#![deny(unsafe_code)] // Allowed only in `net`, `process` and `moment::sys`, call by call.
 
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("latebind needs 64-bit atomics, which this target does not have");
@@ -45,6 +45,7 @@ pub mod net;
 mod places;
 #[forbid(unsafe_code)]
 mod pool;
+mod process;
 #[forbid(unsafe_code)]
 mod shelf;
 #[forbid(unsafe_code)]
@@ -55,6 +56,8 @@ mod spans;
 mod stats;
 #[forbid(unsafe_code)]
 mod sync;
+#[forbid(unsafe_code)]
+mod threads;
 #[cfg(feature = "tracing")]
 #[forbid(unsafe_code)]
 pub mod tracing;
@@ -75,3 +78,4 @@ pub use crate::holder::{Holder, Holders};
 pub use crate::keyed::{KeyedConnection, KeyedPool, KeyedStats, Lease, OwnedKeyedConnection};
 pub use crate::pool::{Drained, Pool};
 pub use crate::stats::Stats;
+pub use crate::threads::Threads;

@@ -18,6 +18,7 @@ use crate::moment::Moment;
 use crate::shell::Shell;
 use crate::stats::Stats;
 use crate::sync::now;
+use crate::workers::Crew;
 
 /// A pool of connections, shared by any number of threads.
 ///
@@ -31,6 +32,13 @@ use crate::sync::now;
 /// caller takes **whichever comes first**: a connection that another thread returns, the dial that
 /// it began, or the dial of a caller who has been served otherwise. A dial that loses that race goes
 /// on, and its connection serves the next in the queue or becomes idle.
+///
+/// # Forks
+///
+/// A pool belongs to the process that opened it. In the child of a fork it is closed:
+/// [`GetError::Closed`], and all numbers are 0. Guards and handles may be dropped there. Nothing is
+/// sent on the parent's connections, neither a goodbye nor a reset, as both processes have the same
+/// sockets: what the child drops stays open there until it ends. The child may open pools of its own.
 ///
 /// # Examples
 ///
@@ -68,13 +76,17 @@ struct Handle<D: Dialer> {
 
 impl<D: Dialer> Drop for Handle<D> {
     fn drop(&mut self) {
+        if self.shell.is_inherited() {
+            // What it has open is the parent's, and so must not even be dropped.
+            std::mem::forget(Arc::clone(&self.shell));
+        }
         self.shell.close();
     }
 }
 
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>) -> Self {
-        let shell = Shell::new(dialer, config, watch);
+    pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>, crew: Arc<Crew>) -> Self {
+        let shell = Shell::new(dialer, config, watch, crew);
         shell.begin();
         Self { handle: Arc::new(Handle { shell }) }
     }
@@ -306,7 +318,8 @@ impl<D: Dialer> Pool<D> {
         shell.get(start, start.after(timeout), Some(cancel), site)
     }
 
-    /// Opens connections until `connections` are open, all at once, and waits for them for at most
+    /// Opens connections until `connections` are open, as many at once as
+    /// [`max_dialing`](crate::Builder::max_dialing) allows, and waits for them for at most
     /// `get_timeout`.
     ///
     /// They come to rest in the pool, so no more are opened than `max_idle` and `max_open` allow,
@@ -509,8 +522,9 @@ impl<D: Dialer> Pool<D> {
     ///
     /// Callers in the queue are turned away with [`GetError::Closed`] and idle connections are
     /// closed. Connections in use are closed when they come back, and dials under way when they
-    /// end: [`drain`](Self::drain) waits for both. Of the pool's threads, those without work have
-    /// ended when this returns; the others end with their work.
+    /// end: [`drain`](Self::drain) waits for both. If no other pool that shares its
+    /// [threads](crate::Threads) is open, those without work end now and the others with their work;
+    /// nobody waits for that.
     ///
     /// May be called more than once, and from a dialer's own method.
     pub fn close(&self) {

@@ -4,7 +4,9 @@
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicBool, AtomicCell, AtomicFigure, AtomicI64, Ordering, STRIPES, stripe};
+use crate::sync::{
+    AtomicBool, AtomicCell, AtomicFigure, AtomicI64, Mutex, Ordering, STRIPES, stripe,
+};
 
 /// A number that threads read as it is now or was just before.
 #[derive(Debug, Default)]
@@ -40,19 +42,22 @@ impl Tally {
 
 /// The latest copy of what a lock protects, for whoever must not wait for that lock: a reader waits
 /// for nothing but a copy being made. On cache lines of its own.
-pub(crate) struct Latest<T>(CachePadded<AtomicCell<T>>);
+///
+/// A lock of its own, as an `AtomicCell` of more than a word takes one of those that all cells of the
+/// process share: the child of a fork might find it locked for ever.
+pub(crate) struct Latest<T>(CachePadded<Mutex<T>>);
 
 impl<T: Copy> Latest<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(CachePadded::new(AtomicCell::new(value)))
+        Self(CachePadded::new(Mutex::new(value)))
     }
 
     pub(crate) fn set(&self, value: T) {
-        self.0.store(value);
+        *self.0.lock() = value;
     }
 
     pub(crate) fn get(&self) -> T {
-        self.0.load()
+        *self.0.lock()
     }
 }
 

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::LazyLock;
+use std::sync::PoisonError;
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -20,31 +20,51 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::moment::Moment;
 
+pub(crate) use crate::process::{PerProcess, Process};
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
 pub(crate) use crossbeam_utils::sync::ShardedLock;
 
-// ---- Locks -------------------------------------------------------------------------------------
+// ---- Locks and waiting ---------------------------------------------------------------------------
 
 /// A lock of the pool's own. A panic does not poison it, and no user code runs under it: debug
 /// builds count the locks that a thread holds, and `catch`, the door to user code, asserts that
 /// there are none.
+///
+/// It is the standard library's, all of which lies in itself. parking_lot keeps those who wait in one
+/// table for the process: in the child of a fork that table names threads that do not exist there.
 #[derive(Debug, Default)]
-pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
-
-#[derive(Debug)]
-pub(crate) struct MutexGuard<'a, T> {
-    guard: parking_lot::MutexGuard<'a, T>,
-    _held: Held,
-}
+pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     pub(crate) const fn new(value: T) -> Self {
-        Self(parking_lot::Mutex::new(value))
+        Self(std::sync::Mutex::new(value))
     }
 
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        MutexGuard { guard: self.0.lock(), _held: Held::one_more() }
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        MutexGuard { mutex: self, whole: Some((guard, Held::one_more())) }
+    }
+}
+
+/// A wait borrows it.
+#[derive(Debug)]
+pub(crate) struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    /// `None` only inside a wait, or while unlocked.
+    whole: Option<(std::sync::MutexGuard<'a, T>, Held)>,
+}
+
+/// Why a guard is always whole where it is looked at.
+const WHOLE: &str = "a guard is whole outside a wait";
+
+impl<T> MutexGuard<'_, T> {
+    /// Runs `body` with the lock free.
+    pub(crate) fn unlocked<R>(guard: &mut Self, body: impl FnOnce() -> R) -> R {
+        guard.whole = None;
+        let result = body();
+        *guard = guard.mutex.lock();
+        result
     }
 }
 
@@ -53,14 +73,14 @@ impl<T> Deref for MutexGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.guard
+        &self.whole.as_ref().expect(WHOLE).0
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        &mut self.guard
+        &mut self.whole.as_mut().expect(WHOLE).0
     }
 }
 
@@ -102,6 +122,78 @@ impl Held {
     #[inline]
     fn assert_none() {}
 }
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// Rung, or for no reason at all: look again.
+    Rung,
+    /// Its time was up.
+    Late,
+}
+
+/// Something to wait for under a lock.
+#[derive(Debug, Default)]
+pub(crate) struct Condvar(std::sync::Condvar);
+
+impl Condvar {
+    /// Waits, with the lock released, until rung or until `until`. `None` is never.
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
+        let (whole, held) = guard.whole.take().expect(WHOLE);
+        let (whole, wake) = match until {
+            None => (self.0.wait(whole).unwrap_or_else(PoisonError::into_inner), Wake::Rung),
+            Some(until) => {
+                let limit = until.since(now());
+                let waited = self.0.wait_timeout(whole, limit);
+                let (whole, limit) = waited.unwrap_or_else(PoisonError::into_inner);
+                (whole, if limit.timed_out() { Wake::Late } else { Wake::Rung })
+            }
+        };
+        guard.whole = Some((whole, held));
+        wake
+    }
+
+    /// The wait of a thread that has nothing to do, for at most `limit`.
+    pub(crate) fn rest<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Duration) -> Wake {
+        self.wait(guard, now().after(limit))
+    }
+
+    /// Wakes one who waits.
+    pub(crate) fn ring(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Wakes one waiting thread: the one that made it.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    condvar: Condvar,
+    thread: ThreadId,
+}
+
+impl Default for Bell {
+    fn default() -> Self {
+        Self { condvar: Condvar::default(), thread: this_thread() }
+    }
+}
+
+impl Bell {
+    /// Who waits for it.
+    pub(crate) fn thread(&self) -> ThreadId {
+        self.thread
+    }
+
+    /// Waits, with the lock released, until rung or until `until`. `None` is never.
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
+        self.condvar.wait(guard, until)
+    }
+
+    pub(crate) fn ring(&self) {
+        self.condvar.ring();
+    }
+}
+
+// ---- The clock, numbers, and chance ---------------------------------------------------------------
 
 /// The clock.
 #[inline]
@@ -204,8 +296,7 @@ thread_local! {
 }
 
 /// The threads of this process that have a name and have used a pool, for as long as they live.
-static NAMED: LazyLock<Mutex<HashMap<ThreadId, std::thread::Thread>>> =
-    LazyLock::new(Mutex::default);
+static NAMED: PerProcess<Mutex<HashMap<ThreadId, std::thread::Thread>>> = PerProcess::new();
 
 /// A thread's entry among the named ones, which goes with the thread.
 struct Named(ThreadId);
@@ -214,14 +305,14 @@ impl Named {
     fn enter() -> Self {
         let thread = std::thread::current();
         let id = thread.id();
-        NAMED.lock().insert(id, thread);
+        NAMED.get().lock().insert(id, thread);
         Self(id)
     }
 }
 
 impl Drop for Named {
     fn drop(&mut self) {
-        let thread = NAMED.lock().remove(&self.0);
+        let thread = NAMED.get().lock().remove(&self.0);
         drop(thread); // Not under the lock.
     }
 }
@@ -245,104 +336,17 @@ fn meet_this_thread() -> ThreadId {
 
 /// The name of a thread that has used a pool, while it lives.
 pub(crate) fn thread_name(id: ThreadId) -> Option<String> {
-    NAMED.lock().get(&id).and_then(|thread| thread.name().map(str::to_owned))
+    NAMED.get().lock().get(&id).and_then(|thread| thread.name().map(str::to_owned))
 }
 
-/// How a wait ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wake {
-    /// Rung, or for no reason at all: look again.
-    Rung,
-    /// Its time was up.
-    Late,
-}
+// ---- Threads and user code ----------------------------------------------------------------------
 
-/// Wakes one waiting thread: the one that made it.
-#[derive(Debug)]
-pub(crate) struct Bell {
-    condvar: parking_lot::Condvar,
-    thread: ThreadId,
-}
+/// What a thread runs.
+pub(crate) type Body = Box<dyn FnOnce() + Send>;
 
-impl Default for Bell {
-    fn default() -> Self {
-        Self { condvar: parking_lot::Condvar::default(), thread: this_thread() }
-    }
-}
-
-impl Bell {
-    /// Who waits for it.
-    pub(crate) fn thread(&self) -> ThreadId {
-        self.thread
-    }
-
-    /// Waits, with the lock released, until rung or until `until`. `None` is never.
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
-        match until {
-            None => self.condvar.wait(&mut guard.guard),
-            Some(until) => {
-                if self.condvar.wait_until(&mut guard.guard, until.into()).timed_out() {
-                    return Wake::Late;
-                }
-            }
-        }
-        Wake::Rung
-    }
-
-    pub(crate) fn ring(&self) {
-        self.condvar.notify_one();
-    }
-}
-
-/// A thread, to be waited for or left alone.
-pub(crate) type Thread = std::thread::JoinHandle<()>;
-
-/// Starts a thread.
-pub(crate) fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
-    std::thread::Builder::new().name(name).spawn(body)
-}
-
-/// Waits until a thread has ended, however it ended.
-pub(crate) fn join(thread: Thread) {
-    // A thread of the pool's own catches the panics of its jobs; there is nobody else to tell.
-    drop(thread.join());
-}
-
-/// Hands one message from one thread to another.
-pub(crate) fn mailbox<T>() -> (Giver<T>, Taker<T>) {
-    let (sender, receiver) = crossbeam_channel::bounded(1);
-    (Giver(sender), Taker(receiver))
-}
-
-/// The giving end of a mailbox.
-#[derive(Debug)]
-pub(crate) struct Giver<T>(crossbeam_channel::Sender<T>);
-
-impl<T> Giver<T> {
-    /// Hands the message over; gives it back if the taker has gone. Never blocks.
-    pub(crate) fn give(self, message: T) -> Result<(), T> {
-        self.0.try_send(message).map_err(crossbeam_channel::TrySendError::into_inner)
-    }
-}
-
-/// The taking end of a mailbox.
-#[derive(Debug)]
-pub(crate) struct Taker<T>(crossbeam_channel::Receiver<T>);
-
-impl<T> Taker<T> {
-    /// Waits for the message; `None` if the giver has gone without one.
-    pub(crate) fn take(&self) -> Option<T> {
-        self.0.recv().ok()
-    }
-
-    /// The same, for at most `limit`.
-    pub(crate) fn take_within(&self, limit: Duration) -> Result<Option<T>, Wake> {
-        match self.0.recv_timeout(limit) {
-            Ok(message) => Ok(Some(message)),
-            Err(crossbeam_channel::RecvTimeoutError::Disconnected) => Ok(None),
-            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(Wake::Late),
-        }
-    }
+/// Starts a thread that nobody waits for.
+pub(crate) fn spawn(name: String, body: Body) -> io::Result<()> {
+    std::thread::Builder::new().name(name).spawn(body).map(drop)
 }
 
 /// Runs user code; `None` if it panicked.

@@ -137,6 +137,37 @@ fn max_dialing_bounds_the_dials_at_once() {
     await_rest(&pool, &server);
 }
 
+/// As it comes, a pool does not knock a thousand times at once: not for callers, not for a warm-up,
+/// and not by itself.
+#[test]
+fn unless_it_is_told_a_pool_begins_no_more_than_64_dials_at_once() {
+    let by_itself = |b: Builder<Scripted>| b.min_idle(300);
+    for set in [|b| b, by_itself] {
+        let (pool, server) = pool(|b| set(b.max_open(300)));
+        let gate = Gate::new();
+        server.on_dial((0..300).map(|_| gate.then(Act::Succeed)));
+        thread::scope(|scope| {
+            for _ in 0..100 {
+                scope.spawn(|| drop(pool.get_timeout(LONG).unwrap()));
+            }
+            await_waiting(&pool, 100);
+            scope.spawn(|| pool.warm_up(300).unwrap());
+            gate.await_arrivals(64);
+            assert_eq!((pool.stats().dialing, server.dials()), (64, 64));
+            gate.open();
+        });
+        assert_eq!(await_rest(&pool, &server).open(), 300);
+    }
+    let (pool, server) = pool(|b| b.max_open(100).max_dialing(100));
+    let gate = Gate::new();
+    server.on_dial((0..100).map(|_| gate.then(Act::Succeed)));
+    thread::scope(|scope| {
+        scope.spawn(|| pool.warm_up(100).unwrap());
+        gate.await_arrivals(100);
+        gate.open();
+    });
+}
+
 #[test]
 fn max_waiting_turns_away_one_too_many_without_a_dial_to_count_on() {
     let (pool, server) = pool(|b| b.max_open(2).max_waiting(1));

@@ -12,6 +12,9 @@ mod histogram;
 #[allow(dead_code)]
 #[path = "../src/moment.rs"]
 mod moment;
+#[allow(dead_code)]
+#[path = "../src/process.rs"]
+mod process;
 #[allow(dead_code, unused_imports)]
 #[path = "../src/sync.rs"]
 mod sync;

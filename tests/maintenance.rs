@@ -1,4 +1,7 @@
-//! The one thread that wakes the pools of a process: when it is there, when not, and whom it serves.
+//! The thread that wakes the pools of a process: when it is there, when not, and whom it serves.
+//!
+//! It is one of those that dial as well, which rest for some seconds before they go. So a test that
+//! counts threads waits for those to have gone.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -27,28 +30,27 @@ fn alone() -> MutexGuard<'static, ()> {
     alone
 }
 
-/// The threads of this process that keep pools up, as the system lists them.
+/// The threads of all pools of this process, as the system lists them.
 fn threads() -> Vec<PathBuf> {
     let tasks = fs::read_dir("/proc/self/task").expect("Linux lists a process's threads");
     tasks
         .filter_map(|task| {
             let path = task.ok()?.path();
             let name = fs::read_to_string(path.join("comm")).ok()?; // Gone meanwhile.
-            (name.trim_end() == "latebind-upkeep").then_some(path)
+            name.starts_with("latebind-").then_some(path)
         })
         .collect()
 }
 
-/// A thread that has been joined may be listed for a moment longer.
 #[track_caller]
 fn await_none() {
-    await_that("no thread keeps pools up", || threads().is_empty());
+    await_that("no thread is left", || threads().is_empty());
 }
 
-/// One that has just begun has yet to take its name.
+/// The one that keeps pools up, after those that rest have gone.
 #[track_caller]
 fn await_one() {
-    await_that("one thread keeps pools up", || threads().len() == 1);
+    await_that("one thread is left", || threads().len() == 1);
 }
 
 /// How often the only one has gone to sleep.
@@ -108,7 +110,7 @@ fn there_is_none_for_a_pool_without_a_limit_or_with_nothing_open() {
     idle.resize(3).unwrap();
     let (endless, _server) = pool(|b| b.max_lifetime(Duration::MAX).max_idle_time(Duration::MAX));
     drop(endless.get().unwrap());
-    assert!(threads().is_empty());
+    await_none();
 
     endless.reconfigure().max_lifetime(Duration::from_secs(60)).apply().unwrap();
     await_one();
@@ -153,7 +155,7 @@ fn ten_thousand_pools_leave_none() {
             drop(pool.get().unwrap());
         }
         drop(pool);
-        assert!(n % 500 != 0 || threads().len() <= 1, "{} after {n}", threads().len());
+        assert!(n % 500 != 0 || threads().len() < 10, "{} after {n}", threads().len());
     }
     drop(_kept);
     await_none();

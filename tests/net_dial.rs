@@ -433,7 +433,7 @@ fn the_systems_resolver_knows_localhost_and_addresses_need_none() {
 }
 
 /// A resolver that never answers costs the dial its deadline, one thread, and in all no more
-/// than eight threads.
+/// than 32 threads.
 #[test]
 fn a_resolver_that_hangs_meets_the_deadline_and_is_bounded() {
     let (let_go, held) = mpsc::channel::<()>();

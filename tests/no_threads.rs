@@ -1,4 +1,5 @@
-//! When the system has no thread to give, a dial fails and says so; nothing else does.
+//! When the system has no thread to give, a dial waits for one that is at work. If there is none, it
+//! fails and says so; nothing else does.
 //!
 //! Each test runs once more in a process of its own. There the pool's threads are told to have a
 //! huge stack, and then the address space is bounded to little more than what is in use.
@@ -11,13 +12,12 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
-use common::{
-    Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool, pool_that,
-};
+use common::{Act, Gate, LONG, Scripted, Server, await_rest, await_that, pool, pool_that};
 use latebind::{GetError, Pool, PooledConnection};
 
 const IS_CHILD: &str = "LATEBIND_TEST_OF_NO_THREADS";
@@ -128,45 +128,52 @@ fn what_is_open_is_lent_and_returned_and_checked_without_a_thread() {
     });
 }
 
-/// ACC-05, WAK-11.
+/// ACC-05: a thread that will be free is worth a wait, whichever pool it works for.
 #[test]
-fn a_long_queue_without_a_thread_fails_in_a_loop_and_not_in_depth() {
-    in_a_child("a_long_queue_without_a_thread_fails_in_a_loop_and_not_in_depth", || {
-        const CALLERS: u32 = 500;
-        let (pool, server) = pool(|b| b.max_open(2));
-        let held = pool.get().unwrap();
+fn a_dial_without_a_thread_of_its_own_waits_for_one_that_is_at_work() {
+    in_a_child("a_dial_without_a_thread_of_its_own_waits_for_one_that_is_at_work", || {
+        let (busy, busy_server) = ageless(2);
         let gate = Gate::new();
-        keep_the_worker_busy(&pool, &server, &gate);
+        busy_server.on_dial([gate.then(Act::Succeed)]);
+        assert!(busy.get_timeout(Duration::from_millis(5)).is_err());
+        gate.await_arrivals(1);
 
-        let discard = Gate::new();
-        let served = thread::scope(|scope| {
-            let caller = || small().spawn_scoped(scope, || pool.get_timeout(LONG).map(drop));
-            let callers: Vec<_> = (0..CALLERS).map(|_| caller().unwrap()).collect();
-            await_waiting(&pool, CALLERS);
-            let holder = small().spawn_scoped(scope, || {
-                discard.pass();
-                PooledConnection::discard(held);
-            });
-            forbid_threads(true);
-            discard.open();
-            holder.unwrap().join().unwrap();
-            // One can count on the dial that was begun before.
-            assert_eq!(pool.stats().dial_failed_total, u64::from(CALLERS) - 1);
-            gate.open();
-            let ends = callers.into_iter().map(|caller| caller.join().unwrap());
-            ends.filter(|end| match end {
-                Ok(()) => true,
-                Err(error) => {
-                    let reason = error.source().unwrap().to_string();
-                    assert_eq!(reason, "no thread could be started for the dial");
-                    false
-                }
-            })
-            .count()
-        });
-        assert_eq!((served, server.dials()), (1, 2));
-        await_rest(&pool, &server);
+        forbid_threads(true);
+        let pools: Vec<_> = (0..50).map(|_| ageless(1)).collect();
+        get_from_each(&pools, || gate.open());
+        assert!(threads().len() <= 1);
+        await_rest(&busy, &busy_server);
     });
+}
+
+/// A pool nothing of which ages, so that nobody has to keep it up.
+fn ageless(max_open: u32) -> (Pool<Scripted>, Arc<Server>) {
+    pool(|b| b.max_open(max_open).max_lifetime(Duration::MAX).max_idle_time(Duration::MAX))
+}
+
+/// A caller for each, none of whom is served before `open`.
+fn get_from_each(pools: &[(Pool<Scripted>, Arc<Server>)], open: impl FnOnce()) {
+    thread::scope(|scope| {
+        let get = |pool: &Pool<Scripted>| drop(pool.get_timeout(LONG).unwrap());
+        let caller = |pool| small().spawn_scoped(scope, move || get(pool)).unwrap();
+        let callers: Vec<_> = pools.iter().map(|(pool, _)| caller(pool)).collect();
+        for (pool, _) in pools {
+            await_that("its caller has come", || pool.stats().dials_total == 1);
+        }
+        open();
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+    });
+    for (pool, server) in pools {
+        assert_eq!(pool.stats().dial_failed_total, 0);
+        assert_eq!(await_rest(pool, server).idle, 1);
+    }
+}
+
+/// The threads of all pools.
+fn threads() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("latebind-")).collect()
 }
 
 /// LIFE-03, LIFE-06: nothing that has aged is lent or kept although nobody wakes the pool; and when

@@ -1,5 +1,5 @@
-//! No threads until needed, and none left behind. Of the one that wakes pools whose connections age,
-//! `maintenance.rs` tells.
+//! No threads until needed, as few as are needed at once, and none left behind. Of the one that wakes
+//! pools whose connections age, `maintenance.rs` tells.
 #![cfg(target_os = "linux")]
 
 mod common;
@@ -8,23 +8,21 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Act, Gate, SHORT, Scripted, await_that, pool, pool_that};
-use latebind::{Blocking, KeyedPool, PooledConnection};
+use common::{Act, Connection, Gate, Refused, SHORT, Scripted, await_that, pool, pool_that};
+use latebind::{Blocking, Dialer, KeyedPool, Pool, PooledConnection};
 
 /// The pools' threads are told from others by name alone, so one test runs at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    // A thread that has been joined may be listed for a moment longer.
     await_that("those of the test before have gone", || workers().is_empty());
     alone
 }
 
-/// The ids of the threads of any pool, without the one that wakes them all. That one bears the name
-/// of the thread that started it for a moment, so a test that tells one more from one less has no
-/// use for it: its pools' connections do not age.
+/// The ids of the threads of any pool. One of them keeps pools up whose connections age, so a test
+/// that tells one more from one less has others.
 fn workers() -> BTreeSet<String> {
     let tasks = fs::read_dir("/proc/self/task").expect("Linux lists a process's threads");
     tasks
@@ -32,7 +30,7 @@ fn workers() -> BTreeSet<String> {
             let task = task.ok()?;
             let name = fs::read_to_string(task.path().join("comm")).ok()?; // Gone meanwhile.
             let id = task.file_name().into_string().ok()?;
-            (name.starts_with("latebind-") && name.trim() != "latebind-upkeep").then_some(id)
+            name.starts_with("latebind-").then_some(id)
         })
         .collect()
 }
@@ -173,4 +171,110 @@ fn keys_share_their_threads_and_leave_none_behind() {
     pool.close();
     await_that("all have gone", || workers().is_empty());
     assert_eq!(server.alive(), 0);
+}
+
+// ---- What pools share --------------------------------------------------------------------------
+
+/// QUIET: as many as are needed at once, however many pools there are.
+#[test]
+fn a_thousand_pools_used_one_after_the_other_share_a_handful_of_threads() {
+    let _alone = alone();
+    let pools: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (pool, server) = pool(|b| b.max_open(2));
+            drop(pool.get().unwrap());
+            (pool, server)
+        })
+        .collect();
+    assert!(workers().len() < 10, "{}", workers().len());
+    drop(pools);
+    await_that("no thread is left", || workers().is_empty());
+}
+
+/// A dial that hangs is nobody else's business.
+#[test]
+fn dials_that_hang_in_one_pool_hold_up_no_other() {
+    let _alone = alone();
+    let (hung, hung_server) = pool(|b| b.max_open(20).min_idle(0));
+    let gate = Gate::new();
+    hung_server.on_dial((0..20).map(|_| gate.then(Act::Succeed)));
+    assert!(hung.reconfigure().get_timeout(SHORT).apply().is_ok());
+    assert!(hung.warm_up(20).is_err());
+    gate.await_arrivals(20);
+    let (other, server) = pool(|b| b.max_open(5));
+    other.warm_up(5).unwrap();
+    assert_eq!(server.alive(), 5);
+    assert!(workers().len() >= 21);
+    gate.open();
+    await_that("they end", || hung.stats().dialing == 0);
+}
+
+// ---- What runs at the end of a thread ----------------------------------------------------------
+
+static HELD_BY_THE_PROGRAM: Mutex<u32> = Mutex::new(0);
+
+/// What a client leaves with a thread: an interpreter's state, say.
+struct ThreadState;
+
+impl Drop for ThreadState {
+    fn drop(&mut self) {
+        *HELD_BY_THE_PROGRAM.lock().unwrap() += 1;
+    }
+}
+
+thread_local! {
+    static STATE: ThreadState = const { ThreadState };
+}
+
+struct Stateful(Scripted);
+
+impl Dialer for Stateful {
+    type Connection = Connection;
+    type Error = Refused;
+
+    fn dial(&self, deadline: Instant) -> Result<Connection, Refused> {
+        STATE.with(|_| ());
+        self.0.dial(deadline)
+    }
+
+    fn close(&self, connection: Connection) {
+        STATE.with(|_| ());
+        self.0.close(connection);
+    }
+
+    fn blocking(&self) -> Blocking {
+        self.0.blocking
+    }
+}
+
+/// Whoever drops a pool may hold what those destructors wait for.
+#[test]
+fn nobody_who_closes_or_drops_a_pool_waits_for_the_end_of_a_thread() {
+    let _alone = alone();
+    common::finishes(|| {
+        for closes in [false, true] {
+            let before = *HELD_BY_THE_PROGRAM.lock().unwrap();
+            let (dialer, server) = Scripted::new();
+            let pool = Pool::new(Stateful(dialer));
+            drop(pool.get().unwrap());
+            await_that("its worker rests", || pool.stats().idle == 1);
+            let (keyed_dialer, _server) = Scripted::new();
+            let keyed = KeyedPool::new(move |_: &u32| {
+                let Scripted { server, blocking } = &keyed_dialer;
+                Stateful(Scripted { server: Arc::clone(server), blocking: *blocking })
+            });
+            drop(keyed.get(&1).unwrap());
+
+            let held = HELD_BY_THE_PROGRAM.lock().unwrap();
+            if closes {
+                pool.close();
+                keyed.close();
+            }
+            drop((pool, keyed));
+            assert_eq!(server.alive(), 0);
+            drop(held);
+            await_that("its threads have gone", || workers().is_empty());
+            assert!(*HELD_BY_THE_PROGRAM.lock().unwrap() > before);
+        }
+    });
 }

@@ -55,6 +55,18 @@ mod stats;
 #[path = "../../src/workers.rs"]
 mod workers;
 
+/// The workers with the crate's own maintenance, where `maintenance` above is a stand-in.
+#[allow(clippy::duplicate_mod)]
+#[path = "."]
+mod whole {
+    pub(crate) use crate::{moment, sync};
+
+    #[path = "../../src/maintenance.rs"]
+    pub(crate) mod maintenance;
+    #[path = "../../src/workers.rs"]
+    pub(crate) mod workers;
+}
+
 mod maintenance;
 mod models;
 mod server;

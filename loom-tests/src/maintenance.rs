@@ -1,4 +1,5 @@
-//! The twin of the crate's `maintenance.rs`: no thread, but a model can have the pools woken.
+//! The twin of the crate's `maintenance.rs`: nobody watches, but a model can have the pools woken.
+//! Models of the crate's own are in `models/watching.rs`.
 //!
 //! Nothing depends on when that is if it is not too late, so a model does it at any moment, whatever
 //! is due, or else once what was ordered is due.
@@ -7,7 +8,8 @@ use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
 use crate::moment::Moment;
-use crate::sync::now;
+use crate::sync::{Condvar, MutexGuard, now};
+use crate::workers::{Crew, State};
 
 /// Something that asks to be woken now and then.
 pub(crate) trait Upkeep: Send + Sync {
@@ -22,17 +24,37 @@ thread_local! {
 
 type Alarm = (Moment, Weak<dyn Upkeep>);
 
-pub(crate) fn wake_at(due: Moment, pool: Weak<dyn Upkeep>) -> bool {
-    ASKED.with_borrow_mut(|asked| {
-        let before = asked.iter().position(|(_, other)| other.ptr_eq(&pool));
-        let before = before.map(|at| asked.swap_remove(at).0);
-        asked.push((before.map_or(due, |before| before.min(due)), pool));
-    });
-    true
+/// Nobody is wanted for it.
+#[derive(Default)]
+pub(crate) struct Watch {}
+
+impl Watch {
+    pub(crate) fn is_vacant(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn interrupt(&mut self) {}
 }
 
-pub(crate) fn forget(pool: &Weak<dyn Upkeep>) {
-    ASKED.with_borrow_mut(|asked| asked.retain(|(_, other)| !other.ptr_eq(pool)));
+impl Crew {
+    pub(crate) fn wake_at(&self, due: Moment, pool: Weak<dyn Upkeep>) -> bool {
+        ASKED.with_borrow_mut(|asked| {
+            let before = asked.iter().position(|(_, other)| other.ptr_eq(&pool));
+            let before = before.map(|at| asked.swap_remove(at).0);
+            asked.push((before.map_or(due, |before| before.min(due)), pool));
+        });
+        true
+    }
+
+    pub(crate) fn forget(&self, pool: &Weak<dyn Upkeep>) {
+        ASKED.with_borrow_mut(|asked| asked.retain(|(_, other)| !other.ptr_eq(pool)));
+    }
+
+    pub(crate) fn watch(&self, _: &mut MutexGuard<'_, State>, _: &Arc<Condvar>) {}
 }
 
 /// Wakes every pool that has asked for it.

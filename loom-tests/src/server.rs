@@ -14,6 +14,7 @@ use crate::keyed::{KeyedConfig, KeyedPool};
 use crate::pool::Pool;
 use crate::shell::{Exchange, Shell};
 use crate::sync::{Bell, Mutex, Planned, never};
+use crate::workers::Crew;
 
 thread_local! {
     /// Dialers that the runs of a model have made, less those that are gone.
@@ -208,7 +209,7 @@ pub(crate) fn pool_with(
         keys: false,
         friend: std::sync::Mutex::new(None),
     };
-    (Pool::open(dialer, config, Watch::default()), server)
+    (Pool::open(dialer, config, Watch::default(), Crew::of_the_process()), server)
 }
 
 /// A keyed pool all of whose keys dial the same server, which so sees the total.
@@ -235,7 +236,8 @@ pub(crate) fn keyed_pool(
         }
     };
     let config = KeyedConfig { each, max_open_total, max_idle_total };
-    (KeyedPool::open(Arc::new(dialer_for), &config, Watch::default()), server)
+    let crew = Crew::of_the_process();
+    (KeyedPool::open(Arc::new(dialer_for), &config, Watch::default(), crew), server)
 }
 
 /// The pool of the only key of a keyed pool, closed for good as soon as nothing is left in it.
@@ -253,7 +255,7 @@ pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
     let on_vacant = Box::new(|shell: &Arc<Shell<Scripted>>| {
         shell.close_if_vacant();
     });
-    let exchange = Exchange::new(config.max_open, None);
+    let exchange = Exchange::new(config.max_open, None, Crew::of_the_process());
     let shell = exchange.admit(dialer, config, Watch::default(), on_vacant);
     (Pool::of_key(shell), server)
 }

@@ -4,7 +4,9 @@
 //! can still be had, and the spurious wake-ups to come are plain cells of the model's one thread
 //! of the system.
 
-use std::cell::Cell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -25,6 +27,9 @@ thread_local! {
     static SPURIOUS_WAKES: Cell<u32> = const { Cell::new(0) };
     static IS_REST_ENDLESS: Cell<bool> = const { Cell::new(false) };
     static IS_FINE: Cell<bool> = const { Cell::new(false) };
+    /// What this run's process has for itself, by where the crate keeps it.
+    static OF_THE_PROCESS: RefCell<BTreeMap<usize, Arc<dyn Any + Send + Sync>>> =
+        const { RefCell::new(BTreeMap::new()) };
 }
 
 /// Forgets what an earlier run of the model has done to the clock and the system.
@@ -35,6 +40,7 @@ pub(crate) fn start() {
     SPURIOUS_WAKES.set(0);
     IS_REST_ENDLESS.set(false);
     IS_FINE.set(false);
+    OF_THE_PROCESS.take();
 }
 
 /// Lets the system have that many threads more, and then none.
@@ -224,6 +230,36 @@ pub(crate) fn last_slot() -> usize {
 }
 
 pub(crate) fn set_last_slot(_slot: usize) {}
+/// A model has one process, which forks no other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process;
+
+impl Process {
+    pub(crate) fn this() -> Self {
+        Self
+    }
+
+    pub(crate) fn is_a_parent(self) -> bool {
+        false
+    }
+}
+
+/// Each run has a process of its own.
+pub(crate) struct PerProcess<T>(std::marker::PhantomData<fn() -> T>, u8);
+
+impl<T: Default + Send + Sync + 'static> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self(std::marker::PhantomData, 0)
+    }
+
+    pub(crate) fn get(&self) -> Arc<T> {
+        let address = std::ptr::from_ref(&self.1).addr();
+        OF_THE_PROCESS.with_borrow_mut(|values| {
+            let value = values.entry(address).or_insert_with(|| Arc::<T>::default());
+            Arc::downcast(Arc::clone(value)).expect("one value lies at one address")
+        })
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -239,7 +275,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// As parking_lot's: a wait borrows it, where loom's takes it.
+/// A wait borrows it, where loom's takes it.
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
@@ -252,6 +288,13 @@ impl<T> MutexGuard<'_, T> {
     fn let_others_in(&mut self) {
         self.guard = None;
         self.guard = Some(self.mutex.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(crate) fn unlocked<R>(guard: &mut Self, body: impl FnOnce() -> R) -> R {
+        guard.guard = None;
+        let result = body();
+        *guard = guard.mutex.lock();
+        result
     }
 }
 
@@ -276,13 +319,9 @@ pub(crate) enum Wake {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Bell(loom::sync::Condvar);
+pub(crate) struct Condvar(loom::sync::Condvar);
 
-impl Bell {
-    pub(crate) fn thread(&self) -> ThreadId {
-        this_thread()
-    }
-
+impl Condvar {
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
         if let Some(until) = until.filter(|until| *until < never().into()) {
             // loom's `wait_timeout` never times out, and loom has no clock. But all that a deadline
@@ -298,6 +337,19 @@ impl Bell {
             guard.let_others_in();
             return Wake::Rung;
         }
+        self.wait_for_ever(guard)
+    }
+
+    /// The rest of a worker: over before anybody comes, or after. No time passes by it.
+    pub(crate) fn rest<T>(&self, guard: &mut MutexGuard<'_, T>, _limit: Duration) -> Wake {
+        if IS_REST_ENDLESS.get() {
+            return self.wait_for_ever(guard);
+        }
+        guard.let_others_in();
+        Wake::Late
+    }
+
+    fn wait_for_ever<T>(&self, guard: &mut MutexGuard<'_, T>) -> Wake {
         let whole = guard.guard.take().expect("a guard is whole outside a wait");
         guard.guard = Some(self.0.wait(whole).unwrap_or_else(PoisonError::into_inner));
         Wake::Rung
@@ -308,90 +360,30 @@ impl Bell {
     }
 }
 
-pub(crate) type Thread = loom::thread::JoinHandle<()>;
+#[derive(Debug, Default)]
+pub(crate) struct Bell(Condvar);
 
-pub(crate) fn spawn(_name: String, body: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+impl Bell {
+    pub(crate) fn thread(&self) -> ThreadId {
+        this_thread()
+    }
+
+    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
+        self.0.wait(guard, until)
+    }
+
+    pub(crate) fn ring(&self) {
+        self.0.ring();
+    }
+}
+
+pub(crate) type Body = Box<dyn FnOnce() + Send>;
+
+pub(crate) fn spawn(_name: String, body: Body) -> io::Result<()> {
     let left = SPAWNS_LEFT.get().checked_sub(1).ok_or(io::ErrorKind::WouldBlock)?;
     SPAWNS_LEFT.set(left);
-    Ok(loom::thread::spawn(body))
-}
-
-pub(crate) fn join(thread: Thread) {
-    thread.join().expect("a thread of the pool's own catches the panics of its jobs");
-}
-
-pub(crate) fn mailbox<T>() -> (Giver<T>, Taker<T>) {
-    let slot = Slot { message: None, giver_gone: false, taker_gone: false };
-    let shared = Arc::new((Mutex::new(slot), loom::sync::Condvar::new()));
-    (Giver(Some(Arc::clone(&shared))), Taker(shared))
-}
-
-type Shared<T> = Arc<(Mutex<Slot<T>>, loom::sync::Condvar)>;
-
-#[derive(Debug)]
-struct Slot<T> {
-    message: Option<T>,
-    giver_gone: bool,
-    taker_gone: bool,
-}
-
-/// `None` once it has given.
-#[derive(Debug)]
-pub(crate) struct Giver<T>(Option<Shared<T>>);
-
-impl<T> Giver<T> {
-    pub(crate) fn give(mut self, message: T) -> Result<(), T> {
-        let shared = self.0.take().expect("a giver gives once");
-        let mut slot = shared.0.lock();
-        if slot.taker_gone {
-            return Err(message);
-        }
-        slot.message = Some(message);
-        slot.giver_gone = true;
-        shared.1.notify_one();
-        Ok(())
-    }
-}
-
-impl<T> Drop for Giver<T> {
-    fn drop(&mut self) {
-        if let Some(shared) = self.0.take() {
-            shared.0.lock().giver_gone = true;
-            shared.1.notify_one();
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Taker<T>(Shared<T>);
-
-impl<T> Taker<T> {
-    pub(crate) fn take(&self) -> Option<T> {
-        let mut slot = self.0.0.lock();
-        while slot.message.is_none() && !slot.giver_gone {
-            let whole = slot.guard.take().expect("a guard is whole outside a wait");
-            slot.guard = Some(self.0.1.wait(whole).unwrap_or_else(PoisonError::into_inner));
-        }
-        slot.message.take()
-    }
-
-    /// The rest of a worker: over before anybody comes, or after.
-    pub(crate) fn take_within(&self, _limit: Duration) -> Result<Option<T>, Wake> {
-        if IS_REST_ENDLESS.get() {
-            return Ok(self.take());
-        }
-        let mut slot = self.0.0.lock();
-        if slot.message.is_none() && !slot.giver_gone {
-            return Err(Wake::Late);
-        }
-        Ok(slot.message.take())
-    }
-}
-
-impl<T> Drop for Taker<T> {
-    fn drop(&mut self) {
-        self.0.0.lock().taker_gone = true;
-    }
+    loom::thread::spawn(body);
+    Ok(())
 }
 
 /// A panic that a model has its dialer throw. Any other is the model's own failure.

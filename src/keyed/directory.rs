@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 use crate::dialer::Dialer;
 use crate::pool::Pool;
 use crate::shell::Shell;
-use crate::sync::{AtomicU64, Hashing, Ordering, ShardedLock};
+use crate::sync::{AtomicU64, Hashing, Ordering, Process, ShardedLock};
 
 use super::at_hand::{AtHand, Item};
 
@@ -47,6 +47,8 @@ pub(super) struct Directory<K: Send + Sync, D: Dialer> {
     all: ShardedLock<All<K, D>>,
     hashing: Hashing,
     at_hand: AtHand<Record<K, D>>,
+    /// Where it was made. In a child of that process it is closed, and nothing is in it.
+    process: Process,
 }
 
 struct All<K, D: Dialer> {
@@ -65,7 +67,8 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     pub(super) fn new() -> Self {
         let all = All { records: HashMap::default(), count: 0, is_closed: false };
         let hashing = Hashing::default();
-        Self { all: ShardedLock::new(all), hashing, at_hand: AtHand::new() }
+        let process = Process::this();
+        Self { all: ShardedLock::new(all), hashing, at_hand: AtHand::new(), process }
     }
 
     pub(super) fn hash(&self, key: &K) -> u64 {
@@ -91,13 +94,11 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     }
 
     fn look_up_by_hash(&self, hash: u64, key: &K) -> Option<Arc<Record<K, D>>> {
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let mut found = match all.of(hash) {
-            [] => return None,
-            [only] => Ok(Arc::clone(only)),
-            several => Err(several.to_vec()),
-        };
-        drop(all);
+        let mut found = self.read(None, |all| match all.of(hash) {
+            [] => None,
+            [only] => Some(Ok(Arc::clone(only))),
+            several => Some(Err(several.to_vec())),
+        })?;
         match &mut found {
             Ok(only) => (only.key == *key).then(|| Arc::clone(only)),
             Err(several) => several.iter().find(|record| record.key == *key).cloned(),
@@ -106,6 +107,9 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
 
     /// Enters a record, unless there is one of its key: then that.
     pub(super) fn enter(&self, record: &Arc<Record<K, D>>) -> Result<Arc<Record<K, D>>, IsClosed> {
+        if self.process.is_a_parent() {
+            return Err(IsClosed);
+        }
         let mut seen: Vec<Arc<Record<K, D>>> = Vec::new();
         loop {
             if let Some(found) = seen.iter().find(|seen| seen.key == record.key) {
@@ -141,6 +145,9 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
 
     /// The same, by the shell of its pool.
     pub(super) fn strike_shell(&self, hash: u64, shell: &Arc<Shell<D>>) {
+        if self.process.is_a_parent() {
+            return;
+        }
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let struck = all.take(hash, |record| Arc::ptr_eq(record.pool.shell(), shell));
         drop(all);
@@ -159,12 +166,11 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
 
     /// All records of this moment.
     pub(super) fn all(&self) -> Vec<Arc<Record<K, D>>> {
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        all.records.values().flatten().cloned().collect()
+        self.read(Vec::new(), |all| all.records.values().flatten().cloned().collect())
     }
 
     pub(super) fn len(&self) -> usize {
-        self.all.read().unwrap_or_else(PoisonError::into_inner).count
+        self.read(0, |all| all.count)
     }
 
     pub(super) fn close(&self) {
@@ -172,7 +178,15 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.all.read().unwrap_or_else(PoisonError::into_inner).is_closed
+        self.read(true, |all| all.is_closed)
+    }
+
+    /// Reads what there is; in a child of its process, `nothing`.
+    fn read<T>(&self, nothing: T, read: impl FnOnce(&All<K, D>) -> T) -> T {
+        if self.process.is_a_parent() {
+            return nothing;
+        }
+        read(&self.all.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

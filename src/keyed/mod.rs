@@ -23,6 +23,7 @@ use crate::pool::{Drained, Pool};
 use crate::shell::{Exchange, OnVacant};
 use crate::stats::Stats;
 use crate::sync::{catch, now};
+use crate::workers::Crew;
 
 use self::directory::{Directory, IsClosed, Record};
 
@@ -122,6 +123,9 @@ struct Shared<K: Send + Sync, D: Dialer> {
 
 impl<K: Send + Sync, D: Dialer> Shared<K, D> {
     fn close(&self) {
+        if self.exchange.is_inherited() {
+            return;
+        }
         // In this order: who is turned away by a key's pool must find all of them closed.
         self.directory.close();
         self.exchange.close();
@@ -150,9 +154,10 @@ where
         dialer_for: DialerFor<K, D>,
         config: &KeyedConfig,
         watch: Watch<D::Error>,
+        crew: Arc<Crew>,
     ) -> Self {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
-        let exchange = Exchange::new(config.max_open_total, max_idle);
+        let exchange = Exchange::new(config.max_open_total, max_idle, crew);
         let config = config.each;
         let directory = Directory::new();
         Self { shared: Arc::new(Shared { directory, exchange, dialer_for, config, watch }) }

@@ -76,6 +76,11 @@ impl<C> Entry<C> {
         (body.connection, body.page, body.line)
     }
 
+    /// The connection alone, of which the ledger is not told: it is another process's.
+    pub(crate) fn into_connection(self) -> C {
+        self.0.connection
+    }
+
     /// What others may know of it.
     #[inline]
     pub(crate) fn record(&self) -> &Record {

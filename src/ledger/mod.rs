@@ -321,7 +321,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             return 0;
         }
         let slots = self.config.max_open.saturating_sub(self.open());
-        let dials = self.config.max_dialing.unwrap_or(u32::MAX).saturating_sub(self.dials.len());
+        let dials = self.config.max_dialing().saturating_sub(self.dials.len());
         slots.min(dials).min(self.probes(now))
     }
 

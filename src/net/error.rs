@@ -79,17 +79,17 @@ pub enum NetError {
     },
     /// The name was not resolved by the deadline, or no thread for that came free.
     #[error(
-        "{host} was not resolved in {waited:?} ({lookups} lookups of this dialer in progress, \
-         at most {limit})"
+        "{host} was not resolved in {waited:?} ({lookups} lookups in progress, at most {limit})"
     )]
     ResolveTimeout {
         /// The name.
         host: String,
         /// How long the dial waited.
         waited: Duration,
-        /// Lookups in progress at that moment, this one included if it was begun.
+        /// Lookups in progress at that moment, this one included if it was begun: of this dialer, or
+        /// of all dialers of the process if those have come to their bound.
         lookups: usize,
-        /// The most that may be in progress.
+        /// The most that may be in progress: 32 of a dialer, 128 of the process.
         limit: usize,
     },
     /// A connection came back with something unread: the next borrower would take it for the

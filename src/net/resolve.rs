@@ -1,15 +1,19 @@
 //! Name resolution that cannot overrun a deadline, whatever the system's resolver does.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
-use crossbeam_channel::Sender;
+use crate::process::PerProcess;
 
 use super::error::NetError;
 
@@ -21,6 +25,10 @@ use super::error::NetError;
 /// no burst of dials queues here, and few enough to be no burden.
 pub(super) const MOST_LOOKUPS: usize = 32;
 
+/// The most of all dialers of the process: four times as many, so that three names that hang leave
+/// room for the others. A pool may have a dialer for each of thousands of keys.
+const MOST_OF_THE_PROCESS: usize = 4 * MOST_LOOKUPS;
+
 type Lookup = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Resolves names on threads of its own, which are left behind at the deadline.
@@ -30,13 +38,11 @@ type Lookup = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 #[derive(Clone)]
 pub(super) struct Resolver {
     lookup: Arc<Lookup>,
-    /// A message in here is a lookup in progress; its capacity is the bound.
-    in_progress: (Sender<()>, Receiver<()>),
 }
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Resolver").field("in_progress", &self.in_progress.0.len()).finish()
+        formatter.debug_struct("Resolver").finish_non_exhaustive()
     }
 }
 
@@ -50,8 +56,7 @@ impl Resolver {
     pub(super) fn new(
         lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
-        let in_progress = crossbeam_channel::bounded(MOST_LOOKUPS);
-        Self { lookup: Arc::new(lookup), in_progress }
+        Self { lookup: Arc::new(lookup) }
     }
 
     /// The addresses of a host, or an error at `deadline`.
@@ -62,17 +67,17 @@ impl Resolver {
         started: Instant,
         deadline: Instant,
     ) -> Result<Vec<SocketAddr>, NetError> {
-        let late = || NetError::ResolveTimeout {
+        let late = |(lookups, limit)| NetError::ResolveTimeout {
             host: host.to_owned(),
             waited: started.elapsed(),
-            lookups: self.in_progress.0.len(),
-            limit: MOST_LOOKUPS,
+            lookups,
+            limit,
         };
         let failed = |source| NetError::Resolve { host: host.to_owned(), source };
 
-        let (taken, freed) = self.in_progress.clone();
-        taken.send_deadline((), deadline).map_err(|_| late())?;
-        let place = Place(freed);
+        let dialer = Arc::as_ptr(&self.lookup).addr();
+        let lookups = Lookups::of_the_process();
+        let place = lookups.enter(dialer, deadline).map_err(late)?;
         let (found, answer) = crossbeam_channel::bounded(1);
         let lookup = Arc::clone(&self.lookup);
         let name = host.to_owned();
@@ -86,7 +91,9 @@ impl Resolver {
             .map_err(failed)?;
         match answer.recv_deadline(deadline) {
             Ok(addresses) => addresses.map_err(failed),
-            Err(crossbeam_channel::RecvTimeoutError::Timeout) => Err(late()),
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
+                Err(late(lookups.lock().of(dialer)))
+            }
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) => {
                 Err(failed(io::Error::other("the resolver panicked")))
             }
@@ -94,11 +101,77 @@ impl Resolver {
     }
 }
 
+/// The lookups of the process that are in progress.
+#[derive(Default)]
+struct Lookups {
+    counts: Mutex<Counts>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct Counts {
+    all: usize,
+    /// By where a dialer's lookup lies, which is kept alive by each that is in progress.
+    by_dialer: HashMap<usize, usize>,
+}
+
+impl Counts {
+    /// How many stand in the way of that dialer's next lookup, and the bound on them.
+    fn of(&self, dialer: usize) -> (usize, usize) {
+        if self.all >= MOST_OF_THE_PROCESS {
+            return (self.all, MOST_OF_THE_PROCESS);
+        }
+        (self.by_dialer.get(&dialer).copied().unwrap_or(0), MOST_LOOKUPS)
+    }
+}
+
+impl Lookups {
+    fn of_the_process() -> Arc<Self> {
+        static LOOKUPS: PerProcess<Lookups> = PerProcess::new();
+        LOOKUPS.get()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for one more, or at `deadline` what stands in its way.
+    fn enter(self: &Arc<Self>, dialer: usize, deadline: Instant) -> Result<Place, (usize, usize)> {
+        let mut counts = self.lock();
+        loop {
+            let (lookups, limit) = counts.of(dialer);
+            if lookups < limit {
+                counts.all += 1;
+                *counts.by_dialer.entry(dialer).or_default() += 1;
+                return Ok(Place { lookups: Arc::clone(self), dialer });
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err((lookups, limit));
+            }
+            let waited = self.freed.wait_timeout(counts, left);
+            (counts, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
 /// A lookup's place among those in progress, given up when the lookup ends in whatever way.
-struct Place(Receiver<()>);
+struct Place {
+    lookups: Arc<Lookups>,
+    dialer: usize,
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = self.0.try_recv();
+        let mut counts = self.lookups.lock();
+        counts.all -= 1;
+        if let Some(count) = counts.by_dialer.get_mut(&self.dialer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.by_dialer.remove(&self.dialer);
+            }
+        }
+        drop(counts);
+        self.lookups.freed.notify_all();
     }
 }

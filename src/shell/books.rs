@@ -20,9 +20,14 @@ impl<D: Dialer> Shell<D> {
         OpenBooks { shell: self, locked, now: now(), at_rest: None }
     }
 
-    /// Tells the ledger of one event.
-    pub(super) fn told<T>(&self, event: impl FnOnce(&mut Books<D>, Moment) -> T) -> T {
-        self.books().tell(event)
+    /// Tells the ledger of one event. `None` if the books are those of a parent process: then what the
+    /// event brings along is left as it is.
+    pub(super) fn told<T>(&self, event: impl FnOnce(&mut Books<D>, Moment) -> T) -> Option<T> {
+        if self.is_inherited() {
+            std::mem::forget(event);
+            return None;
+        }
+        Some(self.books().tell(event))
     }
 }
 

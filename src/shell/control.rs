@@ -5,13 +5,14 @@ use std::sync::Arc;
 use crate::cancel::Cancellable;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
+use crate::error::GetError;
 use crate::histogram::Histograms;
 use crate::holder::Holder;
 use crate::ledger::{Ledger, Ticket, Verdict};
-use crate::maintenance;
 use crate::moment::Moment;
 use crate::stats::Stats;
 use crate::sync::{Bell, now};
+use crate::workers::Enlistment;
 
 use super::account::turned_away;
 use super::books::Reading;
@@ -25,6 +26,9 @@ impl<D: Dialer> Shell<D> {
         target: u32,
         deadline: Option<Moment>,
     ) -> Option<Result<(), Refused<D>>> {
+        if self.is_inherited() {
+            return Some(Err(GetError::Closed));
+        }
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
         let start = ledger.now;
@@ -39,27 +43,31 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Lends nothing from now on, and leaves no thread at rest.
+    /// Lends nothing from now on, and has no thread rest for it.
     pub(crate) fn close(self: &Arc<Self>) {
-        self.event(Ledger::close);
-        maintenance::forget(&self.weak());
-        if self.membership.is_none() {
-            self.workers.close();
+        if self.is_inherited() {
+            return;
         }
+        self.event(Ledger::close);
+        self.crew.forget(&self.weak());
+        self.enlistment.iter().for_each(Enlistment::end);
     }
 
     /// Closes for good if nothing is left here; says whether it is closed and nothing is.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
-        let (is_vacant, effects) = self.told(Ledger::close_if_vacant);
+        let Some((is_vacant, effects)) = self.told(Ledger::close_if_vacant) else { return false };
         self.carry_out(effects);
         if is_vacant {
-            maintenance::forget(&self.weak());
+            self.crew.forget(&self.weak());
         }
         is_vacant
     }
 
     /// Closes, and aborts what is in use as far as it can be; says how many connections that were.
     pub(crate) fn abort(self: &Arc<Self>) -> u32 {
+        if self.is_inherited() {
+            return 0;
+        }
         self.close();
         let handles = self.books().handles_in_use();
         let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
@@ -73,6 +81,9 @@ impl<D: Dialer> Shell<D> {
 
     /// Closes, and waits until nothing is open. The numbers at the end tell whether it came to that.
     pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Moment>) -> Stats {
+        if self.is_inherited() {
+            return Stats::default();
+        }
         self.close();
         let bell = Arc::<Bell>::default();
         let mut ledger = self.books();
@@ -90,7 +101,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
-        self.books().is_suspended()
+        !self.is_inherited() && self.books().is_suspended()
     }
 
     /// Lends nothing again that was opened, or began to be, before now.
@@ -100,6 +111,9 @@ impl<D: Dialer> Shell<D> {
 
     /// Retires what the predicate says: of what was begun before now, and not lent when it does.
     pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
+        if self.is_inherited() {
+            return;
+        }
         let mut ledger = self.books();
         let (epoch, effects) = ledger.tell(Ledger::retire_where);
         // Before anybody can be told to judge by it.
@@ -113,6 +127,9 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         change: impl FnOnce(Config) -> Result<Config, ConfigError>,
     ) -> Result<(), ConfigError> {
+        if self.is_inherited() {
+            return Ok(());
+        }
         let mut ledger = self.books();
         let config = change(*ledger.config())?;
         let effects = ledger.tell(|ledger, now| ledger.reconfigure(config, now));
@@ -123,20 +140,23 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn stats(self: &Arc<Self>) -> Stats {
-        self.read(|ledger, now| ledger.stats(now))
+        self.read(|ledger, now| ledger.stats(now)).unwrap_or_default()
     }
 
     /// Who has a connection now, longest first.
     pub(crate) fn holders(self: &Arc<Self>) -> Vec<Holder> {
-        Holder::all(self.read(|ledger, _| ledger.loans()))
+        Holder::all(self.read(|ledger, _| ledger.loans()).unwrap_or_default())
     }
 
     pub(crate) fn last_dial_failure(&self) -> Option<Failure<D>> {
-        self.books().last_failure()
+        if self.is_inherited() { None } else { self.books().last_failure() }
     }
 
     /// The numbers without the lock: a glance at the places, and the rest as last noted.
     pub(crate) fn recent_stats(&self) -> Stats {
+        if self.is_inherited() {
+            return Stats::default();
+        }
         let Reading { mut stats, is_laid_out } = self.reading.get();
         if is_laid_out {
             // Of one moment or of two, they add up to what is open.
@@ -150,18 +170,20 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn histograms(self: &Arc<Self>) -> Histograms {
         self.timings.histograms(|| {
             self.read(|ledger, now| (ledger.stats(now).lent_total, ledger.in_hands()))
+                .unwrap_or_default()
         })
     }
 
-    /// Reads the books of this moment, with what rests in the places as idle.
-    fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Moment) -> T) -> T {
+    /// Reads the books of this moment, with what rests in the places as idle. `None` of books that are
+    /// another process's.
+    fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Moment) -> T) -> Option<T> {
         let mut value = None;
         self.event(|ledger, now| {
             let effects = ledger.look(now);
             value = Some(read(ledger, now));
             effects
         });
-        value.expect("the event has taken place")
+        value
     }
 }
 

@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::holder::Holder;
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task};
-use crate::maintenance::{self, Upkeep};
+use crate::maintenance::Upkeep;
 use crate::moment::Moment;
 use crate::spans;
 use crate::sync::{catch, coarse_now, now};
@@ -22,8 +22,9 @@ impl<D: Dialer> Shell<D> {
     /// Tells the ledger of an event, and carries out what follows.
     #[cold]
     pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>) {
-        let effects = self.told(event);
-        self.carry_out(effects);
+        if let Some(effects) = self.told(event) {
+            self.carry_out(effects);
+        }
     }
 
     /// Carries out what the ledger ordered, and what follows from that. Never under the lock.
@@ -102,7 +103,7 @@ impl<D: Dialer> Shell<D> {
 
     #[cold]
     fn order_upkeep(self: &Arc<Self>, due: Moment) {
-        let is_taken = maintenance::wake_at(due, self.weak());
+        let is_taken = self.crew.wake_at(due, self.weak());
         // The pool may have been closed since the order was given.
         let mut ledger = self.books();
         if !is_taken {
@@ -111,7 +112,7 @@ impl<D: Dialer> Shell<D> {
         let is_closed = ledger.is_closed();
         drop(ledger);
         if is_closed {
-            maintenance::forget(&self.weak());
+            self.crew.forget(&self.weak());
         }
     }
 
@@ -124,11 +125,11 @@ impl<D: Dialer> Shell<D> {
         if may_block { self.on_worker(errand) } else { Some(self.perform(errand)) }
     }
 
-    /// Sends an errand to a worker. Without a thread a dial fails; other errands are run here, as
-    /// a connection must not be lost for want of a thread.
+    /// Sends an errand to a worker. If there is none and no thread to be had, a dial fails; other
+    /// errands are run here, as a connection must not be lost for want of a thread.
     fn on_worker(self: &Arc<Self>, errand: Errand<D>) -> Option<Orders<D>> {
         let assignment = Assignment { shell: Arc::clone(self), errand };
-        let (Assignment { errand, .. }, error) = self.workers.submit(assignment).err()?;
+        let (Assignment { errand, .. }, error) = self.crew.submit(assignment).err()?;
         Some(match errand {
             Errand::Dial(DialOrder { id, .. }) => {
                 self.dial_failed(id, DialFailure::no_thread(error), false, Duration::ZERO, now())
@@ -152,9 +153,8 @@ impl<D: Dialer> Shell<D> {
                         self.timings.note_dial(took);
                         self.tell(|| Event::Opened { took });
                         let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
-                        return self.told(|ledger, _| {
-                            ledger.dialed(id, connection, handle.flatten(), now)
-                        });
+                        return self
+                            .report(|books| books.dialed(id, connection, handle.flatten(), now));
                     }
                     Some(Err(error)) => {
                         let is_permanent = self.user_code(|dialer| dialer.is_permanent(&error));
@@ -174,13 +174,13 @@ impl<D: Dialer> Shell<D> {
                     Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),
                 };
                 let now = now();
-                self.told(|ledger, _| ledger.back(id, entry, is_sound, now))
+                self.report(|books| books.back(id, entry, is_sound, now))
             }
             Errand::Close(CloseOrder { id, connection, reason, age }) => {
                 self.user_code(|dialer| dialer.close(connection));
                 self.tell(|| Event::Closed { reason, age });
                 let now = now();
-                self.told(|ledger, _| ledger.closed(id, now))
+                self.report(|books| books.closed(id, now))
             }
             Errand::Upkeep(orders, leaks) => {
                 for holder in Holder::all(leaks) {
@@ -200,7 +200,12 @@ impl<D: Dialer> Shell<D> {
         now: Moment,
     ) -> Orders<D> {
         self.tell(|| Event::DialFailed { failure: &failure, took });
-        self.told(|ledger, _| ledger.dial_failed(id, failure, is_permanent, now))
+        self.report(|books| books.dial_failed(id, failure, is_permanent, now))
+    }
+
+    /// Tells the ledger how an errand has ended.
+    fn report(&self, end: impl FnOnce(&mut Books<D>) -> Orders<D>) -> Orders<D> {
+        self.told(|books, _| end(books)).unwrap_or_else(Effects::none)
     }
 }
 
@@ -221,11 +226,12 @@ pub(super) struct Assignment<D: Dialer> {
 
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
-        let (orders, leaks) = self.told(|ledger, now| {
+        let told = self.told(|ledger, now| {
             let orders = ledger.upkeep(now);
             // By the clock by which loans begin: so each is told with its whole length.
             (orders, ledger.take_leaks(coarse_now()))
         });
+        let Some((orders, leaks)) = told else { return };
         // The thread that this runs on is that of all pools: no dialer may hold it up, nor may an
         // observer.
         let left = if orders.may_call_out() || !leaks.is_empty() {
@@ -240,9 +246,10 @@ impl<D: Dialer> Upkeep for Shell<D> {
 }
 
 impl<D: Dialer> Job for Assignment<D> {
-    fn run(self) {
-        let effects = self.shell.perform(self.errand);
-        self.shell.carry_out(effects);
+    fn run(self: Box<Self>) {
+        let Self { shell, errand } = *self;
+        let effects = shell.perform(errand);
+        shell.carry_out(effects);
     }
 }
 

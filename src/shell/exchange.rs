@@ -9,10 +9,9 @@ use crate::dialer::Dialer;
 use crate::event::Watch;
 use crate::ledger::{Access, Ledger, Share};
 use crate::shelf::Tally;
-use crate::sync::{AtomicU64, Mutex, Ordering, catch, seed};
-use crate::workers::Workers;
+use crate::sync::{AtomicU64, Mutex, Ordering, Process, catch, seed};
+use crate::workers::{Crew, Enlistment};
 
-use super::errands::Assignment;
 use super::{Orders, Shell};
 
 /// What the shells of a keyed pool have in common: a budget, and workers.
@@ -25,7 +24,10 @@ pub(crate) struct Exchange<D: Dialer> {
     members: Mutex<Members<D>>,
     /// Callers of all keys who were given nothing.
     turned_away: AtomicU64,
-    workers: Arc<Workers<Assignment<D>>>,
+    /// Where it was opened: see `Shell::is_inherited`.
+    process: Process,
+    crew: Arc<Crew>,
+    enlistment: Enlistment,
 }
 
 /// The connections at rest in all shells, and the bound on them.
@@ -75,7 +77,7 @@ pub(crate) type OnVacant<D> = Box<dyn Fn(&Arc<Shell<D>>) + Send + Sync>;
 
 impl<D: Dialer> Exchange<D> {
     /// With so many slots, and `max_idle` connections at rest, if that is to be a bound of its own.
-    pub(crate) fn new(max_open: u32, max_idle: Option<u32>) -> Arc<Self> {
+    pub(crate) fn new(max_open: u32, max_idle: Option<u32>, crew: Arc<Crew>) -> Arc<Self> {
         let count = |most| IdleCount { most, idle: Tally::default(), taken: AtomicU64::new(0) };
         let members = Members { shells: HashMap::new(), next: 0, is_closed: false };
         Arc::new(Self {
@@ -83,7 +85,9 @@ impl<D: Dialer> Exchange<D> {
             idle: max_idle.map(|most| Arc::new(count(most))),
             members: Mutex::new(members),
             turned_away: AtomicU64::new(0),
-            workers: Workers::new(),
+            process: Process::this(),
+            enlistment: crew.enlist(),
+            crew,
         })
     }
 
@@ -103,14 +107,17 @@ impl<D: Dialer> Exchange<D> {
         let share = Share::new(id, Arc::clone(self) as _);
         let ledger = Ledger::new(config, seed()).sharing(share);
         let membership = Membership { exchange: Arc::clone(self), id, on_vacant };
-        let workers = Arc::clone(&self.workers);
-        let shell = Shell::with(dialer, ledger, watch, workers, Some(membership));
+        let crew = Arc::clone(&self.crew);
+        let shell = Shell::with(dialer, ledger, watch, crew, Some(membership));
         self.members.lock().shells.insert(id, Arc::downgrade(&shell));
         shell
     }
 
     /// Sets the most slots that there may be.
     pub(crate) fn resize(&self, max_open: u32) {
+        if self.is_inherited() {
+            return;
+        }
         self.change(|budget| budget.resize(max_open));
     }
 
@@ -137,9 +144,14 @@ impl<D: Dialer> Exchange<D> {
         self.members.lock().is_closed = true;
     }
 
-    /// Leaves no thread at rest.
+    /// The pools of all keys are closed.
     pub(crate) fn dismiss(&self) {
-        self.workers.close();
+        self.enlistment.end();
+    }
+
+    /// Whether this process has it from its parent, by a fork: then it must not be used.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.process.is_a_parent()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -157,6 +169,9 @@ impl<D: Dialer> Exchange<D> {
 
     /// Reads the budget of this moment.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Budget) -> T) -> T {
+        if self.is_inherited() {
+            return read(&Budget::new(0));
+        }
         read(&self.budget.lock())
     }
 

@@ -31,12 +31,11 @@ use crate::moment::Moment;
 use crate::places::{Open, Places};
 use crate::shelf::Latest;
 use crate::spans;
-use crate::sync::{Bell, Mutex, Wake, coarse_now, now, seed, this_thread};
-use crate::workers::Workers;
+use crate::sync::{Bell, Mutex, Process, Wake, coarse_now, now, seed, this_thread};
+use crate::workers::{Crew, Enlistment};
 
 use self::account::{Account, Asking, turned_away};
 use self::books::{Locked, OpenBooks, Reading};
-use self::errands::Assignment;
 use self::exchange::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
 
@@ -62,7 +61,11 @@ pub(crate) struct Shell<D: Dialer> {
     locked: Mutex<Locked<D>>,
     /// Those that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
-    workers: Arc<Workers<Assignment<D>>>,
+    /// Where it was opened. In a child of that process it is closed: see `Shell::is_inherited`.
+    process: Process,
+    crew: Arc<Crew>,
+    /// `None` for a key, as all keys together are enlisted.
+    enlistment: Option<Enlistment>,
     /// Its part in what the keys of a keyed pool share, if it is one's.
     membership: Option<Membership<D>>,
     /// Where it counts what rests, if all keys together may have only so much.
@@ -81,15 +84,20 @@ struct Turn {
 }
 
 impl<D: Dialer> Shell<D> {
-    pub(crate) fn new(dialer: D, config: Config, watch: Watch<D::Error>) -> Arc<Self> {
-        Self::with(dialer, Ledger::new(config, seed()), watch, Workers::new(), None)
+    pub(crate) fn new(
+        dialer: D,
+        config: Config,
+        watch: Watch<D::Error>,
+        crew: Arc<Crew>,
+    ) -> Arc<Self> {
+        Self::with(dialer, Ledger::new(config, seed()), watch, crew, None)
     }
 
     fn with(
         dialer: D,
         ledger: Books<D>,
         watch: Watch<D::Error>,
-        workers: Arc<Workers<Assignment<D>>>,
+        crew: Arc<Crew>,
         membership: Option<Membership<D>>,
     ) -> Arc<Self> {
         let (blocking, config) = (dialer.blocking(), *ledger.config());
@@ -101,7 +109,9 @@ impl<D: Dialer> Shell<D> {
             places: Places::new(places_at_first(&config, membership.is_some())),
             locked: Mutex::new(Locked { ledger, asking: Asking::default() }),
             predicates: Mutex::new(BTreeMap::new()),
-            workers,
+            process: Process::this(),
+            enlistment: membership.is_none().then(|| crew.enlist()),
+            crew,
             idle: membership.as_ref().and_then(Membership::idle).cloned(),
             membership,
             reading: Latest::new(reading),
@@ -113,6 +123,17 @@ impl<D: Dialer> Shell<D> {
     /// Has what is to rest from the start dialed for.
     pub(crate) fn begin(self: &Arc<Self>) {
         self.event(Ledger::look);
+    }
+
+    /// Whether this process has the pool from its parent, by a fork.
+    ///
+    /// Then the pool is closed here. Its locks may be held by threads that this process does not have,
+    /// and its connections are the parent's conversations: one that were closed, reset or checked
+    /// here, or only dropped, would send something on the parent's socket. So no lock is taken, and
+    /// what comes back is left where it is, for as long as the process lives.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.process.is_a_parent()
     }
 
     pub(crate) fn knobs(&self) -> &Knobs {
@@ -129,6 +150,9 @@ impl<D: Dialer> Shell<D> {
     /// that nearly every checkout goes. Neither a lock, nor an allocation, nor a precise clock.
     #[inline]
     pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
+        if self.is_inherited() {
+            return None;
+        }
         let open = self.places.gate()?;
         let now = coarse_now();
         let mut entry = self.places.take(now)?;
@@ -197,6 +221,9 @@ impl<D: Dialer> Shell<D> {
         cancel: Option<&Cancel>,
         site: Site,
     ) -> Option<Result<Lent<D>, Refused<D>>> {
+        if self.is_inherited() {
+            return Some(Err(GetError::Closed));
+        }
         let mut has_queued = false;
         let outcome = if cancel.is_some_and(Cancel::is_cancelled) {
             self.event(Ledger::refuse_cancelled);
@@ -240,6 +267,9 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         site: Site,
     ) -> Option<Result<Lent<D>, Refused<D>>> {
+        if self.is_inherited() {
+            return Some(Err(GetError::Closed));
+        }
         let outcome = self.try_get_sound();
         self.checked_out(outcome, Duration::ZERO, site)
     }
@@ -421,6 +451,9 @@ impl<D: Dialer> Shell<D> {
     /// A borrowed connection comes back: to the next caller, to rest, or to its end.
     #[inline]
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>, was_touched: bool) {
+        if self.is_inherited() {
+            return std::mem::forget(entry);
+        }
         let (now, since) = (coarse_now(), entry.record().since());
         // Nearly every loan ends within a tick of that clock: see `Timings`.
         if now.is_a_tick_after(since) || self.watch.is_kept() {
@@ -485,6 +518,9 @@ impl<D: Dialer> Shell<D> {
     /// A borrower is done with a connection that is of no more use.
     #[cold]
     pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+        if self.is_inherited() {
+            return std::mem::forget(entry);
+        }
         self.note_return(&entry, coarse_now());
         self.retire(entry, reason);
     }
@@ -516,7 +552,10 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
         let held = self.end_loan(&entry, coarse_now());
         self.tell(|| Event::Detached { held });
-        let (connection, effects) = self.told(|ledger, now| ledger.detach(entry, now));
+        if self.is_inherited() {
+            return entry.into_connection();
+        }
+        let (connection, effects) = self.books().tell(|ledger, now| ledger.detach(entry, now));
         self.carry_out(effects);
         connection
     }

@@ -72,14 +72,16 @@ impl<D: Dialer> Shell<D> {
 
     #[cold]
     fn tell_observer(&self, observer: &dyn Observer<D::Error>, event: &Event<'_, D::Error>) {
-        if catch(|| observer.observe(event)).is_none() {
+        if !self.is_inherited() && catch(|| observer.observe(event)).is_none() {
             self.note_panic();
         }
     }
 
     #[cold]
     fn note_panic(&self) {
-        self.books().note_panic();
+        if !self.is_inherited() {
+            self.books().note_panic();
+        }
     }
 
     /// Whether none of the predicates of those epochs retires a connection.

@@ -918,7 +918,7 @@ impl Keys {
     fn want(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
         let books = self.members[member].books.as_ref().filter(|_| self.is_prompt())?;
         let (stats, config) = (books.stats(now), &self.setting.each);
-        let dials = config.max_dialing.unwrap_or(u32::MAX).saturating_sub(stats.dialing);
+        let dials = config.max_dialing().saturating_sub(stats.dialing);
         let room = (stats.max_open - stats.open()).min(dials);
         let cold = self.cold(member, now);
         let lacking = self.unmet(member, now).min(room);

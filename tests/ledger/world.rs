@@ -1417,7 +1417,7 @@ impl World {
     }
 
     fn room(&self, now: Moment) -> u32 {
-        let dials = self.config.max_dialing.unwrap_or(u32::MAX);
+        let dials = self.config.max_dialing();
         let slots = self.config.max_open.saturating_sub(self.open());
         let tries = match self.config.breaker {
             Some(_) if self.failures > 0 => u32::from(self.may_probe(now)),

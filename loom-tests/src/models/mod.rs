@@ -81,6 +81,11 @@
 //! | keys: SHUT-01 | `a_key_that_comes_as_the_pool_is_closed_leaves_nothing_open` |
 //! | keys: BOUND | `of_two_returns_at_once_one_sees_that_too_much_rests` |
 //! | BOUNDED-BYPASS | `a_gate_that_is_open_for_a_time_is_passed_no_longer` |
+//! | QUIET | `two_pools_are_served_by_one_thread` |
+//! | QUIET | `jobs_of_two_threads_are_done_by_one_worker` |
+//! | LIFE-12 | `an_alarm_and_a_job_at_once_are_both_seen_to_by_one_worker` |
+//! | LIFE-12 | `an_alarm_is_seen_to_although_the_last_one_was_just_taken_back` |
+//! | LIFE-12 | `what_waits_for_a_thread_has_the_one_that_watches` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
@@ -93,6 +98,7 @@ mod dialing;
 mod resting;
 mod returning;
 mod sharing;
+mod watching;
 mod working;
 
 use std::sync::Arc;

@@ -27,10 +27,11 @@ fn a_job_is_never_given_to_a_worker_that_has_gone() {
     });
 }
 
-/// Two threads dial as a worker rests: one of them has it.
+/// Two threads dial as a worker rests: one of them has it. A model has room for three workers.
 #[test]
 fn a_resting_worker_is_given_one_job() {
     check_within(2, || {
+        sync::limit_spawns(3);
         let (pool, server) = pool(2, &[]);
         PooledConnection::discard(pool.get().unwrap());
         let caller = thread::spawn({
@@ -68,6 +69,24 @@ fn a_thread_that_cannot_be_had_fails_a_dial_and_no_more() {
         let (stats, books) = (pool.stats(), server.books());
         assert_eq!(stats.dialed_total, u64::from(books.dials));
         assert_eq!(stats.dials_total, stats.dialed_total + stats.dial_failed_total);
+    });
+}
+
+/// QUIET, ACC-05: one thread is to be had, and two pools dial. Whoever comes second waits for it.
+#[test]
+fn two_pools_are_served_by_one_thread() {
+    check_within(2, || {
+        sync::limit_spawns(1);
+        sync::rest_for_ever();
+        let [(one, of_one), (other, of_other)] = [(); 2].map(|()| pool(1, &[]));
+        let caller = thread::spawn({
+            let other = other.clone();
+            move || drop(other.get().unwrap())
+        });
+        drop(one.get().unwrap());
+        caller.join().unwrap();
+        finish(&one, &of_one);
+        finish(&other, &of_other);
     });
 }
 

@@ -1,0 +1,138 @@
+//! Workers by themselves, with the one of them that watches the clock.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use loom::thread;
+
+use super::{SOON, check_within};
+use crate::sync::{self, Condvar, Mutex, now};
+use crate::whole::maintenance::Upkeep;
+use crate::whole::workers::{Crew, Enlistment, Job};
+
+/// Counts what has been done, and waits for it: what is lost is a deadlock.
+struct Done {
+    count: Mutex<u32>,
+    changed: Condvar,
+}
+
+impl Done {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { count: Mutex::new(0), changed: Condvar::default() })
+    }
+
+    fn add(&self) {
+        *self.count.lock() += 1;
+        self.changed.ring();
+    }
+
+    fn wait_for(&self, count: u32) {
+        let mut done = self.count.lock();
+        while *done < count {
+            self.changed.wait(&mut done, None);
+        }
+        assert_eq!(*done, count, "each is done once");
+    }
+}
+
+struct Work(Arc<Done>);
+
+impl Job for Work {
+    fn run(self: Box<Self>) {
+        self.0.add();
+    }
+}
+
+struct Aging(Arc<Done>);
+
+impl Upkeep for Aging {
+    fn upkeep(self: Arc<Self>) {
+        self.0.add();
+    }
+}
+
+/// So many threads are to be had, and none ends by itself.
+fn crew(threads: u32) -> (Arc<Crew>, Enlistment, Arc<Done>) {
+    sync::limit_spawns(threads);
+    sync::rest_for_ever();
+    let crew = Arc::<Crew>::default();
+    let enlistment = crew.enlist();
+    (crew, enlistment, Done::new())
+}
+
+fn submit(crew: &Arc<Crew>, done: &Arc<Done>) {
+    assert!(crew.submit(Work(Arc::clone(done))).is_ok(), "there is a worker");
+}
+
+fn weak(aging: &Arc<Aging>) -> Weak<dyn Upkeep> {
+    let weak: Weak<Aging> = Arc::downgrade(aging);
+    weak
+}
+
+/// A worker goes to rest, or is about to end with the last pool, as jobs come.
+#[test]
+fn jobs_of_two_threads_are_done_by_one_worker() {
+    check_within(3, || {
+        let (crew, enlistment, done) = crew(1);
+        submit(&crew, &done);
+        let other = thread::spawn({
+            let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
+            move || submit(&crew, &done)
+        });
+        submit(&crew, &done);
+        other.join().unwrap();
+        done.wait_for(3);
+        enlistment.end();
+    });
+}
+
+#[test]
+fn an_alarm_and_a_job_at_once_are_both_seen_to_by_one_worker() {
+    check_within(3, || {
+        let (crew, enlistment, done) = crew(1);
+        submit(&crew, &done);
+        let aging = Arc::new(Aging(Arc::clone(&done)));
+        let other = thread::spawn({
+            let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
+            move || submit(&crew, &done)
+        });
+        assert!(crew.wake_at(now() + SOON, weak(&aging)));
+        other.join().unwrap();
+        done.wait_for(3);
+        enlistment.end();
+    });
+}
+
+/// The one that watches has been told to go as somebody counts on it.
+#[test]
+fn an_alarm_is_seen_to_although_the_last_one_was_just_taken_back() {
+    check_within(3, || {
+        let (crew, enlistment, done) = crew(2);
+        let [first, second] = [(); 2].map(|()| Arc::new(Aging(Arc::clone(&done))));
+        let far = crate::config::far_future(now() + 2 * SOON);
+        assert!(crew.wake_at(far, weak(&first)));
+        let other = thread::spawn({
+            let (crew, first) = (Arc::clone(&crew), Arc::clone(&first));
+            move || crew.forget(&weak(&first))
+        });
+        assert!(crew.wake_at(now() + SOON, weak(&second)));
+        other.join().unwrap();
+        done.wait_for(1);
+        enlistment.end();
+    });
+}
+
+/// The only worker watches, for something that is far away; a job needs it.
+#[test]
+fn what_waits_for_a_thread_has_the_one_that_watches() {
+    check_within(3, || {
+        let (crew, enlistment, done) = crew(1);
+        let aging = Arc::new(Aging(Arc::clone(&done)));
+        let far = crate::config::far_future(now() + Duration::from_secs(1));
+        assert!(crew.wake_at(far, weak(&aging)));
+        submit(&crew, &done);
+        done.wait_for(1);
+        crew.forget(&weak(&aging));
+        enlistment.end();
+    });
+}

@@ -1,0 +1,43 @@
+//! What hanging resolvers leave behind in the whole process, which so is this test's alone.
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use latebind::Dialer;
+use latebind::net::{NetError, TcpDialer};
+
+/// A keyed pool has a dialer for each key: what they leave behind is bounded for all together, and one
+/// name that hangs leaves room for others.
+#[test]
+fn resolvers_that_hang_for_many_dialers_leave_a_bounded_number_of_threads() {
+    let (let_go, held) = mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let dialers: Vec<_> = (0..10)
+        .map(|_| {
+            let held = Arc::clone(&held);
+            TcpDialer::new("hanging.example", 80).resolver(move |_, _| {
+                let _ = held.lock().unwrap().recv(); // Until everybody is let go.
+                Ok(vec![address])
+            })
+        })
+        .collect();
+    let most = dialers.iter().flat_map(|dialer| {
+        (0..40).map(|_| {
+            let error = dialer.dial(Instant::now() + Duration::from_millis(1)).unwrap_err();
+            let NetError::ResolveTimeout { lookups, limit, .. } = error else {
+                panic!("{error:?}")
+            };
+            assert!([32, 128].contains(&limit), "{limit}");
+            lookups
+        })
+    });
+    let most = most.max().unwrap();
+    assert!((96..=128).contains(&most), "{most}");
+    drop(let_go);
+    for dialer in dialers {
+        dialer.dial(Instant::now() + Duration::from_secs(20)).unwrap();
+    }
+}
