@@ -167,7 +167,8 @@ fn a_cancellation_racing_a_deadline_ends_the_wait_once() {
         caller.join().unwrap();
         let stats = pool.stats();
         let ended = stats.timed_out_total + stats.cancelled_total;
-        assert_eq!(stats.waited_total, 1 + ended, "whoever has the connection waited for its dial");
+        assert_eq!(ended, 1, "the caller is turned away once, before it queues or after");
+        assert!((1..=2).contains(&stats.waited_total), "{stats:?}");
         drop(held);
         assert_at_rest(&pool, &server, 1);
     });
