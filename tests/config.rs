@@ -143,9 +143,11 @@ fn max_dialing_bounds_the_dials_at_once() {
 fn unless_it_is_told_a_pool_begins_no_more_than_64_dials_at_once() {
     let by_itself = |b: Builder<Scripted>| b.min_idle(300);
     for set in [|b| b, by_itself] {
-        let (pool, server) = pool(|b| set(b.max_open(300)));
+        let (dialer, server) = Scripted::new();
         let gate = Gate::new();
+        // Before there is a pool, which may dial by itself.
         server.on_dial((0..300).map(|_| gate.then(Act::Succeed)));
+        let pool = set(Pool::builder(dialer).max_open(300)).build().unwrap();
         thread::scope(|scope| {
             for _ in 0..100 {
                 scope.spawn(|| drop(pool.get_timeout(LONG).unwrap()));

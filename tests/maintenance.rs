@@ -122,9 +122,8 @@ fn it_goes_by_itself_when_it_finds_nothing_open() {
     let _alone = alone();
     let (pool, server) = pool(|b| b.max_idle_time(BRIEF));
     drop(pool.get().unwrap());
-    await_one();
-    await_none();
     await_that("what it has ended is closed", || server.alive() == 0);
+    await_none();
     PooledConnection::discard(pool.get().unwrap());
     await_none();
 }
