@@ -547,6 +547,29 @@ fn a_loan_that_lasts_too_long_is_told_of_once() {
     await_rest(&pool, &server);
 }
 
+/// An observer that takes its time over a leak holds up neither the pool's other upkeep nor another
+/// pool's.
+#[test]
+fn an_observer_of_leaks_that_blocks_delays_no_upkeep() {
+    let gate = Gate::new();
+    let blocks = gate.clone();
+    let (pool, server) = pool(|builder| {
+        let observer = move |event: &Event<'_, _>| {
+            if let Event::Leaked { .. } = event {
+                blocks.pass();
+            }
+        };
+        builder.max_open(2).leak_after(SHORT).max_idle_time(20 * SHORT).observer(observer)
+    });
+    let (held, idle) = (pool.get().unwrap(), pool.get().unwrap());
+    gate.await_arrivals(1);
+    drop(idle);
+    await_that("the idle connection is closed although nobody calls", || server.alive() == 1);
+    gate.open();
+    drop(held);
+    await_rest(&pool, &server);
+}
+
 /// A checkout that takes no lock orders no upkeep: it is ordered already for what is idle.
 #[test]
 fn a_loan_that_the_ledger_never_saw_is_told_of_when_it_lasts_too_long() {

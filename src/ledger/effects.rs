@@ -60,6 +60,8 @@ pub(crate) struct AsideOrder<C> {
 pub(crate) struct CloseOrder<C> {
     pub(crate) id: ErrandId,
     pub(crate) connection: C,
+    /// To be dropped before the connection is closed.
+    pub(crate) handle: Option<AbortHandle>,
     pub(crate) reason: CloseReason,
     /// How old it was when it was retired.
     pub(crate) age: Duration,
@@ -71,8 +73,8 @@ pub(crate) struct CloseOrder<C> {
 pub(crate) struct Effects<C, F, W> {
     /// Callers to wake: what they waited for can be collected.
     pub(crate) wake: Vec<W>,
-    /// Handles of connections that are to be closed or detached: to be dropped before that.
-    pub(crate) handles: Vec<AbortHandle>,
+    /// That of a connection that is to be detached: to be dropped before that.
+    pub(crate) handle: Option<AbortHandle>,
     pub(crate) dials: Vec<DialOrder>,
     pub(crate) asides: Vec<AsideOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
@@ -92,7 +94,7 @@ impl<C, F, W> Effects<C, F, W> {
     pub(crate) fn none() -> Self {
         Self {
             wake: Vec::new(),
-            handles: Vec::new(),
+            handle: None,
             dials: Vec::new(),
             asides: Vec::new(),
             closes: Vec::new(),
@@ -106,7 +108,7 @@ impl<C, F, W> Effects<C, F, W> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.wake.is_empty()
-            && self.handles.is_empty()
+            && self.handle.is_none()
             && self.dials.is_empty()
             && self.asides.is_empty()
             && self.closes.is_empty()
@@ -115,17 +117,5 @@ impl<C, F, W> Effects<C, F, W> {
             && self.judged.is_none()
             && self.orders.is_empty()
             && !self.is_vacant
-    }
-
-    /// Whether a dialer's code may run on the thread that carries this out.
-    pub(crate) fn may_call_out(&self) -> bool {
-        let Self { handles, asides, closes, spent, judged, orders, is_vacant, .. } = self;
-        !handles.is_empty()
-            || !asides.is_empty()
-            || !closes.is_empty()
-            || !spent.is_empty()
-            || judged.is_some()
-            || !orders.is_empty()
-            || *is_vacant
     }
 }

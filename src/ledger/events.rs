@@ -221,7 +221,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.judgements.pass(entry.epoch, ledger.epoch);
             ledger.totals.detached_total += 1;
         });
-        let connection = self.part_with(entry, &mut effects);
+        let (connection, handle) = self.part_with(entry);
+        effects.handle = handle;
         (connection, effects)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::abort::AbortHandle;
 use crate::close_reason::CloseReason;
 use crate::config::{DialRule, OnDialFailure};
 use crate::moment::Moment;
@@ -603,16 +604,16 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         effects: &mut Effects<C, F, W>,
     ) {
         let age = entry.age(now);
-        let connection = self.part_with(entry, effects);
-        effects.closes.push(CloseOrder { id, connection, reason, age });
+        let (connection, handle) = self.part_with(entry);
+        effects.closes.push(CloseOrder { id, connection, handle, reason, age });
     }
 
-    /// The connection alone, for it is to be closed or detached.
-    pub(super) fn part_with(&mut self, entry: Entry<C>, effects: &mut Effects<C, F, W>) -> C {
-        effects.handles.extend(self.handles.remove(&entry.address()));
+    /// The connection, which is to be closed or detached, and its handle, which is to go first.
+    pub(super) fn part_with(&mut self, entry: Entry<C>) -> (C, Option<AbortHandle>) {
+        let handle = self.handles.remove(&entry.address());
         let (connection, page, line) = entry.into_parts();
         self.roster.strike(&page, line);
-        connection
+        (connection, handle)
     }
 
     pub(super) fn note_closing(&mut self, id: ErrandId, now: Moment) {

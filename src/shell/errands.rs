@@ -1,8 +1,10 @@
 //! What the ledger orders, carried out: never under the lock, on a worker if it may block.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::abort::AbortHandle;
 use crate::config::far_future;
 use crate::dialer::Dialer;
 use crate::error::DialFailure;
@@ -28,65 +30,19 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Carries out what the ledger ordered, and what follows from that. Never under the lock.
-    ///
-    /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials
-    /// that fail one after the other, and a thousand keys may be asked in turn for a slot.
     pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
         self.trim();
-        if effects.is_empty() {
-            return;
-        }
-        let mut pending = Vec::new();
-        self.carry_out_one(effects, &mut pending);
-        while let Some((shell, effects)) = pending.pop() {
-            shell.carry_out_one(effects, &mut pending);
+        if !effects.is_empty() {
+            self.give_orders(effects).run();
         }
     }
 
-    /// Carries out what the ledger ordered, and adds what follows from that.
-    fn carry_out_one(
-        self: &Arc<Self>,
-        effects: Orders<D>,
-        pending: &mut Vec<(Arc<Self>, Orders<D>)>,
-    ) {
-        let follows = |effects| (Arc::clone(self), effects);
-        let Effects { wake, handles, dials, asides, closes, spent, .. } = effects;
-        if let Some(membership) = self.membership.as_ref().filter(|_| !effects.orders.is_empty()) {
-            // First, as the keys wait for each other's answers, and for no user code.
-            pending.extend(membership.pass_on(effects.orders));
-        }
-        for bell in wake {
-            bell.ring();
-        }
-        if let Some(due) = effects.alarm {
-            self.order_upkeep(due);
-        }
-        for handle in handles {
-            catch(|| drop(handle));
-        }
-        for order in dials {
-            pending.extend(self.on_worker(Errand::Dial(order)).map(follows));
-        }
-        for order in asides {
-            let may_block = match order.task {
-                Task::Check | Task::KeepAlive => self.blocking.check,
-                Task::Reset => true,
-                Task::Judge { .. } => false,
-            };
-            pending.extend(self.run(Errand::Aside(order), may_block).map(follows));
-        }
-        for order in closes {
-            pending.extend(self.run(Errand::Close(order), self.blocking.close).map(follows));
-        }
-        for failure in spent {
-            catch(|| drop(failure));
-        }
-        if let Some(epoch) = effects.judged {
-            self.forget_predicates(epoch);
-        }
-        if let Some(membership) = self.membership.as_ref().filter(|_| effects.is_vacant) {
-            membership.tell_vacant(self);
-        }
+    /// Carries out what takes no user code on this thread: what wakes others, sends errands to workers,
+    /// and orders upkeep. Returns the rest. So no order of the pool's own waits for user code.
+    fn give_orders(self: &Arc<Self>, effects: Orders<D>) -> Calls<D> {
+        let mut calls = Calls(VecDeque::new());
+        calls.take_on(Arc::clone(self), effects);
+        calls
     }
 
     /// Drops the predicates up to that epoch.
@@ -121,21 +77,45 @@ impl<D: Dialer> Shell<D> {
         weak
     }
 
-    fn run(self: &Arc<Self>, errand: Errand<D>, may_block: bool) -> Option<Orders<D>> {
-        if may_block { self.on_worker(errand) } else { Some(self.perform(errand)) }
-    }
-
     /// Sends an errand to a worker. If there is none and no thread to be had, a dial fails; other
     /// errands are run here, as a connection must not be lost for want of a thread.
-    fn on_worker(self: &Arc<Self>, errand: Errand<D>) -> Option<Orders<D>> {
+    fn send(self: &Arc<Self>, errand: Errand<D>) -> Option<Call<D>> {
         let assignment = Assignment { shell: Arc::clone(self), errand };
         let (Assignment { errand, .. }, error) = self.crew.submit(assignment).err()?;
         Some(match errand {
             Errand::Dial(DialOrder { id, .. }) => {
-                self.dial_failed(id, DialFailure::no_thread(error), false, Duration::ZERO, now())
+                Call::DialFailed(id, DialFailure::no_thread(error))
             }
-            errand => self.perform(errand),
+            errand => Call::Perform(errand),
         })
+    }
+
+    fn may_block(&self, task: Task) -> bool {
+        match task {
+            Task::Check | Task::KeepAlive => self.blocking.check,
+            Task::Reset => true,
+            Task::Judge { .. } => false,
+        }
+    }
+
+    /// Runs user code, and says what follows from it.
+    fn make(self: &Arc<Self>, call: Call<D>) -> Orders<D> {
+        match call {
+            Call::Forget(handle) => drop(catch(|| drop(handle))),
+            Call::Perform(errand) => return self.perform(errand),
+            Call::DialFailed(id, failure) => {
+                return self.dial_failed(id, failure, false, Duration::ZERO, now());
+            }
+            Call::Spend(failure) => drop(catch(|| drop(failure))),
+            Call::ForgetPredicates(epoch) => self.forget_predicates(epoch),
+            Call::TellVacant => self.membership.iter().for_each(|m| m.tell_vacant(self)),
+            Call::TellLeaks(leaks) => {
+                for holder in Holder::all(leaks) {
+                    self.tell(|| Event::Leaked { holder: &holder });
+                }
+            }
+        }
+        Effects::none()
     }
 
     /// Does what is to be done, and tells the ledger. To it, a panic of the dialer is a failure.
@@ -176,17 +156,12 @@ impl<D: Dialer> Shell<D> {
                 let now = now();
                 self.report(|books| books.back(id, entry, is_sound, now))
             }
-            Errand::Close(CloseOrder { id, connection, reason, age }) => {
+            Errand::Close(CloseOrder { id, connection, handle, reason, age }) => {
+                catch(|| drop(handle));
                 self.user_code(|dialer| dialer.close(connection));
                 self.tell(|| Event::Closed { reason, age });
                 let now = now();
                 self.report(|books| books.closed(id, now))
-            }
-            Errand::Upkeep(orders, leaks) => {
-                for holder in Holder::all(leaks) {
-                    self.tell(|| Event::Leaked { holder: &holder });
-                }
-                orders
             }
         }
     }
@@ -210,16 +185,91 @@ impl<D: Dialer> Shell<D> {
 }
 
 /// Something to do outside the lock, with the slot that it is done for.
-pub(super) enum Errand<D: Dialer> {
+enum Errand<D: Dialer> {
     Dial(DialOrder),
     Aside(AsideOrder<Connection<D>>),
     Close(CloseOrder<Connection<D>>),
-    /// All that an upkeep has led to, and the leaks that it has found.
-    Upkeep(Orders<D>, Vec<Loan>),
+}
+
+/// User code to be run on the thread at hand.
+enum Call<D: Dialer> {
+    /// The abort handle of a connection that is detached next.
+    Forget(AbortHandle),
+    Perform(Errand<D>),
+    /// There was no thread for it.
+    DialFailed(ErrandId, Failure<D>),
+    /// Nobody wants this error any more.
+    Spend(Failure<D>),
+    /// The predicates up to that epoch are needed no more.
+    ForgetPredicates(u32),
+    TellVacant,
+    TellLeaks(Vec<Loan>),
+}
+
+/// User code of some shells, in the order in which it is to run.
+struct Calls<D: Dialer>(VecDeque<(Arc<Shell<D>>, Call<D>)>);
+
+impl<D: Dialer> Calls<D> {
+    /// Gives a shell's orders, and those of the keys that they are passed on to, and adds the user code
+    /// that is left.
+    ///
+    /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials that
+    /// fail one after the other, and a thousand keys may be asked in turn for a slot.
+    fn take_on(&mut self, shell: Arc<Shell<D>>, effects: Orders<D>) {
+        let mut pending = vec![(shell, effects)];
+        while let Some((shell, effects)) = pending.pop() {
+            let Effects { wake, handle, dials, asides, closes, spent, .. } = effects;
+            let Effects { alarm, judged, orders, is_vacant, .. } = effects;
+            if let Some(membership) = shell.membership.as_ref().filter(|_| !orders.is_empty()) {
+                pending.extend(membership.pass_on(orders));
+            }
+            wake.iter().for_each(|bell| bell.ring());
+            if let Some(due) = alarm {
+                shell.order_upkeep(due);
+            }
+            let mut add = |call| self.0.push_back((Arc::clone(&shell), call));
+            handle.map(Call::Forget).into_iter().for_each(&mut add);
+            let dials = dials.into_iter().map(|order| (Errand::Dial(order), true));
+            let asides = asides.into_iter().map(|order| {
+                let may_block = shell.may_block(order.task);
+                (Errand::Aside(order), may_block)
+            });
+            let closes =
+                closes.into_iter().map(|order| (Errand::Close(order), shell.blocking.close));
+            for (errand, may_block) in dials.chain(asides).chain(closes) {
+                if may_block {
+                    shell.send(errand).into_iter().for_each(&mut add);
+                } else {
+                    add(Call::Perform(errand));
+                }
+            }
+            spent.into_iter().map(Call::Spend).for_each(&mut add);
+            judged.map(Call::ForgetPredicates).into_iter().for_each(&mut add);
+            if is_vacant {
+                add(Call::TellVacant);
+            }
+        }
+    }
+
+    /// Runs all of it, and what follows from it.
+    fn run(mut self) {
+        while let Some((shell, call)) = self.0.pop_front() {
+            let effects = shell.make(call);
+            if !effects.is_empty() {
+                self.take_on(shell, effects);
+            }
+        }
+    }
+}
+
+impl<D: Dialer> Job for Calls<D> {
+    fn run(self: Box<Self>) {
+        Self::run(*self);
+    }
 }
 
 /// An errand on its way to a worker.
-pub(super) struct Assignment<D: Dialer> {
+struct Assignment<D: Dialer> {
     shell: Arc<Shell<D>>,
     errand: Errand<D>,
 }
@@ -232,15 +282,16 @@ impl<D: Dialer> Upkeep for Shell<D> {
             (orders, ledger.take_leaks(coarse_now()))
         });
         let Some((orders, leaks)) = told else { return };
-        // The thread that this runs on is that of all pools: no dialer may hold it up, nor may an
-        // observer.
-        let left = if orders.may_call_out() || !leaks.is_empty() {
-            self.on_worker(Errand::Upkeep(orders, leaks))
-        } else {
-            Some(orders)
-        };
-        if let Some(orders) = left {
-            self.carry_out(orders);
+        let mut calls = self.give_orders(orders);
+        if !leaks.is_empty() {
+            calls.0.push_back((Arc::clone(&self), Call::TellLeaks(leaks)));
+        }
+        if calls.0.is_empty() {
+            return;
+        }
+        // The thread that this runs on is that of all pools: no user code may hold it up.
+        if let Err((calls, _)) = self.crew.submit(calls) {
+            calls.run();
         }
     }
 }
