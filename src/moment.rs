@@ -41,6 +41,9 @@ static SAME: LazyLock<(Instant, Moment)> = LazyLock::new(|| {
     }
 });
 
+/// By how much a coarse reading is late at most: the tick of the slowest kernel's timer (100 Hz).
+pub(crate) const TICK_MOST: Duration = Duration::from_millis(10);
+
 impl Moment {
     /// Before any that the clock reads.
     pub(crate) const FIRST: Self = Self(i64::MIN);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::abort::AbortHandle;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
-use crate::moment::Moment;
+use crate::moment::{Moment, TICK_MOST};
 use crate::stats::Stats;
 
 use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
@@ -340,10 +340,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Some(entry)
     }
 
-    /// Writes on a connection when it has to end, for those who do not ask the ledger.
+    /// Writes on a connection until when it may go without the ledger: by a coarse reading, which is
+    /// late, not to its very end.
     pub(crate) fn date(&self, entry: &mut Entry<C>) {
         if entry.expires == Moment::FIRST {
-            entry.expires = self.aging.ends_at(entry).unwrap_or(Moment::LAST);
+            let end = self.aging.ends_at(entry);
+            let coarse = |end: Moment| end.before(TICK_MOST).unwrap_or(end);
+            entry.expires = end.map_or(Moment::LAST, coarse);
         }
     }
 
