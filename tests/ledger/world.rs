@@ -793,7 +793,8 @@ impl World {
             self.upkeep(Duration::ZERO);
             self.come_to_rest(false);
             let is_full = self.open() >= self.config.max_open;
-            assert!(is_full || self.failures > 0 || self.missing(Leaving::Yes) == 0, "min_idle");
+            let is_paused = self.failures > 0 || self.replaces_at.is_some();
+            assert!(is_full || is_paused || self.missing(Leaving::Yes) == 0, "min_idle");
         }
     }
 
