@@ -927,7 +927,7 @@ fn whoever_is_given_nothing_by_a_key_that_has_no_pool_is_told_of_and_counted() {
 #[test]
 fn whoever_is_given_nothing_by_a_keys_pool_is_told_of_and_counted() {
     let (pool, _servers, told) = observed(1);
-    let held = pool.get(&1).unwrap();
+    let held = pool.get_timeout(&1, LONG).unwrap();
     let cancel = latebind::Cancel::new();
     cancel.cancel();
     assert!(matches!(pool.get_cancellable(&1, &cancel, LONG), Err(GetError::Cancelled)));
@@ -945,7 +945,7 @@ fn whoever_is_given_nothing_by_a_keys_pool_is_told_of_and_counted() {
 #[test]
 fn whoever_comes_after_the_close_is_told_of_and_counted() {
     let (pool, servers, told) = observed(4);
-    let held = pool.get(&1).unwrap();
+    let held = pool.get_timeout(&1, LONG).unwrap();
     pool.close();
     // Of a key that is there still, and of one that never was.
     for key in [1, 2] {
