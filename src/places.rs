@@ -47,7 +47,7 @@ const NO_LIMIT: u64 = u64::MAX;
 
 /// Connections at rest, for whoever comes while nobody waits.
 pub(crate) struct Places<T> {
-    /// `SHUT`, and the epoch above it. Written under the ledger's lock, read by all: before a place
+    /// See `Open`, or with `SHUT`. Written under the ledger's lock, read by all: before a place
     /// is looked at, and after a connection has been put there.
     gate: AtomicU64,
     /// Until when the gate counts as open: as `Moment::as_nanos`, or `NO_LIMIT`. Written under the
@@ -66,18 +66,26 @@ struct Row<T> {
     next: OnceLock<Box<Row<T>>>,
 }
 
-/// The gate is open, for connections of this epoch.
+/// The gate as it stands open, in one word: for connections of its epoch, which may fill as many
+/// places as it has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Open {
-    pub(crate) epoch: u32,
-    /// The first so many places may be filled: with what rests in the ledger, as many connections as
-    /// may rest at all.
-    room: u32,
-}
+pub(crate) struct Open(u64);
 
 impl Open {
-    fn to_gate(self) -> u64 {
-        u64::from(self.epoch) << EPOCH_AT | u64::from(self.room) << ROOM_AT
+    fn new(epoch: u32, room: u32) -> Self {
+        Self(u64::from(epoch) << EPOCH_AT | u64::from(room) << ROOM_AT)
+    }
+
+    #[inline]
+    pub(crate) fn epoch(self) -> u32 {
+        (self.0 >> EPOCH_AT) as u32
+    }
+
+    /// The first so many places may be filled: with what rests in the ledger, as many connections as
+    /// may rest at all.
+    #[inline]
+    fn room(self) -> usize {
+        (self.0 >> ROOM_AT & ROOM_MASK) as usize
     }
 }
 
@@ -86,7 +94,7 @@ impl<T> Places<T> {
     pub(crate) fn new(count: u32) -> Self {
         let room = count.min(PLACES_MOST);
         Self {
-            gate: AtomicU64::new(Open { epoch: 0, room }.to_gate()),
+            gate: AtomicU64::new(Open::new(0, room).0),
             until: AtomicU64::new(NO_LIMIT),
             last_seen: Figure::default(),
             first: Row::new(room as usize),
@@ -133,8 +141,7 @@ impl<T> Places<T> {
     #[inline]
     fn is_open(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
-        let room = (gate >> ROOM_AT & ROOM_MASK) as u32;
-        (gate & SHUT == 0).then_some(Open { epoch: (gate >> EPOCH_AT) as u32, room })
+        (gate & SHUT == 0).then_some(Open(gate))
     }
 
     /// Takes a connection from the place that this thread used last, or else from the first that
@@ -174,7 +181,7 @@ impl<T> Places<T> {
     /// stead, or both.
     #[inline]
     pub(crate) fn put(&self, item: T, open: Open) -> Result<(), [Option<T>; 2]> {
-        let Some(place) = self.free_place(open.room) else { return Err([Some(item), None]) };
+        let Some(place) = self.free_place(open.room()) else { return Err([Some(item), None]) };
         // Something is displaced if another returner has found the same place free.
         let displaced = place.swap(item);
         let recalled = if self.is_open() == Some(open) { None } else { place.take() };
@@ -183,17 +190,17 @@ impl<T> Places<T> {
 
     /// The place that this thread used last, or else the first, if it looks free and may be filled.
     #[inline]
-    fn free_place(&self, room: u32) -> Option<&Shelf<T>> {
+    fn free_place(&self, room: usize) -> Option<&Shelf<T>> {
         let (last, _) = last_place();
         match self.place(last) {
-            Some(place) if last < room as usize && !place.looks_taken() => Some(place),
+            Some(place) if last < room && !place.looks_taken() => Some(place),
             _ => self.find_free_place(room),
         }
     }
 
     #[cold]
-    fn find_free_place(&self, room: u32) -> Option<&Shelf<T>> {
-        let at = self.all().take(room as usize).position(|place| !place.looks_taken())?;
+    fn find_free_place(&self, room: usize) -> Option<&Shelf<T>> {
+        let at = self.all().take(room).position(|place| !place.looks_taken())?;
         // What this thread has returned last it will take first.
         let (_, ticked) = last_place();
         set_last_place(at, ticked);
@@ -264,7 +271,7 @@ impl<T> Places<T> {
         let until = until.map_or(NO_LIMIT, Moment::as_nanos);
         self.until.store(until, Ordering::Relaxed);
         let room = spare.saturating_add(laid_out as u32).min(PLACES_MOST);
-        self.gate.store(Open { epoch, room }.to_gate(), Ordering::Release);
+        self.gate.store(Open::new(epoch, room).0, Ordering::Release);
     }
 }
 

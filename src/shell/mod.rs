@@ -161,7 +161,7 @@ impl<D: Dialer> Shell<D> {
         }
         let is_fresh = self.knobs.is_fresh(entry.idle_since(), now);
         // One of an older epoch rests here for the moment until its returner has looked.
-        if !is_fresh || entry.epoch != open.epoch || now >= entry.expires {
+        if !is_fresh || entry.epoch != open.epoch() || now >= entry.expires {
             self.pass_on(entry);
             return None;
         }
@@ -477,7 +477,7 @@ impl<D: Dialer> Shell<D> {
         }
         // A reset has taken some time since: to have proved less than it has costs at most a check.
         match self.places.gate() {
-            Some(open) if open.epoch == entry.epoch && now < entry.expires => {
+            Some(open) if open.epoch() == entry.epoch && now < entry.expires => {
                 entry.come_to_rest(now);
                 entry.record().let_go();
                 let expires = entry.expires;

@@ -31,7 +31,7 @@ fn what_is_displaced_as_connections_are_laid_out_is_not_lost() {
         });
         let (mut there, mut idle) = (Vec::new(), vec![2]);
         places.sweep(|it| there.push(it));
-        places.open(open.epoch, None, 0, || idle.pop(), |it| there.push(it));
+        places.open(open.epoch(), None, 0, || idle.pop(), |it| there.push(it));
         if let Err(left) = returning.join().unwrap() {
             there.extend(left.into_iter().flatten());
         }
