@@ -7,20 +7,21 @@ use std::time::Duration;
 
 use crate::config::{Breaker, Config, ConfigError, DialRule, OnDialFailure};
 use crate::dialer::Dialer;
-use crate::event::{Observer, Watch};
+use crate::event::Observer;
 use crate::keyed::{DialerFor, KeyedConfig, KeyedPool};
 use crate::pool::Pool;
+use crate::reporter::Reporter;
 use crate::threads::{Threads, crew_of};
 
 impl<D: Dialer> Pool<D> {
     /// Opens a pool with the defaults. Nothing is dialed yet.
     pub fn new(dialer: D) -> Self {
-        Self::open(dialer, Config::default(), Watch::default(), crew_of(None))
+        Self::open(dialer, Config::default(), Reporter::default(), crew_of(None))
     }
 
     /// What can be set about a pool before it is opened.
     pub fn builder(dialer: D) -> Builder<D> {
-        Settings::of(ToOpen { dialer, watch: Watch::default(), threads: None })
+        Settings::of(ToOpen { dialer, reporter: Reporter::default(), threads: None })
     }
 
     /// Changes the settings of the pool while it runs.
@@ -76,7 +77,7 @@ where
     pub fn builder(dialer_for: impl Fn(&K) -> D + Send + Sync + 'static) -> KeyedBuilder<K, D> {
         Settings::of(ToOpenKeyed {
             dialer_for: Arc::new(dialer_for),
-            watch: Watch::default(),
+            reporter: Reporter::default(),
             max_open_total: MAX_OPEN_TOTAL,
             max_idle_total: None,
             threads: None,
@@ -100,7 +101,7 @@ pub type Changes<'p, D> = Settings<ToChange<'p, D>>;
 #[derive(Clone, Debug)]
 pub struct ToOpen<D: Dialer> {
     dialer: D,
-    watch: Watch<<D as Dialer>::Error>,
+    reporter: Reporter<<D as Dialer>::Error>,
     threads: Option<Threads>,
 }
 
@@ -112,7 +113,7 @@ pub type KeyedBuilder<K, D> = Settings<ToOpenKeyed<K, D>>;
 #[derive(Clone)]
 pub struct ToOpenKeyed<K, D: Dialer> {
     dialer_for: DialerFor<K, D>,
-    watch: Watch<<D as Dialer>::Error>,
+    reporter: Reporter<<D as Dialer>::Error>,
     max_open_total: u32,
     max_idle_total: Option<u32>,
     threads: Option<Threads>,
@@ -279,7 +280,7 @@ impl<T> Settings<T> {
         self.change(move |config| config.on_dial_failure = on_dial_failure)
     }
 
-    /// Refuses callers at once while the server cannot be reached.
+    /// Whether callers are refused at once while the server cannot be reached.
     ///
     /// When dials have failed as many times in a row as the [`Breaker`] says, callers whom nothing
     /// idle or in use can serve are turned away with the latest failure, and one dial at a time tries
@@ -288,9 +289,26 @@ impl<T> Settings<T> {
     /// waited for a return meanwhile may dial again. Nobody has to wait for a server known
     /// to be away, and a server that comes back meets one dial and not a hundred.
     ///
-    /// Off by default: then every caller has a dial of its own, and is told what became of that.
-    pub fn breaker(self, breaker: Breaker) -> Self {
-        self.change(move |config| config.breaker = Some(breaker))
+    /// `None` is off: every caller has a dial of its own then, and is told what became of that, so that
+    /// callers who ask again and again dial as often. Defaults to [`Breaker::default`], because a
+    /// server that is away or full is helped by being asked seldom; and to `None` with
+    /// [`OnDialFailure::Retry`], under which callers would rather wait than be refused.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+    /// use latebind::{Breaker, Pool};
+    /// use std::time::Duration;
+    ///
+    /// let once_a_second = Breaker::new(5, Duration::from_secs(1));
+    /// let pool = Pool::builder(dialer.clone()).breaker(once_a_second).build()?;
+    /// let pool = Pool::builder(dialer).breaker(None).build()?;
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn breaker(self, breaker: impl Into<Option<Breaker>>) -> Self {
+        let breaker = Some(breaker.into());
+        self.change(move |config| config.breaker = breaker)
     }
 
     /// The most dials under way at once.
@@ -391,7 +409,17 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     /// # Ok::<(), latebind::ConfigError>(())
     /// ```
     pub fn observer(mut self, observer: impl Observer<D::Error>) -> Self {
-        self.of.watch = Watch::by(observer);
+        self.of.reporter.set_observer(observer);
+        self
+    }
+
+    /// By which name the pool goes: in its errors, in the lines that it [logs](crate#watch), and
+    /// in its spans.
+    ///
+    /// None by default. The pool's threads do not bear it, as all pools share them; those of a
+    /// [`Threads`] may.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.of.reporter.set_name(name.into());
         self
     }
 
@@ -411,8 +439,8 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     /// with their values.
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
         let config = self.checked_on(Config::default())?;
-        let ToOpen { dialer, watch, threads } = self.of;
-        Ok(Pool::open(dialer, config, watch, crew_of(threads.as_ref())))
+        let ToOpen { dialer, reporter, threads } = self.of;
+        Ok(Pool::open(dialer, config, reporter, crew_of(threads.as_ref())))
     }
 }
 
@@ -442,7 +470,14 @@ where
 
     /// Who is told what happens in the pools of all keys: a closure, or any [`Observer`].
     pub fn observer(mut self, observer: impl Observer<D::Error>) -> Self {
-        self.of.watch = Watch::by(observer);
+        self.of.reporter.set_observer(observer);
+        self
+    }
+
+    /// By which name the pool goes, with all its keys: as of a [`Pool`]'s
+    /// [`name`](Settings::<ToOpen<D>>::name).
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.of.reporter.set_name(name.into());
         self
     }
 
@@ -462,9 +497,9 @@ where
     /// nothing is kept.
     pub fn build(self) -> Result<KeyedPool<K, D>, ConfigError> {
         let each = self.checked_on(Config::default())?;
-        let ToOpenKeyed { dialer_for, watch, max_open_total, max_idle_total, threads } = self.of;
+        let ToOpenKeyed { dialer_for, reporter, max_open_total, max_idle_total, threads } = self.of;
         let config = KeyedConfig { each, max_open_total, max_idle_total }.check()?;
-        Ok(KeyedPool::open(dialer_for, &config, watch, crew_of(threads.as_ref())))
+        Ok(KeyedPool::open(dialer_for, &config, reporter, crew_of(threads.as_ref())))
     }
 }
 
@@ -487,11 +522,11 @@ impl<D: Dialer> Settings<ToChange<'_, D>> {
 
 impl<K, D: Dialer> fmt::Debug for ToOpenKeyed<K, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_open_total, max_idle_total, watch, threads, .. } = self;
+        let Self { max_open_total, max_idle_total, reporter, threads, .. } = self;
         f.debug_struct("ToOpenKeyed")
             .field("max_open_total", max_open_total)
             .field("max_idle_total", max_idle_total)
-            .field("watch", watch)
+            .field("reporter", reporter)
             .field("threads", threads)
             .finish_non_exhaustive()
     }

@@ -12,6 +12,8 @@ pub enum CloseReason {
     CheckFailed,
     /// Its borrower [discarded](crate::Guard::discard) it.
     Discarded,
+    /// Its borrower [doubted](crate::Guard::doubt) it, and with it those that rested then.
+    Doubted,
     /// It made room for other keys of a [keyed pool](crate::KeyedPool), having rested longest.
     Evicted,
     /// It had reached its `max_lifetime`.
@@ -37,10 +39,11 @@ pub enum CloseReason {
 impl CloseReason {
     /// Every one of them.
     #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Broken,
         Self::CheckFailed,
         Self::Discarded,
+        Self::Doubted,
         Self::Evicted,
         Self::Expired,
         Self::Flushed,
@@ -54,12 +57,20 @@ impl CloseReason {
     ];
 }
 
+impl CloseReason {
+    /// Whether the reason speaks against others too: what has rested since before is checked then.
+    pub(crate) fn casts_doubt(self) -> bool {
+        matches!(self, Self::Broken | Self::CheckFailed | Self::Doubted | Self::ResetFailed)
+    }
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Broken => "broken",
             Self::CheckFailed => "check failed",
             Self::Discarded => "discarded",
+            Self::Doubted => "doubted",
             Self::Evicted => "evicted",
             Self::Expired => "expired",
             Self::Flushed => "flushed",

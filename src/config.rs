@@ -101,7 +101,8 @@ impl Default for Backoff {
 /// When to take a server for lost, and how often to look whether it is back.
 ///
 /// Defaults to three failures in a row and one dial every 90 ms: a server that is back is found
-/// within a tenth of a second, at eleven dials a second.
+/// within a tenth of a second, at eleven dials a second, and one dial that fails by chance turns
+/// nobody away but the caller whose it was.
 ///
 /// # Examples
 ///
@@ -178,7 +179,8 @@ pub(crate) struct Config {
     pub(crate) check_idle_every: Duration,
     pub(crate) leak_after: Duration,
     pub(crate) on_dial_failure: OnDialFailure,
-    pub(crate) breaker: Option<Breaker>,
+    /// `None`: the default one, unless callers dial again by `on_dial_failure`.
+    pub(crate) breaker: Option<Option<Breaker>>,
     pub(crate) dial_rule: DialRule,
     pub(crate) get_timeout: Duration,
     pub(crate) dial_timeout: Duration,
@@ -271,6 +273,12 @@ impl Config {
     /// The most dials under way at once.
     pub(crate) fn max_dialing(&self) -> u32 {
         self.max_dialing.unwrap_or(MOST_DIALING)
+    }
+
+    /// When a server is taken for lost.
+    pub(crate) fn breaker(&self) -> Option<Breaker> {
+        let dials_again = matches!(self.on_dial_failure, OnDialFailure::Retry(_));
+        self.breaker.unwrap_or_else(|| (!dials_again).then(Breaker::default))
     }
 
     /// The fewest connections to keep at rest.

@@ -30,6 +30,12 @@ use crate::abort::AbortHandle;
 ///         let left = deadline.saturating_duration_since(Instant::now());
 ///         TcpStream::connect_timeout(&self.0, left)
 ///     }
+///
+///     fn is_broken(&self, stream: &mut TcpStream) -> bool {
+///         // An error that the socket has noted. An end of the stream takes a read to find out:
+///         // `latebind::net::TcpDialer` looks for that too.
+///         stream.take_error().map_or(true, |error| error.is_some())
+///     }
 /// }
 /// ```
 pub trait Dialer: Send + Sync + 'static {
@@ -67,14 +73,30 @@ pub trait Dialer: Send + Sync + 'static {
         false
     }
 
-    /// Whether a connection is known to be past use, judged without asking the peer.
+    /// Whether a dial that failed so was refused because the server has as many connections as it
+    /// allows.
     ///
-    /// Asked on the caller's thread at each return and before each reuse, so it
-    /// must be quick and must not block. The default trusts every connection.
-    fn is_broken(&self, connection: &mut Self::Connection) -> bool {
-        let _ = connection;
+    /// Asked once for each failed dial, on the thread that dialed, and must not block. A server frees
+    /// the place of a connection some milliseconds after the client has closed it. So a dial that is
+    /// refused within a second of a close of the pool's own has not failed yet: it is repeated, after
+    /// pauses that double from 1 ms to 64 ms, until that second is over or the deadline of the dial
+    /// has come. The default says no: then the first refusal is a failure.
+    fn is_at_limit(&self, error: &Self::Error) -> bool {
+        let _ = error;
         false
     }
+
+    /// Whether a connection is known to be past use, judged without asking the peer.
+    ///
+    /// Asked on the caller's thread at each return and before each reuse, and before each check, so it
+    /// must be quick and must not block. After one broken connection, all that rested then are
+    /// checked before they are lent.
+    ///
+    /// There is no default, because a pool whose dialer says nothing lends a dead connection again
+    /// and again. A dialer that cannot tell says `false`; then its borrowers have to
+    /// [doubt](crate::Guard::doubt) what has failed them, or work inside
+    /// [`Pool::with`](crate::Pool::with).
+    fn is_broken(&self, connection: &mut Self::Connection) -> bool;
 
     /// Asks a connection whether it is alive; may ask the peer.
     ///
@@ -123,6 +145,10 @@ pub trait Dialer: Send + Sync + 'static {
     /// #       Ok(Session { in_transaction: false })
     /// #   }
     ///
+    ///     fn is_broken(&self, _: &mut Session) -> bool {
+    ///         false // It has no peer that could go away.
+    ///     }
+    ///
     ///     fn needs_reset(&self, session: &mut Session) -> bool {
     ///         session.in_transaction
     ///     }
@@ -146,14 +172,26 @@ pub trait Dialer: Send + Sync + 'static {
     /// Called at each return of a connection that was used (its guard was
     /// dereferenced) and of which [`needs_reset`](Self::needs_reset) does not
     /// say that it can do without; on the returning thread unless
-    /// [`blocking`](Self::blocking) says that it may block. The default does nothing.
+    /// [`blocking`](Self::blocking) says that it may block, or
+    /// [`must_not_wait`](Self::must_not_wait) that this thread must not. The default does nothing.
     ///
     /// # Errors
     ///
-    /// Any error retires the connection. No caller sees it.
+    /// Any error retires the connection, and all that rest then are checked before they are lent. No
+    /// caller sees it.
     fn reset(&self, connection: &mut Self::Connection) -> Result<(), Self::Error> {
         let _ = connection;
         Ok(())
+    }
+
+    /// Whether the calling thread must not wait for the peer, as a thread that runs the tasks of an
+    /// async program.
+    ///
+    /// Asked on the returning thread before each [`reset`](Self::reset) that
+    /// [`blocking`](Self::blocking) would have done there; must be quick and must not block. `true`
+    /// has a thread of the pool's own do it. The default says no.
+    fn must_not_wait(&self) -> bool {
+        false
     }
 
     /// Closes a connection. Its slot is taken until this returns.
@@ -192,6 +230,10 @@ pub trait Dialer: Send + Sync + 'static {
     ///
     ///     fn dial(&self, _deadline: Instant) -> std::io::Result<TcpStream> {
     ///         TcpStream::connect(self.0)
+    ///     }
+    ///
+    ///     fn is_broken(&self, stream: &mut TcpStream) -> bool {
+    ///         stream.take_error().map_or(true, |error| error.is_some())
     ///     }
     ///
     ///     fn abort_handle(&self, connection: &TcpStream) -> Option<AbortHandle> {

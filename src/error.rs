@@ -12,9 +12,13 @@ use crate::stats::Stats;
 
 /// Why [`Pool::get`](crate::Pool::get) and its like failed.
 ///
-/// [`source`](Error::source) is the dialer's own error where there is one. `Unreachable` says that
-/// the server is the trouble, `Exhausted` that the pool is too small or its connections are held
-/// too long.
+/// `Unreachable` says that the server is the trouble, `Exhausted` that the pool is too small or its
+/// connections are held too long. [`is_transient`](Self::is_transient) says whether another attempt
+/// is worth while.
+///
+/// As text it is one line that says which pool, what happened, with which numbers, and why: the
+/// dialer's own error with all its sources. So a program that prints sources after an error, as
+/// some do, prints these twice. `{:?}` is short too, and `{:#?}` has every number. [`source`](Error::source) is the dialer's own error where there is one.
 ///
 /// # Examples
 ///
@@ -22,11 +26,14 @@ use crate::stats::Stats;
 /// use latebind::{GetError, Pool, net::TcpDialer};
 ///
 /// let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-/// let pool = Pool::new(TcpDialer::from(nobody));
+/// let pool = Pool::builder(TcpDialer::from(nobody)).name("orders").build()?;
 /// match pool.get() {
-///     Err(GetError::Unreachable { failure, .. }) => println!("the server is down: {failure}"),
-///     Err(error) => println!("{error}"),
-///     Ok(_) => unreachable!("nobody listens there any more"),
+///     Err(error @ GetError::Unreachable { .. }) => {
+///         let line = error.to_string();
+///         assert!(line.starts_with("pool orders: could not open a connection"), "{line}");
+///         assert!(error.is_transient(), "the server may come back");
+///     }
+///     _ => unreachable!("nobody listens there any more"),
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -37,7 +44,10 @@ pub enum GetError<E> {
     /// The pool was closed, before the call or while it waited.
     Closed,
     /// Every connection stayed in others' hands until the deadline.
+    #[non_exhaustive]
     Exhausted {
+        /// The pool's [name](crate::Settings::name), if it has one.
+        pool: Option<Arc<str>>,
         /// How long the caller waited.
         waited: Duration,
         /// The pool's numbers as the caller gave up.
@@ -49,14 +59,20 @@ pub enum GetError<E> {
         failure: Option<DialFailure<E>>,
     },
     /// The queue was full, as [`max_waiting`](crate::Builder::max_waiting) has it.
+    #[non_exhaustive]
     QueueFull {
+        /// The pool's [name](crate::Settings::name), if it has one.
+        pool: Option<Arc<str>>,
         /// The bound.
         max_waiting: u32,
         /// The pool's numbers as the caller was turned away.
         stats: Box<Stats>,
     },
     /// The pool was [suspended](crate::Pool::suspend) when the deadline came.
+    #[non_exhaustive]
     Suspended {
+        /// The pool's [name](crate::Settings::name), if it has one.
+        pool: Option<Arc<str>>,
         /// How long the caller waited.
         waited: Duration,
         /// The pool's numbers as the caller gave up.
@@ -67,7 +83,10 @@ pub enum GetError<E> {
     /// A new connection was needed, none could be opened, and none in use could come back.
     ///
     /// Reported as soon as that is so, without waiting for the deadline.
+    #[non_exhaustive]
     Unreachable {
+        /// The pool's [name](crate::Settings::name), if it has one.
+        pool: Option<Arc<str>>,
         /// How long the caller waited.
         waited: Duration,
         /// The pool's numbers as the caller gave up.
@@ -84,6 +103,29 @@ impl<E> GetError<E> {
         self.failure().and_then(DialFailure::error)
     }
 
+    /// Whether the same call may succeed a little later, although nobody has changed anything.
+    ///
+    /// It may if connections were all in use, if the queue was full, while a pool is suspended, and
+    /// while a server is away. It may not if the pool is closed or the wait was cancelled, nor after
+    /// a dial whose failure is [permanent](crate::Dialer::is_permanent).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+    /// let pool = latebind::Pool::new(dialer);
+    /// pool.close();
+    /// assert!(!pool.get().unwrap_err().is_transient());
+    /// ```
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Cancelled | Self::Closed => false,
+            Self::Unreachable { failure, .. } => !failure.is_permanent(),
+            Self::Exhausted { .. } | Self::QueueFull { .. } | Self::Suspended { .. } => true,
+        }
+    }
+
     fn failure(&self) -> Option<&DialFailure<E>> {
         match self {
             Self::Unreachable { failure, .. } => Some(failure),
@@ -91,61 +133,116 @@ impl<E> GetError<E> {
             Self::Cancelled | Self::Closed | Self::QueueFull { .. } => None,
         }
     }
+
+    fn stats(&self) -> Option<&Stats> {
+        match self {
+            Self::Cancelled | Self::Closed => None,
+            Self::Exhausted { stats, .. }
+            | Self::QueueFull { stats, .. }
+            | Self::Suspended { stats, .. }
+            | Self::Unreachable { stats, .. } => Some(stats),
+        }
+    }
+
+    fn pool(&self) -> Option<&str> {
+        match self {
+            Self::Cancelled | Self::Closed => None,
+            Self::Exhausted { pool, .. }
+            | Self::QueueFull { pool, .. }
+            | Self::Suspended { pool, .. }
+            | Self::Unreachable { pool, .. } => pool.as_deref(),
+        }
+    }
 }
 
-impl<E> fmt::Display for GetError<E> {
+impl<E: Error + 'static> fmt::Display for GetError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(pool) = self.pool() {
+            write!(f, "pool {pool}: ")?;
+        }
         match self {
-            Self::Cancelled => f.write_str("the wait was cancelled"),
-            Self::Closed => f.write_str("the pool is closed"),
-            Self::Exhausted { waited, stats, holders, failure } => {
-                let dial = if failure.is_some() { ", and the latest dial failed" } else { "" };
-                write!(f, "no connection came free in {waited:?}{dial} ({stats}){holders}")
+            Self::Cancelled => f.write_str("the wait was cancelled")?,
+            Self::Closed => f.write_str("the pool is closed")?,
+            Self::Exhausted { waited, stats, holders, .. } => {
+                write!(f, "no connection came free in {waited:?} ({stats}){holders}")?;
             }
-            Self::QueueFull { max_waiting, stats } => {
-                write!(f, "the queue is full: max_waiting is {max_waiting} ({stats})")
+            Self::QueueFull { max_waiting, stats, .. } => {
+                write!(f, "the queue is full: max_waiting is {max_waiting} ({stats})")?;
             }
             Self::Suspended { waited, stats, .. } => {
-                write!(f, "the pool is suspended, and was not resumed in {waited:?} ({stats})")
+                write!(f, "the pool is suspended, and was not resumed in {waited:?} ({stats})")?;
             }
-            Self::Unreachable { waited, stats, .. } => {
-                write!(f, "could not open a connection in {waited:?} ({stats})")
+            Self::Unreachable { waited, stats, failure, .. } => {
+                let cause = OneLine(failure);
+                return write!(f, "could not open a connection in {waited:?} ({stats}): {cause}");
             }
         }
+        self.failure()
+            .map_or(Ok(()), |failure| write!(f, "; the latest dial failed: {}", OneLine(failure)))
     }
 }
 
+/// Short, or with `{:#?}` of all numbers.
 impl<E: fmt::Debug> fmt::Debug for GetError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cancelled => f.write_str("Cancelled"),
-            Self::Closed => f.write_str("Closed"),
-            Self::Exhausted { waited, stats, holders, failure } => f
-                .debug_struct("Exhausted")
-                .field("waited", waited)
-                .field("stats", stats)
-                .field("holders", holders)
-                .field("failure", failure)
-                .finish(),
-            Self::QueueFull { max_waiting, stats } => f
-                .debug_struct("QueueFull")
-                .field("max_waiting", max_waiting)
-                .field("stats", stats)
-                .finish(),
-            Self::Suspended { waited, stats, failure } => f
-                .debug_struct("Suspended")
-                .field("waited", waited)
-                .field("stats", stats)
-                .field("failure", failure)
-                .finish(),
-            Self::Unreachable { waited, stats, failure } => f
-                .debug_struct("Unreachable")
-                .field("waited", waited)
-                .field("stats", stats)
-                .field("failure", failure)
-                .finish(),
+        let name = match self {
+            Self::Cancelled => return f.write_str("Cancelled"),
+            Self::Closed => return f.write_str("Closed"),
+            Self::Exhausted { .. } => "Exhausted",
+            Self::QueueFull { .. } => "QueueFull",
+            Self::Suspended { .. } => "Suspended",
+            Self::Unreachable { .. } => "Unreachable",
+        };
+        let is_long = f.alternate();
+        let mut fields = f.debug_struct(name);
+        if let Some(pool) = self.pool() {
+            fields.field("pool", &pool);
         }
+        match self {
+            Self::QueueFull { max_waiting, .. } => fields.field("max_waiting", max_waiting),
+            Self::Exhausted { waited, .. }
+            | Self::Suspended { waited, .. }
+            | Self::Unreachable { waited, .. } => fields.field("waited", waited),
+            Self::Cancelled | Self::Closed => &mut fields,
+        };
+        if let Some(failure) = self.failure() {
+            fields.field("failure", failure);
+        }
+        if !is_long {
+            return fields.finish_non_exhaustive();
+        }
+        if let Self::Exhausted { holders, .. } = self {
+            fields.field("holders", holders);
+        }
+        if let Some(stats) = self.stats() {
+            fields.field("stats", stats);
+        }
+        fields.finish()
     }
+}
+
+/// An error and its sources, in one line. A source that its error has quoted is not said again.
+pub(crate) struct OneLine<'a>(pub(crate) &'a (dyn Error + 'static));
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = one_line(&self.0.to_string());
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            let text = one_line(&error.to_string());
+            if !line.ends_with(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            source = error.source();
+        }
+        f.write_str(&line)
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ")
 }
 
 impl<E: Error + 'static> Error for GetError<E> {
@@ -161,13 +258,11 @@ impl<E: Error + 'static> Error for GetError<E> {
 /// How a dial failed.
 ///
 /// Cheap to clone: one failure may be the reason given to several callers.
-#[derive(Debug)]
 pub struct DialFailure<E>(Arc<Reason<E>>);
 
-#[derive(Debug)]
 enum Reason<E> {
-    /// The dialer said so.
-    Error(E),
+    /// The dialer said so, and perhaps that trying again cannot help.
+    Error { error: E, is_permanent: bool },
     /// The dialer panicked.
     Panicked,
     /// The dial has not ended within `dial_timeout`.
@@ -177,8 +272,8 @@ enum Reason<E> {
 }
 
 impl<E> DialFailure<E> {
-    pub(crate) fn new(error: E) -> Self {
-        Self(Arc::new(Reason::Error(error)))
+    pub(crate) fn new(error: E, is_permanent: bool) -> Self {
+        Self(Arc::new(Reason::Error { error, is_permanent }))
     }
 
     pub(crate) fn panicked() -> Self {
@@ -193,9 +288,15 @@ impl<E> DialFailure<E> {
     #[must_use]
     pub fn error(&self) -> Option<&E> {
         match &*self.0 {
-            Reason::Error(error) => Some(error),
+            Reason::Error { error, .. } => Some(error),
             _ => None,
         }
+    }
+
+    /// Whether the dialer has said that [trying again cannot help](crate::Dialer::is_permanent).
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        matches!(&*self.0, Reason::Error { is_permanent: true, .. })
     }
 }
 
@@ -211,10 +312,22 @@ impl<E> Clone for DialFailure<E> {
     }
 }
 
+/// As the dialer's own error, if it is one.
+impl<E: fmt::Debug> fmt::Debug for DialFailure<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Reason::Error { error, .. } => error.fmt(f),
+            Reason::Panicked => f.write_str("Panicked"),
+            Reason::Overdue(limit) => f.debug_tuple("Overdue").field(limit).finish(),
+            Reason::NoThread(error) => f.debug_tuple("NoThread").field(error).finish(),
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for DialFailure<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            Reason::Error(error) => error.fmt(f),
+            Reason::Error { error, .. } => error.fmt(f),
             Reason::Panicked => f.write_str("the dialer panicked"),
             Reason::Overdue(limit) => write!(f, "the dial did not end within {limit:?}"),
             Reason::NoThread(_) => f.write_str("no thread could be started for the dial"),
@@ -225,7 +338,7 @@ impl<E: fmt::Display> fmt::Display for DialFailure<E> {
 impl<E: Error + 'static> Error for DialFailure<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &*self.0 {
-            Reason::Error(error) => error.source(),
+            Reason::Error { error, .. } => error.source(),
             Reason::NoThread(error) => Some(error),
             Reason::Panicked | Reason::Overdue(_) => None,
         }

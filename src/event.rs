@@ -1,7 +1,5 @@
 //! `Observer`: who is told what happens in a pool, and the events that it is told of.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
@@ -49,7 +47,8 @@ pub enum Event<'a, E> {
     /// A check has failed. The connection is closed, and another is looked for.
     #[non_exhaustive]
     CheckFailed {
-        /// The dialer's error; `None` if it panicked.
+        /// The dialer's error; `None` if it panicked, or knew the connection to be broken without
+        /// asking the peer.
         error: Option<&'a E>,
     },
     /// The dialer has closed a connection.
@@ -117,41 +116,4 @@ pub enum Event<'a, E> {
         /// For how long the caller waited. Zero if it did not queue.
         waited: Duration,
     },
-}
-
-/// The observer of a pool, if it has one.
-pub(crate) struct Watch<E>(Option<Arc<dyn Observer<E>>>);
-
-impl<E> Watch<E> {
-    pub(crate) fn by(observer: impl Observer<E>) -> Self {
-        Self(Some(Arc::new(observer)))
-    }
-
-    #[inline]
-    pub(crate) fn is_kept(&self) -> bool {
-        self.0.is_some()
-    }
-
-    #[inline]
-    pub(crate) fn observer(&self) -> Option<&dyn Observer<E>> {
-        self.0.as_deref()
-    }
-}
-
-impl<E> Default for Watch<E> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<E> Clone for Watch<E> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<E> fmt::Debug for Watch<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "observed" } else { "unobserved" })
-    }
 }

@@ -72,6 +72,46 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
         guard.shell().discard(entry, CloseReason::Discarded);
     }
 
+    /// Takes the connection out for good, because it has failed its borrower in a way that says
+    /// something of others too: the server has gone away, or is not the one that is wanted any more
+    /// (a primary that has become read-only, say). It is closed, and each connection that has rested
+    /// since before is [checked](Dialer::check) before it is lent, however lately it was used.
+    ///
+    /// The pool finds out by itself what [`Dialer::is_broken`] can tell. This verb is for what only
+    /// the borrower has seen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::PooledConnection;
+    /// use std::io::Write;
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// let mut connection = pool.get()?;
+    /// if connection.write_all(b"ping").is_err() {
+    ///     PooledConnection::doubt(connection);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn doubt(mut guard: Self) {
+        let entry = guard.take();
+        guard.shell().discard(entry, CloseReason::Doubted);
+    }
+
+    /// Does `work` with the connection, which is closed if that fails.
+    pub(crate) fn with<T, E>(
+        mut guard: Self,
+        work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let outcome = work(&mut guard);
+        if outcome.is_err() {
+            let entry = guard.take();
+            guard.shell().discard_failed(entry);
+        }
+        outcome
+    }
+
     /// Takes the connection out of the pool, to keep. It no longer counts as open.
     ///
     /// # Examples

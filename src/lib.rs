@@ -35,6 +35,8 @@ mod keyed;
 #[forbid(unsafe_code)]
 mod ledger;
 #[forbid(unsafe_code)]
+mod log_lines;
+#[forbid(unsafe_code)]
 mod maintenance;
 #[cfg(feature = "metrics")]
 #[forbid(unsafe_code)]
@@ -46,6 +48,8 @@ mod places;
 #[forbid(unsafe_code)]
 mod pool;
 mod process;
+#[forbid(unsafe_code)]
+mod reporter;
 #[forbid(unsafe_code)]
 mod shelf;
 #[forbid(unsafe_code)]

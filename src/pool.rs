@@ -9,12 +9,12 @@ use crate::cancel::Cancel;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::error::{DialFailure, GetError};
-use crate::event::Watch;
 use crate::guard::{Guard, OwnedConnection, PooledConnection};
 use crate::histogram::Histograms;
 use crate::holder::{Holder, Site};
 use crate::ledger::Entry;
 use crate::moment::Moment;
+use crate::reporter::Reporter;
 use crate::shell::Shell;
 use crate::stats::Stats;
 use crate::sync::now;
@@ -85,8 +85,13 @@ impl<D: Dialer> Drop for Handle<D> {
 }
 
 impl<D: Dialer> Pool<D> {
-    pub(crate) fn open(dialer: D, config: Config, watch: Watch<D::Error>, crew: Arc<Crew>) -> Self {
-        let shell = Shell::new(dialer, config, watch, crew);
+    pub(crate) fn open(
+        dialer: D,
+        config: Config,
+        reporter: Reporter<D::Error>,
+        crew: Arc<Crew>,
+    ) -> Self {
+        let shell = Shell::new(dialer, config, reporter, crew);
         shell.begin();
         Self { handle: Arc::new(Handle { shell }) }
     }
@@ -273,6 +278,40 @@ impl<D: Dialer> Pool<D> {
     #[track_caller]
     pub fn try_get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
         self.lend_idle(Location::caller()).map(|entry| Guard::new(self.clone(), entry))
+    }
+
+    /// Does `work` with a connection, lent as by [`get`](Self::get). A connection with which the work
+    /// has failed is closed rather than given back.
+    ///
+    /// For a dialer that cannot tell a dead connection from a live one, and for borrowers who would
+    /// rather pay for a dial than find out what an error has left behind. Where errors are often
+    /// about the request and not about the connection (a row that is there already, a page that is
+    /// not), use a guard, and [`discard`](Guard::discard) or [`doubt`](Guard::doubt).
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`, and [`GetError`] as of `get`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use std::io::Write;
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// pool.with(|connection| -> Result<(), Box<dyn Error>> {
+    ///     connection.write_all(b"ping")?;
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), Box<dyn Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn with<T, E: From<GetError<D::Error>>>(
+        &self,
+        work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        Guard::with(self.get()?, work)
     }
 
     pub(crate) fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {

@@ -10,16 +10,16 @@ mod kept {
 
     pub(crate) type Span = EnteredSpan;
 
-    pub(crate) fn wait() -> Span {
-        tracing::debug_span!(target: "latebind", "wait").entered()
+    pub(crate) fn wait(pool: Option<&str>) -> Span {
+        tracing::debug_span!(target: "latebind", "wait", pool).entered()
     }
 
-    pub(crate) fn dial() -> Span {
-        tracing::debug_span!(target: "latebind", "dial").entered()
+    pub(crate) fn dial(pool: Option<&str>) -> Span {
+        tracing::debug_span!(target: "latebind", "dial", pool).entered()
     }
 
-    pub(crate) fn check() -> Span {
-        tracing::debug_span!(target: "latebind", "check").entered()
+    pub(crate) fn check(pool: Option<&str>) -> Span {
+        tracing::debug_span!(target: "latebind", "check", pool).entered()
     }
 
     pub(crate) fn end(span: Span) {
@@ -34,15 +34,15 @@ mod kept {
     /// Nothing.
     pub(crate) struct Span;
 
-    pub(crate) fn wait() -> Span {
+    pub(crate) fn wait(_: Option<&str>) -> Span {
         Span
     }
 
-    pub(crate) fn dial() -> Span {
+    pub(crate) fn dial(_: Option<&str>) -> Span {
         Span
     }
 
-    pub(crate) fn check() -> Span {
+    pub(crate) fn check(_: Option<&str>) -> Span {
         Span
     }
 

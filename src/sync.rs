@@ -349,6 +349,11 @@ pub(crate) fn spawn(name: String, body: Body) -> io::Result<()> {
     std::thread::Builder::new().name(name).spawn(body).map(drop)
 }
 
+/// Has this thread do nothing for so long. Only on a worker.
+pub(crate) fn pause(span: Duration) {
+    std::thread::sleep(span);
+}
+
 /// Runs user code; `None` if it panicked.
 ///
 /// Nothing that the closure touches may be trusted after a panic but to be closed or dropped.

@@ -18,7 +18,7 @@ fn where_nothing_can_help_the_dialer_s_own_error_comes_at_once() {
     let (pool, server) = pool(|b| b.max_open(2).get_timeout(Duration::MAX));
     server.refuses.store(true, SeqCst);
     let error = pool.get().unwrap_err();
-    let GetError::Unreachable { stats, failure, waited } = &error else { panic!("{error:?}") };
+    let GetError::Unreachable { stats, failure, waited, .. } = &error else { panic!("{error:?}") };
     assert_eq!((stats.open(), stats.max_open, stats.dial_failed_total), (0, 2, 1));
     assert!(*waited < LONG);
     assert_eq!(failure.error(), Some(&Refused(1)));
@@ -100,7 +100,7 @@ fn a_full_queue_says_how_full() {
         scope.spawn(|| drop(pool.get_timeout(LONG).unwrap()));
         await_waiting(&pool, 1);
         let error = pool.get_timeout(LONG).unwrap_err();
-        let GetError::QueueFull { max_waiting: 1, stats } = &error else { panic!("{error:?}") };
+        let GetError::QueueFull { max_waiting: 1, stats, .. } = &error else { panic!("{error:?}") };
         assert_eq!((stats.waiting, stats.in_use, stats.queue_full_total), (1, 1, 1));
         assert!(error.source().is_none() && error.dial_error().is_none());
         assert_eq!(

@@ -478,6 +478,10 @@ impl Dialer for Forking {
         self.0.dial(deadline)
     }
 
+    fn is_broken(&self, _: &mut common::Connection) -> bool {
+        false
+    }
+
     fn close(&self, connection: common::Connection) {
         self.0.close(connection);
     }

@@ -401,6 +401,10 @@ impl Dialer for Tidy {
         Ok(Session::default())
     }
 
+    fn is_broken(&self, _: &mut Session) -> bool {
+        false
+    }
+
     fn needs_reset(&self, session: &mut Session) -> bool {
         self.is_asked.fetch_add(1, SeqCst);
         if self.panics.load(SeqCst) {

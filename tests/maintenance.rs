@@ -253,6 +253,10 @@ impl Dialer for Meddler {
         self.dialer.dial(deadline)
     }
 
+    fn is_broken(&self, _: &mut Connection) -> bool {
+        false
+    }
+
     fn check(&self, _: &mut Connection, _: Instant) -> Result<(), Refused> {
         if self.in_checks {
             self.meddle();

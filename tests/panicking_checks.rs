@@ -28,6 +28,10 @@ impl Dialer for Fragile {
         Ok(())
     }
 
+    fn is_broken(&self, _: &mut ()) -> bool {
+        false
+    }
+
     fn check(&self, (): &mut (), _deadline: Instant) -> Result<(), Never> {
         resume_unwind(Box::new("as the test says"))
     }

@@ -298,6 +298,10 @@ impl Dialer for Nesting {
     fn dial(&self, _: Instant) -> Result<Nested, fmt::Error> {
         Ok(Nested::default())
     }
+
+    fn is_broken(&self, _: &mut Nested) -> bool {
+        false
+    }
 }
 
 /// LOCK-03.
@@ -471,6 +475,10 @@ impl Dialer for Bombs {
         let live = Arc::clone(&self.live);
         if self.refuses.load(SeqCst) { Err(ErrorBomb(live)) } else { Ok(Bomb(live)) }
     }
+
+    fn is_broken(&self, _: &mut Bomb) -> bool {
+        false
+    }
 }
 
 /// LOCK-02.
@@ -521,6 +529,10 @@ fn what_a_dialer_throws_may_itself_panic_when_it_is_dropped() {
 
         fn dial(&self, _: Instant) -> Result<(), fmt::Error> {
             Ok(())
+        }
+
+        fn is_broken(&self, _: &mut ()) -> bool {
+            false
         }
 
         fn close(&self, (): ()) {

@@ -237,6 +237,10 @@ impl Dialer for Stateful {
         self.0.dial(deadline)
     }
 
+    fn is_broken(&self, _: &mut Connection) -> bool {
+        false
+    }
+
     fn close(&self, connection: Connection) {
         STATE.with(|_| ());
         self.0.close(connection);

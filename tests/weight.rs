@@ -18,6 +18,10 @@ impl Dialer for Numbers {
     fn dial(&self, _deadline: Instant) -> Result<u64, Infallible> {
         Ok(0)
     }
+
+    fn is_broken(&self, _: &mut u64) -> bool {
+        false
+    }
 }
 
 /// What `make` leaves on the heap for as long as its result lives.

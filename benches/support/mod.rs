@@ -49,6 +49,10 @@ impl Dialer for Pause {
         self.pass();
         Ok(0)
     }
+
+    fn is_broken(&self, _: &mut Connection) -> bool {
+        false
+    }
 }
 
 impl r2d2::ManageConnection for Pause {

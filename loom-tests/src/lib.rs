@@ -34,6 +34,8 @@ mod holder;
 mod keyed;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
+#[path = "../../src/log_lines.rs"]
+mod log_lines;
 #[path = "../../src/moment.rs"]
 mod moment;
 #[path = "../../tests/moments/mod.rs"]
@@ -42,6 +44,8 @@ mod moments;
 mod places;
 #[path = "../../src/pool.rs"]
 mod pool;
+#[path = "../../src/reporter.rs"]
+mod reporter;
 #[path = "../../src/ledger/roster.rs"]
 mod roster;
 #[path = "../../src/shelf.rs"]

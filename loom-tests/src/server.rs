@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
 use crate::error::GetError;
-use crate::event::Watch;
 use crate::keyed::{KeyedConfig, KeyedPool};
 use crate::pool::Pool;
+use crate::reporter::Reporter;
 use crate::shell::{Exchange, Shell};
 use crate::sync::{Bell, Mutex, Planned, never};
 use crate::workers::Crew;
@@ -209,7 +209,7 @@ pub(crate) fn pool_with(
         keys: false,
         friend: std::sync::Mutex::new(None),
     };
-    (Pool::open(dialer, config, Watch::default(), Crew::of_the_process()), server)
+    (Pool::open(dialer, config, Reporter::default(), Crew::of_the_process()), server)
 }
 
 /// A keyed pool all of whose keys dial the same server, which so sees the total.
@@ -237,7 +237,7 @@ pub(crate) fn keyed_pool(
     };
     let config = KeyedConfig { each, max_open_total, max_idle_total };
     let crew = Crew::of_the_process();
-    (KeyedPool::open(Arc::new(dialer_for), &config, Watch::default(), crew), server)
+    (KeyedPool::open(Arc::new(dialer_for), &config, Reporter::default(), crew), server)
 }
 
 /// The pool of the only key of a keyed pool, closed for good as soon as nothing is left in it.
@@ -256,7 +256,7 @@ pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
         shell.close_if_vacant();
     });
     let exchange = Exchange::new(config.max_open, None, Crew::of_the_process());
-    let shell = exchange.admit(dialer, config, Watch::default(), on_vacant);
+    let shell = exchange.admit(dialer, config, Reporter::default(), on_vacant);
     (Pool::of_key(shell), server)
 }
 
@@ -270,6 +270,7 @@ pub(crate) fn never_due(max_open: u32) -> Config {
         check_after: Duration::MAX,
         check_timeout: Duration::MAX,
         close_timeout: Duration::MAX,
+        breaker: Some(None),
         ..Config::default()
     }
 }

@@ -386,6 +386,10 @@ pub(crate) fn spawn(_name: String, body: Body) -> io::Result<()> {
     Ok(())
 }
 
+pub(crate) fn pause(_span: Duration) {
+    loom::thread::yield_now();
+}
+
 /// A panic that a model has its dialer throw. Any other is the model's own failure.
 pub(crate) struct Planned;
 

@@ -235,6 +235,10 @@ impl Dialer for SqliteDialer {
         Ok(connection)
     }
 
+    fn is_broken(&self, _: &mut Connection) -> bool {
+        false
+    }
+
     /// Whether a transaction is open.
     fn needs_reset(&self, connection: &mut Connection) -> bool {
         !connection.is_autocommit()

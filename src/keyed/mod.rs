@@ -14,12 +14,13 @@ use crate::cancel::Cancel;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::error::GetError;
-use crate::event::{Event, Watch};
+use crate::event::Event;
 use crate::guard::Guard;
 use crate::holder::{Holder, Holders, Site};
 use crate::ledger::Entry;
 use crate::moment::Moment;
 use crate::pool::{Drained, Pool};
+use crate::reporter::Reporter;
 use crate::shell::{Exchange, OnVacant};
 use crate::stats::Stats;
 use crate::sync::{catch, now};
@@ -118,7 +119,7 @@ struct Shared<K: Send + Sync, D: Dialer> {
     dialer_for: DialerFor<K, D>,
     /// Of each key.
     config: Config,
-    watch: Watch<D::Error>,
+    reporter: Reporter<D::Error>,
 }
 
 impl<K: Send + Sync, D: Dialer> Shared<K, D> {
@@ -153,14 +154,14 @@ where
     pub(crate) fn open(
         dialer_for: DialerFor<K, D>,
         config: &KeyedConfig,
-        watch: Watch<D::Error>,
+        reporter: Reporter<D::Error>,
         crew: Arc<Crew>,
     ) -> Self {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
         let exchange = Exchange::new(config.max_open_total, max_idle, crew);
         let config = config.each;
         let directory = Directory::new();
-        Self { shared: Arc::new(Shared { directory, exchange, dialer_for, config, watch }) }
+        Self { shared: Arc::new(Shared { directory, exchange, dialer_for, config, reporter }) }
     }
 
     /// Lends a connection of that key, waiting for at most `get_timeout` (30 s unless the
@@ -288,6 +289,21 @@ where
         lent.map(|lent| Lease::guard(self.clone(), lent))
     }
 
+    /// Does `work` with a connection of that key, lent as by [`get`](Self::get). A connection with
+    /// which the work has failed is closed rather than given back: see [`Pool::with`].
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`, and [`GetError`] as of `get`.
+    #[track_caller]
+    pub fn with<T, E: From<GetError<D::Error>>>(
+        &self,
+        key: &K,
+        work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        Guard::with(self.get(key)?, work)
+    }
+
     fn get_deadline_from(&self, start: Moment) -> Option<Moment> {
         start.after(self.shared.config.get_timeout)
     }
@@ -343,12 +359,12 @@ where
         if let Some(record) = self.shared.directory.find(key) {
             return Ok(record);
         }
-        let Shared { directory, exchange, dialer_for, config, watch } = &*self.shared;
+        let Shared { directory, exchange, dialer_for, config, reporter } = &*self.shared;
         if directory.is_closed() {
             return Err(self.turned_away(GetError::Closed));
         }
         let (dialer, hash) = (dialer_for(key), directory.hash(key));
-        let shell = exchange.admit(dialer, *config, watch.clone(), self.on_vacant(hash));
+        let shell = exchange.admit(dialer, *config, reporter.clone(), self.on_vacant(hash));
         let record = Record::new(key.clone(), hash, Pool::of_key(shell));
         // If another thread was first, this one ends here, under no lock.
         directory.enter(&record).map_err(|IsClosed| self.turned_away(GetError::Closed))
@@ -358,7 +374,7 @@ where
     #[cold]
     fn turned_away(&self, error: GetError<D::Error>) -> GetError<D::Error> {
         self.shared.exchange.note_turned_away();
-        if let Some(observer) = self.shared.watch.observer() {
+        if let Some(observer) = self.shared.reporter.observer() {
             let waited = Duration::ZERO;
             catch(|| observer.observe(&Event::TurnedAway { error: &error, waited }));
         }
@@ -381,6 +397,7 @@ where
             return GetError::Closed;
         }
         GetError::Exhausted {
+            pool: self.shared.reporter.name().cloned(),
             waited: Duration::ZERO,
             stats: Box::new(Stats { max_open: self.shared.config.max_open, ..Stats::default() }),
             holders: Box::new(Holders::new(Vec::new(), false)),

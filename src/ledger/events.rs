@@ -287,7 +287,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// When it may be forgotten that dials have failed; `None`: it may be now.
     pub(super) fn forgets_at(&self) -> Option<Moment> {
-        self.outage.forgotten_at(self.config.breaker?)
+        self.outage.forgotten_at(self.config.breaker()?)
     }
 
     /// Closes the books for good if nothing is left in them, and says whether nothing is. Callers who

@@ -174,7 +174,7 @@ pub(crate) struct Ledger<C, F, W> {
     /// What follows from the limits of age and the time that a dial takes.
     aging: Aging,
     outage: Outage,
-    /// When a connection was last found to be broken: what has rested since before then is checked
+    /// When a connection was last closed for a reason that casts doubt: what has rested since before then is checked
     /// before it is lent.
     doubted_at: Option<Moment>,
     /// When connections at rest may be replaced; `None` is at once. One that time ends as soon as it
@@ -332,7 +332,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Dials that the breaker lets begin now.
     fn probes(&self, now: Moment) -> u32 {
-        match self.config.breaker {
+        match self.config.breaker() {
             Some(breaker) if !self.outage.is_over() => {
                 let is_due = self.outage.next_probe(breaker).is_none_or(|next| next <= now);
                 u32::from(is_due && self.dials.counted_on() == 0)
@@ -342,8 +342,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// Whether callers who need a dial are turned away.
-    fn is_broken_off(&self) -> bool {
-        self.outage.has_opened(self.config.breaker)
+    pub(crate) fn is_broken_off(&self) -> bool {
+        self.outage.has_opened(self.config.breaker())
     }
 
     /// Whether one more caller would be one too many without a dial or a check to count on, begun

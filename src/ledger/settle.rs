@@ -221,7 +221,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Lets callers whose dials have failed, or who were refused one, dial again: all of them once a
     /// dial has succeeded, and one at a time, after a pause, until then.
     pub(super) fn revive(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        let may_dial_again = self.backoff().is_some() || self.config.breaker.is_some();
+        let may_dial_again = self.backoff().is_some() || self.config.breaker().is_some();
         if may_dial_again && self.outage.is_over() {
             while self.queue.any_failed() {
                 effects.spent.extend(self.queue.revive_first());
@@ -579,7 +579,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
-        if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
+        if reason.casts_doubt() {
             // What has rested since before may be broken as well: it is checked before it is lent.
             self.doubted_at = Some(now);
         }

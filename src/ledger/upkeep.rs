@@ -95,7 +95,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// When that may be made good; `None` is at once.
     fn next_fill(&self) -> Option<Moment> {
-        let probe = self.config.breaker.and_then(|breaker| self.outage.next_probe(breaker));
+        let probe = self.config.breaker().and_then(|breaker| self.outage.next_probe(breaker));
         self.outage.next_refill().max(probe).max(self.replaces_at)
     }
 

@@ -15,6 +15,7 @@ use crate::sync::{Bell, now, this_thread};
 /// What a caller who is turned away is told of the pool.
 #[derive(Default)]
 pub(super) struct Account {
+    pool: Option<Arc<str>>,
     pub(super) stats: Stats,
     loans: Vec<Loan>,
     is_self_deadlock: bool,
@@ -56,6 +57,7 @@ impl Asking {
 impl Account {
     /// Of this moment, for this thread.
     pub(super) fn of<C, E>(
+        pool: Option<Arc<str>>,
         ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
         asking: &mut Asking,
         now: Moment,
@@ -65,16 +67,17 @@ impl Account {
         let this = this_thread();
         let is_asking = |thread| thread == this || threads.contains(&thread);
         let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, is_asking);
-        Self { stats, loans, is_self_deadlock }
+        Self { pool, stats, loans, is_self_deadlock }
     }
 
     /// The same, for somebody whose wait has just ended.
     pub(super) fn after_wait<C, E>(
+        pool: Option<Arc<str>>,
         ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
         asking: &mut Asking,
         now: Moment,
     ) -> Self {
-        Self { stats: ledger.stats_after_wait(now), ..Self::of(ledger, asking, now) }
+        Self { stats: ledger.stats_after_wait(now), ..Self::of(pool, ledger, asking, now) }
     }
 
     pub(super) fn exhausted<E>(
@@ -83,7 +86,8 @@ impl Account {
         failure: Option<DialFailure<E>>,
     ) -> GetError<E> {
         let holders = Box::new(Holders::new(self.loans, self.is_self_deadlock));
-        GetError::Exhausted { waited, stats: Box::new(self.stats), holders, failure }
+        let Self { pool, stats, .. } = self;
+        GetError::Exhausted { pool, waited, stats: Box::new(stats), holders, failure }
     }
 
     pub(super) fn suspended<E>(
@@ -91,16 +95,19 @@ impl Account {
         waited: Duration,
         failure: Option<DialFailure<E>>,
     ) -> GetError<E> {
-        GetError::Suspended { waited, stats: Box::new(self.stats), failure }
+        let Self { pool, stats, .. } = self;
+        GetError::Suspended { pool, waited, stats: Box::new(stats), failure }
     }
 
     fn unreachable<E>(self, waited: Duration, failure: DialFailure<E>) -> GetError<E> {
-        GetError::Unreachable { waited, stats: Box::new(self.stats), failure }
+        let Self { pool, stats, .. } = self;
+        GetError::Unreachable { pool, waited, stats: Box::new(stats), failure }
     }
 }
 
 /// Why a caller was not even queued.
 pub(super) fn refused<C, E>(
+    pool: Option<Arc<str>>,
     ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
     asking: &mut Asking,
     refusal: Refusal,
@@ -113,10 +120,11 @@ pub(super) fn refused<C, E>(
         Refusal::TooLate => Verdict::Late(failure),
         Refusal::QueueFull => {
             let max_waiting = ledger.config().max_waiting.unwrap_or(u32::MAX);
-            return GetError::QueueFull { max_waiting, stats: Box::new(ledger.stats(start)) };
+            let stats = Box::new(ledger.stats(start));
+            return GetError::QueueFull { pool, max_waiting, stats };
         }
     };
-    turned_away(verdict, Account::of(ledger, asking, start), start)
+    turned_away(verdict, Account::of(pool, ledger, asking, start), start)
 }
 
 /// Why a caller was not served.

@@ -94,19 +94,19 @@ impl<D: Dialer> OpenBooks<'_, D> {
     /// What this thread, which is turned away, is told of the pool.
     pub(super) fn account(&mut self) -> Account {
         let Locked { ledger, asking } = &mut *self.locked;
-        Account::of(ledger, asking, self.now)
+        Account::of(self.shell.name(), ledger, asking, self.now)
     }
 
     /// The same, at the end of a wait.
     pub(super) fn account_after_wait(&mut self) -> Account {
         let Locked { ledger, asking } = &mut *self.locked;
-        Account::after_wait(ledger, asking, self.now)
+        Account::after_wait(self.shell.name(), ledger, asking, self.now)
     }
 
     /// Why this thread was not even queued.
     pub(super) fn refused(&mut self, refusal: Refusal, start: Moment) -> Refused<D> {
         let Locked { ledger, asking } = &mut *self.locked;
-        refused(ledger, asking, refusal, start)
+        refused(self.shell.name(), ledger, asking, refusal, start)
     }
 
     /// This thread begins to wait, until it has a verdict.

@@ -53,6 +53,10 @@ impl<D: Dialer> Shell<D> {
         self.enlistment.iter().for_each(Enlistment::end);
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_inherited() || self.books().is_closed()
+    }
+
     /// Closes for good if nothing is left here; says whether it is closed and nothing is.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
         let Some((is_vacant, effects)) = self.told(Ledger::close_if_vacant) else { return false };

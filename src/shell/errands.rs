@@ -104,13 +104,14 @@ impl<D: Dialer> Shell<D> {
             Call::Forget(handle) => drop(catch(|| drop(handle))),
             Call::Perform(errand) => return self.perform(errand),
             Call::DialFailed(id, failure) => {
-                return self.dial_failed(id, failure, false, Duration::ZERO, now());
+                return self.dial_failed(id, failure, Duration::ZERO, now());
             }
             Call::Spend(failure) => drop(catch(|| drop(failure))),
             Call::ForgetPredicates(epoch) => self.forget_predicates(epoch),
             Call::TellVacant => self.membership.iter().for_each(|m| m.tell_vacant(self)),
             Call::TellLeaks(leaks) => {
                 for holder in Holder::all(leaks) {
+                    self.log(|reporter| reporter.log_leak(&holder));
                     self.tell(|| Event::Leaked { holder: &holder });
                 }
             }
@@ -123,31 +124,28 @@ impl<D: Dialer> Shell<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline }) => {
                 let start = now();
-                let outcome = self.in_span(spans::dial, || {
-                    self.user_code(|dialer| dialer.dial(latest(deadline)))
-                });
+                let outcome = self.in_span(spans::dial, || self.dial(deadline));
                 let now = now();
                 let took = now.since(start);
-                let (failure, is_permanent) = match outcome {
-                    Some(Ok(connection)) => {
+                match outcome {
+                    Ok(connection) => {
                         self.timings.note_dial(took);
+                        self.log(|reporter| reporter.log_success(&self.streak));
                         self.tell(|| Event::Opened { took });
                         let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
-                        return self
-                            .report(|books| books.dialed(id, connection, handle.flatten(), now));
+                        self.report(|books| books.dialed(id, connection, handle.flatten(), now))
                     }
-                    Some(Err(error)) => {
-                        let is_permanent = self.user_code(|dialer| dialer.is_permanent(&error));
-                        (DialFailure::new(error), is_permanent == Some(true))
-                    }
-                    None => (DialFailure::panicked(), false),
-                };
-                self.dial_failed(id, failure, is_permanent, took, now)
+                    Err(failure) => self.dial_failed(id, failure, took, now),
+                }
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
                 let is_sound = match task {
                     Task::Judge { since, until } => self.may_stay(connection, since, until),
+                    Task::Check | Task::KeepAlive if !self.is_sound(connection) => {
+                        self.task_failed(task, None);
+                        false
+                    }
                     Task::Check | Task::KeepAlive => self.in_span(spans::check, || {
                         self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
                     }),
@@ -159,6 +157,7 @@ impl<D: Dialer> Shell<D> {
             Errand::Close(CloseOrder { id, connection, handle, reason, age }) => {
                 catch(|| drop(handle));
                 self.user_code(|dialer| dialer.close(connection));
+                self.last_close().note(now());
                 self.tell(|| Event::Closed { reason, age });
                 let now = now();
                 self.report(|books| books.closed(id, now))
@@ -170,12 +169,20 @@ impl<D: Dialer> Shell<D> {
         &self,
         id: ErrandId,
         failure: Failure<D>,
-        is_permanent: bool,
         took: Duration,
         now: Moment,
     ) -> Orders<D> {
         self.tell(|| Event::DialFailed { failure: &failure, took });
-        self.report(|books| books.dial_failed(id, failure, is_permanent, now))
+        let (is_permanent, cause) = (failure.is_permanent(), failure.clone());
+        let mut is_refusing = false;
+        let orders = self.report(|books| {
+            let orders = books.dial_failed(id, failure, is_permanent, now);
+            is_refusing = books.is_broken_off();
+            orders
+        });
+        self.log(|reporter| reporter.log_failure(&self.streak, &cause, is_refusing));
+        catch(|| drop(cause));
+        orders
     }
 
     /// Tells the ledger how an errand has ended.
@@ -305,6 +312,6 @@ impl<D: Dialer> Job for Assignment<D> {
 }
 
 /// The deadline that a dialer is told.
-fn latest(deadline: Option<Moment>) -> Instant {
+pub(super) fn latest(deadline: Option<Moment>) -> Instant {
     deadline.unwrap_or_else(|| far_future(now())).into()
 }

@@ -6,12 +6,13 @@ use std::sync::{Arc, Weak};
 use crate::budget::{Budget, MemberId, Order, Report, What};
 use crate::config::Config;
 use crate::dialer::Dialer;
-use crate::event::Watch;
 use crate::ledger::{Access, Ledger, Share};
+use crate::reporter::Reporter;
 use crate::shelf::Tally;
 use crate::sync::{AtomicU64, Mutex, Ordering, Process, catch, seed};
 use crate::workers::{Crew, Enlistment};
 
+use super::dialing::LastClose;
 use super::{Orders, Shell};
 
 /// What the shells of a keyed pool have in common: a budget, and workers.
@@ -24,6 +25,7 @@ pub(crate) struct Exchange<D: Dialer> {
     members: Mutex<Members<D>>,
     /// Callers of all keys who were given nothing.
     turned_away: AtomicU64,
+    last_close: LastClose,
     /// Where it was opened: see `Shell::is_inherited`.
     process: Process,
     crew: Arc<Crew>,
@@ -85,6 +87,7 @@ impl<D: Dialer> Exchange<D> {
             idle: max_idle.map(|most| Arc::new(count(most))),
             members: Mutex::new(members),
             turned_away: AtomicU64::new(0),
+            last_close: LastClose::default(),
             process: Process::this(),
             enlistment: crew.enlist(),
             crew,
@@ -96,7 +99,7 @@ impl<D: Dialer> Exchange<D> {
         self: &Arc<Self>,
         dialer: D,
         config: Config,
-        watch: Watch<D::Error>,
+        reporter: Reporter<D::Error>,
         on_vacant: OnVacant<D>,
     ) -> Arc<Shell<D>> {
         let id = {
@@ -108,7 +111,7 @@ impl<D: Dialer> Exchange<D> {
         let ledger = Ledger::new(config, seed()).sharing(share);
         let membership = Membership { exchange: Arc::clone(self), id, on_vacant };
         let crew = Arc::clone(&self.crew);
-        let shell = Shell::with(dialer, ledger, watch, crew, Some(membership));
+        let shell = Shell::with(dialer, ledger, reporter, crew, Some(membership));
         self.members.lock().shells.insert(id, Arc::downgrade(&shell));
         shell
     }
@@ -245,6 +248,10 @@ impl<D: Dialer> Membership<D> {
     /// Says that nothing is left.
     pub(super) fn tell_vacant(&self, shell: &Arc<Shell<D>>) {
         catch(|| (self.on_vacant)(shell));
+    }
+
+    pub(super) fn last_close(&self) -> &LastClose {
+        &self.exchange.last_close
     }
 
     pub(super) fn note_turned_away(&self) {

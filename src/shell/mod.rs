@@ -9,6 +9,7 @@
 mod account;
 mod books;
 mod control;
+mod dialing;
 mod errands;
 mod exchange;
 mod knobs;
@@ -23,12 +24,14 @@ use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
 use crate::error::{DialFailure, GetError};
-use crate::event::{Event, Watch};
+use crate::event::Event;
 use crate::histogram::Timings;
 use crate::holder::Site;
 use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Request, Task, Ticket, Verdict};
+use crate::log_lines::Streak;
 use crate::moment::Moment;
 use crate::places::{Open, Places};
+use crate::reporter::Reporter;
 use crate::shelf::Latest;
 use crate::spans;
 use crate::sync::{Bell, Mutex, Process, Wake, coarse_now, now, seed, this_thread};
@@ -36,6 +39,7 @@ use crate::workers::{Crew, Enlistment};
 
 use self::account::{Account, Asking, turned_away};
 use self::books::{Locked, OpenBooks, Reading};
+use self::dialing::LastClose;
 use self::exchange::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
 
@@ -72,7 +76,10 @@ pub(crate) struct Shell<D: Dialer> {
     idle: Option<Arc<IdleCount>>,
     reading: Latest<Reading>,
     timings: Timings,
-    watch: Watch<<D as Dialer>::Error>,
+    /// Its own; `Shell::last_close` is that of all keys.
+    last_close: LastClose,
+    streak: Streak,
+    reporter: Reporter<<D as Dialer>::Error>,
 }
 
 /// What a caller keeps who was given a broken connection and asks again.
@@ -87,16 +94,16 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn new(
         dialer: D,
         config: Config,
-        watch: Watch<D::Error>,
+        reporter: Reporter<D::Error>,
         crew: Arc<Crew>,
     ) -> Arc<Self> {
-        Self::with(dialer, Ledger::new(config, seed()), watch, crew, None)
+        Self::with(dialer, Ledger::new(config, seed()), reporter, crew, None)
     }
 
     fn with(
         dialer: D,
         ledger: Books<D>,
-        watch: Watch<D::Error>,
+        reporter: Reporter<D::Error>,
         crew: Arc<Crew>,
         membership: Option<Membership<D>>,
     ) -> Arc<Self> {
@@ -116,7 +123,9 @@ impl<D: Dialer> Shell<D> {
             membership,
             reading: Latest::new(reading),
             timings: Timings::default(),
-            watch,
+            last_close: LastClose::default(),
+            streak: Streak::default(),
+            reporter,
         })
     }
 
@@ -138,6 +147,15 @@ impl<D: Dialer> Shell<D> {
 
     pub(crate) fn knobs(&self) -> &Knobs {
         &self.knobs
+    }
+
+    /// When a connection was last closed: of any key, as their servers may be one.
+    fn last_close(&self) -> &LastClose {
+        self.membership.as_ref().map_or(&self.last_close, Membership::last_close)
+    }
+
+    pub(super) fn name(&self) -> Option<Arc<str>> {
+        self.reporter.name().cloned()
     }
 
     pub(crate) fn dialer(&self) -> &D {
@@ -456,7 +474,7 @@ impl<D: Dialer> Shell<D> {
         }
         let (now, since) = (coarse_now(), entry.record().since());
         // Nearly every loan ends within a tick of that clock: see `Timings`.
-        if now.is_a_tick_after(since) || self.watch.is_kept() {
+        if now.is_a_tick_after(since) || self.reporter.has_observer() {
             self.note_return(&entry, now);
         }
         let connection = &mut entry.connection;
@@ -468,7 +486,7 @@ impl<D: Dialer> Shell<D> {
                 self.task_failed(Task::Reset, None);
                 return self.retire(entry, CloseReason::ResetFailed);
             };
-            if needs_reset && self.blocking.reset {
+            if needs_reset && self.resets_aside() {
                 return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
             }
             if needs_reset && !self.has_passed(Task::Reset, |dialer| dialer.reset(connection)) {
@@ -493,6 +511,11 @@ impl<D: Dialer> Shell<D> {
             }
             _ => self.give_back_slowly([Some(entry), None]),
         }
+    }
+
+    /// Whether a reset must not be done on this thread.
+    fn resets_aside(&self) -> bool {
+        self.blocking.reset || self.user_code(|dialer| dialer.must_not_wait()) == Some(true)
     }
 
     /// Puts a connection down that counts there with those of all keys.
@@ -523,6 +546,14 @@ impl<D: Dialer> Shell<D> {
         }
         self.note_return(&entry, coarse_now());
         self.retire(entry, reason);
+    }
+
+    /// The same, of a connection with which its borrower's work has failed. If the dialer knows why,
+    /// others are in doubt as well.
+    #[cold]
+    pub(crate) fn discard_failed(self: &Arc<Self>, mut entry: Lent<D>) {
+        let is_sound = self.is_inherited() || self.is_sound(&mut entry.connection);
+        self.discard(entry, if is_sound { CloseReason::Discarded } else { CloseReason::Broken });
     }
 
     #[cold]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::dialer::Dialer;
 use crate::event::{Event, Observer};
 use crate::ledger::Task;
+use crate::reporter::Reporter;
 use crate::spans::{self, Span};
 use crate::sync::catch;
 
@@ -24,8 +25,12 @@ impl<D: Dialer> Shell<D> {
 
     /// Runs `body` in a span. The subscriber's code is user code, and a panic of it costs no more than
     /// the span.
-    pub(super) fn in_span<T>(&self, begin: fn() -> Span, body: impl FnOnce() -> T) -> T {
-        let span = self.user_code(|_| begin());
+    pub(super) fn in_span<T>(
+        &self,
+        begin: fn(Option<&str>) -> Span,
+        body: impl FnOnce() -> T,
+    ) -> T {
+        let span = self.user_code(|_| begin(self.reporter.name().map(|name| &**name)));
         let value = body();
         if let Some(span) = span {
             self.user_code(|_| spans::end(span));
@@ -65,7 +70,7 @@ impl<D: Dialer> Shell<D> {
     where
         D::Error: 'a,
     {
-        if let Some(observer) = self.watch.observer() {
+        if let Some(observer) = self.reporter.observer() {
             self.tell_observer(observer, &event());
         }
     }
@@ -81,6 +86,14 @@ impl<D: Dialer> Shell<D> {
     fn note_panic(&self) {
         if !self.is_inherited() {
             self.books().note_panic();
+        }
+        self.log(Reporter::log_panic);
+    }
+
+    /// Writes a line into the program's log. Never under the lock.
+    pub(super) fn log(&self, line: impl FnOnce(&Reporter<D::Error>)) {
+        if !self.is_inherited() {
+            line(&self.reporter);
         }
     }
 

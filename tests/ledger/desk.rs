@@ -19,7 +19,12 @@ pub(crate) const SLEEPER: u32 = 99;
 
 /// Settings under which time changes nothing but how long a check counts.
 pub(crate) fn ageless() -> Config {
-    Config { max_lifetime: Duration::MAX, max_idle_time: Duration::MAX, ..Config::default() }
+    Config {
+        max_lifetime: Duration::MAX,
+        max_idle_time: Duration::MAX,
+        breaker: Some(None),
+        ..Config::default()
+    }
 }
 
 /// A ledger with its orders laid out, until a test carries them out.

@@ -138,7 +138,7 @@ fn plain(config: Config) -> Config {
         max_idle_time: Duration::MAX,
         check_idle_every: Duration::MAX,
         on_dial_failure,
-        breaker: None,
+        breaker: Some(None),
         dial_timeout: Duration::MAX,
         check_timeout: Duration::MAX,
         close_timeout: Duration::MAX,

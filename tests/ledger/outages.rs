@@ -16,7 +16,7 @@ fn retrying(max_open: u32) -> Desk {
 }
 
 fn breaking(failures: u32) -> Config {
-    let breaker = Some(Breaker::new(failures, PROBE_EVERY));
+    let breaker = Some(Some(Breaker::new(failures, PROBE_EVERY)));
     Config { max_open: 5, breaker, ..ageless() }
 }
 
@@ -255,7 +255,7 @@ fn while_dials_fail_no_more_than_one_is_in_flight() {
 
 #[test]
 fn however_many_ask_there_are_no_more_dials_than_the_breaker_says() {
-    let mut desk = Desk::with(Config { breaker: Some(Breaker::default()), ..ageless() });
+    let mut desk = Desk::with(Config { breaker: Some(Some(Breaker::default())), ..ageless() });
     let began = desk.now;
     while desk.now < began + 5 * SECOND {
         let ticket = desk.queue(1);
@@ -369,7 +369,7 @@ fn a_dial_that_hangs_opens_the_breaker_and_a_probe_may_follow() {
 #[test]
 fn a_breaker_that_never_tries_again_does_not_try_at_once() {
     let breaker = Some(Breaker::new(1, Duration::MAX));
-    let mut desk = Desk::with(Config { breaker, ..breaking(1) });
+    let mut desk = Desk::with(Config { breaker: Some(breaker), ..breaking(1) });
     let ticket = desk.queue(1);
     desk.refused();
     desk.failure(ticket);

@@ -1053,7 +1053,7 @@ impl World {
 
     /// While dials fail, one caller at a time dials again; once one has succeeded, all may.
     fn revive(&mut self, now: Moment) {
-        let may_dial_again = self.may_retry() || self.config.breaker.is_some();
+        let may_dial_again = self.may_retry() || self.config.breaker().is_some();
         if may_dial_again && self.failures == 0 {
             for party in &self.queue {
                 self.parties[*party].failure = None;
@@ -1420,7 +1420,7 @@ impl World {
     fn room(&self, now: Moment) -> u32 {
         let dials = self.config.max_dialing();
         let slots = self.config.max_open.saturating_sub(self.open());
-        let tries = match self.config.breaker {
+        let tries = match self.config.breaker() {
             Some(_) if self.failures > 0 => u32::from(self.may_probe(now)),
             _ => u32::MAX,
         };
@@ -1430,7 +1430,7 @@ impl World {
     // ---- Outages -------------------------------------------------------------------------------
 
     fn is_broken_off(&self) -> bool {
-        self.config.breaker.is_some_and(|breaker| self.failures >= breaker.failures)
+        self.config.breaker().is_some_and(|breaker| self.failures >= breaker.failures)
     }
 
     fn may_retry(&self) -> bool {
@@ -1443,7 +1443,7 @@ impl World {
     }
 
     fn next_probe(&self) -> Option<Moment> {
-        let Breaker { probe_every, .. } = self.config.breaker.filter(|_| self.is_broken_off())?;
+        let Breaker { probe_every, .. } = self.config.breaker().filter(|_| self.is_broken_off())?;
         let failed_at = self.failed_at?;
         Some(failed_at.after(probe_every).unwrap_or_else(|| far_future(failed_at)))
     }

@@ -97,6 +97,10 @@ impl Dialer for Carrier {
             Some(server) => tunnel(socket, server, deadline),
         }
     }
+
+    fn is_broken(&self, _: &mut Socket) -> bool {
+        false
+    }
 }
 
 /// Has a proxy connect `socket` to `server` (RFC 9110, section 9.3.6).

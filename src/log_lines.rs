@@ -1,0 +1,210 @@
+//! What a pool says through the [`log`](https://docs.rs/log) facade, and nothing without that feature.
+//!
+//! A logger is user code, so nothing here is called under a lock of the pool. Its panic costs the line.
+
+#[cfg(feature = "log")]
+mod kept {
+    use std::error::Error;
+    use std::fmt;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use log::Level;
+
+    use crate::error::{DialFailure, OneLine};
+    use crate::holder::Holder;
+    use crate::moment::Moment;
+    use crate::sync::{Mutex, catch, now};
+
+    /// So many lines of one kind may be written in each `PERIOD`. A trouble that comes and goes many
+    /// times a second is told of by a few.
+    const LINES: u32 = 3;
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    /// The lines of a pool, or of all keys of a keyed pool.
+    #[derive(Debug, Default)]
+    pub(crate) struct Log {
+        failing: Limit,
+        refusing: Limit,
+        recovered: Limit,
+        leaked: Limit,
+        panicked: Limit,
+    }
+
+    /// The dials of one pool, or of one key, that have failed in a row.
+    #[derive(Debug, Default)]
+    pub(crate) struct Streak {
+        failures: AtomicU32,
+        /// Whether it has been said that callers are refused.
+        is_refusing: AtomicBool,
+    }
+
+    impl Log {
+        /// A dial has failed. The first of a streak is told of, and later ones once in a while.
+        pub(crate) fn dial_failed<E: Error + 'static>(
+            &self,
+            pool: Option<&str>,
+            streak: &Streak,
+            failure: &DialFailure<E>,
+            is_refusing: bool,
+        ) {
+            let failures = streak.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            let cause = OneLine(failure);
+            if failures == 1 {
+                self.failing.say(pool, Level::Warn, format_args!("a dial failed: {cause}"));
+            } else {
+                let line = format_args!("{failures} dials in a row have failed: {cause}");
+                self.failing.remind(pool, Level::Warn, line);
+            }
+            if is_refusing && !streak.is_refusing.swap(true, Ordering::Relaxed) {
+                let line = format_args!(
+                    "callers whom nothing open can serve are refused until a dial succeeds, \
+                     after {failures} failures in a row"
+                );
+                self.refusing.say(pool, Level::Warn, line);
+            }
+        }
+
+        /// A dial has succeeded.
+        pub(crate) fn dialed(&self, pool: Option<&str>, streak: &Streak) {
+            let failures = streak.failures.swap(0, Ordering::Relaxed);
+            let has_refused = streak.is_refusing.swap(false, Ordering::Relaxed);
+            if failures > 0 {
+                let then = if has_refused { "; callers are refused no more" } else { "" };
+                let line = format_args!("a dial succeeded after {failures} that failed{then}");
+                self.recovered.say(pool, Level::Info, line);
+            }
+        }
+
+        /// A connection is held for longer than `leak_after`.
+        pub(crate) fn leaked(&self, pool: Option<&str>, holder: &Holder) {
+            self.leaked.say(
+                pool,
+                Level::Warn,
+                format_args!("a connection may have leaked: {holder}"),
+            );
+        }
+
+        /// User code has panicked.
+        pub(crate) fn panicked(&self, pool: Option<&str>) {
+            let line = format_args!(
+                "code that the pool calls (its dialer, an observer, a predicate) has panicked"
+            );
+            self.panicked.say(pool, Level::Error, line);
+        }
+    }
+
+    /// Lines of one kind, and how many of them may still be written.
+    #[derive(Debug)]
+    struct Limit(Mutex<Allowance>);
+
+    #[derive(Debug)]
+    struct Allowance {
+        /// When the first line of this period was written.
+        began: Moment,
+        /// When the latest line was written.
+        said_at: Moment,
+        left: u32,
+        withheld: u64,
+    }
+
+    impl Default for Limit {
+        fn default() -> Self {
+            let (began, said_at) = (Moment::FIRST, Moment::FIRST);
+            Self(Mutex::new(Allowance { began, said_at, left: 0, withheld: 0 }))
+        }
+    }
+
+    impl Limit {
+        /// Writes a line, unless there have been too many of late.
+        fn say(&self, pool: Option<&str>, level: Level, line: fmt::Arguments<'_>) {
+            self.write(pool, level, line, |_, _| true);
+        }
+
+        /// Writes a line if there has been none for a while.
+        fn remind(&self, pool: Option<&str>, level: Level, line: fmt::Arguments<'_>) {
+            let is_due =
+                |allowance: &Allowance, now: Moment| now.since(allowance.said_at) >= PERIOD;
+            self.write(pool, level, line, is_due);
+        }
+
+        fn write(
+            &self,
+            pool: Option<&str>,
+            level: Level,
+            line: fmt::Arguments<'_>,
+            is_due: impl FnOnce(&Allowance, Moment) -> bool,
+        ) {
+            catch(|| {
+                if !log::log_enabled!(target: "latebind", level) {
+                    return;
+                }
+                let Some(withheld) = self.0.lock().take(now(), is_due) else { return };
+                let pool = pool.map_or(String::new(), |pool| format!("pool {pool}: "));
+                match withheld {
+                    0 => log::log!(target: "latebind", level, "{pool}{line}"),
+                    _ => log::log!(
+                        target: "latebind", level, "{pool}{line} ({withheld} lines like this withheld)"
+                    ),
+                }
+            });
+        }
+    }
+
+    impl Allowance {
+        /// Whether a line may be written, and then how many have been withheld before it.
+        fn take(&mut self, now: Moment, is_due: impl FnOnce(&Self, Moment) -> bool) -> Option<u64> {
+            if !is_due(self, now) {
+                return None;
+            }
+            if self.left == 0 && now.since(self.began) >= PERIOD {
+                (self.began, self.left) = (now, LINES);
+            }
+            let Some(left) = self.left.checked_sub(1) else {
+                self.withheld += 1;
+                return None;
+            };
+            (self.left, self.said_at) = (left, now);
+            Some(std::mem::take(&mut self.withheld))
+        }
+    }
+
+    /// Shared by the shells of all keys.
+    pub(crate) type SharedLog = Arc<Log>;
+}
+
+#[cfg(not(feature = "log"))]
+mod kept {
+    use crate::error::DialFailure;
+    use crate::holder::Holder;
+
+    /// Nothing.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct Log(());
+
+    /// Nothing.
+    #[derive(Debug, Default)]
+    pub(crate) struct Streak(());
+
+    impl Log {
+        pub(crate) fn dial_failed<E>(
+            &self,
+            _: Option<&str>,
+            _: &Streak,
+            _: &DialFailure<E>,
+            _: bool,
+        ) {
+        }
+
+        pub(crate) fn dialed(&self, _: Option<&str>, _: &Streak) {}
+
+        pub(crate) fn leaked(&self, _: Option<&str>, _: &Holder) {}
+
+        pub(crate) fn panicked(&self, _: Option<&str>) {}
+    }
+
+    pub(crate) type SharedLog = Log;
+}
+
+pub(crate) use self::kept::{SharedLog, Streak};

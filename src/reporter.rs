@@ -1,0 +1,85 @@
+//! `Reporter`: by which name a pool goes, and who hears of what happens in it.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::DialFailure;
+use crate::event::Observer;
+use crate::holder::Holder;
+use crate::log_lines::{SharedLog, Streak};
+
+/// A pool's name, its observer and its log. One for all keys of a keyed pool.
+pub(crate) struct Reporter<E> {
+    name: Option<Arc<str>>,
+    observer: Option<Arc<dyn Observer<E>>>,
+    log: SharedLog,
+}
+
+impl<E> Reporter<E> {
+    pub(crate) fn set_name(&mut self, name: Arc<str>) {
+        self.name = Some(name);
+    }
+
+    pub(crate) fn set_observer(&mut self, observer: impl Observer<E>) {
+        self.observer = Some(Arc::new(observer));
+    }
+
+    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+        self.name.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn has_observer(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    #[inline]
+    pub(crate) fn observer(&self) -> Option<&dyn Observer<E>> {
+        self.observer.as_deref()
+    }
+
+    /// A dial has failed. `is_refusing`: callers whom nothing open can serve are turned away from now
+    /// on.
+    pub(crate) fn log_failure(&self, streak: &Streak, failure: &DialFailure<E>, is_refusing: bool)
+    where
+        E: Error + 'static,
+    {
+        self.log.dial_failed(self.name.as_deref(), streak, failure, is_refusing);
+    }
+
+    /// A dial has succeeded.
+    pub(crate) fn log_success(&self, streak: &Streak) {
+        self.log.dialed(self.name.as_deref(), streak);
+    }
+
+    pub(crate) fn log_leak(&self, holder: &Holder) {
+        self.log.leaked(self.name.as_deref(), holder);
+    }
+
+    pub(crate) fn log_panic(&self) {
+        self.log.panicked(self.name.as_deref());
+    }
+}
+
+impl<E> Default for Reporter<E> {
+    fn default() -> Self {
+        Self { name: None, observer: None, log: SharedLog::default() }
+    }
+}
+
+impl<E> Clone for Reporter<E> {
+    fn clone(&self) -> Self {
+        let Self { name, observer, log } = self;
+        Self { name: name.clone(), observer: observer.clone(), log: log.clone() }
+    }
+}
+
+impl<E> fmt::Debug for Reporter<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter")
+            .field("name", &self.name)
+            .field("has_observer", &self.has_observer())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,71 @@
+//! A dial, repeated while the server may still count a connection that the pool has closed.
+
+use std::time::Duration;
+
+use crate::dialer::Dialer;
+use crate::error::DialFailure;
+use crate::moment::Moment;
+use crate::shelf::Figure;
+use crate::sync::{now, pause};
+
+use super::errands::latest;
+use super::{Connection, Failure, Shell};
+
+/// For how long a server may count a connection that the client has closed. A process of PostgreSQL's
+/// is gone after some milliseconds, and on a machine that is short of processors after some tens.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The pauses between the dials that a server at its limit refuses, the first and the longest. They
+/// double, so that there are at most some twenty in `LINGER`.
+const PAUSE_FIRST: Duration = Duration::from_millis(1);
+const PAUSE_MOST: Duration = Duration::from_millis(64);
+
+/// When a connection was last closed.
+#[derive(Default)]
+pub(super) struct LastClose(Figure);
+
+impl LastClose {
+    pub(super) fn note(&self, now: Moment) {
+        self.0.set(now.as_nanos());
+    }
+
+    /// Whether the server may still count what was closed.
+    fn may_linger(&self, now: Moment) -> bool {
+        let closed_at = self.0.get();
+        closed_at > 0 && now.as_nanos().saturating_sub(closed_at) < LINGER.as_nanos() as u64
+    }
+}
+
+impl<D: Dialer> Shell<D> {
+    /// Has the dialer open a connection. To the pool, a panic of the dialer is a failure.
+    pub(super) fn dial(&self, deadline: Option<Moment>) -> Result<Connection<D>, Failure<D>> {
+        let mut wait = PAUSE_FIRST;
+        loop {
+            let error = match self.user_code(|dialer| dialer.dial(latest(deadline))) {
+                Some(Ok(connection)) => return Ok(connection),
+                Some(Err(error)) => error,
+                None => return Err(DialFailure::panicked()),
+            };
+            if !self.may_be_refused_for_the_last_close(&error, deadline) {
+                let is_permanent = self.user_code(|dialer| dialer.is_permanent(&error));
+                return Err(DialFailure::new(error, is_permanent == Some(true)));
+            }
+            self.user_code(|_| drop(error));
+            pause(wait);
+            wait = (wait * 2).min(PAUSE_MOST);
+        }
+    }
+
+    /// Whether a dial is to be repeated, because the server seems to count a connection that is gone.
+    fn may_be_refused_for_the_last_close(
+        &self,
+        error: &D::Error,
+        deadline: Option<Moment>,
+    ) -> bool {
+        let now = now();
+        self.last_close().may_linger(now)
+            && deadline.is_none_or(|deadline| now < deadline)
+            && self.user_code(|dialer| dialer.is_at_limit(error)) == Some(true)
+            && !self.is_closed()
+    }
+}
