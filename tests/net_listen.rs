@@ -53,9 +53,17 @@ fn the_backlog_granted_is_that_asked_for_up_to_the_kernels_limit() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn the_kernels_limit_is_that_of_proc() {
-    let Ok(text) = fs::read_to_string("/proc/sys/net/core/somaxconn") else { return };
+    let text = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
     assert_eq!(max_listen_backlog(), text.trim().parse::<u32>().unwrap());
+}
+
+/// Winsock 1's constant is 5, and windows-sys has that one.
+#[test]
+#[cfg(windows)]
+fn the_kernels_limit_is_that_of_winsock_2() {
+    assert_eq!(max_listen_backlog(), 0x7fff_ffff);
 }
 
 #[test]

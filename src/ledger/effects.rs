@@ -43,6 +43,15 @@ impl Task {
     pub(super) fn is_check(self) -> bool {
         matches!(self, Self::Check | Self::KeepAlive)
     }
+
+    /// Why the connection is closed if the task finds a fault.
+    pub(crate) fn fault(self) -> CloseReason {
+        match self {
+            Self::Check | Self::KeepAlive => CloseReason::CheckFailed,
+            Self::Reset => CloseReason::ResetFailed,
+            Self::Judge { .. } => CloseReason::Predicate,
+        }
+    }
 }
 
 /// A connection is set aside: do the task, then say `back`.

@@ -79,12 +79,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Some(verdict)
     }
 
-    /// A connection has been collected: what rests may have been kept from others until then.
+    /// A connection has been collected: what rests may have been kept from others until then. If
+    /// newcomers have taken that in the meantime, the others may want a dial instead.
     pub(crate) fn collected(&mut self, now: Moment) -> Effects<C, F, W> {
-        if self.at_rest() > 0 {
+        if self.at_rest() > 0 || self.coming() < self.queue.unmet() && self.room(now) > 0 {
             return self.look(now);
         }
         self.shed();
+        self.audit(now);
         Effects::none()
     }
 
@@ -162,21 +164,21 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         })
     }
 
-    /// A connection set aside is back, sound or not.
+    /// A connection set aside is back, sound, or to be closed for a reason.
     pub(crate) fn back(
         &mut self,
         id: ErrandId,
         mut entry: Entry<C>,
-        sound: bool,
+        fault: Option<CloseReason>,
         now: Moment,
     ) -> Effects<C, F, W> {
-        self.settled(now, |ledger, effects| match ledger.end_aside(id, now) {
+        self.settled(now, |ledger, effects| match (ledger.end_aside(id, now), fault) {
             // Too late, or from before a flush: its slot has been among the closing ones since.
-            Err(reason) => {
+            (Err(reason), _) => {
                 ledger.judgements.pass(entry.epoch, ledger.epoch);
                 ledger.order_close(id, entry, reason, now, effects);
             }
-            Ok(task) if sound => {
+            (Ok(task), None) => {
                 match task {
                     Task::Check | Task::KeepAlive => entry.proven_at = now,
                     Task::Reset => {
@@ -190,14 +192,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 }
                 ledger.shelve(entry, now, effects);
             }
-            Ok(Task::Judge { .. }) => {
-                ledger.begin_close(entry, CloseReason::Predicate, now, effects);
+            (Ok(_), Some(reason)) => {
+                ledger.totals.check_failed_total += u64::from(reason == CloseReason::CheckFailed);
+                ledger.begin_close(entry, reason, now, effects);
             }
-            Ok(Task::Check | Task::KeepAlive) => {
-                ledger.totals.check_failed_total += 1;
-                ledger.begin_close(entry, CloseReason::CheckFailed, now, effects);
-            }
-            Ok(Task::Reset) => ledger.begin_close(entry, CloseReason::ResetFailed, now, effects),
         })
     }
 

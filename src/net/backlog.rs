@@ -13,7 +13,7 @@
 /// | FreeBSD | `kern.ipc.soacceptqueue`, at most 65535 | 128 |
 /// | OpenBSD | `kern.somaxconn`, at most 65535 | 128 |
 /// | NetBSD, others | the constant `SOMAXCONN` | |
-/// | Windows | the constant `SOMAXCONN`: the provider chooses | |
+/// | Windows | the constant `SOMAXCONN` of Winsock 2, 0x7fffffff: the provider chooses | |
 ///
 /// It is read anew at each call: an administrator may change it while the process runs. Always at
 /// least 1, and never more than `i32::MAX`, so that it fits the argument of `listen`.

@@ -556,7 +556,7 @@ fn an_idle_connection_is_checked_for_a_caller_although_a_dial_is_under_way() {
     let ticket = desk.queue(2);
     let AsideOrder { id, entry, task, .. } = desk.asides.pop().expect("a check is begun");
     assert_eq!(task, Task::Check);
-    let orders = desk.ledger.back(id, entry, true, desk.now);
+    let orders = desk.ledger.back(id, entry, None, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.granted(ticket).connection, 1);
 }
@@ -572,7 +572,7 @@ fn dead_idle_connections_are_retired_one_by_one_and_then_one_is_dialed() {
     for open in [2, 1, 0] {
         assert_eq!((desk.asides.len(), desk.dials.len()), (1, 0));
         let AsideOrder { id, entry, .. } = desk.asides.remove(0);
-        let orders = desk.ledger.back(id, entry, false, desk.now);
+        let orders = desk.ledger.back(id, entry, Some(CloseReason::CheckFailed), desk.now);
         desk.lay_out(orders);
         desk.close_all();
         let Stats { idle, in_use, .. } = desk.stats();
@@ -887,5 +887,28 @@ fn callers_are_passed_for_longer_where_strict_order_takes_longer() {
     desk.look();
     assert_eq!(desk.stats().idle, 0);
     desk.granted(first);
+    desk.granted(second);
+}
+
+/// NO-STRANDED-WAITER: a connection is kept from a caller who may be passed, and a newcomer takes it and
+/// keeps it. There is a free slot, and the caller must not wait for a return.
+#[test]
+fn a_caller_whom_newcomers_have_left_nothing_has_a_dial_once_the_one_before_it_is_served() {
+    let mut desk = Desk::new(5);
+    let _held = [desk.dial_and_get(), desk.dial_and_get()];
+    let bypass = Config::default().bypass;
+    let orders = desk.ledger.reconfigure(Config { bypass, ..*desk.ledger.config() }, desk.now);
+    desk.lay_out(orders);
+    let (first, second) = (desk.queue(1), desk.queue(2));
+    (desk.sleep(first), desk.sleep(second));
+    desk.dialed();
+    desk.dialed();
+    assert_eq!((desk.stats().idle, desk.dials.len()), (1, 0), "it is coming to the second");
+    let _newcomer_s = desk.ledger.lay_out(desk.now).expect("newcomers may pass");
+    let _first_s = desk.granted(first);
+    let orders = desk.ledger.collected(desk.now);
+    desk.lay_out(orders);
+    assert_eq!(desk.dials.len(), 1);
+    desk.dialed();
     desk.granted(second);
 }

@@ -17,9 +17,12 @@ use crate::net::stream::Liveness;
 /// The setting that caps every backlog: Windows lets the provider choose.
 pub(crate) const BACKLOG_SETTING: &str = "SOMAXCONN";
 
-/// `SOMAXCONN`, which asks the provider for as much as it finds reasonable.
+/// Winsock 2's `SOMAXCONN`, which asks the provider for as much as it finds reasonable
+/// (`winsock2.h`). The constant of that name in windows-sys is Winsock 1's, and says 5.
+const SOMAXCONN: u32 = 0x7fff_ffff;
+
 pub(crate) fn max_backlog() -> u32 {
-    WinSock::SOMAXCONN
+    SOMAXCONN
 }
 
 /// What to ask the system for, to be granted the most.
