@@ -47,8 +47,7 @@ pub enum Event<'a, E> {
     /// A check has failed. The connection is closed, and another is looked for.
     #[non_exhaustive]
     CheckFailed {
-        /// The dialer's error; `None` if it panicked, or knew the connection to be broken without
-        /// asking the peer.
+        /// The dialer's error; `None` if it panicked.
         error: Option<&'a E>,
     },
     /// The dialer has closed a connection.

@@ -6,8 +6,8 @@
 mod kept {
     use std::error::Error;
     use std::fmt;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use std::sync::{Arc, OnceLock};
     use std::time::Duration;
 
     use log::Level;
@@ -22,9 +22,13 @@ mod kept {
     const LINES: u32 = 3;
     const PERIOD: Duration = Duration::from_secs(60);
 
-    /// The lines of a pool, or of all keys of a keyed pool.
+    /// The lines of a pool, or of all keys of a keyed pool. They weigh nothing before the first of
+    /// them.
     #[derive(Debug, Default)]
-    pub(crate) struct Log {
+    pub(crate) struct Log(OnceLock<Box<Limits>>);
+
+    #[derive(Debug, Default)]
+    struct Limits {
         failing: Limit,
         refusing: Limit,
         recovered: Limit,
@@ -41,6 +45,10 @@ mod kept {
     }
 
     impl Log {
+        fn limits(&self) -> &Limits {
+            self.0.get_or_init(Box::default)
+        }
+
         /// A dial has failed. The first of a streak is told of, and later ones once in a while.
         pub(crate) fn dial_failed<E: Error + 'static>(
             &self,
@@ -52,17 +60,21 @@ mod kept {
             let failures = streak.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             let cause = OneLine(failure);
             if failures == 1 {
-                self.failing.say(pool, Level::Warn, format_args!("a dial failed: {cause}"));
+                self.limits().failing.say(
+                    pool,
+                    Level::Warn,
+                    format_args!("a dial failed: {cause}"),
+                );
             } else {
                 let line = format_args!("{failures} dials in a row have failed: {cause}");
-                self.failing.remind(pool, Level::Warn, line);
+                self.limits().failing.remind(pool, Level::Warn, line);
             }
             if is_refusing && !streak.is_refusing.swap(true, Ordering::Relaxed) {
                 let line = format_args!(
                     "callers whom nothing open can serve are refused until a dial succeeds, \
                      after {failures} failures in a row"
                 );
-                self.refusing.say(pool, Level::Warn, line);
+                self.limits().refusing.say(pool, Level::Warn, line);
             }
         }
 
@@ -73,13 +85,13 @@ mod kept {
             if failures > 0 {
                 let then = if has_refused { "; callers are refused no more" } else { "" };
                 let line = format_args!("a dial succeeded after {failures} that failed{then}");
-                self.recovered.say(pool, Level::Info, line);
+                self.limits().recovered.say(pool, Level::Info, line);
             }
         }
 
         /// A connection is held for longer than `leak_after`.
         pub(crate) fn leaked(&self, pool: Option<&str>, holder: &Holder) {
-            self.leaked.say(
+            self.limits().leaked.say(
                 pool,
                 Level::Warn,
                 format_args!("a connection may have leaked: {holder}"),
@@ -91,7 +103,7 @@ mod kept {
             let line = format_args!(
                 "code that the pool calls (its dialer, an observer, a predicate) has panicked"
             );
-            self.panicked.say(pool, Level::Error, line);
+            self.limits().panicked.say(pool, Level::Error, line);
         }
     }
 

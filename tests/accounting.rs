@@ -401,7 +401,8 @@ fn a_hung_dial_is_reported_and_holds_up_nobody_but_its_own_slot() {
     server.on_dial([gate.then(Act::Succeed)]);
 
     let error = pool.get().unwrap_err();
-    assert!(error.to_string().ends_with("dials overdue 1)"), "{error}");
+    let line = error.to_string();
+    assert!(line.ends_with("dials overdue 1): the dial did not end within 20ms"), "{line}");
     assert!(matches!(error, GetError::Unreachable { .. }));
     assert_eq!((pool.stats().overdue, pool.stats().dialing), (1, 1));
     let held = pool.get().unwrap();

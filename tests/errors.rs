@@ -2,15 +2,17 @@
 
 mod common;
 
+use std::convert::Infallible;
 use std::error::Error;
+use std::fmt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{
     Act, Gate, LONG, Refused, SHORT, await_rest, await_that, await_waiting, failed_dial, pool,
 };
-use latebind::{GetError, PooledConnection};
+use latebind::{Cancel, Dialer, GetError, KeyedPool, Pool, PooledConnection};
 
 /// HEAL-04.
 #[test]
@@ -132,15 +134,20 @@ fn a_panic_and_an_overdue_dial_are_reasons_too() {
 }
 
 #[test]
-fn the_messages_say_what_happened_and_leave_the_cause_to_the_source() {
+fn the_messages_say_what_happened_and_why_in_one_line() {
     let (pool, server) = pool(|b| b.max_open(1));
     server.on_dial([Act::Fail]);
     let error = pool.get().unwrap_err();
     let message = error.to_string();
     assert!(message.starts_with("could not open a connection in "), "{message}");
-    assert!(message.ends_with("(open 0 of 1: idle 0, in use 0, dialing 0, closing 0; waiting 0)"));
+    let stats = "(open 0 of 1: idle 0, in use 0, dialing 0, closing 0; waiting 0)";
+    assert!(message.ends_with(&format!("{stats}: refused (dial 1)")), "{message}");
     assert_eq!(error.source().unwrap().to_string(), "refused (dial 1)");
-    assert!(format!("{error:?}").starts_with("Unreachable { waited: "));
+    let short = format!("{error:?}");
+    assert!(short.starts_with("Unreachable { waited: "), "{short}");
+    assert!(short.ends_with(", failure: Refused(1), .. }"), "{short}");
+    let long = format!("{error:#?}");
+    assert!(long.contains("dial_failed_total: 1,") && long.contains("Refused("), "{long}");
 
     let held = pool.get().unwrap();
     let message = pool.get_timeout(SHORT).unwrap_err().to_string();
@@ -151,7 +158,8 @@ fn the_messages_say_what_happened_and_leave_the_cause_to_the_source() {
     pool.resize(2).unwrap();
     server.on_dial([Act::Fail]);
     let message = pool.get_timeout(SHORT).unwrap_err().to_string();
-    assert!(message.contains(", and the latest dial failed (open 1 of 2: "), "{message}");
+    assert!(message.contains(" (open 1 of 2: "), "{message}");
+    assert!(message.ends_with("; the latest dial failed: refused (dial 3)"), "{message}");
     drop(held);
     pool.close();
     let error = pool.get().unwrap_err();
@@ -183,4 +191,108 @@ fn a_warm_up_that_takes_too_long_is_told_so() {
     assert!(stats.dialing >= 1);
     gate.open();
     assert_eq!(await_rest(&pool, &server).idle, 3, "and what it has begun goes on");
+}
+
+/// An error of many lines, whose first source it quotes and whose second it does not.
+#[derive(Debug)]
+struct Wordy(u32);
+
+impl fmt::Display for Wordy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("no route\n  to the host\n"),
+            1 => f.write_str("could not connect: no route; to the host"),
+            _ => f.write_str("while logging in"),
+        }
+    }
+}
+
+impl Error for Wordy {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self.0 {
+            0 => None,
+            1 => Some(&Wordy(0)),
+            _ => Some(&Wordy(1)),
+        }
+    }
+}
+
+/// Fails as it is told, for good or not.
+struct Failing {
+    is_permanent: bool,
+}
+
+impl Dialer for Failing {
+    type Connection = Infallible;
+    type Error = Wordy;
+
+    fn dial(&self, _: Instant) -> Result<Infallible, Wordy> {
+        Err(Wordy(2))
+    }
+
+    fn is_permanent(&self, _: &Wordy) -> bool {
+        self.is_permanent
+    }
+
+    fn is_broken(&self, connection: &mut Infallible) -> bool {
+        match *connection {}
+    }
+}
+
+#[test]
+fn the_cause_and_its_causes_are_told_in_one_line_and_once_each() {
+    let pool = Pool::builder(Failing { is_permanent: false }).name("orders").build().unwrap();
+    let line = pool.get().unwrap_err().to_string();
+    assert!(line.starts_with("pool orders: could not open a connection in "), "{line}");
+    let cause = ": while logging in: could not connect: no route; to the host";
+    assert!(line.ends_with(cause), "{line}");
+    assert_eq!(line.lines().count(), 1);
+}
+
+#[test]
+fn an_error_says_whether_another_try_is_worth_while() {
+    for is_permanent in [false, true] {
+        let pool = Pool::new(Failing { is_permanent });
+        assert_eq!(pool.get().unwrap_err().is_transient(), !is_permanent);
+        let failure = pool.last_dial_failure().expect("a dial has failed");
+        assert_eq!(failure.is_permanent(), is_permanent);
+        pool.close();
+        assert!(!pool.get().unwrap_err().is_transient(), "closed");
+    }
+    let (pool, server) = pool(|b| b.max_open(1).max_waiting(0));
+    let held = pool.get().unwrap();
+    assert!(pool.get_timeout(LONG).unwrap_err().is_transient(), "the queue is full");
+    assert!(pool.get_timeout(Duration::ZERO).unwrap_err().is_transient(), "exhausted");
+    pool.suspend();
+    assert!(pool.get_timeout(Duration::ZERO).unwrap_err().is_transient(), "suspended");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    assert!(!pool.get_cancellable(&cancel, LONG).unwrap_err().is_transient(), "cancelled");
+    pool.resume();
+    drop(held);
+    await_rest(&pool, &server);
+}
+
+/// Of plain pools and of keyed ones, whatever the reason.
+#[test]
+fn every_error_with_numbers_names_the_pool() {
+    let (pool, server) = pool(|b| b.name("orders").max_open(1).max_waiting(0));
+    let keyed =
+        KeyedPool::builder(|_: &u8| Failing { is_permanent: false }).name("hosts").build().unwrap();
+    let held = pool.get().unwrap();
+    let full = pool.get_timeout(LONG).unwrap_err();
+    let exhausted = pool.get_timeout(Duration::ZERO).unwrap_err();
+    pool.suspend();
+    let suspended = pool.get_timeout(Duration::ZERO).unwrap_err();
+    pool.resume();
+    for error in [full, exhausted, suspended] {
+        assert!(error.to_string().starts_with("pool orders: "), "{error}");
+        assert!(format!("{error:?}").contains("pool: \"orders\""), "{error:?}");
+    }
+    let (nothing, refused) = (keyed.try_get(&1).unwrap_err(), keyed.get(&1).unwrap_err());
+    for error in [nothing, refused] {
+        assert!(error.to_string().starts_with("pool hosts: "), "{error}");
+    }
+    drop(held);
+    await_rest(&pool, &server);
 }

@@ -2,16 +2,18 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::error::Error;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
     Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_rest, await_that,
-    await_waiting, pool, pool_that, used,
+    await_waiting, panic_quietly, pool, pool_that, used,
 };
-use latebind::{GetError, OwnedConnection, Pool, PooledConnection};
+use latebind::{GetError, KeyedConnection, KeyedPool, OwnedConnection, Pool, PooledConnection};
 
 /// A pool with `n` connections at rest that have proved nothing for long.
 fn stale(n: u32) -> (Pool<Scripted>, Arc<Server>) {
@@ -37,7 +39,9 @@ fn as_many_dead_connections_as_can_rest_fail_no_caller() {
         server.on_check((0..DEAD).map(|_| act()));
         let guard = pool.get_timeout(LONG).unwrap();
         assert_eq!((guard.id, server.dials()), (DEAD + 1, DEAD + 1), "one dial");
-        assert_eq!((server.closed.load(SeqCst), server.alive()), (DEAD, 1));
+        // The caller waits for a free slot only: the last may still be on its way out.
+        await_that("each is closed", || server.closed.load(SeqCst) == DEAD);
+        assert_eq!(server.alive(), 1);
         drop(guard);
         await_rest(&pool, &server);
     }
@@ -53,7 +57,9 @@ fn as_many_broken_connections_as_can_rest_fail_no_caller() {
         server.on_is_broken((0..DEAD).map(|_| Act::Fail));
         let guard = pool.get_timeout(LONG).unwrap();
         assert_eq!((guard.id, server.dials()), (DEAD + 1, DEAD + 1), "one dial");
-        assert_eq!((server.closed.load(SeqCst), server.alive()), (DEAD, 1));
+        // The caller waits for a free slot only: the last may still be on its way out.
+        await_that("each is closed", || server.closed.load(SeqCst) == DEAD);
+        assert_eq!(server.alive(), 1);
         drop(guard);
         assert_eq!(await_rest(&pool, &server).broken_total, u64::from(DEAD));
     }
@@ -91,7 +97,8 @@ fn after_a_restart_of_the_server_no_more_is_dialed_than_is_wanted() {
     for _ in 0..100 {
         drop(pool.get_timeout(LONG).unwrap());
     }
-    assert_eq!((server.dials(), server.alive()), (RESTING + 1, 1));
+    assert_eq!(server.dials(), RESTING + 1);
+    await_that("all that were dead are closed", || server.alive() == 1);
     await_rest(&pool, &server);
 }
 
@@ -284,6 +291,144 @@ fn a_discard_casts_no_doubt() {
     OwnedConnection::discard(three);
     drop([pool.get().unwrap(), pool.get().unwrap()]);
     assert_eq!(server.checks.load(SeqCst), 0);
+    await_rest(&pool, &server);
+}
+
+/// The borrower has seen what the dialer cannot: then all that rested since before are checked, and no
+/// more than once.
+#[test]
+fn whatever_rested_as_a_borrower_doubted_its_connection_is_checked_before_it_is_lent() {
+    let (pool, server) = pool(|b| b.max_open(4).check_after(LONG));
+    let [one, two, three, four] = [(); 4].map(|()| pool.get_owned().unwrap());
+    drop((one, two));
+    OwnedConnection::doubt(four);
+    await_that("it is closed", || server.alive() == 3);
+    drop(three); // Was lent then, and so has proved itself by its return.
+    server.on_check([Act::Fail]);
+    let ids = [(); 2].map(|()| pool.get_owned().unwrap().id);
+    assert!(ids.iter().all(|id| *id == 3), "{ids:?}: what was in use meanwhile is lent at once");
+    let held = [(); 2].map(|()| pool.get_owned().unwrap());
+    assert_eq!(server.checks.load(SeqCst), 2, "each of the two");
+    assert_eq!(pool.stats().broken_total, 0);
+    drop(held);
+    await_rest(&pool, &server);
+}
+
+/// The same among the keys of a keyed pool.
+#[test]
+fn a_doubt_of_one_key_concerns_no_other() {
+    let servers = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&servers);
+    let pool = KeyedPool::builder(move |_: &u8| {
+        let (dialer, server) = Scripted::new();
+        noted.lock().unwrap().push(server);
+        dialer
+    })
+    .check_after(LONG)
+    .build()
+    .unwrap();
+    for key in [1, 2] {
+        let [one, two] = [(); 2].map(|()| pool.get(&key).unwrap());
+        drop((one, two));
+    }
+    KeyedConnection::doubt(pool.get(&1).unwrap());
+    drop((pool.get(&1).unwrap(), pool.get(&2).unwrap()));
+    let checks: Vec<_> =
+        servers.lock().unwrap().iter().map(|server| server.checks.load(SeqCst)).collect();
+    assert_eq!(checks, [1, 0]);
+}
+
+/// A dialer that knows nothing: the borrower's work is all that can tell.
+#[test]
+fn a_connection_with_which_the_work_has_failed_is_not_lent_again() {
+    for is_known in [false, true] {
+        let (pool, server) = pool(|b| b.max_open(4).check_after(LONG));
+        let held = [(); 3].map(|()| pool.get_owned().unwrap());
+        drop(held);
+        if is_known {
+            // It is sound as it is lent, and broken after the work.
+            server.on_is_broken([Act::Succeed, Act::Fail]);
+        }
+        let mut id = 0;
+        let outcome = pool.with(|connection| -> Result<(), Box<dyn Error>> {
+            id = connection.id;
+            Err("the server has gone away".into())
+        });
+        assert_eq!(outcome.unwrap_err().to_string(), "the server has gone away");
+        await_that("it is closed", || server.alive() == 2);
+        let again = pool.with(|connection| Ok::<_, GetError<Refused>>(connection.id)).unwrap();
+        assert_ne!(again, id);
+        let third = pool.with(|connection| Ok::<_, GetError<Refused>>(connection.id)).unwrap();
+        assert_eq!(third, again);
+        assert_eq!(
+            server.checks.load(SeqCst),
+            u32::from(is_known),
+            "what is known concerns others"
+        );
+        assert_eq!(pool.stats().broken_total, u64::from(is_known));
+        await_rest(&pool, &server);
+    }
+}
+
+#[test]
+fn work_that_panics_retires_its_connection_and_work_that_gets_none_is_not_begun() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        pool.with(|_| -> Result<(), GetError<Refused>> { panic_quietly() })
+    }));
+    assert!(panicked.is_err());
+    await_that("it is closed", || server.alive() == 0);
+    server.on_dial([Act::Fail]);
+    let refused = pool.with(|_| -> Result<(), GetError<Refused>> { unreachable!("no connection") });
+    assert!(matches!(refused, Err(GetError::Unreachable { .. })));
+    await_rest(&pool, &server);
+}
+
+/// What the dialer knows without asking is found at rest, by the check that nobody has asked for.
+#[test]
+fn a_broken_connection_is_found_at_rest_although_its_check_would_succeed() {
+    let (pool, server) =
+        pool(|b| b.max_open(10).check_after(LONG).check_idle_every(Duration::from_millis(20)));
+    pool.warm_up(10).unwrap();
+    server.on_is_broken((0..10).map(|_| Act::Fail));
+    await_that("all ten are closed", || server.alive() == 0);
+    assert_eq!(server.checks.load(SeqCst), 0, "the peer was not asked");
+    assert_eq!((pool.stats().broken_total, pool.stats().check_failed_total), (10, 0));
+}
+
+/// A failed reset is most often a server that has gone.
+#[test]
+fn after_a_failed_reset_all_that_rest_are_checked_once() {
+    let (pool, server) = pool(|b| b.max_open(3).check_after(LONG));
+    let [one, two, three] = [(); 3].map(|()| pool.get_owned().unwrap());
+    drop((one, two));
+    server.on_reset([Act::Fail]);
+    drop(used(three));
+    for _ in 0..2 {
+        let _both = [(); 2].map(|()| pool.get_owned().unwrap());
+        assert_eq!(server.checks.load(SeqCst), 2);
+    }
+    await_rest(&pool, &server);
+}
+
+/// As on a thread that runs an async program's tasks.
+#[test]
+fn no_reset_runs_on_a_thread_that_must_not_wait() {
+    let (pool, server) = pool(|b| b.max_open(1).check_after(LONG));
+    let gate = Gate::new();
+    server.must_not_wait.store(true, SeqCst);
+    server.on_reset([gate.then(Act::Succeed)]);
+    drop(used(pool.get().unwrap())); // Does not wait for the gate.
+    gate.await_arrivals(1);
+    assert_eq!(pool.stats().in_use, 1);
+    gate.open();
+    server.must_not_wait.store(false, SeqCst);
+    let guard = pool.get_timeout(LONG).unwrap();
+    assert_eq!(guard.id, 1);
+    let returned = used(guard);
+    let here = thread::current().id();
+    drop(returned);
+    assert_eq!(*server.reset_by.lock().unwrap(), Some(here), "elsewhere it is done in place");
     await_rest(&pool, &server);
 }
 

@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, failed_dial, pool,
+    Act, Gate, LONG, SHORT, Scripted, Server, await_rest, await_that, await_waiting, failed_dial,
+    pool,
 };
 use latebind::{Backoff, Breaker, Event, GetError, OnDialFailure, Pool, PooledConnection};
 
@@ -168,7 +170,7 @@ fn with_retry_a_pool_can_be_closed_and_suspended_in_the_pause() {
 // ---- Breaker ------------------------------------------------------------------------------------
 
 /// A pool whose breaker has opened after three failures.
-fn broken_off(probe_every: Duration) -> (Pool<Scripted>, Arc<common::Server>) {
+fn broken_off(probe_every: Duration) -> (Pool<Scripted>, Arc<Server>) {
     let (pool, server) = pool(|b| b.max_open(20).breaker(Breaker::new(3, probe_every)));
     server.refuses.store(true, SeqCst);
     for n in 1..=3 {
@@ -334,4 +336,82 @@ fn min_idle_probes_through_a_breaker_one_at_a_time() {
     server.refuses.store(false, SeqCst);
     await_that("it is filled although nobody calls", || server.alive() == 4);
     await_rest(&pool, &server);
+}
+
+// ---- As it comes --------------------------------------------------------------------------------
+
+/// A pool with no setting but its size.
+fn as_it_comes() -> (Pool<Scripted>, Arc<Server>) {
+    let (dialer, server) = Scripted::new();
+    (Pool::builder(dialer).max_open(20).build().unwrap(), server)
+}
+
+#[test]
+fn as_it_comes_a_pool_dials_a_server_that_is_away_eleven_times_a_second_whatever_callers_do() {
+    const CALLERS: u32 = 8;
+    let (pool, server) = as_it_comes();
+    server.refuses.store(true, SeqCst);
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                while start.elapsed() < Duration::from_millis(1500) {
+                    let asked = Instant::now();
+                    let error = pool.get_timeout(LONG).unwrap_err();
+                    assert!(failed_dial(&error).is_some(), "told why: {error}");
+                    assert!(asked.elapsed() < LONG / 4, "told at once");
+                }
+            });
+        }
+    });
+    // A dial of each before the first has failed, two more until the breaker opens, and the probes.
+    let probes = start.elapsed().as_millis() / 90 + 1;
+    let most = u128::from(CALLERS) + 2 + probes;
+    assert!(u128::from(server.dials()) <= most, "{} dials, {most} at most", server.dials());
+    server.refuses.store(false, SeqCst);
+    await_that("somebody is served", || pool.get_timeout(LONG).is_ok());
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn as_it_comes_one_dial_that_fails_by_chance_refuses_nobody_but_its_caller() {
+    const CALLERS: u32 = 20;
+    for round in 0..40 {
+        let (pool, server) = as_it_comes();
+        server.on_dial((0..round % CALLERS).map(|_| Act::Succeed).chain([Act::Fail]));
+        let (together, leave) = (Barrier::new(CALLERS as usize), Gate::new());
+        let (served, refused) = (AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..CALLERS {
+                scope.spawn(|| {
+                    together.wait();
+                    let guard = pool.get_timeout(LONG);
+                    let count = if guard.is_ok() { &served } else { &refused };
+                    count.fetch_add(1, SeqCst);
+                    leave.pass();
+                });
+            }
+            // All keep what they get. One may have to wait for a return, as its dial has failed.
+            await_that("the others are served", || served.load(SeqCst) >= CALLERS - 1);
+            leave.open();
+        });
+        assert!(refused.load(SeqCst) <= 1, "round {round}");
+        await_rest(&pool, &server);
+    }
+}
+
+/// Callers who would rather wait than be told are not refused.
+#[test]
+fn with_retry_there_is_no_breaker_unless_it_is_asked_for() {
+    let (dialer, server) = Scripted::new();
+    let pool = Pool::builder(dialer).on_dial_failure(retry()).build().unwrap();
+    server.on_dial((0..12).map(|_| Act::Fail));
+    assert_eq!(pool.get_timeout(LONG).unwrap().id, 13);
+    pool.reconfigure().on_dial_failure(OnDialFailure::AwaitReturn).apply().unwrap();
+    pool.flush();
+    server.on_dial((0..3).map(|_| Act::Fail));
+    for _ in 0..4 {
+        assert!(pool.get_timeout(LONG).is_err());
+    }
+    assert_eq!(server.dials(), 16, "and is there again without it: the fourth was refused");
 }

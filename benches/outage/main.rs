@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use crate::peer::{Contender, PLAIN, WITH_BREAKERS};
+use crate::peer::{ASKED_AGAIN, Contender, PLAIN};
 use crate::report::report;
 use crate::scenario::{Fault, Figures, Outage};
 
@@ -50,7 +50,7 @@ fn plan(is_short: bool) -> Vec<(Outage, &'static [Contender])> {
     let again_at_once = refusals.map(Outage::of_refusals);
     plain
         .map(|outage| (outage, PLAIN.as_slice()))
-        .chain(again_at_once.map(|outage| (outage, WITH_BREAKERS.as_slice())))
+        .chain(again_at_once.map(|outage| (outage, ASKED_AGAIN.as_slice())))
         .collect()
 }
 

@@ -4,15 +4,15 @@ use std::error::Error;
 use std::time::Duration;
 
 use latebind::net::TcpConnection;
-use latebind::{Breaker, Builder, Pool};
+use latebind::{Backoff, Builder, OnDialFailure, Pool};
 
 use crate::client::{CHECK_LIMIT, Client, UNREACHED, Unreached};
 
 /// How many connections each pool may have.
 pub(crate) const CONNECTIONS: u32 = 8;
 
-/// How long a caller waits in the scenarios of the breaker.
-pub(crate) const BREAKER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a caller waits where all ask again at once.
+pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A pool, and what is expected of it.
 #[derive(Clone, Copy)]
@@ -20,45 +20,65 @@ pub(crate) struct Contender {
     pub(crate) name: &'static str,
     /// Whether it must reach the targets; the others are there to compare with.
     pub(crate) is_judged: bool,
-    /// Whether it must spare the server that is down.
-    pub(crate) has_breaker: bool,
+    /// How often it may dial a server that is down, if it must spare that.
+    pub(crate) sparing: Option<Sparing>,
     /// Opens it, with all its connections.
     pub(crate) open: fn(Client) -> Box<dyn Peer>,
+}
+
+/// The dials that a server is spared.
+#[derive(Clone, Copy)]
+pub(crate) struct Sparing {
+    /// The most in five seconds of an outage.
+    pub(crate) per_5_s: f64,
+    /// The most at the same time.
+    pub(crate) at_once: usize,
 }
 
 /// Those who go through every outage, with the defaults of each.
 pub(crate) const PLAIN: [Contender; 2] = [LATEBIND, R2D2];
 
-/// Those who go through the outages of the breaker.
-pub(crate) const WITH_BREAKERS: [Contender; 4] = [
+/// Those who go through the outages in which callers ask again at once.
+pub(crate) const ASKED_AGAIN: [Contender; 5] = [
     LATEBIND,
+    // Its callers wait, and one dial at a time looks for the server.
     Contender {
-        name: "latebind, breaker",
+        name: "Retry",
         is_judged: true,
-        has_breaker: true,
-        open: |client| Box::new(warm(latebind(client).breaker(Breaker::default()))),
+        sparing: Some(Sparing { per_5_s: 100.0, at_once: CONNECTIONS as usize }),
+        open: |client| {
+            let again = OnDialFailure::Retry(Backoff::default());
+            Box::new(warm(latebind(client).on_dial_failure(again)))
+        },
+    },
+    // Each caller has a dial of its own.
+    Contender {
+        name: "no breaker",
+        is_judged: true,
+        sparing: None,
+        open: |client| Box::new(warm(latebind(client).breaker(None))),
     },
     R2D2,
     // Its retries are rarer the longer its own time limit is.
     Contender {
         name: "r2d2, 1 s",
         is_judged: false,
-        has_breaker: false,
-        open: |client| Box::new(filled(r2d2().connection_timeout(BREAKER_TIMEOUT), client)),
+        sparing: None,
+        open: |client| Box::new(filled(r2d2().connection_timeout(SHORT_TIMEOUT), client)),
     },
 ];
 
 const LATEBIND: Contender = Contender {
     name: "latebind",
     is_judged: true,
-    has_breaker: false,
+    sparing: Some(Sparing { per_5_s: 60.0, at_once: 1 }),
     open: |client| Box::new(warm(latebind(client))),
 };
 
 const R2D2: Contender = Contender {
     name: "r2d2",
     is_judged: false,
-    has_breaker: false,
+    sparing: None,
     open: |client| Box::new(filled(r2d2(), client)),
 };
 

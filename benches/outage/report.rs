@@ -14,9 +14,6 @@ const RECOVERY: Duration = Duration::from_millis(100);
 /// How soon a caller hears that its dial was refused.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-/// With a breaker.
-const DIALS_PER_5_S: f64 = 60.0;
-
 /// Of eight callers who ask again and again, those who may be lent a connection of no use.
 const DEAD: usize = 3;
 
@@ -34,9 +31,13 @@ pub(crate) fn report(
     table.row("dials until all are served", |f| f.dials.to_string());
     if asks_again_at_once {
         table.row("dials per 5 s of the outage", |f| format!("{:.0}", f.dials_per_5_s));
-        table.target("60, breaker", |c, f| !c.has_breaker || f.dials_per_5_s <= DIALS_PER_5_S);
+        table.target("60; Retry: 100", |c, f| {
+            c.sparing.is_none_or(|most| f.dials_per_5_s <= most.per_5_s)
+        });
         table.row("most dials at once in it", |f| f.most_dialing.to_string());
-        table.target("1, breaker", |c, f| !c.has_breaker || f.most_dialing <= 1);
+        table.target("1; Retry: 8", |c, f| {
+            c.sparing.is_none_or(|most| f.most_dialing <= most.at_once)
+        });
     }
     table.row("longest overrun of a deadline", |f| in_words(f.overrun));
     table.target("50 ms", |_, f| f.overrun <= OVERRUN + forgiven);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Dial};
 use crate::crowd::{Attempt, Crowd, Outcome};
-use crate::peer::{BREAKER_TIMEOUT, CONNECTIONS, Contender};
+use crate::peer::{CONNECTIONS, Contender, SHORT_TIMEOUT};
 use crate::server::Server;
 
 /// For how long all goes well at first: connections that nobody needs rest long enough by then
@@ -73,7 +73,7 @@ impl Outage {
     /// Eight callers who ask again at once: what a breaker is for.
     pub(crate) fn of_refusals(length: Duration) -> Self {
         let pause = Duration::from_millis(5);
-        Self { fault: Fault::Refuses, length, timeouts: [BREAKER_TIMEOUT; 8], pause }
+        Self { fault: Fault::Refuses, length, timeouts: [SHORT_TIMEOUT; 8], pause }
     }
 
     /// Whether callers do without the pause that those who fail should make.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::abort::AbortHandle;
+use crate::close_reason::CloseReason;
 use crate::config::far_future;
 use crate::dialer::Dialer;
 use crate::error::DialFailure;
@@ -140,10 +141,11 @@ impl<D: Dialer> Shell<D> {
             }
             Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
+                let mut fault = task.fault();
                 let is_sound = match task {
                     Task::Judge { since, until } => self.may_stay(connection, since, until),
                     Task::Check | Task::KeepAlive if !self.is_sound(connection) => {
-                        self.task_failed(task, None);
+                        fault = CloseReason::Broken;
                         false
                     }
                     Task::Check | Task::KeepAlive => self.in_span(spans::check, || {
@@ -151,8 +153,8 @@ impl<D: Dialer> Shell<D> {
                     }),
                     Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),
                 };
-                let now = now();
-                self.report(|books| books.back(id, entry, is_sound, now))
+                let (fault, now) = ((!is_sound).then_some(fault), now());
+                self.report(|books| books.back(id, entry, fault, now))
             }
             Errand::Close(CloseOrder { id, connection, handle, reason, age }) => {
                 catch(|| drop(handle));
@@ -223,12 +225,13 @@ impl<D: Dialer> Calls<D> {
     /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials that
     /// fail one after the other, and a thousand keys may be asked in turn for a slot.
     fn take_on(&mut self, shell: Arc<Shell<D>>, effects: Orders<D>) {
-        let mut pending = vec![(shell, effects)];
-        while let Some((shell, effects)) = pending.pop() {
+        // Most events concern one shell alone: then nothing is allocated for the others.
+        let (mut first, mut others) = (Some((shell, effects)), Vec::new());
+        while let Some((shell, effects)) = first.take().or_else(|| others.pop()) {
             let Effects { wake, handle, dials, asides, closes, spent, .. } = effects;
             let Effects { alarm, judged, orders, is_vacant, .. } = effects;
             if let Some(membership) = shell.membership.as_ref().filter(|_| !orders.is_empty()) {
-                pending.extend(membership.pass_on(orders));
+                others.extend(membership.pass_on(orders));
             }
             wake.iter().for_each(|bell| bell.ring());
             if let Some(due) = alarm {

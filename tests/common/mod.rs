@@ -8,7 +8,7 @@ use std::fmt;
 use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use latebind::{Blocking, Builder, Dialer, GetError, Guard, Pool, Stats};
@@ -19,7 +19,8 @@ pub const LONG: Duration = Duration::from_secs(20);
 /// Short enough to wait for in a test, for what is to time out.
 pub const SHORT: Duration = Duration::from_millis(20);
 
-/// A pool over a scripted server, and the server's side of the books.
+/// A pool over a scripted server, and the server's side of the books. It has no breaker unless `set`
+/// says so: a script is about each dial.
 pub fn pool(
     set: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>,
 ) -> (Pool<Scripted>, Arc<Server>) {
@@ -33,7 +34,7 @@ pub fn pool_that(
 ) -> (Pool<Scripted>, Arc<Server>) {
     let (mut dialer, server) = Scripted::new();
     dialer.blocking = may_block(dialer.blocking);
-    (set(Pool::builder(dialer)).build().unwrap(), server)
+    (set(Pool::builder(dialer).breaker(None)).build().unwrap(), server)
 }
 
 /// Waits until `n` callers stand in the queue.
@@ -178,6 +179,10 @@ pub struct Server {
     pub broken_script: Mutex<VecDeque<Act>>,
     /// What every dial does for which the script has nothing.
     pub refuses: AtomicBool,
+    /// Whether threads that return a connection must not wait.
+    pub must_not_wait: AtomicBool,
+    /// The thread of the latest reset.
+    pub reset_by: Mutex<Option<ThreadId>>,
     /// No check of a connection from this dial or an earlier one succeeds.
     pub last_dead: AtomicU32,
 }
@@ -338,7 +343,12 @@ impl Dialer for Scripted {
 
     fn reset(&self, _connection: &mut Connection) -> Result<(), Refused> {
         self.server.resets.fetch_add(1, SeqCst);
+        *self.server.reset_by.lock().unwrap() = Some(thread::current().id());
         if Server::act(&self.server.reset_script, true) { Ok(()) } else { Err(Refused(0)) }
+    }
+
+    fn must_not_wait(&self) -> bool {
+        self.server.must_not_wait.load(SeqCst)
     }
 
     fn close(&self, connection: Connection) {

@@ -465,7 +465,7 @@ fn resting_connections_are_checked_in_turn_one_at_a_time() {
             assert!(desk.asides.is_empty(), "one at a time");
             assert_eq!(order.task, Task::KeepAlive);
             checked.push(order.entry.connection);
-            let orders = desk.ledger.back(order.id, order.entry, true, desk.now);
+            let orders = desk.ledger.back(order.id, order.entry, None, desk.now);
             desk.lay_out(orders);
         }
     }
@@ -485,7 +485,7 @@ fn a_check_is_no_use_and_does_not_keep_a_connection_from_idling_out() {
     while desk.closes.is_empty() {
         desk.next_upkeep();
         while let Some(order) = desk.asides.pop() {
-            let orders = desk.ledger.back(order.id, order.entry, true, desk.now);
+            let orders = desk.ledger.back(order.id, order.entry, None, desk.now);
             desk.lay_out(orders);
         }
     }
@@ -502,7 +502,8 @@ fn a_check_that_fails_or_hangs_is_the_end_of_that_connection_alone() {
     desk.now += MINUTE;
     desk.upkeep();
     let failed = desk.asides.remove(0);
-    let orders = desk.ledger.back(failed.id, failed.entry, false, desk.now);
+    let orders =
+        desk.ledger.back(failed.id, failed.entry, Some(CloseReason::CheckFailed), desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.asides.len(), 1, "the next one");
     let _hangs = desk.asides.remove(0);
@@ -510,7 +511,7 @@ fn a_check_that_fails_or_hangs_is_the_end_of_that_connection_alone() {
     desk.upkeep();
     assert_eq!(desk.asides.len(), 1, "and the next");
     let sound = desk.asides.remove(0);
-    let orders = desk.ledger.back(sound.id, sound.entry, true, desk.now);
+    let orders = desk.ledger.back(sound.id, sound.entry, None, desk.now);
     desk.lay_out(orders);
     assert_eq!((desk.stats().idle, desk.stats().check_failed_total), (1, 2));
 }
@@ -526,7 +527,7 @@ fn a_caller_counts_on_a_connection_that_is_being_checked() {
     let ticket = desk.queue(1);
     assert!(desk.dials.is_empty());
     let order = desk.asides.remove(0);
-    let orders = desk.ledger.back(order.id, order.entry, true, desk.now);
+    let orders = desk.ledger.back(order.id, order.entry, None, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.granted(ticket).connection, 1);
 }
@@ -562,7 +563,7 @@ fn one_broken_connection_puts_all_that_rest_in_doubt() {
     let ticket = desk.queue(1);
     let order = desk.asides.remove(0);
     assert_eq!(order.task, Task::Check);
-    let orders = desk.ledger.back(order.id, order.entry, true, desk.now);
+    let orders = desk.ledger.back(order.id, order.entry, None, desk.now);
     desk.lay_out(orders);
     let proven = desk.granted(ticket);
     desk.give_back(proven);
@@ -589,7 +590,7 @@ fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
     let held = desk.granted(ticket);
     desk.give_back(held);
     desk.now += MILLISECOND;
-    let orders = desk.ledger.back(stale.id, stale.entry, false, desk.now);
+    let orders = desk.ledger.back(stale.id, stale.entry, Some(CloseReason::CheckFailed), desk.now);
     desk.lay_out(orders);
     assert!(matches!(desk.request(0, None), Request::Queued(_)));
     assert_eq!(desk.asides.len(), 1, "the other one is checked, fresh as it is");

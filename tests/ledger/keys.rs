@@ -519,9 +519,12 @@ impl Keys {
 
     pub(crate) fn back(&mut self, pick: usize, is_sound: bool) {
         let Some(at) = choose(self.asides.len(), pick) else { return };
-        let Aside { member, order: AsideOrder { id, entry, .. }, .. } = self.asides.remove(at);
+        let Aside { member, order: AsideOrder { id, entry, task, .. }, .. } =
+            self.asides.remove(at);
         self.connection(entry.connection).place = Place::AtRest;
-        self.event(member, |books, now| books.back(id, entry, is_sound, now));
+        self.event(member, |books, now| {
+            books.back(id, entry, (!is_sound).then(|| task.fault()), now)
+        });
     }
 
     /// A close has returned.

@@ -534,7 +534,7 @@ fn what_comes_back_from_a_check_is_as_cold_as_before() {
     keys.give_back(0, warm);
     let check = keys[0].asides.remove(0);
     let now = keys[0].now;
-    let effects = keys[0].ledger.back(check.id, check.entry, true, now);
+    let effects = keys[0].ledger.back(check.id, check.entry, None, now);
     keys[0].lay_out(effects);
     keys.pass_on();
     assert_eq!(keys.idle(), [2, 1, 0]);

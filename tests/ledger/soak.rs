@@ -341,7 +341,8 @@ impl Soak {
         // What is written off goes on to be closed in its slot.
         (connection.is_aside, connection.rests_since) = (false, now);
         connection.slot_until = connection.slot_until.filter(|_| is_late);
-        self.event(|ledger, now| ledger.back(order.id, order.entry, is_sound, now));
+        let fault = (!is_sound).then(|| order.task.fault());
+        self.event(|ledger, now| ledger.back(order.id, order.entry, fault, now));
     }
 
     fn close_ends(&mut self, order: &CloseOrder<u32>) {

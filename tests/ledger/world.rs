@@ -579,7 +579,8 @@ impl World {
         let able: Vec<_> = (0..self.asides.len()).filter(|at| !self.asides[*at].hangs).collect();
         let Some(at) = choose(&able, pick) else { return };
         let entry = self.asides[at].entry.take().expect("what is aside comes back once");
-        let orders = self.ledger.back(self.asides[at].id, entry, sound, now);
+        let fault = (!sound).then(|| self.asides[at].task.fault());
+        let orders = self.ledger.back(self.asides[at].id, entry, fault, now);
         self.event(now, orders, |world, now| {
             let Aside { id, task, connection, written_off, .. } = world.asides.remove(at);
             if let Some(reason) = written_off {
@@ -1335,7 +1336,7 @@ impl World {
     }
 
     fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Moment) {
-        if matches!(reason, CloseReason::Broken | CloseReason::CheckFailed) {
+        if reason.casts_doubt() {
             self.doubted_at = Some(now);
         }
         let age = now.since(self.connections[&connection].opened_at);
