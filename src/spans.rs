@@ -4,22 +4,46 @@
 
 #[cfg(feature = "tracing")]
 mod kept {
+    use tracing::debug_span;
     use tracing::span::EnteredSpan;
 
+    use crate::sync::catch;
+
     pub(crate) const ARE_KEPT: bool = true;
+
+    /// The span of the program's in which a caller is. Not to be dropped under a lock.
+    #[derive(Debug)]
+    pub(crate) struct Callers(Option<tracing::Span>);
+
+    impl Callers {
+        /// Of this thread.
+        pub(crate) fn current() -> Self {
+            Self(catch(tracing::Span::current).filter(|span| !span.is_none()))
+        }
+    }
+
+    impl Drop for Callers {
+        fn drop(&mut self) {
+            if let Some(span) = self.0.take() {
+                catch(|| drop(span));
+            }
+        }
+    }
 
     pub(crate) type Span = EnteredSpan;
 
     pub(crate) fn wait(pool: Option<&str>) -> Span {
-        tracing::debug_span!(target: "latebind", "wait", pool).entered()
+        debug_span!(target: "latebind", "wait", pool).entered()
     }
 
-    pub(crate) fn dial(pool: Option<&str>) -> Span {
-        tracing::debug_span!(target: "latebind", "dial", pool).entered()
+    /// Within the span of the caller whose need it is.
+    pub(crate) fn dial(pool: Option<&str>, caller: Option<&Callers>) -> Span {
+        let parent = caller.and_then(|caller| caller.0.as_ref()?.id());
+        debug_span!(target: "latebind", parent: parent, "dial", pool).entered()
     }
 
     pub(crate) fn check(pool: Option<&str>) -> Span {
-        tracing::debug_span!(target: "latebind", "check", pool).entered()
+        debug_span!(target: "latebind", "check", pool).entered()
     }
 
     pub(crate) fn end(span: Span) {
@@ -32,13 +56,23 @@ mod kept {
     pub(crate) const ARE_KEPT: bool = false;
 
     /// Nothing.
+    #[derive(Debug, Default)]
+    pub(crate) struct Callers(());
+
+    impl Callers {
+        pub(crate) fn current() -> Self {
+            Self(())
+        }
+    }
+
+    /// Nothing.
     pub(crate) struct Span;
 
     pub(crate) fn wait(_: Option<&str>) -> Span {
         Span
     }
 
-    pub(crate) fn dial(_: Option<&str>) -> Span {
+    pub(crate) fn dial(_: Option<&str>, _: Option<&Callers>) -> Span {
         Span
     }
 
@@ -49,4 +83,4 @@ mod kept {
     pub(crate) fn end(Span: Span) {}
 }
 
-pub(crate) use self::kept::{ARE_KEPT, Span, check, dial, end, wait};
+pub(crate) use self::kept::{ARE_KEPT, Callers, Span, check, dial, end, wait};

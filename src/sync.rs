@@ -19,6 +19,7 @@ pub(crate) use std::sync::atomic::{
 use std::sync::atomic::AtomicUsize;
 
 use crate::moment::Moment;
+use crate::spans::Callers;
 
 pub(crate) use crate::process::{PerProcess, Process};
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
@@ -169,15 +170,20 @@ impl Condvar {
 pub(crate) struct Bell {
     condvar: Condvar,
     thread: ThreadId,
-}
-
-impl Default for Bell {
-    fn default() -> Self {
-        Self { condvar: Condvar::default(), thread: this_thread() }
-    }
+    span: Callers,
 }
 
 impl Bell {
+    /// For this thread, which is in that span of the program's.
+    pub(crate) fn new(span: Callers) -> Self {
+        Self { condvar: Condvar::default(), thread: this_thread(), span }
+    }
+
+    /// The span in which the thread waits.
+    pub(crate) fn span(&self) -> &Callers {
+        &self.span
+    }
+
     /// Who waits for it.
     pub(crate) fn thread(&self) -> ThreadId {
         self.thread

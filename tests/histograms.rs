@@ -16,6 +16,9 @@ mod moment;
 #[path = "../src/process.rs"]
 mod process;
 #[allow(dead_code, unused_imports)]
+#[path = "../src/spans.rs"]
+mod spans;
+#[allow(dead_code, unused_imports)]
 #[path = "../src/sync.rs"]
 mod sync;
 

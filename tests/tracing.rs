@@ -49,10 +49,10 @@ fn waits_dials_and_checks_are_spans_and_what_fails_or_is_slow_is_a_warning() {
         .init();
     let traced = Traced::new("orders").slow_wait(Duration::ZERO);
     let (pool, server) =
-        common::pool(|b| b.max_open(1).check_after(Duration::ZERO).observer(traced));
+        common::pool(|b| b.name("orders").max_open(1).check_after(Duration::ZERO).observer(traced));
 
     drop(pool.get().unwrap());
-    lines.has(&["DEBUG", "dial", "latebind", "close"]);
+    lines.has(&["DEBUG", "dial{pool=\"orders\"}", "latebind", "close"]);
     lines.has(&["DEBUG", "a connection was opened", "pool=\"orders\"", "took="]);
 
     server.on_check([Act::Fail]);
@@ -80,4 +80,25 @@ fn waits_dials_and_checks_are_spans_and_what_fails_or_is_slow_is_a_warning() {
     assert!(pool.get().is_err());
     lines.has(&["WARN", "a dial failed", "error=refused"]);
     lines.has(&["WARN", "a caller was turned away", "error="]);
+
+    // A dial lies in the span of the caller whose need it is, whoever begins it on whichever thread.
+    pool.flush();
+    let request = |number| tracing::info_span!("request", number).entered();
+    tracing::Span::in_scope(&request(7).exit(), || drop(pool.get().unwrap()));
+    lines.has(&["DEBUG", "request{number=7}:dial{pool=\"orders\"}", "close"]);
+    let held = pool.get().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _request = request(8);
+            drop(pool.get().unwrap());
+        });
+        await_waiting(&pool, 1);
+        let _other = request(9);
+        Guard::discard(held);
+    });
+    lines.has(&["DEBUG", "request{number=8}:dial{pool=\"orders\"}", "close"]);
+    let _request = request(10);
+    pool.flush();
+    pool.warm_up(1).unwrap();
+    lines.has(&["DEBUG", "request{number=10}:dial{pool=\"orders\"}", "close"]);
 }

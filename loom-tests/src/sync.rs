@@ -19,6 +19,7 @@ pub(crate) use std::sync::OnceLock; // Set under a lock of loom's only.
 
 use crate::config::far_future;
 use crate::moment::Moment;
+use crate::spans::Callers;
 
 thread_local! {
     static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };
@@ -361,9 +362,17 @@ impl Condvar {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Bell(Condvar);
+pub(crate) struct Bell(Condvar, Callers);
 
 impl Bell {
+    pub(crate) fn new(span: Callers) -> Self {
+        Self(Condvar::default(), span)
+    }
+
+    pub(crate) fn span(&self) -> &Callers {
+        &self.1
+    }
+
     pub(crate) fn thread(&self) -> ThreadId {
         this_thread()
     }

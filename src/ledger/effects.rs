@@ -20,10 +20,12 @@ pub(crate) struct ErrandId(pub(crate) u64);
 
 /// A slot is reserved: dial, then say `dialed` or `dial_failed`.
 #[derive(Debug)]
-pub(crate) struct DialOrder {
+pub(crate) struct DialOrder<W> {
     pub(crate) id: ErrandId,
     /// `None`: no limit.
     pub(crate) deadline: Option<Moment>,
+    /// Whose need it is; `None` if it is the pool's own.
+    pub(crate) sponsor: Option<W>,
 }
 
 /// What a connection is set aside for.
@@ -84,7 +86,7 @@ pub(crate) struct Effects<C, F, W> {
     pub(crate) wake: Vec<W>,
     /// That of a connection that is to be detached: to be dropped before that.
     pub(crate) handle: Option<AbortHandle>,
-    pub(crate) dials: Vec<DialOrder>,
+    pub(crate) dials: Vec<DialOrder<W>>,
     pub(crate) asides: Vec<AsideOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
     /// Errors that nobody wants any more: user code, so not to be dropped under the lock.

@@ -103,6 +103,10 @@ impl<F, W> Queue<F, W> {
         self.waiters.values().map(|waiter| &waiter.waker)
     }
 
+    pub(super) fn waker(&self, ticket: Ticket) -> Option<&W> {
+        self.waiters.get(&ticket).map(|waiter| &waiter.waker)
+    }
+
     /// Since when the first in the queue waits.
     pub(super) fn front_since(&self) -> Option<Moment> {
         self.waiters.first_key_value().map(|(_, waiter)| waiter.since)

@@ -402,7 +402,14 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let deadline = now.after(self.config.dial_timeout);
         self.dials.begin(id, Dial { sponsor, epoch: self.epoch, began: now, deadline });
         self.totals.dials_total += 1;
-        effects.dials.push(DialOrder { id, deadline });
+        let sponsor = match sponsor {
+            Sponsor::Caller(ticket) => {
+                let of_warm_up = || self.warm_ups.get(&ticket).map(|warm_up| &warm_up.waker);
+                self.queue.waker(ticket).or_else(of_warm_up).cloned()
+            }
+            Sponsor::Pool | Sponsor::Nobody => None,
+        };
+        effects.dials.push(DialOrder { id, deadline, sponsor });
         id
     }
 

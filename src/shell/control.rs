@@ -10,6 +10,7 @@ use crate::histogram::Histograms;
 use crate::holder::Holder;
 use crate::ledger::{Ledger, Ticket, Verdict};
 use crate::moment::Moment;
+use crate::spans::Callers;
 use crate::stats::Stats;
 use crate::sync::{Bell, now};
 use crate::workers::Enlistment;
@@ -29,7 +30,7 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
-        let bell = Arc::<Bell>::default();
+        let bell = Arc::new(Bell::new(Callers::current()));
         let mut ledger = self.books();
         let start = ledger.now;
         let (ticket, effects) =
@@ -89,7 +90,7 @@ impl<D: Dialer> Shell<D> {
             return Stats::default();
         }
         self.close();
-        let bell = Arc::<Bell>::default();
+        let bell = Arc::new(Bell::new(Callers::current()));
         let mut ledger = self.books();
         let (ticket, effects) = ledger.tell(|ledger, now| ledger.drain(now, || Arc::clone(&bell)));
         self.wait(ledger, effects, ticket, &bell, deadline).1.stats

@@ -16,7 +16,7 @@ use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task};
 use crate::maintenance::Upkeep;
 use crate::moment::Moment;
 use crate::spans;
-use crate::sync::{catch, coarse_now, now};
+use crate::sync::{Bell, catch, coarse_now, now};
 use crate::workers::Job;
 
 use super::{Books, Connection, Failure, Orders, Shell};
@@ -123,9 +123,12 @@ impl<D: Dialer> Shell<D> {
     /// Does what is to be done, and tells the ledger. To it, a panic of the dialer is a failure.
     fn perform(&self, errand: Errand<D>) -> Orders<D> {
         match errand {
-            Errand::Dial(DialOrder { id, deadline }) => {
+            Errand::Dial(DialOrder { id, deadline, sponsor }) => {
                 let start = now();
-                let outcome = self.in_span(spans::dial, || self.dial(deadline));
+                let of_sponsor = |pool: Option<&str>| {
+                    spans::dial(pool, sponsor.as_ref().map(|bell| bell.span()))
+                };
+                let outcome = self.in_span(of_sponsor, || self.dial(deadline));
                 let now = now();
                 let took = now.since(start);
                 match outcome {
@@ -195,7 +198,7 @@ impl<D: Dialer> Shell<D> {
 
 /// Something to do outside the lock, with the slot that it is done for.
 enum Errand<D: Dialer> {
-    Dial(DialOrder),
+    Dial(DialOrder<Arc<Bell>>),
     Aside(AsideOrder<Connection<D>>),
     Close(CloseOrder<Connection<D>>),
 }

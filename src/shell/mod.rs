@@ -33,7 +33,7 @@ use crate::moment::Moment;
 use crate::places::{Open, Places};
 use crate::reporter::Reporter;
 use crate::shelf::Latest;
-use crate::spans;
+use crate::spans::{self, Callers};
 use crate::sync::{Bell, Mutex, Process, Wake, coarse_now, now, seed, this_thread};
 use crate::workers::{Crew, Enlistment};
 
@@ -363,11 +363,15 @@ impl<D: Dialer> Shell<D> {
         cancel: Option<&Cancel>,
         has_queued: &mut bool,
     ) -> Result<(Turn, Lent<D>), Refused<D>> {
-        let mut bell = None;
+        // Not dropped under the lock, if the caller is served at once.
+        let (mut bell, mut span) = (None, Some(Callers::current()));
         let mut ledger = self.books();
         let since = turn.map_or(ledger.now, |turn| turn.since);
         let (request, effects) = ledger.tell(|ledger, now| {
-            let waker = || Arc::clone(bell.insert(Arc::<Bell>::default()));
+            let waker = || {
+                let span = span.take().expect("a caller queues once");
+                Arc::clone(bell.insert(Arc::new(Bell::new(span))))
+            };
             ledger.request(turn.map(|turn| turn.ticket), since, deadline, now, waker)
         });
         let ticket = match request {

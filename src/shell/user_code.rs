@@ -27,7 +27,7 @@ impl<D: Dialer> Shell<D> {
     /// the span.
     pub(super) fn in_span<T>(
         &self,
-        begin: fn(Option<&str>) -> Span,
+        begin: impl FnOnce(Option<&str>) -> Span,
         body: impl FnOnce() -> T,
     ) -> T {
         let span = self.user_code(|_| begin(self.reporter.name().map(|name| &**name)));

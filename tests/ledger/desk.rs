@@ -32,7 +32,7 @@ pub(crate) struct Desk {
     pub(crate) ledger: Ledger<u32, Failure, u32>,
     pub(crate) now: Moment,
     pub(crate) woken: Vec<u32>,
-    pub(crate) dials: Vec<DialOrder>,
+    pub(crate) dials: Vec<DialOrder<u32>>,
     pub(crate) asides: Vec<AsideOrder<u32>>,
     pub(crate) closes: Vec<CloseOrder<u32>>,
     /// Dials ever ordered. The nth opens connection n.

@@ -31,7 +31,7 @@ enum Item {
     /// By the ledger, or by the timer of the sleep with that number.
     Wake(u32, Option<u32>),
     Return(u32),
-    DialEnds(DialOrder, bool),
+    DialEnds(DialOrder<u32>, bool),
     AsideEnds(AsideOrder<u32>),
     CloseEnds(CloseOrder<u32>),
     Upkeep(Moment),
@@ -318,7 +318,7 @@ impl Soak {
         self.connections.get_mut(&connection).expect("it is open")
     }
 
-    fn dial_ends(&mut self, order: &DialOrder, succeeds: bool) {
+    fn dial_ends(&mut self, order: &DialOrder<u32>, succeeds: bool) {
         self.dialing -= 1;
         if !succeeds {
             self.seen.failed += 1;

@@ -1198,7 +1198,7 @@ impl World {
 
     fn begin_dial(&mut self, sponsor: Option<usize>, now: Moment) -> ErrandId {
         assert!(!self.orders.dials.is_empty(), "NO-STRANDED-WAITER: no dial for {sponsor:?}");
-        let DialOrder { id, deadline } = self.orders.dials.remove(0);
+        let DialOrder { id, deadline, .. } = self.orders.dials.remove(0);
         assert_eq!(deadline, now.after(self.config.dial_timeout));
         let hangs = self.hangs_next(0, self.hangs.dials);
         let dial = Dial {
