@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::{
     Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_rest, await_that,
-    await_waiting, panic_quietly, pool, pool_that, used,
+    await_waiting, finishes, panic_quietly, pool, pool_that, used,
 };
 use latebind::{GetError, KeyedConnection, KeyedPool, OwnedConnection, Pool, PooledConnection};
 
@@ -414,22 +414,24 @@ fn after_a_failed_reset_all_that_rest_are_checked_once() {
 /// As on a thread that runs an async program's tasks.
 #[test]
 fn no_reset_runs_on_a_thread_that_must_not_wait() {
-    let (pool, server) = pool(|b| b.max_open(1).check_after(LONG));
-    let gate = Gate::new();
-    server.must_not_wait.store(true, SeqCst);
-    server.on_reset([gate.then(Act::Succeed)]);
-    drop(used(pool.get().unwrap())); // Does not wait for the gate.
-    gate.await_arrivals(1);
-    assert_eq!(pool.stats().in_use, 1);
-    gate.open();
-    server.must_not_wait.store(false, SeqCst);
-    let guard = pool.get_timeout(LONG).unwrap();
-    assert_eq!(guard.id, 1);
-    let returned = used(guard);
-    let here = thread::current().id();
-    drop(returned);
-    assert_eq!(*server.reset_by.lock().unwrap(), Some(here), "elsewhere it is done in place");
-    await_rest(&pool, &server);
+    finishes(|| {
+        let (pool, server) = pool(|b| b.max_open(1).check_after(LONG));
+        let gate = Gate::new();
+        server.must_not_wait.store(true, SeqCst);
+        server.on_reset([gate.then(Act::Succeed)]);
+        drop(used(pool.get().unwrap())); // Does not wait for the gate.
+        gate.await_arrivals(1);
+        assert_eq!(pool.stats().in_use, 1);
+        gate.open();
+        server.must_not_wait.store(false, SeqCst);
+        let guard = pool.get_timeout(LONG).unwrap();
+        assert_eq!(guard.id, 1);
+        let returned = used(guard);
+        let here = thread::current().id();
+        drop(returned);
+        assert_eq!(*server.reset_by.lock().unwrap(), Some(here), "elsewhere it is done in place");
+        await_rest(&pool, &server);
+    });
 }
 
 // ---- Faults of what a dialer is asked about a connection ----------------------------------------
