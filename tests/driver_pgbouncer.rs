@@ -9,16 +9,20 @@ mod servers;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use bank::Transfer;
 use common::LONG;
 use common::await_that;
 use latebind::Builder;
+use latebind::Dialer;
 use latebind::OnDialFailure;
 use latebind::Pool;
+use latebind::PooledConnection;
 use latebind::drivers::PostgresDialer;
 use postgres::Client;
 use postgres::NoTls;
+use postgres::error::SqlState;
 use postgres::types::Type;
 use servers::pgbouncer::PgBouncer;
 use servers::postgres::Postgres;
@@ -183,4 +187,39 @@ fn at_the_limit_of_its_clients_callers_are_served_by_returns() {
     // A dial may be on its way to its refusal yet, for callers whom returns have served.
     await_that("no dial is under way", || pool.stats().dialing == 0);
     assert!(pool.stats().open() <= 8);
+}
+
+/// It has no SQLSTATE for it, but words.
+#[test]
+fn a_refusal_for_its_limit_of_clients_is_told_from_others() {
+    let Some((_server, bouncer)) = servers() else { return };
+    let dialer = PostgresDialer::new(bouncer.config(), NoTls);
+    let mut nowhere = bouncer.config();
+    nowhere.dbname("nowhere");
+    let error = PostgresDialer::new(nowhere, NoTls).dial(Instant::now() + LONG);
+    let error = error.map(drop).unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::PROTOCOL_VIOLATION), "the same state");
+    assert!(!dialer.is_at_limit(&error), "{error:?}");
+    let mut clients = vec![];
+    let error = loop {
+        match dialer.dial(Instant::now() + LONG) {
+            Ok(client) => clients.push(client),
+            Err(error) => break error,
+        }
+    };
+    assert!(dialer.is_at_limit(&error), "{error:?}");
+}
+
+#[test]
+fn a_client_that_replaces_the_only_one_is_never_refused() {
+    let Some(server) = Postgres::start("") else { return };
+    let settings = "max_client_conn = 1\nserver_login_retry = 0.1";
+    let Some(bouncer) = PgBouncer::start(&server, settings) else { return };
+    let pool = pool(&bouncer, |b| b.max_open(1));
+    for round in 0..200 {
+        let client = pool.get().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        PooledConnection::discard(client);
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.dialed_total, stats.dial_failed_total), (200, 0), "{stats}");
 }

@@ -10,6 +10,8 @@ use std::future;
 use std::io;
 use std::io::Write;
 use std::iter;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::Barrier;
@@ -25,6 +27,7 @@ use common::finishes_within;
 use latebind::Builder;
 use latebind::Dialer;
 use latebind::GetError;
+use latebind::KeyedPool;
 use latebind::OnDialFailure;
 use latebind::OwnedConnection;
 use latebind::Pool;
@@ -37,6 +40,7 @@ use postgres::NoTls;
 use postgres::SimpleQueryMessage;
 use postgres::Socket;
 use postgres::config::SslMode;
+use postgres::config::TargetSessionAttrs;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::tls::MakeTlsConnect;
@@ -235,6 +239,100 @@ fn at_the_servers_limit_callers_are_served_by_returns() {
     assert!(sessions(&mut test) <= 4);
 }
 
+/// A server on which the role `few` has so many connections. No superuser counts as one of them.
+fn server_that_lends_few(limit: u32) -> Option<(Postgres, postgres::Config)> {
+    let server = Postgres::start("")?;
+    server
+        .client()
+        .batch_execute(&format!("CREATE ROLE few LOGIN CONNECTION LIMIT {limit}"))
+        .unwrap();
+    let mut config = server.config();
+    config.user("few");
+    Some((server, config))
+}
+
+/// A place is free when the server has ended its process, which is after the client has left.
+#[test]
+fn a_role_with_one_connection_is_never_refused_the_next() {
+    let Some((_server, config)) = server_that_lends_few(1) else { return };
+    let pool = Pool::builder(PostgresDialer::new(config, NoTls)).max_open(1).build().unwrap();
+    for round in 0..200 {
+        let client = pool.get().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        PooledConnection::discard(client);
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.dialed_total, stats.dial_failed_total), (200, 0), "{stats}");
+}
+
+#[test]
+fn connections_that_are_replaced_all_the_time_are_never_refused_a_place() {
+    const REPLACED: u64 = 110;
+    let Some((server, config)) = server_that_lends_few(4) else { return };
+    let mut test = server.client();
+    let pool = Pool::builder(PostgresDialer::new(config, NoTls))
+        .max_open(4)
+        .min_idle(2)
+        .max_lifetime(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while pool.stats().dialed_total < REPLACED {
+                    process(&mut pool.get().unwrap());
+                }
+            });
+        }
+        while pool.stats().dialed_total < REPLACED {
+            assert!(sessions(&mut test) <= 4, "BOUND, as the server sees it");
+        }
+    });
+    assert_eq!(pool.stats().dial_failed_total, 0, "{}", pool.stats());
+}
+
+/// The place that one key's connection leaves is the next key's.
+#[test]
+fn keys_that_share_a_servers_limit_are_never_refused_a_place() {
+    const KEYS: [&str; 3] = ["one", "two", "three"];
+    let Some(server) = Postgres::start("") else { return };
+    let mut test = server.client();
+    test.batch_execute("CREATE DATABASE shared CONNECTION LIMIT 2").unwrap();
+    for key in KEYS {
+        test.batch_execute(&format!("CREATE ROLE {key} LOGIN")).unwrap();
+    }
+    let mut config = server.config();
+    config.dbname("shared");
+    let pool = KeyedPool::builder(move |key: &&'static str| {
+        PostgresDialer::new(config.clone().user(key).clone(), NoTls)
+    });
+    let pool = pool.max_open_total(2).build().unwrap();
+    for round in 0..150 {
+        let key = KEYS[round % KEYS.len()];
+        let mut client =
+            pool.get(&key).unwrap_or_else(|error| panic!("round {round}, {key}: {error}"));
+        assert!(
+            number(&mut client, "SELECT count(*) FROM pg_stat_activity WHERE datname = 'shared'")
+                <= 2
+        );
+    }
+    let failed = KEYS.map(|key| pool.stats_of(&key).map_or(0, |stats| stats.dial_failed_total));
+    assert_eq!(failed, [0; 3]);
+}
+
+#[test]
+fn a_refusal_for_the_servers_limit_is_told_from_others() {
+    let Some((server, config)) = server_that_lends_few(1) else { return };
+    let dialer = PostgresDialer::new(config.clone(), NoTls);
+    let _only = config.connect(NoTls).unwrap();
+    let error = dialer.dial(Instant::now() + LONG).map(drop).unwrap_err();
+    assert!(dialer.is_at_limit(&error), "{error:?}");
+    assert!(!dialer.is_permanent(&error), "{error:?}");
+    let mut nowhere = server.config();
+    nowhere.dbname("nowhere");
+    let error = PostgresDialer::new(nowhere, NoTls).dial(Instant::now() + LONG);
+    assert!(!dialer.is_at_limit(&error.map(drop).unwrap_err()));
+}
+
 #[test]
 fn the_servers_refusal_reaches_the_caller_as_it_is() {
     let Some(server) = Postgres::start("") else { return };
@@ -274,27 +372,256 @@ fn a_transaction_left_open_is_rolled_back_before_the_next_borrower() {
     assert!(!story.contains(in_vain), "nothing was rolled back that was not there:\n{story}");
 }
 
-#[test]
-fn a_session_that_is_reset_leaves_nothing_to_the_next_borrower() {
+/// What a borrower leaves, and how the next one would find it.
+struct Leaving {
+    what: &'static str,
+    leave: fn(&mut Client),
+    is_left: fn(&mut Client) -> bool,
+    /// What becomes of it with `Rollback`.
+    ends_with_transaction: bool,
+    /// With `ResetSession`.
+    ends_with_session: bool,
+}
+
+/// Says in text what is to be left, and asks in text whether it is.
+macro_rules! leaving {
+    ($what:literal, $leave:literal, $is_left:literal, $transaction:literal, $session:literal) => {
+        Leaving {
+            what: $what,
+            leave: |client| client.batch_execute($leave).unwrap(),
+            is_left: |client| is_so(client, $is_left),
+            ends_with_transaction: $transaction,
+            ends_with_session: $session,
+        }
+    };
+}
+
+fn is_so(client: &mut Client, condition: &str) -> bool {
+    let answer = client.simple_query(&format!("SELECT {condition}")).unwrap();
+    answer.iter().any(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0) == Some("t"),
+        _ => false,
+    })
+}
+
+/// The lines of the table on the page of `PostgresDialer`, in its order.
+const LEAVINGS: [Leaving; 20] = [
+    leaving!(
+        "a transaction",
+        "BEGIN; INSERT INTO note VALUES (1)",
+        "count(*) > 0 FROM note",
+        true,
+        true
+    ),
+    leaving!(
+        "a savepoint",
+        "BEGIN; SAVEPOINT one; INSERT INTO note VALUES (1)",
+        "count(*) > 0 FROM note",
+        true,
+        true
+    ),
+    leaving!(
+        "an advisory lock of a transaction",
+        "BEGIN; SELECT pg_advisory_xact_lock(7)",
+        "count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        true,
+        true
+    ),
+    leaving!(
+        "a cursor",
+        "BEGIN; DECLARE mine CURSOR FOR SELECT 1",
+        "count(*) > 0 FROM pg_cursors",
+        true,
+        true
+    ),
+    leaving!(
+        "a setting of a transaction",
+        "BEGIN; SET LOCAL search_path = elsewhere",
+        "current_setting('search_path') = 'elsewhere'",
+        true,
+        true
+    ),
+    leaving!(
+        "a setting",
+        "SET search_path = elsewhere",
+        "current_setting('search_path') = 'elsewhere'",
+        false,
+        true
+    ),
+    leaving!(
+        "a time limit",
+        "SET statement_timeout = 4321; SET lock_timeout = 4321",
+        "current_setting('statement_timeout') = '4321ms' OR current_setting('lock_timeout') = '4321ms'",
+        false,
+        true
+    ),
+    leaving!(
+        "a character set",
+        "SET client_encoding = 'SQL_ASCII'",
+        "current_setting('client_encoding') = 'SQL_ASCII'",
+        false,
+        true
+    ),
+    leaving!(
+        "what transactions are like",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "current_setting('transaction_isolation') = 'serializable'",
+        false,
+        true
+    ),
+    leaving!("a role", "SET ROLE pg_monitor", "current_user = 'pg_monitor'", false, true),
+    leaving!(
+        "a user",
+        "SET SESSION AUTHORIZATION pg_monitor",
+        "session_user = 'pg_monitor'",
+        false,
+        true
+    ),
+    leaving!("LISTEN", "LISTEN news", "count(*) > 0 FROM pg_listening_channels()", false, true),
+    leaving!(
+        "an advisory lock",
+        "SELECT pg_advisory_lock(7)",
+        "count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+        false,
+        true
+    ),
+    leaving!(
+        "a temporary table",
+        "CREATE TEMP TABLE mine (id bigint)",
+        "count(*) > 0 FROM pg_class WHERE relname = 'mine'",
+        false,
+        true
+    ),
+    leaving!(
+        "a cursor that outlasts its transaction",
+        "DECLARE mine CURSOR WITH HOLD FOR SELECT 1",
+        "count(*) > 0 FROM pg_cursors",
+        false,
+        true
+    ),
+    leaving!(
+        "a statement prepared in text",
+        "PREPARE \"a \"\" plan\" AS SELECT 1",
+        "count(*) > 0 FROM pg_prepared_statements",
+        false,
+        true
+    ),
+    leaving!(
+        "the last number of a sequence",
+        "SELECT nextval('numbers')",
+        "now_or_null('numbers') IS NOT NULL",
+        false,
+        true
+    ),
+    leaving!(
+        "a variable of the program's own",
+        "SET app.tenant = 'mine'",
+        "current_setting('app.tenant', true) = 'mine'",
+        false,
+        true
+    ),
+    leaving!(
+        "the seed of random()",
+        "SELECT setseed(0.5)",
+        "random() = (SELECT random() FROM setseed(0.5))",
+        false,
+        false
+    ),
+    leaving!(
+        "a library",
+        "LOAD 'auto_explain'",
+        "count(*) > 0 FROM pg_settings WHERE name = 'auto_explain.log_analyze'",
+        false,
+        false
+    ),
+];
+
+#[track_caller]
+fn assert_left(on_return: OnReturn, is_left: fn(&Leaving) -> bool) {
     let Some(server) = Postgres::start("") else { return };
-    let leave = "SET search_path = 'elsewhere'; CREATE TEMP TABLE mine (id bigint); LISTEN news; \
-                 PREPARE plan AS SELECT 1; SELECT pg_advisory_lock(7)";
-    let left = "SELECT (current_setting('search_path') = 'elsewhere')::int::bigint \
-                + (SELECT count(*) FROM pg_class WHERE relname = 'mine') \
-                + (SELECT count(*) FROM pg_listening_channels()) \
-                + (SELECT count(*) FROM pg_prepared_statements WHERE name = 'plan') \
-                + (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())";
-    for (on_return, expected) in
-        [(OnReturn::Keep, 5), (OnReturn::Rollback, 5), (OnReturn::ResetSession, 0)]
-    {
+    server
+        .client()
+        .batch_execute(
+            "CREATE TABLE note (id bigint); CREATE SEQUENCE numbers; CREATE TYPE mood AS ENUM ('good');
+             CREATE FUNCTION now_or_null(regclass) RETURNS bigint LANGUAGE plpgsql AS
+                 'BEGIN RETURN currval($1); EXCEPTION WHEN OTHERS THEN RETURN NULL; END'",
+        )
+        .unwrap();
+    for leaving in &LEAVINGS {
         let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
         let mut client = pool.get().unwrap();
-        client.batch_execute(leave).unwrap();
         let left_by = process(&mut client);
+        assert!(!(leaving.is_left)(&mut client), "{} is not there at first", leaving.what);
+        (leaving.leave)(&mut client);
         drop(client);
         let mut client = pool.get_timeout(LONG).unwrap();
-        assert_eq!(process(&mut client), left_by, "the connection is kept");
-        assert_eq!(number(&mut client, left), expected, "{on_return:?}");
+        assert_eq!((leaving.is_left)(&mut client), is_left(leaving), "{}", leaving.what);
+        assert_eq!(process(&mut client), left_by, "{}: the connection is kept", leaving.what);
+    }
+}
+
+#[test]
+fn keep_leaves_what_its_page_says() {
+    assert_left(OnReturn::Keep, |_| true);
+}
+
+#[test]
+fn rollback_leaves_what_its_page_says() {
+    assert_left(OnReturn::Rollback, |leaving| !leaving.ends_with_transaction);
+}
+
+#[test]
+fn reset_session_leaves_what_its_page_says() {
+    assert_left(OnReturn::ResetSession, |leaving| !leaving.ends_with_session);
+}
+
+/// It is who the dial says it is, as a dial does it.
+#[test]
+fn a_role_that_is_set_at_each_dial_is_set_again() {
+    let Some(server) = Postgres::start("") else { return };
+    server
+        .client()
+        .batch_execute(
+            "CREATE ROLE owner; CREATE ROLE app LOGIN; GRANT owner TO app; ALTER ROLE app SET role = owner",
+        )
+        .unwrap();
+    let mut config = server.config();
+    config.user("app");
+    let dialer = PostgresDialer::new(config, NoTls).on_return(OnReturn::ResetSession);
+    let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+    for leave in ["SELECT 1", "SET ROLE app", "RESET ROLE", "BEGIN; SET LOCAL ROLE app"] {
+        let mut client = pool.get_timeout(LONG).unwrap();
+        assert!(is_so(&mut client, "current_user = 'owner'"), "before {leave}");
+        client.batch_execute(leave).unwrap();
+    }
+    assert!(is_so(&mut pool.get_timeout(LONG).unwrap(), "current_user = 'owner'"));
+    assert_eq!(pool.stats().dialed_total, 1);
+}
+
+/// A result that was not read to its end, and statements and portals of the client's, end with what
+/// stands for them.
+#[test]
+fn what_the_client_keeps_account_of_ends_before_its_return() {
+    let Some(server) = Postgres::start("") else { return };
+    for on_return in RETURNS {
+        let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
+        let mut client = pool.get().unwrap();
+        let left_by = process(&mut client);
+        let many = "SELECT generate_series(1, 100000)";
+        client.query_raw(many, iter::empty::<i32>()).unwrap().next().unwrap();
+        let mut transaction = client.transaction().unwrap();
+        let portal = transaction.bind(many, &[]).unwrap();
+        transaction.query_portal(&portal, 3).unwrap();
+        transaction.prepare("SELECT 3").unwrap();
+        drop((portal, transaction));
+        drop(client);
+        let mut client = pool.get_timeout(LONG).unwrap();
+        assert_eq!(number(&mut client, "SELECT 1::bigint"), 1, "{on_return:?}");
+        assert_eq!(process(&mut client), left_by, "{on_return:?}: the connection is kept");
+        // In text: a query by name is a statement itself.
+        let left = "count(*) > 0 FROM pg_prepared_statements \
+                    WHERE statement LIKE 'SELECT 3%' OR statement LIKE '%series%'";
+        assert!(!is_so(&mut client, left), "{on_return:?}");
     }
 }
 
@@ -436,6 +763,164 @@ fn a_dial_to_a_host_that_swallows_packets_ends_at_the_deadline() {
     drop(crowd);
 }
 
+/// A port of the server's on another address, on which nobody has room for a connection.
+fn swallow(server: &Postgres) -> (IpAddr, impl Sized) {
+    let full = Listen::new().backlog(1).tcp(("127.0.0.2", server.port())).unwrap();
+    let address = full.local_addr().unwrap();
+    let wait = Duration::from_millis(300);
+    let crowd: Vec<_> = iter::from_fn(|| TcpStream::connect_timeout(&address, wait).ok()).collect();
+    (address.ip(), (full, crowd))
+}
+
+#[test]
+fn a_name_whose_first_address_swallows_packets_is_served_by_the_next() {
+    let Some(server) = Postgres::start("") else { return };
+    let (deaf, _crowd) = swallow(&server);
+    let mut config = postgres::Config::new();
+    config.host("db.example").port(server.port()).user("postgres").dbname("postgres");
+    let addresses = vec![deaf, deaf, Ipv4Addr::LOCALHOST.into()];
+    let dialer = PostgresDialer::new(config, NoTls).resolver(move |name| {
+        assert_eq!(name, "db.example");
+        Ok(addresses.clone())
+    });
+    let pool = Pool::builder(dialer).dial_timeout(Duration::from_secs(3)).build().unwrap();
+    process(&mut pool.get().unwrap());
+    assert_eq!(pool.stats().dial_failed_total, 0);
+}
+
+#[test]
+fn a_resolver_that_finds_nothing_leaves_it_to_the_client_to_say_so() {
+    let mut config = postgres::Config::new();
+    config.host("db.invalid").user("postgres");
+    let dialer = PostgresDialer::new(config, NoTls).resolver(|_| Ok(vec![]));
+    let error = dialer.dial(Instant::now() + LONG).map(drop).unwrap_err();
+    assert!(error.to_string().contains("connecting to server"), "{error}");
+}
+
+/// Has the server refuse writes, or allow them, in sessions that there are and in those to come.
+fn set_read_only(server: &Postgres, is_read_only: bool) {
+    let mut test = server.client();
+    test.batch_execute(&format!("ALTER SYSTEM SET default_transaction_read_only = {is_read_only}"))
+        .unwrap();
+    test.batch_execute("SELECT pg_reload_conf()").unwrap();
+    let state = if is_read_only { "on" } else { "off" };
+    await_that("new sessions know it", || {
+        let told = server.client().query_one("SHOW transaction_read_only", &[]).unwrap();
+        told.get::<_, &str>(0) == state
+    });
+}
+
+fn is_read_only(client: &mut Client) -> bool {
+    client.query_one("SHOW transaction_read_only", &[]).unwrap().get::<_, &str>(0) == "on"
+}
+
+/// A pool with five sessions at rest on a server that then becomes the wrong one, and has told all of
+/// them so.
+fn pool_on_a_server_that_changes(
+    server: &Postgres,
+    wanted: TargetSessionAttrs,
+    on_return: OnReturn,
+    set: impl FnOnce(Builder<Dial>) -> Builder<Dial>,
+) -> Pool<Dial> {
+    let is_read_only_at_first = wanted == TargetSessionAttrs::ReadOnly;
+    set_read_only(server, is_read_only_at_first);
+    let mut config = server.config();
+    config.target_session_attrs(wanted);
+    let dialer = PostgresDialer::new(config, NoTls).on_return(on_return);
+    let pool = set(Pool::builder(dialer).max_open(5)).build().unwrap();
+    let mut clients: Vec<_> = (0..5).map(|_| pool.get().unwrap()).collect();
+    set_read_only(server, !is_read_only_at_first);
+    for client in &mut clients {
+        await_that("its session knows it", || is_read_only(client) != is_read_only_at_first);
+    }
+    drop(clients);
+    pool
+}
+
+/// All that a borrower can get is the refusal that a dial gets.
+#[track_caller]
+fn assert_lends_nothing(pool: &Pool<Dial>, case: &str) {
+    for _ in 0..5 {
+        let error = pool.get().map(drop).expect_err(case);
+        assert!(matches!(error, GetError::Unreachable { .. }), "{case}: {error}");
+    }
+    assert_eq!(pool.stats().open(), 0, "{case}");
+}
+
+const WANTED: [TargetSessionAttrs; 2] =
+    [TargetSessionAttrs::ReadWrite, TargetSessionAttrs::ReadOnly];
+
+#[test]
+fn a_check_refuses_what_a_dial_would_refuse() {
+    let Some(server) = Postgres::start("") else { return };
+    for wanted in WANTED {
+        let pool = pool_on_a_server_that_changes(&server, wanted, OnReturn::Keep, |b| {
+            b.check_after(Duration::ZERO)
+        });
+        assert_lends_nothing(&pool, &format!("{wanted:?}"));
+        assert_eq!(pool.stats().check_failed_total, 5, "{wanted:?}");
+        set_read_only(&server, wanted == TargetSessionAttrs::ReadOnly);
+        await_that("the right server is lent", || pool.get().is_ok());
+    }
+}
+
+/// It has a round trip to make anyway.
+#[test]
+fn a_return_refuses_what_a_dial_would_refuse() {
+    let Some(server) = Postgres::start("") else { return };
+    for wanted in WANTED {
+        for on_return in [OnReturn::Rollback, OnReturn::ResetSession] {
+            let pool = pool_on_a_server_that_changes(&server, wanted, on_return, |b| {
+                b.check_after(Duration::MAX)
+            });
+            assert_lends_nothing(&pool, &format!("{wanted:?}, {on_return:?}"));
+            assert_eq!(pool.stats().reset_failed_total, 5, "{wanted:?}, {on_return:?}");
+        }
+    }
+}
+
+#[test]
+fn a_borrower_who_was_refused_a_write_puts_the_others_in_doubt() {
+    let Some(server) = Postgres::start("") else { return };
+    server.client().batch_execute("CREATE TABLE note (id bigint)").unwrap();
+    let wanted = TargetSessionAttrs::ReadWrite;
+    let pool = pool_on_a_server_that_changes(&server, wanted, OnReturn::Keep, |b| {
+        b.check_after(Duration::MAX)
+    });
+    let mut client = pool.get().unwrap();
+    let error = client.execute("INSERT INTO note VALUES (1)", &[]).unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
+    PooledConnection::doubt(client);
+    assert_lends_nothing(&pool, "in doubt");
+}
+
+/// What it asks for is what it needs, and no more.
+#[test]
+fn a_role_without_rights_is_served_by_one_dial() {
+    let Some(server) = Postgres::start("") else { return };
+    server
+        .client()
+        .batch_execute(
+            "CREATE ROLE nobody LOGIN;
+             REVOKE ALL ON ALL TABLES IN SCHEMA pg_catalog, information_schema FROM PUBLIC;
+             REVOKE ALL ON ALL ROUTINES IN SCHEMA pg_catalog, information_schema FROM PUBLIC;
+             REVOKE ALL ON SCHEMA pg_catalog, public, information_schema FROM PUBLIC",
+        )
+        .unwrap();
+    for wanted in [TargetSessionAttrs::Any, TargetSessionAttrs::ReadWrite] {
+        for on_return in [OnReturn::Keep, OnReturn::Rollback] {
+            let mut config = server.config();
+            config.user("nobody").target_session_attrs(wanted);
+            let pool = Pool::builder(PostgresDialer::new(config, NoTls).on_return(on_return));
+            let pool = pool.max_open(1).check_after(Duration::ZERO).build().unwrap();
+            for _ in 0..10 {
+                pool.get().unwrap().batch_execute("VALUES (1)").unwrap();
+            }
+            assert_eq!(pool.stats().dialed_total, 1, "{wanted:?}, {on_return:?}");
+        }
+    }
+}
+
 #[test]
 fn a_detached_client_is_the_borrowers_own() {
     let Some(server) = Postgres::start("") else { return };
@@ -479,25 +964,29 @@ fn types_can_be_looked_up_after_each_return() {
     }
 }
 
-/// A type that was changed is looked up as it is now.
+/// With a new session a type that was changed is looked up as it is now.
 #[test]
-fn what_the_last_borrower_looked_up_is_looked_up_again_by_the_next() {
+fn what_the_last_borrower_looked_up_ends_with_the_session() {
     let Some(server) = Postgres::start("") else { return };
     let mut test = server.client();
-    test.batch_execute("CREATE TYPE mood AS ENUM ('good')").unwrap();
-    let dialer = dialer(&server).on_return(OnReturn::ResetSession);
-    let pool = Pool::builder(dialer).max_open(1).build().unwrap();
-    let variants = || {
-        let mut client = pool.get_timeout(LONG).unwrap();
-        let statement = client.prepare("SELECT 'good'::mood").unwrap();
-        let Kind::Enum(variants) = statement.columns()[0].type_().kind() else {
-            panic!("an enum has variants")
+    for (on_return, then) in
+        [(OnReturn::Keep, 1), (OnReturn::Rollback, 1), (OnReturn::ResetSession, 2)]
+    {
+        test.batch_execute("CREATE TYPE mood AS ENUM ('good')").unwrap();
+        let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
+        let variants = || {
+            let mut client = pool.get_timeout(LONG).unwrap();
+            let statement = client.prepare("SELECT 'good'::mood").unwrap();
+            let Kind::Enum(variants) = statement.columns()[0].type_().kind() else {
+                panic!("an enum has variants")
+            };
+            variants.len()
         };
-        variants.len()
-    };
-    assert_eq!(variants(), 1);
-    test.batch_execute("ALTER TYPE mood ADD VALUE 'bad'").unwrap();
-    assert_eq!(variants(), 2);
+        assert_eq!(variants(), 1, "{on_return:?}");
+        test.batch_execute("ALTER TYPE mood ADD VALUE 'bad'").unwrap();
+        assert_eq!(variants(), then, "{on_return:?}");
+        test.batch_execute("DROP TYPE mood").unwrap();
+    }
 }
 
 /// They have come already, or would come with the next answer.

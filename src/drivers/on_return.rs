@@ -1,8 +1,10 @@
 //! `OnReturn`: what becomes of a session of a database between two borrowers.
 
+#[cfg(any(feature = "mysql", feature = "redis"))]
 use std::time::Duration;
 
 /// How long a server may take to answer at a return, by default: as long as for a check.
+#[cfg(any(feature = "mysql", feature = "redis"))]
 pub(super) const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is done to the session of a used connection before its next borrower has it.

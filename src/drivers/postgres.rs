@@ -1,6 +1,10 @@
 //! `PostgresDialer`: the `postgres` crate's clients.
 
+use std::error;
 use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -10,15 +14,22 @@ use postgres::Config;
 use postgres::Error;
 use postgres::SimpleQueryMessage;
 use postgres::Socket;
+use postgres::config::Host;
+use postgres::config::TargetSessionAttrs;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::tls::MakeTlsConnect;
 use postgres::tls::TlsConnect;
+use postgres::types::FromSql;
+use postgres::types::Type;
 
+use super::async_thread::is_async_thread;
 use super::on_return::OnReturn;
 use crate::abort::AbortHandle;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
+use crate::net::Resolver;
+use crate::net::partial_deadline;
 
 /// Opens connections to PostgreSQL, or to a PgBouncer before it.
 ///
@@ -98,6 +109,7 @@ use crate::dialer::Dialer;
 pub struct PostgresDialer<T> {
     config: Config,
     tls: T,
+    resolver: Resolver,
     on_return: OnReturn,
     reset_in_background: bool,
     reset_timeout: Option<Duration>,
@@ -123,10 +135,43 @@ where
         Self {
             config,
             tls,
+            resolver: Resolver::system(),
             on_return: OnReturn::default(),
             reset_in_background: false,
             reset_timeout: None,
         }
+    }
+
+    /// Resolves names by a function of your own instead of the system's resolver.
+    ///
+    /// It runs on a thread of its own, which is left behind if it takes too long. The addresses are
+    /// tried in its order, unless [`load_balance_hosts`](Config::load_balance_hosts) says otherwise.
+    /// It is not asked for addresses in figures, for Unix sockets, or where the configuration has
+    /// [`hostaddr`](Config::hostaddr)s; and with several hosts it only counts addresses, by which the
+    /// deadline is shared, for there the client resolves again. Defaults to the system's resolver.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::drivers::PostgresDialer;
+    ///
+    /// let config = "host=db.example user=app".parse()?;
+    /// let dialer = PostgresDialer::new(config, postgres::NoTls).resolver(|name| match name {
+    ///     "db.example" => Ok(vec![[192, 0, 2, 1].into(), [192, 0, 2, 2].into()]),
+    ///     _ => Err(std::io::ErrorKind::NotFound.into()),
+    /// });
+    /// # drop(dialer);
+    /// # Ok::<(), postgres::Error>(())
+    /// ```
+    #[must_use]
+    pub fn resolver(
+        mut self,
+        resolver: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        self.resolver = Resolver::new(move |name, port| {
+            Ok(resolver(name)?.into_iter().map(|address| SocketAddr::new(address, port)).collect())
+        });
+        self
     }
 
     /// What is done to a used connection before the next borrower has it.
@@ -193,6 +238,62 @@ where
     }
 }
 
+impl<T> PostgresDialer<T> {
+    /// The addresses that the client is going to try, which share the deadline: it tries one after
+    /// the other.
+    fn addresses(&self, deadline: Instant) -> Addresses {
+        let (hosts, hostaddrs) = (self.config.get_hosts(), self.config.get_hostaddrs());
+        if !hostaddrs.is_empty() {
+            return Addresses::Counted(hostaddrs.len());
+        }
+        if let [Host::Tcp(name)] = hosts {
+            // Several ports for one host are an error, which the client has to see.
+            let found =
+                self.lookup(name, deadline, 1).filter(|_| self.config.get_ports().len() < 2);
+            return found.map_or(Addresses::Counted(1), |found| Addresses::Of(name.clone(), found));
+        }
+        let counts = hosts.iter().zip((1..=hosts.len()).rev()).map(|(host, left)| match host {
+            Host::Tcp(name) => self.lookup(name, deadline, left).map_or(1, |found| found.len()),
+            #[cfg(unix)]
+            Host::Unix(_) => 1,
+        });
+        Addresses::Counted(counts.sum())
+    }
+
+    /// The addresses of the first of `left` hosts. `None` if it has none, or none are found in time:
+    /// then the client is going to look for itself, and to say why.
+    fn lookup(&self, name: &str, deadline: Instant, left: usize) -> Option<Vec<IpAddr>> {
+        if let Ok(address) = name.parse() {
+            return Some(vec![address]);
+        }
+        let now = Instant::now();
+        // One share is for the connects.
+        let until = partial_deadline(now, deadline, left + 1)?;
+        let port = self.config.get_ports().first().copied().unwrap_or_default();
+        let found = self.resolver.resolve(name, port, now, until).ok()?;
+        Some(found.iter().map(SocketAddr::ip).collect()).filter(|found: &Vec<_>| !found.is_empty())
+    }
+
+    /// The answer to [`ASK_FOR_ACCESS`] for which a dial turns a server down.
+    fn unfit_answer(&self) -> Option<&'static str> {
+        match self.config.get_target_session_attrs() {
+            TargetSessionAttrs::ReadWrite => Some("on"),
+            TargetSessionAttrs::ReadOnly => Some("off"),
+            _ => None,
+        }
+    }
+
+    /// Asks what a dial asks, if it asks anything.
+    fn check_access(&self, client: &mut Client) -> Result<(), Error> {
+        let Some(unfit) = self.unfit_answer() else { return Ok(()) };
+        let row = client.query_typed_one(ASK_FOR_ACCESS, &[])?;
+        if row.try_get::<_, &str>(0)? != unfit {
+            return Ok(());
+        }
+        row.try_get(0).map(|unfit: Unfit| match unfit {})
+    }
+}
+
 impl<T> Dialer for PostgresDialer<T>
 where
     T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
@@ -204,11 +305,24 @@ where
     type Error = Error;
 
     fn dial(&self, deadline: Instant) -> Result<Client, Error> {
-        let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len()).max(1);
+        let mut config = self.config.clone();
+        let count = match self.addresses(deadline) {
+            Addresses::Counted(count) => count,
+            Addresses::Of(name, found) => {
+                // The client takes pairs of a host and an address of it. It has one host already.
+                for _ in 1..found.len() {
+                    config.host(&name);
+                }
+                for address in &found {
+                    config.hostaddr(*address);
+                }
+                found.len()
+            }
+        };
         let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / u32::try_from(hosts).unwrap_or(u32::MAX);
+        let share = left / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         let limit = self.config.get_connect_timeout().map_or(share, |own| share.min(*own));
-        self.config.clone().connect_timeout(limit).connect(self.tls.clone())
+        config.connect_timeout(limit).connect(self.tls.clone())
     }
 
     /// Whether the server knows no such user, password or database: SQLSTATE class 28 or 3D000.
@@ -218,29 +332,55 @@ where
         })
     }
 
+    /// Whether there are as many connections as PostgreSQL allows, or PgBouncer before it: SQLSTATE
+    /// 53300, or PgBouncer's words, for which it has no state of their own.
+    ///
+    /// The client says goodbye when it is closed, and does not wait for the server's end.
+    fn is_at_limit(&self, error: &Error) -> bool {
+        error.as_db_error().is_some_and(|told| {
+            *told.code() == SqlState::TOO_MANY_CONNECTIONS
+                || *told.code() == SqlState::PROTOCOL_VIOLATION
+                    && PGBOUNCER_AT_LIMIT.iter().any(|words| told.message().starts_with(words))
+        })
+    }
+
     /// Whether the client has read the end of the stream, or an error of it.
     fn is_broken(&self, client: &mut Client) -> bool {
         client.is_closed()
     }
 
+    /// The client has a limit for an empty query alone. So that comes first, and what a dial would ask
+    /// next.
     fn check(&self, client: &mut Client, deadline: Instant) -> Result<(), Error> {
-        client.is_valid(deadline.saturating_duration_since(Instant::now()))
+        client.is_valid(deadline.saturating_duration_since(Instant::now()))?;
+        self.check_access(client)
     }
 
     fn reset(&self, client: &mut Client) -> Result<(), Error> {
-        if let Some(limit) = self.reset_timeout.filter(|_| self.on_return != OnReturn::Keep) {
+        let undo = match self.on_return {
+            OnReturn::Keep => return drop_notifications(client),
+            OnReturn::Rollback => ROLL_BACK,
+            OnReturn::ResetSession => FORGET,
+        };
+        if let Some(limit) = self.reset_timeout {
             client.is_valid(limit)?;
         }
-        match self.on_return {
-            OnReturn::Keep => {}
-            OnReturn::Rollback => rolled_back(client, |client| client.batch_execute(ROLL_BACK))?,
-            OnReturn::ResetSession => {
-                let left = rolled_back(client, |client| client.simple_query(FORGET))?;
-                deallocate(client, &left)?;
-                client.clear_type_cache();
-            }
+        let unfit = self.unfit_answer();
+        let asks = unfit.map(|_| format!("{undo}; {ASK_FOR_ACCESS}"));
+        let answer = rolled_back(client, asks.as_deref().unwrap_or(undo))?;
+        if self.on_return == OnReturn::ResetSession {
+            deallocate(client, &answer)?;
+            client.clear_type_cache();
+        }
+        if column(&answer, "transaction_read_only").any(|access| Some(access) == unfit) {
+            self.check_access(client)?;
         }
         drop_notifications(client)
+    }
+
+    /// A reset waits for the server, and the client panics where a task of tokio's waits.
+    fn must_not_wait(&self) -> bool {
+        self.on_return != OnReturn::Keep && is_async_thread()
     }
 
     /// A request to cancel the statement under way.
@@ -277,26 +417,53 @@ impl<T> fmt::Debug for PostgresDialer<T> {
     }
 }
 
+/// What a dial is going to try.
+enum Addresses {
+    /// So many, which the client finds out.
+    Counted(usize),
+    /// These, of that host.
+    Of(String, Vec<IpAddr>),
+}
+
+/// What nothing can be read as: the one way to an error of the client's own.
+enum Unfit {}
+
+impl FromSql<'_> for Unfit {
+    fn from_sql(_: &Type, access: &[u8]) -> Result<Self, Box<dyn error::Error + Sync + Send>> {
+        let reason = if access == b"on" { "allows no writes" } else { "is not read-only" };
+        Err(format!("the server {reason}").into())
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}
+
+/// PgBouncer's `max_client_conn`; and, since 1.24, its limits for one database and for one user.
+const PGBOUNCER_AT_LIMIT: [&str; 2] =
+    ["no more connections allowed", "client connections exceeded"];
+
+/// What the client asks at a dial where the configuration has `target_session_attrs`.
+const ASK_FOR_ACCESS: &str = "SHOW transaction_read_only";
+
 /// A `ROLLBACK` alone would put a warning into the server's log at each return that has nothing to
 /// roll back; this does so where there is something, which is news.
 const ROLL_BACK: &str = "BEGIN; ROLLBACK";
 
 /// What `DISCARD ALL` does, but for the statements that the client has prepared: it keeps some for
 /// itself, by which it looks types up, and would never learn that they are gone. The answer is the
-/// names of the others.
-const FORGET: &str = "BEGIN; ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; \
-    UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; \
-    DISCARD SEQUENCES; SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql";
+/// names of the others. And a role is set again that is set at each dial (`ALTER ROLE … SET role`).
+const FORGET: &str = "BEGIN; ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; \
+    RESET ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; \
+    DISCARD TEMP; DISCARD SEQUENCES; \
+    SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql";
 
 /// Does what begins with a `BEGIN`, which is refused where a transaction has failed.
-fn rolled_back<T>(
-    client: &mut Client,
-    mut undo: impl FnMut(&mut Client) -> Result<T, Error>,
-) -> Result<T, Error> {
-    match undo(client) {
+fn rolled_back(client: &mut Client, undo: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
+    match client.simple_query(undo) {
         Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
             client.batch_execute("ROLLBACK")?;
-            undo(client)
+            client.simple_query(undo)
         }
         outcome => outcome,
     }
@@ -304,15 +471,18 @@ fn rolled_back<T>(
 
 /// Ends the prepared statements that an answer names.
 fn deallocate(client: &mut Client, answer: &[SimpleQueryMessage]) -> Result<(), Error> {
-    let mut statements = String::new();
-    for message in answer {
-        let SimpleQueryMessage::Row(row) = message else { continue };
-        let column = row.columns().iter().position(|column| column.name() == "name");
-        if let Some(name) = column.and_then(|column| row.get(column)) {
-            statements.push_str(&format!("DEALLOCATE \"{}\"; ", name.replace('"', "\"\"")));
-        }
-    }
+    let statements: String = column(answer, "name")
+        .map(|name| format!("DEALLOCATE \"{}\"; ", name.replace('"', "\"\"")))
+        .collect();
     if statements.is_empty() { Ok(()) } else { client.batch_execute(&statements) }
+}
+
+/// What an answer has in the columns of that name.
+fn column<'a>(answer: &'a [SimpleQueryMessage], name: &str) -> impl Iterator<Item = &'a str> {
+    answer.iter().filter_map(move |message| {
+        let SimpleQueryMessage::Row(row) = message else { return None };
+        row.get(row.columns().iter().position(|column| column.name() == name)?)
+    })
 }
 
 /// Drops what the client has kept, which is all that the server had sent before its last answer.
