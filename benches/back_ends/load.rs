@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::{Builder, Runtime};
+
 use crate::Plan;
 use crate::back_end::{BackEnd, Work};
 use crate::peer::{Contender, Peer, us_since};
@@ -36,10 +38,12 @@ const LINE_UPS: [(usize, u32); 3] = [(1, 1), (8, 8), (32, 8)];
 /// All that is done as fast as possible.
 pub(crate) fn rows<B: BackEnd>(back_end: &B, plan: &Plan) -> Vec<Row> {
     let wanted = B::WORKS.iter().filter(|work| is_wanted(work.name));
+    let runtime =
+        plan.is_async.then(|| Builder::new_current_thread().build().expect("it is sound"));
     let all = wanted.flat_map(|work| LINE_UPS.map(|line_up| (work, line_up)));
     all.map(|(work, (threads, max_open))| {
         let runs = run_by_turns(back_end, plan.rounds, max_open, |pool: &dyn Peer<_>| {
-            sample(pool, work, threads, plan.round)
+            sample(pool, work, threads, plan.round, runtime.as_ref())
         });
         let outcomes = runs.into_iter().map(|(samples, opened)| Outcome { samples, opened });
         Row { work: work.name, threads, max_open, outcomes: outcomes.collect() }
@@ -72,9 +76,17 @@ fn run_by_turns<B: BackEnd, T>(
     runs.into_iter().map(|(_, outcomes, opened)| (outcomes, opened)).collect()
 }
 
-fn sample<C>(pool: &dyn Peer<C>, work: &Work<C>, threads: usize, time: Duration) -> Sample {
+fn sample<C>(
+    pool: &dyn Peer<C>,
+    work: &Work<C>,
+    threads: usize,
+    time: Duration,
+    runtime: Option<&Runtime>,
+) -> Sample {
     let (start, is_over) = (&Start::of(threads), &AtomicBool::new(false));
     let work_on = move |nth: usize| {
+        // As tokio has its threads do that `spawn_blocking` uses.
+        let _entered = runtime.map(Runtime::enter);
         let mut numbers = Numbers::new(nth as u64 + 1);
         let mut times = Vec::with_capacity(1 << 16);
         start.wait();

@@ -2,6 +2,7 @@
 //!
 //!     cargo run --release -p back-ends            # some five minutes
 //!     cargo run --release -p back-ends -- --short # to see that all of it runs
+//!     cargo run --release -p back-ends -- --async # as in `spawn_blocking`
 //!
 //! Words choose what is done: a part of the name of a work, `spike`, `outage`.
 //!
@@ -40,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) most_delay: Option<f64>,
     /// From the server's return to the answer that the last of the callers has.
     pub(crate) most_recovery: Duration,
+    /// Whether those who work belong to an async program, by its `spawn_blocking`.
+    pub(crate) is_async: bool,
 }
 
 /// What is 3 % slower counts as equal, and 10 % for one request in a hundred.
@@ -51,6 +54,7 @@ const FULL: Plan = Plan {
     least_speed: 0.97,
     most_delay: Some(1.1),
     most_recovery: Duration::from_secs(1),
+    is_async: false,
 };
 
 /// For a machine that does other things as well.
@@ -62,11 +66,13 @@ const SHORT: Plan = Plan {
     least_speed: 0.25,
     most_delay: None,
     most_recovery: Duration::from_secs(3),
+    is_async: false,
 };
 
 fn main() -> ExitCode {
-    let is_short = env::args().any(|argument| argument == "--short");
-    let plan = if is_short { SHORT } else { FULL };
+    let is_asked_for = |word| env::args().any(|argument| argument == word);
+    let is_short = is_asked_for("--short");
+    let plan = Plan { is_async: is_asked_for("--async"), ..if is_short { SHORT } else { FULL } };
     println!("The same load on the same server through latebind and through r2d2.");
     println!("Medians of {} rounds of {:?}, all pools in each round.", plan.rounds, plan.round);
     if is_short {

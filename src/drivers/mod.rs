@@ -8,6 +8,8 @@
 //! drivers do with several versions; should Cargo take another for the driver than for you, as it
 //! may for `mysql`, `cargo update mysql@28.0.4 --precise 26.0.1` has it take yours.
 //!
+//! Programs of tasks have a page of their own: `in_async` (feature `postgres`).
+//!
 //! | feature | dialer | a guard is | what the next borrower is spared |
 //! | --- | --- | --- | --- |
 //! | `mysql` | `MysqlDialer` | `mysql::Conn` | unread answers, an open transaction; by option the session |
@@ -22,6 +24,10 @@ mod async_thread;
 #[cfg(feature = "r2d2")]
 #[doc = include_str!("from_r2d2.md")]
 pub mod from_r2d2 {}
+// Its program is compiled where axum is: in `examples/async_service`.
+#[cfg(feature = "postgres")]
+#[cfg_attr(not(doctest), doc = include_str!("in_async.md"))]
+pub mod in_async {}
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "redis"))]

@@ -38,22 +38,42 @@ use crate::net::partial_deadline;
 ///
 /// # What the next borrower is spared
 ///
-/// The client knows to which question an answer belongs, so that none reaches anybody else, and
-/// notifications that it has kept are dropped at each return. It does not tell whether a transaction
-/// is open. So by default a used connection has a `BEGIN; ROLLBACK` at its return, one round trip that
-/// leaves none open. One is left by a `BEGIN` in text only, for a [`postgres::Transaction`] ends when
-/// it is dropped. [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] spares the round
-/// trip, and [`OnReturn::ResetSession`] does what `DISCARD ALL` does, in one round trip too: open
-/// cursors, user and role, settings, `LISTEN`, advisory locks, plans, temporary tables and sequences
-/// become as after the dial, and statements prepared in text (`PREPARE`) are deallocated, by a second
-/// round trip if there are any. Statements that the client has prepared end when their borrower lets
-/// go of them, and types are looked up again. Whoever returns the connection waits for that, unless
-/// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it.
+/// The client does not tell whether a transaction is open. So by default a used connection has a
+/// `BEGIN; ROLLBACK` at its return, one round trip that leaves none open.
+/// [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] spares the round trip, and
+/// [`OnReturn::ResetSession`] does what `DISCARD ALL` does, in one round trip too, or two if there are
+/// statements to deallocate.
 ///
-/// What stays: with `Keep` and `Rollback` all that a session has but its transaction (settings, role,
-/// `LISTEN`, locks, temporary tables, prepared statements); and a
-/// [`CancelToken`](postgres::CancelToken) that a borrower has kept cancels whatever the connection
-/// does later.
+/// | what a borrower leaves | [`Keep`](OnReturn::Keep) | [`Rollback`](OnReturn::Rollback) | [`ResetSession`](OnReturn::ResetSession) |
+/// | --- | --- | --- | --- |
+/// | an answer half read, a [`Statement`](postgres::Statement), a [`Portal`](postgres::Portal), a [`Transaction`](postgres::Transaction) | ended | ended | ended |
+/// | notifications that the client has kept | dropped | dropped | dropped |
+/// | a `COPY` half done | ended, or the connection is retired | the same | the same |
+/// | a transaction begun in text, its savepoints, cursors, locks and settings (`SET LOCAL`) | stays | rolled back | rolled back |
+/// | settings, among them time limits, `search_path`, the character set, what transactions are like, variables of the program's own | stay | stay | as after the dial |
+/// | the role (`SET ROLE`), the user (`SET SESSION AUTHORIZATION`) | stay | stay | as after the dial |
+/// | `LISTEN` | stays | stays | ended |
+/// | advisory locks | stay | stay | released |
+/// | temporary tables | stay | stay | dropped |
+/// | cursors `WITH HOLD` | stay | stay | closed |
+/// | statements prepared in text (`PREPARE`) | stay | stay | deallocated |
+/// | the last numbers of sequences (`currval`) | stay | stay | forgotten |
+/// | types that the client has looked up | stay | stay | forgotten |
+/// | the seed of `random()`; loaded libraries, and what extensions and languages keep (`dblink`'s connections, `%_SHARED` of `plperl`) | stay | stay | stay |
+/// | a [`CancelToken`](postgres::CancelToken), which cancels whatever the connection does later | stays | stays | stays |
+///
+/// Notices are kept by nobody: the configuration's [`notice_callback`](Config::notice_callback) has
+/// them as they come. A variable of the program's own is the empty string after a reset, as after
+/// `DISCARD ALL`, where it was null before it was first set.
+///
+/// A reset that fails retires the connection. `Keep` and `Rollback` ask for nothing that a server may
+/// refuse to a role. `ResetSession` calls `pg_advisory_unlock_all()` and reads `pg_prepared_statements`,
+/// as every role may unless that right was revoked: then it retires each connection that was used, as
+/// it cannot prove what is left.
+///
+/// Whoever returns a connection waits for that round trip, unless
+/// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it. On a thread
+/// of an async program one does it in any case: see [`in_async`](super::in_async).
 ///
 /// # What is noticed
 ///
@@ -64,13 +84,48 @@ use crate::net::partial_deadline;
 /// found broken since. Set [`check_after`] to zero where no borrower may meet a dead connection, at
 /// the price of a round trip for each; `r2d2` does that.
 ///
+/// # A server that has become the wrong one
+///
+/// With [`target_session_attrs`](Config::target_session_attrs) the client asks at each dial whether
+/// writes are allowed. Then so do the check, in a round trip after that of its empty query, and
+/// each return that makes a round trip anyway. What a dial would refuse is retired, and all that rest
+/// are checked before they are lent. Without it any server will do, as at a dial.
+///
+/// Between two such questions a borrower may be the first to learn of it, by SQLSTATE 25006. Then its
+/// [`doubt`](crate::Guard::doubt) spares the next ones that:
+///
+/// ```no_run
+/// # use latebind::{Pool, drivers::PostgresDialer};
+/// # use postgres::{NoTls, error::SqlState};
+/// use latebind::PooledConnection;
+///
+/// # fn add(pool: &Pool<PostgresDialer<NoTls>>) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut client = pool.get()?;
+/// let outcome = client.execute("INSERT INTO visit DEFAULT VALUES", &[]);
+/// if let Err(error) = &outcome {
+///     if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) {
+///         PooledConnection::doubt(client);
+///     }
+/// }
+/// # outcome?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # A server that has no more room
+///
+/// A place of `max_connections`, of a `CONNECTION LIMIT` or of PgBouncer's `max_client_conn` is free
+/// when the server has seen to the end of a connection, some milliseconds after the client has left.
+/// A dial that is refused in that time is repeated ([`is_at_limit`](Dialer::is_at_limit)). So
+/// `max_open` may be as many as the server allows.
+///
 /// # What waits for how long
 ///
-/// What is left of the dial's deadline is the limit of its TCP connect, shared among the hosts if
-/// there are several, unless [`connect_timeout`](Config::connect_timeout) is shorter. For the
-/// handshake that follows the client crate has no limit: a dial to a server that accepts and then
-/// says nothing keeps its slot until the server speaks or the kernel gives up. Callers keep their
-/// deadlines all the same.
+/// What is left of the dial's deadline is the limit of its TCP connects, shared among the addresses of
+/// all hosts, unless [`connect_timeout`](Config::connect_timeout) is shorter. Names are resolved within
+/// the deadline too. For the handshake that follows the client crate has no limit: a dial to a server
+/// that accepts and then says nothing keeps its slot until the server speaks or the kernel gives up.
+/// Callers keep their deadlines all the same.
 ///
 /// The client crate has a limit for an empty query alone, which the check is. So a return waits as
 /// long as a statement does, unless [`reset_timeout`](Self::reset_timeout) has it ask such a query
