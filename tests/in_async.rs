@@ -1,5 +1,5 @@
-//! A pool of `PostgresDialer` in a program that is async: where guards are dropped, who waits for the
-//! server, and that nothing panics.
+//! Drivers in a program that is async: where guards are dropped, who waits for the server, and that
+//! nothing panics. PostgreSQL's client is the one that panics.
 #![cfg(all(feature = "postgres", target_os = "linux"))]
 
 mod common;
@@ -15,6 +15,7 @@ use std::time::Instant;
 use common::LONG;
 use common::await_that;
 use common::finishes_within;
+use latebind::Dialer;
 use latebind::OwnedConnection;
 use latebind::Pool;
 use latebind::drivers::OnReturn;
@@ -198,4 +199,33 @@ fn a_pool_that_lives_in_a_runtime_dials_checks_and_closes() {
         });
     }
     assert_eq!(PANICS.load(SeqCst), 0);
+}
+
+/// Asks a dialer on each kind of thread whether it must not wait there.
+fn assert_waits_on_plain_threads_only(dialer: &impl Dialer) {
+    assert!(!dialer.must_not_wait());
+    for (flavour, runtime) in runtimes() {
+        runtime.block_on(async { assert!(dialer.must_not_wait(), "{flavour}") });
+        let _entered = runtime.enter();
+        assert!(dialer.must_not_wait(), "{flavour}");
+    }
+    assert!(!dialer.must_not_wait());
+}
+
+#[test]
+fn drivers_wait_on_plain_threads_only() {
+    let dialer = |on_return| {
+        let config = "host=db.example user=app".parse().unwrap();
+        PostgresDialer::new(config, NoTls).on_return(on_return)
+    };
+    assert_waits_on_plain_threads_only(&dialer(OnReturn::Rollback));
+    assert_waits_on_plain_threads_only(&dialer(OnReturn::ResetSession));
+    #[cfg(feature = "mysql")]
+    assert_waits_on_plain_threads_only(&latebind::drivers::MysqlDialer::new(Default::default()));
+    #[cfg(feature = "redis")]
+    assert_waits_on_plain_threads_only(&latebind::drivers::RedisDialer::new(
+        redis::Client::open("redis://cache.example").unwrap(),
+    ));
+    // It asks nothing, and so waits for nobody.
+    runtimes()[0].1.block_on(async { assert!(!dialer(OnReturn::Keep).must_not_wait()) });
 }
