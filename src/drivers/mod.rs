@@ -19,7 +19,6 @@
 //! | `rusqlite` | `SqliteDialer` | `rusqlite::Connection` | an open transaction |
 
 #[cfg(any(feature = "mysql", feature = "postgres", feature = "redis"))]
-#[cfg_attr(not(feature = "postgres"), allow(dead_code))]
 mod async_thread;
 #[cfg(feature = "r2d2")]
 #[doc = include_str!("from_r2d2.md")]

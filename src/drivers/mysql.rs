@@ -23,6 +23,7 @@ use mysql::Value;
 use mysql::from_row_opt;
 use mysql::prelude::Queryable;
 
+use super::async_thread::is_async_thread;
 use super::on_return::OnReturn;
 use super::on_return::RESET_TIMEOUT;
 use crate::abort::AbortHandle;
@@ -337,6 +338,10 @@ impl Dialer for MysqlDialer {
 
     fn abort_handle(&self, connection: &Conn) -> Option<AbortHandle> {
         if self.abortable { borrowed::abort_handle(connection) } else { None }
+    }
+
+    fn must_not_wait(&self) -> bool {
+        self.asks_on_return() && is_async_thread()
     }
 
     fn blocking(&self) -> Blocking {

@@ -17,6 +17,7 @@ use redis::RedisError;
 use redis::RedisResult;
 use redis::Value;
 
+use super::async_thread::is_async_thread;
 use super::on_return::OnReturn;
 use super::on_return::RESET_TIMEOUT;
 use crate::dialer::Blocking;
@@ -310,6 +311,10 @@ impl Dialer for RedisDialer {
             OnReturn::Rollback => self.undo(connection),
             OnReturn::ResetSession => self.begin_anew(connection),
         })
+    }
+
+    fn must_not_wait(&self) -> bool {
+        self.asks_on_return() && is_async_thread()
     }
 
     fn blocking(&self) -> Blocking {
