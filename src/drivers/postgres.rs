@@ -122,10 +122,11 @@ use crate::net::partial_deadline;
 /// # What waits for how long
 ///
 /// What is left of the dial's deadline is the limit of its TCP connects, shared among the addresses of
-/// all hosts, unless [`connect_timeout`](Config::connect_timeout) is shorter. Names are resolved within
-/// the deadline too. For the handshake that follows the client crate has no limit: a dial to a server
-/// that accepts and then says nothing keeps its slot until the server speaks or the kernel gives up.
-/// Callers keep their deadlines all the same.
+/// all hosts, unless [`connect_timeout`](Config::connect_timeout) is shorter. A name has a share of it
+/// too; one that is not resolved in that time is left to the client crate, which has no limit for that,
+/// nor for the handshake: a dial to a server that accepts and then says nothing keeps its slot until
+/// the server speaks or the kernel gives up, and tries no further address. Callers keep their deadlines
+/// all the same.
 ///
 /// The client crate has a limit for an empty query alone, which the check is. So a return waits as
 /// long as a statement does, unless [`reset_timeout`](Self::reset_timeout) has it ask such a query
