@@ -78,7 +78,8 @@ pub trait Dialer: Send + Sync + 'static {
     ///
     /// Asked once for each failed dial, on the thread that dialed, and must not block. A server frees
     /// the place of a connection some milliseconds after the client has closed it. So a dial that is
-    /// refused within a second of a close of the pool's own has not failed yet: it is repeated, after
+    /// refused within a second of a close of the pool's own, or of a dial that failed otherwise and may
+    /// have connected first, has not failed yet: it is repeated, after
     /// pauses that double from 1 ms to 64 ms, until that second is over or the deadline of the dial
     /// has come. The default says no: then the first refusal is a failure.
     fn is_at_limit(&self, error: &Self::Error) -> bool {

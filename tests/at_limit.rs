@@ -37,6 +37,8 @@ struct Server {
     dials: AtomicU32,
     /// Whether whoever is not let in has the wrong password as well.
     knows_nobody: bool,
+    /// How many it will let in and then turn away.
+    unfit: AtomicU32,
 }
 
 #[derive(Default)]
@@ -73,6 +75,11 @@ impl Dialer for Client {
         let mut books = self.0.books.lock().unwrap();
         if books.counted < books.limit {
             books.counted += 1;
+            let one_less = |left: u32| left.checked_sub(1);
+            if self.0.unfit.fetch_update(SeqCst, SeqCst, one_less).is_ok() {
+                books.lingering += 1;
+                return Err(Refused::WrongPassword);
+            }
             return Ok(());
         }
         books.refused += 1;
@@ -169,6 +176,18 @@ fn a_dial_that_is_refused_for_another_reason_is_not_repeated() {
     let error = pool.get().unwrap_err();
     assert!(matches!(error.dial_error(), Some(Refused::WrongPassword)));
     assert_eq!(client.dials(), 2);
+}
+
+/// A client that connects, finds the server unfit and hangs up leaves as much behind as a close.
+#[test]
+fn nobody_is_refused_while_the_server_still_counts_a_dial_that_has_failed() {
+    let client = Client::new(1, 3);
+    client.0.unfit.store(1, SeqCst);
+    let pool = Pool::builder(client.clone()).build().unwrap();
+    let error = pool.get().unwrap_err();
+    assert!(matches!(error.dial_error(), Some(Refused::WrongPassword)));
+    drop(pool.get_timeout(LONG).unwrap());
+    assert_eq!(client.dials(), 5);
 }
 
 #[test]

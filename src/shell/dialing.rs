@@ -20,7 +20,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const PAUSE_FIRST: Duration = Duration::from_millis(1);
 const PAUSE_MOST: Duration = Duration::from_millis(64);
 
-/// When a connection was last closed.
+/// When a connection was last closed, or a dial has failed that may have connected.
 #[derive(Default)]
 pub(super) struct LastClose(Figure);
 
@@ -46,7 +46,12 @@ impl<D: Dialer> Shell<D> {
                 Some(Err(error)) => error,
                 None => return Err(DialFailure::panicked()),
             };
-            if !self.may_be_refused_for_the_last_close(&error, deadline) {
+            let is_at_limit = self.user_code(|dialer| dialer.is_at_limit(&error)) == Some(true);
+            if !is_at_limit {
+                // It may have connected first: then the server counted it.
+                self.last_close().note(now());
+            }
+            if !is_at_limit || !self.may_linger_until(deadline) {
                 let is_permanent = self.user_code(|dialer| dialer.is_permanent(&error));
                 return Err(DialFailure::new(error, is_permanent == Some(true)));
             }
@@ -56,16 +61,11 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Whether a dial is to be repeated, because the server seems to count a connection that is gone.
-    fn may_be_refused_for_the_last_close(
-        &self,
-        error: &D::Error,
-        deadline: Option<Moment>,
-    ) -> bool {
+    /// Whether the server may still count a connection that has gone, and there is time to wait for it.
+    fn may_linger_until(&self, deadline: Option<Moment>) -> bool {
         let now = now();
         self.last_close().may_linger(now)
             && deadline.is_none_or(|deadline| now < deadline)
-            && self.user_code(|dialer| dialer.is_at_limit(error)) == Some(true)
             && !self.is_closed()
     }
 }

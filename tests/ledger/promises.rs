@@ -900,7 +900,8 @@ fn a_caller_whom_newcomers_have_left_nothing_has_a_dial_once_the_one_before_it_i
     let orders = desk.ledger.reconfigure(Config { bypass, ..*desk.ledger.config() }, desk.now);
     desk.lay_out(orders);
     let (first, second) = (desk.queue(1), desk.queue(2));
-    (desk.sleep(first), desk.sleep(second));
+    desk.sleep(first);
+    desk.sleep(second);
     desk.dialed();
     desk.dialed();
     assert_eq!((desk.stats().idle, desk.dials.len()), (1, 0), "it is coming to the second");
