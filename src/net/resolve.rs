@@ -36,7 +36,7 @@ type Lookup = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 /// `getaddrinfo` cannot be interrupted and has no time limit of its own. The thread that is left
 /// behind ends when the system's resolver returns, and what it found is thrown away.
 #[derive(Clone)]
-pub(super) struct Resolver {
+pub(crate) struct Resolver {
     lookup: Arc<Lookup>,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Debug for Resolver {
 
 impl Resolver {
     /// The system's resolver.
-    pub(super) fn system() -> Self {
+    pub(crate) fn system() -> Self {
         Self::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()))
     }
 
@@ -60,7 +60,7 @@ impl Resolver {
     }
 
     /// The addresses of a host, or an error at `deadline`.
-    pub(super) fn resolve(
+    pub(crate) fn resolve(
         &self,
         host: &str,
         port: u16,
