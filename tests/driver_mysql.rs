@@ -10,7 +10,9 @@ use std::io;
 use std::io::Write;
 use std::iter;
 use std::mem;
+use std::net::TcpListener;
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::mpsc;
 use std::thread;
@@ -24,9 +26,11 @@ use common::finishes_within;
 use latebind::Blocking;
 use latebind::Builder;
 use latebind::Dialer;
+use latebind::Event;
 use latebind::GetError;
 use latebind::OnDialFailure;
 use latebind::Pool;
+use latebind::PooledConnection;
 use latebind::drivers::MysqlDialer;
 use latebind::drivers::OnReturn;
 use latebind::net::Listen;
@@ -34,10 +38,14 @@ use mysql::ChangeUserOpts;
 use mysql::Conn;
 use mysql::DriverError;
 use mysql::LocalInfileHandler;
+use mysql::MySqlError;
 use mysql::OptsBuilder;
 use mysql::TxOpts;
 use mysql::prelude::Queryable;
 use servers::mariadb::MariaDb;
+use servers::names::Silent;
+use servers::names::forward;
+use servers::names::with_a_name_of_two_addresses;
 
 fn dialer(server: &MariaDb) -> MysqlDialer {
     MysqlDialer::new(server.opts().into())
@@ -745,4 +753,552 @@ fn no_password_is_shown() {
     assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
     told += &common::everything_told(&error);
     assert!(!told.contains("sesame"), "{told}");
+}
+
+/// How many log-ins the server has refused since it was started.
+fn refusals(test: &mut Conn) -> i64 {
+    let told = "SELECT variable_value FROM information_schema.global_status \
+                WHERE variable_name = 'Aborted_connects'";
+    let value: String = test.query_first(told).unwrap().unwrap();
+    value.parse().unwrap()
+}
+
+/// Has the server allow the user so many connections at once, and no more.
+fn allow(test: &mut Conn, most: u32) {
+    test.query_drop(format!("ALTER USER app WITH MAX_USER_CONNECTIONS {most}")).unwrap();
+}
+
+/// Counts the dials that have failed.
+fn counting_failures(
+    builder: Builder<MysqlDialer>,
+) -> (Pool<MysqlDialer>, Arc<Mutex<Vec<String>>>) {
+    let failures = Arc::<Mutex<Vec<String>>>::default();
+    let told = Arc::clone(&failures);
+    let observer = move |event: &Event<'_, mysql::Error>| {
+        if let Event::DialFailed { failure, .. } = event {
+            told.lock().unwrap().push(failure.to_string());
+        }
+    };
+    (builder.observer(observer).build().unwrap(), failures)
+}
+
+/// BOUND, as the server sees it: the place of a connection is free when its slot is.
+#[test]
+fn at_the_users_limit_a_connection_is_replaced_without_a_refusal() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    allow(&mut test, 1);
+    for on_return in RETURNS {
+        let dialer = dialer(&server).on_return(on_return);
+        let (pool, failures) = counting_failures(Pool::builder(dialer).max_open(1));
+        let before = refusals(&mut test);
+        for _ in 0..200 {
+            let mut connection = pool.get_timeout(LONG).unwrap();
+            assert_eq!(number(&mut connection, "SELECT 1"), 1);
+            PooledConnection::discard(connection);
+        }
+        assert_eq!(*failures.lock().unwrap(), [""; 0]);
+        assert_eq!(refusals(&mut test), before, "{on_return:?}");
+        assert_eq!(pool.stats().dialed_total, 200);
+        pool.close();
+        await_that("all are closed", || pool.stats().open() == 0);
+    }
+}
+
+/// The server counts it until it has carried out the statement that nobody waits for any more.
+#[test]
+fn at_the_users_limit_a_connection_cut_short_is_replaced_without_a_refusal() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    allow(&mut test, 1);
+    let limit = Some(Duration::from_millis(100));
+    let dialer = MysqlDialer::new(server.opts().read_timeout(limit).into());
+    let (pool, failures) = counting_failures(Pool::builder(dialer).max_open(1));
+    let before = refusals(&mut test);
+    for _ in 0..10 {
+        let mut connection = pool.get_timeout(LONG).unwrap();
+        connection.query_drop("DO sleep(0.15)").unwrap_err();
+        PooledConnection::discard(connection);
+    }
+    assert_eq!(*failures.lock().unwrap(), [""; 0]);
+    assert_eq!(refusals(&mut test), before);
+}
+
+#[test]
+fn at_the_users_limit_short_lives_and_many_threads_meet_no_refusal() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    allow(&mut test, 4);
+    let life = Duration::from_millis(100);
+    let builder = Pool::builder(dialer(&server)).max_open(4).min_idle(2).max_lifetime(life);
+    let (pool, failures) = counting_failures(builder);
+    let before = refusals(&mut test);
+    borrow_at_once(&pool, &mut test);
+    assert_eq!(*failures.lock().unwrap(), [""; 0]);
+    assert_eq!(refusals(&mut test), before);
+}
+
+/// The limit of the whole server, at which it says something else.
+#[test]
+fn at_the_servers_limit_short_lives_and_many_threads_meet_no_failure() {
+    let Some(server) = MariaDb::start(&["--max-connections=10"]) else { return };
+    let mut test = server.root();
+    // The test has one of the ten.
+    let life = Duration::from_millis(100);
+    let builder = Pool::builder(dialer(&server)).max_open(9).min_idle(2).max_lifetime(life);
+    let (pool, failures) = counting_failures(builder);
+    borrow_at_once(&pool, &mut test);
+    assert_eq!(*failures.lock().unwrap(), [""; 0]);
+}
+
+/// Has six threads borrow for three seconds, each of whom must be served.
+fn borrow_at_once(pool: &Pool<MysqlDialer>, test: &mut Conn) {
+    let most = i64::from(pool.stats().max_open);
+    let end = Instant::now() + Duration::from_secs(3);
+    thread::scope(|scope| {
+        let borrowers: Vec<_> = (0..6)
+            .map(|_| {
+                scope.spawn(|| {
+                    while Instant::now() < end {
+                        let mut connection = pool.get_timeout(LONG).unwrap();
+                        assert_eq!(number(&mut connection, "SELECT 1"), 1);
+                    }
+                })
+            })
+            .collect();
+        while !borrowers.iter().all(thread::ScopedJoinHandle::is_finished) {
+            assert!(sessions(test) <= most, "BOUND, as the server sees it");
+        }
+    });
+    let stats = pool.stats();
+    assert!(stats.dialed_total > 50, "many have been replaced: {stats}");
+}
+
+/// Somebody else's has the place that the pool's own last one had, and goes.
+#[test]
+fn a_refusal_for_the_servers_limit_just_after_a_close_fails_no_dial() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    allow(&mut test, 1);
+    let (pool, failures) = counting_failures(Pool::builder(dialer(&server)).max_open(1));
+    for _ in 0..3 {
+        PooledConnection::discard(pool.get_timeout(LONG).unwrap());
+        await_that("it is closed", || pool.stats().open() == 0);
+        let strangers = Conn::new(server.opts()).unwrap();
+        let before = refusals(&mut test);
+        thread::scope(|scope| {
+            let caller = scope.spawn(|| number(&mut pool.get_timeout(LONG).unwrap(), "SELECT 1"));
+            await_that("the server has refused one", || refusals(&mut test) > before);
+            drop(strangers);
+            assert_eq!(caller.join().unwrap(), 1);
+        });
+    }
+    assert_eq!(*failures.lock().unwrap(), [""; 0]);
+}
+
+/// A limit on what an hour may see is not over when a connection has gone.
+#[test]
+fn a_refusal_is_told_by_its_reason() {
+    let dialer = MysqlDialer::new(OptsBuilder::new().into());
+    let limit = |name: &str| format!("User 'app' has exceeded the '{name}' resource");
+    for (code, message, is_at_limit) in [
+        (1040, "Too many connections".to_owned(), true),
+        (1203, "User app already has more than 'max_user_connections'".to_owned(), true),
+        (1226, limit("max_user_connections") + " (current value: 4)", true),
+        (1226, limit("max_connections_per_hour"), false),
+        (1226, limit("max_questions"), false),
+        (1045, "Access denied".to_owned(), false),
+        (1129, "Host is blocked because of many connection errors".to_owned(), false),
+    ] {
+        let error = MySqlError { state: "08004".to_owned(), message, code };
+        let error = mysql::Error::MySqlError(error);
+        assert_eq!(dialer.is_at_limit(&error), is_at_limit, "{error}");
+    }
+    let gone = io::Error::from(io::ErrorKind::ConnectionReset);
+    assert!(!dialer.is_at_limit(&gone.into()));
+}
+
+/// The configuration prefers a Unix socket if it says nothing, and the client has two connections
+/// while it changes over.
+#[test]
+fn a_change_to_the_servers_unix_socket_takes_no_second_connection() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    allow(&mut test, 1);
+    let before = refusals(&mut test);
+    let dialer = MysqlDialer::new(server.opts().prefer_socket(true).into());
+    let pool = Pool::builder(dialer).max_open(1).build().unwrap();
+    for _ in 0..5 {
+        PooledConnection::discard(pool.get_timeout(LONG).unwrap());
+    }
+    assert_eq!(refusals(&mut test), before);
+    let host = "SELECT host FROM information_schema.processlist WHERE id = connection_id()";
+    let host: Option<String> = pool.get_timeout(LONG).unwrap().query_first(host).unwrap();
+    assert_eq!(host.as_deref(), Some("localhost"), "by the socket");
+}
+
+/// A server that says "you may not" is alive.
+#[test]
+fn a_user_with_few_rights_keeps_its_connection() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    server.root().query_drop("CREATE USER poor").unwrap();
+    for on_return in RETURNS {
+        for require_writable in [false, true] {
+            let opts = server.opts().user(Some("poor")).db_name(None::<String>);
+            let dialer = MysqlDialer::new(opts.into()).on_return(on_return);
+            let dialer = dialer.require_writable(require_writable);
+            let pool = Pool::builder(dialer).max_open(1).check_after(Duration::ZERO);
+            let pool = pool.build().unwrap();
+            for _ in 0..10 {
+                pool.get_timeout(LONG).unwrap().query_drop("SELECT * FROM test.any").unwrap_err();
+            }
+            assert_eq!(pool.stats().dialed_total, 1, "{on_return:?}");
+        }
+    }
+}
+
+/// How many statements the server has been told, and how many commands of other kinds.
+fn asked(test: &mut Conn) -> (i64, i64) {
+    let count = |test: &mut Conn, name: &str| {
+        let told = "SELECT variable_value FROM information_schema.global_status \
+                    WHERE variable_name = ";
+        let value: Option<String> = test.query_first(format!("{told}'{name}'")).unwrap();
+        value.unwrap().parse::<i64>().unwrap()
+    };
+    (count(test, "Com_select"), count(test, "Com_rollback"))
+}
+
+#[test]
+fn a_return_asks_for_what_may_be_left_and_for_no_more() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    for (on_return, expected) in [
+        (OnReturn::Keep, (0, 0)),
+        (OnReturn::Rollback, (10, 10)),
+        (OnReturn::ResetSession, (10, 0)),
+    ] {
+        for require_writable in [false, true] {
+            let dialer = dialer(&server).on_return(on_return).require_writable(require_writable);
+            let pool =
+                Pool::builder(dialer).max_open(1).check_after(Duration::MAX).build().unwrap();
+            pool.warm_up(1).unwrap();
+            let before = asked(&mut test);
+            for _ in 0..10 {
+                pool.get_timeout(LONG).unwrap().query_drop("DO 1").unwrap();
+            }
+            let after = asked(&mut test);
+            // The test's own question of before is a statement too.
+            let more = (after.0 - before.0 - 2, after.1 - before.1);
+            assert_eq!(more, expected, "{on_return:?}, {require_writable}");
+        }
+    }
+}
+
+/// What a dial refuses, a check and a return refuse.
+#[test]
+fn a_server_that_has_become_read_only_is_lent_to_nobody_who_writes() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    test.query_drop("CREATE TABLE test.note (id bigint)").unwrap();
+    for on_return in RETURNS {
+        let dialer = dialer(&server).on_return(on_return).require_writable(true);
+        let pool = Pool::builder(dialer).max_open(4).check_after(Duration::MAX).breaker(None);
+        let pool = pool.build().unwrap();
+        pool.warm_up(4).unwrap();
+        pool.get().unwrap().query_drop("INSERT INTO note VALUES (1)").unwrap();
+        test.query_drop("SET GLOBAL read_only = 1").unwrap();
+        let mut connection = pool.get().unwrap();
+        let error = connection.query_drop("INSERT INTO note VALUES (2)").unwrap_err();
+        assert!(is_read_only(&error), "{error}");
+        match on_return {
+            OnReturn::Keep => PooledConnection::doubt(connection),
+            _ => drop(connection), // It is asked as it comes back.
+        }
+        for _ in 0..5 {
+            let error = pool.get().map(drop).unwrap_err();
+            assert!(is_read_only(error.dial_error().expect("none is lent")), "{error}");
+        }
+        await_that("all are closed", || pool.stats().open() == 0);
+        test.query_drop("SET GLOBAL read_only = 0").unwrap();
+        pool.get().unwrap().query_drop("INSERT INTO note VALUES (3)").unwrap();
+    }
+}
+
+fn is_read_only(error: &mysql::Error) -> bool {
+    matches!(error, mysql::Error::MySqlError(refusal) if refusal.code == 1290)
+}
+
+/// As for reading, by default.
+#[test]
+fn a_server_that_is_read_only_serves_whoever_does_not_mind() {
+    let Some(server) = MariaDb::start(&["--read-only=1"]) else { return };
+    let pool = pool(&server, |b| b.check_after(Duration::ZERO));
+    for _ in 0..3 {
+        assert_eq!(number(&mut pool.get().unwrap(), "SELECT 1"), 1);
+    }
+    assert_eq!(pool.stats().dialed_total, 1);
+}
+
+#[test]
+fn a_name_whose_first_address_swallows_packets_serves_within_the_limit() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    with_a_name_of_two_addresses(move |name| {
+        let _silent = Silent::new(&format!("[::1]:{}", server.port()));
+        let begun = Instant::now();
+        let dialer = MysqlDialer::new(server.opts().ip_or_hostname(Some(name)).into());
+        let mut connection = dialer.dial(begun + Duration::from_secs(2)).unwrap();
+        assert_eq!(number(&mut connection, "SELECT 1"), 1);
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    });
+}
+
+/// The kernel accepts for it.
+#[test]
+fn a_name_whose_first_address_says_nothing_serves_within_the_limit() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    with_a_name_of_two_addresses(move |name| {
+        let _mute = TcpListener::bind(format!("[::1]:{}", server.port())).unwrap();
+        let begun = Instant::now();
+        let dialer = MysqlDialer::new(server.opts().ip_or_hostname(Some(name)).into());
+        let dial = move || dialer.dial(begun + Duration::from_secs(4)).unwrap();
+        let mut connection = finishes_within(LONG, dial);
+        assert_eq!(number(&mut connection, "SELECT 1"), 1);
+        assert!(begun.elapsed() < Duration::from_secs(4));
+        // The dial's limits are not the borrower's.
+        connection.query_drop("DO sleep(2.5)").unwrap();
+    });
+}
+
+#[test]
+fn a_name_that_has_no_address_that_serves_fails_at_the_deadline() {
+    with_a_name_of_two_addresses(move |name| {
+        let port = servers::free_port();
+        let _silent = ["127.0.0.1", "[::1]"].map(|host| Silent::new(&format!("{host}:{port}")));
+        let begun = Instant::now();
+        let wait = Duration::from_millis(800);
+        let opts = OptsBuilder::new().ip_or_hostname(Some(name)).tcp_port(port);
+        let error = MysqlDialer::new(opts.into()).dial(begun + wait).map(drop).unwrap_err();
+        assert!(matches!(error, mysql::Error::DriverError(DriverError::ConnectTimeout)), "{error}");
+        let took = begun.elapsed();
+        assert!(took >= wait * 4 / 5 && took < wait * 4, "{took:?}");
+    });
+}
+
+/// A server that accepts and says nothing would hold the slot for ever.
+#[test]
+fn a_dial_to_a_server_that_says_nothing_ends_near_its_deadline() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let opts = OptsBuilder::new().tcp_port(mute.local_addr().unwrap().port());
+    let begun = Instant::now();
+    let dialer = MysqlDialer::new(opts.into());
+    finishes_within(LONG, move || {
+        dialer.dial(begun + Duration::from_millis(200)).map(drop).unwrap_err()
+    });
+    assert!(begun.elapsed() < LONG / 2);
+}
+
+/// A failover may leave both in the name for a while.
+#[test]
+fn of_two_addresses_the_one_that_is_not_read_only_serves() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let Some(replica) = MariaDb::start(&["--server-id=2"]) else { return };
+    replica.root().query_drop("SET GLOBAL read_only = 1").unwrap();
+    with_a_name_of_two_addresses(move |name| {
+        forward(&format!("[::1]:{}", server.port()), replica.port());
+        let is_read_only = |require_writable| {
+            let dialer = MysqlDialer::new(server.opts().ip_or_hostname(Some(name)).into());
+            let dialer = dialer.require_writable(require_writable);
+            let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+            number(&mut connection, "SELECT @@global.read_only")
+        };
+        assert_eq!(is_read_only(false), 1);
+        assert_eq!(is_read_only(true), 0);
+    });
+}
+
+/// What becomes of something that a borrower has left.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    /// The next borrower finds it.
+    Stays,
+    /// The next borrower has the connection, and does not find it.
+    Goes,
+    /// The next borrower has another connection.
+    Retires,
+}
+
+use Fate::Goes;
+use Fate::Retires;
+use Fate::Stays;
+
+/// A line of the table in the docs of `MysqlDialer`.
+struct Line {
+    what: &'static str,
+    leave: fn(&mut Conn),
+    /// A number that is not 0 if it is there.
+    is_there: fn(&mut Conn) -> i64,
+    /// With `Keep`, `Rollback` and `ResetSession`.
+    fates: [Fate; 3],
+}
+
+/// What statements leave, and a query can show.
+macro_rules! left {
+    ($what:literal, $($statement:literal)+, $query:literal, $($fate:ident)+) => {
+        Line {
+            what: $what,
+            leave: |connection| [$($statement),+].iter().for_each(|s| connection.query_drop(s).unwrap()),
+            is_there: |connection| number(connection, $query),
+            fates: [$($fate),+],
+        }
+    };
+}
+
+fn lines() -> Vec<Line> {
+    vec![
+        left!("a transaction", "BEGIN" "INSERT INTO note VALUES (1)", "SELECT @@in_transaction",
+            Stays Goes Goes),
+        left!("a savepoint", "BEGIN" "SAVEPOINT mine", "SELECT @@in_transaction", Stays Goes Goes),
+        Line {
+            what: "how the next transaction is to be",
+            leave: |connection| connection.query_drop("SET TRANSACTION READ ONLY").unwrap(),
+            is_there: |connection| {
+                connection.query_drop("START TRANSACTION").unwrap();
+                connection.query_drop("INSERT INTO note VALUES (1)").is_err().into()
+            },
+            fates: [Stays, Goes, Goes],
+        },
+        left!("autocommit", "SET autocommit = 0", "SELECT @@autocommit = 0", Stays Stays Goes),
+        left!("isolation", "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SELECT @@tx_isolation = 'SERIALIZABLE'", Stays Stays Goes),
+        left!("a variable of the session", "SET SESSION max_statement_time = 7",
+            "SELECT @@max_statement_time = 7", Stays Stays Goes),
+        left!("the character set", "SET NAMES koi8r", "SELECT @@character_set_client = 'koi8r'",
+            Stays Stays Goes),
+        Line {
+            what: "the user",
+            leave: |connection| {
+                let stranger = ChangeUserOpts::new().with_user(Some("stranger".to_owned()));
+                connection.change_user(stranger).unwrap();
+            },
+            is_there: |connection| number(connection, "SELECT user() LIKE 'stranger@%'"),
+            fates: [Stays, Stays, Goes],
+        },
+        left!("a role", "SET ROLE clerk", "SELECT current_role() = 'clerk' AND current_role() IS NOT NULL",
+            Stays Stays Retires),
+        left!("the database", "USE other", "SELECT database() = 'other'", Stays Stays Goes),
+        Line {
+            what: "a temporary table",
+            leave: |connection| {
+                connection.query_drop("CREATE TEMPORARY TABLE mine (id int)").unwrap()
+            },
+            is_there: |connection| connection.query_drop("SELECT * FROM mine").is_ok().into(),
+            fates: [Stays, Stays, Goes],
+        },
+        left!("a variable of the user", "SET @mine = 1", "SELECT @mine IS NOT NULL", Stays Stays Goes),
+        left!("a lock by name", "DO get_lock('mine', 0)", "SELECT is_used_lock('mine') IS NOT NULL",
+            Stays Stays Goes),
+        Line {
+            what: "locked tables",
+            leave: |connection| connection.query_drop("LOCK TABLES note WRITE").unwrap(),
+            is_there: |connection| connection.query_drop("SELECT 1 FROM line").is_err().into(),
+            fates: [Stays, Stays, Goes],
+        },
+        Line {
+            what: "an open handler",
+            leave: |connection| connection.query_drop("HANDLER note OPEN AS mine").unwrap(),
+            is_there: |connection| connection.query_drop("HANDLER mine READ FIRST").is_ok().into(),
+            fates: [Stays, Stays, Goes],
+        },
+        Line {
+            what: "a statement prepared by name",
+            leave: |connection| connection.query_drop("PREPARE mine FROM 'DO 1'").unwrap(),
+            is_there: |connection| connection.query_drop("EXECUTE mine").is_ok().into(),
+            fates: [Stays, Stays, Goes],
+        },
+        Line {
+            what: "a prepared statement",
+            leave: |connection| connection.exec_drop("SELECT ?", (1,)).unwrap(),
+            is_there: |connection| {
+                let prepared = |connection: &mut Conn| {
+                    let told = "SHOW SESSION STATUS LIKE 'Com_stmt_prepare'";
+                    let (_, count): (String, i64) = connection.query_first(told).unwrap().unwrap();
+                    count
+                };
+                let before = prepared(connection);
+                let answer: Option<i64> = connection.exec_first("SELECT ?", (7,)).unwrap();
+                assert_eq!(answer, Some(7), "it works all the same");
+                i64::from(prepared(connection) == before)
+            },
+            fates: [Stays, Stays, Goes],
+        },
+        Line {
+            what: "the last number given",
+            leave: |connection| connection.query_drop("INSERT INTO line VALUES ()").unwrap(),
+            is_there: |connection| number(connection, "SELECT last_insert_id()"),
+            fates: [Stays, Stays, Goes],
+        },
+        left!("a distributed transaction", "XA START 'mine'", "SELECT @@in_transaction", Stays Retires Goes),
+        Line {
+            what: "a result half read",
+            leave: |connection| {
+                let mut result = connection.query_iter("SELECT seq FROM seq_1_to_100").unwrap();
+                assert_eq!(result.by_ref().take(50).filter(Result::is_ok).count(), 50);
+                mem::forget(result);
+            },
+            is_there: |connection| {
+                let answer: mysql::Result<Option<i64>> = connection.query_first("SELECT 1000");
+                i64::from(answer.ok().flatten() != Some(1_000))
+            },
+            fates: [Stays, Retires, Retires],
+        },
+    ]
+}
+
+#[test]
+fn each_thing_left_stays_goes_or_retires_the_connection_as_the_docs_say() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    for statement in [
+        "CREATE TABLE test.note (id bigint) ENGINE = InnoDB",
+        "CREATE TABLE test.line (id bigint PRIMARY KEY AUTO_INCREMENT)",
+        "CREATE DATABASE other",
+        "CREATE USER stranger",
+        "GRANT ALL ON *.* TO stranger",
+        "GRANT ALL ON *.* TO app",
+        "CREATE ROLE clerk",
+        "GRANT clerk TO app",
+    ] {
+        test.query_drop(statement).unwrap();
+    }
+    let mut wrong = Vec::new();
+    for line in lines() {
+        for (on_return, fate) in RETURNS.into_iter().zip(line.fates) {
+            let case = format!("{}, {on_return:?}", line.what);
+            let dialer = dialer(&server).on_return(on_return);
+            let pool =
+                Pool::builder(dialer).max_open(1).check_after(Duration::MAX).build().unwrap();
+            let mut other = pool.dialer().dial(Instant::now() + LONG).unwrap();
+            assert_eq!((line.is_there)(&mut other), 0, "{case}: not before");
+            drop(other);
+            let mut connection = pool.get().unwrap();
+            let left_by = connection.connection_id();
+            (line.leave)(&mut connection);
+            drop(connection);
+            let mut connection = pool.get_timeout(LONG).unwrap();
+            let found = if connection.connection_id() != left_by {
+                Retires
+            } else if (line.is_there)(&mut connection) != 0 {
+                Stays
+            } else {
+                Goes
+            };
+            if found != fate {
+                wrong.push(format!("{case}: {found:?}"));
+            }
+            let failed = u64::from(found == Retires);
+            assert_eq!(pool.stats().reset_failed_total, failed, "{case}");
+            PooledConnection::discard(connection);
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
 }

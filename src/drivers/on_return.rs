@@ -7,6 +7,12 @@ use std::time::Duration;
 #[cfg(any(feature = "mysql", feature = "redis"))]
 pub(super) const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a close waits for the server to close its end too, so that it counts the connection no
+/// more when its slot is free. A server that is well does so within a millisecond, and on a machine
+/// short of processors within some tens; one that is not shall not hold the slot for long.
+#[cfg(any(feature = "mysql", feature = "redis"))]
+pub(super) const GOODBYE: Duration = Duration::from_millis(250);
+
 /// What is done to the session of a used connection before its next borrower has it.
 ///
 /// What precisely, each driver's page says.

@@ -1,6 +1,11 @@
 //! `RedisDialer`: the `redis` crate's connections.
 
 use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
@@ -9,19 +14,31 @@ use std::time::Instant;
 
 use redis::Client;
 use redis::Connection;
+use redis::ConnectionAddr;
 use redis::ConnectionLike;
 use redis::ErrorKind;
 use redis::Pipeline;
 use redis::ProtocolVersion;
+use redis::RedisConnectionInfo;
 use redis::RedisError;
 use redis::RedisResult;
+use redis::ServerError;
+use redis::ServerErrorKind;
 use redis::Value;
 
 use super::async_thread::is_async_thread;
+use super::on_return::GOODBYE;
 use super::on_return::OnReturn;
 use super::on_return::RESET_TIMEOUT;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
+use crate::net::NetError;
+use crate::net::in_turn::LEAST;
+use crate::net::in_turn::Turn;
+use crate::net::in_turn::in_turn;
+use crate::net::in_turn::left;
+use crate::net::in_turn::literal;
+use crate::net::resolve::Resolver;
 
 /// Opens connections to Redis, or to a server that speaks as it does.
 ///
@@ -39,15 +56,33 @@ use crate::dialer::Dialer;
 /// [`OnReturn::Keep`] spares the round trip, unless the dialer has a
 /// [`command_timeout`](Self::command_timeout), for borrowers who leave nothing, as pipelines and
 /// [`redis::transaction`] do; [`OnReturn::ResetSession`] sends `RESET` (Redis 6.2) and authenticates
-/// again, which ends subscriptions, tracking and `CLIENT REPLY` modes as well, and a channel for what
-/// the server says unasked
-/// ([`set_push_sender`](redis::Connection::set_push_sender)). Whoever returns the connection waits for
-/// that, unless [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do
-/// it.
+/// again. Whoever returns the connection waits for that, unless
+/// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it.
 ///
-/// What stays: with `Keep` and `Rollback` the user, the protocol, subscriptions, tracking and that
-/// channel; and with `Keep` where nothing is asked, answers that were left unread and a command that
-/// a limit of the borrower's own has cut short: discard such a connection.
+/// What becomes of what a borrower leaves; where it *stays*, the next one finds it:
+///
+/// | left | `Keep` | `Rollback` | `ResetSession` |
+/// | --- | --- | --- | --- |
+/// | `MULTI`, `WATCH` | stays | gone | gone |
+/// | another database (`SELECT`) | stays | gone | gone |
+/// | another user (`AUTH`), another protocol (`HELLO`) | stays | stays | gone |
+/// | `SUBSCRIBE`, `PSUBSCRIBE` by a command, protocol 2 | stays | connection retired | gone |
+/// | the same, protocol 3 | stays | stays | gone |
+/// | the same by [`as_pubsub`](redis::Connection::as_pubsub) | gone | gone | gone |
+/// | a channel for what comes unasked ([`set_push_sender`](redis::Connection::set_push_sender)) | stays | stays | gone |
+/// | `MONITOR` | stays | connection retired | gone, or retired if lines of it are on the way |
+/// | `CLIENT SETNAME`, `CLIENT TRACKING`, `CLIENT NO-EVICT` | stays | stays | gone |
+/// | `CLIENT REPLY OFF` | stays | connection retired | gone |
+/// | `CLIENT REPLY SKIP` | stays | connection retired | connection retired |
+/// | answers left unread | stays, unless there is a `command_timeout`: then retired | connection retired | connection retired |
+/// | limits of time | gone | gone | gone |
+///
+/// Discard a connection that you have left something on that must not stay.
+///
+/// A user who may not be asked something is asked otherwise, or not at all: who may not `UNWATCH` and
+/// not `MULTI`, and who may not `SELECT`, has nothing to be undone of that; who may not `PING` is asked
+/// for an `ECHO`, and who may not do that either, for a command that does not exist, whose name the
+/// server repeats. `RESET` and `AUTH` are allowed to everybody.
 ///
 /// # What is noticed
 ///
@@ -55,16 +90,27 @@ use crate::dialer::Dialer;
 /// one that broke in use is retired at its return. One that broke at rest is found out by the check,
 /// a `PING`, before it is lent: if it has rested for [`check_after`], or if another was found broken
 /// since. Set [`check_after`] to zero where no borrower may meet a dead connection, at the price of a
-/// round trip for each.
+/// round trip for each. A server that lives and has become a replica is found out where
+/// [`require_writable`](Self::require_writable) asks.
 ///
 /// # What waits for how long
 ///
 /// What is left of the dial's deadline is the limit of its TCP connect, and of each of the answers
 /// that follow (authentication, and a `PING`: a server that wants a password or is loading its data
-/// refuses it, and fails the dial). The name is resolved by the client crate, without a limit. A
-/// borrower's commands have the dialer's limit ([`command_timeout`](Self::command_timeout), none by
+/// refuses it, and fails the dial). The addresses of a name share it: each has a quarter of a second at
+/// first, and those that were too slow share what is left. With TLS that is the client crate's matter,
+/// which has to know the name, and gives each address all of it.
+///
+/// A borrower's commands have the dialer's limit ([`command_timeout`](Self::command_timeout), none by
 /// default), unless it sets one for its loan. A return has a limit of its own,
-/// [`reset_timeout`](Self::reset_timeout).
+/// [`reset_timeout`](Self::reset_timeout). A close takes leave of the server (`QUIT`) on a thread of
+/// the pool's own and waits for the server's end of the connection, 250 ms at most, so that the server
+/// does not count a connection whose slot is free.
+///
+/// # A server that is full
+///
+/// It says so and hangs up, and the client crate loses what it says. So a dial that meets a hang-up in
+/// the handshake makes another connection, on which the client says nothing, and hears.
 ///
 /// [`check_after`]: crate::Settings::check_after
 ///
@@ -88,6 +134,18 @@ pub struct RedisDialer {
     reset_in_background: bool,
     reset_timeout: Duration,
     command_timeout: Option<Duration>,
+    require_writable: bool,
+    resolver: Resolver,
+    rights: Arc<Rights>,
+}
+
+/// What the server has been found not to let the user ask.
+#[derive(Default)]
+struct Rights {
+    /// How often another question had to be found than the first.
+    question: AtomicU8,
+    /// Whether no transaction can be begun, so that none is left, and nothing watched matters.
+    has_no_transactions: AtomicBool,
 }
 
 impl RedisDialer {
@@ -104,6 +162,9 @@ impl RedisDialer {
             reset_in_background: false,
             reset_timeout: RESET_TIMEOUT,
             command_timeout: None,
+            require_writable: false,
+            resolver: Resolver::system(),
+            rights: Arc::default(),
         }
     }
 
@@ -198,10 +259,99 @@ impl RedisDialer {
         self
     }
 
+    /// Whether a server that is a replica is refused: by a dial, which tries the next address of the
+    /// name then, and by whatever asks the server later: checks, and returns unless
+    /// [`OnReturn::Keep`] leaves nothing to ask.
+    ///
+    /// For a name that is moved from one server to another in a failover: a connection to the one that
+    /// was the primary stays alive, and is of no use to whoever writes. The question (`HELLO`, Redis
+    /// 6, which every user may ask) rides with those that are asked anyway, and so takes no round trip
+    /// of its own. A dial fails with an error of the kind that a refused write has, `READONLY`.
+    ///
+    /// Defaults to `false`, because a replica is what some want to read from.
+    ///
+    /// A borrower that meets such an error before a check does can say so by
+    /// [`PooledConnection::doubt`](crate::Guard::doubt): then none that has rested since before is lent
+    /// without a check.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use latebind::{Pool, PooledConnection, drivers::RedisDialer};
+    /// use redis::{Commands, ErrorKind, ServerErrorKind};
+    ///
+    /// let client = redis::Client::open("redis://cache.example")?;
+    /// let pool = Pool::new(RedisDialer::new(client).require_writable(true));
+    /// let mut connection = pool.get()?;
+    /// if let Err(error) = connection.incr::<_, _, u64>("visits", 1) {
+    ///     if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly) {
+    ///         PooledConnection::doubt(connection);
+    ///     }
+    ///     return Err(error.into());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn require_writable(mut self, require_writable: bool) -> Self {
+        self.require_writable = require_writable;
+        self
+    }
+
+    /// Opens a connection, which has until then to connect and for each answer to what the client says,
+    /// and until then for the answer to what we ask.
+    fn open(
+        &self,
+        client: &Client,
+        connect_by: Instant,
+        serve_by: Instant,
+    ) -> RedisResult<Connection> {
+        let mut connection = client
+            .get_connection_with_timeout(left(connect_by))
+            .or_else(|error| self.open_again(client, error, serve_by))?;
+        // The client crate takes a server that refuses what it is told about the library for an old
+        // one; it may want a password, or be loading its data.
+        match self.check(&mut connection, serve_by) {
+            Ok(()) => Ok(connection),
+            Err(error) => {
+                self.close(connection);
+                Err(error)
+            }
+        }
+    }
+
     /// Whether something may be left to undo, or a command can be cut short, so that a part of it is
     /// left unsent or unanswered.
     fn asks_on_return(&self) -> bool {
         self.on_return != OnReturn::Keep || self.command_timeout.is_some()
+    }
+
+    /// Finds out whether a server has hung up because it has as many connections as it allows, and
+    /// opens a connection if it has not as many any more.
+    ///
+    /// It says so unasked. The client takes that for the answer to the first thing that it says itself,
+    /// and tells of the last. So another connection is made, which says little.
+    fn open_again(
+        &self,
+        client: &Client,
+        error: RedisError,
+        deadline: Instant,
+    ) -> RedisResult<Connection> {
+        let is_hung_up = error.is_connection_dropped() && !error.is_connection_refusal();
+        if !is_hung_up && error.kind() != ErrorKind::AuthenticationFailed {
+            return Err(error);
+        }
+        let silent = RedisConnectionInfo::default().set_skip_set_lib_name();
+        let info = client.get_connection_info().clone().set_redis_settings(silent);
+        let mut other = Client::open(info)?.get_connection_with_timeout(left(deadline))?;
+        set_timeouts(&other, Some(left(deadline)))?;
+        let answer = redis::cmd("PING").exec(&mut other);
+        self.close(other);
+        match answer {
+            Err(refusal) if is_full(&refusal) => Err(refusal),
+            Err(other) if other.is_io_error() => Err(error),
+            _ if is_hung_up => client.get_connection_with_timeout(left(deadline)),
+            _ => Err(error),
+        }
     }
 
     /// Asks the server something, within a limit for each read and write, and leaves the connection
@@ -212,12 +362,14 @@ impl RedisDialer {
         connection: &mut Connection,
         ask: impl FnOnce(&mut Connection) -> RedisResult<()>,
     ) -> RedisResult<()> {
-        set_timeouts(connection, Some(limit.max(Duration::from_millis(1))))?; // Not zero.
+        set_timeouts(connection, Some(limit.max(LEAST)))?;
         ask(connection)?;
         set_timeouts(connection, self.command_timeout)
     }
 
     /// Ends what was begun: a transaction, what it watches, the choice of another database.
+    ///
+    /// Who may not end it could not begin it: a refusal is as good.
     fn undo(&self, connection: &mut Connection) -> RedisResult<()> {
         let database = connection.get_db();
         let undo = || {
@@ -225,11 +377,81 @@ impl RedisDialer {
             undo.cmd("UNWATCH").cmd("SELECT").arg(database);
             undo
         };
-        if ask(connection, undo())? == Answer::Queued {
+        let mut outcomes = self.ask(connection, undo())?;
+        if outcomes.contains(&Outcome::Queued) {
             redis::cmd("DISCARD").exec(connection)?;
-            ask(connection, undo())?;
+            outcomes = self.ask(connection, undo())?;
+        }
+        let is_refused = outcomes.first() == Some(&Outcome::Refused);
+        if is_refused && !self.rights.has_no_transactions.load(Relaxed) {
+            self.end_transaction(connection)?;
         }
         Ok(())
+    }
+
+    /// Ends a transaction and what is watched where `UNWATCH` is refused, which does not say that
+    /// `WATCH` and `MULTI` are.
+    fn end_transaction(&self, connection: &mut Connection) -> RedisResult<()> {
+        connection.send_packed_command(&redis::cmd("MULTI").get_packed_command())?;
+        match answer(connection)? {
+            Value::ServerError(error) if is_refusal(&error) => {
+                self.rights.has_no_transactions.store(true, Relaxed);
+                Ok(())
+            }
+            // It may say that one is open already.
+            _ => redis::cmd("DISCARD").exec(connection),
+        }
+    }
+
+    /// Has commands carried out or refused to the user, and asks for an answer that no other question
+    /// has: were any on the way, it would not come in this one's place.
+    ///
+    /// Returns what became of each of the commands, and of the question last.
+    fn ask(
+        &self,
+        connection: &mut Connection,
+        mut commands: Pipeline,
+    ) -> RedisResult<Vec<Outcome>> {
+        static QUESTIONS: AtomicU64 = AtomicU64::new(0);
+        let mut outcomes = Vec::new();
+        let hello = commands.len();
+        if self.require_writable {
+            commands.cmd("HELLO");
+        }
+        let mut question = self.rights.question.load(Relaxed);
+        loop {
+            let token = format!("latebind-{}-", QUESTIONS.fetch_add(1, Relaxed));
+            match question {
+                0 => commands.cmd("PING").arg(&token),
+                1 => commands.cmd("ECHO").arg(&token),
+                // No such command: everybody is told so, with its name.
+                _ => commands.cmd(&token),
+            };
+            connection.send_packed_command(&commands.get_packed_pipeline())?;
+            for _ in 1..commands.len() {
+                let answer = answer(connection)?;
+                if self.require_writable && outcomes.len() == hello {
+                    refuse_replica(&answer)?;
+                }
+                outcomes.push(Outcome::of(answer)?);
+            }
+            match answer(connection)? {
+                Value::BulkString(answer) if answer == token.as_bytes() => {
+                    outcomes.push(Outcome::Done);
+                }
+                Value::SimpleString(answer) if answer == "QUEUED" => outcomes.push(Outcome::Queued),
+                Value::ServerError(error) if names(&error, &token) => outcomes.push(Outcome::Done),
+                Value::ServerError(error) if is_refusal(&error) && question < 2 => {
+                    question += 1;
+                    commands = redis::pipe();
+                    continue;
+                }
+                Value::ServerError(error) => return Err(error.into()),
+                _ => return Err(stranger()),
+            }
+            self.rights.question.store(question, Relaxed);
+            return Ok(outcomes);
+        }
     }
 
     /// Makes the server forget the session, and begins it anew as the dial did.
@@ -252,8 +474,15 @@ impl RedisDialer {
                 begin.arg("AUTH").arg(user).arg(password);
             }
         }
-        begin.cmd("SELECT").arg(connection.get_db());
-        ask(connection, begin).map(drop)
+        if connection.get_db() != 0 {
+            begin.cmd("SELECT").arg(connection.get_db());
+        }
+        // Which `RESET` leaves as it is in Redis 7.0. Who may not turn it off could not turn it on.
+        let no_evict = begin.len();
+        begin.cmd("CLIENT").arg("NO-EVICT").arg("OFF");
+        let outcomes = self.ask(connection, begin)?;
+        let is_done = |(place, outcome)| outcome == Outcome::Done || place == no_evict;
+        if outcomes.into_iter().enumerate().all(is_done) { Ok(()) } else { Err(stranger()) }
     }
 }
 
@@ -269,6 +498,7 @@ impl fmt::Debug for RedisDialer {
             .field("reset_in_background", &self.reset_in_background)
             .field("reset_timeout", &self.reset_timeout)
             .field("command_timeout", &self.command_timeout)
+            .field("require_writable", &self.require_writable)
             .finish_non_exhaustive()
     }
 }
@@ -277,18 +507,34 @@ impl Dialer for RedisDialer {
     type Connection = Connection;
     type Error = RedisError;
 
+    /// With TLS the client crate has to know the name, to which the certificate belongs, and resolves it
+    /// itself.
     fn dial(&self, deadline: Instant) -> RedisResult<Connection> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let mut connection = self.client.get_connection_with_timeout(left)?;
-        // The client crate takes a server that refuses what it is told about the library for an old
-        // one; it may want a password, or be loading its data.
-        self.check(&mut connection, deadline)?;
-        Ok(connection)
+        let info = self.client.get_connection_info();
+        let (host, port) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) if host.parse::<IpAddr>().is_err() => (host, *port),
+            _ => return self.open(&self.client, deadline, deadline),
+        };
+        let failed = |error: NetError| RedisError::from(io::Error::from(error));
+        let addresses = self.resolver.resolve(host, port, Instant::now(), deadline);
+        let dial = |Turn { address, connect_by, serve_by }| {
+            let address = ConnectionAddr::Tcp(literal(address), address.port());
+            self.open(&Client::open(info.clone().set_addr(address))?, connect_by, serve_by)
+        };
+        in_turn(&addresses.map_err(failed)?, deadline, dial, is_of_the_address).unwrap_or_else(
+            || Err(failed(NetError::NoAddress { target: host.clone(), ruled_out: 0 })),
+        )
     }
 
     /// Whether the server knows no such user or password, or wants one.
     fn is_permanent(&self, error: &RedisError) -> bool {
-        error.kind() == ErrorKind::AuthenticationFailed || error.code() == Some("NOAUTH")
+        error.kind() == ErrorKind::AuthenticationFailed
+            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+    }
+
+    /// Whether the server has as many connections as it allows.
+    fn is_at_limit(&self, error: &RedisError) -> bool {
+        is_full(error)
     }
 
     /// Whether the connection has read the end of the stream, or failed to write.
@@ -297,8 +543,8 @@ impl Dialer for RedisDialer {
     }
 
     fn check(&self, connection: &mut Connection, deadline: Instant) -> RedisResult<()> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.within(left, connection, |connection| ask(connection, redis::pipe()).map(drop))
+        let ask = |connection: &mut Connection| self.ask(connection, redis::pipe()).map(drop);
+        self.within(left(deadline), connection, ask)
     }
 
     /// The limits are set at each return, without asking the server.
@@ -307,7 +553,7 @@ impl Dialer for RedisDialer {
             self.command_timeout.map_or(self.reset_timeout, |own| self.reset_timeout.min(own));
         self.within(limit, connection, |connection| match self.on_return {
             OnReturn::Keep if !self.asks_on_return() => Ok(()),
-            OnReturn::Keep => ask(connection, redis::pipe()).map(drop),
+            OnReturn::Keep => self.ask(connection, redis::pipe()).map(drop),
             OnReturn::Rollback => self.undo(connection),
             OnReturn::ResetSession => self.begin_anew(connection),
         })
@@ -317,8 +563,23 @@ impl Dialer for RedisDialer {
         self.asks_on_return() && is_async_thread()
     }
 
+    /// Takes leave (`QUIT`), and waits for the server to close its end: from then on it counts the
+    /// connection no more.
+    fn close(&self, mut connection: Connection) {
+        let end = Instant::now() + GOODBYE;
+        connection.set_push_sender(mpsc::channel().0); // Nobody's.
+        let quit = redis::cmd("QUIT").get_packed_command();
+        if !connection.is_open()
+            || set_timeouts(&connection, Some(GOODBYE)).is_err()
+            || connection.send_packed_command(&quit).is_err()
+        {
+            return;
+        }
+        while connection.recv_response().is_ok() && Instant::now() < end {}
+    }
+
     fn blocking(&self) -> Blocking {
-        Blocking::default().reset(self.reset_in_background && self.asks_on_return())
+        Blocking::default().reset(self.reset_in_background && self.asks_on_return()).close(true)
     }
 }
 
@@ -327,40 +588,85 @@ fn set_timeouts(connection: &Connection, limit: Option<Duration>) -> RedisResult
     connection.set_write_timeout(limit)
 }
 
-/// What the server made of a question.
+/// Whether an error is what a server says that has as many connections as it allows.
+fn is_full(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("max number of clients"))
+}
+
+/// Whether another address of the name may do better.
+fn is_of_the_address(error: &RedisError) -> bool {
+    error.is_io_error() || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+/// What became of a command.
 #[derive(PartialEq, Eq)]
-enum Answer {
-    /// It was answered.
-    Given,
+enum Outcome {
+    Done,
     /// A transaction is open: what it is told waits for the end of that.
     Queued,
+    /// The user may not have it done, or nobody may.
+    Refused,
 }
 
-/// Has commands carried out, all of which must succeed, and asks for an answer that no other
-/// question has: were any on the way, it would not come in this one's place.
-fn ask(connection: &mut Connection, mut commands: Pipeline) -> RedisResult<Answer> {
-    static QUESTIONS: AtomicU64 = AtomicU64::new(0);
-    let token = format!("latebind {}", QUESTIONS.fetch_add(1, Relaxed));
-    commands.cmd("PING").arg(&token);
-    connection.send_packed_command(&commands.get_packed_pipeline())?;
-    for _ in 1..commands.len() {
-        answer(connection)?;
-    }
-    match answer(connection)? {
-        Value::BulkString(answer) if answer == token.as_bytes() => Ok(Answer::Given),
-        Value::SimpleString(answer) if answer == "QUEUED" => Ok(Answer::Queued),
-        _ => Err((ErrorKind::UnexpectedReturnType, "an answer to an earlier question came").into()),
+impl Outcome {
+    fn of(answer: Value) -> RedisResult<Self> {
+        match answer {
+            Value::SimpleString(answer) if answer == "QUEUED" => Ok(Self::Queued),
+            Value::ServerError(error) if is_refusal(&error) => Ok(Self::Refused),
+            answer => answer.extract_error().map(|_| Self::Done),
+        }
     }
 }
 
-/// The next answer, which is no error.
+/// Whether the server does not do that for the user, or knows no such thing, as proxies do not.
+fn is_refusal(error: &ServerError) -> bool {
+    let detail = error.details().unwrap_or_default().to_ascii_lowercase();
+    error.kind() == Some(ServerErrorKind::NoPerm)
+        || ["unknown command", "unknown subcommand", "unsupported command"]
+            .iter()
+            .any(|refusal| detail.starts_with(refusal))
+}
+
+fn names(error: &ServerError, token: &str) -> bool {
+    error.details().is_some_and(|detail| detail.contains(token))
+}
+
+fn stranger() -> RedisError {
+    (ErrorKind::UnexpectedReturnType, "an answer to an earlier question came").into()
+}
+
+/// Fails if the server says that it is a replica.
+fn refuse_replica(hello: &Value) -> RedisResult<()> {
+    let is = |value: &Value, word: &[u8]| match value {
+        Value::BulkString(told) => told == word,
+        Value::SimpleString(told) => told.as_bytes() == word,
+        _ => false,
+    };
+    let is_replica = match hello {
+        Value::Map(told) => {
+            told.iter().any(|(key, value)| is(key, b"role") && is(value, b"replica"))
+        }
+        Value::Array(told) => told.chunks(2).any(|pair| {
+            is(&pair[0], b"role") && pair.get(1).is_some_and(|value| is(value, b"replica"))
+        }),
+        Value::ServerError(error) => return Err(error.clone().into()),
+        _ => false,
+    };
+    if !is_replica {
+        return Ok(());
+    }
+    let kind = ErrorKind::Server(ServerErrorKind::ReadOnly);
+    Err((kind, "the server is a replica").into())
+}
+
+/// The next answer, which may be an error of the server's.
 ///
 /// The client's own way with a pipeline waits for each of the answers, and so for as many limits.
 fn answer(connection: &mut Connection) -> RedisResult<Value> {
     loop {
         match connection.recv_response()? {
             Value::Push { .. } => {}
-            answer => return answer.extract_error(),
+            answer => return Ok(answer),
         }
     }
 }

@@ -3,7 +3,9 @@
 //! Where it does not even tell, on Windows, a look shows nothing and nothing can be set.
 
 use std::io;
+use std::io::Read;
 use std::time::Duration;
+use std::time::Instant;
 
 use mysql::Conn;
 
@@ -51,3 +53,30 @@ pub(crate) fn set_timeouts(
 pub(crate) fn abort_handle(connection: &Conn) -> Option<AbortHandle> {
     with_socket(connection, shutting_down)?
 }
+
+/// Drops the connection, which has it take its leave of the peer, and waits for the end of the stream,
+/// so that the peer has closed it too. Gives up after `limit`, or at once where the connection has
+/// ended already.
+pub(crate) fn close(connection: Conn, limit: Duration) {
+    let end = Instant::now() + limit;
+    let twin = with_socket(&connection, |socket| socket.try_clone().ok()).flatten();
+    // A peer that reads nothing may not hold up what the client has to say.
+    let is_limited = set_timeouts(&connection, Some(limit), Some(limit)).is_ok();
+    drop(connection);
+    let Some(mut twin) = twin.filter(|_| is_limited) else { return };
+    let mut rest = [0; 4096];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || twin.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match twin.read(&mut rest) {
+            Ok(count) if count > 0 => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
+/// Whether [`set_timeouts`] does anything.
+pub(crate) const SETS_TIMEOUTS: bool = cfg!(unix);

@@ -58,11 +58,13 @@ pub(crate) mod borrowed;
 mod connect;
 mod connection;
 mod error;
+#[cfg(any(feature = "mysql", feature = "redis"))]
+pub(crate) mod in_turn;
 mod keep_alive;
 mod listen;
 mod queue;
 mod race;
-mod resolve;
+pub(crate) mod resolve;
 mod stream;
 mod sys;
 mod tcp;

@@ -7,6 +7,8 @@
 
 #[cfg(feature = "mysql")]
 pub mod mariadb;
+#[cfg(any(feature = "mysql", feature = "redis"))]
+pub mod names;
 #[cfg(feature = "rustls")]
 pub mod nginx;
 #[cfg(feature = "postgres")]
