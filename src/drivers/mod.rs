@@ -47,7 +47,7 @@ pub use self::on_return::OnReturn;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresDialer;
 #[cfg(feature = "r2d2")]
-pub use self::r2d2::R2d2Dialer;
+pub use self::r2d2::{R2d2Call, R2d2Dialer, R2d2Error};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisDialer;
 #[cfg(feature = "rusqlite")]

@@ -9,6 +9,7 @@ use r2d2::ManageConnection;
 
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
+use crate::error::OneLine;
 
 /// Opens the connections of an r2d2 [manager](ManageConnection).
 ///
@@ -16,20 +17,28 @@ use crate::dialer::Dialer;
 /// | --- | --- | --- |
 /// | `connect` | [`dial`](Dialer::dial) | when a caller needs a connection |
 /// | `is_valid` | [`check`](Dialer::check) | before reuse after [`check_after`] at rest; r2d2 asks at each checkout |
-/// | `has_broken` | [`is_broken`](Dialer::is_broken) | at each return, and before each reuse; r2d2 asks at return only |
+/// | `has_broken` | [`reset`](Dialer::reset) | once at each return of a connection that was used, as r2d2 does |
 ///
 /// To have `is_valid` asked at each checkout as r2d2 does, set [`check_after`] to zero. It runs on a
 /// thread of the pool's own, so a check that hangs delays no caller past its deadline.
 ///
-/// A manager knows no deadlines and nothing of sessions: `connect` and `is_valid` last as long as
-/// they last (a dial that overruns keeps its slot until it returns), and what a borrower leaves
-/// behind, an open transaction or an answer that was not read in time, the next one finds, as with
-/// r2d2. A driver of this crate, where there is one, sees to these.
+/// `has_broken` may ask the server, as that of `r2d2_mysql` does. So it is asked about no connection
+/// that rests, and not on the thread of a caller who wants one: [`is_broken`](Dialer::is_broken) says
+/// `false`. A connection that has broken is closed as one whose reset has failed
+/// ([`ResetFailed`](crate::CloseReason::ResetFailed)), and all that rest then are checked before
+/// they are lent. A connection that failed inside [`Pool::with`](crate::Pool::with) is closed
+/// without a question; whoever knows that others may have failed too says so by
+/// [`doubt`](crate::Guard::doubt).
+///
+/// A manager knows no deadlines and nothing of sessions: `connect`, `is_valid` and `has_broken` last as
+/// long as they last (a dial that overruns keeps its slot until it returns), and the next borrower
+/// finds what the one before left behind, as with r2d2: an open transaction, or an answer that was
+/// not read in time. A driver of this crate, where there is one, sees to these.
+///
+/// A dial that PostgreSQL, MySQL, MariaDB or Redis refuses because it has as many connections as it
+/// allows is [told](Dialer::is_at_limit) by its text.
 ///
 /// [`from_r2d2`](super::from_r2d2) is a guide for programs that use r2d2 now.
-///
-/// The manager's error must be `Send` and `Sync`, because it is told to callers on other threads.
-/// Those of the well-known managers are.
 ///
 /// [`check_after`]: crate::Settings::check_after
 ///
@@ -71,6 +80,8 @@ use crate::dialer::Dialer;
 pub struct R2d2Dialer<M: ManageConnection> {
     manager: M,
     customizer: Option<Box<dyn CustomizeConnection<M::Connection, M::Error>>>,
+    /// What is kept of an error of the manager's.
+    cause: fn(M::Error) -> Cause,
 }
 
 impl<M: ManageConnection> R2d2Dialer<M> {
@@ -81,7 +92,7 @@ impl<M: ManageConnection> R2d2Dialer<M> {
     /// See [`R2d2Dialer`].
     #[must_use]
     pub fn new(manager: M) -> Self {
-        Self { manager, customizer: None }
+        Self { manager, customizer: None, cause: |error| Cause::Text(OneLine(&error).to_string()) }
     }
 
     /// Has each connection prepared when it has been dialed, and taken leave of when it is closed.
@@ -123,10 +134,48 @@ impl<M: ManageConnection> R2d2Dialer<M> {
         self
     }
 
+    /// Keeps the manager's errors themselves, rather than their text: each is the
+    /// [`source`](Error::source) of an [`R2d2Error`].
+    ///
+    /// Only for a manager whose errors may go from thread to thread, because they are told to callers
+    /// on other threads. Those of the well-known managers may.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn example<M>(manager: M)
+    /// # where
+    /// #     M: r2d2::ManageConnection<Connection = std::net::TcpStream, Error = std::io::Error>,
+    /// # {
+    /// use latebind::{Pool, drivers::R2d2Dialer};
+    /// use std::error::Error;
+    /// use std::io;
+    ///
+    /// let pool = Pool::new(R2d2Dialer::new(manager).keep_errors());
+    /// if let Err(error) = pool.get() {
+    ///     let cause = error.dial_error().and_then(Error::source);
+    ///     let cause: Option<&io::Error> = cause.and_then(|cause| cause.downcast_ref());
+    /// #   drop(cause.map(io::Error::kind));
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn keep_errors(mut self) -> Self
+    where
+        M::Error: Send + Sync,
+    {
+        self.cause = |error| Cause::Error(Box::new(error));
+        self
+    }
+
     /// The manager, as it was given.
     #[must_use]
     pub fn manager(&self) -> &M {
         &self.manager
+    }
+
+    fn failed(&self, call: R2d2Call, error: M::Error) -> R2d2Error {
+        R2d2Error { call, cause: (self.cause)(error) }
     }
 }
 
@@ -145,28 +194,40 @@ impl<M: ManageConnection> fmt::Debug for R2d2Dialer<M> {
     }
 }
 
-impl<M> Dialer for R2d2Dialer<M>
-where
-    M: ManageConnection,
-    M::Error: Error + Send + Sync,
-{
+impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
     type Connection = M::Connection;
-    type Error = M::Error;
+    type Error = R2d2Error;
 
-    fn dial(&self, _deadline: Instant) -> Result<M::Connection, M::Error> {
-        let mut connection = self.manager.connect()?;
+    fn dial(&self, _deadline: Instant) -> Result<M::Connection, R2d2Error> {
+        let mut connection =
+            self.manager.connect().map_err(|error| self.failed(R2d2Call::Connect, error))?;
         if let Some(customizer) = &self.customizer {
-            customizer.on_acquire(&mut connection)?;
+            customizer
+                .on_acquire(&mut connection)
+                .map_err(|error| self.failed(R2d2Call::OnAcquire, error))?;
         }
         Ok(connection)
     }
 
-    fn is_broken(&self, connection: &mut M::Connection) -> bool {
-        self.manager.has_broken(connection)
+    fn is_at_limit(&self, error: &R2d2Error) -> bool {
+        let told = OneLine(error).to_string().to_lowercase();
+        AT_LIMIT.iter().any(|words| told.contains(words))
     }
 
-    fn check(&self, connection: &mut M::Connection, _deadline: Instant) -> Result<(), M::Error> {
-        self.manager.is_valid(connection)
+    /// Not known without `has_broken`, which may ask the server.
+    fn is_broken(&self, _: &mut M::Connection) -> bool {
+        false
+    }
+
+    fn check(&self, connection: &mut M::Connection, _: Instant) -> Result<(), R2d2Error> {
+        self.manager.is_valid(connection).map_err(|error| self.failed(R2d2Call::IsValid, error))
+    }
+
+    fn reset(&self, connection: &mut M::Connection) -> Result<(), R2d2Error> {
+        match self.manager.has_broken(connection) {
+            true => Err(R2d2Error { call: R2d2Call::HasBroken, cause: Cause::None }),
+            false => Ok(()),
+        }
     }
 
     fn close(&self, connection: M::Connection) {
@@ -176,8 +237,122 @@ where
         }
     }
 
-    /// All that a manager does: many clients say goodbye when they are dropped, and wait.
+    /// All that a manager does: many clients say goodbye when they are dropped, and wait. Only
+    /// `has_broken` is asked where r2d2 asks it.
     fn blocking(&self) -> Blocking {
         Blocking::default().close(true)
     }
+}
+
+/// What servers say that have as many connections as they allow.
+const AT_LIMIT: [&str; 6] = [
+    "too many clients",            // PostgreSQL, PgBouncer
+    "too many connections",        // PostgreSQL for a role or a database, MySQL
+    "remaining connection slots",  // PostgreSQL, of those for superusers
+    "no more connections allowed", // PgBouncer
+    "max_user_connections",        // MySQL
+    "max number of clients",       // Redis
+];
+
+/// How a call of a manager's has failed. Says which call, and why as the manager says it.
+///
+/// The manager's own error need not be [`Send`] or [`Sync`], and so could not be told to callers on other
+/// threads. Its text is kept, with those of its sources, in one line. After
+/// [`keep_errors`](R2d2Dialer::keep_errors) the error itself is the [`source`](Error::source).
+///
+/// # Examples
+///
+/// ```
+/// use latebind::{Pool, drivers::{R2d2Call, R2d2Dialer}};
+/// # use std::{io, net::TcpStream};
+/// # struct Manager;
+/// # impl r2d2::ManageConnection for Manager {
+/// #     type Connection = TcpStream;
+/// #     type Error = io::Error;
+/// #     fn connect(&self) -> io::Result<TcpStream> { Err(io::Error::other("nobody there")) }
+/// #     fn is_valid(&self, _: &mut TcpStream) -> io::Result<()> { Ok(()) }
+/// #     fn has_broken(&self, _: &mut TcpStream) -> bool { false }
+/// # }
+///
+/// let pool = Pool::new(R2d2Dialer::new(Manager));
+/// let error = pool.get().unwrap_err();
+/// let cause = error.dial_error().expect("a dial was needed");
+/// assert_eq!(cause.call(), R2d2Call::Connect);
+/// assert_eq!(cause.to_string(), "connect failed: nobody there");
+/// ```
+#[derive(Debug)]
+pub struct R2d2Error {
+    call: R2d2Call,
+    cause: Cause,
+}
+
+enum Cause {
+    /// `has_broken` gives no reason.
+    None,
+    Text(String),
+    Error(Box<dyn Error + Send + Sync>),
+}
+
+impl R2d2Error {
+    /// Which call has failed.
+    ///
+    /// # Examples
+    ///
+    /// See [`R2d2Error`].
+    #[must_use]
+    pub fn call(&self) -> R2d2Call {
+        self.call
+    }
+}
+
+impl fmt::Display for R2d2Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.call {
+            R2d2Call::Connect => "connect failed",
+            R2d2Call::OnAcquire => "on_acquire failed",
+            R2d2Call::IsValid => "is_valid failed",
+            R2d2Call::HasBroken => "has_broken says that the connection is broken",
+        })?;
+        match &self.cause {
+            Cause::Text(text) => write!(f, ": {text}"),
+            Cause::None | Cause::Error(_) => Ok(()),
+        }
+    }
+}
+
+impl Error for R2d2Error {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.cause {
+            Cause::Error(error) => Some(&**error),
+            Cause::None | Cause::Text(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Text(text) => text.fmt(f),
+            Self::Error(error) => error.fmt(f),
+        }
+    }
+}
+
+/// The call of a manager's that an [`R2d2Error`] speaks of.
+///
+/// # Examples
+///
+/// See [`R2d2Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum R2d2Call {
+    /// `connect` of the manager.
+    Connect,
+    /// `on_acquire` of the [customizer](R2d2Dialer::customizer).
+    OnAcquire,
+    /// `is_valid` of the manager.
+    IsValid,
+    /// `has_broken` of the manager, which gives no reason.
+    HasBroken,
 }

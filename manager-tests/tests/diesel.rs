@@ -16,6 +16,7 @@ use diesel::prelude::*;
 use diesel::r2d2::ConnectionManager;
 use latebind::GetError;
 use latebind::Pool;
+use latebind::drivers::R2d2Call;
 use latebind::drivers::R2d2Dialer;
 use rusqlite as _; // Linked for the SQLite that comes with it.
 
@@ -51,7 +52,7 @@ impl r2d2::CustomizeConnection<SqliteConnection, diesel::r2d2::Error> for Patien
 /// As r2d2 has it, but for late binding.
 fn pool(folder: &Path) -> Pool<R2d2Dialer<Manager>> {
     let manager = Manager::new(folder.join("test.db").display().to_string());
-    let dialer = R2d2Dialer::new(manager).customizer(Box::new(Patience));
+    let dialer = R2d2Dialer::new(manager).customizer(Box::new(Patience)).keep_errors();
     Pool::builder(dialer).max_open(4).check_after(Duration::ZERO).build().unwrap()
 }
 
@@ -112,7 +113,7 @@ fn a_connection_with_a_transaction_left_open_is_not_lent_again() {
     drop(connection);
     let mut connection = pool.get().unwrap();
     assert_eq!(account::table.count().get_result(&mut *connection), Ok(bank::ACCOUNTS));
-    assert_eq!(pool.stats().broken_total, 1);
+    assert_eq!(pool.stats().reset_failed_total, 1);
 }
 
 #[test]
@@ -120,6 +121,8 @@ fn an_error_of_diesel_reaches_the_caller_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let error = pool(&folder.path().join("nowhere")).get().map(drop).unwrap_err();
     assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
-    let cause: &diesel::r2d2::Error = error.source().unwrap().downcast_ref().unwrap();
+    let cause = error.dial_error().unwrap();
+    assert_eq!(cause.call(), R2d2Call::Connect);
+    let cause: &diesel::r2d2::Error = cause.source().unwrap().downcast_ref().unwrap();
     assert!(matches!(cause, diesel::r2d2::Error::ConnectionError(_)), "{cause}");
 }
