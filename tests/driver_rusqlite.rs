@@ -21,6 +21,7 @@ use latebind::Builder;
 use latebind::Dialer;
 use latebind::GetError;
 use latebind::Pool;
+use latebind::PooledConnection;
 use latebind::drivers::SqliteDialer;
 use rusqlite::Connection;
 use rusqlite::ErrorCode;
@@ -226,11 +227,301 @@ fn a_database_in_memory_outlasts_the_connections_of_its_pool_and_is_nobody_elses
 
 #[test]
 fn what_cannot_be_opened_reaches_the_caller_as_it_is() {
-    let (dialer, _folder) = file();
-    let error = pool(dialer.read_only(true), |b| b).get().unwrap_err();
+    let folder = tempfile::tempdir().unwrap();
+    let dialer = SqliteDialer::file(folder.path().join("nowhere/test.db"));
+    let error = pool(dialer, |b| b).get().unwrap_err();
     assert!(matches!(error, GetError::Unreachable { .. }), "{error}");
     let cause: &rusqlite::Error = error.source().unwrap().downcast_ref().unwrap();
     assert_eq!(code(cause), Some(ErrorCode::CannotOpen));
+}
+
+#[test]
+fn a_reader_that_comes_before_the_file_is_told_what_to_do() {
+    let (dialer, folder) = file();
+    let reader = pool(dialer.clone().read_only(true), |b| b);
+    let error = reader.get().unwrap_err();
+    assert_eq!(code(error.dial_error().unwrap()), Some(ErrorCode::CannotOpen));
+    let path = folder.path().join("test.db");
+    let advice = "a connection that only reads makes no file; dial one that writes first";
+    let text = format!("there is no file {}: {advice}", path.display());
+    assert!(error.to_string().ends_with(&text), "{error}");
+    assert!(error.is_transient());
+    pool(dialer, |b| b).warm_up(1).unwrap();
+    assert_eq!(number(&reader.get().unwrap(), "SELECT count(*) FROM sqlite_schema"), 0);
+}
+
+/// A pool of such connections would have as many databases.
+#[test]
+fn a_file_that_is_none_is_refused_with_a_word_of_what_to_do() {
+    let none = [
+        ":memory:",
+        "",
+        "file:",
+        "file::memory:",
+        "file::memory:?cache=shared",
+        "file:app.db?mode=memory",
+        "file:app.db?mode=memory&cache=shared",
+    ];
+    for path in none {
+        for reads in [false, true] {
+            let pool = pool(SqliteDialer::file(path).read_only(reads), |b| b);
+            let error = pool.get().unwrap_err();
+            assert_eq!(code(error.dial_error().unwrap()), Some(ErrorCode::ApiMisuse), "{path}");
+            assert!(error.to_string().contains("use SqliteDialer::memory()"), "{error}");
+            assert!(!error.is_transient(), "it stays none");
+        }
+    }
+}
+
+#[test]
+fn a_uri_may_name_a_file() {
+    let (dialer, folder) = file();
+    pool(dialer, |b| b).get().unwrap().execute_batch("CREATE TABLE note (id)").unwrap();
+    let path = folder.path().join("test.db").display().to_string();
+    let pool = pool(SqliteDialer::file(format!("file:{path}?cache=private")), |b| b);
+    pool.get().unwrap().execute_batch("INSERT INTO note VALUES (1)").unwrap();
+}
+
+/// SQLite opens a file for reading that it may not write, and says so at each write.
+#[test]
+fn a_file_that_may_not_be_written_is_refused_unless_it_is_only_read() {
+    let (dialer, folder) = file();
+    pool(dialer, |b| b).get().unwrap().execute_batch("CREATE TABLE note (id)").unwrap();
+    // As root may write what it may not, by its mode.
+    let uri = format!("file:{}?mode=ro", folder.path().join("test.db").display());
+    let error = pool(SqliteDialer::file(&uri), |b| b).get().unwrap_err();
+    assert_eq!(code(error.dial_error().unwrap()), Some(ErrorCode::ReadOnly));
+    assert!(error.to_string().contains("use read_only(true)"), "{error}");
+    assert!(!error.is_transient());
+    let reader = pool(SqliteDialer::file(uri).read_only(true), |b| b);
+    assert_eq!(number(&reader.get().unwrap(), "SELECT count(*) FROM note"), 0);
+}
+
+/// Puts a database with one table of that name where another may be.
+#[cfg(unix)]
+fn put_database(folder: &TempDir, table: &str) {
+    let path = folder.path().join("new.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.execute_batch(&format!("CREATE TABLE {table} (id)")).unwrap();
+    connection.close().unwrap();
+    std::fs::rename(path, folder.path().join("test.db")).unwrap();
+}
+
+#[cfg(unix)]
+fn table(connection: &Connection) -> String {
+    connection.query_row("SELECT max(name) FROM sqlite_schema", [], |row| row.get(0)).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_replaced_under_a_pool_is_found_by_the_check() {
+    for reads in [true, false] {
+        let (dialer, folder) = file();
+        put_database(&folder, "old");
+        let pool = pool(dialer.read_only(reads), |b| b.max_open(3).check_after(Duration::ZERO));
+        pool.warm_up(3).unwrap();
+        assert_eq!(table(&pool.get().unwrap()), "old");
+        put_database(&folder, "new");
+        let connection = pool.get().unwrap();
+        assert_eq!(table(&connection), "new");
+        if !reads {
+            connection.execute_batch("INSERT INTO new VALUES (1)").unwrap();
+        }
+        assert_eq!((pool.stats().check_failed_total, pool.stats().dialed_total), (3, 4));
+    }
+}
+
+/// None of them rests long enough to be checked.
+#[cfg(unix)]
+#[test]
+fn a_file_replaced_under_connections_that_never_rest_is_found_by_their_returns() {
+    let (dialer, folder) = file();
+    put_database(&folder, "old");
+    let pool = pool(dialer, |b| b.max_open(4).check_after(Duration::MAX));
+    let lent: Vec<_> = (0..4).map(|_| pool.get().unwrap()).collect();
+    assert!(lent.iter().all(|connection| table(connection) == "old"));
+    put_database(&folder, "new");
+    drop(lent);
+    await_that("all see the file that is there", || {
+        let lent: Vec<_> = (0..4).map(|_| pool.get().unwrap()).collect();
+        lent.iter().all(|connection| table(connection) == "new")
+    });
+    assert_eq!(pool.stats().dialed_total, 8);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_removed_under_a_pool_is_made_anew_by_one_that_writes_and_missed_by_one_that_reads() {
+    let (dialer, folder) = file();
+    let set = |b: Builder<SqliteDialer>| b.check_after(Duration::ZERO);
+    let (writer, reader) = (pool(dialer.clone(), set), pool(dialer.read_only(true), set));
+    writer.get().unwrap().execute_batch("CREATE TABLE old (id)").unwrap();
+    assert_eq!(table(&reader.get().unwrap()), "old");
+    std::fs::remove_file(folder.path().join("test.db")).unwrap();
+    let error = reader.get().unwrap_err();
+    assert!(error.to_string().contains("dial one that writes first"), "{error}");
+    writer.get().unwrap().execute_batch("CREATE TABLE new (id)").unwrap();
+    await_that("readers see it", || reader.get().is_ok_and(|reader| table(&reader) == "new"));
+}
+
+/// As data sets are published that are only read.
+#[cfg(unix)]
+#[test]
+fn a_link_that_leads_to_another_file_now_is_followed() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("current.db");
+    for name in ["old", "new"] {
+        let path = folder.path().join(name);
+        let made = Connection::open(path).unwrap();
+        made.execute_batch(&format!("CREATE TABLE {name} (id)")).unwrap();
+    }
+    symlink(folder.path().join("old"), &link).unwrap();
+    let dialer = SqliteDialer::file(&link).read_only(true);
+    let pool = pool(dialer, |b| b.check_after(Duration::ZERO));
+    assert_eq!(table(&pool.get().unwrap()), "old");
+    std::fs::remove_file(&link).unwrap();
+    symlink(folder.path().join("new"), &link).unwrap();
+    assert_eq!(table(&pool.get().unwrap()), "new");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_error_of_a_check_says_that_the_file_was_replaced() {
+    let (dialer, folder) = file();
+    put_database(&folder, "old");
+    let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+    dialer.check(&mut connection, Instant::now() + LONG).unwrap();
+    put_database(&folder, "new");
+    let error = dialer.check(&mut connection, Instant::now() + LONG).unwrap_err();
+    assert_eq!(code(&error), Some(ErrorCode::ReadOnly));
+    let text = "test.db was removed or replaced since it was opened";
+    assert!(error.to_string().ends_with(text), "{error}");
+}
+
+/// Something that a borrower does to a connection, and whether another finds it.
+type Trace = (&'static str, fn(&Connection), fn(&Connection) -> bool);
+
+/// What the table of `SqliteDialer` says that the next borrower finds.
+const LEFT: [Trace; 12] = [
+    (
+        "a pragma",
+        |c| c.execute_batch("PRAGMA foreign_keys = OFF").unwrap(),
+        |c| number(c, "PRAGMA foreign_keys") == 0,
+    ),
+    (
+        "query_only",
+        |c| c.execute_batch("PRAGMA query_only = ON").unwrap(),
+        |c| number(c, "PRAGMA query_only") == 1,
+    ),
+    (
+        "the busy timeout",
+        |c| c.busy_timeout(Duration::from_millis(7)).unwrap(),
+        |c| number(c, "PRAGMA busy_timeout") == 7,
+    ),
+    (
+        "a temporary table",
+        |c| c.execute_batch("CREATE TEMP TABLE scrap (id)").unwrap(),
+        |c| c.prepare("SELECT * FROM scrap").is_ok(),
+    ),
+    (
+        "an attached database",
+        |c| c.execute_batch("ATTACH ':memory:' AS other").unwrap(),
+        |c| c.prepare("SELECT * FROM other.sqlite_schema").is_ok(),
+    ),
+    (
+        "a function",
+        |c| {
+            let flags = rusqlite::functions::FunctionFlags::SQLITE_UTF8;
+            c.create_scalar_function("seven", 0, flags, |_| Ok(7)).unwrap();
+        },
+        |c| c.query_row("SELECT seven()", [], |row| row.get(0)) == Ok(7),
+    ),
+    (
+        "a collation",
+        |c| c.create_collation("backwards", |one, other| other.cmp(one)).unwrap(),
+        |c| c.prepare("SELECT '' = '' COLLATE backwards").is_ok(),
+    ),
+    (
+        "an authorizer",
+        |c| {
+            let deny = |_: rusqlite::hooks::AuthContext<'_>| rusqlite::hooks::Authorization::Deny;
+            drop(c.authorizer(Some(deny)));
+        },
+        |c| c.prepare("SELECT 1").is_err(),
+    ),
+    (
+        "a progress handler",
+        |c| drop(c.progress_handler(1, Some(|| true))),
+        |c| c.query_row("SELECT 1", [], |row| row.get::<_, i64>(0)).is_err(),
+    ),
+    (
+        "a commit hook",
+        |c| drop(c.commit_hook(Some(|| true))),
+        |c| c.execute_batch("PRAGMA user_version = 1").is_err(),
+    ),
+    (
+        "the last row",
+        |c| {
+            c.execute_batch("CREATE TABLE IF NOT EXISTS note (id); INSERT INTO note VALUES (1)")
+                .unwrap()
+        },
+        |c| c.last_insert_rowid() > 0,
+    ),
+    (
+        "the count of changes",
+        |c| {
+            c.execute_batch("CREATE TABLE IF NOT EXISTS note (id); INSERT INTO note VALUES (1)")
+                .unwrap()
+        },
+        |c| c.total_changes() > 0 && c.changes() > 0,
+    ),
+];
+
+#[test]
+fn what_the_documentation_says_that_a_return_leaves_is_left_and_gone_after_a_discard() {
+    let init = |c: &Connection| c.execute_batch("PRAGMA foreign_keys = ON");
+    for (what, change, is_found) in LEFT {
+        let (on_disk, _folder) = file();
+        for dialer in [on_disk, SqliteDialer::memory()] {
+            let pool = pool(dialer.init(init), |b| b.max_open(1));
+            assert!(!is_found(&pool.get().unwrap()), "{what}, at first");
+            change(&pool.get().unwrap());
+            let connection = pool.get().unwrap();
+            assert!(is_found(&connection), "{what}, for the next borrower");
+            PooledConnection::discard(connection);
+            assert!(!is_found(&pool.get().unwrap()), "{what}, after a discard");
+        }
+    }
+}
+
+#[test]
+fn savepoints_left_open_are_rolled_back_before_the_next_borrower() {
+    let pool = pool(SqliteDialer::memory(), |b| b.max_open(1));
+    let connection = pool.get().unwrap();
+    connection.execute_batch("CREATE TABLE note (id)").unwrap();
+    connection.execute_batch("SAVEPOINT a; INSERT INTO note VALUES (1); SAVEPOINT b").unwrap();
+    drop(connection);
+    let connection = pool.get().unwrap();
+    assert!(connection.is_autocommit());
+    assert_eq!(number(&connection, "SELECT count(*) FROM note"), 0);
+}
+
+#[test]
+fn an_interrupt_that_came_when_no_statement_ran_does_not_meet_the_next_borrower() {
+    let pool = pool(SqliteDialer::memory(), |b| b.max_open(1));
+    let handle = pool.get().unwrap().get_interrupt_handle();
+    handle.interrupt();
+    assert_eq!(number(&pool.get().unwrap(), "SELECT 1"), 1);
+    assert_eq!(pool.stats().dialed_total, 1);
+}
+
+#[test]
+fn a_pragma_of_the_file_is_found_by_all_connections() {
+    let pool = pool(SqliteDialer::memory(), |b| b.max_open(2));
+    let (one, other) = (pool.get().unwrap(), pool.get().unwrap());
+    one.execute_batch("PRAGMA user_version = 5").unwrap();
+    assert_eq!(number(&other, "PRAGMA user_version"), 5);
 }
 
 #[test]

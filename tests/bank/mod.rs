@@ -76,11 +76,11 @@ impl fmt::Display for Outage {
 }
 
 /// So many clerks make so many transfers; none may fail.
-pub fn work<D: Dialer>(
+pub fn work<D: Dialer, E: fmt::Debug>(
     pool: &Pool<D>,
     clerks: usize,
     transfers: i64,
-    make: impl Fn(&mut D::Connection, Transfer) -> Result<(), D::Error> + Sync,
+    make: impl Fn(&mut D::Connection, Transfer) -> Result<(), E> + Sync,
 ) {
     let next = AtomicI64::new(0);
     thread::scope(|scope| {
