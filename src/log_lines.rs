@@ -66,15 +66,21 @@ mod kept {
                     format_args!("a dial failed: {cause}"),
                 );
             } else {
-                let line = format_args!("{failures} dials in a row have failed: {cause}");
-                self.limits().failing.remind(pool, Level::Warn, line);
+                self.limits().failing.remind(
+                    pool,
+                    Level::Warn,
+                    format_args!("{failures} dials in a row have failed: {cause}"),
+                );
             }
             if is_refusing && !streak.is_refusing.swap(true, Ordering::Relaxed) {
-                let line = format_args!(
-                    "callers whom nothing open can serve are refused until a dial succeeds, \
-                     after {failures} failures in a row"
+                self.limits().refusing.say(
+                    pool,
+                    Level::Warn,
+                    format_args!(
+                        "callers whom nothing open can serve are refused until a dial succeeds, \
+                         after {failures} failures in a row"
+                    ),
                 );
-                self.limits().refusing.say(pool, Level::Warn, line);
             }
         }
 
@@ -84,8 +90,11 @@ mod kept {
             let has_refused = streak.is_refusing.swap(false, Ordering::Relaxed);
             if failures > 0 {
                 let then = if has_refused { "; callers are refused no more" } else { "" };
-                let line = format_args!("a dial succeeded after {failures} that failed{then}");
-                self.limits().recovered.say(pool, Level::Info, line);
+                self.limits().recovered.say(
+                    pool,
+                    Level::Info,
+                    format_args!("a dial succeeded after {failures} that failed{then}"),
+                );
             }
         }
 
