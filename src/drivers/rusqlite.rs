@@ -321,7 +321,12 @@ impl SqliteDialer {
             let advice = "a connection that only reads makes no file; dial one that writes first";
             return Error::SqliteFailure(code, Some(format!("there is no file {shown}: {advice}")));
         }
-        let told = told.map(|told| told.replace(&*path.to_string_lossy(), &shown));
+        // SQLite quotes of a URI what it does not understand.
+        let told = if shown == path.to_string_lossy() {
+            told
+        } else {
+            Some(format!("{shown}: not opened"))
+        };
         Error::SqliteFailure(code, told)
     }
 
