@@ -400,7 +400,7 @@ fn the_error_of_a_check_says_that_the_file_was_replaced() {
 }
 
 /// Something that a borrower does to a connection, and whether another finds it.
-type Trace = (&'static str, fn(&Connection), fn(&Connection) -> bool);
+type Trace = (&'static str, fn(&mut Connection), fn(&Connection) -> bool);
 
 /// What the table of `SqliteDialer` says that the next borrower finds.
 const LEFT: [Trace; 12] = [
@@ -486,7 +486,7 @@ fn what_the_documentation_says_that_a_return_leaves_is_left_and_gone_after_a_dis
         for dialer in [on_disk, SqliteDialer::memory()] {
             let pool = pool(dialer.init(init), |b| b.max_open(1));
             assert!(!is_found(&pool.get().unwrap()), "{what}, at first");
-            change(&pool.get().unwrap());
+            change(&mut pool.get().unwrap());
             let connection = pool.get().unwrap();
             assert!(is_found(&connection), "{what}, for the next borrower");
             PooledConnection::discard(connection);
