@@ -245,6 +245,21 @@ fn a_has_broken_that_hangs_delays_no_caller_past_its_deadline() {
     assert_eq!(asked.load(SeqCst), 1, "at the first return");
 }
 
+#[test]
+fn a_task_that_returns_a_connection_does_not_wait_for_has_broken() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let stuck = Gate::new();
+    server.on_is_broken([stuck.then(Act::Succeed)]);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    finishes({
+        let pool = pool.clone();
+        move || runtime.block_on(async { drop(used(pool.get().unwrap())) })
+    });
+    stuck.await_arrivals(1);
+    stuck.open();
+    assert_eq!(pool.get_timeout(LONG).unwrap().id, 1);
+}
+
 /// As r2d2 does with its defaults.
 #[test]
 fn with_no_time_at_rest_is_valid_is_asked_at_each_reuse() {

@@ -18,7 +18,7 @@
 //! | `redis` | `RedisDialer` | `redis::Connection` | unread answers, an open transaction, another database; by option the session |
 //! | `rusqlite` | `SqliteDialer` | `rusqlite::Connection` | an open transaction |
 
-#[cfg(any(feature = "mysql", feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "mysql", feature = "postgres", feature = "r2d2", feature = "redis"))]
 mod async_thread;
 #[cfg(feature = "r2d2")]
 #[doc = include_str!("from_r2d2.md")]

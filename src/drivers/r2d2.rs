@@ -11,6 +11,8 @@ use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::error::OneLine;
 
+use super::async_thread::is_async_thread;
+
 /// Opens the connections of an r2d2 [manager](ManageConnection).
 ///
 /// | of the manager | is | and is asked |
@@ -24,7 +26,8 @@ use crate::error::OneLine;
 ///
 /// `has_broken` may ask the server, as that of `r2d2_mysql` does. So it is asked about no connection
 /// that rests, and not on the thread of a caller who wants one: [`is_broken`](Dialer::is_broken) says
-/// `false`. A connection that has broken is closed as one whose reset has failed
+/// `false`. It is asked on the thread that returns, as by r2d2, or on one of the pool's own if that thread
+/// belongs to a runtime of tokio's. A connection that has broken is closed as one whose reset has failed
 /// ([`ResetFailed`](crate::CloseReason::ResetFailed)), and all that rest then are checked before
 /// they are lent. A connection that failed inside [`Pool::with`](crate::Pool::with) is closed
 /// without a question; whoever knows that others may have failed too says so by
@@ -230,6 +233,11 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
         }
     }
 
+    /// `has_broken` may ask the server, and one may not wait for that where tasks run.
+    fn must_not_wait(&self) -> bool {
+        is_async_thread()
+    }
+
     fn close(&self, connection: M::Connection) {
         match &self.customizer {
             Some(customizer) => customizer.on_release(connection),
@@ -237,8 +245,7 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
         }
     }
 
-    /// All that a manager does: many clients say goodbye when they are dropped, and wait. Only
-    /// `has_broken` is asked where r2d2 asks it.
+    /// Also `close`: many clients say goodbye when they are dropped, and wait.
     fn blocking(&self) -> Blocking {
         Blocking::default().close(true)
     }
