@@ -652,21 +652,29 @@ fn a_refusal_for_the_servers_limit_just_after_a_close_fails_no_dial() {
         let credentials = password.map(|password| format!(":{password}@")).unwrap_or_default();
         let clients = clients(&server, &credentials);
         let mut test = clients[0].get_connection().unwrap();
-        for client in clients {
+        let mut left = clients;
+        while let Some(client) = left.pop() {
             let dialer = RedisDialer::new(client.clone());
             let (pool, failures) = counting_failures(Pool::builder(dialer).max_open(1));
+            let before_the_close = Instant::now();
             PooledConnection::discard(pool.get_timeout(LONG).unwrap());
             await_that("it is closed", || pool.stats().open() == 0);
             let strangers = client.get_connection().unwrap();
             let before = refusals(&mut test);
             thread::scope(|scope| {
-                let caller = scope.spawn(|| id(&mut pool.get_timeout(LONG).unwrap()));
+                let caller = scope.spawn(|| pool.get_timeout(LONG).is_ok());
                 await_that("the server has refused one", || refusals(&mut test) > before);
                 drop(strangers);
-                caller.join().unwrap();
+                let is_served = caller.join().unwrap();
+                // A machine with much else to do may take longer than a second, and is asked again.
+                if before_the_close.elapsed() > Duration::from_millis(800) {
+                    left.push(client.clone());
+                } else {
+                    let settings = client.get_connection_info().redis_settings();
+                    assert!(is_served, "{settings:?}");
+                    assert_eq!(*failures.lock().unwrap(), [""; 0], "{settings:?}");
+                }
             });
-            let settings = client.get_connection_info().redis_settings();
-            assert_eq!(*failures.lock().unwrap(), [""; 0], "{settings:?}");
             pool.close();
             await_that("all are closed", || pool.stats().open() == 0);
             await_that("the server has seen it", || {

@@ -109,7 +109,12 @@ fn dials_for_nobody_that_fail_are_told_of() {
     server.refuses.store(true, SeqCst);
     let pool = Pool::builder(dialer).min_idle(2).build().unwrap();
     await_that("it has been tried again", || pool.stats().dial_failed_total >= 2);
-    assert_eq!(KEPT.take(), [(Level::Warn, "a dial failed: refused (dial 1)".to_owned())]);
+    let lines = KEPT.take();
+    // The first two dials are made at the same time.
+    assert!(
+        matches!(&lines[..], [(Level::Warn, line)] if line.starts_with("a dial failed: refused (dial ")),
+        "{lines:?}"
+    );
     server.refuses.store(false, SeqCst);
     await_that("both are there", || pool.stats().idle == 2);
     let lines = KEPT.take();

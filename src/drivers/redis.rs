@@ -349,8 +349,8 @@ impl RedisDialer {
         match answer {
             Err(refusal) if is_full(&refusal) => Err(refusal),
             Err(other) if other.is_io_error() => Err(error),
-            _ if is_hung_up => client.get_connection_with_timeout(left(deadline)),
-            _ => Err(error),
+            // It was full, or the password is wrong: the server says which.
+            _ => client.get_connection_with_timeout(left(deadline)),
         }
     }
 

@@ -9,6 +9,10 @@ use std::time::Instant;
 /// the start of the next one.
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// By how much a client may end a connect early: it may round a limit down to milliseconds, and the
+/// kernel's timer to a tick.
+const ROUNDING: Duration = Duration::from_millis(10);
+
 /// An address's turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
@@ -47,7 +51,7 @@ pub(crate) fn in_turn<T, E>(
             if outcome.as_ref().err().is_none_or(|error| !goes_on(error)) {
                 return Some(outcome);
             }
-            if Instant::now() >= connect_by {
+            if Instant::now() + ROUNDING >= connect_by {
                 slow.push(address);
             }
             last = Some(outcome);
