@@ -1,8 +1,10 @@
 //! The same load on real servers through latebind and through r2d2, side by side.
 //!
-//!     cargo run --release -p back-ends            # some five minutes
-//!     cargo run --release -p back-ends -- --short # to see that all of it runs
-//!     cargo run --release -p back-ends -- --async # as in `spawn_blocking`
+//! ```sh
+//! cargo run --release -p back-ends            # some five minutes
+//! cargo run --release -p back-ends -- --short # to see that all of it runs
+//! cargo run --release -p back-ends -- --async # as in `spawn_blocking`
+//! ```
 //!
 //! Words choose what is done: a part of the name of a work, `spike`, `outage`.
 //!
