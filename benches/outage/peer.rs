@@ -20,6 +20,8 @@ pub(crate) struct Contender {
     pub(crate) name: &'static str,
     /// Whether it must reach the targets; the others are there to compare with.
     pub(crate) is_judged: bool,
+    /// Whether its callers hear at once that the server is away. Those of the others wait.
+    pub(crate) tells_at_once: bool,
     /// How often it may dial a server that is down, if it must spare that.
     pub(crate) sparing: Option<Sparing>,
     /// Opens it, with all its connections.
@@ -45,6 +47,7 @@ pub(crate) const ASKED_AGAIN: [Contender; 5] = [
     Contender {
         name: "Retry",
         is_judged: true,
+        tells_at_once: false,
         sparing: Some(Sparing { per_5_s: 100.0, at_once: CONNECTIONS as usize }),
         open: |client| {
             let again = OnDialFailure::Retry(Backoff::default());
@@ -55,6 +58,7 @@ pub(crate) const ASKED_AGAIN: [Contender; 5] = [
     Contender {
         name: "no breaker",
         is_judged: true,
+        tells_at_once: true,
         sparing: None,
         open: |client| Box::new(warm(latebind(client).breaker(None))),
     },
@@ -63,6 +67,7 @@ pub(crate) const ASKED_AGAIN: [Contender; 5] = [
     Contender {
         name: "r2d2, 1 s",
         is_judged: false,
+        tells_at_once: false,
         sparing: None,
         open: |client| Box::new(filled(r2d2().connection_timeout(SHORT_TIMEOUT), client)),
     },
@@ -71,6 +76,7 @@ pub(crate) const ASKED_AGAIN: [Contender; 5] = [
 const LATEBIND: Contender = Contender {
     name: "latebind",
     is_judged: true,
+    tells_at_once: true,
     sparing: Some(Sparing { per_5_s: 60.0, at_once: 1 }),
     open: |client| Box::new(warm(latebind(client))),
 };
@@ -78,6 +84,7 @@ const LATEBIND: Contender = Contender {
 const R2D2: Contender = Contender {
     name: "r2d2",
     is_judged: false,
+    tells_at_once: false,
     sparing: None,
     open: |client| Box::new(filled(r2d2(), client)),
 };
