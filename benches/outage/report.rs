@@ -31,7 +31,7 @@ pub(crate) fn report(
     table.row("dials until all are served", |f| f.dials.to_string());
     if asks_again_at_once {
         table.row("dials per 5 s of the outage", |f| format!("{:.0}", f.dials_per_5_s));
-        table.target("60; Retry: 100", |c, f| {
+        table.target("60; Retry: 140", |c, f| {
             c.sparing.is_none_or(|most| f.dials_per_5_s <= most.per_5_s)
         });
         table.row("most dials at once in it", |f| f.most_dialing.to_string());
