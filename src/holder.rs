@@ -97,8 +97,7 @@ impl fmt::Display for Holders {
 pub(crate) fn is_self_deadlock(
     loans: &[Loan],
     in_use: u32,
-    is_asking: impl Fn(ThreadId) -> bool,
+    is_asking: impl Fn(&Loan) -> bool,
 ) -> bool {
-    let asks = |loan: &Loan| is_asking(loan.thread);
-    !loans.is_empty() && loans.len() >= in_use as usize && loans.iter().all(asks)
+    !loans.is_empty() && loans.len() >= in_use as usize && loans.iter().all(is_asking)
 }

@@ -7,6 +7,7 @@ compile_error!("latebind needs 64-bit atomics, which this target does not have")
 #[forbid(unsafe_code)]
 mod abort;
 #[forbid(unsafe_code)]
+mod bell;
 mod budget;
 #[forbid(unsafe_code)]
 mod builder;

@@ -68,6 +68,13 @@ impl Moment {
         self.0.checked_add(signed(span)?).map(Self)
     }
 
+    /// The moment so many nanoseconds after this one; `LAST`, which is never, if that is too far to
+    /// say.
+    #[inline]
+    pub(crate) fn after_nanos(self, span: u64) -> Self {
+        Self(i64::try_from(span).map_or(i64::MAX, |span| self.0.saturating_add(span)))
+    }
+
     /// The moment `span` before this one; `None` if that is too far to say.
     #[inline]
     pub(crate) fn before(self, span: Duration) -> Option<Self> {

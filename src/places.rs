@@ -126,7 +126,7 @@ impl<T> Places<T> {
     /// `None`: it is shut, or its time is up, and callers go by the ledger.
     #[inline]
     pub(crate) fn gate(&self) -> Option<Open> {
-        let open = self.is_open()?;
+        let open = self.open_gate()?;
         // Of another opening than that: then its reader is early or late by one hand-over.
         let until = self.until.load(Ordering::Relaxed);
         (until == NO_LIMIT || !Self::is_past(until)).then_some(open)
@@ -138,8 +138,13 @@ impl<T> Places<T> {
         now().as_nanos() > until
     }
 
+    /// Whether the gate is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open_gate().is_some()
+    }
+
     #[inline]
-    fn is_open(&self) -> Option<Open> {
+    fn open_gate(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
         (gate & SHUT == 0).then_some(Open(gate))
     }
@@ -184,7 +189,7 @@ impl<T> Places<T> {
         let Some(place) = self.free_place(open.room()) else { return Err([Some(item), None]) };
         // Something is displaced if another returner has found the same place free.
         let displaced = place.swap(item);
-        let recalled = if self.is_open() == Some(open) { None } else { place.take() };
+        let recalled = if self.open_gate() == Some(open) { None } else { place.take() };
         if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
     }
 
@@ -210,7 +215,7 @@ impl<T> Places<T> {
     /// How many rest here, as far as can be seen at a glance; of places that somebody has swept for
     /// the moment, how many were found there.
     pub(crate) fn resting(&self) -> u32 {
-        let resting = match self.is_open() {
+        let resting = match self.open_gate() {
             Some(_) => self.all().filter(|place| place.looks_taken()).count() as u64,
             None => self.last_seen.get(),
         };
@@ -235,7 +240,7 @@ impl<T> Places<T> {
 
     /// Has places for so many connections from now on, if there are fewer and `most` allows.
     pub(crate) fn grow(&self, wanted: u32, most: u32) {
-        debug_assert!(self.is_open().is_none(), "the gate is shut while the ledger is locked");
+        debug_assert!(!self.is_open(), "the gate is shut while the ledger is locked");
         let most = most.min(PLACES_MOST) as usize;
         let wanted = most.min(wanted as usize);
         let mut count = 0;
@@ -260,7 +265,7 @@ impl<T> Places<T> {
         mut more: impl FnMut() -> Option<T>,
         mut found: impl FnMut(T),
     ) {
-        debug_assert!(self.is_open().is_none(), "the gate is shut while the ledger is locked");
+        debug_assert!(!self.is_open(), "the gate is shut while the ledger is locked");
         let mut laid_out = 0;
         for place in self.all() {
             let Some(item) = more() else { break };

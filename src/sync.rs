@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::PoisonError;
+use std::sync::{PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -19,7 +19,6 @@ pub(crate) use std::sync::atomic::{
 use std::sync::atomic::AtomicUsize;
 
 use crate::moment::Moment;
-use crate::spans::Callers;
 
 pub(crate) use crate::process::{PerProcess, Process};
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
@@ -45,6 +44,16 @@ impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         MutexGuard { mutex: self, whole: Some((guard, Held::one_more())) }
+    }
+
+    /// The same, or `None` if it is locked.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let guard = match self.0.try_lock() {
+            Ok(guard) => guard,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(MutexGuard { mutex: self, whole: Some((guard, Held::one_more())) })
     }
 }
 
@@ -162,40 +171,6 @@ impl Condvar {
     /// Wakes one who waits.
     pub(crate) fn ring(&self) {
         self.0.notify_one();
-    }
-}
-
-/// Wakes one waiting thread: the one that made it.
-#[derive(Debug)]
-pub(crate) struct Bell {
-    condvar: Condvar,
-    thread: ThreadId,
-    span: Callers,
-}
-
-impl Bell {
-    /// For this thread, which is in that span of the program's.
-    pub(crate) fn new(span: Callers) -> Self {
-        Self { condvar: Condvar::default(), thread: this_thread(), span }
-    }
-
-    /// The span in which the thread waits.
-    pub(crate) fn span(&self) -> &Callers {
-        &self.span
-    }
-
-    /// Who waits for it.
-    pub(crate) fn thread(&self) -> ThreadId {
-        self.thread
-    }
-
-    /// Waits, with the lock released, until rung or until `until`. `None` is never.
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
-        self.condvar.wait(guard, until)
-    }
-
-    pub(crate) fn ring(&self) {
-        self.condvar.ring();
     }
 }
 

@@ -10,6 +10,8 @@
 
 #[path = "../../src/abort.rs"]
 mod abort;
+#[path = "../../src/bell.rs"]
+mod bell;
 #[path = "../../src/budget.rs"]
 mod budget;
 #[path = "../../src/cancel.rs"]

@@ -13,7 +13,7 @@ use crate::keyed::{KeyedConfig, KeyedPool};
 use crate::pool::Pool;
 use crate::reporter::Reporter;
 use crate::shell::{Exchange, Shell};
-use crate::sync::{Bell, Mutex, Planned, never};
+use crate::sync::{Condvar, Mutex, Planned, never};
 use crate::workers::Crew;
 
 thread_local! {
@@ -40,7 +40,7 @@ pub(crate) enum Act {
 pub(crate) struct Server {
     books: Mutex<Books>,
     /// Rung when it answers again.
-    answers: Bell,
+    answers: Condvar,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -200,7 +200,8 @@ pub(crate) fn pool_with(
     blocking: Blocking,
 ) -> (Pool<Scripted>, Arc<Server>) {
     DIALERS.set(DIALERS.get() + 1);
-    let server = Arc::new(Server { books: Mutex::new(Books::default()), answers: Bell::default() });
+    let server =
+        Arc::new(Server { books: Mutex::new(Books::default()), answers: Condvar::default() });
     let dialer = Scripted {
         server: Arc::clone(&server),
         script: script.to_vec(),
@@ -219,7 +220,8 @@ pub(crate) fn keyed_pool(
     each: Config,
     script: &[Act],
 ) -> (KeyedPool<u32, Scripted>, Arc<Server>) {
-    let server = Arc::new(Server { books: Mutex::new(Books::default()), answers: Bell::default() });
+    let server =
+        Arc::new(Server { books: Mutex::new(Books::default()), answers: Condvar::default() });
     let script = script.to_vec();
     let dialer_for = {
         let server = Arc::clone(&server);
@@ -243,7 +245,8 @@ pub(crate) fn keyed_pool(
 /// The pool of the only key of a keyed pool, closed for good as soon as nothing is left in it.
 pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
     DIALERS.set(DIALERS.get() + 1);
-    let server = Arc::new(Server { books: Mutex::new(Books::default()), answers: Bell::default() });
+    let server =
+        Arc::new(Server { books: Mutex::new(Books::default()), answers: Condvar::default() });
     let dialer = Scripted {
         server: Arc::clone(&server),
         script: Vec::new(),

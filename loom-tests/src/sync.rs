@@ -19,7 +19,6 @@ pub(crate) use std::sync::OnceLock; // Set under a lock of loom's only.
 
 use crate::config::far_future;
 use crate::moment::Moment;
-use crate::spans::Callers;
 
 thread_local! {
     static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };
@@ -274,6 +273,11 @@ impl<T> Mutex<T> {
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         MutexGuard { mutex: self, guard: Some(guard) }
     }
+
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        let guard = self.0.try_lock().ok()?;
+        Some(MutexGuard { mutex: self, guard: Some(guard) })
+    }
 }
 
 /// A wait borrows it, where loom's takes it.
@@ -358,31 +362,6 @@ impl Condvar {
 
     pub(crate) fn ring(&self) {
         self.0.notify_one();
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Bell(Condvar, Callers);
-
-impl Bell {
-    pub(crate) fn new(span: Callers) -> Self {
-        Self(Condvar::default(), span)
-    }
-
-    pub(crate) fn span(&self) -> &Callers {
-        &self.1
-    }
-
-    pub(crate) fn thread(&self) -> ThreadId {
-        this_thread()
-    }
-
-    pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
-        self.0.wait(guard, until)
-    }
-
-    pub(crate) fn ring(&self) {
-        self.0.ring();
     }
 }
 

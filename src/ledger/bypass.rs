@@ -20,35 +20,35 @@
 
 use std::time::Duration;
 
+use crate::config::nanoseconds;
 use crate::moment::Moment;
 
 /// The bound, as a multiple of what the first in the queue would wait in strict order.
-const STRETCH: u32 = 5;
+const STRETCH: u64 = 5;
 
 /// The most, as a multiple of the least.
-const MOST: u32 = 5;
+const MOST: u64 = 5;
 
 /// For so long loans are counted before their rate is told: those of connections that pass the
 /// ledger seldom are counted late.
-const WINDOW: Duration = Duration::from_millis(10);
+const WINDOW: u64 = 10_000_000; // nanoseconds
 
 /// How fast connections are lent while callers wait.
 #[derive(Debug, Default)]
 pub(super) struct Bypass {
     /// When the counting began, and how many loans there had been by then.
     began: Option<(Moment, u64)>,
-    /// The time from one loan to the next, as it was last counted.
-    each: Option<Duration>,
+    /// The time from one loan to the next, as it was last counted, in nanoseconds.
+    each: u64,
 }
 
 impl Bypass {
     /// Callers wait, and there have been so many loans.
     pub(super) fn note(&mut self, loans: u64, now: Moment) {
         let (began, before) = *self.began.get_or_insert((now, loans));
-        let passed = now.since(began);
+        let passed = now.nanos_since(began);
         if passed >= WINDOW && loans > before {
-            let made = u32::try_from(loans - before).unwrap_or(u32::MAX);
-            self.each = Some(passed / made);
+            self.each = passed / (loans - before);
             self.began = Some((now, loans));
         }
     }
@@ -58,9 +58,10 @@ impl Bypass {
         *self = Self::default();
     }
 
-    /// For how long the first of those who wait may be passed.
-    pub(super) fn bound(&self, least: Duration, waiting: u32) -> Duration {
-        let strict = self.each.unwrap_or_default().saturating_mul(waiting);
+    /// For how long the first of those who wait may be passed, in nanoseconds.
+    pub(super) fn bound(&self, least: Duration, waiting: u32) -> u64 {
+        let least = nanoseconds(least);
+        let strict = self.each.saturating_mul(u64::from(waiting));
         least.max(strict.saturating_mul(STRETCH).min(least.saturating_mul(MOST)))
     }
 }

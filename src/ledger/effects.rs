@@ -1,5 +1,6 @@
 //! What an event of the ledger asks its caller to do once the lock is free.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
@@ -11,8 +12,33 @@ use crate::moment::Moment;
 use super::entry::Entry;
 
 /// A caller's place in the queue. Smaller means earlier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Ticket(pub(super) u64);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticket {
+    /// The caller's seniority, which it keeps when it asks again.
+    pub(super) number: u64,
+    /// Where the queue has it, which is no part of what it is.
+    pub(super) slot: u32,
+}
+
+impl PartialEq for Ticket {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Ticket {}
+
+impl PartialOrd for Ticket {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ticket {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.number.cmp(&other.number)
+    }
+}
 
 /// Names one dial, check, reset or close that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,9 +108,18 @@ pub(crate) struct CloseOrder<C> {
 #[must_use = "a slot, a connection or a caller is lost with these"]
 #[derive(Debug)]
 pub(crate) struct Effects<C, F, W> {
-    /// Callers to wake: what they waited for can be collected.
+    /// A caller to wake: it has been told a verdict, or must look.
+    pub(crate) wake: Option<W>,
+    /// What most events do not ask for, and so is made when one does.
+    pub(crate) work: Option<Box<Work<C, F, W>>>,
+}
+
+/// What there is to do but to wake one caller.
+#[derive(Debug)]
+pub(crate) struct Work<C, F, W> {
+    /// Further callers to wake, before all else.
     pub(crate) wake: Vec<W>,
-    /// That of a connection that is to be detached: to be dropped before that.
+    /// The handle of a connection that is to be detached: to be dropped before that.
     pub(crate) handle: Option<AbortHandle>,
     pub(crate) dials: Vec<DialOrder<W>>,
     pub(crate) asides: Vec<AsideOrder<C>>,
@@ -101,8 +136,8 @@ pub(crate) struct Effects<C, F, W> {
     pub(crate) is_vacant: bool,
 }
 
-impl<C, F, W> Effects<C, F, W> {
-    pub(crate) fn none() -> Self {
+impl<C, F, W> Default for Work<C, F, W> {
+    fn default() -> Self {
         Self {
             wake: Vec::new(),
             handle: None,
@@ -116,17 +151,58 @@ impl<C, F, W> Effects<C, F, W> {
             is_vacant: false,
         }
     }
+}
 
+impl<C, F, W> Effects<C, F, W> {
+    #[inline]
+    pub(crate) fn none() -> Self {
+        Self { wake: None, work: None }
+    }
+
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.wake.is_empty()
-            && self.handle.is_none()
-            && self.dials.is_empty()
-            && self.asides.is_empty()
-            && self.closes.is_empty()
-            && self.spent.is_empty()
-            && self.alarm.is_none()
-            && self.judged.is_none()
-            && self.orders.is_empty()
-            && !self.is_vacant
+        self.wake.is_none() && self.work.is_none()
+    }
+
+    /// To add work to.
+    pub(super) fn work(&mut self) -> &mut Work<C, F, W> {
+        self.work.get_or_insert_default()
+    }
+
+    /// Has a caller woken.
+    #[inline]
+    pub(super) fn wake(&mut self, waker: W) {
+        if self.wake.is_none() {
+            self.wake = Some(waker);
+        } else {
+            self.work().wake.push(waker);
+        }
+    }
+
+    /// An error that nobody wants any more, if it is one.
+    #[inline]
+    pub(super) fn spend(&mut self, failure: Option<F>) {
+        if let Some(failure) = failure {
+            self.work().spent.push(failure);
+        }
+    }
+
+    /// Adds what a later event under the same lock asks for.
+    pub(crate) fn append(&mut self, later: Self) {
+        later.wake.into_iter().for_each(|waker| self.wake(waker));
+        let Some(later) = later.work else { return };
+        let Work { wake, handle, dials, asides, closes, spent, .. } = *later;
+        let Work { alarm, judged, orders, is_vacant, .. } = *later;
+        let work = self.work();
+        work.wake.extend(wake);
+        debug_assert!(handle.is_none(), "a detachment is an event of its own");
+        work.dials.extend(dials);
+        work.asides.extend(asides);
+        work.closes.extend(closes);
+        work.spent.extend(spent);
+        work.alarm = alarm.or(work.alarm);
+        work.judged = judged.or(work.judged);
+        work.orders.extend(orders);
+        work.is_vacant = is_vacant;
     }
 }

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::moment::{Moment, TICK_MOST};
 
 use super::roster::{LINES, Page, Record};
 use super::spread::Share;
@@ -26,6 +26,8 @@ pub(crate) struct Body<C> {
     pub(crate) connection: C,
     /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
     pub(crate) just_dialed: bool,
+    /// Whether it is lent to a caller who has to check it first.
+    pub(crate) must_check: bool,
     /// The epoch in which the ledger last let it pass; at first that in which its dial *began*.
     pub(crate) epoch: u32,
     /// When it has to end, as far as is known out of the ledger's sight: at `Moment::FIRST`, the
@@ -59,6 +61,7 @@ impl<C> Entry<C> {
         Self(Box::new(Body {
             connection,
             just_dialed: false,
+            must_check: false,
             epoch,
             expires: Moment::FIRST,
             is_leaving: false,
@@ -93,6 +96,19 @@ impl<C> Entry<C> {
         self.record().loans() > 1
     }
 
+    /// Notes when it has to end: out of the ledger's sight by a coarse reading, which is late.
+    pub(super) fn date(&mut self, end: Moment) {
+        let is_endless = end == Moment::LAST;
+        self.0.expires = if is_endless { end } else { end.before(TICK_MOST).unwrap_or(end) };
+    }
+
+    /// When it has to end, if that is noted; `Moment::LAST` is never.
+    #[inline]
+    pub(super) fn known_end(&self) -> Option<Moment> {
+        let expires = self.0.expires;
+        (expires != Moment::FIRST).then(|| expires.after_nanos(TICK_MOST.as_nanos() as u64))
+    }
+
     /// When its dial ended.
     pub(super) fn opened_at(&self) -> Moment {
         self.record().opened_at()
@@ -106,6 +122,11 @@ impl<C> Entry<C> {
     #[inline]
     pub(crate) fn come_to_rest(&mut self, now: Moment) {
         (self.idle_since, self.proven_at) = (now, now);
+    }
+
+    /// It is alive at that moment.
+    pub(crate) fn prove(&mut self, now: Moment) {
+        self.proven_at = now;
     }
 
     /// Tells it from every other entry for as long as it exists: it stays where it is on the heap.

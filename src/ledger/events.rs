@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::abort::AbortHandle;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
-use crate::moment::{Moment, TICK_MOST};
+use crate::moment::Moment;
 use crate::stats::Stats;
 
 use super::effects::{CloseOrder, Effects, ErrandId, Task, Ticket};
@@ -14,9 +14,11 @@ use super::errands::Sponsor;
 use super::queue::{Waiter, count};
 use super::roster::Tally;
 use super::share::Share;
-use super::{Attempt, Ledger, Loan, Overdue, Refusal, Request, Served, Verdict, WarmUp};
+use super::{
+    Attempt, Ledger, Loan, Overdue, Refusal, Request, Sleeper, Verdict, Waker, WarmUp, Watch,
+};
 
-impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
+impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
 
     /// A caller asks for a connection that it has wanted `since` then. One that was given a broken
@@ -29,16 +31,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Moment,
         waker: impl FnOnce() -> W,
     ) -> (Request<C>, Effects<C, F, W>) {
-        let ticket = place.unwrap_or_else(|| Ticket(self.fresh_id()));
-        let mut answer = Request::Queued(ticket);
+        let ticket = place.unwrap_or_else(|| self.fresh_ticket());
+        let mut answer = Request::Refused(Refusal::Closed);
         let effects = self.settled(now, |ledger, _| {
             if ledger.closed {
-                answer = Request::Refused(Refusal::Closed);
                 return;
             }
             let is_first = ledger.queue.is_empty() && ledger.outdated.is_empty();
             let may_lend = is_first && !ledger.suspended;
-            if let Some(entry) = may_lend.then(|| ledger.take_fresh(now)).flatten() {
+            if let Some(entry) = may_lend.then(|| ledger.take_for_caller(now)).flatten() {
                 answer = Request::Granted(ticket, entry);
             } else if deadline.is_some_and(|deadline| deadline <= now) {
                 ledger.totals.timed_out_total += 1;
@@ -49,7 +50,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 answer = Request::Refused(Refusal::QueueFull);
             } else {
                 ledger.totals.waited_total += u64::from(place.is_none());
-                ledger.queue.join(ticket, Waiter::new(waker(), since, now, deadline));
+                let waiter = Waiter::new(waker(), since, now, deadline);
+                answer = Request::Queued(ledger.queue.join(ticket, waiter));
             }
         });
         (answer, effects)
@@ -71,37 +73,42 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         (lent, effects)
     }
 
-    /// What has come to the holder of `ticket`, if anything has. Who collects a connection must say
-    /// `collected` next, and who collects anything else must `look`.
-    pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Verdict<C, F>> {
-        let Served { verdict, is_waking } = self.served.remove(&ticket)?;
-        self.waking -= u32::from(is_waking);
-        Some(verdict)
-    }
-
-    /// A connection has been collected: what rests may have been kept from others until then. If
-    /// newcomers have taken that in the meantime, the others may want a dial instead.
-    pub(crate) fn collected(&mut self, now: Moment) -> Effects<C, F, W> {
-        if self.at_rest() > 0 || self.coming() < self.queue.unmet() && self.room(now) > 0 {
-            return self.look(now);
-        }
-        self.shed();
-        self.audit(now);
-        Effects::none()
-    }
-
-    /// The holder of `ticket`, who has collected nothing, waits no longer.
+    /// The deadline of the holder of `ticket` has passed. It is told so, with what `account` says of
+    /// this moment, before others are found to be late as well. `None`: it has been told a verdict.
     ///
-    /// Nothing comes free by this: a dial that it began goes on for whoever comes next. But it must
-    /// `look` next: somebody else may have to look from now on.
-    pub(crate) fn leave(&mut self, ticket: Ticket, now: Moment) -> Verdict<C, F> {
-        self.asleep.remove(&ticket);
-        self.drains.remove(&ticket);
-        self.warm_ups.remove(&ticket);
-        match self.queue.remove(ticket) {
-            Some(waiter) => self.time_out(waiter, now),
-            None => self.lateness(None),
-        }
+    /// Nothing comes free by this: a dial that it began goes on for whoever comes next.
+    pub(crate) fn leave<T>(
+        &mut self,
+        ticket: Ticket,
+        now: Moment,
+        account: impl FnOnce(&Self) -> T,
+    ) -> (Option<(Verdict<C, F>, T)>, Effects<C, F, W>) {
+        let mut told = None;
+        let effects = self.settled(now, |ledger, _| {
+            let verdict = if let Some(waiter) = ledger.queue.remove(ticket) {
+                ledger.time_out(waiter, now)
+            } else if ledger.drains.remove(&ticket).is_some()
+                || ledger.warm_ups.remove(&ticket).is_some()
+            {
+                ledger.lateness(None)
+            } else {
+                return;
+            };
+            ledger.end_watch(ticket);
+            told = Some((verdict, account(ledger)));
+        });
+        (told, effects)
+    }
+
+    /// So many of the callers who were given a connection in their sleep have woken up since the
+    /// pool was opened. What rests may have been kept from others until then.
+    pub(crate) fn note_woken(&mut self, woken: u64) {
+        self.woken = woken;
+    }
+
+    /// Whether a caller is waking up to a connection that it was given.
+    pub(crate) fn is_anyone_waking(&self) -> bool {
+        self.waking() > 0
     }
 
     /// The holder of `ticket` shall wait no longer. A verdict that it has not collected stands.
@@ -120,18 +127,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     }
 
     /// The holder of `ticket` goes to sleep until it is woken, or until the time that this returns:
-    /// its own deadline, or else the next at which there may be something to `look` for.
-    pub(crate) fn sleep(
-        &mut self,
-        ticket: Ticket,
-        deadline: Option<Moment>,
-        now: Moment,
-        waker: W,
-    ) -> Option<Moment> {
-        let rule = if self.looker == Some(ticket) { self.next_dial_look(now) } else { None };
-        let until = [deadline, rule, self.next_due()].into_iter().flatten().min();
-        self.asleep.insert(ticket, (until, waker));
-        until
+    /// its own deadline, or else the next at which there may be something to `look` for, if nobody
+    /// else wakes for that.
+    pub(crate) fn sleep(&mut self, ticket: Ticket, deadline: Option<Moment>) -> Option<Moment> {
+        self.queue.fall_asleep(ticket);
+        let warm_up = self.warm_ups.get_mut(&ticket).map(|warm_up| &mut warm_up.sleeper);
+        if let Some(sleeper) = warm_up.or_else(|| self.drains.get_mut(&ticket)) {
+            sleeper.is_asleep = true;
+        }
+        self.end_watch(ticket);
+        let Some(until) = self.next_due().filter(|due| !self.is_watched(*due)) else {
+            return deadline;
+        };
+        self.watch = Some(Watch { by: ticket, until });
+        deadline.map_or(Some(until), |deadline| Some(deadline.min(until)))
     }
 
     /// A waiting caller has woken by the clock: what time alone has changed is seen to.
@@ -208,6 +217,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.receive(&entry);
+            ledger.totals.check_failed_total += u64::from(reason == CloseReason::CheckFailed);
             ledger.begin_close(entry, reason, now, effects);
         })
     }
@@ -220,7 +230,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.totals.detached_total += 1;
         });
         let (connection, handle) = self.part_with(entry);
-        effects.handle = handle;
+        if handle.is_some() {
+            effects.work().handle = handle;
+        }
         (connection, effects)
     }
 
@@ -262,7 +274,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 ledger.begin_close(entry, CloseReason::Evicted, now, effects);
             }
             let is_evicted = |close: &&CloseOrder<C>| close.reason == CloseReason::Evicted;
-            let evicted = effects.closes.iter().filter(is_evicted).map(|close| close.id);
+            let closes = effects.work.iter().flat_map(|work| &work.closes);
+            let evicted = closes.filter(is_evicted).map(|close| close.id);
             ledger.share.as_mut().expect("only a member is ordered to evict").answer(most, evicted);
         })
     }
@@ -279,7 +292,6 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             && self.queue.is_empty()
             && self.warm_ups.is_empty()
             && self.drains.is_empty()
-            && self.served.is_empty()
             && (self.closed || self.forgets_at().is_none_or(|at| at <= now))
     }
 
@@ -310,7 +322,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         {
             return None;
         }
-        if self.queue.is_empty() { Some(Duration::MAX) } else { self.may_be_passed_for(now) }
+        if self.queue.is_empty() {
+            return Some(Duration::MAX);
+        }
+        // Nothing to lay out, nothing to shut the gate for again.
+        if self.idle.is_empty() { None } else { self.may_be_passed_for(now) }
+    }
+
+    /// Whether something rests, laid out or not, that callers in the queue are kept from until those
+    /// who are waking up have done so.
+    pub(crate) fn keeps_from_queue(&self, is_laid_out: bool, now: Moment) -> bool {
+        (is_laid_out || !self.idle.is_empty()) && self.may_be_passed(now)
     }
 
     /// Connections that have come to rest and have not been laid out since, fit to be lent or not.
@@ -338,13 +360,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         Some(entry)
     }
 
-    /// Writes on a connection until when it may go without the ledger: by a coarse reading, which is
-    /// late, not to its very end.
-    pub(crate) fn date(&self, entry: &mut Entry<C>) {
-        if entry.expires == Moment::FIRST {
-            let end = self.aging.ends_at(entry);
-            let coarse = |end: Moment| end.before(TICK_MOST).unwrap_or(end);
-            entry.expires = end.map_or(Moment::LAST, coarse);
+    /// Writes on a connection when it has to end, if that is not known.
+    pub(super) fn date(&self, entry: &mut Entry<C>) {
+        if entry.known_end().is_none() {
+            entry.date(self.aging.ends_at(entry));
         }
     }
 
@@ -391,7 +410,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             ledger.pace.note_dial(now.since(dial.began));
             ledger.renew_aging();
             ledger.totals.dialed_total += 1;
-            effects.spent.extend(ledger.last_failure.take());
+            effects.spend(ledger.last_failure.take());
             let share = ledger.spread.share(id.0);
             let line = ledger.roster.enroll(now);
             let entry = Entry::new(connection, dial.epoch, share, line);
@@ -426,12 +445,13 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Moment,
         waker: impl FnOnce() -> W,
     ) -> (Ticket, Effects<C, F, W>) {
-        let ticket = Ticket(self.fresh_id());
+        let ticket = self.fresh_ticket();
         let effects = self.settled(now, |ledger, _| {
             if ledger.closed {
-                ledger.served.insert(ticket, Served { verdict: Verdict::Closed, is_waking: false });
+                waker().tell(Verdict::Closed, false);
             } else {
-                ledger.warm_ups.insert(ticket, WarmUp { target, since: now, waker: waker() });
+                let sleeper = Sleeper::new(waker());
+                ledger.warm_ups.insert(ticket, WarmUp { target, since: now, sleeper });
             }
         });
         (ticket, effects)
@@ -442,12 +462,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.closed = true;
             ledger.close_idle(CloseReason::PoolClosed, now, effects);
-            effects.spent.extend(ledger.last_failure.take());
+            effects.spend(ledger.last_failure.take());
             while let Some((ticket, waiter)) = ledger.queue.pop_front() {
                 ledger.dismiss(ticket, waiter, Verdict::Closed, now, effects);
             }
             for (ticket, warm_up) in std::mem::take(&mut ledger.warm_ups) {
-                ledger.tell(ticket, warm_up.waker, Verdict::Closed, effects);
+                ledger.tell(ticket, warm_up.sleeper, Verdict::Closed, effects);
             }
         })
     }
@@ -477,8 +497,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Moment,
         waker: impl FnOnce() -> W,
     ) -> (Ticket, Effects<C, F, W>) {
-        let ticket = Ticket(self.fresh_id());
-        self.drains.insert(ticket, waker());
+        let ticket = self.fresh_ticket();
+        self.drains.insert(ticket, Sleeper::new(waker()));
         (ticket, self.settled(now, |_, _| {}))
     }
 

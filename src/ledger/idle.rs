@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, nanoseconds};
 use crate::moment::Moment;
 
 use super::entry::Entry;
@@ -14,69 +14,82 @@ use super::upkeep::UPKEEP_LEAST;
 const LEAD_LEAST: Duration = Duration::from_secs(1);
 
 /// No connection is replaced before it has lived three quarters of its life.
-const LEAD_SHARE: u32 = 4;
+const LEAD_SHARE: u64 = 4;
 
 /// Checks that were begun together do not fall due together again: by this part of the interval.
-const CHECK_SPREAD: u32 = 10;
+const CHECK_SPREAD: u64 = 10;
 
-/// What time does to a connection at rest.
+/// What time does to a connection at rest, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aging {
-    max_lifetime: Duration,
-    lifetime_jitter: Duration,
-    check_every: Duration,
+    /// `None`: for ever.
+    max_lifetime: Option<u64>,
+    lifetime_jitter: u64,
+    /// `None`: never.
+    check_every: Option<u64>,
     /// How long before its end a connection is replaced; `None`: it is not.
-    lead: Option<Duration>,
+    lead: Option<u64>,
+    /// For how long a connection may be lent without a check.
+    pub(super) check_after: u64,
+    /// For how long it may rest.
+    pub(super) max_idle_time: u64,
+    /// The shortest of all limits of age, and of loans.
+    pub(super) shortest: u64,
 }
 
 impl Aging {
     /// Connections are replaced early only where `min_idle` would want them back at once.
     pub(super) fn new(config: &Config, dial_time: Option<Duration>) -> Self {
-        let tenth = config.max_lifetime / 10;
+        let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = *config;
+        let limit = |span: Duration| (span < Duration::MAX).then(|| nanoseconds(span));
+        let jitter = config.lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);
         let two_dials = dial_time.unwrap_or_default().saturating_mul(2);
+        let shortest = max_lifetime.min(max_idle_time).min(check_idle_every).min(leak_after);
         Self {
-            max_lifetime: config.max_lifetime,
-            lifetime_jitter: config.lifetime_jitter.unwrap_or(tenth).min(config.max_lifetime),
-            check_every: config.check_idle_every.max(UPKEEP_LEAST),
-            lead: (config.min_idle() > 0).then_some(two_dials.max(LEAD_LEAST)),
+            max_lifetime: limit(max_lifetime),
+            lifetime_jitter: nanoseconds(jitter),
+            check_every: limit(check_idle_every).map(|every| every.max(nanoseconds(UPKEEP_LEAST))),
+            lead: (config.min_idle() > 0).then(|| nanoseconds(two_dials.max(LEAD_LEAST))),
+            check_after: nanoseconds(config.check_after),
+            max_idle_time: nanoseconds(max_idle_time),
+            shortest: nanoseconds(shortest),
         }
     }
 
-    /// When a connection has to end; `None` is never.
-    pub(super) fn ends_at<C>(&self, entry: &Entry<C>) -> Option<Moment> {
-        entry.opened_at().after(self.lifetime(entry)?)
+    /// When a connection has to end; `Moment::LAST` is never.
+    pub(super) fn ends_at<C>(&self, entry: &Entry<C>) -> Moment {
+        self.lifetime(entry)
+            .map_or(Moment::LAST, |lifetime| entry.opened_at().after_nanos(lifetime))
     }
 
-    pub(super) fn has_ended<C>(&self, entry: &Entry<C>, now: Moment) -> bool {
-        self.ends_at(entry).is_some_and(|end| end <= now)
-    }
-
-    fn lifetime<C>(&self, entry: &Entry<C>) -> Option<Duration> {
-        let early = entry.share.of(self.lifetime_jitter);
-        (self.max_lifetime < Duration::MAX).then(|| self.max_lifetime.saturating_sub(early))
+    fn lifetime<C>(&self, entry: &Entry<C>) -> Option<u64> {
+        Some(self.max_lifetime? - entry.share.of_nanos(self.lifetime_jitter))
     }
 
     /// When a dial for its successor may begin.
-    fn leaves_at<C>(&self, entry: &Entry<C>) -> Option<Moment> {
-        let lifetime = self.lifetime(entry)?;
-        let lead = self.lead?.min(lifetime / LEAD_SHARE);
-        entry.opened_at().after(lifetime - lead)
+    fn leaves_at<C>(&self, entry: &Entry<C>) -> Moment {
+        let (Some(lifetime), Some(lead)) = (self.lifetime(entry), self.lead) else {
+            return Moment::LAST;
+        };
+        entry.opened_at().after_nanos(lifetime - lead.min(lifetime / LEAD_SHARE))
     }
 
     /// When it is to be checked, if it still rests then.
-    fn check_at<C>(&self, entry: &Entry<C>) -> Option<Moment> {
-        let early = entry.share.of(self.check_every / CHECK_SPREAD);
-        entry
-            .proven_at
-            .after(self.check_every.checked_sub(early)?)
-            .filter(|_| self.check_every < Duration::MAX)
+    fn check_at<C>(&self, entry: &Entry<C>) -> Moment {
+        let Some(every) = self.check_every else { return Moment::LAST };
+        entry.proven_at.after_nanos(every - entry.share.of_nanos(every / CHECK_SPREAD))
     }
 
     /// When time will next change something about it.
-    fn next<C>(&self, entry: &Entry<C>, checks: bool) -> Option<Moment> {
-        let leaves = if entry.is_leaving { None } else { self.leaves_at(entry) };
-        let check = if checks { self.check_at(entry) } else { None };
-        [self.ends_at(entry), leaves, check].into_iter().flatten().min()
+    fn next<C>(&self, entry: &Entry<C>, checks: bool) -> Moment {
+        let mut next = entry.known_end().unwrap_or_else(|| self.ends_at(entry));
+        if self.lead.is_some() && !entry.is_leaving {
+            next = next.min(self.leaves_at(entry));
+        }
+        if checks {
+            next = next.min(self.check_at(entry));
+        }
+        next
     }
 }
 
@@ -87,12 +100,12 @@ pub(super) struct Idle<C> {
     /// Of these, the ones whose end is near: they do not count towards `min_idle`.
     leaving: u32,
     /// Before this, time changes nothing about them; perhaps not then either.
-    due: Option<Moment>,
+    due: Moment,
 }
 
 impl<C> Idle<C> {
     pub(super) fn new() -> Self {
-        Self { entries: VecDeque::new(), leaving: 0, due: None }
+        Self { entries: VecDeque::new(), leaving: 0, due: Moment::LAST }
     }
 
     pub(super) fn len(&self) -> u32 {
@@ -111,7 +124,10 @@ impl<C> Idle<C> {
     /// Adds a connection in the order of `idle_since`. Nearly always that is the back.
     pub(super) fn insert(&mut self, mut entry: Entry<C>, aging: &Aging) {
         entry.is_leaving = false;
-        self.due = self.due.into_iter().chain(aging.next(&entry, true)).min();
+        self.due = self.due.min(aging.next(&entry, true));
+        if self.warmest().is_none_or(|warmest| warmest.idle_since <= entry.idle_since) {
+            return self.entries.push_back(entry);
+        }
         let at = self.entries.partition_point(|other| other.idle_since <= entry.idle_since);
         self.entries.insert(at, entry);
     }
@@ -158,10 +174,10 @@ impl<C> Idle<C> {
         if !self.is_due(now) {
             return None;
         }
-        let ended = self.take_where(|entry| aging.has_ended(entry, now));
+        let ended = self.take_where(|entry| aging.ends_at(entry) <= now);
         if ended.is_none() {
             for entry in &mut self.entries {
-                if !entry.is_leaving && aging.leaves_at(entry).is_some_and(|at| at <= now) {
+                if !entry.is_leaving && aging.leaves_at(entry) <= now {
                     entry.is_leaving = true;
                     self.leaving += 1;
                 }
@@ -181,17 +197,18 @@ impl<C> Idle<C> {
         if !self.is_due(now) {
             return None;
         }
-        let is_unchecked = |entry: &Entry<C>| aging.check_at(entry).is_some_and(|at| at <= now);
+        let is_unchecked = |entry: &Entry<C>| aging.check_at(entry) <= now;
         let unchecked = if checks { self.take_where(is_unchecked) } else { None };
         let may_check = checks && unchecked.is_none();
-        self.due = self.entries.iter().filter_map(|entry| aging.next(entry, may_check)).min();
+        let next = self.entries.iter().map(|entry| aging.next(entry, may_check)).min();
+        self.due = next.unwrap_or(Moment::LAST);
         unchecked
     }
 
     /// When to look at them again.
     pub(super) fn due(&self) -> Option<Moment> {
-        // Of one that has gone since, nobody has to be woken.
-        self.due.filter(|_| !self.entries.is_empty())
+        // If that connection has left, there is nothing to wake up for.
+        (self.due < Moment::LAST && !self.entries.is_empty()).then_some(self.due)
     }
 
     /// The settings have changed: whatever was known of anyone's end is out of date.
@@ -205,11 +222,11 @@ impl<C> Idle<C> {
 
     /// A check is possible again.
     pub(super) fn look_again(&mut self, now: Moment) {
-        self.due = Some(now);
+        self.due = now;
     }
 
-    fn is_due(&self, now: Moment) -> bool {
-        self.due.is_some_and(|due| due <= now)
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        self.due <= now
     }
 
     fn take_where(&mut self, is_it: impl FnMut(&Entry<C>) -> bool) -> Option<Entry<C>> {

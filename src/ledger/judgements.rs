@@ -21,6 +21,11 @@ impl Judgements {
         self.0.push_back(Judgement { epoch, left });
     }
 
+    /// Whether a predicate is still needed.
+    pub(super) fn are_begun(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Whether what was judged up to `epoch` has yet to be judged by somebody.
     pub(super) fn are_due(&self, epoch: u32) -> bool {
         self.0.back().is_some_and(|latest| epoch < latest.epoch)

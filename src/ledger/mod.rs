@@ -50,7 +50,7 @@ use self::queue::Queue;
 use self::roster::Roster;
 use self::spread::Spread;
 
-pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task, Ticket};
+pub(crate) use self::effects::{AsideOrder, CloseOrder, DialOrder, Effects, Task, Ticket, Work};
 pub(crate) use self::entry::Entry;
 pub(crate) use self::roster::Loan;
 pub(crate) use self::share::{Access, Share};
@@ -106,12 +106,11 @@ pub(crate) enum Verdict<C, F> {
     Drained,
 }
 
-/// A verdict that its caller has yet to collect.
-#[derive(Debug)]
-struct Served<C, F> {
-    verdict: Verdict<C, F>,
-    /// Whether it is a connection, given to a caller who was asleep and so comes for it at once.
-    is_waking: bool,
+/// The way to a caller who waits.
+pub(crate) trait Waker<C, F>: Clone {
+    /// Leaves a verdict where the caller looks before all else. It is `waking` if it was asleep and
+    /// is given a connection: once it has taken that up, it counts itself among the `woken`.
+    fn tell(&self, verdict: Verdict<C, F>, is_waking: bool);
 }
 
 /// Somebody waits until so many connections are open.
@@ -119,7 +118,28 @@ struct Served<C, F> {
 struct WarmUp<W> {
     target: u32,
     since: Moment,
+    sleeper: Sleeper<W>,
+}
+
+/// Somebody who waits outside the queue.
+#[derive(Debug)]
+struct Sleeper<W> {
     waker: W,
+    is_asleep: bool,
+}
+
+impl<W> Sleeper<W> {
+    fn new(waker: W) -> Self {
+        Self { waker, is_asleep: false }
+    }
+}
+
+/// Who wakes when something is due.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    by: Ticket,
+    /// When it wakes for that.
+    until: Moment,
 }
 
 /// The books of one pool, for connections `C`, dial failures `F` and wakers `W`.
@@ -133,10 +153,10 @@ struct WarmUp<W> {
 /// | `BOUND` | `idle + in_use + dialing + closing <= max_open`: a slot is reserved before its dial begins and freed after its close has ended |
 /// | `NO-LOST-SLOT` | each errand has an id, and ends exactly once |
 /// | `NO-STRANDED-WAITER` | every event that can free anything ends in `settle`; after it nothing that a waiter could use is left over |
-/// | `NO-LOST-CONNECTION` | a grant lies in `served` until it is collected, and is collected before a deadline is looked at |
+/// | `NO-LOST-CONNECTION` | a grant is laid before its caller under the lock; a caller whose deadline has passed takes the lock, and leaves only if the queue still has it |
 /// | `LATE-BINDING` | what comes first goes to the caller who has waited longest, whoever's dial it was |
 /// | `BOUNDED-BYPASS` | a newcomer is served before the queue only if it is empty, or while a connection is on its way to a caller who is waking up and the first of the others has waited for less than `bypass.rs` allows; and a caller of another key who lacks a slot for longer than that is passed by nobody here who has waited less |
-/// | `DEADLINE` | whoever has slept longest wakes when the next errand is due, or is woken to hear of it |
+/// | `DEADLINE` | one of those who sleep, the watch, wakes when the next thing is due, or is woken to hear of it |
 /// | `REASON` | nobody holds a dial's failure and waits while nothing is in use, unless to dial again |
 /// | `NO-DEMAND-NO-DIAL` | a dial has a sponsor: a caller in the queue, a warm-up, or `min_idle` |
 #[derive(Debug)]
@@ -153,6 +173,10 @@ pub(crate) struct Ledger<C, F, W> {
     /// The epoch that the last flush began: nothing of an older one passes.
     flushed: u32,
     next_id: u64,
+    /// Whether somebody was in the queue at the end of the latest event that was settled.
+    has_waiting: bool,
+    /// Whether a check asks no peer, so that a caller makes its own.
+    checks_in_place: bool,
 
     idle: Idle<C>,
     /// Taken in from an older epoch, or after the close: `settle` sees to them. They count as in use.
@@ -182,25 +206,22 @@ pub(crate) struct Ledger<C, F, W> {
     replaces_at: Option<Moment>,
     /// The moment for which `upkeep` is ordered, if it is.
     alarm: Option<Moment>,
-    /// The same, as it was when it was last asked for.
-    told_alarm: Option<Moment>,
     /// When it last came.
     upkept_at: Option<Moment>,
 
     queue: Queue<F, W>,
     pace: Pace,
     bypass: Bypass,
-    /// The caller whose wait ends when the dial rule must look again, if it must.
-    looker: Option<Ticket>,
-    served: BTreeMap<Ticket, Served<C, F>>,
-    /// Those of them who are waking up to collect a connection.
-    waking: u32,
+    /// When the dial rule must look again, if it holds a dial back.
+    dial_look: Option<Moment>,
+    /// Connections given to callers who were asleep, and how many of those callers have woken up.
+    handed: u64,
+    woken: u64,
     /// Warm-ups under way, the first begun first.
     warm_ups: BTreeMap<Ticket, WarmUp<W>>,
     /// Those who wait for the last connection of a closed pool to end.
-    drains: BTreeMap<Ticket, W>,
-    /// Those who sleep, for whichever of these reasons, and when they will look by themselves.
-    asleep: BTreeMap<Ticket, (Option<Moment>, W)>,
+    drains: BTreeMap<Ticket, Sleeper<W>>,
+    watch: Option<Watch>,
     /// Whether these tables and those of errands were empty, and without memory, after the latest
     /// event.
     has_shed: bool,
@@ -211,7 +232,7 @@ pub(crate) struct Ledger<C, F, W> {
     totals: Stats,
 }
 
-impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
+impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Books of a pool with nothing open. What differs between pools by the `seed` is how early
     /// their connections end.
     pub(crate) fn new(config: Config, seed: u64) -> Self {
@@ -224,6 +245,8 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             epoch: 0,
             flushed: 0,
             next_id: 0,
+            has_waiting: true,
+            checks_in_place: false,
             idle: Idle::new(),
             outdated: Vec::new(),
             in_use: 0,
@@ -240,21 +263,26 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             doubted_at: None,
             replaces_at: None,
             alarm: None,
-            told_alarm: None,
             upkept_at: None,
             queue: Queue::new(),
             pace: Pace::default(),
             bypass: Bypass::default(),
-            looker: None,
-            served: BTreeMap::new(),
-            waking: 0,
+            dial_look: None,
+            handed: 0,
+            woken: 0,
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
-            asleep: BTreeMap::new(),
+            watch: None,
             has_shed: true,
             last_failure: None,
             totals: Stats::default(),
         }
+    }
+
+    /// The same books, of a pool whose callers check what they are lent.
+    pub(crate) fn checking_in_place(mut self, checks_in_place: bool) -> Self {
+        self.checks_in_place = checks_in_place;
+        self
     }
 
     /// The same books, with slots from a budget that others have a part in.
@@ -288,15 +316,26 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.dials.counted_on() + self.aside.checks() + self.idle.len()
     }
 
-    /// When an errand under way will have overrun its time limit, or a caller may dial again.
+    /// When somebody who waits must look: an errand will have overrun its time limit, a caller may
+    /// dial again, the dial rule must be asked again, or what has aged may be replaced.
     fn next_due(&self) -> Option<Moment> {
-        let warm_up = self.replaces_at.filter(|_| !self.warm_ups.is_empty());
-        [self.next_errand_due(), self.next_retry(), warm_up].into_iter().flatten().min()
+        let is_idle = !self.is_under_way() && !self.queue.any_failed();
+        if is_idle && self.dial_look.is_none() && self.warm_ups.is_empty() {
+            return None;
+        }
+        let retry = if self.queue.any_failed() { self.next_retry() } else { None };
+        let warm_up = if self.warm_ups.is_empty() { None } else { self.replaces_at };
+        let due = earlier(earlier(retry, warm_up), self.dial_look);
+        earlier(due, self.next_errand_due())
+    }
+
+    /// Callers who are waking up to a connection that they were given.
+    fn waking(&self) -> u64 {
+        self.handed - self.woken
     }
 
     fn next_errand_due(&self) -> Option<Moment> {
-        let errands = [self.dials.next_due(), self.aside.next_due(), self.closings.next_due()];
-        errands.into_iter().flatten().min()
+        earlier(earlier(self.dials.next_due(), self.aside.next_due()), self.closings.next_due())
     }
 
     /// When a caller whose dial has failed may dial again, if one waits for that.
@@ -317,10 +356,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Slots that may be dialed into now.
     fn room(&self, now: Moment) -> u32 {
-        if self.is_stalled() {
+        let slots = self.config.max_open.saturating_sub(self.open());
+        if slots == 0 || self.is_stalled() {
             return 0;
         }
-        let slots = self.config.max_open.saturating_sub(self.open());
         let dials = self.config.max_dialing().saturating_sub(self.dials.len());
         slots.min(dials).min(self.probes(now))
     }
@@ -359,13 +398,16 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.next_id
     }
 
+    fn fresh_ticket(&mut self) -> Ticket {
+        Ticket { number: self.fresh_id(), slot: queue::NONE }
+    }
+
     /// The promises, by name.
     fn audit(&self, now: Moment) {
         debug_assert!(self.open() <= self.ceiling, "BOUND");
         let held = self.share.as_ref().map(Share::held);
         debug_assert!(held.is_none_or(|held| held == self.open()), "BOUND: of all keys");
-        let waiting = self.queue.len() as usize + self.warm_ups.len() + self.drains.len();
-        debug_assert!(self.asleep.len() <= waiting, "nobody sleeps who waits for nothing");
+        debug_assert!(self.woken <= self.handed, "nobody wakes up to what it was not given");
         if self.closed {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
         } else if !self.queue.is_empty() && !self.suspended {
@@ -378,12 +420,21 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             debug_assert!(
                 self.room(now) == 0
                     || self.coming() >= self.queue.unmet()
-                    || self.looker.is_some()
+                    || self.dial_look.is_some()
                     || self.queue.sponsor(now).is_none(),
                 "NO-STRANDED-WAITER: slot"
             );
             let may_retry = self.backoff().is_some();
             debug_assert!(self.busy() > 0 || may_retry || !self.queue.any_failed(), "REASON");
         }
+    }
+}
+
+/// The earlier of two times; `None` is never.
+#[inline]
+fn earlier(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        _ => one.or(other),
     }
 }

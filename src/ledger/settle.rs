@@ -14,11 +14,11 @@ use super::entry::Entry;
 use super::errands::{Aside, Closings, Dial, Dials, Sponsor};
 use super::queue::Waiter;
 use super::roster::Tally;
-use super::share::AtRest;
+use super::share::{AtRest, Share};
 use super::upkeep::UPKEEP_LEAST;
-use super::{Ledger, Overdue, Served, Verdict, WarmUp};
+use super::{Ledger, Overdue, Sleeper, Verdict, Waker, WarmUp, Watch};
 
-impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
+impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Runs an event that may free something: whatever it was, it ends in `settle`.
     pub(super) fn settled(
         &mut self,
@@ -26,21 +26,72 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         event: impl FnOnce(&mut Self, &mut Effects<C, F, W>),
     ) -> Effects<C, F, W> {
         let mut effects = Effects::none();
-        self.expire(now, &mut effects);
+        if self.is_under_way() || self.has_aged(now) {
+            self.expire(now, &mut effects);
+        }
         event(self, &mut effects);
-        self.settle(now, &mut effects);
+        if !self.is_quiet(now) {
+            self.settle(now, &mut effects);
+        } else if cfg!(debug_assertions) {
+            let mut nothing = Effects::none();
+            self.settle(now, &mut nothing);
+            debug_assert!(nothing.is_empty(), "nothing follows from an event on a quiet pool");
+        }
         effects
     }
 
-    /// Sees to it that somebody looks when the next errand is due: whoever has slept longest is woken
-    /// if it would sleep beyond that, and so sets its alarm anew.
-    pub(super) fn keep_watch(&mut self, effects: &mut Effects<C, F, W>) {
-        let Some(due) = self.next_due() else { return };
-        let Some(longest) = self.asleep.first_entry() else { return };
-        if longest.get().0.is_none_or(|until| until > due) {
-            let (_, waker) = longest.remove();
-            effects.wake.push(waker);
+    /// Whether something happens outside the lock that will be told.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.dials.len() > 0 || !self.aside.is_empty() || self.closings.len() > 0
+    }
+
+    /// Whether nothing follows from an event but what the event itself has done: nobody waits or has
+    /// waited, nothing is under way, all limits are kept, and upkeep comes in time. So it is with a
+    /// loan and a return while connections are plenty.
+    fn is_quiet(&self, now: Moment) -> bool {
+        !(self.has_waiting
+            || self.closed
+            || !self.queue.is_empty()
+            || self.config.min_idle > 0
+            || self.idle.len() > self.config.max_idle()
+            || self.is_under_way()
+            || !self.outdated.is_empty()
+            || self.ceiling != self.config.max_open
+            || self.warm_ups.len() + self.drains.len() > 0
+            || self.replaces_at.is_some()
+            || self.idle.is_due(now)
+            || self.judgements.are_begun()
+            || !self.outage.is_over()
+            || !self.is_upkeep_in_time(now))
+            && self.share.as_ref().is_none_or(|share| {
+                share.is_quiet(self.open(), self.idle.coldest().map(|entry| entry.idle_since))
+            })
+    }
+
+    /// Sees to it that somebody looks when the next thing is due: the last of those who sleep, being
+    /// likely to stay longest, is woken if nobody wakes by then, and so sets its alarm anew.
+    fn keep_watch(&mut self, effects: &mut Effects<C, F, W>) {
+        if self.next_due().is_none_or(|due| self.is_watched(due)) {
+            return;
         }
+        let warm_ups = self.warm_ups.iter().map(|(ticket, warm_up)| (ticket, &warm_up.sleeper));
+        let others = warm_ups.chain(&self.drains).filter(|(_, sleeper)| sleeper.is_asleep);
+        let others = others.map(|(ticket, sleeper)| (*ticket, &sleeper.waker));
+        if let Some((by, waker)) = self.queue.last_asleep().or_else(|| others.last()) {
+            effects.wake(waker.clone());
+            // It looks at once, and says then when it wakes next.
+            self.watch = Some(Watch { by, until: Moment::FIRST });
+        }
+    }
+
+    /// Whether somebody wakes by then to look.
+    pub(super) fn is_watched(&self, due: Moment) -> bool {
+        self.watch.is_some_and(|watch| watch.until <= due)
+    }
+
+    /// The holder of `ticket` sleeps no longer.
+    pub(super) fn end_watch(&mut self, ticket: Ticket) {
+        self.watch.take_if(|watch| watch.by == ticket);
     }
 
     /// Notes how fast connections are lent, as long as anyone waits for one.
@@ -58,7 +109,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         if let Some(share) = &mut self.share {
             share.begin();
         }
-        for entry in std::mem::take(&mut self.outdated) {
+        while let Some(entry) = self.outdated.pop() {
             self.receive(&entry);
             self.shelve(entry, now, effects);
         }
@@ -73,7 +124,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
                 self.refuse(now, effects);
                 self.fail_hopeless(now, effects);
             }
-            self.appoint_looker(now, effects);
+            self.plan_dial_look(now);
             self.finish_warm_ups(effects);
             while self.idle.len() > self.may_rest() {
                 let surplus = self.idle.take_surplus().expect("more are idle than max_idle");
@@ -82,15 +133,17 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             self.check_coldest(now, effects);
             self.set_alarm(now, effects);
         } else if self.open() == 0 {
-            for (ticket, waker) in std::mem::take(&mut self.drains) {
-                self.tell(ticket, waker, Verdict::Drained, effects);
+            for (ticket, sleeper) in std::mem::take(&mut self.drains) {
+                self.tell(ticket, sleeper, Verdict::Drained, effects);
             }
         }
         self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
-        effects.judged = self.judgements.take_done();
+        if let Some(judged) = self.judgements.take_done() {
+            effects.work().judged = Some(judged);
+        }
         self.settle_share(now, effects);
         self.keep_watch(effects);
-        self.shed();
+        self.has_waiting = !self.queue.is_empty();
         self.audit(now);
     }
 
@@ -109,15 +162,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// weigh half as much again, and of a keyed pool's there may be thousands.
     pub(super) fn shed(&mut self) {
         let is_at_rest = self.queue.is_empty()
-            && self.asleep.is_empty()
-            && self.served.is_empty()
             && self.warm_ups.is_empty()
             && self.dials.len() == 0
             && self.aside.is_empty()
             && self.closings.len() == 0;
         if is_at_rest && !self.has_shed {
             self.queue.shed();
-            (self.asleep, self.served) = (BTreeMap::new(), BTreeMap::new());
             self.warm_ups = BTreeMap::new();
             (self.dials, self.aside) = (Dials::default(), Aside::default());
             self.closings = Closings::default();
@@ -148,8 +198,11 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Closes what has come to rest for callers of other keys who lack a slot, if they have waited for
     /// the bound of BOUNDED-BYPASS and since before all who wait here.
     fn make_way(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        if self.idle.is_empty() || !self.share.as_ref().is_some_and(Share::is_awaited) {
+            return;
+        }
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
-        let (own, due) = (self.waits_since(), now.before(bound));
+        let (own, due) = (self.waits_since(), now.before(Duration::from_nanos(bound)));
         let is_due = |since| Some(since) <= due && own.is_none_or(|own| since < own);
         while !self.idle.is_empty() {
             let Some(share) = self.share.as_mut().filter(|share| share.is_awaited()) else {
@@ -160,7 +213,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             }
             let entry = self.idle.take_coldest().expect("something is idle");
             self.begin_close(entry, CloseReason::Evicted, now, effects);
-            let close = effects.closes.last().expect("a close has just been ordered").id;
+            let close = effects.work().closes.last().expect("a close has just been ordered").id;
             self.share.as_mut().expect("it has just been asked").yielded(close);
         }
     }
@@ -177,9 +230,9 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             if expired {
                 // Not woken: its own clock does that.
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
-                let verdict = self.time_out(waiter, now);
-                self.asleep.remove(&ticket);
-                self.served.insert(ticket, Served { verdict, is_waking: false });
+                let waker = waiter.waker.clone();
+                self.end_watch(ticket);
+                waker.tell(self.time_out(waiter, now), false);
             } else if self.may_be_passed(now) {
                 return;
             } else if let Some(entry) = self.take_fresh(now) {
@@ -210,41 +263,44 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// to anyone. One at a time is handed over while the waits are short, and all of them once a
     /// wait is long: so no wait is.
     pub(super) fn may_be_passed_for(&self, now: Moment) -> Option<Duration> {
-        if self.waking == 0 {
+        if self.waking() == 0 {
             return None;
         }
-        let waited = now.since(self.queue.front_since()?);
+        let waited = now.nanos_since(self.queue.front_since()?);
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
-        bound.checked_sub(waited).filter(|left| !left.is_zero())
+        (waited < bound).then(|| Duration::from_nanos(bound - waited))
     }
 
     /// Lets callers whose dials have failed, or who were refused one, dial again: all of them once a
     /// dial has succeeded, and one at a time, after a pause, until then.
     pub(super) fn revive(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        if !self.queue.any_failed() {
+            return;
+        }
         let may_dial_again = self.backoff().is_some() || self.config.breaker().is_some();
         if may_dial_again && self.outage.is_over() {
             while self.queue.any_failed() {
-                effects.spent.extend(self.queue.revive_first());
+                effects.spend(self.queue.revive_first());
             }
         } else if self.next_retry().is_some_and(|at| at <= now) {
-            effects.spent.extend(self.queue.revive_first());
+            effects.spend(self.queue.revive_first());
         }
     }
 
     /// Has the latest failure stand for a dial of their own for those who need one, while the
     /// breaker is open and no probe is due.
     pub(super) fn refuse(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        if !self.is_broken_off() || self.probes(now) > 0 {
+        if self.outage.is_over() || !self.is_broken_off() || self.probes(now) > 0 {
             return;
         }
         let Some(failure) = self.last_failure.clone() else { return };
         while self.queue.refuse_first(&failure) {}
         if self.dials.counted_on() == 0 {
             for (ticket, warm_up) in std::mem::take(&mut self.warm_ups) {
-                self.tell(ticket, warm_up.waker, Verdict::Failed(failure.clone()), effects);
+                self.tell(ticket, warm_up.sleeper, Verdict::Failed(failure.clone()), effects);
             }
         }
-        effects.spent.push(failure);
+        effects.spend(Some(failure));
     }
 
     /// Turns away those whose dial has failed and whom no return can serve, as nothing is in use.
@@ -252,19 +308,29 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     /// Connections in use count here and other dials do not, or one refusal would wait for the end
     /// of another's black hole.
     pub(super) fn fail_hopeless(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        if !self.queue.any_failed() {
+            return;
+        }
         let awaits_return = self.config.on_dial_failure != OnDialFailure::Fail && self.busy() > 0;
         if awaits_return || self.backoff().is_some() {
             return;
         }
-        while let Some((ticket, mut waiter)) = self.queue.pop_failed() {
-            let failure = waiter.failure.take().expect("a caller among the failed has a failure");
-            self.dismiss(ticket, waiter, Verdict::Failed(failure), now, effects);
+        while let Some((ticket, waiter)) = self.queue.pop_failed() {
+            self.count_wait(&waiter, now);
+            let is_asleep = waiter.is_asleep;
+            let (waker, failure) = waiter.into_parts();
+            let failure = failure.expect("a caller among the failed has a failure");
+            self.tell(ticket, Sleeper { waker, is_asleep }, Verdict::Failed(failure), effects);
         }
     }
 
     /// Reserves a slot for each dial that is wanted and that the limits allow.
     pub(super) fn begin_dials(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        let wanted = self.wanted(now).min(self.room(now));
+        if self.queue.is_empty() && self.warm_ups.is_empty() {
+            return self.pace.rest();
+        }
+        let room = self.room(now);
+        let wanted = if room == 0 { 0 } else { self.wanted(now).min(room) };
         for begun in 0..wanted {
             let Some((sponsor, since)) = self.queue.sponsor(now) else { break };
             // A caller's dial warms the pool up as well.
@@ -275,7 +341,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             let id = self.begin_dial(Sponsor::Caller(sponsor), now, effects);
             self.queue.begin_dial(sponsor, id);
         }
-        if self.replaces_at.is_some() {
+        if self.warm_ups.is_empty() || self.replaces_at.is_some() {
             return;
         }
         let Some((&sponsor, warm_up)) = self.warm_ups.iter().max_by_key(|(_, it)| it.target) else {
@@ -320,23 +386,20 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.pace.wanted(self.config.dial_rule, outlook, now)
     }
 
-    /// Sees to it that somebody looks again if the rule holds back a dial for which there is room.
-    ///
-    /// The last in the queue does it, being the one who is likely to stay longest; nobody needs to
+    /// Notes when to look again if the rule holds back a dial for which there is room. Nobody needs to
     /// while every slot is taken.
-    pub(super) fn appoint_looker(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        let is_held_back = self.config.dial_rule != DialRule::Eager
-            && !self.suspended
+    fn plan_dial_look(&mut self, now: Moment) {
+        let is_held_back = !self.queue.is_empty()
             && self.room(now) > 0
-            && self.busy() > 0
+            && self.config.dial_rule != DialRule::Eager
+            && !self.suspended
             && self.coming() < self.queue.unmet()
+            && self.busy() > 0
             && self.pace.hold_off().is_some();
         if !is_held_back {
-            self.looker = None;
-        } else if !self.looker.is_some_and(|looker| self.queue.contains(looker)) {
-            let last = self.queue.last_unsponsored();
-            self.looker = last.map(|(ticket, _)| ticket);
-            effects.wake.extend(last.map(|(_, waker)| waker.clone()));
+            self.dial_look = None;
+        } else if self.dial_look.is_none_or(|at| at <= now) {
+            self.dial_look = self.next_dial_look(now);
         }
     }
 
@@ -375,8 +438,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         if is_anyone_waiting {
             share.note_wait();
         }
-        share.settle(open, rest, now, &mut effects.orders);
-        effects.is_vacant = is_vacant;
+        let mut orders = Vec::new();
+        share.settle(open, rest, now, &mut orders);
+        if is_vacant || !orders.is_empty() {
+            let work = effects.work();
+            (work.orders, work.is_vacant) = (orders, is_vacant);
+        }
     }
 
     /// The idle connection that has rested longest, if nobody here waits for it: neither a caller,
@@ -404,12 +471,12 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.totals.dials_total += 1;
         let sponsor = match sponsor {
             Sponsor::Caller(ticket) => {
-                let of_warm_up = || self.warm_ups.get(&ticket).map(|warm_up| &warm_up.waker);
+                let of_warm_up = || self.warm_ups.get(&ticket).map(|it| &it.sleeper.waker);
                 self.queue.waker(ticket).or_else(of_warm_up).cloned()
             }
             Sponsor::Pool | Sponsor::Nobody => None,
         };
-        effects.dials.push(DialOrder { id, deadline, sponsor });
+        effects.work().dials.push(DialOrder { id, deadline, sponsor });
         id
     }
 
@@ -423,28 +490,31 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
-        effects.spent.extend(self.last_failure.replace(failure.clone()));
+        effects.spend(self.last_failure.replace(failure.clone()));
         if sponsor != Sponsor::Nobody {
             self.outage.note_failure(is_permanent, now);
         }
         let Sponsor::Caller(sponsor) = sponsor else {
-            effects.spent.push(failure);
+            effects.spend(Some(failure));
             return;
         };
         if let Some(warm_up) = self.warm_ups.remove(&sponsor) {
-            self.tell(sponsor, warm_up.waker, Verdict::Failed(failure), effects);
+            self.tell(sponsor, warm_up.sleeper, Verdict::Failed(failure), effects);
         } else {
-            effects.spent.extend(self.queue.fail(sponsor, dial, failure));
+            effects.spend(self.queue.fail(sponsor, dial, failure));
         }
     }
 
     pub(super) fn finish_warm_ups(&mut self, effects: &mut Effects<C, F, W>) {
+        if self.warm_ups.is_empty() {
+            return;
+        }
         let open = self.idle.len() + self.busy();
         let limit = self.config.max_idle();
         let reached = |warm_up: &WarmUp<W>| warm_up.target.min(limit) <= open;
         while let Some(ticket) = self.warm_ups.iter().find(|(_, w)| reached(w)).map(|(t, _)| *t) {
             let warm_up = self.warm_ups.remove(&ticket).expect("a warm-up just found");
-            self.tell(ticket, warm_up.waker, Verdict::Warm, effects);
+            self.tell(ticket, warm_up.sleeper, Verdict::Warm, effects);
         }
     }
 
@@ -458,30 +528,33 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         effects: &mut Effects<C, F, W>,
     ) {
         self.count_wait(&waiter, now);
-        effects.spent.extend(waiter.failure);
-        self.tell(ticket, waiter.waker, verdict, effects);
+        let is_asleep = waiter.is_asleep;
+        let (waker, failure) = waiter.into_parts();
+        effects.spend(failure);
+        self.tell(ticket, Sleeper { waker, is_asleep }, verdict, effects);
     }
 
-    /// Lays a verdict out for whoever waits for it, and has it woken.
+    /// Lays a verdict before whoever waits for it, and has it woken.
     pub(super) fn tell(
         &mut self,
         ticket: Ticket,
-        waker: W,
+        sleeper: Sleeper<W>,
         verdict: Verdict<C, F>,
         effects: &mut Effects<C, F, W>,
     ) {
-        let was_asleep = self.asleep.remove(&ticket).is_some();
-        let is_waking = was_asleep && matches!(verdict, Verdict::Granted(_));
-        self.waking += u32::from(is_waking);
-        self.served.insert(ticket, Served { verdict, is_waking });
-        effects.wake.push(waker);
+        let Sleeper { waker, is_asleep } = sleeper;
+        let is_waking = is_asleep && matches!(verdict, Verdict::Granted(_));
+        self.handed += u64::from(is_waking);
+        self.end_watch(ticket);
+        waker.tell(verdict, is_waking);
+        effects.wake(waker);
     }
 
     /// What becomes of a caller, out of the queue already, whose deadline has passed.
     pub(super) fn time_out(&mut self, waiter: Waiter<F, W>, now: Moment) -> Verdict<C, F> {
         self.count_wait(&waiter, now);
         self.totals.timed_out_total += 1;
-        self.lateness(waiter.failure)
+        self.lateness(waiter.into_parts().1)
     }
 
     /// Why a caller gets nothing whose deadline has passed: with its own dial error, or else the
@@ -495,6 +568,18 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.totals.wait_time_total += now.since(waiter.joined);
     }
 
+    /// Lends the most recently used idle connection to a caller who is there to check it, if it needs
+    /// that.
+    pub(super) fn take_for_caller(&mut self, now: Moment) -> Option<Entry<C>> {
+        if let Some(entry) = self.take_fresh(now) {
+            return Some(entry);
+        }
+        let stale = if self.checks_in_place { self.idle.take_warmest() } else { None };
+        let mut entry = self.lend(stale?, now);
+        entry.must_check = true;
+        Some(entry)
+    }
+
     /// Lends the most recently used idle connection, if it needs no check.
     pub(super) fn take_fresh(&mut self, now: Moment) -> Option<Entry<C>> {
         self.idle.warmest().filter(|entry| self.is_proven(entry, now))?;
@@ -505,8 +590,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Moment) -> Entry<C> {
         self.in_use += 1;
         entry.just_dialed = entry.record().loans() == 0 && entry.opened_at() == now;
+        entry.must_check = false;
         entry.record().count_loan();
         self.count_loans(&entry);
+        self.date(&mut entry);
         entry
     }
 
@@ -529,7 +616,10 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     pub(super) fn shelve(&mut self, entry: Entry<C>, now: Moment, effects: &mut Effects<C, F, W>) {
         let is_surplus = self.live() >= self.config.max_open;
         let surplus = is_surplus.then_some(CloseReason::Surplus);
-        let expired = self.aging.has_ended(&entry, now).then_some(CloseReason::Expired);
+        // Limits may have changed since its end was noted.
+        let known_end = entry.known_end().filter(|_| entry.epoch == self.epoch);
+        let end = known_end.unwrap_or_else(|| self.aging.ends_at(&entry));
+        let expired = (end <= now).then_some(CloseReason::Expired);
         if let Some(reason) = self.unfitness(&entry).or(expired).or(surplus) {
             self.begin_close(entry, reason, now, effects);
         } else if self.judgements.are_due(entry.epoch) {
@@ -555,6 +645,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
             // Limits may have changed since its end was reckoned.
             (entry.epoch, entry.expires) = (self.epoch, Moment::FIRST);
         }
+        self.date(&mut entry);
         self.idle.insert(entry, &self.aging);
     }
 
@@ -576,7 +667,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         let id = ErrandId(self.fresh_id());
         let deadline = now.after(self.config.check_timeout);
         self.aside.begin(id, task, deadline);
-        effects.asides.push(AsideOrder { id, task, entry, deadline });
+        effects.work().asides.push(AsideOrder { id, task, entry, deadline });
     }
 
     pub(super) fn begin_close(
@@ -612,7 +703,7 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
     ) {
         let age = entry.age(now);
         let (connection, handle) = self.part_with(entry);
-        effects.closes.push(CloseOrder { id, connection, handle, reason, age });
+        effects.work().closes.push(CloseOrder { id, connection, handle, reason, age });
     }
 
     /// The connection, which is to be closed or detached, and its handle, which is to go first.

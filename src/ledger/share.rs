@@ -167,6 +167,18 @@ impl Share {
         self.listing == Listing::Watching
     }
 
+    /// Whether there is nothing to give back and nothing to say after an event.
+    pub(super) fn is_quiet(&self, open: u32, coldest: Option<Moment>) -> bool {
+        let Listing::Listed(since) = self.listing else { return false };
+        open == self.held
+            && coldest.is_none_or(|coldest| since <= coldest)
+            && !self.is_unsettled
+            && self.answer.is_none()
+            && self.lacks.is_none()
+            && self.asked.is_none()
+            && self.report == Report::default()
+    }
+
     /// After an event: gives back what is not needed, and says what has changed.
     pub(super) fn settle(&mut self, open: u32, rest: AtRest, now: Moment, orders: &mut Vec<Order>) {
         self.free_down_to(open);

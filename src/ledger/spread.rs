@@ -32,7 +32,11 @@ pub(crate) struct Share(u32);
 impl Share {
     /// This part of `span`; of one of more than 584 years, a part of those.
     pub(crate) fn of(self, span: Duration) -> Duration {
-        let part = (u128::from(nanoseconds(span)) * u128::from(self.0)) >> 32;
-        Duration::from_nanos(part as u64)
+        Duration::from_nanos(self.of_nanos(nanoseconds(span)))
+    }
+
+    /// The same in nanoseconds.
+    pub(crate) fn of_nanos(self, span: u64) -> u64 {
+        ((u128::from(span) * u128::from(self.0)) >> 32) as u64
     }
 }

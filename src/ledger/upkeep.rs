@@ -6,26 +6,26 @@
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
-use crate::config::Config;
 use crate::moment::Moment;
 
-use super::Ledger;
-use super::Overdue;
 use super::effects::{Effects, ErrandId, Task};
 use super::entry::Entry;
 use super::errands::Sponsor;
 use super::idle::Aging;
+use super::{Ledger, Overdue, Waker, earlier};
 
 /// The least time between two upkeeps, and between two checks of a connection at rest, however short
 /// the limits.
 pub(crate) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
-impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
+impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The time has come that an effect's `alarm` named.
     pub(crate) fn upkeep(&mut self, now: Moment) -> Effects<C, F, W> {
         self.alarm = None;
         self.upkept_at = Some(now);
-        self.settled(now, |_, _| {})
+        let effects = self.settled(now, |_, _| {});
+        self.shed();
+        effects
     }
 
     /// Nobody has taken the order for `upkeep`: it is given again at the next event.
@@ -33,17 +33,15 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         self.alarm = None;
     }
 
-    /// When `upkeep` comes next, if that is news.
-    pub(crate) fn news_of_upkeep(&mut self) -> Option<Option<Moment>> {
-        let is_news = self.told_alarm != self.alarm;
-        self.told_alarm = self.alarm;
-        is_news.then_some(self.alarm)
+    /// When `upkeep` comes next.
+    pub(crate) fn alarm(&self) -> Option<Moment> {
+        self.alarm
     }
 
     /// Whether a connection may be lent without a check.
     pub(super) fn is_proven(&self, entry: &Entry<C>, now: Moment) -> bool {
         let proven_at = entry.proven_at;
-        now.since(proven_at) <= self.config.check_after
+        now.nanos_since(proven_at) <= self.aging.check_after
             && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
 
@@ -63,10 +61,32 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
         }
     }
 
+    /// Whether time has done something to what rests.
+    pub(super) fn has_aged(&self, now: Moment) -> bool {
+        self.replaces_at.is_some()
+            || self.idle.is_due(now)
+            || self.next_idled_out().is_some_and(|at| at <= now)
+    }
+
+    /// Whether upkeep comes no later than a return, a loan or anything at rest calls for. It does if it
+    /// was ordered once: what is in use and comes to rest called for it before as well.
+    pub(super) fn is_upkeep_in_time(&self, now: Moment) -> bool {
+        match self.alarm {
+            // If the clock has run back, so does what is in use call for it earlier.
+            Some(alarm) => {
+                self.idle.due().is_none_or(|due| alarm <= due)
+                    && self.next_idled_out().is_none_or(|at| alarm <= at)
+                    && alarm <= now.after_nanos(self.aging.shortest)
+            }
+            None => self.idle.due().is_none() && self.aging.shortest == u64::MAX,
+        }
+    }
+
     /// When the coldest connection will have rested for too long; `None` if it may go on.
     fn next_idled_out(&self) -> Option<Moment> {
         let coldest = self.idle.coldest().filter(|_| self.idle.len() > self.config.min_idle())?;
-        coldest.idle_since.after(self.config.max_idle_time)
+        let at = coldest.idle_since.after_nanos(self.aging.max_idle_time);
+        (at < Moment::LAST).then_some(at)
     }
 
     /// Dials for `min_idle`, which counts what is on its way to rest and not what is about to end.
@@ -122,31 +142,39 @@ impl<C, F: Clone + From<Overdue>, W: Clone> Ledger<C, F, W> {
 
     /// Orders the next `upkeep`, if it must come sooner than was ordered before.
     pub(super) fn set_alarm(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        let is_missing =
-            !self.suspended && self.missing() > 0 && self.open() < self.config.max_open;
-        // If it could be done by now, something else than time is in its way.
-        let fill = self.next_fill().filter(|at| is_missing && *at > now);
-        // An errand that hangs must not hold up what nobody waits for.
-        let is_held_up = self.config.min_idle() > 0 || self.aside.keep_alives() > 0;
-        let errand = self.next_errand_due().filter(|_| is_held_up);
-        // What is in use may come to rest out of sight. What has to end sooner must come by here.
-        let unseen = if self.in_use > 0 { now.after(self.shortest_limit()) } else { None };
-        // And what is idle may be lent there, for too long.
-        let is_idle = !self.idle.is_empty();
-        let overlong = now.after(self.config.leak_after).filter(|_| is_idle);
-        let forget = self.forgets_at().filter(|at| self.share.is_some() && *at > now);
-        let due = [self.idle.due(), self.next_idled_out(), fill, errand, unseen, overlong, forget];
-        let Some(due) = due.into_iter().flatten().min() else { return };
+        let is_plain = self.config.min_idle == 0 && self.share.is_none();
+        if is_plain && self.aside.keep_alives() == 0 && self.is_upkeep_in_time(now) {
+            return;
+        }
+        let mut due = self.idle.due();
+        let mut or = |other: Option<Moment>| due = earlier(due, other);
+        or(self.next_idled_out());
+        let is_missing = self.missing() > 0;
+        if is_missing && !self.suspended && self.open() < self.config.max_open {
+            // If it could be done by now, something else than time is in its way.
+            or(self.next_fill().filter(|at| *at > now));
+        }
+        if self.config.min_idle > 0 || self.aside.keep_alives() > 0 {
+            // An errand that hangs must not hold up what nobody waits for.
+            or(self.next_errand_due());
+        }
+        if self.in_use > 0 {
+            // It may come to rest out of sight. What has to end sooner must come by here.
+            or(Some(now.after_nanos(self.aging.shortest)).filter(|at| *at < Moment::LAST));
+        }
+        if !self.idle.is_empty() {
+            // It may be lent out of sight, for too long.
+            or(now.after(self.config.leak_after));
+        }
+        if self.share.is_some() {
+            or(self.forgets_at().filter(|at| *at > now));
+        }
+        let Some(due) = due else { return };
         let least = self.upkept_at.and_then(|last| last.after(UPKEEP_LEAST));
         let due = least.map_or(due, |least| due.max(least));
         if self.alarm.is_none_or(|alarm| due < alarm) {
             self.alarm = Some(due);
-            effects.alarm = Some(due);
+            effects.work().alarm = Some(due);
         }
-    }
-
-    fn shortest_limit(&self) -> Duration {
-        let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = self.config;
-        max_lifetime.min(max_idle_time).min(check_idle_every).min(leak_after)
     }
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use crate::bell::Bell;
 use crate::error::{DialFailure, GetError};
 use crate::holder::{Holders, is_self_deadlock};
 use crate::ledger::{Ledger, Loan, Refusal, Verdict};
 use crate::moment::Moment;
 use crate::stats::Stats;
-use crate::sync::{Bell, now, this_thread};
+use crate::sync::{coarse_now, now, this_thread};
+
+use super::waiting::Told;
 
 /// What a caller who is turned away is told of the pool.
 #[derive(Default)]
@@ -24,33 +27,41 @@ pub(super) struct Account {
 /// The threads that wait for a connection, as a set: thousands may be turned away at the same moment,
 /// and each asks of every loan whether its thread is among them.
 ///
-/// It is made when somebody is first turned away, and kept up until nobody waits: a wait that ends
-/// well costs nothing.
+/// It is made when somebody is first turned away, and serves for a while: a wait that ends well costs
+/// nothing.
 #[derive(Default)]
-pub(super) struct Asking(Option<HashSet<ThreadId>>);
+pub(super) struct Asking(Option<Threads>);
+
+struct Threads {
+    /// By the clock by which loans begin.
+    made_at: Moment,
+    ids: HashSet<ThreadId>,
+}
+
+/// For how long a set serves. A thread that has been given a connection since is told from one that
+/// asks by its loan, which began later.
+const SERVES_FOR: Duration = Duration::from_millis(10);
 
 impl Asking {
     /// This thread begins to wait.
-    pub(super) fn join(&mut self) {
+    pub(super) fn join(&mut self, now: Moment) {
+        self.forget_old(now);
         if let Some(threads) = &mut self.0 {
-            threads.insert(this_thread());
+            threads.ids.insert(this_thread());
         }
     }
 
-    /// This thread waits no longer.
-    pub(super) fn leave(&mut self) {
-        let Some(threads) = &mut self.0 else { return };
-        threads.remove(&this_thread());
-        if threads.is_empty() {
-            self.0 = None;
-        }
+    fn forget_old(&mut self, now: Moment) {
+        self.0.take_if(|threads| now.since(threads.made_at) > SERVES_FOR);
     }
 
     fn threads<I: Iterator<Item = ThreadId>>(
         &mut self,
+        now: Moment,
         all: impl FnOnce() -> I,
-    ) -> &HashSet<ThreadId> {
-        self.0.get_or_insert_with(|| all().collect())
+    ) -> &Threads {
+        self.forget_old(now);
+        self.0.get_or_insert_with(|| Threads { made_at: coarse_now(), ids: all().collect() })
     }
 }
 
@@ -58,14 +69,16 @@ impl Account {
     /// Of this moment, for this thread.
     pub(super) fn of<C, E>(
         pool: Option<Arc<str>>,
-        ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
+        ledger: &Ledger<C, DialFailure<E>, Arc<Bell<Told<C, DialFailure<E>>>>>,
         asking: &mut Asking,
         now: Moment,
     ) -> Self {
         let (stats, loans) = (ledger.stats(now), ledger.loans());
-        let threads = asking.threads(|| ledger.waiting().map(|bell| bell.thread()));
+        let threads = asking.threads(now, || ledger.waiting().map(|bell| bell.thread()));
         let this = this_thread();
-        let is_asking = |thread| thread == this || threads.contains(&thread);
+        let asked =
+            |loan: &Loan| loan.since <= threads.made_at && threads.ids.contains(&loan.thread);
+        let is_asking = |loan: &Loan| loan.thread == this || asked(loan);
         let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, is_asking);
         Self { pool, stats, loans, is_self_deadlock }
     }
@@ -73,7 +86,7 @@ impl Account {
     /// The same, for somebody whose wait has just ended.
     pub(super) fn after_wait<C, E>(
         pool: Option<Arc<str>>,
-        ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
+        ledger: &Ledger<C, DialFailure<E>, Arc<Bell<Told<C, DialFailure<E>>>>>,
         asking: &mut Asking,
         now: Moment,
     ) -> Self {
@@ -108,7 +121,7 @@ impl Account {
 /// Why a caller was not even queued.
 pub(super) fn refused<C, E>(
     pool: Option<Arc<str>>,
-    ledger: &Ledger<C, DialFailure<E>, Arc<Bell>>,
+    ledger: &Ledger<C, DialFailure<E>, Arc<Bell<Told<C, DialFailure<E>>>>>,
     asking: &mut Asking,
     refusal: Refusal,
     start: Moment,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::bell::Bell;
 use crate::cancel::Cancellable;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
@@ -12,7 +13,7 @@ use crate::ledger::{Ledger, Ticket, Verdict};
 use crate::moment::Moment;
 use crate::spans::Callers;
 use crate::stats::Stats;
-use crate::sync::{Bell, now};
+use crate::sync::now;
 use crate::workers::Enlistment;
 
 use super::account::turned_away;
@@ -31,11 +32,11 @@ impl<D: Dialer> Shell<D> {
             return Some(Err(GetError::Closed));
         }
         let bell = Arc::new(Bell::new(Callers::current()));
-        let mut ledger = self.books();
-        let start = ledger.now;
-        let (ticket, effects) =
-            ledger.tell(|ledger, now| ledger.warm_up(target, now, || Arc::clone(&bell)));
-        match self.wait(ledger, effects, ticket, &bell, deadline) {
+        let start = now();
+        let (ticket, orders) =
+            self.transact(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
+        self.carry_out(orders);
+        match self.wait(ticket, &bell, deadline, None) {
             (Verdict::Warm, _) => Some(Ok(())),
             (verdict, account) => {
                 let error = turned_away(verdict, account, start);
@@ -55,13 +56,16 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.is_inherited() || self.books().is_closed()
+        self.is_inherited() || self.books().ledger.is_closed()
     }
 
     /// Closes for good if nothing is left here; says whether it is closed and nothing is.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
-        let Some((is_vacant, effects)) = self.told(Ledger::close_if_vacant) else { return false };
-        self.carry_out(effects);
+        if self.is_inherited() {
+            return false;
+        }
+        let (is_vacant, orders) = self.transact(|locked, now| locked.ledger.close_if_vacant(now));
+        self.carry_out(orders);
         if is_vacant {
             self.crew.forget(&self.weak());
         }
@@ -74,7 +78,7 @@ impl<D: Dialer> Shell<D> {
             return 0;
         }
         self.close();
-        let handles = self.books().handles_in_use();
+        let handles = self.books().ledger.handles_in_use();
         let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
         for handle in handles {
             self.user_code(|_| handle.abort());
@@ -91,9 +95,10 @@ impl<D: Dialer> Shell<D> {
         }
         self.close();
         let bell = Arc::new(Bell::new(Callers::current()));
-        let mut ledger = self.books();
-        let (ticket, effects) = ledger.tell(|ledger, now| ledger.drain(now, || Arc::clone(&bell)));
-        self.wait(ledger, effects, ticket, &bell, deadline).1.stats
+        let (ticket, orders) =
+            self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
+        self.carry_out(orders);
+        self.wait(ticket, &bell, deadline, None).1.stats
     }
 
     /// Lends nothing and dials nothing until it is resumed.
@@ -106,7 +111,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
-        !self.is_inherited() && self.books().is_suspended()
+        !self.is_inherited() && self.books().ledger.is_suspended()
     }
 
     /// Lends nothing again that was opened, or began to be, before now.
@@ -119,12 +124,13 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return;
         }
-        let mut ledger = self.books();
-        let (epoch, effects) = ledger.tell(Ledger::retire_where);
-        // Before anybody can be told to judge by it.
-        self.predicates.lock().insert(epoch, predicate);
-        drop(ledger);
-        self.carry_out(effects);
+        let ((), orders) = self.transact(|locked, now| {
+            let (epoch, orders) = locked.ledger.retire_where(now);
+            // Before anybody can be told to judge by it.
+            self.predicates.lock().insert(epoch, predicate);
+            ((), orders)
+        });
+        self.carry_out(orders);
     }
 
     /// Changes the settings, from those of this moment to what `change` makes of them.
@@ -135,13 +141,16 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Ok(());
         }
-        let mut ledger = self.books();
-        let config = change(*ledger.config())?;
-        let effects = ledger.tell(|ledger, now| ledger.reconfigure(config, now));
-        self.knobs.set(&config);
-        drop(ledger);
-        self.carry_out(effects);
-        Ok(())
+        let (outcome, orders) =
+            self.transact(|locked, now| match change(*locked.ledger.config()) {
+                Ok(config) => {
+                    self.knobs.set(&config);
+                    (Ok(()), locked.ledger.reconfigure(config, now))
+                }
+                Err(error) => (Err(error), locked.ledger.look(now)),
+            });
+        self.carry_out(orders);
+        outcome
     }
 
     pub(crate) fn stats(self: &Arc<Self>) -> Stats {
@@ -154,7 +163,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn last_dial_failure(&self) -> Option<Failure<D>> {
-        if self.is_inherited() { None } else { self.books().last_failure() }
+        if self.is_inherited() { None } else { self.books().ledger.last_failure() }
     }
 
     /// The numbers without the lock: a glance at the places, and the rest as last noted.
@@ -162,7 +171,9 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Stats::default();
         }
-        let Reading { mut stats, is_laid_out } = self.reading.get();
+        let books = self.locked.try_lock();
+        let reading = books.map(|locked| self.read_numbers(&locked.ledger, now()));
+        let Reading { mut stats, is_laid_out } = reading.unwrap_or_else(|| self.reading.get());
         if is_laid_out {
             // Of one moment or of two, they add up to what is open.
             let resting = self.places.resting().min(stats.in_use);

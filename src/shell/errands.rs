@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::abort::AbortHandle;
+use crate::bell::Bell;
 use crate::close_reason::CloseReason;
 use crate::config::far_future;
 use crate::dialer::Dialer;
@@ -12,37 +13,30 @@ use crate::error::DialFailure;
 use crate::event::Event;
 use crate::holder::Holder;
 use crate::ledger::effects::ErrandId;
-use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task};
+use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task, Work};
 use crate::maintenance::Upkeep;
 use crate::moment::Moment;
 use crate::spans;
-use crate::sync::{Bell, catch, coarse_now, now};
+use crate::sync::{catch, coarse_now, now};
 use crate::workers::Job;
 
-use super::{Books, Connection, Failure, Orders, Shell};
+use super::waiting::Told;
+use super::{Books, Caller, Connection, Duties, Failure, Lent, Orders, Shell};
 
 impl<D: Dialer> Shell<D> {
-    /// Tells the ledger of an event, and carries out what follows.
-    #[cold]
-    pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>) {
-        if let Some(effects) = self.told(event) {
-            self.carry_out(effects);
-        }
-    }
-
     /// Carries out what the ledger ordered, and what follows from that. Never under the lock.
     pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
         self.trim();
-        if !effects.is_empty() {
-            self.give_orders(effects).run();
+        if let Some(work) = effects.wake_first() {
+            self.give_orders(work).run();
         }
     }
 
-    /// Carries out what takes no user code on this thread: what wakes others, sends errands to workers,
-    /// and orders upkeep. Returns the rest. So no order of the pool's own waits for user code.
-    fn give_orders(self: &Arc<Self>, effects: Orders<D>) -> Calls<D> {
+    /// Carries out what takes no user code on this thread: sends errands to workers, and orders upkeep.
+    /// Returns the rest. So no order of the pool's own waits for user code.
+    fn give_orders(self: &Arc<Self>, work: Box<Duties<D>>) -> Calls<D> {
         let mut calls = Calls(VecDeque::new());
-        calls.take_on(Arc::clone(self), effects);
+        calls.take_on(Arc::clone(self), work);
         calls
     }
 
@@ -62,12 +56,12 @@ impl<D: Dialer> Shell<D> {
     fn order_upkeep(self: &Arc<Self>, due: Moment) {
         let is_taken = self.crew.wake_at(due, self.weak());
         // The pool may have been closed since the order was given.
-        let mut ledger = self.books();
+        let mut locked = self.books();
         if !is_taken {
-            ledger.alarm_refused();
+            locked.ledger.alarm_refused();
         }
-        let is_closed = ledger.is_closed();
-        drop(ledger);
+        let is_closed = locked.ledger.is_closed();
+        drop(locked);
         if is_closed {
             self.crew.forget(&self.weak());
         }
@@ -151,9 +145,7 @@ impl<D: Dialer> Shell<D> {
                         fault = CloseReason::Broken;
                         false
                     }
-                    Task::Check | Task::KeepAlive => self.in_span(spans::check, || {
-                        self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
-                    }),
+                    Task::Check | Task::KeepAlive => self.passes_check(connection, task, deadline),
                     Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),
                 };
                 let (fault, now) = ((!is_sound).then_some(fault), now());
@@ -168,6 +160,28 @@ impl<D: Dialer> Shell<D> {
                 self.report(|books| books.closed(id, now))
             }
         }
+    }
+
+    /// Whether the dialer's check finds a connection alive.
+    fn passes_check(
+        &self,
+        connection: &mut Connection<D>,
+        task: Task,
+        deadline: Option<Moment>,
+    ) -> bool {
+        self.in_span(spans::check, || {
+            self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
+        })
+    }
+
+    /// Whether a connection passes the check that its caller makes before it has it.
+    pub(super) fn passes_own_check(&self, entry: &mut Lent<D>) -> bool {
+        let deadline = now().after(self.knobs.check_timeout());
+        let passes = self.passes_check(&mut entry.connection, Task::Check, deadline);
+        if passes {
+            entry.prove(now());
+        }
+        passes
     }
 
     fn dial_failed(
@@ -196,9 +210,22 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
+impl<C, F> Effects<C, F, Arc<Bell<Told<C, F>>>> {
+    /// Wakes those whom there is something to wake for, and returns the rest of the work.
+    fn wake_first(self) -> Option<Box<Work<C, F, Arc<Bell<Told<C, F>>>>>> {
+        if let Some(bell) = self.wake {
+            bell.ring();
+        }
+        for bell in self.work.iter().flat_map(|work| &work.wake) {
+            bell.ring();
+        }
+        self.work
+    }
+}
+
 /// Something to do outside the lock, with the slot that it is done for.
 enum Errand<D: Dialer> {
-    Dial(DialOrder<Arc<Bell>>),
+    Dial(DialOrder<Caller<D>>),
     Aside(AsideOrder<Connection<D>>),
     Close(CloseOrder<Connection<D>>),
 }
@@ -227,16 +254,17 @@ impl<D: Dialer> Calls<D> {
     ///
     /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials that
     /// fail one after the other, and a thousand keys may be asked in turn for a slot.
-    fn take_on(&mut self, shell: Arc<Shell<D>>, effects: Orders<D>) {
+    fn take_on(&mut self, shell: Arc<Shell<D>>, work: Box<Duties<D>>) {
         // Most events concern one shell alone: then nothing is allocated for the others.
-        let (mut first, mut others) = (Some((shell, effects)), Vec::new());
-        while let Some((shell, effects)) = first.take().or_else(|| others.pop()) {
-            let Effects { wake, handle, dials, asides, closes, spent, .. } = effects;
-            let Effects { alarm, judged, orders, is_vacant, .. } = effects;
+        let (mut first, mut others) = (Some((shell, work)), Vec::new());
+        while let Some((shell, work)) = first.take().or_else(|| others.pop()) {
+            let Work { handle, dials, asides, closes, spent, .. } = *work;
+            let Work { alarm, judged, orders, is_vacant, .. } = *work;
             if let Some(membership) = shell.membership.as_ref().filter(|_| !orders.is_empty()) {
-                others.extend(membership.pass_on(orders));
+                for (shell, effects) in membership.pass_on(orders) {
+                    others.extend(effects.wake_first().map(|work| (shell, work)));
+                }
             }
-            wake.iter().for_each(|bell| bell.ring());
             if let Some(due) = alarm {
                 shell.order_upkeep(due);
             }
@@ -268,8 +296,8 @@ impl<D: Dialer> Calls<D> {
     fn run(mut self) {
         while let Some((shell, call)) = self.0.pop_front() {
             let effects = shell.make(call);
-            if !effects.is_empty() {
-                self.take_on(shell, effects);
+            if let Some(work) = effects.wake_first() {
+                self.take_on(shell, work);
             }
         }
     }
@@ -289,13 +317,18 @@ struct Assignment<D: Dialer> {
 
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
-        let told = self.told(|ledger, now| {
-            let orders = ledger.upkeep(now);
+        if self.is_inherited() {
+            return;
+        }
+        let (leaks, orders) = self.transact(|locked, now| {
+            let orders = locked.ledger.upkeep(now);
             // By the clock by which loans begin: so each is told with its whole length.
-            (orders, ledger.take_leaks(coarse_now()))
+            (locked.ledger.take_leaks(coarse_now()), orders)
         });
-        let Some((orders, leaks)) = told else { return };
-        let mut calls = self.give_orders(orders);
+        let mut calls = match orders.wake_first() {
+            Some(work) => self.give_orders(work),
+            None => Calls(VecDeque::new()),
+        };
         if !leaks.is_empty() {
             calls.0.push_back((Arc::clone(&self), Call::TellLeaks(leaks)));
         }

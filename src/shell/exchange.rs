@@ -208,11 +208,14 @@ impl<D: Dialer> Exchange<D> {
 
 impl<D: Dialer> Shell<D> {
     fn obey(&self, what: What) -> Orders<D> {
-        let mut ledger = self.books();
-        match what {
-            What::Grant => ledger.tell(Ledger::granted),
-            What::Evict { most, bar } => ledger.tell(|ledger, now| ledger.evict(most, bar, now)),
-        }
+        let orders = self.transact(|locked, now| {
+            let orders = match what {
+                What::Grant => locked.ledger.granted(now),
+                What::Evict { most, bar } => locked.ledger.evict(most, bar, now),
+            };
+            ((), orders)
+        });
+        orders.1
     }
 }
 

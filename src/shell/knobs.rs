@@ -21,6 +21,8 @@ pub(crate) struct Knobs {
     fresh_for: Figure,
     /// In nanoseconds. Read by whoever comes for a connection.
     get_timeout: Figure,
+    /// In nanoseconds. Read by whoever checks what it is lent.
+    check_timeout: Figure,
     /// 0 or 1. Read by whoever returns a connection in a panic.
     retire_on_panic: Figure,
     /// As `Moment::as_nanos`, and so much earlier as upkeep may come late. Written before the gate of
@@ -39,6 +41,7 @@ impl Knobs {
     pub(super) fn set(&self, config: &Config) {
         self.fresh_for.set(nanoseconds(config.check_after.min(config.max_idle_time)));
         self.get_timeout.set(nanoseconds(config.get_timeout));
+        self.check_timeout.set(nanoseconds(config.check_timeout));
         self.retire_on_panic.set(u64::from(config.retire_on_panic));
     }
 
@@ -61,15 +64,23 @@ impl Knobs {
     }
 
     pub(crate) fn get_timeout(&self) -> Duration {
-        // Of what nanoseconds cannot say, nobody sees the end.
-        match self.get_timeout.get() {
-            u64::MAX => Duration::MAX,
-            nanoseconds => Duration::from_nanos(nanoseconds),
-        }
+        span(&self.get_timeout)
+    }
+
+    pub(super) fn check_timeout(&self) -> Duration {
+        span(&self.check_timeout)
     }
 
     pub(crate) fn retire_on_panic(&self) -> bool {
         self.retire_on_panic.get() != 0
+    }
+}
+
+fn span(nanoseconds: &Figure) -> Duration {
+    // Nobody sees the end of what nanoseconds cannot say.
+    match nanoseconds.get() {
+        u64::MAX => Duration::MAX,
+        nanoseconds => Duration::from_nanos(nanoseconds),
     }
 }
 

@@ -14,12 +14,16 @@ mod errands;
 mod exchange;
 mod knobs;
 mod user_code;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cancel::{Cancel, Cancellable, IsCancelled};
+use crossbeam_utils::CachePadded;
+
+use crate::bell::Bell;
+use crate::cancel::Cancel;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
@@ -27,32 +31,33 @@ use crate::error::{DialFailure, GetError};
 use crate::event::Event;
 use crate::histogram::Timings;
 use crate::holder::Site;
-use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Request, Task, Ticket, Verdict};
+use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Task, Verdict, Work};
 use crate::log_lines::Streak;
 use crate::moment::Moment;
 use crate::places::{Open, Places};
 use crate::reporter::Reporter;
 use crate::shelf::Latest;
-use crate::spans::{self, Callers};
-use crate::sync::{Bell, Mutex, Process, Wake, coarse_now, now, seed, this_thread};
+use crate::sync::{AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread};
 use crate::workers::{Crew, Enlistment};
 
-use self::account::{Account, Asking, turned_away};
-use self::books::{Locked, OpenBooks, Reading};
+use self::account::Account;
+use self::books::{Locked, Reading};
 use self::dialing::LastClose;
 use self::exchange::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
+use self::waiting::{Checkout, Told};
 
 pub(crate) use self::exchange::{Exchange, OnVacant};
 
 type Connection<D> = <D as Dialer>::Connection;
 type Failure<D> = DialFailure<<D as Dialer>::Error>;
-type Books<D> = Ledger<Connection<D>, Failure<D>, Arc<Bell>>;
+type Caller<D> = Arc<Bell<Told<Connection<D>, Failure<D>>>>;
+type Books<D> = Ledger<Connection<D>, Failure<D>, Caller<D>>;
 type Lent<D> = Entry<Connection<D>>;
 type Refused<D> = GetError<<D as Dialer>::Error>;
 type Answer<D> = Verdict<Connection<D>, Failure<D>>;
-type Waited<D> = (Answer<D>, Account);
-type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
+type Orders<D> = Effects<Connection<D>, Failure<D>, Caller<D>>;
+type Duties<D> = Work<Connection<D>, Failure<D>, Caller<D>>;
 
 type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 
@@ -63,6 +68,16 @@ pub(crate) struct Shell<D: Dialer> {
     knobs: Knobs,
     places: Places<Lent<D>>,
     locked: Mutex<Locked<D>>,
+    /// How many callers who were given a connection in their sleep have woken up.
+    ///
+    /// What rests may be kept from those who queue while others are waking up. So the last to wake up
+    /// must look, and must not miss that: whoever keeps something says so in `is_kept` and then adds
+    /// nothing to `woken`, under the lock; whoever wakes up adds one and then reads `is_kept`. One of
+    /// the two additions comes first. If the former's, the latter sees what is kept; if the latter's,
+    /// the former sees that nobody is waking up any more, and hands it over.
+    woken: CachePadded<AtomicU64>,
+    /// 0 or 1. Written under the lock.
+    is_kept: AtomicU64,
     /// Those that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     /// Where it was opened. In a child of that process it is closed: see `Shell::is_inherited`.
@@ -80,14 +95,6 @@ pub(crate) struct Shell<D: Dialer> {
     last_close: LastClose,
     streak: Streak,
     reporter: Reporter<<D as Dialer>::Error>,
-}
-
-/// What a caller keeps who was given a broken connection and asks again.
-#[derive(Clone, Copy)]
-struct Turn {
-    ticket: Ticket,
-    /// Since when it has waited.
-    since: Moment,
 }
 
 impl<D: Dialer> Shell<D> {
@@ -108,13 +115,16 @@ impl<D: Dialer> Shell<D> {
         membership: Option<Membership<D>>,
     ) -> Arc<Self> {
         let (blocking, config) = (dialer.blocking(), *ledger.config());
+        let ledger = ledger.checking_in_place(!blocking.check);
         let reading = Reading { stats: ledger.stats_seen(now()), is_laid_out: false };
         Arc::new(Self {
             dialer,
             blocking,
             knobs: Knobs::new(&config),
             places: Places::new(places_at_first(&config, membership.is_some())),
-            locked: Mutex::new(Locked { ledger, asking: Asking::default() }),
+            locked: Mutex::new(Locked::new(ledger)),
+            woken: CachePadded::new(AtomicU64::new(0)),
+            is_kept: AtomicU64::new(0),
             predicates: Mutex::new(BTreeMap::new()),
             process: Process::this(),
             enlistment: membership.is_none().then(|| crew.enlist()),
@@ -242,37 +252,14 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
-        let mut has_queued = false;
-        let outcome = if cancel.is_some_and(Cancel::is_cancelled) {
-            self.event(Ledger::refuse_cancelled);
-            Err(GetError::Cancelled)
-        } else {
-            self.get_sound(start, deadline, cancel, &mut has_queued)
-        };
+        let mut checkout = Checkout { shell: self, start, deadline, cancel, has_queued: false };
+        let outcome = checkout.run();
         let mut waited = Duration::ZERO;
-        if has_queued {
+        if checkout.has_queued {
             waited = now().since(start);
             self.timings.note_wait(waited, outcome.is_ok());
         }
         self.checked_out(outcome, waited, site)
-    }
-
-    fn get_sound(
-        self: &Arc<Self>,
-        start: Moment,
-        deadline: Option<Moment>,
-        cancel: Option<&Cancel>,
-        has_queued: &mut bool,
-    ) -> Result<Lent<D>, Refused<D>> {
-        let mut turn = None;
-        loop {
-            let (kept, mut entry) = self.get_any(turn, start, deadline, cancel, has_queued)?;
-            if entry.just_dialed || self.is_sound(&mut entry.connection) {
-                return Ok(entry);
-            }
-            self.retire_unused(entry);
-            turn = Some(kept);
-        }
     }
 
     /// A sound connection at rest, if there is one and nobody waits for it.
@@ -294,14 +281,16 @@ impl<D: Dialer> Shell<D> {
 
     fn try_get_sound(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
         loop {
-            let mut ledger = self.books();
-            let (lent, effects) = ledger.tell(Ledger::try_request);
-            let turned_away = match lent {
-                Ok(Some(_)) => (Account::default(), None),
-                _ => (ledger.account(), ledger.last_failure()),
-            };
-            drop(ledger);
-            self.carry_out(effects);
+            let ((lent, turned_away), orders) = self.transact(|locked, now| {
+                let (ledger, asking) = (&mut locked.ledger, &mut locked.asking);
+                let (lent, orders) = ledger.try_request(now);
+                let turned_away = match lent {
+                    Ok(Some(_)) => (Account::default(), None),
+                    _ => (Account::of(self.name(), ledger, asking, now), ledger.last_failure()),
+                };
+                ((lent, turned_away), orders)
+            });
+            self.carry_out(orders);
             let (account, failure) = turned_away;
             let mut entry = match lent {
                 Ok(Some(entry)) => entry,
@@ -312,7 +301,7 @@ impl<D: Dialer> Shell<D> {
             if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
             }
-            self.retire_unused(entry);
+            self.retire_unused(entry, CloseReason::Broken);
         }
     }
 
@@ -347,125 +336,10 @@ impl<D: Dialer> Shell<D> {
         Some(error)
     }
 
-    /// A connection was lent by the ledger and is broken, so that nobody has had it.
-    fn retire_unused(self: &Arc<Self>, entry: Lent<D>) {
+    /// A connection was lent by the ledger and has a fault, so that nobody has had it.
+    fn retire_unused(self: &Arc<Self>, entry: Lent<D>, fault: CloseReason) {
         self.timings.note_vain_loan();
-        self.retire(entry, CloseReason::Broken);
-    }
-
-    /// Waits for a connection, which may turn out to be broken: its caller then asks again, with the
-    /// ticket and the seniority of the first time.
-    fn get_any(
-        self: &Arc<Self>,
-        turn: Option<Turn>,
-        start: Moment,
-        deadline: Option<Moment>,
-        cancel: Option<&Cancel>,
-        has_queued: &mut bool,
-    ) -> Result<(Turn, Lent<D>), Refused<D>> {
-        // Not dropped under the lock, if the caller is served at once.
-        let (mut bell, mut span) = (None, Some(Callers::current()));
-        let mut ledger = self.books();
-        let since = turn.map_or(ledger.now, |turn| turn.since);
-        let (request, effects) = ledger.tell(|ledger, now| {
-            let waker = || {
-                let span = span.take().expect("a caller queues once");
-                Arc::clone(bell.insert(Arc::new(Bell::new(span))))
-            };
-            ledger.request(turn.map(|turn| turn.ticket), since, deadline, now, waker)
-        });
-        let ticket = match request {
-            Request::Granted(ticket, mut entry) => {
-                ledger.date(&mut entry);
-                drop(ledger);
-                self.carry_out(effects);
-                return Ok((Turn { ticket, since }, entry));
-            }
-            Request::Queued(ticket) => ticket,
-            Request::Refused(refusal) => {
-                let error = ledger.refused(refusal, start);
-                drop(ledger);
-                self.carry_out(effects);
-                return Err(error);
-            }
-        };
-        *has_queued = true;
-        ledger.join();
-        let bell = bell.expect("a caller who is queued has a bell");
-        let (verdict, account) = if spans::ARE_KEPT {
-            // A subscriber's code begins the span and ends it.
-            drop(ledger);
-            self.carry_out(effects);
-            self.in_span(spans::wait, || {
-                self.wait_unless(cancel, self.books(), Effects::none(), ticket, &bell, deadline)
-            })
-        } else {
-            self.wait_unless(cancel, ledger, effects, ticket, &bell, deadline)
-        };
-        match verdict {
-            Verdict::Granted(entry) => Ok((Turn { ticket, since }, entry)),
-            verdict => Err(turned_away(verdict, account, start)),
-        }
-    }
-
-    /// Waits, and lets `cancel` end the wait.
-    fn wait_unless<'a>(
-        self: &'a Arc<Self>,
-        cancel: Option<&Cancel>,
-        mut ledger: OpenBooks<'a, D>,
-        mut effects: Orders<D>,
-        ticket: Ticket,
-        bell: &Arc<Bell>,
-        deadline: Option<Moment>,
-    ) -> Waited<D> {
-        // A cancellation finds the caller in the queue from here on, or has come before.
-        let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
-        let watch = watch.transpose();
-        if let Err(IsCancelled) = watch {
-            drop(ledger);
-            self.carry_out(effects);
-            Cancellable::cancel(Arc::clone(self), ticket);
-            (ledger, effects) = (self.books(), Effects::none());
-        }
-        self.wait(ledger, effects, ticket, bell, deadline)
-    }
-
-    /// Waits until there is a verdict for `ticket` or `deadline` has passed.
-    fn wait<'a>(
-        self: &'a Arc<Self>,
-        mut ledger: OpenBooks<'a, D>,
-        mut effects: Orders<D>,
-        ticket: Ticket,
-        bell: &Arc<Bell>,
-        deadline: Option<Moment>,
-    ) -> Waited<D> {
-        let mut is_late = false;
-        loop {
-            if !effects.is_empty() {
-                drop(ledger);
-                self.carry_out(effects);
-                ledger = self.books();
-            }
-            if let Some(mut verdict) = ledger.verdict(ticket, is_late) {
-                let (account, effects) = if let Verdict::Granted(entry) = &mut verdict {
-                    ledger.date(entry);
-                    // Who is served asks for no account.
-                    (Account::default(), ledger.tell(Ledger::collected))
-                } else {
-                    // Before others are found to be late as well: they are asking still.
-                    (ledger.account_after_wait(), ledger.tell(Ledger::look))
-                };
-                drop(ledger);
-                self.carry_out(effects);
-                return (verdict, account);
-            }
-            let wake;
-            (wake, is_late) = ledger.sleep(ticket, deadline, bell);
-            effects = match wake {
-                Wake::Rung => Effects::none(),
-                Wake::Late => ledger.tell(Ledger::look),
-            };
-        }
+        self.retire(entry, fault);
     }
 
     // ---- Return --------------------------------------------------------------------------------
@@ -506,14 +380,14 @@ impl<D: Dialer> Shell<D> {
                 if self.idle.is_some() {
                     self.put_counted(entry, open);
                 } else if let Err(left) = self.places.put(entry, open) {
-                    self.give_back_slowly(left);
+                    self.give_back_left(left);
                 }
                 // Read after the gate, and set before it is opened: see `Places`.
                 if self.knobs.is_before_upkeep(expires) {
                     self.event(Ledger::look);
                 }
             }
-            _ => self.give_back_slowly([Some(entry), None]),
+            _ => self.give_back_slowly(entry),
         }
     }
 
@@ -530,16 +404,19 @@ impl<D: Dialer> Shell<D> {
             Ok(()) => self.trim(),
             Err(left) => {
                 self.count_idle(-(left.iter().flatten().count() as i64));
-                self.give_back_slowly(left);
+                self.give_back_left(left);
             }
         }
     }
 
     #[cold]
-    fn give_back_slowly(self: &Arc<Self>, entries: [Option<Lent<D>>; 2]) {
-        for entry in entries.into_iter().flatten() {
-            self.event(|ledger, now| ledger.give_back(entry, now));
-        }
+    fn give_back_slowly(self: &Arc<Self>, entry: Lent<D>) {
+        self.event(|ledger, now| ledger.give_back(entry, now));
+    }
+
+    #[cold]
+    fn give_back_left(self: &Arc<Self>, left: [Option<Lent<D>>; 2]) {
+        left.into_iter().flatten().for_each(|entry| self.give_back_slowly(entry));
     }
 
     /// A borrower is done with a connection that is of no more use.
@@ -590,8 +467,8 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return entry.into_connection();
         }
-        let (connection, effects) = self.books().tell(|ledger, now| ledger.detach(entry, now));
-        self.carry_out(effects);
+        let (connection, orders) = self.transact(|locked, now| locked.ledger.detach(entry, now));
+        self.carry_out(orders);
         connection
     }
 }

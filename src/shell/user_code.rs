@@ -85,7 +85,7 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn note_panic(&self) {
         if !self.is_inherited() {
-            self.books().note_panic();
+            self.books().ledger.note_panic();
         }
         self.log(Reporter::log_panic);
     }

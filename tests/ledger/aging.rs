@@ -84,8 +84,7 @@ fn what_ends_as_soon_as_it_is_there_is_not_dialed_for_without_end() {
         let mut desk = Desk::with(config);
         let began = desk.now;
         if target > 0 {
-            let (ticket, orders) = desk.ledger.warm_up(target, began, || 1);
-            desk.lay_out(orders);
+            let ticket = desk.warm_up(target, 1);
             desk.sleep(ticket);
         }
         while desk.now < began + SECOND {

@@ -1,5 +1,6 @@
 //! A ledger on a desk: its orders lie there until a test carries them out, by a hand-turned clock.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::budget::Order;
@@ -10,12 +11,11 @@ use crate::ledger::{
     AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
 };
 use crate::moment::Moment;
+use crate::slips::{Lists, Slip};
 use crate::stats::Stats;
 use crate::world::Failure;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
-/// How a caller who sleeps is woken.
-pub(crate) const SLEEPER: u32 = 99;
 
 /// Settings under which time changes nothing but how long a check counts.
 pub(crate) fn ageless() -> Config {
@@ -29,10 +29,13 @@ pub(crate) fn ageless() -> Config {
 
 /// A ledger with its orders laid out, until a test carries them out.
 pub(crate) struct Desk {
-    pub(crate) ledger: Ledger<u32, Failure, u32>,
+    pub(crate) ledger: Ledger<u32, Failure, Slip<u32, Failure>>,
     pub(crate) now: Moment,
+    slips: BTreeMap<Ticket, Slip<u32, Failure>>,
+    /// How many callers have woken up to a connection.
+    awake: u64,
     pub(crate) woken: Vec<u32>,
-    pub(crate) dials: Vec<DialOrder<u32>>,
+    pub(crate) dials: Vec<DialOrder<Slip<u32, Failure>>>,
     pub(crate) asides: Vec<AsideOrder<u32>>,
     pub(crate) closes: Vec<CloseOrder<u32>>,
     /// Dials ever ordered. The nth opens connection n.
@@ -62,6 +65,8 @@ impl Desk {
         Self {
             ledger: Ledger::new(at_once, seed),
             now,
+            slips: BTreeMap::new(),
+            awake: 0,
             woken: Vec::new(),
             dials: Vec::new(),
             asides: Vec::new(),
@@ -80,8 +85,8 @@ impl Desk {
         self
     }
 
-    pub(crate) fn lay_out(&mut self, orders: Effects<u32, Failure, u32>) {
-        let Effects { wake, dials, asides, closes, alarm, orders, .. } = orders;
+    pub(crate) fn lay_out(&mut self, orders: Effects<u32, Failure, Slip<u32, Failure>>) {
+        let Lists { wake, dials, asides, closes, alarm, orders, .. } = orders.into();
         self.orders.extend(orders);
         self.alarm = alarm.or(self.alarm);
         self.begun += u32::try_from(dials.len()).expect("few dials");
@@ -93,9 +98,41 @@ impl Desk {
 
     pub(crate) fn request(&mut self, caller: u32, patience: Option<Duration>) -> Request<u32> {
         let deadline = patience.and_then(|patience| self.now.after(patience));
-        let (request, orders) = self.ledger.request(None, self.now, deadline, self.now, || caller);
+        let slip = Slip::new(caller);
+        let waker = || slip.clone();
+        let (request, orders) = self.ledger.request(None, self.now, deadline, self.now, waker);
+        if let Request::Queued(ticket) = request {
+            self.slips.insert(ticket, slip);
+        }
         self.lay_out(orders);
         request
+    }
+
+    /// A caller who was given a broken connection, and has waited `since` then, waits again.
+    pub(crate) fn ask_again(&mut self, ticket: Ticket, since: Moment) -> Ticket {
+        let slip = Slip::new(self.slips[&ticket].caller());
+        let waker = || slip.clone();
+        let (request, orders) = self.ledger.request(Some(ticket), since, None, self.now, waker);
+        let Request::Queued(ticket) = request else { panic!("does not wait: {request:?}") };
+        self.slips.insert(ticket, slip);
+        self.lay_out(orders);
+        ticket
+    }
+
+    pub(crate) fn warm_up(&mut self, target: u32, caller: u32) -> Ticket {
+        let slip = Slip::new(caller);
+        let (ticket, orders) = self.ledger.warm_up(target, self.now, || slip.clone());
+        self.slips.insert(ticket, slip);
+        self.lay_out(orders);
+        ticket
+    }
+
+    /// What the holder of `ticket` has been told. Others may be served by its waking up.
+    pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Verdict<u32, Failure>> {
+        let (verdict, is_waking) = self.slips.get(&ticket)?.take()?;
+        self.awake += u64::from(is_waking);
+        self.ledger.note_woken(self.awake);
+        Some(verdict)
     }
 
     /// A caller who is not served at once and waits for as long as it takes.
@@ -126,14 +163,14 @@ impl Desk {
     }
 
     pub(crate) fn granted(&mut self, ticket: Ticket) -> Entry<u32> {
-        match self.ledger.collect(ticket) {
+        match self.collect(ticket) {
             Some(Verdict::Granted(entry)) => entry,
             other => panic!("not granted: {other:?}"),
         }
     }
 
     pub(crate) fn failure(&mut self, ticket: Ticket) -> Failure {
-        match self.ledger.collect(ticket) {
+        match self.collect(ticket) {
             Some(Verdict::Failed(failure)) => failure,
             other => panic!("not failed: {other:?}"),
         }
@@ -194,17 +231,17 @@ impl Desk {
     }
 
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
-        let verdict = self.ledger.leave(ticket, self.now);
-        self.look();
-        match verdict {
-            Verdict::Late(failure) => failure,
+        let (told, orders) = self.ledger.leave(ticket, self.now, |_| ());
+        self.lay_out(orders);
+        match told {
+            Some((Verdict::Late(failure), ())) => failure,
             other => panic!("not late: {other:?}"),
         }
     }
 
     /// A caller falls asleep, who has all the time in the world.
     pub(crate) fn sleep(&mut self, ticket: Ticket) -> Option<Moment> {
-        self.ledger.sleep(ticket, None, self.now, SLEEPER)
+        self.ledger.sleep(ticket, None)
     }
 
     pub(crate) fn flush(&mut self) {

@@ -17,10 +17,11 @@ use crate::ledger::{
     Verdict,
 };
 use crate::moment::Moment;
+use crate::slips::{Lists, Slip, Slips};
 use crate::world::Failure;
 
-type Books = Ledger<u32, Failure, usize>;
-type Orders = Effects<u32, Failure, usize>;
+type Books = Ledger<u32, Failure, Slip<usize, Failure>>;
+type Orders = Effects<u32, Failure, Slip<usize, Failure>>;
 
 /// A budget behind a lock, as in the shell.
 pub(crate) struct Common(Mutex<Budget>);
@@ -119,6 +120,8 @@ struct Member {
     want: Option<(Moment, u32)>,
     /// Whether it has been granted a slot, and nothing has happened to it since.
     is_granted: bool,
+    /// How many of its callers have woken up to a connection.
+    woken: u64,
 }
 
 struct Places {
@@ -207,6 +210,7 @@ pub(crate) struct Keys {
     /// How far the clock of the event at hand is behind.
     behind: Duration,
     is_closed: bool,
+    slips: Slips<usize, Failure>,
     members: Vec<Member>,
     /// The members that the keys have now.
     current: Vec<Option<usize>>,
@@ -234,6 +238,7 @@ impl Keys {
             now,
             behind: Duration::ZERO,
             is_closed: false,
+            slips: Slips::default(),
             members: Vec::new(),
             current: vec![None; keys],
             callers: Vec::new(),
@@ -310,7 +315,9 @@ impl Keys {
             let is_left = self.members[member].key == key && self.current[key] != Some(member);
             if is_left && self.members[member].books.is_some() {
                 let now = self.open(member);
-                let (answer, effects) = self.books(member).request(None, now, None, now, || 0);
+                let (answer, effects) = self.books(member).request(None, now, None, now, || {
+                    unreachable!("nobody waits for what is closed")
+                });
                 assert!(matches!(answer, Request::Refused(Refusal::Closed)), "KEY-02: {answer:?}");
                 self.note(member, now, effects);
             }
@@ -320,7 +327,8 @@ impl Keys {
     fn ask(&mut self, caller: usize) {
         let Caller { member, ticket: place, since, deadline, .. } = self.callers[caller];
         let now = self.open(member);
-        let (answer, effects) = self.books(member).request(place, since, deadline, now, || caller);
+        let slip = self.slips.give(caller);
+        let (answer, effects) = self.books(member).request(place, since, deadline, now, || slip);
         let it = &mut self.callers[caller];
         (it.dial, it.has_failed, it.state) = (None, false, State::Gone);
         match answer {
@@ -364,7 +372,8 @@ impl Keys {
         let member = self.member(key);
         let now = self.open(member);
         let caller = self.callers.len();
-        let (ticket, effects) = self.books(member).warm_up(target, now, || caller);
+        let slip = self.slips.give(caller);
+        let (ticket, effects) = self.books(member).warm_up(target, now, || slip);
         let deadline = patience.and_then(|patience| now.after(patience));
         self.callers.push(Caller::new(member, now, deadline, Some(target)));
         let it = &mut self.callers[caller];
@@ -382,26 +391,52 @@ impl Keys {
     fn collect_of(&mut self, caller: usize) {
         let Caller { member, ticket, deadline, .. } = self.callers[caller];
         let ticket = ticket.expect("who waits has a ticket");
+        if self.members[member].books.is_none() {
+            let told = self.collect_slip(caller);
+            assert!(!matches!(told, None | Some(Verdict::Granted(_))), "KEY-02: {told:?}");
+            self.callers[caller].state = State::Gone;
+            return;
+        }
         let now = self.open(member);
         let told = match std::mem::replace(&mut self.callers[caller].state, State::Gone) {
             State::Told(verdict) => Some(verdict),
-            _ => self.books(member).collect(ticket),
+            _ => self.collect_slip(caller),
         };
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
-        let told = told.or_else(|| is_late.then(|| self.books(member).leave(ticket, now)));
-        let Some(verdict) = told else {
-            let until = self.books(member).sleep(ticket, deadline, now, caller);
-            let it = &mut self.callers[caller];
-            (it.state, it.sleep) = (State::Waiting, Sleep::Until(until));
-            return self.put_away(member, now);
-        };
-        let effects = if let Verdict::Granted(entry) = verdict {
-            self.lend(caller, Some(ticket), entry);
-            self.books(member).collected(now)
-        } else {
-            self.books(member).look(now)
-        };
-        self.note(member, now, effects);
+        match told {
+            Some(Verdict::Granted(entry)) => {
+                self.lend(caller, Some(ticket), entry);
+                let effects = self.books(member).look(now);
+                self.note(member, now, effects);
+            }
+            Some(_) => self.put_away(member, now),
+            None if is_late => {
+                let (told, effects) = self.books(member).leave(ticket, now, |_| ());
+                if told.is_none() {
+                    self.callers[caller].state = State::Waiting;
+                }
+                self.note(member, now, effects);
+            }
+            None => {
+                let until = self.books(member).sleep(ticket, deadline);
+                let it = &mut self.callers[caller];
+                (it.state, it.sleep) = (State::Waiting, Sleep::Until(until));
+                self.put_away(member, now);
+            }
+        }
+    }
+
+    /// What a caller has been told; it may have woken up to that.
+    fn collect_slip(&mut self, caller: usize) -> Option<Verdict<u32, Failure>> {
+        let member = self.callers[caller].member;
+        let before = self.slips.woken;
+        let told = self.slips.collect(caller);
+        self.members[member].woken += self.slips.woken - before;
+        let woken = self.members[member].woken;
+        if let Some(books) = &mut self.members[member].books {
+            books.note_woken(woken);
+        }
+        told
     }
 
     pub(crate) fn cancel(&mut self, pick: usize) {
@@ -412,8 +447,7 @@ impl Keys {
         self.event(member, |books, now| books.cancel(ticket, now));
     }
 
-    fn lend(&mut self, caller: usize, ticket: Option<Ticket>, mut entry: Entry<u32>) {
-        self.books(self.callers[caller].member).date(&mut entry);
+    fn lend(&mut self, caller: usize, ticket: Option<Ticket>, entry: Entry<u32>) {
         self.connection(entry.connection).place = Place::Out;
         let it = &mut self.callers[caller];
         (it.ticket, it.state) = (ticket, State::Holding(entry));
@@ -613,10 +647,13 @@ impl Keys {
             *current = None;
         }
         self.note(member, now, effects);
-        let is_left = |it: &Caller| {
-            it.member == member && matches!(it.state, State::Waiting | State::Holding(_))
-        };
-        assert!(!self.callers.iter().any(is_left), "KEY-02: closed with somebody in it");
+        let mut its = self.callers.iter().enumerate().filter(|(_, it)| it.member == member);
+        let is_left = its.any(|(at, it)| match it.state {
+            State::Waiting => !self.slips.is_told(at),
+            State::Holding(_) => true,
+            _ => false,
+        });
+        assert!(!is_left, "KEY-02: closed with somebody in it");
         let open = self.books(member).stats(now).open();
         assert_eq!(open, 0, "KEY-02: closed with something in it");
         // A close that has taken too long still holds on to it; and of two that go, whoever has found
@@ -787,7 +824,7 @@ impl Keys {
 
     /// Notes what an event has come to, and puts away.
     fn note(&mut self, member: usize, now: Moment, effects: Orders) {
-        let Effects { wake, dials, asides, closes, alarm, orders, is_vacant, .. } = effects;
+        let Lists { wake, dials, asides, closes, alarm, orders, is_vacant, .. } = effects.into();
         for caller in wake {
             self.callers[caller].sleep = Sleep::Awake;
         }
@@ -835,16 +872,16 @@ impl Keys {
         // Its callers may have what a warm-up has waited for: it is warm all the same.
         let warming = self.warm_ups(member).map(|(_, since)| since).min();
         let books = self.members[member].books.as_mut().expect("its books are open");
-        let waiting: Vec<_> = books.waiting().copied().collect();
+        let waiting: Vec<_> = books.waiting().map(Slip::caller).collect();
         for at in 0..self.callers.len() {
             let it = &mut self.callers[at];
             let State::Waiting = it.state else { continue };
             if it.member != member || waiting.contains(&at) {
                 continue;
             }
-            let books = self.members[member].books.as_mut().expect("its books are open");
-            let verdict = books.collect(it.ticket.expect("who waits has a ticket"));
-            assert!(verdict.is_some() || it.target.is_some(), "out of the queue, and not told");
+            let is_warm_up = it.target.is_some();
+            let verdict = self.collect_slip(at);
+            assert!(verdict.is_some() || is_warm_up, "out of the queue, and not told");
             let Some(verdict) = verdict else { continue };
             if let Verdict::Granted(entry) = &verdict {
                 let number = entry.connection;
@@ -901,11 +938,11 @@ impl Keys {
     /// The first caller of the queue for whom a dial may be begun.
     fn sponsor(&self, member: usize, now: Moment) -> Option<usize> {
         let books = self.members[member].books.as_ref()?;
-        let may_dial = |caller: &&usize| {
-            let Caller { dial, has_failed, deadline, .. } = &self.callers[**caller];
+        let may_dial = |caller: &usize| {
+            let Caller { dial, has_failed, deadline, .. } = &self.callers[*caller];
             dial.is_none() && !has_failed && deadline.is_none_or(|deadline| deadline > now)
         };
-        books.waiting().find(may_dial).copied()
+        books.waiting().map(Slip::caller).find(may_dial)
     }
 
     /// Callers in the queue for whom nothing is under way.
@@ -913,7 +950,7 @@ impl Keys {
         let Some(books) = &self.members[member].books else { return 0 };
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
         let checks = self.asides.iter().filter(|it| it.member == member && it.is_counted).count();
-        let unmet = books.waiting().filter(|caller| !self.callers[**caller].has_failed).count();
+        let unmet = books.waiting().filter(|slip| !self.callers[slip.caller()].has_failed).count();
         small(unmet).saturating_sub(small(counted + checks) + books.stats(now).idle)
     }
 
@@ -955,7 +992,7 @@ impl Keys {
     /// Since when the first of those waits who are not served yet, callers and warm-ups.
     fn waits_since(&self, member: usize) -> Option<Moment> {
         let books = self.members[member].books.as_ref()?;
-        let callers = books.waiting().map(|caller| self.callers[*caller].since);
+        let callers = books.waiting().map(|slip| self.callers[slip.caller()].since);
         callers.chain(self.warm_ups(member).map(|(_, since)| since)).min()
     }
 
@@ -1102,6 +1139,7 @@ impl Keys {
             alarm: None,
             want: None,
             is_granted: false,
+            woken: 0,
         });
         self.current[key] = Some(member);
         if self.is_closed {

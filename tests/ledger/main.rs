@@ -30,6 +30,7 @@ mod keys_history;
 mod outages;
 mod promises;
 mod sharing;
+mod slips;
 mod soak;
 mod world;
 

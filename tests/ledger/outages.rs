@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Backoff, Breaker, Config, OnDialFailure};
-use crate::desk::{Desk, SECOND, SLEEPER, ageless};
+use crate::desk::{Desk, SECOND, ageless};
 use crate::ledger::{Request, Ticket, Verdict};
 use crate::world::Failure;
 
@@ -57,7 +57,7 @@ fn a_caller_whose_dial_has_failed_may_yet_be_served_by_a_return() {
     let held = desk.dial_and_get();
     let ticket = desk.queue(1);
     desk.refused();
-    assert!(desk.ledger.collect(ticket).is_none());
+    assert!(desk.collect(ticket).is_none());
     desk.give_back(held);
     assert_eq!(desk.granted(ticket).connection, 1);
 }
@@ -147,14 +147,14 @@ fn who_retries_in_vain_is_told_why_at_the_deadline() {
     let began = desk.now;
     let mut latest = desk.refused();
     while desk.now < began + SECOND {
-        let until = desk.ledger.sleep(ticket, Some(began + SECOND), desk.now, 0);
+        let until = desk.ledger.sleep(ticket, Some(began + SECOND));
         desk.now = until.expect("it has a deadline");
         desk.look();
         if desk.now < began + SECOND {
             latest = desk.refused();
         }
     }
-    match desk.ledger.collect(ticket) {
+    match desk.collect(ticket) {
         Some(Verdict::Late(failure)) => {
             assert_eq!(failure, Some(Failure::Of(latest)));
         }
@@ -179,16 +179,16 @@ fn who_retries_takes_what_is_returned_meanwhile() {
 
 /// Callers who sleep must be woken for the next attempt although it is nobody's errand.
 #[test]
-fn whoever_has_slept_longest_wakes_for_the_next_attempt() {
+fn one_of_those_who_sleep_wakes_for_the_next_attempt() {
     let mut desk = retrying(2);
     let (first, second) = (desk.queue(1), desk.queue(2));
-    assert!(desk.sleep(first).is_some() && desk.sleep(second).is_some());
+    assert!(desk.sleep(first).is_some() && desk.sleep(second).is_none());
     let failed = desk.now;
     for _ in 0..2 {
         desk.refused();
     }
-    assert_eq!(desk.woken, [SLEEPER], "it would sleep beyond the next attempt");
-    let until = desk.sleep(first).expect("the next attempt");
+    assert_eq!(desk.woken, [2], "both would sleep beyond the next attempt");
+    let until = desk.sleep(second).expect("the next attempt");
     assert!(until <= failed + 20 * MILLISECOND);
 }
 
@@ -327,8 +327,7 @@ fn a_warm_up_is_refused_as_callers_are() {
     let ticket = desk.queue(1);
     desk.refused();
     desk.failure(ticket);
-    let (warm_up, orders) = desk.ledger.warm_up(2, desk.now, || 7);
-    desk.lay_out(orders);
+    let warm_up = desk.warm_up(2, 7);
     desk.failure(warm_up);
     assert!(desk.dials.is_empty());
 }
@@ -341,7 +340,7 @@ fn retries_end_when_the_breaker_opens() {
     let ticket = desk.queue(1);
     for _ in 0..2 {
         desk.refused();
-        assert!(desk.ledger.collect(ticket).is_none());
+        assert!(desk.collect(ticket).is_none());
         desk.sleep_and_look(ticket);
     }
     desk.refused();

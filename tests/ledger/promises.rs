@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 use crate::config::{Config, DialRule};
-use crate::desk::{Desk, SECOND, SLEEPER, ageless};
+use crate::desk::{Desk, SECOND, ageless};
 use crate::ledger::{AsideOrder, Refusal, Request, Task, Verdict};
 use crate::stats::Stats;
 use crate::world::Failure;
@@ -19,7 +19,7 @@ fn callers_who_time_out_cost_no_capacity() {
     for round in 0..10_000 {
         let ticket = desk.queue_for(round, SECOND);
         desk.now += SECOND;
-        assert!(desk.ledger.collect(ticket).is_none());
+        assert!(desk.collect(ticket).is_none());
         assert_eq!(desk.leave(ticket), None);
         desk.give_back(held);
         held = desk.get();
@@ -107,7 +107,7 @@ fn a_caller_whose_own_dial_is_taken_waits_on() {
     let orders = desk.ledger.dialed(second_dial.id, 7, None, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.granted(first).connection, 7, "whoever has waited longest takes it");
-    assert!(desk.ledger.collect(second).is_none());
+    assert!(desk.collect(second).is_none());
     assert_eq!(desk.begun, 2, "the dial of the first is now the second's");
     desk.dialed();
     desk.granted(second);
@@ -238,7 +238,7 @@ fn a_flushed_connection_that_comes_back_frees_its_slot_for_the_waiter() {
 
 /// NO-STRANDED-WAITER: who sleeps without an alarm is told of the errand that begins meanwhile.
 #[test]
-fn whoever_has_slept_longest_wakes_when_an_errand_is_overdue() {
+fn the_last_who_sleeps_wakes_when_an_errand_is_overdue() {
     let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..ageless() });
     let held = desk.dial_and_get();
     let (first, second) = (desk.queue(1), desk.queue(2));
@@ -246,10 +246,11 @@ fn whoever_has_slept_longest_wakes_when_an_errand_is_overdue() {
     desk.woken.clear();
     let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
-    assert_eq!(desk.woken, [SLEEPER], "one is enough");
-    assert_eq!(desk.sleep(first), Some(desk.now + SECOND), "the close may hang");
+    assert_eq!(desk.woken, [2], "one is enough");
+    assert_eq!(desk.sleep(second), Some(desk.now + SECOND), "the close may hang");
+    assert_eq!(desk.sleep(first), None, "one is enough");
     desk.look();
-    assert_eq!(desk.woken, [SLEEPER], "and once is");
+    assert_eq!(desk.woken, [2], "and once is");
 }
 
 /// The same when the one who was to look leaves.
@@ -257,18 +258,18 @@ fn whoever_has_slept_longest_wakes_when_an_errand_is_overdue() {
 fn whoever_leaves_hands_the_watch_on() {
     let mut desk = Desk::new(1);
     let held = desk.dial_and_get();
-    let (first, second) = (desk.queue_for(1, SECOND), desk.queue(2));
+    let (first, second) = (desk.queue(1), desk.queue_for(2, SECOND));
     let deadline = desk.now + SECOND;
-    assert_eq!(desk.ledger.sleep(first, Some(deadline), desk.now, 1), Some(deadline));
-    assert_eq!(desk.sleep(second), None);
+    assert_eq!(desk.sleep(first), None);
+    assert_eq!(desk.ledger.sleep(second, Some(deadline)), Some(deadline));
     desk.woken.clear();
     let orders = desk.ledger.retire(held, CloseReason::Broken, desk.now);
     desk.lay_out(orders);
-    assert!(desk.woken.is_empty(), "the first wakes before the close is overdue");
+    assert_eq!(desk.woken, [2]);
+    assert_eq!(desk.ledger.sleep(second, Some(deadline)), Some(deadline), "and then it leaves");
     desk.now = deadline;
-    desk.look();
-    desk.leave(first);
-    assert_eq!(desk.woken, [SLEEPER]);
+    desk.leave(second);
+    assert_eq!(desk.woken, [2, 1]);
 }
 
 // ---- Deadlines ---------------------------------------------------------------------------------
@@ -286,7 +287,7 @@ fn one_return_reaches_the_live_waiter_behind_ten_thousand_expired_ones() {
     assert_eq!(desk.woken, [77_777], "in one event, and nobody else is woken");
     desk.granted(live);
     for ticket in expired {
-        assert!(matches!(desk.ledger.collect(ticket), Some(Verdict::Late(None))));
+        assert!(matches!(desk.collect(ticket), Some(Verdict::Late(None))));
     }
     assert_eq!((desk.stats().waiting, desk.stats().timed_out_total), (0, 10_000));
 }
@@ -297,6 +298,8 @@ fn nothing_remains_of_callers_who_leave_from_behind_a_patient_one() {
     let mut desk = Desk::new(1);
     let _held = desk.dial_and_get();
     let patient = desk.queue(1);
+    let first = desk.queue_for(2, SECOND);
+    desk.leave(first);
     // Everything that the ledger keeps, in so many words.
     let before = format!("{:?}", desk.ledger).len();
     for _ in 0..100_000 {
@@ -304,7 +307,7 @@ fn nothing_remains_of_callers_who_leave_from_behind_a_patient_one() {
         desk.leave(ticket);
     }
     assert_eq!(desk.stats().waiting, 1);
-    assert!(desk.ledger.collect(patient).is_none());
+    assert!(desk.collect(patient).is_none());
     // Numbers have grown by some digits.
     assert!(format!("{:?}", desk.ledger).len() < before + 100, "{:?}", desk.ledger);
 }
@@ -360,7 +363,7 @@ fn nobody_fails_by_a_dial_that_another_asked_for() {
     assert_eq!(desk.stats().dialing, 1, "the slot begins a dial for the second");
     desk.retire(held);
     assert_eq!(desk.failure(first), Failure::Of(dial));
-    assert!(desk.ledger.collect(second).is_none());
+    assert!(desk.collect(second).is_none());
     desk.dialed();
     assert_eq!(desk.granted(second).connection, 2);
 }
@@ -400,7 +403,7 @@ fn a_caller_who_is_late_is_told_why_its_dial_failed() {
     let ticket = desk.queue_for(1, SECOND);
     let dial = desk.refused();
     desk.now += SECOND;
-    assert!(desk.ledger.collect(ticket).is_none());
+    assert!(desk.collect(ticket).is_none());
     assert_eq!(desk.leave(ticket), Some(Failure::Of(dial)));
 }
 
@@ -443,12 +446,10 @@ fn a_caller_who_is_given_a_broken_connection_keeps_its_place() {
     desk.give_back(held);
     let broken = desk.granted(first);
     desk.retire(broken);
-    let (request, orders) = desk.ledger.request(Some(first), desk.now, None, desk.now, || 1);
-    assert!(matches!(request, Request::Queued(ticket) if ticket == first));
-    desk.lay_out(orders);
+    assert_eq!(desk.ask_again(first, desk.now), first);
     desk.dialed();
     desk.granted(first);
-    assert!(desk.ledger.collect(second).is_none());
+    assert!(desk.collect(second).is_none());
     assert_eq!(desk.stats().waited_total, 3, "nobody queues twice");
 }
 
@@ -470,10 +471,7 @@ fn a_caller_who_is_given_a_broken_connection_keeps_its_seniority() {
     for broken in [desk.granted(first), desk.granted(second)] {
         desk.retire(broken);
     }
-    for ticket in [first, second] {
-        let (_, orders) = desk.ledger.request(Some(ticket), start, None, desk.now, || 1);
-        desk.lay_out(orders);
-    }
+    let [first, second] = [first, second].map(|ticket| desk.ask_again(ticket, start));
     desk.sleep(first);
     desk.dialed();
     desk.dialed();
@@ -505,7 +503,7 @@ fn a_caller_sleeps_beside_no_idle_connection_while_the_one_before_it_is_in_user_
         desk.give_back(one);
         desk.give_back(other);
         assert_eq!(desk.stats().idle, u32::from(!is_awake));
-        assert_eq!(desk.ledger.collect(second).is_some(), is_awake);
+        assert_eq!(desk.collect(second).is_some(), is_awake);
     }
 }
 
@@ -522,7 +520,7 @@ fn a_dial_that_fails_after_its_caller_was_served_is_nobodys_failure() {
     assert_eq!(desk.begun, 2, "the second adopts the dial that the first has left");
     desk.refused();
     assert_eq!((desk.begun, desk.stats().waiting), (3, 1), "and begins its own when that fails");
-    assert!(desk.ledger.collect(second).is_none());
+    assert!(desk.collect(second).is_none());
     desk.dialed();
     desk.granted(second);
 }
@@ -605,14 +603,13 @@ fn nobody_is_turned_away_whom_an_idle_connection_can_serve_after_a_check() {
 fn a_warm_up_and_callers_together_keep_within_the_limit() {
     let mut desk = Desk::new(3);
     let waiting = desk.queue(1);
-    let (warm, orders) = desk.ledger.warm_up(9, desk.now, || 2);
-    desk.lay_out(orders);
+    let warm = desk.warm_up(9, 2);
     assert_eq!((desk.stats().dialing, desk.begun), (3, 3));
     for _ in 0..3 {
         desk.dialed();
     }
     desk.granted(waiting);
-    assert!(matches!(desk.ledger.collect(warm), Some(Verdict::Warm)));
+    assert!(matches!(desk.collect(warm), Some(Verdict::Warm)));
     assert_eq!(desk.stats().idle, 2);
 }
 
@@ -620,14 +617,13 @@ fn a_warm_up_and_callers_together_keep_within_the_limit() {
 #[test]
 fn a_warm_up_does_not_fail_by_a_dial_from_before_a_flush() {
     let mut desk = Desk::new(2);
-    let (warm, orders) = desk.ledger.warm_up(1, desk.now, || 1);
-    desk.lay_out(orders);
+    let warm = desk.warm_up(1, 1);
     desk.flush();
     assert_eq!(desk.begun, 2);
     desk.refused();
-    assert!(desk.ledger.collect(warm).is_none());
+    assert!(desk.collect(warm).is_none());
     desk.dialed();
-    assert!(matches!(desk.ledger.collect(warm), Some(Verdict::Warm)));
+    assert!(matches!(desk.collect(warm), Some(Verdict::Warm)));
 }
 
 /// SHUT-12: the generation is that of the dial's beginning.
@@ -787,12 +783,11 @@ fn every_mix_of_limits_serves_everyone_and_comes_to_rest() {
 fn serve_everyone(config: Config, warm_up_to: u32) {
     const CALLERS: u32 = 5;
     let mut desk = Desk::with(config);
-    let (warm, orders) = desk.ledger.warm_up(warm_up_to, desk.now, || 0);
-    desk.lay_out(orders);
+    let warm = desk.warm_up(warm_up_to, 0);
     while !desk.dials.is_empty() {
         desk.dialed();
     }
-    assert!(matches!(desk.ledger.collect(warm), Some(Verdict::Warm)), "{config:?}");
+    assert!(matches!(desk.collect(warm), Some(Verdict::Warm)), "{config:?}");
     assert_eq!(desk.stats().idle, warm_up_to.min(config.max_idle()));
 
     let mut held = Vec::new();
@@ -809,7 +804,7 @@ fn serve_everyone(config: Config, warm_up_to: u32) {
             desk.dialed();
         }
         let before = held.len();
-        waiting.retain(|ticket| match desk.ledger.collect(*ticket) {
+        waiting.retain(|ticket| match desk.collect(*ticket) {
             Some(Verdict::Granted(entry)) => {
                 held.push(entry);
                 false
@@ -907,8 +902,7 @@ fn a_caller_whom_newcomers_have_left_nothing_has_a_dial_once_the_one_before_it_i
     assert_eq!((desk.stats().idle, desk.dials.len()), (1, 0), "it is coming to the second");
     let _newcomer_s = desk.ledger.lay_out(desk.now).expect("newcomers may pass");
     let _first_s = desk.granted(first);
-    let orders = desk.ledger.collected(desk.now);
-    desk.lay_out(orders);
+    desk.look();
     assert_eq!(desk.dials.len(), 1);
     desk.dialed();
     desk.granted(second);

@@ -126,9 +126,7 @@ impl Desks {
     }
 
     fn warm_up(&mut self, key: usize, target: u32) -> Ticket {
-        let desk = &mut self[key];
-        let (ticket, effects) = desk.ledger.warm_up(target, desk.now, || 0);
-        desk.lay_out(effects);
+        let ticket = self[key].warm_up(target, 0);
         self.pass_on();
         ticket
     }
@@ -698,7 +696,7 @@ fn a_warm_up_of_more_than_may_rest_in_all_ends() {
     let ticket = keys.warm_up(0, 2);
     keys.come_to_rest();
     assert_eq!(keys[0].begun, 2);
-    assert!(keys[0].ledger.collect(ticket).is_some());
+    assert!(keys[0].collect(ticket).is_some());
     assert_eq!(keys.taken(), 0);
 }
 
@@ -713,7 +711,7 @@ fn two_warm_ups_that_lack_each_others_slots_do_not_take_turns() {
     keys[0].leave(first);
     keys.come_to_rest();
     assert_eq!((keys.idle(), keys.evicted()), ([0, 2], 1));
-    assert!(keys[1].ledger.collect(second).is_some());
+    assert!(keys[1].collect(second).is_some());
 }
 
 // ---- Why a caller was not served ---------------------------------------------------------------

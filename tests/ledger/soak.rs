@@ -13,6 +13,7 @@ use crate::ledger::{
     Verdict,
 };
 use crate::moment::Moment;
+use crate::slips::{Lists, Slip, Slips};
 use crate::world::Failure;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -22,8 +23,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// The latest that upkeep comes after its time.
 const LATENESS: Duration = Duration::from_millis(20);
 
-type Books = Ledger<u32, Failure, u32>;
-type Orders = Effects<u32, Failure, u32>;
+type Books = Ledger<u32, Failure, Slip<u32, Failure>>;
+type Orders = Effects<u32, Failure, Slip<u32, Failure>>;
 
 #[derive(Debug)]
 enum Item {
@@ -31,7 +32,7 @@ enum Item {
     /// By the ledger, or by the timer of the sleep with that number.
     Wake(u32, Option<u32>),
     Return(u32),
-    DialEnds(DialOrder<u32>, bool),
+    DialEnds(DialOrder<Slip<u32, Failure>>, bool),
     AsideEnds(AsideOrder<u32>),
     CloseEnds(CloseOrder<u32>),
     Upkeep(Moment),
@@ -78,6 +79,7 @@ struct Seen {
 
 struct Soak {
     ledger: Books,
+    slips: Slips<u32, Failure>,
     now: Moment,
     end: Moment,
     random: u64,
@@ -113,6 +115,7 @@ impl Soak {
         let config = config(&mut random);
         let mut soak = Self {
             ledger: Ledger::new(config, seed),
+            slips: Slips::default(),
             now,
             end: now + HOUR,
             random,
@@ -219,12 +222,6 @@ impl Soak {
         self.carry_out(orders);
     }
 
-    /// With its end written on it, for those who do not ask the ledger.
-    fn dated(&self, mut entry: Entry<u32>) -> Entry<u32> {
-        self.ledger.date(&mut entry);
-        entry
-    }
-
     fn may_rest_unseen(&self, entry: &Entry<u32>) -> bool {
         entry.epoch == self.ledger.epoch() && self.now < entry.expires
     }
@@ -247,7 +244,7 @@ impl Soak {
     }
 
     fn carry_out(&mut self, orders: Orders) {
-        let Effects { wake, dials, asides, closes, alarm, .. } = orders;
+        let Lists { wake, dials, asides, closes, alarm, .. } = orders.into();
         for caller in wake {
             let after = Duration::from_micros(self.dice(200));
             self.put(after, Item::Wake(caller, None));
@@ -318,7 +315,7 @@ impl Soak {
         self.connections.get_mut(&connection).expect("it is open")
     }
 
-    fn dial_ends(&mut self, order: &DialOrder<u32>, succeeds: bool) {
+    fn dial_ends(&mut self, order: &DialOrder<Slip<u32, Failure>>, succeeds: bool) {
         self.dialing -= 1;
         if !succeeds {
             self.seen.failed += 1;
@@ -401,8 +398,9 @@ impl Soak {
         caller.is_waiting = true;
         let (since, deadline) = (caller.since, caller.deadline);
         let mut answer = None;
+        let slip = self.slips.give(id);
         self.event(|ledger, now| {
-            let (request, orders) = ledger.request(place, since, deadline, now, || id);
+            let (request, orders) = ledger.request(place, since, deadline, now, || slip);
             answer = Some(request);
             orders
         });
@@ -423,19 +421,20 @@ impl Soak {
     fn wait_on(&mut self, id: u32) {
         let Caller { ticket, deadline, .. } = *self.caller(id);
         let ticket = ticket.expect("who waits has a ticket");
-        let mut verdict = None;
+        let mut verdict = self.slips.collect(id);
+        let woken = self.slips.woken;
         self.event(|ledger, now| {
-            verdict = ledger.collect(ticket);
+            ledger.note_woken(woken);
             let is_late = deadline.is_some_and(|deadline| deadline <= now);
             if verdict.is_none() && is_late {
-                verdict = Some(ledger.leave(ticket, now));
-            }
-            match &verdict {
-                Some(Verdict::Granted(_)) => ledger.collected(now),
-                Some(_) => ledger.look(now),
-                None => Effects::none(),
+                let (told, orders) = ledger.leave(ticket, now, |_| ());
+                verdict = told.map(|(verdict, ())| verdict);
+                orders
+            } else {
+                ledger.look(now)
             }
         });
+        let verdict = verdict.or_else(|| self.slips.collect(id));
         match verdict {
             Some(Verdict::Granted(entry)) => self.lend(id, entry),
             Some(verdict) => {
@@ -444,7 +443,7 @@ impl Soak {
                 self.turn_away(id);
             }
             None => {
-                let until = self.ledger.sleep(ticket, deadline, self.now, id);
+                let until = self.ledger.sleep(ticket, deadline);
                 let caller = self.caller(id);
                 caller.sleeps += 1;
                 let sleep = caller.sleeps;
@@ -492,7 +491,7 @@ impl Soak {
             self.event(|ledger, now| ledger.retire(entry, CloseReason::Broken, now));
             return self.ask(id, ticket);
         }
-        let entry = self.dated(entry);
+        let entry = entry;
         self.caller(id).holds = Some(entry);
         let hold = match self.dice(1000) {
             0 => 20 * SECOND,
@@ -566,8 +565,9 @@ impl Soak {
                 let target = self.dice(8) as u32;
                 let caller = self.newcomer(Some(5 * SECOND), target);
                 let mut ticket = None;
+                let slip = self.slips.give(caller);
                 self.event(|ledger, now| {
-                    let (given, orders) = ledger.warm_up(target, now, || caller);
+                    let (given, orders) = ledger.warm_up(target, now, || slip);
                     ticket = Some(given);
                     orders
                 });
@@ -627,8 +627,9 @@ impl Soak {
         self.event(Ledger::close);
         let caller = self.newcomer(None, 0);
         let mut ticket = None;
+        let slip = self.slips.give(caller);
         self.event(|ledger, now| {
-            let (given, orders) = ledger.drain(now, || caller);
+            let (given, orders) = ledger.drain(now, || slip);
             ticket = Some(given);
             orders
         });

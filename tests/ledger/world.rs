@@ -14,6 +14,7 @@ use crate::ledger::{
     AsideOrder, DialOrder, Effects, Entry, Ledger, Overdue, Refusal, Request, Task, Ticket, Verdict,
 };
 use crate::moment::Moment;
+use crate::slips::{Lists, Slip, Slips};
 use crate::stats::Stats;
 
 /// How a dial failed: which one it was, or that it was overdue.
@@ -29,7 +30,7 @@ impl From<Overdue> for Failure {
     }
 }
 
-type Orders = Effects<u32, Failure, usize>;
+type Orders = Effects<u32, Failure, Slip<usize, Failure>>;
 
 /// The least time between two upkeeps.
 const UPKEEP_LEAST: Duration = Duration::from_millis(100);
@@ -180,7 +181,8 @@ pub(crate) struct Hangs {
 
 #[derive(Debug)]
 pub(crate) struct World {
-    ledger: Ledger<u32, Failure, usize>,
+    ledger: Ledger<u32, Failure, Slip<usize, Failure>>,
+    slips: Slips<usize, Failure>,
     now: Moment,
     /// The latest time that an event was given.
     latest: Moment,
@@ -226,7 +228,7 @@ pub(crate) struct World {
     doubted_at: Option<Moment>,
     totals: Stats,
     /// What the ledger has ordered and the World has not yet expected.
-    orders: Orders,
+    orders: Lists<usize, Failure>,
 }
 
 impl World {
@@ -234,6 +236,7 @@ impl World {
         let now = Moment::from(std::time::Instant::now()) + Duration::from_secs(1_000_000);
         Self {
             ledger: Ledger::new(config, SEED),
+            slips: Slips::default(),
             now,
             latest: now,
             config,
@@ -263,7 +266,7 @@ impl World {
             upkept_at: None,
             doubted_at: None,
             totals: Stats::default(),
-            orders: Effects::none(),
+            orders: Effects::none().into(),
         }
     }
 
@@ -312,8 +315,9 @@ impl World {
     fn fall_asleep(&mut self, party: usize) {
         let Party { ticket, deadline, .. } = self.parties[party];
         let ticket = ticket.expect("who waits has a ticket");
-        let until = self.ledger.sleep(ticket, deadline, self.now, party);
-        assert_eq!(until, deadline.into_iter().chain(self.next_due()).min());
+        let until = self.ledger.sleep(ticket, deadline);
+        let as_watch = deadline.into_iter().chain(self.next_due()).min();
+        assert!(until == deadline || until == as_watch, "{until:?}");
         self.parties[party].sleep = Sleep::Until(until);
     }
 
@@ -338,7 +342,8 @@ impl World {
         let at_once = |world: &Self| {
             !world.closed && !world.suspended && world.queue.is_empty() && world.is_fresh(now)
         };
-        let (request, orders) = self.ledger.request(place, since, deadline, now, || party);
+        let slip = self.slips.give(party);
+        let (request, orders) = self.ledger.request(place, since, deadline, now, || slip);
         self.parties[party].state = State::Gone;
         match request {
             Request::Granted(ticket, entry) => {
@@ -430,7 +435,9 @@ impl World {
 
     fn collect_of(&mut self, party: usize) -> bool {
         let ticket = self.parties[party].ticket.expect("who waits has a ticket");
-        match (self.ledger.collect(ticket), &self.parties[party].state) {
+        let told = self.slips.collect(party);
+        self.ledger.note_woken(self.slips.woken);
+        match (told, &self.parties[party].state) {
             (None, State::Waiting) => return false,
             (Some(verdict), State::Told(told)) => {
                 assert_eq!(name(&verdict), *told, "the verdict for party {party}");
@@ -475,14 +482,19 @@ impl World {
     fn collect_or_leave(&mut self, party: usize, now: Moment) {
         if !self.collect_of(party) {
             let ticket = self.parties[party].ticket.expect("who waits has a ticket");
-            let verdict = self.ledger.leave(ticket, now);
-            assert_eq!(name(&verdict), self.lateness(party), "REASON: of party {party}");
-            if self.queue.contains(&party) {
-                self.totals.timed_out_total += 1;
-                self.queue.retain(|waiting| *waiting != party);
-            }
-            self.parties[party].state = State::Gone;
-            self.look_at(now);
+            let (told, orders) = self.ledger.leave(ticket, now, |_| ());
+            self.event(now, orders, |world, _| {
+                let Some((verdict, ())) = told else {
+                    let state = &world.parties[party].state;
+                    return assert!(matches!(state, State::Told(_)), "is told nothing: {state:?}");
+                };
+                assert_eq!(name(&verdict), world.lateness(party), "REASON: of party {party}");
+                if world.queue.contains(&party) {
+                    world.totals.timed_out_total += 1;
+                    world.queue.retain(|waiting| *waiting != party);
+                }
+                world.parties[party].state = State::Gone;
+            });
         }
     }
 
@@ -645,7 +657,8 @@ impl World {
     pub(crate) fn warm_up(&mut self, target: u32, patience: Option<Duration>, behind: Duration) {
         let now = self.read_clock(behind);
         let party = self.parties.len();
-        let (ticket, orders) = self.ledger.warm_up(target, now, || party);
+        let slip = self.slips.give(party);
+        let (ticket, orders) = self.ledger.warm_up(target, now, || slip);
         let is_closed = self.closed;
         let deadline = patience.and_then(|patience| now.after(patience));
         let want = Want::Warmth(target);
@@ -750,7 +763,8 @@ impl World {
         }
         let now = self.read_clock(behind);
         let party = self.parties.len();
-        let (ticket, orders) = self.ledger.drain(now, || party);
+        let slip = self.slips.give(party);
+        let (ticket, orders) = self.ledger.drain(now, || slip);
         let deadline = patience.and_then(|patience| now.after(patience));
         self.parties.push(Party::new(Want::Rest, Some(ticket), deadline, State::Waiting));
         self.event(now, orders, |_, _| {});
@@ -834,7 +848,7 @@ impl World {
     // ---- What an event comes to ----------------------------------------------------------------
 
     fn event(&mut self, now: Moment, orders: Orders, what: impl FnOnce(&mut Self, Moment)) {
-        self.orders = orders;
+        self.orders = orders.into();
         self.expire(now);
         what(self, now);
         self.settle(now);
@@ -846,7 +860,7 @@ impl World {
     }
 
     fn assert_all_expected(&self) {
-        let Effects { wake, dials, asides, closes, .. } = &self.orders;
+        let Lists { wake, dials, asides, closes, .. } = &self.orders;
         assert!(wake.is_empty(), "WAK-04: woken for nothing: {wake:?}");
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
         assert!(asides.is_empty(), "set aside for nothing: {asides:?}");
@@ -937,20 +951,24 @@ impl World {
         dials.chain(asides).chain(closings).flatten().min()
     }
 
-    /// Whoever has slept longest wakes for that, or is woken to hear of it.
+    /// One of those who sleep wakes for that, or one is woken to hear of it.
     fn keep_watch(&mut self) {
-        let sleeping = self.parties.iter().enumerate().filter_map(|(at, party)| match party {
-            Party { state: State::Waiting, sleep: Sleep::Until(until), ticket, .. } => {
-                Some((*ticket, at, *until))
-            }
-            _ => None,
-        });
-        let longest = sleeping.min_by_key(|(ticket, ..)| *ticket);
-        let (Some(due), Some((_, party, until))) = (self.next_due(), longest) else { return };
-        if until.is_none_or(|until| until > due) {
+        let is_waiting = |party: &Party| matches!(party.state, State::Waiting);
+        let to_look = self.orders.wake.iter().find(|woken| is_waiting(&self.parties[**woken]));
+        if let Some(party) = to_look.copied() {
+            assert!(self.next_due().is_some(), "WAK-04: party {party} is woken for nothing");
+            assert!(matches!(self.parties[party].sleep, Sleep::Until(_)), "it is awake already");
             self.take_wake(party);
             self.parties[party].sleep = Sleep::Awake;
         }
+        let Some(due) = self.next_due() else { return };
+        let mut waiting = self.parties.iter().filter(|party| is_waiting(party)).peekable();
+        let is_watched = waiting.peek().is_none()
+            || waiting.any(|party| match party.sleep {
+                Sleep::Awake => true,
+                Sleep::Until(until) => until.is_some_and(|until| until <= due),
+            });
+        assert!(is_watched, "DEADLINE: nobody wakes at {due:?}");
     }
 
     fn take_wake(&mut self, party: usize) {

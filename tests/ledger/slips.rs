@@ -1,0 +1,110 @@
+//! Where the callers of a test find what the ledger tells them, and its orders as lists.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::rc::Rc;
+
+use crate::budget::Order;
+use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Overdue, Verdict, Waker, Work};
+use crate::moment::Moment;
+
+/// What a caller is told, and whether it is waking up to it.
+type Told<F> = Rc<RefCell<Option<(Verdict<u32, F>, bool)>>>;
+
+/// The way to one caller.
+pub(crate) struct Slip<K, F> {
+    caller: K,
+    told: Told<F>,
+}
+
+impl<K: Copy, F> Clone for Slip<K, F> {
+    fn clone(&self) -> Self {
+        Self { caller: self.caller, told: Rc::clone(&self.told) }
+    }
+}
+
+impl<K: fmt::Debug, F> fmt::Debug for Slip<K, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.caller.fmt(f)
+    }
+}
+
+impl<K: Copy, F> Slip<K, F> {
+    pub(crate) fn new(caller: K) -> Self {
+        Self { caller, told: Rc::default() }
+    }
+
+    pub(crate) fn caller(&self) -> K {
+        self.caller
+    }
+
+    /// What the caller has been told, and whether it is waking up to it.
+    pub(crate) fn take(&self) -> Option<(Verdict<u32, F>, bool)> {
+        self.told.take()
+    }
+}
+
+impl<K: Copy, F> Waker<u32, F> for Slip<K, F> {
+    fn tell(&self, verdict: Verdict<u32, F>, is_waking: bool) {
+        let before = self.told.borrow_mut().replace((verdict, is_waking));
+        assert!(before.is_none(), "a caller is told once");
+    }
+}
+
+/// The slips of all callers.
+#[derive(Debug)]
+pub(crate) struct Slips<K, F> {
+    slips: BTreeMap<K, Slip<K, F>>,
+    /// How many have woken up to a connection.
+    pub(crate) woken: u64,
+}
+
+impl<K, F> Default for Slips<K, F> {
+    fn default() -> Self {
+        Self { slips: BTreeMap::new(), woken: 0 }
+    }
+}
+
+impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
+    /// For a caller who waits from now on, in place of an old one.
+    pub(crate) fn give(&mut self, caller: K) -> Slip<K, F> {
+        let slip = Slip::new(caller);
+        self.slips.insert(caller, slip.clone());
+        slip
+    }
+
+    /// Whether the caller has been told something that it has not collected.
+    pub(crate) fn is_told(&self, caller: K) -> bool {
+        self.slips.get(&caller).is_some_and(|slip| slip.told.borrow().is_some())
+    }
+
+    /// What the caller has been told, which counts as woken up if it was waking.
+    pub(crate) fn collect(&mut self, caller: K) -> Option<Verdict<u32, F>> {
+        let (verdict, is_waking) = self.slips.get(&caller)?.take()?;
+        self.woken += u64::from(is_waking);
+        Some(verdict)
+    }
+}
+
+/// What an event asks for, as lists.
+#[derive(Debug)]
+pub(crate) struct Lists<K, F> {
+    pub(crate) wake: Vec<K>,
+    pub(crate) dials: Vec<DialOrder<Slip<K, F>>>,
+    pub(crate) asides: Vec<AsideOrder<u32>>,
+    pub(crate) closes: Vec<CloseOrder<u32>>,
+    pub(crate) alarm: Option<Moment>,
+    pub(crate) judged: Option<u32>,
+    pub(crate) orders: Vec<Order>,
+    pub(crate) is_vacant: bool,
+}
+
+impl<K: Copy, F> From<Effects<u32, F, Slip<K, F>>> for Lists<K, F> {
+    fn from(effects: Effects<u32, F, Slip<K, F>>) -> Self {
+        let Work { wake, dials, asides, closes, alarm, judged, orders, is_vacant, .. } =
+            *effects.work.unwrap_or_default();
+        let wake = effects.wake.into_iter().chain(wake).map(|slip| slip.caller).collect();
+        Self { wake, dials, asides, closes, alarm, judged, orders, is_vacant }
+    }
+}
