@@ -4,17 +4,19 @@
 
 use std::convert::Infallible;
 use std::env;
+use std::ops::Deref;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{Dialer, Pool, PooledConnection};
+use latebind::{Blocking, Builder, Dialer, Pool, PooledConnection};
 
 /// A pool of connections that cost nothing but the time to dial them.
 pub(crate) trait Peer: Sync + Sized {
     const NAME: &'static str;
 
-    type Lent<'p>
+    type Lent<'p>: Deref
     where
         Self: 'p;
 
@@ -30,6 +32,14 @@ pub(crate) trait Peer: Sync + Sized {
 /// The connection: a number that nobody reads.
 pub(crate) type Connection = u64;
 
+/// What dials: the same for each pool.
+pub(crate) trait Dials:
+    Dialer<Error = Infallible>
+    + r2d2::ManageConnection<Connection = <Self as Dialer>::Connection, Error = Infallible>
+{
+    fn taking(dial_time: Duration) -> Self;
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pause(pub(crate) Duration);
 
@@ -38,6 +48,12 @@ impl Pause {
         if !self.0.is_zero() {
             thread::sleep(self.0);
         }
+    }
+}
+
+impl Dials for Pause {
+    fn taking(dial_time: Duration) -> Self {
+        Self(dial_time)
     }
 }
 
@@ -73,15 +89,74 @@ impl r2d2::ManageConnection for Pause {
     }
 }
 
-impl Peer for Pool<Pause> {
+/// A dialer that answers whether a connection is broken, as those of real clients do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lifelike(Pause);
+
+/// Its connection, whose end takes code, as a socket's does.
+#[derive(Debug)]
+pub(crate) struct Line {
+    is_broken: bool,
+}
+
+static LINES_ENDED: AtomicU64 = AtomicU64::new(0);
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        LINES_ENDED.fetch_add(1, Relaxed);
+    }
+}
+
+impl Dials for Lifelike {
+    fn taking(dial_time: Duration) -> Self {
+        Self(Pause(dial_time))
+    }
+}
+
+impl Dialer for Lifelike {
+    type Connection = Line;
+    type Error = Infallible;
+
+    fn dial(&self, _deadline: Instant) -> Result<Line, Infallible> {
+        self.0.pass();
+        Ok(Line { is_broken: false })
+    }
+
+    fn is_broken(&self, line: &mut Line) -> bool {
+        line.is_broken
+    }
+
+    fn blocking(&self) -> Blocking {
+        // There is nothing in a check to wait for.
+        Blocking::default().check(false)
+    }
+}
+
+impl r2d2::ManageConnection for Lifelike {
+    type Connection = Line;
+    type Error = Infallible;
+
+    fn connect(&self) -> Result<Line, Infallible> {
+        self.0.pass();
+        Ok(Line { is_broken: false })
+    }
+
+    fn is_valid(&self, _line: &mut Line) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn has_broken(&self, line: &mut Line) -> bool {
+        line.is_broken
+    }
+}
+
+impl<D: Dials> Peer for Pool<D> {
     const NAME: &'static str = "latebind";
 
-    type Lent<'p> = PooledConnection<'p, Pause>;
+    type Lent<'p> = PooledConnection<'p, D>;
 
     fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self {
-        let pool = Self::builder(Pause(dial_time)).max_open(max_open).build().expect("it is sound");
-        pool.warm_up(idle).expect("a pause does not fail");
-        pool
+        filled(Self::builder(D::taking(dial_time)).max_open(max_open), idle)
     }
 
     fn get(&self) -> Self::Lent<'_> {
@@ -94,14 +169,37 @@ impl Peer for Pool<Pause> {
     }
 }
 
-impl Peer for r2d2::Pool<Pause> {
+fn filled<D: Dials>(builder: Builder<D>, idle: u32) -> Pool<D> {
+    let pool = builder.build().expect("it is sound");
+    pool.warm_up(idle).expect("a pause does not fail");
+    pool
+}
+
+/// latebind where nothing rests in a place: each loan and each return takes the lock.
+pub(crate) fn by_the_lock(connections: u32) -> Pool<Lifelike> {
+    // Nearer than the coarse clock can tell.
+    asking_after(Duration::from_millis(10), connections)
+}
+
+/// latebind with a check at each checkout, on the caller's own thread.
+pub(crate) fn checked(connections: u32) -> Pool<Lifelike> {
+    asking_after(Duration::ZERO, connections)
+}
+
+fn asking_after(check_after: Duration, connections: u32) -> Pool<Lifelike> {
+    let builder = Pool::builder(Lifelike::taking(Duration::ZERO)).max_open(connections);
+    filled(builder.check_after(check_after), connections)
+}
+
+/// It asks `is_valid` at each checkout, as it does unless it is told not to.
+impl<D: Dials> Peer for r2d2::Pool<D> {
     const NAME: &'static str = "r2d2";
 
-    type Lent<'p> = r2d2::PooledConnection<Pause>;
+    type Lent<'p> = r2d2::PooledConnection<D>;
 
     fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self {
         let builder = Self::builder().max_size(max_open).min_idle(Some(idle));
-        builder.build(Pause(dial_time)).expect("a pause does not fail")
+        builder.build(D::taking(dial_time)).expect("a pause does not fail")
     }
 
     fn get(&self) -> Self::Lent<'_> {
