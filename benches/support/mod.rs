@@ -1,4 +1,4 @@
-//! What the benchmarks share: two pools behind one face, dialers that only pass time, and a table.
+//! What the benchmarks share: pools behind one face, dialers that only pass time, and a table.
 
 #![allow(dead_code)] // Each benchmark uses a part of it.
 
@@ -44,7 +44,7 @@ pub(crate) trait Dials:
 pub(crate) struct Pause(pub(crate) Duration);
 
 impl Pause {
-    fn pass(self) {
+    pub(crate) fn pass(self) {
         if !self.0.is_zero() {
             thread::sleep(self.0);
         }
@@ -240,6 +240,12 @@ fn words() -> impl Iterator<Item = String> {
     env::args().skip(1).filter(|argument| !argument.starts_with('-'))
 }
 
+/// How many rounds to run: `--rounds=N` says otherwise than the benchmark. A trial has one.
+pub(crate) fn rounds(usual: usize) -> usize {
+    let said = env::args().find_map(|argument| argument.strip_prefix("--rounds=")?.parse().ok());
+    if is_measuring() { said.unwrap_or(usual) } else { 1 }
+}
+
 /// The value in the middle; the upper one of two.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.into_iter().collect();
@@ -247,20 +253,41 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The heading of a table that `row` fills.
+/// The heading of a table of latebind and r2d2, which `row` fills.
 pub(crate) fn heading(what: &str) {
-    println!("\n{what:<52} {:>10} {:>10} {:>9}", "latebind", "r2d2", "ratio");
+    heading_of(what, &["latebind", "r2d2"]);
 }
 
-/// One figure of both pools, each the median of its rounds, and the first as a multiple of the
-/// second: as the median of each round's own ratio, in which what slowed both down cancels out.
+/// One figure of latebind and r2d2, in each round.
 pub(crate) fn row(what: &str, unit: &str, rounds: &[(f64, f64)]) {
-    let ours = median(rounds.iter().map(|(ours, _)| *ours));
-    let theirs = median(rounds.iter().map(|(_, theirs)| *theirs));
-    let ratio = median(rounds.iter().map(|(ours, theirs)| ours / theirs));
-    let what = format!("  {what}, {unit}");
-    let ratio = if ratio.is_finite() { format!("{ratio:.3}x") } else { "-".to_owned() };
-    println!("{what:<52} {:>10} {:>10} {ratio:>9}", short(ours), short(theirs));
+    let rounds: Vec<_> = rounds.iter().map(|(ours, theirs)| vec![*ours, *theirs]).collect();
+    row_of(what, unit, &rounds);
+}
+
+/// The heading of a table of those pools, which `row_of` fills.
+pub(crate) fn heading_of(what: &str, pools: &[&str]) {
+    print!("\n{what:<52} {:>10}", pools[0]);
+    for peer in &pools[1..] {
+        print!(" {peer:>10} {:>8}", "ratio");
+    }
+    println!();
+}
+
+/// One figure of all pools, in each round. Of each it is the median of the rounds, and of the first as a
+/// multiple of each other one the median of each round's own ratio, in which what slowed both down
+/// cancels out.
+pub(crate) fn row_of(what: &str, unit: &str, rounds: &[Vec<f64>]) {
+    print!("{:<52} {:>10}", format!("  {what}, {unit}"), short(median_of(rounds, |all| all[0])));
+    for peer in 1..rounds[0].len() {
+        let ratio = median_of(rounds, |all| all[0] / all[peer]);
+        let ratio = if ratio.is_finite() { format!("{ratio:.3}x") } else { "-".to_owned() };
+        print!(" {:>10} {ratio:>8}", short(median_of(rounds, |all| all[peer])));
+    }
+    println!();
+}
+
+fn median_of(rounds: &[Vec<f64>], figure: impl Fn(&[f64]) -> f64) -> f64 {
+    median(rounds.iter().map(|all| figure(all)))
 }
 
 /// Three digits or so of it.
