@@ -4,10 +4,12 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::ops::Deref;
+use std::pin::pin;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use deadpool::managed;
@@ -22,8 +24,8 @@ fn dialed<D: Dials>(dialer: &D) -> Dialed<D> {
     Dialer::dial(dialer, Instant::now()).unwrap_or_else(|never| match never {})
 }
 
-/// deadpool, as a program of threads can use it: the thread sleeps until the future of the loan is
-/// ready. It has no time limit, since that takes the timer of a runtime.
+/// deadpool, as a program of threads can use it at the least price: the thread is parked until the
+/// future of the loan is ready. It has no time limit, since that takes the timer of a runtime.
 pub(crate) struct Deadpool<D: Dials>(managed::Pool<Manager<D>>);
 
 pub(crate) struct Manager<D>(D);
@@ -63,7 +65,7 @@ impl<D: Dials> Peer for Deadpool<D> {
     }
 
     fn get(&self) -> Self::Lent<'_> {
-        pollster::block_on(self.0.get()).expect("a pause does not fail")
+        block_on(self.0.get()).expect("a pause does not fail")
     }
 
     fn opened(&self) -> u32 {
@@ -71,9 +73,35 @@ impl<D: Dials> Peer for Deadpool<D> {
     }
 }
 
-/// A list behind a lock, and a bell, which rings only if somebody waits. It is full from the start,
-/// neither dials nor asks anything, and has no time limit.
+/// Without an allocation for each future, as pollster has, which takes half of all instructions of a loan.
+fn block_on<F: Future>(future: F) -> F::Output {
+    thread_local! {
+        static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
+    }
+    let mut future = pin!(future);
+    WAKER.with(|waker| {
+        let mut context = Context::from_waker(waker);
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return output;
+            }
+            thread::park();
+        }
+    })
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// A list behind a lock, and a bell, which rings only if somebody waits. It is full from the start, has
+/// no time limit, and asks nothing but whether a returned connection is broken.
 pub(crate) struct Naive<D: Dials> {
+    dialer: D,
     books: Mutex<Books<Dialed<D>>>,
     returned: Condvar,
     opened: u32,
@@ -103,7 +131,7 @@ impl<D: Dials> Peer for Naive<D> {
     fn open(max_open: u32, _idle: u32, dial_time: Duration) -> Self {
         let dialer = D::taking(dial_time);
         let books = Books { idle: (0..max_open).map(|_| dialed(&dialer)).collect(), waiting: 0 };
-        Self { books: Mutex::new(books), returned: Condvar::new(), opened: max_open }
+        Self { dialer, books: Mutex::new(books), returned: Condvar::new(), opened: max_open }
     }
 
     fn get(&self) -> Self::Lent<'_> {
@@ -133,8 +161,12 @@ impl<D: Dials> Deref for Taken<'_, D> {
 
 impl<D: Dials> Drop for Taken<'_, D> {
     fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        if Dialer::is_broken(&self.pool.dialer, &mut connection) {
+            connection = dialed(&self.pool.dialer);
+        }
         let mut books = self.pool.books();
-        books.idle.extend(self.connection.take());
+        books.idle.push(connection);
         let somebody_waits = books.waiting > 0;
         drop(books);
         if somebody_waits {
