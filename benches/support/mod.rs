@@ -280,7 +280,11 @@ pub(crate) fn row_of(what: &str, unit: &str, rounds: &[Vec<f64>]) {
     print!("{:<52} {:>10}", format!("  {what}, {unit}"), short(median_of(rounds, |all| all[0])));
     for peer in 1..rounds[0].len() {
         let ratio = median_of(rounds, |all| all[0] / all[peer]);
-        let ratio = if ratio.is_finite() { format!("{ratio:.3}x") } else { "-".to_owned() };
+        let ratio = match ratio {
+            ratio if !ratio.is_finite() => "-".to_owned(),
+            ratio if ratio < 10.0 => format!("{ratio:.3}x"),
+            ratio => format!("{}x", short(ratio)),
+        };
         print!(" {:>10} {ratio:>8}", short(median_of(rounds, |all| all[peer])));
     }
     println!();
