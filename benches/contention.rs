@@ -155,8 +155,8 @@ fn main() {
         let all = contestants(setting);
         let names: Vec<_> = all.iter().map(|contestant| contestant.name).collect();
         heading_of(setting.name, &names);
-        // The clock is read twice for the longest get, which is as long as a quick checkout: unless it is
-        // held for much longer, the throughput is measured without.
+        // The clock is read twice for the longest get, which is as long as a quick checkout: unless
+        // it is held for much longer, the throughput is measured without.
         let timed = match setting.is_timed {
             true => in_turns(rounds, &all, true),
             false => Vec::new(),
@@ -180,7 +180,7 @@ fn print(rounds: &[Vec<Outcome>], what: &str, unit: &str, figure: fn(&Outcome) -
     row_of(what, unit, &figures);
 }
 
-/// Runs all by turns, so that whatever else the machine does meets each, and each begins in its turn.
+/// Runs all by turns, so that whatever else the machine does meets each. Each begins in its turn.
 fn in_turns(rounds: usize, all: &[Contestant<'_>], is_timed: bool) -> Vec<Vec<Outcome>> {
     let round = |round: usize| {
         let first = round % all.len();

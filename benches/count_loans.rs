@@ -1,7 +1,7 @@
 //! Lends connections in several ways, as often as it is told to, for `instructions` to count.
 //!
-//! They are in one program, where the code of a loan has several callers, as it has in a real one. In
-//! `count_cycles` it has one, becomes a part of it, and is some fifty instructions shorter.
+//! They are in one program, where the code of a loan has several callers, as it has in a real one.
+//! In `count_cycles` it has one, becomes a part of it, and is some fifty instructions shorter.
 
 mod support;
 

@@ -127,7 +127,7 @@ fn crowd<P: Peer>(pool: &P, threads: usize, time: Duration) -> Outcome {
         let all: Vec<_> = results.iter().flat_map(|(waits, _)| waits.iter().copied()).collect();
         let each = elapsed.as_secs_f64() / all.len() as f64;
         let in_time = time.as_secs_f64() / each;
-        // As many are served while one waits as there are other threads, but for those who have one.
+        // While one waits, all others are served, but for those who have a connection already.
         let between = held.as_secs_f64() / all.len() as f64;
         Outcome {
             strict_wait_ms: (threads as f64 * each - between) * 1e3,

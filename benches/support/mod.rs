@@ -273,9 +273,8 @@ pub(crate) fn heading_of(what: &str, pools: &[&str]) {
     println!();
 }
 
-/// One figure of all pools, in each round. Of each it is the median of the rounds, and of the first as a
-/// multiple of each other one the median of each round's own ratio, in which what slowed both down
-/// cancels out.
+/// One figure of all pools, each the median of its rounds, and the first as a multiple of each other
+/// one: as the median of each round's own ratio, in which what slowed both down cancels out.
 pub(crate) fn row_of(what: &str, unit: &str, rounds: &[Vec<f64>]) {
     print!("{:<52} {:>10}", format!("  {what}, {unit}"), short(median_of(rounds, |all| all[0])));
     for peer in 1..rounds[0].len() {

@@ -1,5 +1,5 @@
-//! More to measure latebind beside than `support` has: a pool of async programs, the plainest pool of
-//! threads, and what no pool can surpass.
+//! More to measure latebind beside than `support` has: a pool of async programs, the plainest pool
+//! of threads, and what no pool can surpass.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -73,7 +73,7 @@ impl<D: Dials> Peer for Deadpool<D> {
     }
 }
 
-/// Without an allocation for each future, as pollster has, which takes half of all instructions of a loan.
+/// Without an allocation for each future, as pollster has: that doubles the instructions of a loan.
 fn block_on<F: Future>(future: F) -> F::Output {
     thread_local! {
         static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -98,8 +98,8 @@ impl Wake for Unpark {
     }
 }
 
-/// A list behind a lock, and a bell, which rings only if somebody waits. It is full from the start, has
-/// no time limit, and asks nothing but whether a returned connection is broken.
+/// A list behind a lock, and a bell, which rings only if somebody waits. It is full from the start,
+/// has no time limit, and asks nothing but whether a returned connection is broken.
 pub(crate) struct Naive<D: Dials> {
     dialer: D,
     books: Mutex<Books<Dialed<D>>>,
