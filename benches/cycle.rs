@@ -8,20 +8,21 @@ use std::time::Duration;
 use criterion::Criterion;
 use latebind::Pool;
 
-use crate::support::{Pause, Peer};
+use crate::support::{Dials, Lifelike, Pause, Peer};
 
 const CONNECTIONS: u32 = 10;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    cycle(&mut criterion);
+    cycle::<Pause>(&mut criterion, "cycle");
+    cycle::<Lifelike>(&mut criterion, "lifelike cycle");
     criterion.final_summary();
 }
 
-fn cycle(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("cycle");
-    let latebind = <Pool<Pause> as Peer>::open(CONNECTIONS, CONNECTIONS, Duration::ZERO);
-    let r2d2 = <r2d2::Pool<Pause> as Peer>::open(CONNECTIONS, CONNECTIONS, Duration::ZERO);
+fn cycle<D: Dials>(criterion: &mut Criterion, name: &str) {
+    let mut group = criterion.benchmark_group(name);
+    let latebind = <Pool<D> as Peer>::open(CONNECTIONS, CONNECTIONS, Duration::ZERO);
+    let r2d2 = <r2d2::Pool<D> as Peer>::open(CONNECTIONS, CONNECTIONS, Duration::ZERO);
     group.bench_function("latebind", |bencher| bencher.iter(|| drop(black_box(latebind.get()))));
     // As r2d2's guards all are: free to go anywhere.
     group.bench_function("latebind owned", |bencher| {

@@ -1,6 +1,8 @@
 //! Callers who must wait: a thousand threads on ten connections, and a polite thread beside a greedy
 //! one.
 
+#[path = "support/peers.rs"]
+mod peers;
 mod support;
 
 use std::fs;
@@ -11,59 +13,81 @@ use std::time::{Duration, Instant};
 
 use latebind::Pool;
 
-use crate::support::{Pause, Peer, Start, announce, heading, is_measuring, is_wanted, row};
+use crate::peers::{Deadpool, Naive};
+use crate::support::{
+    Pause, Peer, Start, announce, heading_of, is_measuring, is_wanted, rounds, row_of,
+};
 
 /// What one run came to.
 #[derive(Clone, Copy, Default)]
 struct Outcome {
+    wait_p50_ms: f64,
     wait_p99_ms: f64,
     longest_wait_ms: f64,
+    /// What each would wait in strict order, where as many are served in the time.
+    strict_wait_ms: f64,
     /// The share of the time for which the connections were held.
     use_of_connections: f64,
     /// Checkouts of the thread that had the fewest, as a share of the one that had the most.
     evenness: f64,
     switches_per_op: f64,
+    cpu_us_per_op: f64,
 }
 
 fn main() {
-    let (rounds, time) = match is_measuring() {
-        true => (3, Duration::from_secs(3)),
-        false => (1, Duration::from_millis(20)),
+    let rounds = rounds(3);
+    let (time, threads) = match is_measuring() {
+        true => (Duration::from_secs(3), 1000),
+        false => (Duration::from_millis(20), 20),
     };
-    announce(&format!("Long waits: medians of {rounds} rounds of {time:?}, both pools in each."));
+    announce(&format!("Long waits: medians of {rounds} rounds of {time:?}, all pools in each."));
     let name = "1,000 threads, 10 connections, each held for 1 ms";
     if is_wanted(name) {
-        let threads = if is_measuring() { 1000 } else { 20 };
-        let ours = <Pool<Pause> as Peer>::open(10, 10, Duration::ZERO);
-        let theirs = <r2d2::Pool<Pause> as Peer>::open(10, 10, Duration::ZERO);
-        let outcomes: Vec<_> = (0..rounds)
-            .map(|_| (crowd(&ours, threads, time), crowd(&theirs, threads, time)))
-            .collect();
-        heading(name);
+        let latebind = full::<Pool<Pause>>(10);
+        let r2d2 = full::<r2d2::Pool<Pause>>(10);
+        let deadpool = full::<Deadpool<Pause>>(10);
+        let naive = full::<Naive<Pause>>(10);
+        let round = |_| {
+            vec![
+                crowd(&latebind, threads, time),
+                crowd(&r2d2, threads, time),
+                crowd(&deadpool, threads, time),
+                crowd(&naive, threads, time),
+            ]
+        };
+        let outcomes: Vec<_> = (0..rounds).map(round).collect();
+        heading_of(name, &["latebind", "r2d2", "deadpool", "naive"]);
         print(&outcomes, "use of the connections", "share", |outcome| outcome.use_of_connections);
+        print(&outcomes, "half of the waits are shorter than", "ms", |outcome| outcome.wait_p50_ms);
         print(&outcomes, "99th percentile of the waits", "ms", |outcome| outcome.wait_p99_ms);
+        print(&outcomes, "that, of a wait in strict order", "multiple", |outcome| {
+            outcome.wait_p99_ms / outcome.strict_wait_ms
+        });
         print(&outcomes, "longest wait", "ms", |outcome| outcome.longest_wait_ms);
         print(&outcomes, "least / most served", "share", |outcome| outcome.evenness);
         print(&outcomes, "changes of threads for one checkout", "number", |outcome| {
             outcome.switches_per_op
         });
+        print(&outcomes, "processor time for one checkout", "us", |outcome| outcome.cpu_us_per_op);
     }
     let name = "a polite thread beside a greedy one, 1 connection, each held busy for 50 us";
     if is_wanted(name) {
-        let ours = <Pool<Pause> as Peer>::open(1, 1, Duration::ZERO);
-        let theirs = <r2d2::Pool<Pause> as Peer>::open(1, 1, Duration::ZERO);
-        let outcomes: Vec<_> =
-            (0..rounds).map(|_| (polite(&ours, time), polite(&theirs, time))).collect();
-        heading(name);
+        let (ours, theirs) = (full::<Pool<Pause>>(1), full::<r2d2::Pool<Pause>>(1));
+        let round = |_| vec![polite(&ours, time), polite(&theirs, time)];
+        let outcomes: Vec<_> = (0..rounds).map(round).collect();
+        heading_of(name, &["latebind", "r2d2"]);
         print(&outcomes, "99th percentile of its waits", "ms", |outcome| outcome.wait_p99_ms);
         print(&outcomes, "its longest wait", "ms", |outcome| outcome.longest_wait_ms);
     }
 }
 
-fn print(rounds: &[(Outcome, Outcome)], what: &str, unit: &str, figure: fn(&Outcome) -> f64) {
-    let figures: Vec<_> =
-        rounds.iter().map(|(ours, theirs)| (figure(ours), figure(theirs))).collect();
-    row(what, unit, &figures);
+fn full<P: Peer>(connections: u32) -> P {
+    P::open(connections, connections, Duration::ZERO)
+}
+
+fn print(rounds: &[Vec<Outcome>], what: &str, unit: &str, figure: fn(&Outcome) -> f64) {
+    let figures: Vec<_> = rounds.iter().map(|all| all.iter().map(figure).collect()).collect();
+    row_of(what, unit, &figures);
 }
 
 fn crowd<P: Peer>(pool: &P, threads: usize, time: Duration) -> Outcome {
@@ -86,24 +110,31 @@ fn crowd<P: Peer>(pool: &P, threads: usize, time: Duration) -> Outcome {
         (waits, held)
     };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
         let begun = start.give();
-        let before = switches();
+        // What counting the changes takes is not among what is counted.
+        let (switches_before, cpu_before) = (switches(), cpu_ms());
         thread::sleep(time);
-        let after = switches();
+        let cpu = cpu_ms() - cpu_before;
+        let switches = switches() - switches_before;
         over.store(true, Relaxed);
         let results: Vec<_> =
-            threads.into_iter().map(|thread| thread.join().expect("no thread panics")).collect();
+            running.into_iter().map(|thread| thread.join().expect("no thread panics")).collect();
         // Those who wait at the end are served after it.
         let elapsed = begun.elapsed();
         let served = || results.iter().map(|(waits, _)| waits.len());
         let held: Duration = results.iter().map(|(_, held)| *held).sum();
         let all: Vec<_> = results.iter().flat_map(|(waits, _)| waits.iter().copied()).collect();
-        let in_time = all.len() as f64 * time.as_secs_f64() / elapsed.as_secs_f64();
+        let each = elapsed.as_secs_f64() / all.len() as f64;
+        let in_time = time.as_secs_f64() / each;
+        // While one waits, all others are served, but for those who have a connection already.
+        let between = held.as_secs_f64() / all.len() as f64;
         Outcome {
+            strict_wait_ms: (threads as f64 * each - between) * 1e3,
+            cpu_us_per_op: cpu * 1e3 / in_time,
             use_of_connections: held.as_secs_f64() / elapsed.as_secs_f64() / 10.0,
             evenness: served().min().unwrap_or(0) as f64 / served().max().unwrap_or(1) as f64,
-            switches_per_op: (after - before) as f64 / in_time,
+            switches_per_op: switches as f64 / in_time,
             ..waits(all)
         }
     })
@@ -142,6 +173,7 @@ fn waits(mut all: Vec<Duration>) -> Outcome {
     all.sort_unstable();
     let ms = |wait: Option<&Duration>| wait.map_or(0.0, |wait| wait.as_secs_f64() * 1e3);
     Outcome {
+        wait_p50_ms: ms(all.get(all.len() / 2)),
         wait_p99_ms: ms(all.get(all.len() * 99 / 100)),
         longest_wait_ms: ms(all.last()),
         ..Outcome::default()
@@ -157,4 +189,12 @@ fn switches() -> u64 {
         counts.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum::<u64>()
     };
     tasks.flatten().map(of).sum()
+}
+
+/// Processor time of this process so far, in steps of 10 ms, as Linux counts it; elsewhere none.
+fn cpu_ms() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After its name, which may have blanks: as a program and within the system.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * 10.0
 }

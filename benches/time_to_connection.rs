@@ -2,14 +2,17 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{Pool, PooledConnection};
+use latebind::{Dialer, Pool, PooledConnection};
 
-use crate::support::{Pause, Peer, announce, heading, is_measuring, is_wanted, median, row};
+use crate::support::{
+    Connection, Dials, Pause, Peer, announce, heading, is_measuring, is_wanted, median, rounds, row,
+};
 
 const CALLERS: u32 = 50;
 const IDLE: u32 = 5;
@@ -25,8 +28,60 @@ struct Outcome {
     opened: f64,
 }
 
+/// Dials in no time, until `IDLE` connections are open.
+struct Slowed(Pause);
+
+/// Dials of `Slowed` that have begun, in this run.
+static SLOWED_DIALS: AtomicU32 = AtomicU32::new(0);
+
+impl Slowed {
+    fn pass(&self) -> Connection {
+        if SLOWED_DIALS.fetch_add(1, Relaxed) >= IDLE {
+            self.0.pass();
+        }
+        0
+    }
+}
+
+impl Dials for Slowed {
+    fn taking(dial_time: Duration) -> Self {
+        SLOWED_DIALS.store(0, Relaxed);
+        Self(Pause(dial_time))
+    }
+}
+
+impl Dialer for Slowed {
+    type Connection = Connection;
+    type Error = Infallible;
+
+    fn dial(&self, _deadline: Instant) -> Result<Connection, Infallible> {
+        Ok(self.pass())
+    }
+
+    fn is_broken(&self, _: &mut Connection) -> bool {
+        false
+    }
+}
+
+impl r2d2::ManageConnection for Slowed {
+    type Connection = Connection;
+    type Error = Infallible;
+
+    fn connect(&self) -> Result<Connection, Infallible> {
+        Ok(self.pass())
+    }
+
+    fn is_valid(&self, _connection: &mut Connection) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn has_broken(&self, _connection: &mut Connection) -> bool {
+        false
+    }
+}
+
 fn main() {
-    let rounds = if is_measuring() { 5 } else { 1 };
+    let rounds = rounds(5);
     announce(&format!(
         "Time to connection: medians of {rounds} rounds. {CALLERS} callers at once, {CALLERS} \
          connections allowed, a dial takes {DIAL:?}."
@@ -38,18 +93,22 @@ fn main() {
         ("cold ramp: nothing open, all keep theirs".to_owned(), 0, true),
     ];
     for (name, idle, kept) in scenarios {
-        if !is_wanted(&name) {
-            continue;
+        if is_wanted(&name) {
+            let both = |_| (run::<Pool<Pause>>(idle, kept), run::<r2d2::Pool<Pause>>(idle, kept));
+            print(&name, &(0..rounds).map(both).collect::<Vec<_>>());
         }
-        let both = |_| (run::<Pool<Pause>>(idle, kept), run::<r2d2::Pool<Pause>>(idle, kept));
-        let outcomes: Vec<_> = (0..rounds).map(both).collect();
-        let pick = |figure: fn(&Outcome) -> f64| -> Vec<_> {
-            outcomes.iter().map(|(ours, theirs)| (figure(ours), figure(theirs))).collect()
+    }
+    let name = format!("spike after a change: {IDLE} idle, dialed in no time, each for 2 ms");
+    if is_wanted(&name) {
+        let mut dials = Vec::new();
+        let both = |_| {
+            let (ours, our_dials) = changed::<Pool<Slowed>>();
+            let (theirs, their_dials) = changed::<r2d2::Pool<Slowed>>();
+            dials.push((our_dials, their_dials));
+            (ours, theirs)
         };
-        heading(&name);
-        row("half of the callers served after", "ms", &pick(|outcome| outcome.half_served_ms));
-        row("last caller served after", "ms", &pick(|outcome| outcome.last_served_ms));
-        row("open in the end", "connections", &pick(|outcome| outcome.opened));
+        print(&name, &(0..rounds).map(both).collect::<Vec<_>>());
+        row("dials since", "number", &dials);
     }
     let name = "busy burst: 4 in use for 5 ms at a time, 20 callers for 1 ms, a dial takes 100 ms";
     if is_wanted(name) {
@@ -68,6 +127,22 @@ fn main() {
         println!("  latebind serves the caller after, ms: {:.1}", median(waits));
         println!("  (r2d2 leaves it to its timeout, unless it is told to keep connections idle)");
     }
+}
+
+fn print(name: &str, outcomes: &[(Outcome, Outcome)]) {
+    let pick = |figure: fn(&Outcome) -> f64| -> Vec<_> {
+        outcomes.iter().map(|(ours, theirs)| (figure(ours), figure(theirs))).collect()
+    };
+    heading(name);
+    row("half of the callers served after", "ms", &pick(|outcome| outcome.half_served_ms));
+    row("last caller served after", "ms", &pick(|outcome| outcome.last_served_ms));
+    row("open in the end", "connections", &pick(|outcome| outcome.opened));
+}
+
+/// The spike where the connections were opened when that took no time, and how many dials it took.
+fn changed<P: Peer>() -> (Outcome, f64) {
+    let outcome = run::<P>(IDLE, false);
+    (outcome, f64::from(SLOWED_DIALS.load(Relaxed) - IDLE))
 }
 
 /// Four callers take turns with four connections, half of the time; then twenty come at once. When

@@ -1,20 +1,22 @@
-//! What the benchmarks share: two pools behind one face, dialers that only pass time, and a table.
+//! What the benchmarks share: pools behind one face, dialers that only pass time, and a table.
 
 #![allow(dead_code)] // Each benchmark uses a part of it.
 
 use std::convert::Infallible;
 use std::env;
+use std::ops::Deref;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{Dialer, Pool, PooledConnection};
+use latebind::{Blocking, Builder, Dialer, Pool, PooledConnection};
 
 /// A pool of connections that cost nothing but the time to dial them.
 pub(crate) trait Peer: Sync + Sized {
     const NAME: &'static str;
 
-    type Lent<'p>
+    type Lent<'p>: Deref
     where
         Self: 'p;
 
@@ -30,14 +32,28 @@ pub(crate) trait Peer: Sync + Sized {
 /// The connection: a number that nobody reads.
 pub(crate) type Connection = u64;
 
+/// What dials: the same for each pool.
+pub(crate) trait Dials:
+    Dialer<Error = Infallible>
+    + r2d2::ManageConnection<Connection = <Self as Dialer>::Connection, Error = Infallible>
+{
+    fn taking(dial_time: Duration) -> Self;
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pause(pub(crate) Duration);
 
 impl Pause {
-    fn pass(self) {
+    pub(crate) fn pass(self) {
         if !self.0.is_zero() {
             thread::sleep(self.0);
         }
+    }
+}
+
+impl Dials for Pause {
+    fn taking(dial_time: Duration) -> Self {
+        Self(dial_time)
     }
 }
 
@@ -73,15 +89,74 @@ impl r2d2::ManageConnection for Pause {
     }
 }
 
-impl Peer for Pool<Pause> {
+/// A dialer that answers whether a connection is broken, as those of real clients do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lifelike(Pause);
+
+/// Its connection, whose end takes code, as a socket's does.
+#[derive(Debug)]
+pub(crate) struct Line {
+    is_broken: bool,
+}
+
+static LINES_ENDED: AtomicU64 = AtomicU64::new(0);
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        LINES_ENDED.fetch_add(1, Relaxed);
+    }
+}
+
+impl Dials for Lifelike {
+    fn taking(dial_time: Duration) -> Self {
+        Self(Pause(dial_time))
+    }
+}
+
+impl Dialer for Lifelike {
+    type Connection = Line;
+    type Error = Infallible;
+
+    fn dial(&self, _deadline: Instant) -> Result<Line, Infallible> {
+        self.0.pass();
+        Ok(Line { is_broken: false })
+    }
+
+    fn is_broken(&self, line: &mut Line) -> bool {
+        line.is_broken
+    }
+
+    fn blocking(&self) -> Blocking {
+        // There is nothing in a check to wait for.
+        Blocking::default().check(false)
+    }
+}
+
+impl r2d2::ManageConnection for Lifelike {
+    type Connection = Line;
+    type Error = Infallible;
+
+    fn connect(&self) -> Result<Line, Infallible> {
+        self.0.pass();
+        Ok(Line { is_broken: false })
+    }
+
+    fn is_valid(&self, _line: &mut Line) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn has_broken(&self, line: &mut Line) -> bool {
+        line.is_broken
+    }
+}
+
+impl<D: Dials> Peer for Pool<D> {
     const NAME: &'static str = "latebind";
 
-    type Lent<'p> = PooledConnection<'p, Pause>;
+    type Lent<'p> = PooledConnection<'p, D>;
 
     fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self {
-        let pool = Self::builder(Pause(dial_time)).max_open(max_open).build().expect("it is sound");
-        pool.warm_up(idle).expect("a pause does not fail");
-        pool
+        filled(Self::builder(D::taking(dial_time)).max_open(max_open), idle)
     }
 
     fn get(&self) -> Self::Lent<'_> {
@@ -94,14 +169,37 @@ impl Peer for Pool<Pause> {
     }
 }
 
-impl Peer for r2d2::Pool<Pause> {
+fn filled<D: Dials>(builder: Builder<D>, idle: u32) -> Pool<D> {
+    let pool = builder.build().expect("it is sound");
+    pool.warm_up(idle).expect("a pause does not fail");
+    pool
+}
+
+/// latebind where nothing rests in a place: each loan and each return takes the lock.
+pub(crate) fn by_the_lock(connections: u32) -> Pool<Lifelike> {
+    // Nearer than the coarse clock can tell.
+    asking_after(Duration::from_millis(10), connections)
+}
+
+/// latebind with a check at each checkout, on the caller's own thread.
+pub(crate) fn checked(connections: u32) -> Pool<Lifelike> {
+    asking_after(Duration::ZERO, connections)
+}
+
+fn asking_after(check_after: Duration, connections: u32) -> Pool<Lifelike> {
+    let builder = Pool::builder(Lifelike::taking(Duration::ZERO)).max_open(connections);
+    filled(builder.check_after(check_after), connections)
+}
+
+/// It asks `is_valid` at each checkout, as it does unless it is told not to.
+impl<D: Dials> Peer for r2d2::Pool<D> {
     const NAME: &'static str = "r2d2";
 
-    type Lent<'p> = r2d2::PooledConnection<Pause>;
+    type Lent<'p> = r2d2::PooledConnection<D>;
 
     fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self {
         let builder = Self::builder().max_size(max_open).min_idle(Some(idle));
-        builder.build(Pause(dial_time)).expect("a pause does not fail")
+        builder.build(D::taking(dial_time)).expect("a pause does not fail")
     }
 
     fn get(&self) -> Self::Lent<'_> {
@@ -142,6 +240,12 @@ fn words() -> impl Iterator<Item = String> {
     env::args().skip(1).filter(|argument| !argument.starts_with('-'))
 }
 
+/// How many rounds to run: `--rounds=N` says otherwise than the benchmark. A trial has one.
+pub(crate) fn rounds(usual: usize) -> usize {
+    let said = env::args().find_map(|argument| argument.strip_prefix("--rounds=")?.parse().ok());
+    if is_measuring() { said.unwrap_or(usual) } else { 1 }
+}
+
 /// The value in the middle; the upper one of two.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.into_iter().collect();
@@ -149,20 +253,44 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The heading of a table that `row` fills.
+/// The heading of a table of latebind and r2d2, which `row` fills.
 pub(crate) fn heading(what: &str) {
-    println!("\n{what:<52} {:>10} {:>10} {:>9}", "latebind", "r2d2", "ratio");
+    heading_of(what, &["latebind", "r2d2"]);
 }
 
-/// One figure of both pools, each the median of its rounds, and the first as a multiple of the
-/// second: as the median of each round's own ratio, in which what slowed both down cancels out.
+/// One figure of latebind and r2d2, in each round.
 pub(crate) fn row(what: &str, unit: &str, rounds: &[(f64, f64)]) {
-    let ours = median(rounds.iter().map(|(ours, _)| *ours));
-    let theirs = median(rounds.iter().map(|(_, theirs)| *theirs));
-    let ratio = median(rounds.iter().map(|(ours, theirs)| ours / theirs));
-    let what = format!("  {what}, {unit}");
-    let ratio = if ratio.is_finite() { format!("{ratio:.3}x") } else { "-".to_owned() };
-    println!("{what:<52} {:>10} {:>10} {ratio:>9}", short(ours), short(theirs));
+    let rounds: Vec<_> = rounds.iter().map(|(ours, theirs)| vec![*ours, *theirs]).collect();
+    row_of(what, unit, &rounds);
+}
+
+/// The heading of a table of those pools, which `row_of` fills.
+pub(crate) fn heading_of(what: &str, pools: &[&str]) {
+    print!("\n{what:<52} {:>10}", pools[0]);
+    for peer in &pools[1..] {
+        print!(" {peer:>10} {:>8}", "ratio");
+    }
+    println!();
+}
+
+/// One figure of all pools, each the median of its rounds, and the first as a multiple of each other
+/// one: as the median of each round's own ratio, in which what slowed both down cancels out.
+pub(crate) fn row_of(what: &str, unit: &str, rounds: &[Vec<f64>]) {
+    print!("{:<52} {:>10}", format!("  {what}, {unit}"), short(median_of(rounds, |all| all[0])));
+    for peer in 1..rounds[0].len() {
+        let ratio = median_of(rounds, |all| all[0] / all[peer]);
+        let ratio = match ratio {
+            ratio if !ratio.is_finite() => "-".to_owned(),
+            ratio if ratio < 10.0 => format!("{ratio:.3}x"),
+            ratio => format!("{}x", short(ratio)),
+        };
+        print!(" {:>10} {ratio:>8}", short(median_of(rounds, |all| all[peer])));
+    }
+    println!();
+}
+
+fn median_of(rounds: &[Vec<f64>], figure: impl Fn(&[f64]) -> f64) -> f64 {
+    median(rounds.iter().map(|all| figure(all)))
 }
 
 /// Three digits or so of it.
