@@ -70,7 +70,7 @@ pub(crate) struct Caller {
 enum Event {
     Arrive(Caller),
     Return(Entry<()>, Caller),
-    Dialed(ErrandId),
+    Dialed(ErrandId, Duration),
 }
 
 struct Waiting {
@@ -85,6 +85,8 @@ struct Waiting {
 pub(crate) struct Simulation {
     ledger: Books,
     dial_time: Box<dyn FnMut(Duration) -> f64>,
+    /// How long it takes until a dial that is ordered begins, in milliseconds.
+    worker_time: f64,
     start: Moment,
     pub(crate) now: Moment,
     agenda: BinaryHeap<Reverse<(Moment, u64)>>,
@@ -109,6 +111,7 @@ impl Simulation {
         rule: DialRule,
         max_open: u32,
         idle: u32,
+        worker_time: f64,
         mut dial_time: impl FnMut(Duration) -> f64 + 'static,
     ) -> Self {
         let config = Config {
@@ -123,9 +126,10 @@ impl Simulation {
         let mut now = start;
         if idle > 0 {
             let (ticket, effects) = ledger.warm_up(idle, now, || 0);
-            now += ms(dial_time(Duration::ZERO));
+            let took = ms(dial_time(Duration::ZERO));
+            now += ms(worker_time) + took;
             for order in effects.dials {
-                let after = ledger.dialed(order.id, (), None, now);
+                let after = ledger.dialed(order.id, (), None, took, now);
                 assert!(after.dials.is_empty());
             }
             assert!(matches!(ledger.collect(ticket), Some(Verdict::Warm)));
@@ -133,6 +137,7 @@ impl Simulation {
         Self {
             ledger,
             dial_time: Box::new(dial_time),
+            worker_time,
             start: now,
             now,
             agenda: BinaryHeap::new(),
@@ -213,7 +218,7 @@ impl Simulation {
                 }
                 self.ledger.give_back(entry, self.now)
             }
-            Event::Dialed(id) => self.ledger.dialed(id, (), None, self.now),
+            Event::Dialed(id, took) => self.ledger.dialed(id, (), None, took, self.now),
         };
         self.carry_out(effects);
     }
@@ -239,7 +244,8 @@ impl Simulation {
             self.dials += 1;
             let took = (self.dial_time)(self.now - self.start);
             self.longest_dial = self.longest_dial.max(took);
-            self.plan(self.now + ms(took), Event::Dialed(order.id));
+            let at = self.now + ms(self.worker_time) + ms(took);
+            self.plan(at, Event::Dialed(order.id, ms(took)));
         }
         assert!(effects.asides.is_empty() && effects.closes.is_empty());
         effects.wake.into_iter().for_each(|number| self.wake(number));
