@@ -16,6 +16,7 @@ mod knobs;
 mod user_code;
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,29 +58,34 @@ type Orders<D> = Effects<Connection<D>, Failure<D>, Arc<Bell>>;
 type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 
 /// One pool, shared by its handles and the errands under way.
+///
+/// In this order in memory. The first two cache lines are all that a checkout by a place and its
+/// return read: with a thousand keys, a thread waits for each line more. The lock comes after
+/// `reading`, which has lines of its own: nobody else shall wait for those who take it.
+#[repr(C)]
 pub(crate) struct Shell<D: Dialer> {
-    dialer: D,
-    blocking: Blocking,
-    knobs: Knobs,
-    places: Places<Lent<D>>,
-    locked: Mutex<Locked<D>>,
-    /// Those that have yet to judge a connection, by the epoch that each began.
-    predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     /// Where it was opened. In a child of that process it is closed: see `Shell::is_inherited`.
     process: Process,
+    places: Places<Lent<D>>,
+    knobs: Knobs,
+    /// Where it counts what rests, if all keys together may have only so much.
+    idle: Option<Arc<IdleCount>>,
+    reporter: Reporter<<D as Dialer>::Error>,
+    dialer: D,
+    blocking: Blocking,
     crew: Arc<Crew>,
     /// `None` for a key, as all keys together are enlisted.
     enlistment: Option<Enlistment>,
     /// Its part in what the keys of a keyed pool share, if it is one's.
     membership: Option<Membership<D>>,
-    /// Where it counts what rests, if all keys together may have only so much.
-    idle: Option<Arc<IdleCount>>,
-    reading: Latest<Reading>,
-    timings: Timings,
     /// Its own; `Shell::last_close` is that of all keys.
     last_close: LastClose,
     streak: Streak,
-    reporter: Reporter<<D as Dialer>::Error>,
+    reading: Latest<Reading>,
+    locked: Mutex<Locked<D>>,
+    /// Those that have yet to judge a connection, by the epoch that each began.
+    predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
+    timings: Timings,
 }
 
 /// What a caller keeps who was given a broken connection and asks again.
@@ -107,6 +113,13 @@ impl<D: Dialer> Shell<D> {
         crew: Arc<Crew>,
         membership: Option<Membership<D>>,
     ) -> Arc<Self> {
+        const {
+            assert!(offset_of!(Self, reporter) < 128, "each checkout reads what comes before");
+            assert!(
+                offset_of!(Self, locked) > offset_of!(Self, reading),
+                "and writes there nothing"
+            );
+        }
         let (blocking, config) = (dialer.blocking(), *ledger.config());
         let reading = Reading { stats: ledger.stats_seen(now()), is_laid_out: false };
         Arc::new(Self {
