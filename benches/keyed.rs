@@ -123,11 +123,12 @@ const fn setting(name: &'static str, threads: usize, keys: usize, round: Round, 
     Setting { name, threads, keys, round, by }
 }
 
-const SETTINGS: [Setting; 9] = [
+const SETTINGS: [Setting; 10] = [
     setting("1 thread, 1 key", 1, 1, Round::Shared, By::Itself),
     setting("2 threads, 1 key", 2, 1, Round::Shared, By::Itself),
     setting("16 threads, 1 key", 16, 1, Round::Shared, By::Itself),
     setting("2 threads, a key each", 2, 2, Round::Own, By::Itself),
+    setting("16 threads, a key each", 16, 16, Round::Own, By::Itself),
     setting("2 threads, 1 key, by the lock", 2, 1, Round::Shared, By::TheLock),
     setting("2 threads, a key each, by the lock", 2, 2, Round::Own, By::TheLock),
     setting("1 thread, 4 keys in turn", 1, 4, Round::Shared, By::Itself),

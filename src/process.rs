@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crossbeam_utils::CachePadded;
 use crossbeam_utils::atomic::AtomicCell;
 
-/// The forks that lead from the first process with a pool to this one.
-static FORKS: AtomicU32 = AtomicU32::new(0);
+/// The forks that lead from the first process with a pool to this one. On cache lines of its own: each
+/// checkout reads it, and beside it the linker may lay what other parts of the program write.
+static FORKS: CachePadded<AtomicU32> = CachePadded::new(AtomicU32::new(0));
 
 /// Tells a process from its children, and from theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -52,8 +52,11 @@ pub(super) struct Directory<K: Send + Sync, D: Dialer> {
 }
 
 struct All<K, D: Dialer> {
-    /// By the hashes of their keys: nearly always one of each.
-    records: ByHash<Vec<Arc<Record<K, D>>>>,
+    /// The first of each hash. It lies in the table itself: elsewhere, a look-up among many keys would
+    /// wait for one cache line more.
+    first: ByHash<Arc<Record<K, D>>>,
+    /// The others of that hash: nearly always none.
+    more: ByHash<Vec<Arc<Record<K, D>>>>,
     count: usize,
     is_closed: bool,
 }
@@ -65,7 +68,8 @@ pub(super) struct IsClosed;
 
 impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     pub(super) fn new() -> Self {
-        let all = All { records: HashMap::default(), count: 0, is_closed: false };
+        let all =
+            All { first: HashMap::default(), more: HashMap::default(), count: 0, is_closed: false };
         let hashing = Hashing::default();
         let process = Process::this();
         Self { all: ShardedLock::new(all), hashing, at_hand: AtHand::new(), process }
@@ -94,15 +98,11 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     }
 
     fn look_up_by_hash(&self, hash: u64, key: &K) -> Option<Arc<Record<K, D>>> {
-        let mut found = self.read(None, |all| match all.of(hash) {
-            [] => None,
-            [only] => Some(Ok(Arc::clone(only))),
-            several => Some(Err(several.to_vec())),
+        let (first, more) = self.read(None, |all| {
+            let first = Arc::clone(all.first.get(&hash)?);
+            Some((first, all.more.get(&hash).cloned().unwrap_or_default()))
         })?;
-        match &mut found {
-            Ok(only) => (only.key == *key).then(|| Arc::clone(only)),
-            Err(several) => several.iter().find(|record| record.key == *key).cloned(),
-        }
+        std::iter::once(first).chain(more).find(|record| record.key == *key)
     }
 
     /// Enters a record, unless there is one of its key: then that.
@@ -119,18 +119,19 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
             if all.is_closed {
                 return Err(IsClosed);
             }
-            let same = all.of(record.hash);
-            if !is_same(same, &seen) {
+            let now: Vec<_> = all.of(record.hash).cloned().collect();
+            if !now.iter().map(Arc::as_ptr).eq(seen.iter().map(Arc::as_ptr)) {
                 // Those that have come since are to be compared as well.
-                let now = same.to_vec();
                 drop(all);
                 seen = now;
                 continue;
             }
             all.count += 1;
-            match all.records.entry(record.hash) {
-                Entry::Occupied(mut same) => same.get_mut().push(Arc::clone(record)),
-                Entry::Vacant(none) => drop(none.insert(vec![Arc::clone(record)])),
+            match all.first.entry(record.hash) {
+                Entry::Vacant(none) => drop(none.insert(Arc::clone(record))),
+                Entry::Occupied(_) => {
+                    all.more.entry(record.hash).or_default().push(Arc::clone(record));
+                }
             }
             return Ok(Arc::clone(record));
         }
@@ -166,7 +167,9 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
 
     /// All records of this moment.
     pub(super) fn all(&self) -> Vec<Arc<Record<K, D>>> {
-        self.read(Vec::new(), |all| all.records.values().flatten().cloned().collect())
+        self.read(Vec::new(), |all| {
+            all.first.values().chain(all.more.values().flatten()).cloned().collect()
+        })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -191,8 +194,8 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
 }
 
 impl<K, D: Dialer> All<K, D> {
-    fn of(&self, hash: u64) -> &[Arc<Record<K, D>>] {
-        self.records.get(&hash).map_or(&[], Vec::as_slice)
+    fn of(&self, hash: u64) -> impl Iterator<Item = &Arc<Record<K, D>>> {
+        self.first.get(&hash).into_iter().chain(self.more.get(&hash).into_iter().flatten())
     }
 
     fn take(
@@ -200,20 +203,25 @@ impl<K, D: Dialer> All<K, D> {
         hash: u64,
         is_it: impl Fn(&Record<K, D>) -> bool,
     ) -> Option<Arc<Record<K, D>>> {
-        let Entry::Occupied(mut same) = self.records.entry(hash) else { return None };
-        let at = same.get().iter().position(|record| is_it(record))?;
-        let taken = same.get_mut().swap_remove(at);
-        if same.get().is_empty() {
-            same.remove();
+        let Entry::Occupied(mut first) = self.first.entry(hash) else { return None };
+        let Entry::Occupied(mut more) = self.more.entry(hash) else {
+            let only = is_it(first.get()).then(|| first.remove());
+            self.count -= usize::from(only.is_some());
+            return only;
+        };
+        let taken = if is_it(first.get()) {
+            let next = more.get_mut().pop().expect("there are others");
+            Some(first.insert(next))
+        } else {
+            let at = more.get().iter().position(|record| is_it(record));
+            at.map(|at| more.get_mut().swap_remove(at))
+        };
+        if more.get().is_empty() {
+            more.remove();
         }
-        self.count -= 1;
-        Some(taken)
+        self.count -= usize::from(taken.is_some());
+        taken
     }
-}
-
-fn is_same<T>(these: &[Arc<T>], those: &[Arc<T>]) -> bool {
-    these.len() == those.len()
-        && these.iter().zip(those).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 /// Passes on what has been hashed already.

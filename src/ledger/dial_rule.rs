@@ -17,6 +17,18 @@
 //! a millisecond for 5 ms on 2 connections, and dials of 150 ms, the 99th percentile of the waits
 //! falls from 48 ms to 9 ms by that, and the longest from 158 ms to 118 ms (a dial for each: 0 ms
 //! and 92 ms; `tests/dial_rule`, "short holds, dials of 150 ms").
+//!
+//! An eighth of a dial that takes nothing is no time to see anything return, and the dial time may
+//! have changed since it was measured. So where a dial took at most 250 µs and none has opened a
+//! connection since the first in the queue came, the first dials are a probe: one for each eight
+//! callers is begun at once. The others have theirs begun as soon as any of those ends, and until
+//! then the rule takes a dial to last 40 ms: they give the connections in use 5 ms. Every return counts
+//! for them, as those who have just come are the same burst.
+//!
+//! | 5 idle, opened when a dial took 0.1 ms | 150 ms now: spike | 150 ms now: 50 keep theirs | 0.1 ms still: 50 keep theirs |
+//! | --- | --- | --- | --- |
+//! | a dial for each (`Eager`) | last served at 18 ms, 45 dials | 150 ms | 0.1 ms |
+//! | `Adaptive` | 18 ms, 6 dials | 155 ms | 0.2 ms |
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -36,7 +48,15 @@ const HOLD_OFF_MOST: Duration = Duration::from_millis(250);
 const HOLD_OFF_LEAST: Duration = Duration::from_micros(50);
 
 /// The least time between two looks: a look costs a change of threads, about 33 µs.
-const LOOK_LEAST: Duration = Duration::from_millis(1);
+pub(super) const LOOK_LEAST: Duration = Duration::from_millis(1);
+
+/// The longest dial time that must be proven by a probe: what a probe may cost where nothing has
+/// changed.
+const PROBED_MOST: Duration = Duration::from_micros(250);
+
+/// What a dial is taken to last until a probe has ended: by its hold-off, 5 ms, a loan of a few
+/// queries has ended, and those who would have had a dial at once lose no more than that.
+const UNPROVEN: Duration = Duration::from_millis(40);
 
 /// Returns remembered. With more than this within one hold-off, eight times as many are expected
 /// within one dial.
@@ -45,12 +65,16 @@ const RETURNS_MOST: usize = 1024;
 /// What the queue looks like to the rule.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outlook {
+    /// Since when the first in the queue waits.
+    pub(super) first_since: Option<Moment>,
     /// Callers in the queue who hold no dial error.
     pub(super) unmet: u32,
     /// Those of them who have waited for the hold-off.
     pub(super) ripe: u32,
     /// Dials and checks under way and idle connections that one of them can count on.
     pub(super) coming: u32,
+    /// The dials among them.
+    pub(super) dialing: u32,
     /// Connections out of the pool's hands that may come back.
     pub(super) busy: u32,
 }
@@ -60,13 +84,16 @@ pub(super) struct Outlook {
 pub(super) struct Pace {
     /// The moving average of the time that a dial takes; `None` before the first.
     dial_time: Option<Duration>,
+    /// When a dial last opened a connection; `None`: never.
+    dialed_at: Option<Moment>,
     /// When connections came back to a queue, lately.
     returns: VecDeque<Moment>,
 }
 
 impl Pace {
     /// A dial has opened a connection.
-    pub(super) fn note_dial(&mut self, took: Duration) {
+    pub(super) fn note_dial(&mut self, took: Duration, now: Moment) {
+        self.dialed_at = Some(now);
         let average = |before: Duration| before.mul_f64(0.8).saturating_add(took.mul_f64(0.2));
         self.dial_time = Some(self.dial_time.map_or(took, average));
     }
@@ -89,27 +116,36 @@ impl Pace {
         self.returns.clear();
     }
 
+    /// Whether the dial time is out of date for callers the first of whom has waited since then.
+    fn is_unproven(&self, first_since: Option<Moment>) -> bool {
+        self.dial_time.is_some_and(|dial_time| dial_time <= PROBED_MOST)
+            && first_since.is_some_and(|since| self.dialed_at < Some(since))
+    }
+
+    /// How long the rule takes a dial to last; `None` before the first.
+    fn expected_dial_time(&self, first_since: Option<Moment>) -> Option<Duration> {
+        if self.is_unproven(first_since) { Some(UNPROVEN) } else { self.dial_time }
+    }
+
     /// How long a caller waits for returns before a dial is begun for it; `None`: not at all.
-    pub(super) fn hold_off(&self) -> Option<Duration> {
-        let hold_off = (self.dial_time? / HOLD_OFF_SHARE).min(HOLD_OFF_MOST);
+    pub(super) fn hold_off(&self, first_since: Option<Moment>) -> Option<Duration> {
+        let dial_time = self.expected_dial_time(first_since)?;
+        let hold_off = (dial_time / HOLD_OFF_SHARE).min(HOLD_OFF_MOST);
         (hold_off >= HOLD_OFF_LEAST).then_some(hold_off)
     }
 
-    /// When to look again, while callers wait on for returns.
-    pub(super) fn next_look(&self, now: Moment) -> Option<Moment> {
-        now.after(self.hold_off()?.max(LOOK_LEAST))
-    }
-
     /// How many connections will have come back to those who wait now when a dial begun now has
-    /// ended: as many as came back during the last hold-off and were not wanted by the `newcomers`
+    /// ended: as many as came back during the last hold-off and were not wanted by the newcomers
     /// of that time, for each hold-off that a dial takes.
-    fn expected_returns(&mut self, newcomers: u32, now: Moment) -> u32 {
-        let (Some(hold_off), Some(dial_time)) = (self.hold_off(), self.dial_time) else { return 0 };
+    fn expected_returns(&mut self, outlook: &Outlook, hold_off: Duration, now: Moment) -> u32 {
+        let Some(dial_time) = self.expected_dial_time(outlook.first_since) else { return 0 };
         let is_old = |at: &Moment| now.since(*at) >= hold_off;
         while self.returns.front().is_some_and(is_old) {
             self.returns.pop_front();
         }
         let seen = u32::try_from(self.returns.len()).unwrap_or(u32::MAX);
+        let is_unproven = self.is_unproven(outlook.first_since);
+        let newcomers = if is_unproven { 0 } else { outlook.unmet - outlook.ripe };
         let surplus = f64::from(seen.saturating_sub(newcomers));
         (surplus * dial_time.div_duration_f64(hold_off)) as u32
     }
@@ -117,11 +153,18 @@ impl Pace {
     /// The dials to begin now, before the limits on them are looked at. Never more than callers
     /// unmet: what is begun is begun for a caller (NO-DEMAND-NO-DIAL).
     pub(super) fn wanted(&mut self, rule: DialRule, outlook: Outlook, now: Moment) -> u32 {
-        let Outlook { unmet, ripe, coming, busy } = outlook;
-        if rule == DialRule::Eager || busy == 0 || self.hold_off().is_none() {
-            return unmet.saturating_sub(coming);
+        let Outlook { first_since, unmet, ripe, coming, dialing, busy } = outlook;
+        let unserved = unmet.saturating_sub(coming);
+        let hold_off = self.hold_off(first_since);
+        let Some(hold_off) = hold_off.filter(|_| rule != DialRule::Eager && busy > 0) else {
+            return unserved;
+        };
+        let returns = self.expected_returns(&outlook, hold_off, now);
+        let wanted = ripe.saturating_sub(coming).saturating_sub(returns);
+        if self.is_unproven(first_since) {
+            let probes = unmet.div_ceil(HOLD_OFF_SHARE).saturating_sub(dialing);
+            return wanted.max(probes.min(unserved));
         }
-        let returns = self.expected_returns(unmet - ripe, now);
-        ripe.saturating_sub(coming).saturating_sub(returns)
+        wanted
     }
 }

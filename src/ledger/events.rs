@@ -393,12 +393,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     // ---- Dials ---------------------------------------------------------------------------------
 
-    /// A dial has opened a connection. It goes to the longest-waiting caller, whoever began it.
+    /// A dial has opened a connection. It goes to the longest-waiting caller, whoever began it. The
+    /// dialer `took` so long, and if that is not known, since it was ordered: a thread that had to be
+    /// started for it takes longer than many a dial, and says nothing of the next.
     pub(crate) fn dialed(
         &mut self,
         id: ErrandId,
         connection: C,
         handle: Option<AbortHandle>,
+        took: Duration,
         now: Moment,
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
@@ -407,7 +410,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 ledger.queue.end_dial(sponsor, id);
             }
             ledger.outage.note_success();
-            ledger.pace.note_dial(now.since(dial.began));
+            ledger.pace.note_dial(took.min(now.since(dial.began)), now);
             ledger.renew_aging();
             ledger.totals.dialed_total += 1;
             effects.spend(ledger.last_failure.take());

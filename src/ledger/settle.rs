@@ -8,7 +8,7 @@ use crate::close_reason::CloseReason;
 use crate::config::{DialRule, OnDialFailure};
 use crate::moment::Moment;
 
-use super::dial_rule::Outlook;
+use super::dial_rule::{LOOK_LEAST, Outlook};
 use super::effects::{AsideOrder, CloseOrder, DialOrder, Effects, ErrandId, Task, Ticket};
 use super::entry::Entry;
 use super::errands::{Aside, Closings, Dial, Dials, Sponsor};
@@ -376,14 +376,21 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.pace.rest();
             return 0;
         }
-        let hold_off = self.pace.hold_off().unwrap_or_default();
+        let hold_off = self.hold_off().unwrap_or_default();
         let outlook = Outlook {
+            first_since: self.queue.front_since(),
             unmet: self.queue.unmet(),
             ripe: now.before(hold_off).map_or(0, |before| self.queue.ripe(before)),
             coming: self.coming(),
+            dialing: self.dials.counted_on(),
             busy: self.busy(),
         };
         self.pace.wanted(self.config.dial_rule, outlook, now)
+    }
+
+    /// How long callers in the queue give connections in use to come back; `None`: not at all.
+    fn hold_off(&self) -> Option<Duration> {
+        self.pace.hold_off(self.queue.front_since())
     }
 
     /// Notes when to look again if the rule holds back a dial for which there is room. Nobody needs to
@@ -395,7 +402,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             && !self.suspended
             && self.coming() < self.queue.unmet()
             && self.busy() > 0
-            && self.pace.hold_off().is_some();
+            && self.hold_off().is_some();
         if !is_held_back {
             self.dial_look = None;
         } else if self.dial_look.is_none_or(|at| at <= now) {
@@ -405,9 +412,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// When the dial rule must look again.
     pub(super) fn next_dial_look(&self, now: Moment) -> Option<Moment> {
-        let hold_off = self.pace.hold_off()?;
+        let hold_off = self.hold_off()?;
         let ripens = self.queue.unripe_since().and_then(|since| since.after(hold_off));
-        let again = self.pace.next_look(now);
+        let again = now.after(hold_off.max(LOOK_LEAST));
         if self.queue.has_ripe() { again.into_iter().chain(ripens).min() } else { ripens }
     }
 

@@ -131,7 +131,8 @@ impl<D: Dialer> Shell<D> {
                         self.log(|reporter| reporter.log_success(&self.streak));
                         self.tell(|| Event::Opened { took });
                         let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
-                        self.report(|books| books.dialed(id, connection, handle.flatten(), now))
+                        let handle = handle.flatten();
+                        self.report(|books| books.dialed(id, connection, handle, took, now))
                     }
                     Err(failure) => self.dial_failed(id, failure, took, now),
                 }

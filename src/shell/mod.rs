@@ -17,6 +17,7 @@ mod user_code;
 mod waiting;
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,9 @@ use crate::moment::Moment;
 use crate::places::{Open, Places};
 use crate::reporter::Reporter;
 use crate::shelf::Latest;
-use crate::sync::{AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread};
+use crate::sync::{
+    AtomicFigure, AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread,
+};
 use crate::workers::{Crew, Enlistment};
 
 use self::account::Account;
@@ -62,11 +65,30 @@ type Duties<D> = Work<Connection<D>, Failure<D>, Caller<D>>;
 type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 
 /// One pool, shared by its handles and the errands under way.
+///
+/// In this order in memory. The first two cache lines are all that a checkout by a place and its
+/// return read: with a thousand keys, a thread waits for each line more. The lock comes after
+/// `reading`, which has lines of its own: nobody else shall wait for those who take it.
+#[repr(C)]
 pub(crate) struct Shell<D: Dialer> {
+    /// Where it was opened. In a child of that process it is closed: see `Shell::is_inherited`.
+    process: Process,
+    places: Places<Lent<D>>,
+    knobs: Knobs,
+    /// Where it counts what rests, if all keys together may have only so much.
+    idle: Option<Arc<IdleCount>>,
+    reporter: Reporter<<D as Dialer>::Error>,
     dialer: D,
     blocking: Blocking,
-    knobs: Knobs,
-    places: Places<Lent<D>>,
+    crew: Arc<Crew>,
+    /// `None` for a key, as all keys together are enlisted.
+    enlistment: Option<Enlistment>,
+    /// Its part in what the keys of a keyed pool share, if it is one's.
+    membership: Option<Membership<D>>,
+    /// Its own; `Shell::last_close` is that of all keys.
+    last_close: LastClose,
+    streak: Streak,
+    reading: Latest<Reading>,
     locked: Mutex<Locked<D>>,
     /// How many callers who were given a connection in their sleep have woken up.
     ///
@@ -80,21 +102,7 @@ pub(crate) struct Shell<D: Dialer> {
     is_kept: AtomicU64,
     /// Those that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
-    /// Where it was opened. In a child of that process it is closed: see `Shell::is_inherited`.
-    process: Process,
-    crew: Arc<Crew>,
-    /// `None` for a key, as all keys together are enlisted.
-    enlistment: Option<Enlistment>,
-    /// Its part in what the keys of a keyed pool share, if it is one's.
-    membership: Option<Membership<D>>,
-    /// Where it counts what rests, if all keys together may have only so much.
-    idle: Option<Arc<IdleCount>>,
-    reading: Latest<Reading>,
     timings: Timings,
-    /// Its own; `Shell::last_close` is that of all keys.
-    last_close: LastClose,
-    streak: Streak,
-    reporter: Reporter<<D as Dialer>::Error>,
 }
 
 impl<D: Dialer> Shell<D> {
@@ -114,6 +122,12 @@ impl<D: Dialer> Shell<D> {
         crew: Arc<Crew>,
         membership: Option<Membership<D>>,
     ) -> Arc<Self> {
+        const {
+            let is_close = offset_of!(Self, reporter) < 128;
+            let is_apart = offset_of!(Self, locked) > offset_of!(Self, reading);
+            // The atomics of the models are larger.
+            assert!(size_of::<AtomicFigure>() > 8 || is_close && is_apart, "see `Shell`");
+        }
         let (blocking, config) = (dialer.blocking(), *ledger.config());
         let ledger = ledger.checking_in_place(!blocking.check);
         let reading = Reading { stats: ledger.stats_seen(now()), is_laid_out: false };

@@ -21,6 +21,9 @@ mod moment;
 #[path = "../moments/mod.rs"]
 mod moments;
 mod simulation;
+#[path = "../ledger/slips.rs"]
+#[allow(dead_code)]
+mod slips;
 #[path = "../../src/stats.rs"]
 #[allow(unreachable_pub)]
 mod stats;
@@ -49,7 +52,19 @@ fn run(
     dial_time: impl FnMut(std::time::Duration) -> f64 + 'static,
     callers: impl IntoIterator<Item = (f64, Caller)>,
 ) -> Simulation {
-    let mut simulation = Simulation::new(rule, max_open, idle, dial_time);
+    run_with(0.0, rule, max_open, idle, dial_time, callers)
+}
+
+/// The same, where each dial begins so many milliseconds after it is ordered.
+fn run_with(
+    worker_time: f64,
+    rule: DialRule,
+    max_open: u32,
+    idle: u32,
+    dial_time: impl FnMut(std::time::Duration) -> f64 + 'static,
+    callers: impl IntoIterator<Item = (f64, Caller)>,
+) -> Simulation {
+    let mut simulation = Simulation::new(rule, max_open, idle, worker_time, dial_time);
     for (at, caller) in callers {
         simulation.arrive(at, caller);
     }
@@ -113,6 +128,63 @@ fn with_dials_of_a_millisecond_a_ramp_is_served_as_soon() {
     let ramp = (0..50).map(|_| (2000.0, once(1e6)));
     let adaptive = run(Adaptive, 50, 5, |_| 1.0, ramp);
     assert!(adaptive.longest_wait() <= 1.13, "{}", adaptive.longest_wait());
+}
+
+/// A dial time that holds for the connections that are open from the start, and one for all others.
+fn changed(before: f64, now: f64) -> impl FnMut(std::time::Duration) -> f64 + 'static {
+    move |since| if since.is_zero() { before } else { now }
+}
+
+#[test]
+fn a_spike_opens_few_connections_though_dials_that_took_nothing_take_long_now() {
+    // All at once, or as threads that start at once come to ask on few cores.
+    for (before, gap) in [(0.0, 0.0), (0.1, 0.0), (0.25, 0.0), (0.1, 0.03)] {
+        let spike = (0..50).map(move |nth| (2000.0 + f64::from(nth) * gap, once(2.0)));
+        let adaptive = run(Adaptive, 50, 5, changed(before, 150.0), spike);
+        assert_eq!(adaptive.waits.len(), 50);
+        assert!(adaptive.longest_wait() <= 18.1, "{}", adaptive.longest_wait());
+        assert!(adaptive.dials <= 6, "{} dials after dials of {before} ms", adaptive.dials);
+    }
+}
+
+#[test]
+fn a_thread_that_starts_slowly_makes_no_dial_slow() {
+    let spike = (0..50).map(|_| (2000.0, once(2.0)));
+    let adaptive = run_with(1.4, Adaptive, 50, 5, changed(0.002, 150.0), spike);
+    assert!(adaptive.longest_wait() <= 18.1, "{}", adaptive.longest_wait());
+    assert!(adaptive.dials <= 6, "{} dials", adaptive.dials);
+}
+
+#[test]
+fn callers_who_keep_theirs_wait_5_ms_more_where_dials_that_took_nothing_take_long_now() {
+    let ramp = (0..50).map(|_| (2000.0, once(1e6)));
+    let adaptive = run(Adaptive, 50, 5, changed(0.1, 150.0), ramp);
+    assert_eq!(adaptive.waits.len(), 50);
+    assert!(adaptive.longest_wait() <= 155.1, "{}", adaptive.longest_wait());
+}
+
+#[test]
+fn where_dials_take_nothing_callers_who_keep_theirs_wait_for_one_dial_more() {
+    for dial in [0.0, 0.1, 0.25] {
+        let ramp = (0..50).map(|_| (2000.0, once(1e6)));
+        let adaptive = run(Adaptive, 50, 5, move |_| dial, ramp);
+        assert_eq!(adaptive.waits.len(), 50);
+        let longest = adaptive.longest_wait();
+        assert!(longest <= 2.0 * dial + 0.01, "{longest} ms for dials of {dial} ms");
+    }
+}
+
+#[test]
+fn a_dial_that_hangs_holds_others_up_for_5_ms_where_dials_take_nothing() {
+    let mut dials = 0;
+    let first_hangs = move |since: std::time::Duration| {
+        dials += u32::from(!since.is_zero());
+        if dials == 1 { 1e6 } else { 0.1 }
+    };
+    let callers = (0..8).map(|nth| (2000.0 + f64::from(nth) * 0.01, once(1e6)));
+    let adaptive = run(Adaptive, 50, 1, first_hangs, callers);
+    assert_eq!(adaptive.waits.len(), 7, "all but one, whom the dial that hangs is for");
+    assert!(adaptive.longest_wait() <= 5.2, "{}", adaptive.longest_wait());
 }
 
 /// Random arrivals, holds of three kinds, dials of three lengths, fixed and random: a caller may

@@ -8,6 +8,7 @@ use crate::config::{Config, DialRule};
 use crate::ledger::effects::ErrandId;
 use crate::ledger::{Effects, Entry, Ledger, Overdue, Request, Ticket, Verdict};
 use crate::moment::Moment;
+use crate::slips::{Lists, Slip};
 
 /// Milliseconds, the unit of all scenarios.
 pub(crate) fn ms(ms: f64) -> Duration {
@@ -55,8 +56,9 @@ impl From<Overdue> for Failure {
 }
 
 /// Connections are nothing but counted, and a caller is woken by its number.
-type Books = Ledger<(), Failure, u64>;
-type Orders = Effects<(), Failure, u64>;
+type Way = Slip<u64, Failure, ()>;
+type Books = Ledger<(), Failure, Way>;
+type Orders = Effects<(), Failure, Way>;
 
 /// What a caller does with its turn.
 #[derive(Clone, Copy, Debug)]
@@ -70,11 +72,12 @@ pub(crate) struct Caller {
 enum Event {
     Arrive(Caller),
     Return(Entry<()>, Caller),
-    Dialed(ErrandId),
+    Dialed(ErrandId, Duration),
 }
 
 struct Waiting {
     ticket: Ticket,
+    slip: Way,
     caller: Caller,
     since: Moment,
     /// When its wait ends by the clock, as it was told when it fell asleep.
@@ -85,6 +88,8 @@ struct Waiting {
 pub(crate) struct Simulation {
     ledger: Books,
     dial_time: Box<dyn FnMut(Duration) -> f64>,
+    /// How long it takes until a dial that is ordered begins, in milliseconds.
+    worker_time: f64,
     start: Moment,
     pub(crate) now: Moment,
     agenda: BinaryHeap<Reverse<(Moment, u64)>>,
@@ -97,6 +102,8 @@ pub(crate) struct Simulation {
     pub(crate) dials: u32,
     /// The time that the longest dial took, in milliseconds.
     pub(crate) longest_dial: f64,
+    /// How many callers have woken up to a connection.
+    woken: u64,
     last_return: Moment,
     /// The longest time that somebody waited while nothing came back and no dial was on the way to
     /// it, in milliseconds.
@@ -109,6 +116,7 @@ impl Simulation {
         rule: DialRule,
         max_open: u32,
         idle: u32,
+        worker_time: f64,
         mut dial_time: impl FnMut(Duration) -> f64 + 'static,
     ) -> Self {
         let config = Config {
@@ -122,17 +130,20 @@ impl Simulation {
         let mut ledger: Books = Ledger::new(config, 0);
         let mut now = start;
         if idle > 0 {
-            let (ticket, effects) = ledger.warm_up(idle, now, || 0);
-            now += ms(dial_time(Duration::ZERO));
-            for order in effects.dials {
-                let after = ledger.dialed(order.id, (), None, now);
-                assert!(after.dials.is_empty());
+            let slip = Slip::new(0);
+            let (_, effects) = ledger.warm_up(idle, now, || slip.clone());
+            let took = ms(dial_time(Duration::ZERO));
+            now += ms(worker_time) + took;
+            for order in Lists::from(effects).dials {
+                let after = ledger.dialed(order.id, (), None, took, now);
+                assert!(Lists::from(after).dials.is_empty());
             }
-            assert!(matches!(ledger.collect(ticket), Some(Verdict::Warm)));
+            assert!(matches!(slip.take(), Some((Verdict::Warm, false))));
         }
         Self {
             ledger,
             dial_time: Box::new(dial_time),
+            worker_time,
             start: now,
             now,
             agenda: BinaryHeap::new(),
@@ -142,6 +153,7 @@ impl Simulation {
             waits: Vec::new(),
             dials: 0,
             longest_dial: 0.0,
+            woken: 0,
             last_return: now,
             longest_idle_wait: 0.0,
         }
@@ -213,7 +225,7 @@ impl Simulation {
                 }
                 self.ledger.give_back(entry, self.now)
             }
-            Event::Dialed(id) => self.ledger.dialed(id, (), None, self.now),
+            Event::Dialed(id, took) => self.ledger.dialed(id, (), None, took, self.now),
         };
         self.carry_out(effects);
     }
@@ -221,11 +233,13 @@ impl Simulation {
     fn arrived(&mut self, caller: Caller) {
         self.next += 1;
         let number = self.next;
-        let (request, effects) = self.ledger.request(None, self.now, None, self.now, || number);
+        let slip = Slip::new(number);
+        let waker = || slip.clone();
+        let (request, effects) = self.ledger.request(None, self.now, None, self.now, waker);
         match request {
             Request::Granted(_, entry) => self.serve(entry, caller, self.now),
             Request::Queued(ticket) => {
-                let waiting = Waiting { ticket, caller, since: self.now, until: None };
+                let waiting = Waiting { ticket, slip, caller, since: self.now, until: None };
                 self.waiting.insert(number, waiting);
                 self.wake(number);
             }
@@ -235,28 +249,34 @@ impl Simulation {
     }
 
     fn carry_out(&mut self, effects: Orders) {
-        for order in effects.dials {
+        let Lists { wake, dials, asides, closes, .. } = effects.into();
+        for order in dials {
             self.dials += 1;
             let took = (self.dial_time)(self.now - self.start);
             self.longest_dial = self.longest_dial.max(took);
-            self.plan(self.now + ms(took), Event::Dialed(order.id));
+            let at = self.now + ms(self.worker_time) + ms(took);
+            self.plan(at, Event::Dialed(order.id, ms(took)));
         }
-        assert!(effects.asides.is_empty() && effects.closes.is_empty());
-        effects.wake.into_iter().for_each(|number| self.wake(number));
+        assert!(asides.is_empty() && closes.is_empty());
+        wake.into_iter().for_each(|number| self.wake(number));
         self.note_idle_wait();
     }
 
     /// What a caller does who is woken, and before it first falls asleep.
     fn wake(&mut self, number: u64) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
-        match self.ledger.collect(waiting.ticket) {
-            None => waiting.until = self.ledger.sleep(waiting.ticket, None, self.now, number),
-            Some(Verdict::Granted(entry)) => {
+        match waiting.slip.take() {
+            None => waiting.until = self.ledger.sleep(waiting.ticket, None),
+            Some((Verdict::Granted(entry), is_waking)) => {
                 let Waiting { caller, since, .. } =
                     self.waiting.remove(&number).expect("it was there just now");
                 self.serve(entry, caller, since);
+                self.woken += u64::from(is_waking);
+                self.ledger.note_woken(self.woken);
+                let effects = self.ledger.look(self.now);
+                self.carry_out(effects);
             }
-            Some(verdict) => panic!("every caller is served: {verdict:?}"),
+            Some((verdict, _)) => panic!("every caller is served: {verdict:?}"),
         }
     }
 

@@ -180,7 +180,7 @@ impl Desk {
     pub(crate) fn dialed(&mut self) {
         let DialOrder { id, .. } = self.dials.remove(0);
         self.opened += 1;
-        let orders = self.ledger.dialed(id, self.opened, None, self.now);
+        let orders = self.ledger.dialed(id, self.opened, None, Duration::MAX, self.now);
         self.lay_out(orders);
     }
 

@@ -533,7 +533,7 @@ impl Keys {
         let number = small(self.connections.len()) + 1;
         let connection = Connection { member, place: Place::AtRest, idle_since: self.clock() };
         self.connections.insert(number, connection);
-        self.event(member, |books, now| books.dialed(id, number, None, now));
+        self.event(member, |books, now| books.dialed(id, number, None, Duration::MAX, now));
     }
 
     pub(crate) fn dial_failed(&mut self, pick: usize) {

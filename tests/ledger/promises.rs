@@ -104,7 +104,7 @@ fn a_caller_whose_own_dial_is_taken_waits_on() {
     let mut desk = Desk::new(2);
     let (first, second) = (desk.queue(1), desk.queue(2));
     let second_dial = desk.dials.pop().expect("each has a dial");
-    let orders = desk.ledger.dialed(second_dial.id, 7, None, desk.now);
+    let orders = desk.ledger.dialed(second_dial.id, 7, None, Duration::MAX, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.granted(first).connection, 7, "whoever has waited longest takes it");
     assert!(desk.collect(second).is_none());

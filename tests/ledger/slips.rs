@@ -10,27 +10,27 @@ use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Overdue, Verdict
 use crate::moment::Moment;
 
 /// What a caller is told, and whether it is waking up to it.
-type Told<F> = Rc<RefCell<Option<(Verdict<u32, F>, bool)>>>;
+type Told<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;
 
 /// The way to one caller.
-pub(crate) struct Slip<K, F> {
+pub(crate) struct Slip<K, F, C = u32> {
     caller: K,
-    told: Told<F>,
+    told: Told<F, C>,
 }
 
-impl<K: Copy, F> Clone for Slip<K, F> {
+impl<K: Copy, F, C> Clone for Slip<K, F, C> {
     fn clone(&self) -> Self {
         Self { caller: self.caller, told: Rc::clone(&self.told) }
     }
 }
 
-impl<K: fmt::Debug, F> fmt::Debug for Slip<K, F> {
+impl<K: fmt::Debug, F, C> fmt::Debug for Slip<K, F, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.caller.fmt(f)
     }
 }
 
-impl<K: Copy, F> Slip<K, F> {
+impl<K: Copy, F, C> Slip<K, F, C> {
     pub(crate) fn new(caller: K) -> Self {
         Self { caller, told: Rc::default() }
     }
@@ -40,13 +40,13 @@ impl<K: Copy, F> Slip<K, F> {
     }
 
     /// What the caller has been told, and whether it is waking up to it.
-    pub(crate) fn take(&self) -> Option<(Verdict<u32, F>, bool)> {
+    pub(crate) fn take(&self) -> Option<(Verdict<C, F>, bool)> {
         self.told.take()
     }
 }
 
-impl<K: Copy, F> Waker<u32, F> for Slip<K, F> {
-    fn tell(&self, verdict: Verdict<u32, F>, is_waking: bool) {
+impl<K: Copy, F, C> Waker<C, F> for Slip<K, F, C> {
+    fn tell(&self, verdict: Verdict<C, F>, is_waking: bool) {
         let before = self.told.borrow_mut().replace((verdict, is_waking));
         assert!(before.is_none(), "a caller is told once");
     }
@@ -89,19 +89,19 @@ impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
 
 /// What an event asks for, as lists.
 #[derive(Debug)]
-pub(crate) struct Lists<K, F> {
+pub(crate) struct Lists<K, F, C = u32> {
     pub(crate) wake: Vec<K>,
-    pub(crate) dials: Vec<DialOrder<Slip<K, F>>>,
-    pub(crate) asides: Vec<AsideOrder<u32>>,
-    pub(crate) closes: Vec<CloseOrder<u32>>,
+    pub(crate) dials: Vec<DialOrder<Slip<K, F, C>>>,
+    pub(crate) asides: Vec<AsideOrder<C>>,
+    pub(crate) closes: Vec<CloseOrder<C>>,
     pub(crate) alarm: Option<Moment>,
     pub(crate) judged: Option<u32>,
     pub(crate) orders: Vec<Order>,
     pub(crate) is_vacant: bool,
 }
 
-impl<K: Copy, F> From<Effects<u32, F, Slip<K, F>>> for Lists<K, F> {
-    fn from(effects: Effects<u32, F, Slip<K, F>>) -> Self {
+impl<K: Copy, F, C> From<Effects<C, F, Slip<K, F, C>>> for Lists<K, F, C> {
+    fn from(effects: Effects<C, F, Slip<K, F, C>>) -> Self {
         let Work { wake, dials, asides, closes, alarm, judged, orders, is_vacant, .. } =
             *effects.work.unwrap_or_default();
         let wake = effects.wake.into_iter().chain(wake).map(|slip| slip.caller).collect();

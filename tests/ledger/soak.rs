@@ -328,7 +328,7 @@ impl Soak {
         let opened =
             Connection { opened_at: now, rests_since: now, is_aside: false, slot_until: None };
         self.connections.insert(connection, opened);
-        self.event(|ledger, now| ledger.dialed(order.id, connection, None, now));
+        self.event(|ledger, now| ledger.dialed(order.id, connection, None, Duration::MAX, now));
     }
 
     fn aside_ends(&mut self, order: AsideOrder<u32>) {

@@ -520,7 +520,7 @@ impl World {
         let now = self.read_clock(behind);
         let Some(id) = self.pick_dial(pick) else { return };
         let connection = u32::try_from(self.connections.len()).expect("few connections");
-        let orders = self.ledger.dialed(id, connection, None, now);
+        let orders = self.ledger.dialed(id, connection, None, Duration::MAX, now);
         self.event(now, orders, |world, now| {
             let dial = world.dials.remove(&id).expect("it was under way");
             world.part(id, dial.sponsor);
