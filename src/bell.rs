@@ -18,16 +18,16 @@ pub(crate) struct Bell<T> {
 
 struct Tray<T> {
     item: Option<T>,
-    /// Rung since the thread last looked.
-    is_rung: bool,
+    /// Called since the thread last looked.
+    is_called: bool,
 }
 
 /// How a wait at a bell has ended.
 pub(crate) enum Woken<T> {
     /// This was laid on the tray.
     Told(T),
-    /// Rung with nothing on the tray: there may be something to look at elsewhere.
-    Rung,
+    /// Called with nothing on the tray: there may be something to look at elsewhere.
+    Called,
     /// Its time was up.
     Late,
 }
@@ -35,7 +35,7 @@ pub(crate) enum Woken<T> {
 impl<T> Bell<T> {
     /// For this thread, which is in that span of the program's.
     pub(crate) fn new(span: Callers) -> Self {
-        let tray = Mutex::new(Tray { item: None, is_rung: false });
+        let tray = Mutex::new(Tray { item: None, is_called: false });
         Self { tray, condvar: Condvar::default(), thread: this_thread(), span }
     }
 
@@ -49,15 +49,21 @@ impl<T> Bell<T> {
         self.thread
     }
 
-    /// Lays something on the tray. The thread finds it if it looks, and wakes up when it is rung.
+    /// Lays something on the tray. The thread finds it if it looks, and wakes up for it when the bell is
+    /// rung next.
     pub(crate) fn put(&self, item: T) {
         let before = self.tray.lock().item.replace(item);
         debug_assert!(before.is_none(), "a thread is told once");
     }
 
-    /// Wakes the thread.
+    /// Has the thread look elsewhere when the bell is rung next.
+    pub(crate) fn call(&self) {
+        self.tray.lock().is_called = true;
+    }
+
+    /// Wakes the thread, if something lies on the tray or it has been called.
     pub(crate) fn ring(&self) {
-        self.tray.lock().is_rung = true;
+        // Whoever waits has let go of the tray in one step with falling asleep.
         self.condvar.ring();
     }
 
@@ -66,15 +72,15 @@ impl<T> Bell<T> {
         self.tray.lock().item.take()
     }
 
-    /// Waits until something lies on the tray, until rung, or until `until`. `None` is never.
+    /// Waits until something lies on the tray, until called, or until `until`. `None` is never.
     pub(crate) fn wait(&self, until: Option<Moment>) -> Woken<T> {
         let mut tray = self.tray.lock();
         loop {
             if let Some(item) = tray.item.take() {
                 return Woken::Told(item);
             }
-            if std::mem::take(&mut tray.is_rung) {
-                return Woken::Rung;
+            if std::mem::take(&mut tray.is_called) {
+                return Woken::Called;
             }
             if self.condvar.wait(&mut tray, until) == Wake::Late {
                 return tray.item.take().map_or(Woken::Late, Woken::Told);

@@ -117,7 +117,7 @@ fn bound(bucket: usize) -> Duration {
 
 /// The bucket that `time` lies in: bounds belong to the bucket that they end.
 fn bucket(time: Duration) -> usize {
-    let microseconds = time.as_nanos().div_ceil(1000);
+    let microseconds = nanoseconds(time).div_ceil(1000);
     let doublings = microseconds.next_power_of_two().trailing_zeros();
     (doublings.saturating_sub(1) as usize).min(BUCKETS - 1)
 }

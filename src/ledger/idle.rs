@@ -225,6 +225,13 @@ impl<C> Idle<C> {
         self.due = now;
     }
 
+    /// Whether time changes nothing about them before that.
+    #[inline]
+    pub(super) fn is_quiet_until(&self, at: Moment) -> bool {
+        at <= self.due
+    }
+
+    #[inline]
     pub(super) fn is_due(&self, now: Moment) -> bool {
         self.due <= now
     }

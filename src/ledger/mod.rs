@@ -111,6 +111,9 @@ pub(crate) trait Waker<C, F>: Clone {
     /// Leaves a verdict where the caller looks before all else. It is `waking` if it was asleep and
     /// is given a connection: once it has taken that up, it counts itself among the `woken`.
     fn tell(&self, verdict: Verdict<C, F>, is_waking: bool);
+
+    /// Has the caller `look` when it is woken next, although there is no verdict.
+    fn call(&self);
 }
 
 /// Somebody waits until so many connections are open.
@@ -173,7 +176,7 @@ pub(crate) struct Ledger<C, F, W> {
     /// The epoch that the last flush began: nothing of an older one passes.
     flushed: u32,
     next_id: u64,
-    /// Whether somebody was in the queue at the end of the latest event that was settled.
+    /// Whether somebody was in the queue after the latest event that had to do with it.
     has_waiting: bool,
     /// Whether a check asks no peer, so that a caller makes its own.
     checks_in_place: bool,
@@ -388,9 +391,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Whether one more caller would be one too many without a dial or a check to count on, begun
     /// or yet to begin.
     fn is_queue_full(&self, now: Moment) -> bool {
+        let Some(most) = self.config.max_waiting else { return false };
         let room = self.room(now);
         let served = if self.suspended { 0 } else { self.coming().saturating_add(room) };
-        self.config.max_waiting.is_some_and(|most| self.queue.len() >= most.saturating_add(served))
+        self.queue.len() >= most.saturating_add(served)
     }
 
     fn fresh_id(&mut self) -> u64 {

@@ -30,12 +30,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.expire(now, &mut effects);
         }
         event(self, &mut effects);
-        if !self.is_quiet(now) {
+        if !self.is_plain(now) || !self.serve_plainly(now, &mut effects) {
             self.settle(now, &mut effects);
         } else if cfg!(debug_assertions) {
             let mut nothing = Effects::none();
             self.settle(now, &mut nothing);
-            debug_assert!(nothing.is_empty(), "nothing follows from an event on a quiet pool");
+            debug_assert!(nothing.is_empty(), "nothing else follows from an event on a plain pool");
         }
         effects
     }
@@ -45,13 +45,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.dials.len() > 0 || !self.aside.is_empty() || self.closings.len() > 0
     }
 
-    /// Whether nothing follows from an event but what the event itself has done: nobody waits or has
-    /// waited, nothing is under way, all limits are kept, and upkeep comes in time. So it is with a
-    /// loan and a return while connections are plenty.
-    fn is_quiet(&self, now: Moment) -> bool {
-        !(self.has_waiting
-            || self.closed
-            || !self.queue.is_empty()
+    /// Whether nothing follows from an event but that callers in the queue are served: nothing is under
+    /// way, all limits are kept, and upkeep comes in time. So it is with nearly every loan and return.
+    fn is_plain(&self, now: Moment) -> bool {
+        !(self.closed
             || self.config.min_idle > 0
             || self.idle.len() > self.config.max_idle()
             || self.is_under_way()
@@ -68,6 +65,31 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             })
     }
 
+    /// Serves the callers in the queue of a plain pool, if there are any. Says whether that was all that
+    /// there was to do.
+    fn serve_plainly(&mut self, now: Moment, effects: &mut Effects<C, F, W>) -> bool {
+        if self.queue.is_empty() && !self.has_waiting {
+            return true;
+        }
+        let may_dial = self.open() < self.config.max_open || self.dial_look.is_some();
+        if may_dial || self.suspended || self.queue.any_failed() {
+            return false;
+        }
+        self.note_pace(now);
+        self.serve(now, effects);
+        self.note_waiting();
+        !self.is_under_way()
+    }
+
+    /// Notes whether somebody waits still. If not, the paces of loans and returns are forgotten.
+    fn note_waiting(&mut self) {
+        self.has_waiting = !self.queue.is_empty();
+        if !self.has_waiting {
+            self.bypass.rest();
+            self.pace.rest();
+        }
+    }
+
     /// Sees to it that somebody looks when the next thing is due: the last of those who sleep, being
     /// likely to stay longest, is woken if nobody wakes by then, and so sets its alarm anew.
     fn keep_watch(&mut self, effects: &mut Effects<C, F, W>) {
@@ -78,6 +100,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let others = warm_ups.chain(&self.drains).filter(|(_, sleeper)| sleeper.is_asleep);
         let others = others.map(|(ticket, sleeper)| (*ticket, &sleeper.waker));
         if let Some((by, waker)) = self.queue.last_asleep().or_else(|| others.last()) {
+            waker.call();
             effects.wake(waker.clone());
             // It looks at once, and says then when it wakes next.
             self.watch = Some(Watch { by, until: Moment::FIRST });
@@ -96,9 +119,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Notes how fast connections are lent, as long as anyone waits for one.
     fn note_pace(&mut self, now: Moment) {
-        if self.queue.is_empty() {
-            self.bypass.rest();
-        } else {
+        if !self.queue.is_empty() {
             self.bypass.note(self.totals.lent_total, now);
         }
     }
@@ -137,13 +158,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 self.tell(ticket, sleeper, Verdict::Drained, effects);
             }
         }
-        self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
+        if self.ceiling > self.config.max_open {
+            self.ceiling = self.config.max_open.max(self.ceiling.min(self.open()));
+        }
         if let Some(judged) = self.judgements.take_done() {
             effects.work().judged = Some(judged);
         }
         self.settle_share(now, effects);
         self.keep_watch(effects);
-        self.has_waiting = !self.queue.is_empty();
+        self.note_waiting();
         self.audit(now);
     }
 
@@ -198,7 +221,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Closes what has come to rest for callers of other keys who lack a slot, if they have waited for
     /// the bound of BOUNDED-BYPASS and since before all who wait here.
     fn make_way(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        if self.idle.is_empty() || !self.share.as_ref().is_some_and(Share::is_awaited) {
+        if !self.share.as_ref().is_some_and(Share::is_awaited) || self.idle.is_empty() {
             return;
         }
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
@@ -327,7 +350,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Reserves a slot for each dial that is wanted and that the limits allow.
     pub(super) fn begin_dials(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         if self.queue.is_empty() && self.warm_ups.is_empty() {
-            return self.pace.rest();
+            return;
         }
         let room = self.room(now);
         let wanted = if room == 0 { 0 } else { self.wanted(now).min(room) };
@@ -373,7 +396,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The dials that the callers in the queue want.
     pub(super) fn wanted(&mut self, now: Moment) -> u32 {
         if self.queue.is_empty() {
-            self.pace.rest();
             return 0;
         }
         let hold_off = self.hold_off().unwrap_or_default();
@@ -396,11 +418,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Notes when to look again if the rule holds back a dial for which there is room. Nobody needs to
     /// while every slot is taken.
     fn plan_dial_look(&mut self, now: Moment) {
-        let is_held_back = !self.queue.is_empty()
-            && self.room(now) > 0
-            && self.config.dial_rule != DialRule::Eager
+        let is_held_back = self.config.dial_rule != DialRule::Eager
             && !self.suspended
             && self.coming() < self.queue.unmet()
+            && self.room(now) > 0
             && self.busy() > 0
             && self.hold_off().is_some();
         if !is_held_back {

@@ -74,9 +74,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         match self.alarm {
             // If the clock has run back, so does what is in use call for it earlier.
             Some(alarm) => {
-                self.idle.due().is_none_or(|due| alarm <= due)
+                alarm <= now.after_nanos(self.aging.shortest)
+                    && self.idle.is_quiet_until(alarm)
                     && self.next_idled_out().is_none_or(|at| alarm <= at)
-                    && alarm <= now.after_nanos(self.aging.shortest)
             }
             None => self.idle.due().is_none() && self.aging.shortest == u64::MAX,
         }

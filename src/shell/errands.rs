@@ -25,8 +25,16 @@ use super::{Books, Caller, Connection, Duties, Failure, Lent, Orders, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Carries out what the ledger ordered, and what follows from that. Never under the lock.
+    #[inline]
     pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
         self.trim();
+        if !effects.is_empty() {
+            self.carry_out_some(effects);
+        }
+    }
+
+    #[inline(never)]
+    fn carry_out_some(self: &Arc<Self>, effects: Orders<D>) {
         if let Some(work) = effects.wake_first() {
             self.give_orders(work).run();
         }

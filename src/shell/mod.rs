@@ -38,9 +38,7 @@ use crate::moment::Moment;
 use crate::places::{Open, Places};
 use crate::reporter::Reporter;
 use crate::shelf::Latest;
-use crate::sync::{
-    AtomicFigure, AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread,
-};
+use crate::sync::{AtomicFigure, AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread};
 use crate::workers::{Crew, Enlistment};
 
 use self::account::Account;

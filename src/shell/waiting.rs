@@ -27,6 +27,10 @@ impl<C, F> Waker<C, F> for Arc<Bell<Told<C, F>>> {
     fn tell(&self, verdict: Verdict<C, F>, is_waking: bool) {
         self.put(Told { verdict, is_waking });
     }
+
+    fn call(&self) {
+        Bell::call(self);
+    }
 }
 
 /// A verdict, and for a caller who is turned away what it is told of the pool.
@@ -160,7 +164,7 @@ impl<D: Dialer> Shell<D> {
                     is_late = matches!(woken, Woken::Late) && until == deadline;
                     woken
                 }
-                None => bell.take().map_or(Woken::Rung, Woken::Told),
+                None => bell.take().map_or(Woken::Called, Woken::Told),
             };
             if let Woken::Told(told) = woken {
                 return self.collect(told);

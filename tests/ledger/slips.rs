@@ -50,6 +50,8 @@ impl<K: Copy, F, C> Waker<C, F> for Slip<K, F, C> {
         let before = self.told.borrow_mut().replace((verdict, is_waking));
         assert!(before.is_none(), "a caller is told once");
     }
+
+    fn call(&self) {}
 }
 
 /// The slips of all callers.
