@@ -16,13 +16,15 @@ use super::{Books, Orders, Shell};
 pub(super) struct Locked<D: Dialer> {
     pub(super) ledger: Books<D>,
     pub(super) asking: Asking,
+    /// As it was last written for those who wake up.
+    is_kept: bool,
     /// When the numbers were last copied out.
     noted_at: Moment,
 }
 
 impl<D: Dialer> Locked<D> {
     pub(super) fn new(ledger: Books<D>) -> Self {
-        Self { ledger, asking: Asking::default(), noted_at: Moment::FIRST }
+        Self { ledger, asking: Asking::default(), is_kept: false, noted_at: Moment::FIRST }
     }
 }
 
@@ -74,6 +76,7 @@ impl<D: Dialer> Shell<D> {
         let now = now();
         let mut at_rest = self.sweep(&mut locked.ledger);
         let (value, mut orders) = event(&mut locked, now);
+        let locked = &mut *locked;
         let ledger = &mut locked.ledger;
         loop {
             debug_assert!(ledger.is_settled(), "an event has seen to what was swept in");
@@ -82,7 +85,10 @@ impl<D: Dialer> Shell<D> {
             self.count_idle(i64::from(left) - i64::from(at_rest));
             let is_laid_out = self.lay_out(ledger, now);
             let is_kept = ledger.keeps_from_queue(is_laid_out, now);
-            self.is_kept.store(u64::from(is_kept), Ordering::Release);
+            if is_kept != locked.is_kept {
+                locked.is_kept = is_kept;
+                self.is_kept.store(u64::from(is_kept), Ordering::Release);
+            }
             // See `Shell::is_kept`: the last may have woken up before it could see that.
             if !is_kept || self.is_anyone_waking(ledger, Ordering::AcqRel) {
                 break;
@@ -90,13 +96,15 @@ impl<D: Dialer> Shell<D> {
             at_rest = self.sweep(ledger);
             orders.append(ledger.look(now));
         }
-        self.note_numbers(&mut locked, now);
+        self.note_numbers(locked, now);
         (value, orders)
     }
 
     /// Takes up what rests in the places. Says how much rests.
     fn sweep(&self, ledger: &mut Books<D>) -> u32 {
-        ledger.note_woken(self.woken.load(Ordering::Acquire));
+        if ledger.is_anyone_waking() {
+            ledger.note_woken(self.woken.load(Ordering::Acquire));
+        }
         self.places.sweep(|entry| ledger.take_in(entry));
         ledger.at_rest()
     }
