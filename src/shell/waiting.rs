@@ -195,7 +195,7 @@ impl<D: Dialer> Shell<D> {
                 self.event(Ledger::look);
             }
         }
-        if matches!(verdict, Verdict::Granted(_)) {
+        if matches!(verdict, Verdict::Granted(_) | Verdict::Warm) {
             // Who is served asks for no account.
             return (verdict, Account::default());
         }
