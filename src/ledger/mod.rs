@@ -294,7 +294,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self
     }
 
-    fn open(&self) -> u32 {
+    /// The slots that are taken.
+    pub(crate) fn open(&self) -> u32 {
         self.live() + self.closings.len()
     }
 

@@ -18,13 +18,13 @@ pub(super) struct Locked<D: Dialer> {
     pub(super) asking: Asking,
     /// As it was last written for those who wake up.
     is_kept: bool,
-    /// When the numbers were last copied out.
-    noted_at: Moment,
+    /// When the numbers were last copied out, and how many connections were open then.
+    noted: (Moment, u32),
 }
 
 impl<D: Dialer> Locked<D> {
     pub(super) fn new(ledger: Books<D>) -> Self {
-        Self { ledger, asking: Asking::default(), is_kept: false, noted_at: Moment::FIRST }
+        Self { ledger, asking: Asking::default(), is_kept: false, noted: (Moment::FIRST, 0) }
     }
 }
 
@@ -36,7 +36,8 @@ pub(super) struct Reading {
     pub(super) is_laid_out: bool,
 }
 
-/// The least time between two copies of the numbers, for those who find the lock taken.
+/// The most time between two copies of the numbers, for those who find the lock taken: as long as
+/// there are events, and as long as the same number of connections is open.
 const COPY_EVERY: u64 = 1_000_000; // nanoseconds
 
 impl<D: Dialer> Shell<D> {
@@ -90,7 +91,7 @@ impl<D: Dialer> Shell<D> {
                 self.is_kept.store(u64::from(is_kept), Ordering::Release);
             }
             // See `Shell::is_kept`: the last may have woken up before it could see that.
-            if !is_kept || self.is_anyone_waking(ledger, Ordering::AcqRel) {
+            if !is_kept || self.is_anyone_waking(ledger) {
                 break;
             }
             at_rest = self.sweep(ledger);
@@ -125,10 +126,13 @@ impl<D: Dialer> Shell<D> {
         true
     }
 
-    /// Copies the numbers out, if that was long ago, for whoever finds the lock taken.
+    /// Copies the numbers out for whoever finds the lock taken, if that was long ago or another number
+    /// of connections is open.
     fn note_numbers(&self, locked: &mut Locked<D>, now: Moment) {
-        if now.nanos_since(locked.noted_at) >= COPY_EVERY {
-            locked.noted_at = now;
+        let (noted_at, noted_open) = locked.noted;
+        let open = locked.ledger.open();
+        if open != noted_open || now.nanos_since(noted_at) >= COPY_EVERY {
+            locked.noted = (now, open);
             self.reading.set(self.read_numbers(&locked.ledger, now));
         }
     }

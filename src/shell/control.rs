@@ -171,9 +171,11 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Stats::default();
         }
-        let books = self.locked.try_lock();
-        let reading = books.map(|locked| self.read_numbers(&locked.ledger, now()));
-        let Reading { mut stats, is_laid_out } = reading.unwrap_or_else(|| self.reading.get());
+        if let Some(locked) = self.locked.try_lock() {
+            // The next reader may find the lock taken, and must not read older numbers.
+            self.reading.set(self.read_numbers(&locked.ledger, now()));
+        }
+        let Reading { mut stats, is_laid_out } = self.reading.get();
         if is_laid_out {
             // Of one moment or of two, they add up to what is open.
             let resting = self.places.resting().min(stats.in_use);

@@ -207,8 +207,8 @@ impl<D: Dialer> Shell<D> {
 
     /// Whether a caller is waking up to a connection that it was given. Who asks so under the lock,
     /// and after it has said what is kept, knows that whoever wakes up later sees that.
-    pub(super) fn is_anyone_waking(&self, ledger: &mut Books<D>, ordering: Ordering) -> bool {
-        ledger.note_woken(self.woken.fetch_add(0, ordering));
+    pub(super) fn is_anyone_waking(&self, ledger: &mut Books<D>) -> bool {
+        ledger.note_woken(self.woken.fetch_add(0, Ordering::AcqRel));
         ledger.is_anyone_waking()
     }
 }
