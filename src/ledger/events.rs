@@ -139,7 +139,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let Some(until) = self.next_due().filter(|due| !self.is_watched(*due)) else {
             return deadline;
         };
-        self.watch = Some(Watch { by: ticket, until });
+        self.watch = Some(Watch { by: ticket.number, until });
         deadline.map_or(Some(until), |deadline| Some(deadline.min(until)))
     }
 

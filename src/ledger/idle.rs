@@ -19,16 +19,17 @@ const LEAD_SHARE: u64 = 4;
 /// Checks that were begun together do not fall due together again: by this part of the interval.
 const CHECK_SPREAD: u64 = 10;
 
-/// What time does to a connection at rest, in nanoseconds.
+/// What nanoseconds cannot say, nobody sees the end of.
+const NEVER: u64 = u64::MAX;
+
+/// What time does to a connection at rest, in nanoseconds: `NEVER` is for ever.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aging {
-    /// `None`: for ever.
-    max_lifetime: Option<u64>,
+    max_lifetime: u64,
     lifetime_jitter: u64,
-    /// `None`: never.
-    check_every: Option<u64>,
-    /// How long before its end a connection is replaced; `None`: it is not.
-    lead: Option<u64>,
+    check_every: u64,
+    /// How long before its end a connection is replaced; `NEVER`: it is not.
+    lead: u64,
     /// For how long a connection may be lent without a check.
     pub(super) check_after: u64,
     /// For how long it may rest.
@@ -41,15 +42,18 @@ impl Aging {
     /// Connections are replaced early only where `min_idle` would want them back at once.
     pub(super) fn new(config: &Config, dial_time: Option<Duration>) -> Self {
         let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = *config;
-        let limit = |span: Duration| (span < Duration::MAX).then(|| nanoseconds(span));
         let jitter = config.lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);
         let two_dials = dial_time.unwrap_or_default().saturating_mul(2);
         let shortest = max_lifetime.min(max_idle_time).min(check_idle_every).min(leak_after);
         Self {
-            max_lifetime: limit(max_lifetime),
+            max_lifetime: nanoseconds(max_lifetime),
             lifetime_jitter: nanoseconds(jitter),
-            check_every: limit(check_idle_every).map(|every| every.max(nanoseconds(UPKEEP_LEAST))),
-            lead: (config.min_idle() > 0).then(|| nanoseconds(two_dials.max(LEAD_LEAST))),
+            check_every: nanoseconds(check_idle_every.max(UPKEEP_LEAST)),
+            lead: if config.min_idle() > 0 {
+                nanoseconds(two_dials.max(LEAD_LEAST))
+            } else {
+                NEVER
+            },
             check_after: nanoseconds(config.check_after),
             max_idle_time: nanoseconds(max_idle_time),
             shortest: nanoseconds(shortest),
@@ -63,27 +67,31 @@ impl Aging {
     }
 
     fn lifetime<C>(&self, entry: &Entry<C>) -> Option<u64> {
-        Some(self.max_lifetime? - entry.share.of_nanos(self.lifetime_jitter))
+        let early = entry.share.of_nanos(self.lifetime_jitter);
+        (self.max_lifetime < NEVER).then(|| self.max_lifetime - early)
     }
 
     /// When a dial for its successor may begin.
     fn leaves_at<C>(&self, entry: &Entry<C>) -> Moment {
-        let (Some(lifetime), Some(lead)) = (self.lifetime(entry), self.lead) else {
+        let Some(lifetime) = self.lifetime(entry).filter(|_| self.lead < NEVER) else {
             return Moment::LAST;
         };
-        entry.opened_at().after_nanos(lifetime - lead.min(lifetime / LEAD_SHARE))
+        entry.opened_at().after_nanos(lifetime - self.lead.min(lifetime / LEAD_SHARE))
     }
 
     /// When it is to be checked, if it still rests then.
     fn check_at<C>(&self, entry: &Entry<C>) -> Moment {
-        let Some(every) = self.check_every else { return Moment::LAST };
-        entry.proven_at.after_nanos(every - entry.share.of_nanos(every / CHECK_SPREAD))
+        if self.check_every == NEVER {
+            return Moment::LAST;
+        }
+        let early = entry.share.of_nanos(self.check_every / CHECK_SPREAD);
+        entry.proven_at.after_nanos(self.check_every - early)
     }
 
     /// When time will next change something about it.
     fn next<C>(&self, entry: &Entry<C>, checks: bool) -> Moment {
         let mut next = entry.known_end().unwrap_or_else(|| self.ends_at(entry));
-        if self.lead.is_some() && !entry.is_leaving {
+        if self.lead < NEVER && !entry.is_leaving {
             next = next.min(self.leaves_at(entry));
         }
         if checks {

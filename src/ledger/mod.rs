@@ -140,7 +140,8 @@ impl<W> Sleeper<W> {
 /// Who wakes when something is due.
 #[derive(Clone, Copy, Debug)]
 struct Watch {
-    by: Ticket,
+    /// The number of its ticket.
+    by: u64,
     /// When it wakes for that.
     until: Moment,
 }
@@ -225,10 +226,6 @@ pub(crate) struct Ledger<C, F, W> {
     /// Those who wait for the last connection of a closed pool to end.
     drains: BTreeMap<Ticket, Sleeper<W>>,
     watch: Option<Watch>,
-    /// Whether these tables and those of errands were empty, and without memory, after the latest
-    /// event.
-    has_shed: bool,
-
     /// How the latest dial failed, unless one has succeeded since.
     last_failure: Option<F>,
     /// Totals only, without the loans that the ledger has not seen; `stats` fills in the rest.
@@ -276,7 +273,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             warm_ups: BTreeMap::new(),
             drains: BTreeMap::new(),
             watch: None,
-            has_shed: true,
             last_failure: None,
             totals: Stats::default(),
         }
@@ -294,8 +290,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self
     }
 
+    /// A number that changes with each connection that begins to open, opens, or begins or ends to close.
+    pub(crate) fn turnover(&self) -> u64 {
+        let Stats { dials_total, dialed_total, dial_failed_total, retired_total, .. } = self.totals;
+        let begun = dials_total + dialed_total + dial_failed_total + retired_total;
+        u64::from(self.open()) | begun << u32::BITS
+    }
+
     /// The slots that are taken.
-    pub(crate) fn open(&self) -> u32 {
+    fn open(&self) -> u32 {
         self.live() + self.closings.len()
     }
 

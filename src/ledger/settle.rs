@@ -103,7 +103,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             waker.call();
             effects.wake(waker.clone());
             // It looks at once, and says then when it wakes next.
-            self.watch = Some(Watch { by, until: Moment::FIRST });
+            self.watch = Some(Watch { by: by.number, until: Moment::FIRST });
         }
     }
 
@@ -114,7 +114,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// The holder of `ticket` sleeps no longer.
     pub(super) fn end_watch(&mut self, ticket: Ticket) {
-        self.watch.take_if(|watch| watch.by == ticket);
+        self.watch.take_if(|watch| watch.by == ticket.number);
     }
 
     /// Notes how fast connections are lent, as long as anyone waits for one.
@@ -167,6 +167,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.settle_share(now, effects);
         self.keep_watch(effects);
         self.note_waiting();
+        self.shed();
         self.audit(now);
     }
 
@@ -183,19 +184,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Frees the memory of tables that are empty, as most are most of the time: a pool at rest would
     /// weigh half as much again, and of a keyed pool's there may be thousands.
-    pub(super) fn shed(&mut self) {
-        let is_at_rest = self.queue.is_empty()
-            && self.warm_ups.is_empty()
-            && self.dials.len() == 0
-            && self.aside.is_empty()
-            && self.closings.len() == 0;
-        if is_at_rest && !self.has_shed {
+    fn shed(&mut self) {
+        if self.queue.is_empty() && !self.is_under_way() && self.warm_ups.is_empty() {
             self.queue.shed();
             self.warm_ups = BTreeMap::new();
             (self.dials, self.aside) = (Dials::default(), Aside::default());
             self.closings = Closings::default();
         }
-        self.has_shed = is_at_rest;
     }
 
     /// Writes off what has overrun its time limit.

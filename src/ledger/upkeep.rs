@@ -23,9 +23,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(crate) fn upkeep(&mut self, now: Moment) -> Effects<C, F, W> {
         self.alarm = None;
         self.upkept_at = Some(now);
-        let effects = self.settled(now, |_, _| {});
-        self.shed();
-        effects
+        self.settled(now, |_, _| {})
     }
 
     /// Nobody has taken the order for `upkeep`: it is given again at the next event.

@@ -18,8 +18,8 @@ pub(super) struct Locked<D: Dialer> {
     pub(super) asking: Asking,
     /// As it was last written for those who wake up.
     is_kept: bool,
-    /// When the numbers were last copied out, and how many connections were open then.
-    noted: (Moment, u32),
+    /// When the numbers were last copied out, and what had opened and closed by then.
+    noted: (Moment, u64),
 }
 
 impl<D: Dialer> Locked<D> {
@@ -36,8 +36,7 @@ pub(super) struct Reading {
     pub(super) is_laid_out: bool,
 }
 
-/// The most time between two copies of the numbers, for those who find the lock taken: as long as
-/// there are events, and as long as the same number of connections is open.
+/// For so long the numbers of loans and waits may be old for those who find the lock taken.
 const COPY_EVERY: u64 = 1_000_000; // nanoseconds
 
 impl<D: Dialer> Shell<D> {
@@ -126,13 +125,13 @@ impl<D: Dialer> Shell<D> {
         true
     }
 
-    /// Copies the numbers out for whoever finds the lock taken, if that was long ago or another number
-    /// of connections is open.
+    /// Copies the numbers out for whoever finds the lock taken, if that was long ago or a connection has
+    /// opened or closed since.
     fn note_numbers(&self, locked: &mut Locked<D>, now: Moment) {
-        let (noted_at, noted_open) = locked.noted;
-        let open = locked.ledger.open();
-        if open != noted_open || now.nanos_since(noted_at) >= COPY_EVERY {
-            locked.noted = (now, open);
+        let (noted_at, before) = locked.noted;
+        let turnover = locked.ledger.turnover();
+        if turnover != before || now.nanos_since(noted_at) >= COPY_EVERY {
+            locked.noted = (now, turnover);
             self.reading.set(self.read_numbers(&locked.ledger, now));
         }
     }

@@ -21,8 +21,6 @@ use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
-
 use crate::bell::Bell;
 use crate::cancel::Cancel;
 use crate::close_reason::CloseReason;
@@ -95,7 +93,7 @@ pub(crate) struct Shell<D: Dialer> {
     /// nothing to `woken`, under the lock; whoever wakes up adds one and then reads `is_kept`. One of
     /// the two additions comes first. If the former's, the latter sees what is kept; if the latter's,
     /// the former sees that nobody is waking up any more, and hands it over.
-    woken: CachePadded<AtomicU64>,
+    woken: AtomicU64,
     /// 0 or 1. Written under the lock.
     is_kept: AtomicU64,
     /// Those that have yet to judge a connection, by the epoch that each began.
@@ -135,7 +133,7 @@ impl<D: Dialer> Shell<D> {
             knobs: Knobs::new(&config),
             places: Places::new(places_at_first(&config, membership.is_some())),
             locked: Mutex::new(Locked::new(ledger)),
-            woken: CachePadded::new(AtomicU64::new(0)),
+            woken: AtomicU64::new(0),
             is_kept: AtomicU64::new(0),
             predicates: Mutex::new(BTreeMap::new()),
             process: Process::this(),

@@ -123,10 +123,17 @@ impl<D: Dialer> Checkout<'_, D> {
 impl<D: Dialer> Shell<D> {
     /// Why a connection that was lent by the ledger is of no use, if it is of none.
     fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
-        if !entry.just_dialed && !self.is_sound(&mut entry.connection) {
-            return Some(CloseReason::Broken);
+        if entry.must_check {
+            if !self.is_sound(&mut entry.connection) {
+                return Some(CloseReason::Broken);
+            }
+            if !self.passes_own_check(entry) {
+                return Some(CloseReason::CheckFailed);
+            }
         }
-        (entry.must_check && !self.passes_own_check(entry)).then_some(CloseReason::CheckFailed)
+        // After a check too, which may have found out what only a look tells.
+        let is_broken = !entry.just_dialed && !self.is_sound(&mut entry.connection);
+        is_broken.then_some(CloseReason::Broken)
     }
 
     /// Waits, and lets `cancel` end the wait.
