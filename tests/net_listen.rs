@@ -59,11 +59,11 @@ fn the_kernels_limit_is_that_of_proc() {
     assert_eq!(max_listen_backlog(), text.trim().parse::<u32>().unwrap());
 }
 
-/// Winsock 1's constant is 5, and windows-sys has that one.
+/// `SOMAXCONN` is 5 in windows-sys, as in Winsock 1, and 200 to Winsock 2.
 #[test]
 #[cfg(windows)]
-fn the_kernels_limit_is_that_of_winsock_2() {
-    assert_eq!(max_listen_backlog(), 0x7fff_ffff);
+fn the_kernels_limit_is_the_most_that_winsock_2_can_be_asked_for() {
+    assert_eq!(max_listen_backlog(), 65_535);
 }
 
 #[test]

@@ -21,7 +21,7 @@
 //!
 //! | | Linux, Android | macOS | FreeBSD | OpenBSD | NetBSD | Windows |
 //! | --- | --- | --- | --- | --- | --- | --- |
-//! | largest backlog | `net.core.somaxconn` | `kern.ipc.somaxconn` | `kern.ipc.soacceptqueue` | `kern.somaxconn` | `SOMAXCONN` | `SOMAXCONN` |
+//! | largest backlog | `net.core.somaxconn` | `kern.ipc.somaxconn` | `kern.ipc.soacceptqueue` | `kern.somaxconn` | `SOMAXCONN` | 65535, by `SOMAXCONN_HINT` |
 //! | [`accept_queue`] | yes | no | yes | no | no | no |
 //! | [`listen_overflows`] | yes | no | no | no | no | no |
 //! | keep-alive on and off | yes | yes | yes | yes | yes | yes |

@@ -11,6 +11,11 @@ use super::Readiness;
 use super::poll_milliseconds;
 use crate::net::stream::Liveness;
 
+/// The argument of `listen` for a backlog.
+pub(crate) fn listen_argument(backlog: u32) -> i32 {
+    i32::try_from(backlog).unwrap_or(i32::MAX)
+}
+
 /// Waits until a connect on one of `sockets` has ended, or for `timeout`.
 ///
 /// An interrupted wait reports nothing ready: the caller looks at its clock and comes back.

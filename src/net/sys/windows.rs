@@ -12,22 +12,25 @@ use super::Readiness;
 pub(crate) use super::absent::*;
 pub(crate) use super::keep_alive::keep_alive;
 use super::poll_milliseconds;
+use crate::net::backlog_rules;
 use crate::net::stream::Liveness;
 
-/// The setting that caps every backlog: Windows lets the provider choose.
-pub(crate) const BACKLOG_SETTING: &str = "SOMAXCONN";
+/// The setting that caps every backlog: Windows has a macro instead.
+pub(crate) const BACKLOG_SETTING: &str = "SOMAXCONN_HINT";
 
-/// Winsock 2's `SOMAXCONN`, which asks the provider for as much as it finds reasonable
-/// (`winsock2.h`). The constant of that name in windows-sys is Winsock 1's, and says 5.
-const SOMAXCONN: u32 = 0x7fff_ffff;
-
+/// The largest backlog that Windows grants.
 pub(crate) fn max_backlog() -> u32 {
-    SOMAXCONN
+    backlog_rules::WINSOCK_MOST
 }
 
 /// What to ask the system for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
+}
+
+/// The argument of `listen` for a backlog.
+pub(crate) fn listen_argument(backlog: u32) -> i32 {
+    backlog_rules::winsock_asks(backlog)
 }
 
 /// Waits until a connect on one of `sockets` has ended, or for `timeout`.
