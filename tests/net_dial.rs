@@ -220,6 +220,10 @@ fn a_local_address_uses_no_more_ports_than_none() {
         let option = libc::IP_BIND_ADDRESS_NO_PORT;
         libc::getsockopt(connection.as_raw_fd(), libc::IPPROTO_IP, option, late, &mut size)
     };
+    if done < 0 {
+        // The dial has succeeded without it.
+        return support::skip("Linux before 4.2 has no such option, nor has QEMU's user mode");
+    }
     assert_eq!((done, late), (0, 1));
 }
 
