@@ -2,11 +2,15 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::windows::io::AsRawSocket;
+use std::ptr;
 use std::time::Duration;
 
 use socket2::Socket;
+use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock;
+use windows_sys::Win32::System::IO::CancelIoEx;
 
 use super::Readiness;
 pub(crate) use super::absent::*;
@@ -73,6 +77,21 @@ pub(crate) fn already_connected(error: &io::Error) -> bool {
 /// A time limit that passed has an error of its own here, and so needs no further look.
 pub(crate) fn is_failure(_socket: &Socket, error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Shuts both directions down, and ends the reads and writes that wait for the peer.
+///
+/// Windows leaves a call that waits already where it is (rust-lang/rust#121594), so that is cancelled
+/// by itself. It comes second: a call finds the socket shut down, or is there to be cancelled.
+#[allow(unsafe_code)]
+pub(crate) fn shut_down(socket: &Socket) {
+    // Fails only where the connection has ended already.
+    let _ = socket.shutdown(Shutdown::Both);
+    let handle = socket.as_raw_socket() as HANDLE;
+    // SAFETY: the socket is open for as long as it is borrowed. Nothing is written to: without an
+    // `OVERLAPPED` all that this process has under way on it is cancelled, and what waits for that
+    // gets an error.
+    unsafe { CancelIoEx(handle, ptr::null()) };
 }
 
 /// Nothing: Windows binds again at once by itself, and its `SO_REUSEADDR` lets another process
