@@ -13,7 +13,9 @@ pub struct AbortHandle(Arc<dyn Fn() + Send + Sync>);
 impl AbortHandle {
     /// A handle that calls `abort`, which must not block.
     ///
-    /// It may be called more than once, by any thread, and whatever state the connection is in.
+    /// It may be called more than once, by any thread, and whatever state the connection is in. On
+    /// Windows it has to do more than the example: a shutdown leaves a read that waits already where it
+    /// is. The dialers of [`net`](crate::net) cancel that as well.
     ///
     /// # Examples
     ///

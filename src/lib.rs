@@ -7,7 +7,10 @@ compile_error!("latebind needs 64-bit atomics, which this target does not have")
 #[forbid(unsafe_code)]
 mod abort;
 #[forbid(unsafe_code)]
+mod atomic_cell;
+#[forbid(unsafe_code)]
 mod bell;
+#[forbid(unsafe_code)]
 mod budget;
 #[forbid(unsafe_code)]
 mod builder;

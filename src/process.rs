@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_utils::CachePadded;
-use crossbeam_utils::atomic::AtomicCell;
+
+use crate::atomic_cell::AtomicCell;
 
 /// The forks that lead from the first process with a pool to this one. On cache lines of its own: each
 /// checkout reads it, and beside it the linker may lay what other parts of the program write.
@@ -67,8 +68,6 @@ struct Own<T> {
 
 impl<T: Default + Send + Sync> PerProcess<T> {
     pub(crate) const fn new() -> Self {
-        // Else it would have a lock of its own.
-        const { assert!(AtomicCell::<Option<&'static Own<T>>>::is_lock_free()) };
         Self(AtomicCell::new(None))
     }
 

@@ -20,8 +20,8 @@ use std::sync::atomic::AtomicUsize;
 
 use crate::moment::Moment;
 
+pub(crate) use crate::atomic_cell::AtomicCell;
 pub(crate) use crate::process::{PerProcess, Process};
-pub(crate) use crossbeam_utils::atomic::AtomicCell;
 pub(crate) use crossbeam_utils::sync::ShardedLock;
 
 // ---- Locks and waiting ---------------------------------------------------------------------------

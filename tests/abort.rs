@@ -301,9 +301,11 @@ fn an_abort_of_many_keys_reaches_the_connections_of_each() {
     let pool = KeyedPool::new(move |_: &u32| TcpDialer::from(address).abortable(true));
     let borrowers = [1, 2].map(|key| {
         let mut connection = pool.get_owned(&key).unwrap();
-        thread::spawn(move || connection.read(&mut [0]).unwrap())
+        thread::spawn(move || connection.read(&mut [0]))
     });
     assert_eq!(pool.abort(), 2);
-    assert_eq!(borrowers.map(|borrower| borrower.join().unwrap()), [0, 0]);
+    for borrower in borrowers {
+        assert!(!matches!(borrower.join().unwrap(), Ok(1..)), "nothing came");
+    }
     assert!(pool.drain(Instant::now() + LONG).is_complete());
 }

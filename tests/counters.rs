@@ -114,7 +114,7 @@ fn every_snapshot_balances_whatever_is_under_way() {
 /// STAT-02: at each step of one thread, the numbers without the lock are the exact ones.
 #[test]
 fn a_reading_without_the_lock_is_up_to_date() {
-    let (pool, server) = pool(|b| b.max_open(3).dial_timeout(SHORT));
+    let (pool, server) = pool(|b| b.max_open(3));
     let gauges = |stats: Stats| {
         let Stats { max_open, idle, in_use, dialing, closing, waiting, overdue, .. } = stats;
         [max_open, idle, in_use, dialing, closing, waiting, overdue]
@@ -133,7 +133,13 @@ fn a_reading_without_the_lock_is_up_to_date() {
     let one = pool.try_get().unwrap();
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Succeed)]);
-    assert!(pool.get_timeout(2 * SHORT).is_err(), "the dial is overdue, and nothing returns");
+    // For this dial only: on a busy machine the others may take longer.
+    pool.reconfigure().dial_timeout(SHORT).apply().unwrap();
+    await_that("the dial is overdue, and nothing returns", || {
+        assert!(pool.get_timeout(2 * SHORT).is_err());
+        pool.stats().overdue == 1
+    });
+    pool.reconfigure().dial_timeout(LONG).apply().unwrap();
     agree();
     assert_eq!(gauges(pool.recent_stats()), [3, 0, 2, 1, 0, 0, 1]);
     thread::scope(|scope| {

@@ -2,6 +2,9 @@
 
 #![allow(unreachable_pub)] // The files are the crate's, not this test's.
 
+#[allow(dead_code)]
+#[path = "../src/atomic_cell.rs"]
+mod atomic_cell;
 mod common;
 #[allow(dead_code, missing_docs)]
 #[path = "../src/config.rs"]

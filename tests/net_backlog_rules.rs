@@ -7,6 +7,7 @@ use backlog_rules::bsd;
 use backlog_rules::linux;
 use backlog_rules::linux_asks;
 use backlog_rules::netstat;
+use backlog_rules::winsock_asks;
 
 /// The rule for kernels before 4.1, which keep the backlog in 16 bits, is for them only (`TCP-05`).
 #[test]
@@ -82,6 +83,15 @@ fn a_sysctl_is_taken_between_1_and_65535() {
         [(None, 128), (Some(-1), 128), (Some(0), 128), (Some(1), 1), (Some(70_000), 65_535)];
     for (sysctl, expected) in table {
         assert_eq!(bsd(sysctl), expected, "{sysctl:?}");
+    }
+}
+
+/// A plain number is cut down to 200 there, however large.
+#[test]
+fn winsock_is_asked_for_more_than_200_by_a_negative_number() {
+    let table = [(1, 1), (200, 200), (201, -201), (65_535, -65_535), (u32::MAX, -65_535)];
+    for (backlog, expected) in table {
+        assert_eq!(winsock_asks(backlog), expected, "{backlog}");
     }
 }
 

@@ -186,7 +186,11 @@ fn a_local_address_an_interface_and_a_mark_are_used() {
     assert_eq!(connection.local_addr().unwrap().ip(), std::net::Ipv4Addr::new(127, 0, 0, 9));
 
     let connection = TcpDialer::from(address).interface("lo").dial(soon()).unwrap();
-    assert_eq!(SockRef::from(&connection).device().unwrap().as_deref(), Some(&b"lo"[..]));
+    match SockRef::from(&connection).device() {
+        Ok(device) => assert_eq!(device.as_deref(), Some(&b"lo"[..])),
+        // QEMU's user mode, which tells of no mark either.
+        Err(error) => return support::skip(format!("no interface is told: {error}")),
+    }
 
     let failed = TcpDialer::from(address).interface("no-such-one").dial(soon()).unwrap_err();
     let [(_, AttemptError::Option { option: "the interface", .. })] = attempts(failed)[..] else {
@@ -220,6 +224,10 @@ fn a_local_address_uses_no_more_ports_than_none() {
         let option = libc::IP_BIND_ADDRESS_NO_PORT;
         libc::getsockopt(connection.as_raw_fd(), libc::IPPROTO_IP, option, late, &mut size)
     };
+    if done < 0 {
+        // The dial has succeeded without it.
+        return support::skip("Linux before 4.2 has no such option, nor has QEMU's user mode");
+    }
     assert_eq!((done, late), (0, 1));
 }
 

@@ -1,5 +1,10 @@
 //! Guards kept in, taken in and dropped in destructors of thread-locals, whichever of the pool's own
 //! thread-locals have gone before. `main_ends.rs` has the thread that `main` runs on.
+//!
+//! Windows holds a lock while it runs such a destructor that a thread needs to begin (see the
+//! documentation of `std::thread::LocalKey`). So none may wait there for what another thread does.
+
+#![cfg_attr(windows, allow(dead_code, unused_imports))] // Some of the tests are left out.
 
 mod common;
 
@@ -143,6 +148,7 @@ fn a_thread_that_ends_may_take_connections_of_keys() {
     });
 }
 
+#[cfg(not(windows))] // See above.
 #[test]
 fn a_thread_that_ends_may_take_connections_and_wait_for_them() {
     in_each_way(|order, is_named| {
@@ -172,6 +178,7 @@ fn a_thread_that_ends_may_take_connections_and_wait_for_them() {
 }
 
 /// With a dialer all of whose calls are made on other threads.
+#[cfg(not(windows))] // See above.
 #[test]
 fn a_thread_that_ends_may_have_threads_begun_for_it() {
     in_each_way(|order, is_named| {
@@ -189,6 +196,7 @@ fn a_thread_that_ends_may_have_threads_begun_for_it() {
     });
 }
 
+#[cfg(not(windows))] // See above.
 #[test]
 fn a_thread_that_ends_may_cancel_waits_and_have_its_own_cancelled() {
     in_each_way(|order, is_named| {
@@ -265,6 +273,7 @@ fn a_thread_that_ends_may_close_a_pool_and_wait_until_it_is_drained() {
 }
 
 /// Over real sockets, whose names may be resolved on yet other threads.
+#[cfg(not(windows))] // See above.
 #[test]
 fn a_thread_that_ends_may_dial_a_server() {
     let listener = net::listen_tcp("127.0.0.1:0").unwrap();

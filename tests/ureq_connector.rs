@@ -439,6 +439,8 @@ fn a_request_with_other_settings_uses_the_pool() {
 }
 
 /// Two agents have had the same connection, one after the other.
+/// On Windows a shutdown, which is what ureq does, leaves a read that waits where it is.
+#[cfg(not(windows))]
 #[test]
 fn the_end_of_an_agent_ends_its_own_requests_and_nobody_elses() {
     let gates = [Gate::new(), Gate::new()];

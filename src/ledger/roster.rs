@@ -14,6 +14,12 @@ pub(super) const LINES: usize = 4;
 /// Some records, behind a reference count that is touched only when a connection opens or ends.
 pub(super) type Page = [Record; LINES];
 
+/// Eight bytes at an address where they are read and written at once: 32-bit x86 keeps a `u64` at
+/// any that four divides.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(8))]
+struct Word<T>(T);
+
 /// One connection's record. Whoever has its entry writes; whoever has locked the ledger reads.
 ///
 /// Two records never share a cache line: different threads write to them at each checkout.
@@ -30,18 +36,18 @@ pub(super) type Page = [Record; LINES];
 #[repr(align(64))]
 pub(crate) struct Record {
     /// How many there have been. Written by whoever has the entry.
-    loans: AtomicCell<u64>,
+    loans: AtomicCell<Word<u64>>,
     /// How many of them are in the ledger's totals. Written under its lock.
-    counted: AtomicCell<u64>,
+    counted: AtomicCell<Word<u64>>,
     /// Which loan was last found to last too long. Written under the ledger's lock.
-    overlong: AtomicCell<u64>,
+    overlong: AtomicCell<Word<u64>>,
     /// Since when, by whom and from where the latest is. Written by whoever has the entry.
-    since: AtomicCell<Moment>,
-    thread: AtomicCell<Option<ThreadId>>,
+    since: AtomicCell<Word<Moment>>,
+    thread: AtomicCell<Word<Option<ThreadId>>>,
     /// `None`: nobody holds the connection.
     location: AtomicCell<Option<&'static Location<'static>>>,
     /// When its dial ended. Here for want of room in the entry. Written under the ledger's lock.
-    opened_at: AtomicCell<Moment>,
+    opened_at: AtomicCell<Word<Moment>>,
 }
 
 /// A connection in somebody's hands.
@@ -60,26 +66,26 @@ impl Record {
     #[inline]
     pub(crate) fn count_loan(&self) {
         // There is one writer, so this need be no read-modify-write.
-        self.loans.store(self.loans() + 1);
+        self.loans.store(Word(self.loans() + 1));
     }
 
     #[inline]
     pub(crate) fn loans(&self) -> u64 {
-        self.loans.load()
+        self.loans.load().0
     }
 
     /// Notes who holds the connection from now on.
     #[inline]
     pub(crate) fn hand_to(&self, loan: Loan) {
-        self.since.store(loan.since);
-        self.thread.store(Some(loan.thread));
+        self.since.store(Word(loan.since));
+        self.thread.store(Word(Some(loan.thread)));
         self.location.store(Some(loan.location));
     }
 
     /// Since when the latest holder has it or had it.
     #[inline]
     pub(crate) fn since(&self) -> Moment {
-        self.since.load()
+        self.since.load().0
     }
 
     /// Nobody holds it any more.
@@ -89,30 +95,30 @@ impl Record {
     }
 
     pub(super) fn opened_at(&self) -> Moment {
-        self.opened_at.load()
+        self.opened_at.load().0
     }
 
     /// The loans that have not been counted, which are from now on.
     pub(super) fn count(&self) -> Tally {
         let uncounted = self.uncounted();
         if uncounted.lent > 0 {
-            self.counted.store(self.counted.load() + uncounted.lent);
+            self.counted.store(Word(self.counted.load().0 + uncounted.lent));
         }
         uncounted
     }
 
     fn uncounted(&self) -> Tally {
-        let (loans, counted) = (self.loans(), self.counted.load());
+        let (loans, counted) = (self.loans(), self.counted.load().0);
         // The first of a connection's loans is no reuse.
         let reused = loans.saturating_sub(1) - counted.saturating_sub(1);
         Tally { lent: loans - counted, reused }
     }
 
     fn begin(&self, opened_at: Moment) {
-        self.loans.store(0);
-        self.counted.store(0);
-        self.overlong.store(0);
-        self.opened_at.store(opened_at);
+        self.loans.store(Word(0));
+        self.counted.store(Word(0));
+        self.overlong.store(Word(0));
+        self.opened_at.store(Word(opened_at));
     }
 
     /// The loan that it is out on. `None` also if it changes hands at this moment.
@@ -120,7 +126,7 @@ impl Record {
         let number = self.loans();
         let location = self.location.load()?;
         let since = self.since();
-        let thread = self.thread.load()?;
+        let thread = self.thread.load().0?;
         (self.loans() == number).then_some(Loan { since, thread, location })
     }
 }
@@ -182,8 +188,8 @@ impl Roster {
     pub(super) fn take_overlong(&self, limit: Moment) -> Vec<Loan> {
         let take = |record: &Record| {
             let (number, loan) = (record.loans(), record.loan()?);
-            let is_news = loan.since < limit && record.overlong.load() != number;
-            is_news.then(|| record.overlong.store(number))?;
+            let is_news = loan.since < limit && record.overlong.load().0 != number;
+            is_news.then(|| record.overlong.store(Word(number)))?;
             Some(loan)
         };
         self.records().filter_map(take).collect()

@@ -13,7 +13,10 @@
 /// | FreeBSD | `kern.ipc.soacceptqueue`, at most 65535 | 128 |
 /// | OpenBSD | `kern.somaxconn`, at most 65535 | 128 |
 /// | NetBSD, others | the constant `SOMAXCONN` | |
-/// | Windows | the constant `SOMAXCONN` of Winsock 2, 0x7fffffff: the provider chooses | |
+/// | Windows | the most that the macro `SOMAXCONN_HINT` takes, 65535 | |
+///
+/// On Windows a `listen` call of your own has to be given the negative of it, as that macro does:
+/// the number itself is cut down to 200 there, and `SOMAXCONN` stands for no more.
 ///
 /// It is read anew at each call: an administrator may change it while the process runs. Always at
 /// least 1, and never more than `i32::MAX`, so that it fits the argument of `listen`.

@@ -40,6 +40,18 @@ pub(crate) fn bsd(sysctl: Option<i32>) -> u32 {
     )
 }
 
+/// The most that Winsock's `SOMAXCONN_HINT` takes.
+pub(crate) const WINSOCK_MOST: u32 = 65_535;
+
+/// The argument of Winsock's `listen` for a backlog.
+///
+/// A number is cut down to 200, and `SOMAXCONN` stands for as many. More is granted to a negative
+/// number, which the macro `SOMAXCONN_HINT` makes (Microsoft's page on `listen`).
+pub(crate) fn winsock_asks(backlog: u32) -> i32 {
+    let backlog = i32::try_from(backlog.min(WINSOCK_MOST)).expect("65,535 fits");
+    if backlog > 200 { -backlog } else { backlog }
+}
+
 /// The first word of a text as a number above zero. One too large for 32 bits is the largest.
 fn number(text: &str) -> Option<u32> {
     let word = text.split_ascii_whitespace().next()?;

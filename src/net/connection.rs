@@ -5,7 +5,6 @@ use std::io::IoSlice;
 use std::io::IoSliceMut;
 use std::io::Read;
 use std::io::Write;
-use std::net::Shutdown;
 use std::net::TcpStream;
 use std::ops::Deref;
 use std::ops::DerefMut;
@@ -29,6 +28,7 @@ use socket2::Socket;
 use super::error::NetError;
 use super::stream::Liveness;
 use super::stream::Stream;
+use super::sys;
 use crate::abort::AbortHandle;
 
 /// A TCP connection, as [`TcpDialer`](crate::net::TcpDialer) opens it.
@@ -154,8 +154,7 @@ where
 /// another socket's from then on. To share it instead would take `&mut` access from the owner.
 pub(super) fn shutting_down(socket: &Socket) -> Option<AbortHandle> {
     let twin = socket.try_clone().ok()?;
-    // Fails only where the connection has ended already.
-    Some(AbortHandle::new(move || drop(twin.shutdown(Shutdown::Both))))
+    Some(AbortHandle::new(move || sys::shut_down(&twin)))
 }
 
 impl<S> Deref for Connection<S> {

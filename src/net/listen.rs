@@ -245,7 +245,7 @@ impl Listen {
     /// The argument of `listen`.
     fn argument(&self) -> i32 {
         let backlog = self.backlog.unwrap_or_else(sys::backlog_to_ask_for);
-        i32::try_from(backlog.max(1)).unwrap_or(i32::MAX)
+        sys::listen_argument(backlog.max(1))
     }
 }
 

@@ -207,8 +207,10 @@ impl TcpDialer {
     /// Whether a connection can be aborted while it is in use, by [`Pool::abort`].
     ///
     /// Both directions are shut down then: its borrower reads the end of the stream, and cannot
-    /// write. Defaults to `false`: it costs a second descriptor for each connection. One for which
-    /// the system has no second descriptor is opened all the same, and cannot be aborted.
+    /// write. On Windows a call that waits for the peer at that moment ends in an error.
+    ///
+    /// Defaults to `false`: it costs a second descriptor for each connection. One for which the system
+    /// has no second descriptor is opened all the same, and cannot be aborted.
     ///
     /// [`Pool::abort`]: crate::Pool::abort
     ///

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -10,6 +11,11 @@ use socket2::Socket;
 use super::Readiness;
 use super::poll_milliseconds;
 use crate::net::stream::Liveness;
+
+/// The argument of `listen` for a backlog.
+pub(crate) fn listen_argument(backlog: u32) -> i32 {
+    i32::try_from(backlog).unwrap_or(i32::MAX)
+}
 
 /// Waits until a connect on one of `sockets` has ended, or for `timeout`.
 ///
@@ -74,6 +80,12 @@ pub(crate) fn is_failure(socket: &Socket, error: &io::Error) -> bool {
         io::ErrorKind::Interrupted => false,
         _ => true,
     }
+}
+
+/// Shuts both directions down, and ends the reads and writes that wait for the peer.
+pub(crate) fn shut_down(socket: &Socket) {
+    // Fails only where the connection has ended already.
+    let _ = socket.shutdown(Shutdown::Both);
 }
 
 /// Addresses are bound again at once after a restart, instead of after minutes in TIME_WAIT.

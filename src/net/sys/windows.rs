@@ -2,32 +2,39 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::windows::io::AsRawSocket;
+use std::ptr;
 use std::time::Duration;
 
 use socket2::Socket;
+use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock;
+use windows_sys::Win32::System::IO::CancelIoEx;
 
 use super::Readiness;
 pub(crate) use super::absent::*;
 pub(crate) use super::keep_alive::keep_alive;
 use super::poll_milliseconds;
+use crate::net::backlog_rules;
 use crate::net::stream::Liveness;
 
-/// The setting that caps every backlog: Windows lets the provider choose.
-pub(crate) const BACKLOG_SETTING: &str = "SOMAXCONN";
+/// The setting that caps every backlog: Windows has a macro instead.
+pub(crate) const BACKLOG_SETTING: &str = "SOMAXCONN_HINT";
 
-/// Winsock 2's `SOMAXCONN`, which asks the provider for as much as it finds reasonable
-/// (`winsock2.h`). The constant of that name in windows-sys is Winsock 1's, and says 5.
-const SOMAXCONN: u32 = 0x7fff_ffff;
-
+/// The largest backlog that Windows grants.
 pub(crate) fn max_backlog() -> u32 {
-    SOMAXCONN
+    backlog_rules::WINSOCK_MOST
 }
 
 /// What to ask the system for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
+}
+
+/// The argument of `listen` for a backlog.
+pub(crate) fn listen_argument(backlog: u32) -> i32 {
+    backlog_rules::winsock_asks(backlog)
 }
 
 /// Waits until a connect on one of `sockets` has ended, or for `timeout`.
@@ -70,6 +77,21 @@ pub(crate) fn already_connected(error: &io::Error) -> bool {
 /// A time limit that passed has an error of its own here, and so needs no further look.
 pub(crate) fn is_failure(_socket: &Socket, error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+/// Shuts both directions down, and ends the reads and writes that wait for the peer.
+///
+/// Windows leaves a call that waits already where it is (rust-lang/rust#121594), so that is cancelled
+/// by itself. It comes second: a call finds the socket shut down, or is there to be cancelled.
+#[allow(unsafe_code)]
+pub(crate) fn shut_down(socket: &Socket) {
+    // Fails only where the connection has ended already.
+    let _ = socket.shutdown(Shutdown::Both);
+    let handle = socket.as_raw_socket() as HANDLE;
+    // SAFETY: the socket is open for as long as it is borrowed. Nothing is written to: without an
+    // `OVERLAPPED` all that this process has under way on it is cancelled, and what waits for that
+    // gets an error.
+    unsafe { CancelIoEx(handle, ptr::null()) };
 }
 
 /// Nothing: Windows binds again at once by itself, and its `SO_REUSEADDR` lets another process
