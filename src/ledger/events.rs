@@ -18,6 +18,9 @@ use super::{
     Attempt, Ledger, Loan, Overdue, Refusal, Request, Sleeper, Verdict, Waker, WarmUp, Watch,
 };
 
+/// What a caller who leaves is told, and the account of that moment, if it does leave.
+type Left<C, F, T> = Option<(Verdict<C, F>, T)>;
+
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     // ---- Callers -------------------------------------------------------------------------------
 
@@ -82,7 +85,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         ticket: Ticket,
         now: Moment,
         account: impl FnOnce(&Self) -> T,
-    ) -> (Option<(Verdict<C, F>, T)>, Effects<C, F, W>) {
+    ) -> (Left<C, F, T>, Effects<C, F, W>) {
         let mut told = None;
         let effects = self.settled(now, |ledger, _| {
             let verdict = if let Some(waiter) = ledger.queue.remove(ticket) {

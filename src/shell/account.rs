@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use crate::bell::Bell;
 use crate::error::{DialFailure, GetError};
 use crate::holder::{Holders, is_self_deadlock};
 use crate::ledger::{Ledger, Loan, Refusal, Verdict};
@@ -13,7 +12,9 @@ use crate::moment::Moment;
 use crate::stats::Stats;
 use crate::sync::{coarse_now, now, this_thread};
 
-use super::waiting::Told;
+use super::waiting::Way;
+
+type Books<C, E> = Ledger<C, DialFailure<E>, Way<C, DialFailure<E>>>;
 
 /// What a caller who is turned away is told of the pool.
 #[derive(Default)]
@@ -69,7 +70,7 @@ impl Account {
     /// Of this moment, for this thread.
     pub(super) fn of<C, E>(
         pool: Option<Arc<str>>,
-        ledger: &Ledger<C, DialFailure<E>, Arc<Bell<Told<C, DialFailure<E>>>>>,
+        ledger: &Books<C, E>,
         asking: &mut Asking,
         now: Moment,
     ) -> Self {
@@ -86,7 +87,7 @@ impl Account {
     /// The same, for somebody whose wait has just ended.
     pub(super) fn after_wait<C, E>(
         pool: Option<Arc<str>>,
-        ledger: &Ledger<C, DialFailure<E>, Arc<Bell<Told<C, DialFailure<E>>>>>,
+        ledger: &Books<C, E>,
         asking: &mut Asking,
         now: Moment,
     ) -> Self {
@@ -121,7 +122,7 @@ impl Account {
 /// Why a caller was not even queued.
 pub(super) fn refused<C, E>(
     pool: Option<Arc<str>>,
-    ledger: &Ledger<C, DialFailure<E>, Arc<Bell<Told<C, DialFailure<E>>>>>,
+    ledger: &Books<C, E>,
     asking: &mut Asking,
     refusal: Refusal,
     start: Moment,

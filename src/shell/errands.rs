@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::abort::AbortHandle;
-use crate::bell::Bell;
 use crate::close_reason::CloseReason;
 use crate::config::far_future;
 use crate::dialer::Dialer;
@@ -20,7 +19,7 @@ use crate::spans;
 use crate::sync::{catch, coarse_now, now};
 use crate::workers::Job;
 
-use super::waiting::Told;
+use super::waiting::Way;
 use super::{Books, Caller, Connection, Duties, Failure, Lent, Orders, Shell};
 
 impl<D: Dialer> Shell<D> {
@@ -219,9 +218,12 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
-impl<C, F> Effects<C, F, Arc<Bell<Told<C, F>>>> {
+/// What is left to do once callers have been woken.
+type Rest<C, F> = Box<Work<C, F, Way<C, F>>>;
+
+impl<C, F> Effects<C, F, Way<C, F>> {
     /// Wakes those whom there is something to wake for, and returns the rest of the work.
-    fn wake_first(self) -> Option<Box<Work<C, F, Arc<Bell<Told<C, F>>>>>> {
+    fn wake_first(self) -> Option<Rest<C, F>> {
         if let Some(bell) = self.wake {
             bell.ring();
         }

@@ -21,7 +21,6 @@ use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bell::Bell;
 use crate::cancel::Cancel;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
@@ -44,13 +43,13 @@ use self::books::{Locked, Reading};
 use self::dialing::LastClose;
 use self::exchange::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
-use self::waiting::{Checkout, Told};
+use self::waiting::{Checkout, Way};
 
 pub(crate) use self::exchange::{Exchange, OnVacant};
 
 type Connection<D> = <D as Dialer>::Connection;
 type Failure<D> = DialFailure<<D as Dialer>::Error>;
-type Caller<D> = Arc<Bell<Told<Connection<D>, Failure<D>>>>;
+type Caller<D> = Way<Connection<D>, Failure<D>>;
 type Books<D> = Ledger<Connection<D>, Failure<D>, Caller<D>>;
 type Lent<D> = Entry<Connection<D>>;
 type Refused<D> = GetError<<D as Dialer>::Error>;

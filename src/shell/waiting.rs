@@ -23,7 +23,10 @@ pub(super) struct Told<C, F> {
     is_waking: bool,
 }
 
-impl<C, F> Waker<C, F> for Arc<Bell<Told<C, F>>> {
+/// The way to a caller.
+pub(super) type Way<C, F> = Arc<Bell<Told<C, F>>>;
+
+impl<C, F> Waker<C, F> for Way<C, F> {
     fn tell(&self, verdict: Verdict<C, F>, is_waking: bool) {
         self.put(Told { verdict, is_waking });
     }
