@@ -48,7 +48,7 @@ fn a_deadline_racing_a_return_loses_no_connection() {
 /// waits without one. Whoever else is served, the patient one is.
 #[test]
 fn a_cancelled_waiter_passes_the_connection_on() {
-    check(|| {
+    check_within(2, || {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         let hasty = thread::spawn({
