@@ -105,7 +105,8 @@ pub trait Dialer: Send + Sync + 'static {
     /// `check_after`, with at most `check_timeout` until `deadline`. Runs on a
     /// thread of the pool's own if [`blocking`](Self::blocking) says that it may
     /// block, which is the default: a check that hangs delays no caller past
-    /// its deadline. The default finds every connection alive.
+    /// its deadline. One that does not block is made by the caller whom the connection is lent to, and
+    /// [`is_broken`](Self::is_broken) is asked after it. The default finds every connection alive.
     ///
     /// # Errors
     ///

@@ -388,13 +388,14 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.stats()
     }
 
-    /// As [`stats`](Self::stats), without the pool's lock: for whoever looks often, such as a metrics
-    /// exporter, and must neither wait nor make others wait.
+    /// As [`stats`](Self::stats), but never waits for the pool's lock, and holds it for no longer than a
+    /// copy of the numbers takes: for whoever looks often, such as a metrics exporter.
     ///
     /// `open()` is `idle + in_use + dialing + closing`, and at most `max_open`, in every reading. But
-    /// it is of no single moment: `idle` and `in_use` are of now, at a glance, and the rest is as it
-    /// was when the lock was last taken, as it is for whatever is opened, closed or waited for. What
-    /// has been lent without the lock since is not in the totals yet.
+    /// it is of no single moment: `idle` and `in_use` are of now, at a glance. The rest is of now if the
+    /// lock is free. If it is taken, the rest is as it was after the latest event that opened or closed a
+    /// connection, or one that is about a millisecond old. What has been lent without the lock since
+    /// is not in the totals yet.
     ///
     /// # Examples
     ///
