@@ -176,14 +176,18 @@ fn no_reading_without_the_lock_misses_a_connection_or_counts_it_twice() {
             .map(|()| {
                 scope.spawn(|| {
                     let (mut before, mut seen_idle) = (pool.recent_stats(), 0);
-                    while !is_over.load(SeqCst) {
+                    loop {
+                        // The borrowers may be done before this thread has begun.
+                        let is_last = is_over.load(SeqCst);
                         let stats = pool.recent_stats();
                         assert_balanced(&before, &stats);
                         assert_eq!((stats.idle + stats.in_use, stats.open()), (4, 4), "{stats}");
                         seen_idle = stats.idle.max(seen_idle);
                         before = stats;
+                        if is_last {
+                            return seen_idle;
+                        }
                     }
-                    seen_idle
                 })
             })
             .into();
