@@ -223,10 +223,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let (own, due) = (self.waits_since(), now.before(Duration::from_nanos(bound)));
         let is_due = |since| Some(since) <= due && own.is_none_or(|own| since < own);
         while !self.idle.is_empty() {
+            let open = self.open();
             let Some(share) = self.share.as_mut().filter(|share| share.is_awaited()) else {
                 return;
             };
-            if !share.owes(is_due) {
+            if !share.owes(open, is_due) {
                 return;
             }
             let entry = self.idle.take_coldest().expect("something is idle");

@@ -134,8 +134,10 @@ impl Share {
         self.answer = Some(evicted == most);
     }
 
-    /// Whether a connection must be closed for a claim of another member that `is_due`.
-    pub(super) fn owes(&mut self, is_due: impl Fn(Moment) -> bool) -> bool {
+    /// Whether a connection must be closed for a claim of another member that `is_due`. A slot that
+    /// this event has freed counts: it may be what the claim needs.
+    pub(super) fn owes(&mut self, open: u32, is_due: impl Fn(Moment) -> bool) -> bool {
+        self.free_down_to(open);
         let (member, report) = (self.member, std::mem::take(&mut self.report));
         let mut owes = false;
         self.budget.with(&mut |budget| {

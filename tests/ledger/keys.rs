@@ -443,6 +443,11 @@ impl Keys {
         let may_be = |it: &Caller| matches!(it.state, State::Waiting) && it.target.is_none();
         let Some(caller) = self.pick(pick, may_be) else { return };
         let Caller { member, ticket, .. } = self.callers[caller];
+        if self.members[member].books.is_none() {
+            // The call comes after the key's ledger has closed, which told every caller so.
+            assert!(self.slips.is_told(caller), "KEY-02: closed with somebody in it");
+            return;
+        }
         let ticket = ticket.expect("who waits has a ticket");
         self.event(member, |books, now| books.cancel(ticket, now));
     }
@@ -695,8 +700,9 @@ impl Keys {
 
     /// A caller wakes: by the clock, and so looks; or because it was told to.
     fn wake(&mut self, caller: usize) {
-        if self.is_up(caller) {
-            self.event(self.callers[caller].member, Ledger::look);
+        let member = self.callers[caller].member;
+        if self.is_up(caller) && self.members[member].books.is_some() {
+            self.event(member, Ledger::look);
             // What that has led to is carried out before it looks at its own deadline.
             self.follow();
         }
