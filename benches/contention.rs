@@ -13,8 +13,8 @@ use latebind::Pool;
 
 use crate::peers::{Cells, Deadpool, Naive};
 use crate::support::{
-    Dials, Lifelike, Pause, Peer, Start, announce, by_the_lock, checked, heading_of, is_measuring,
-    is_wanted, rounds, row_of,
+    Dials, Lifelike, Pause, Peer, Start, announce, checked, heading_of, is_measuring, is_wanted,
+    rounds, row_of, soon_stale,
 };
 
 /// One line-up of threads and connections.
@@ -36,8 +36,8 @@ enum Among {
     AllAndTheLimit,
     /// All and the limit, with connections of the real kind.
     Lifelike,
-    /// latebind by its lock, and r2d2.
-    ByTheLock,
+    /// latebind with precise readings of the clock, and r2d2.
+    SoonStale,
     /// latebind with a check at each checkout, and r2d2 as it always is.
     Checked,
 }
@@ -74,9 +74,10 @@ const SETTINGS: [Setting; 11] = [
     nobody_waits("1 thread, 10 connections, lifelike", Among::Lifelike, 1),
     nobody_waits("2 threads, 2 connections", Among::AllAndTheLimit, 2),
     nobody_waits("16 threads, 16 connections", Among::AllAndTheLimit, 16),
-    nobody_waits("1 thread, always by the lock", Among::ByTheLock, 1),
-    nobody_waits("2 threads, always by the lock", Among::ByTheLock, 2),
+    nobody_waits("1 thread, check_after of 10 ms", Among::SoonStale, 1),
+    nobody_waits("2 threads, check_after of 10 ms", Among::SoonStale, 2),
     nobody_waits("1 thread, a check at each checkout", Among::Checked, 1),
+    nobody_waits("2 threads, a check at each checkout", Among::Checked, 2),
     some_wait("32 threads, 8 connections", 32, 8, Duration::ZERO, LONG),
     some_wait("32 threads, 8 connections, each held busy for 20 us", 32, 8, BUSY, LONG),
     some_wait("64 threads, 16 connections", 64, 16, Duration::ZERO, LONGER),
@@ -143,7 +144,7 @@ fn contestants(setting: &Setting) -> Vec<Contestant<'_>> {
         Among::All => peers::<Pause>(setting),
         Among::AllAndTheLimit => and_the_limit(peers::<Pause>(setting)),
         Among::Lifelike => and_the_limit(peers::<Lifelike>(setting)),
-        Among::ByTheLock => beside_r2d2(by_the_lock(setting.connections)),
+        Among::SoonStale => beside_r2d2(soon_stale(setting.connections)),
         Among::Checked => beside_r2d2(checked(setting.connections)),
     }
 }

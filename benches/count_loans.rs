@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use latebind::Pool;
 
-use crate::support::{Lifelike, Peer, by_the_lock, checked};
+use crate::support::{Lifelike, Peer, checked, soon_stale};
 
 fn main() {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -23,7 +23,7 @@ fn main() {
     match (pool.as_str(), way.as_str()) {
         ("latebind", "lifelike") => alone(&full::<Pool<Lifelike>>(10), times),
         ("latebind", "contended") => contended(&full::<Pool<Lifelike>>(4), times),
-        ("latebind", "locked") => alone(&by_the_lock(10), times),
+        ("latebind", "soon stale") => alone(&soon_stale(10), times),
         ("latebind", "checked") => alone(&checked(10), times),
         ("r2d2", "checked") => alone(&full::<r2d2::Pool<Lifelike>>(10), times),
         ("r2d2", "contended") => contended(&full::<r2d2::Pool<Lifelike>>(4), times),

@@ -44,7 +44,7 @@ impl Keyed for KeyedPool<Key, Pause> {
         let builder = match by {
             By::Itself => builder,
             // Nearer than the coarse clock can tell.
-            By::TheLock => builder.check_after(Duration::from_millis(40)),
+            By::PreciseClock => builder.check_after(Duration::from_millis(40)),
         };
         let pool = builder.build().expect("it is sound");
         for key in keys {
@@ -99,7 +99,7 @@ impl Keyed for Map {
 enum By {
     Itself,
     /// Always by the lock: of r2d2, as ever.
-    TheLock,
+    PreciseClock,
 }
 
 /// Which keys a thread goes round.
@@ -129,8 +129,8 @@ const SETTINGS: [Setting; 10] = [
     setting("16 threads, 1 key", 16, 1, Round::Shared, By::Itself),
     setting("2 threads, a key each", 2, 2, Round::Own, By::Itself),
     setting("16 threads, a key each", 16, 16, Round::Own, By::Itself),
-    setting("2 threads, 1 key, by the lock", 2, 1, Round::Shared, By::TheLock),
-    setting("2 threads, a key each, by the lock", 2, 2, Round::Own, By::TheLock),
+    setting("2 threads, 1 key, check_after of 10 ms", 2, 1, Round::Shared, By::PreciseClock),
+    setting("2 threads, a key each, check_after of 10 ms", 2, 2, Round::Own, By::PreciseClock),
     setting("1 thread, 4 keys in turn", 1, 4, Round::Shared, By::Itself),
     setting("1 thread, 1,000 keys in turn", 1, 1_000, Round::Shared, By::Itself),
     setting("2 threads, 1,000 keys in turn", 2, 1_000, Round::Shared, By::Itself),

@@ -356,9 +356,9 @@ impl<T> Settings<T> {
     /// How long a connection may be idle and still be lent without a [check](Dialer::check).
     ///
     /// Zero checks at each checkout that finds an idle connection, `Duration::MAX` at none. Below
-    /// 50 ms every checkout takes a lock, since only a precise clock can tell such times. Defaults
-    /// to 500 ms, as HikariCP has it: a busy connection is never checked, a quiet one seldom dies
-    /// within that time, and a check costs a round trip.
+    /// 50 ms a loan reads a precise clock twice, which takes some 40 ns more. Defaults to 500 ms, as
+    /// HikariCP has it: a busy connection is never checked, a quiet one seldom dies within that time,
+    /// and a check costs a round trip.
     pub fn check_after(self, check_after: Duration) -> Self {
         self.change(move |config| config.check_after = check_after)
     }

@@ -99,11 +99,18 @@ impl Moment {
         self.0.saturating_sub(earlier.0).try_into().unwrap_or(0)
     }
 
+    /// Whether this is no more than so many nanoseconds after `earlier`, or before it. Both are
+    /// readings of the clock, which are no 292 years apart.
+    #[inline]
+    pub(crate) fn is_within(self, span: u64, earlier: Self) -> bool {
+        self.0.wrapping_sub(earlier.0) <= i64::try_from(span).unwrap_or(i64::MAX)
+    }
+
     /// Whether a coarse reading tells this moment from `earlier`, and by no less than a tick of the
     /// fastest kernel's timer (1024 Hz) where the clock has no tick.
     #[inline]
     pub(crate) fn is_a_tick_after(self, earlier: Self) -> bool {
-        self.nanos_since(earlier) >= 1_000_000_000 / 1024
+        !self.is_within(1_000_000_000 / 1024 - 1, earlier)
     }
 }
 

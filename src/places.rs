@@ -34,24 +34,22 @@ use crate::sync::{AtomicU64, OnceLock, Ordering, last_place, now, set_last_place
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
 const PLACES_MOST: u32 = 64;
 
-/// The gate in one word: this bit says that it is shut, above it stands how many places may be filled,
-/// and above that the epoch.
+/// The gate in one word: these bits say that it is shut, and that it is open for a time only. Above
+/// them stands how many places may be filled, and above that the epoch.
 const SHUT: u64 = 1;
-const ROOM_AT: u32 = 1;
-const EPOCH_AT: u32 = 8;
+const TIMED: u64 = 2;
+const ROOM_AT: u32 = 2;
+const EPOCH_AT: u32 = 9;
 const ROOM_MASK: u64 = (1 << (EPOCH_AT - ROOM_AT)) - 1;
 const _: () = assert!(PLACES_MOST as u64 <= ROOM_MASK);
-
-/// The gate is open until somebody shuts it.
-const NO_LIMIT: u64 = u64::MAX;
 
 /// Connections at rest, for whoever comes while nobody waits.
 pub(crate) struct Places<T> {
     /// See `Open`, or with `SHUT`. Written under the ledger's lock, read by all: before a place
     /// is looked at, and after a connection has been put there.
     gate: AtomicU64,
-    /// Until when the gate counts as open: as `Moment::as_nanos`, or `NO_LIMIT`. Written under the
-    /// ledger's lock before the gate is opened, read by all after the gate.
+    /// Until when a gate that is open for a time counts as open: as `Moment::as_nanos`. Written under
+    /// the ledger's lock before the gate is opened, read by all after the gate.
     until: AtomicU64,
     /// How many the latest sweep has found, or how many have been laid out since. Written under the
     /// ledger's lock, read by whoever glances at the numbers.
@@ -72,8 +70,9 @@ struct Row<T> {
 pub(crate) struct Open(u64);
 
 impl Open {
-    fn new(epoch: u32, room: u32) -> Self {
-        Self(u64::from(epoch) << EPOCH_AT | u64::from(room) << ROOM_AT)
+    fn new(epoch: u32, room: u32, is_timed: bool) -> Self {
+        let timed = if is_timed { TIMED } else { 0 };
+        Self(u64::from(epoch) << EPOCH_AT | u64::from(room) << ROOM_AT | timed)
     }
 
     #[inline]
@@ -94,8 +93,8 @@ impl<T> Places<T> {
     pub(crate) fn new(count: u32) -> Self {
         let room = count.min(PLACES_MOST);
         Self {
-            gate: AtomicU64::new(Open::new(0, room).0),
-            until: AtomicU64::new(NO_LIMIT),
+            gate: AtomicU64::new(Open::new(0, room, false).0),
+            until: AtomicU64::new(0),
             last_seen: Figure::default(),
             first: Row::new(room as usize),
         }
@@ -127,15 +126,14 @@ impl<T> Places<T> {
     #[inline]
     pub(crate) fn gate(&self) -> Option<Open> {
         let open = self.open_gate()?;
-        // Of another opening than that: then its reader is early or late by one hand-over.
-        let until = self.until.load(Ordering::Relaxed);
-        (until == NO_LIMIT || !Self::is_past(until)).then_some(open)
+        if open.0 & TIMED == 0 { Some(open) } else { self.timed_gate(open) }
     }
 
-    /// Only while somebody waits: what a hand-over costs is worth a precise clock.
+    /// Only while somebody waits: a hand-over costs more than a precise clock.
     #[cold]
-    fn is_past(until: u64) -> bool {
-        now().as_nanos() > until
+    fn timed_gate(&self, open: Open) -> Option<Open> {
+        // `until` may belong to a later opening: then this thread is early or late by one hand-over.
+        (now().as_nanos() <= self.until.load(Ordering::Relaxed)).then_some(open)
     }
 
     /// Whether the gate is open.
@@ -273,10 +271,11 @@ impl<T> Places<T> {
             place.swap(item).into_iter().for_each(&mut found);
         }
         self.last_seen.set(laid_out);
-        let until = until.map_or(NO_LIMIT, Moment::as_nanos);
-        self.until.store(until, Ordering::Relaxed);
+        if let Some(until) = until {
+            self.until.store(until.as_nanos(), Ordering::Relaxed);
+        }
         let room = spare.saturating_add(laid_out as u32).min(PLACES_MOST);
-        self.gate.store(Open::new(epoch, room).0, Ordering::Release);
+        self.gate.store(Open::new(epoch, room, until.is_some()).0, Ordering::Release);
     }
 }
 

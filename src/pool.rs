@@ -316,7 +316,7 @@ impl<D: Dialer> Pool<D> {
 
     pub(crate) fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let shell = &self.handle.shell;
-        shell.take_resting(site).map_or_else(|| shell.try_get(site), Ok)
+        shell.take_fresh(site).map_or_else(|| shell.try_get(site), Ok)
     }
 
     #[inline]

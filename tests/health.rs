@@ -13,13 +13,22 @@ use common::{
     Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_rest, await_that,
     await_waiting, finishes, panic_quietly, pool, pool_that, used,
 };
-use latebind::{GetError, KeyedConnection, KeyedPool, OwnedConnection, Pool, PooledConnection};
+use latebind::{
+    Builder, GetError, KeyedConnection, KeyedPool, OwnedConnection, Pool, PooledConnection,
+};
 
 /// A pool with `n` connections at rest that have proved nothing for long.
 fn stale(n: u32) -> (Pool<Scripted>, Arc<Server>) {
     let (pool, server) = pool(|b| b.max_open(n).check_after(Duration::ZERO));
     pool.warm_up(n).unwrap();
     (pool, server)
+}
+
+/// A pool that makes its checks on the thread that asks for a connection.
+fn with_own_checks(
+    set: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>,
+) -> (Pool<Scripted>, Arc<Server>) {
+    pool_that(|blocking| blocking.check(false), set)
 }
 
 /// Breaks a connection, as its borrower notices.
@@ -404,6 +413,70 @@ fn after_a_failed_reset_all_that_rest_are_checked_once() {
     drop((one, two));
     server.on_reset([Act::Fail]);
     drop(used(three));
+    for _ in 0..2 {
+        let _both = [(); 2].map(|()| pool.get_owned().unwrap());
+        assert_eq!(server.checks.load(SeqCst), 2);
+    }
+    await_rest(&pool, &server);
+}
+
+/// However short the rest: the coarse clock, by which loans go otherwise, would not tell.
+#[test]
+fn a_rest_shorter_than_a_tick_is_told_from_a_shorter_one() {
+    const TRUSTED: Duration = Duration::from_micros(1_500);
+    for blocks in [true, false] {
+        let set = |b: Builder<Scripted>| b.max_open(1).check_after(TRUSTED);
+        let (pool, server) = pool_that(|blocking| blocking.check(blocks), set);
+        let mut fresh = 0;
+        for round in 0..60 {
+            drop(pool.get().unwrap());
+            let (rested, checks) = (Instant::now(), server.checks.load(SeqCst));
+            drop(pool.get().unwrap());
+            if rested.elapsed() < TRUSTED {
+                assert_eq!(server.checks.load(SeqCst), checks, "round {round}: fresh");
+                fresh += 1;
+            }
+            let (rested, checks) = (Instant::now(), server.checks.load(SeqCst));
+            await_that("it has rested", || rested.elapsed() > TRUSTED);
+            drop(pool.get().unwrap());
+            assert_eq!(server.checks.load(SeqCst), checks + 1, "round {round}: stale");
+        }
+        assert!(fresh > 0, "no loan followed another quickly");
+        await_rest(&pool, &server);
+    }
+}
+
+#[test]
+fn a_failed_check_of_its_caller_costs_it_no_more_than_another_connection() {
+    let (pool, server) = with_own_checks(|b| b.max_open(2).check_after(Duration::ZERO));
+    pool.warm_up(2).unwrap();
+    server.on_check([Act::Fail]);
+    let second = pool.get().unwrap();
+    assert_eq!((second.id, server.checks.load(SeqCst), server.dials()), (1, 2, 2));
+    assert_eq!(pool.stats().check_failed_total, 1);
+    drop(second);
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn try_get_makes_no_check_however_long_a_connection_has_rested() {
+    let (pool, server) = with_own_checks(|b| b.max_open(1).check_after(Duration::ZERO));
+    pool.warm_up(1).unwrap();
+    for _ in 0..3 {
+        drop(pool.try_get().unwrap());
+    }
+    assert_eq!(server.checks.load(SeqCst), 0);
+    drop(pool.get().unwrap());
+    assert_eq!(server.checks.load(SeqCst), 1);
+}
+
+/// The others prove themselves by a check of their callers, though they have rested for a moment only.
+#[test]
+fn whoever_checks_its_own_connection_checks_what_a_broken_one_has_put_in_doubt() {
+    let (pool, server) = with_own_checks(|b| b.max_open(3).check_after(LONG));
+    let [one, two, three] = [(); 3].map(|()| pool.get_owned().unwrap());
+    drop((one, two));
+    break_one(three);
     for _ in 0..2 {
         let _both = [(); 2].map(|()| pool.get_owned().unwrap());
         assert_eq!(server.checks.load(SeqCst), 2);

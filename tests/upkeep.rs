@@ -12,7 +12,7 @@ use common::{
     Act, Connection, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool,
     pool_that,
 };
-use latebind::{Changes, CloseReason, Event, GetError, Pool, PooledConnection};
+use latebind::{Builder, Changes, CloseReason, Event, GetError, Pool, PooledConnection};
 
 /// A limit short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(60);
@@ -132,11 +132,17 @@ fn an_expired_connection_is_not_handed_to_whoever_waits_for_it() {
 /// LIFE-06: at the way that takes no lock, and after a check that proved it alive meanwhile.
 #[test]
 fn what_has_rested_too_long_is_not_lent() {
-    for check_every in [Duration::MAX, Duration::from_millis(100)] {
+    let ways = [
+        (Duration::MAX, HOUR, true),
+        (Duration::from_millis(100), HOUR, true),
+        // Whoever takes it checks it, and so learns that it has rested for some time.
+        (Duration::MAX, Duration::ZERO, false),
+    ];
+    for (check_every, check_after, blocks) in ways {
         let rest = Duration::from_millis(150);
-        let (pool, server) = pool(|b| {
-            b.max_open(1).max_idle_time(rest).check_idle_every(check_every).check_after(HOUR)
-        });
+        let limits = |b: Builder<Scripted>| b.max_open(1).max_idle_time(rest);
+        let set = |b| limits(b).check_idle_every(check_every).check_after(check_after);
+        let (pool, server) = pool_that(|blocking| blocking.check(blocks), set);
         for round in 0..4 {
             drop(pool.get().unwrap());
             let (rested, opened) = (Instant::now(), server.dials());

@@ -175,9 +175,8 @@ fn filled<D: Dials>(builder: Builder<D>, idle: u32) -> Pool<D> {
     pool
 }
 
-/// latebind where nothing rests in a place: each loan and each return takes the lock.
-pub(crate) fn by_the_lock(connections: u32) -> Pool<Lifelike> {
-    // Nearer than the coarse clock can tell.
+/// latebind where a connection is checked after so short a rest that a coarse clock does not tell.
+pub(crate) fn soon_stale(connections: u32) -> Pool<Lifelike> {
     asking_after(Duration::from_millis(10), connections)
 }
 

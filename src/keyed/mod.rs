@@ -252,7 +252,7 @@ where
         let site = Location::caller();
         while let Some(record) = self.shared.directory.find(key) {
             let shell = record.pool.shell();
-            let at_rest = shell.take_resting(site).map(Ok);
+            let at_rest = shell.take_fresh(site).map(Ok);
             match at_rest.or_else(|| shell.try_get_of_key(site)) {
                 Some(outcome) => return outcome.map(|entry| Lease::guard(self, (record, entry))),
                 None => self.shared.directory.strike(&record),

@@ -350,12 +350,16 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Gives up the most recently used idle connection, to rest out of sight. To the ledger it is
     /// in use from now on.
     ///
-    /// Not one that must be checked, nor one whose loan should begin a dial for `min_idle`.
+    /// Not one whose loan should begin a dial for `min_idle`, nor one that must be checked, unless that
+    /// is only for the time that it has rested, and its caller sees to it.
     pub(crate) fn lay_out(&mut self, now: Moment) -> Option<Entry<C>> {
         let is_full = self.open() >= self.config.max_open;
         let kept = if is_full { 0 } else { self.config.min_idle() };
-        let may_go = |entry: &&Entry<C>| self.idle.len() > kept && self.is_proven(entry, now);
-        self.idle.warmest().filter(may_go)?;
+        let is_fit = |entry: &&Entry<C>| match self.checks_in_place {
+            true => !self.is_doubted(entry),
+            false => self.is_proven(entry, now),
+        };
+        self.idle.warmest().filter(|entry| self.idle.len() > kept && is_fit(entry))?;
         let mut entry = self.idle.take_warmest()?;
         self.in_use += 1;
         entry.just_dialed = false;

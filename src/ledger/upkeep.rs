@@ -38,9 +38,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Whether a connection may be lent without a check.
     pub(super) fn is_proven(&self, entry: &Entry<C>, now: Moment) -> bool {
-        let proven_at = entry.proven_at;
-        now.nanos_since(proven_at) <= self.aging.check_after
-            && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
+        now.nanos_since(entry.proven_at) <= self.aging.check_after && !self.is_doubted(entry)
+    }
+
+    /// Whether another connection has proved broken since this one was last known to be alive.
+    pub(super) fn is_doubted(&self, entry: &Entry<C>) -> bool {
+        self.doubted_at.is_some_and(|doubted_at| entry.proven_at < doubted_at)
     }
 
     /// A limit of age has changed, or the time that a dial takes.

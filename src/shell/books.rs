@@ -9,7 +9,7 @@ use crate::stats::Stats;
 use crate::sync::{MutexGuard, Ordering, now};
 
 use super::account::Asking;
-use super::knobs::is_timed;
+use super::knobs::may_lay_out;
 use super::{Books, Orders, Shell};
 
 /// What the lock of a pool protects.
@@ -112,8 +112,10 @@ impl<D: Dialer> Shell<D> {
     /// Lays out what may rest within reach of all, if nobody has to be served first.
     fn lay_out(&self, ledger: &mut Books<D>, now: Moment) -> bool {
         self.knobs.set_next_upkeep(ledger.alarm());
-        let ease = if is_timed(ledger.config()) { ledger.ease(now) } else { None };
-        let Some(ease) = ease else { return false };
+        if !may_lay_out(ledger.config(), self.blocking) {
+            return false;
+        }
+        let Some(ease) = ledger.ease(now) else { return false };
         self.places.grow(ledger.live(), ledger.config().max_idle());
         let (epoch, until, spare) = (ledger.epoch(), now.after(ease), ledger.spare_rest());
         let mut found = Vec::new();

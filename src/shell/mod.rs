@@ -130,7 +130,7 @@ impl<D: Dialer> Shell<D> {
             dialer,
             blocking,
             knobs: Knobs::new(&config),
-            places: Places::new(places_at_first(&config, membership.is_some())),
+            places: Places::new(places_at_first(&config, blocking, membership.is_some())),
             locked: Mutex::new(Locked::new(ledger)),
             woken: AtomicU64::new(0),
             is_kept: AtomicU64::new(0),
@@ -187,6 +187,22 @@ impl<D: Dialer> Shell<D> {
     /// that nearly every checkout goes. Neither a lock, nor an allocation, nor a precise clock.
     #[inline]
     pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
+        self.take_resting_or(site, |shell, entry| shell.check_resting(entry))
+    }
+
+    /// The same, but leaves one that needs a check to the ledger.
+    #[inline]
+    pub(crate) fn take_fresh(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
+        self.take_resting_or(site, |shell, entry| shell.pass_on(entry))
+    }
+
+    /// The same, with what becomes of one that has rested for so long that it needs a check.
+    #[inline]
+    fn take_resting_or(
+        self: &Arc<Self>,
+        site: Site,
+        stale: impl FnOnce(&Arc<Self>, Lent<D>) -> Option<Lent<D>>,
+    ) -> Option<Lent<D>> {
         if self.is_inherited() {
             return None;
         }
@@ -196,13 +212,13 @@ impl<D: Dialer> Shell<D> {
         if self.idle.is_some() {
             self.count_idle(-1);
         }
-        let is_fresh = self.knobs.is_fresh(entry.idle_since(), now);
         // One of an older epoch rests here for the moment until its returner has looked.
-        if !is_fresh || entry.epoch != open.epoch() || now >= entry.expires {
-            self.pass_on(entry);
-            return None;
+        if entry.epoch != open.epoch() || now >= entry.expires {
+            return self.pass_on(entry);
         }
-        if !self.is_sound(&mut entry.connection) {
+        if !self.knobs.is_fresh(entry.idle_since(), now) {
+            entry = stale(self, entry)?;
+        } else if !self.is_sound(&mut entry.connection) {
             self.retire(entry, CloseReason::Broken);
             return None;
         }
@@ -211,6 +227,23 @@ impl<D: Dialer> Shell<D> {
         record.hand_to(Loan { since: now, thread, location: site });
         self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
         Some(entry)
+    }
+
+    /// Checks a connection from a place that has rested long enough for that, if its caller may do so
+    /// on its own thread.
+    #[cold]
+    fn check_resting(self: &Arc<Self>, mut entry: Lent<D>) -> Option<Lent<D>> {
+        if self.blocking.check || !self.knobs.may_rest_on(entry.idle_since()) {
+            return self.pass_on(entry);
+        }
+        entry.must_check = true;
+        match self.fault_at_loan(&mut entry) {
+            None => Some(entry),
+            Some(fault) => {
+                self.retire(entry, fault);
+                None
+            }
+        }
     }
 
     /// Counts what rests, if that has a bound in all keys together.
@@ -227,13 +260,14 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// The ledger shall see to a connection from a place before it is lent.
+    /// The ledger sees to a connection from a place before it is lent.
     #[cold]
-    fn pass_on(self: &Arc<Self>, entry: Lent<D>) {
+    fn pass_on(self: &Arc<Self>, entry: Lent<D>) -> Option<Lent<D>> {
         self.event(|ledger, now| {
             ledger.take_in(entry);
             ledger.look(now)
         });
+        None
     }
 
     /// Waits for a sound connection until `deadline`; `None` is for as long as it takes, or until it
@@ -383,7 +417,7 @@ impl<D: Dialer> Shell<D> {
         // A reset has taken some time since: to have proved less than it has costs at most a check.
         match self.places.gate() {
             Some(open) if open.epoch() == entry.epoch && now < entry.expires => {
-                entry.come_to_rest(now);
+                entry.come_to_rest(self.knobs.rests_from(now));
                 entry.record().let_go();
                 let expires = entry.expires;
                 if self.idle.is_some() {

@@ -124,8 +124,8 @@ impl<D: Dialer> Checkout<'_, D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    /// Why a connection that was lent by the ledger is of no use, if it is of none.
-    fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
+    /// Why a connection that is about to be lent is of no use, if it is of none.
+    pub(super) fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
         if entry.must_check {
             if !self.is_sound(&mut entry.connection) {
                 return Some(CloseReason::Broken);
