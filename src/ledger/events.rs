@@ -332,10 +332,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.idle.is_empty() { None } else { self.may_be_passed_for(now) }
     }
 
-    /// Whether something rests, laid out or not, that callers in the queue are kept from until those
-    /// who are waking up have done so.
-    pub(crate) fn keeps_from_queue(&self, is_laid_out: bool, now: Moment) -> bool {
-        (is_laid_out || !self.idle.is_empty()) && self.may_be_passed(now)
+    /// Whether something rests, laid out or not, that callers in the queue may be kept from until those
+    /// who are waking up have done so. However long they have waited: the event that kept it from them
+    /// may have gone by an earlier reading of the clock.
+    pub(crate) fn keeps_from_queue(&self, is_laid_out: bool) -> bool {
+        (is_laid_out || !self.idle.is_empty()) && !self.queue.is_empty() && self.waking() > 0
     }
 
     /// Connections that have come to rest and have not been laid out since, fit to be lent or not.

@@ -84,7 +84,7 @@ impl<D: Dialer> Shell<D> {
             let left = ledger.at_rest() + ledger.take_condemned();
             self.count_idle(i64::from(left) - i64::from(at_rest));
             let is_laid_out = self.lay_out(ledger, now);
-            let is_kept = ledger.keeps_from_queue(is_laid_out, now);
+            let is_kept = ledger.keeps_from_queue(is_laid_out);
             if is_kept != locked.is_kept {
                 locked.is_kept = is_kept;
                 self.is_kept.store(u64::from(is_kept), Ordering::Release);
