@@ -1,4 +1,4 @@
-//! `Bell`: where a thread waits, and where it finds what it has waited for.
+//! `Bell`: a thread waits at it, and finds the answer there.
 //!
 //! The models compile this file as it is.
 
@@ -8,7 +8,7 @@ use crate::moment::Moment;
 use crate::spans::Callers;
 use crate::sync::{Condvar, Mutex, Wake, this_thread};
 
-/// Wakes one waiting thread: the one that made it.
+/// Wakes one thread, the one that made it, and holds what that thread waits for.
 pub(crate) struct Bell<T> {
     tray: Mutex<Tray<T>>,
     condvar: Condvar,
@@ -18,22 +18,22 @@ pub(crate) struct Bell<T> {
 
 struct Tray<T> {
     item: Option<T>,
-    /// Called since the thread last looked.
+    /// Whether it was called since the thread last looked.
     is_called: bool,
 }
 
 /// How a wait at a bell has ended.
 pub(crate) enum Woken<T> {
-    /// This was laid on the tray.
+    /// It found this on the tray.
     Told(T),
-    /// Called with nothing on the tray: there may be something to look at elsewhere.
+    /// It was called with nothing on the tray: there may be something to look at elsewhere.
     Called,
     /// Its time was up.
     Late,
 }
 
 impl<T> Bell<T> {
-    /// For this thread, which is in that span of the program's.
+    /// A bell for this thread, which is in `span` of the program.
     pub(crate) fn new(span: Callers) -> Self {
         let tray = Mutex::new(Tray { item: None, is_called: false });
         Self { tray, condvar: Condvar::default(), thread: this_thread(), span }
@@ -44,26 +44,26 @@ impl<T> Bell<T> {
         &self.span
     }
 
-    /// Who waits for it.
+    /// The thread that waits.
     pub(crate) fn thread(&self) -> ThreadId {
         self.thread
     }
 
-    /// Lays something on the tray. The thread finds it if it looks, and wakes up for it when the bell is
-    /// rung next.
+    /// Lays `item` on the tray. The thread finds it when it looks, and wakes up for it at the next
+    /// `ring`.
     pub(crate) fn put(&self, item: T) {
         let before = self.tray.lock().item.replace(item);
         debug_assert!(before.is_none(), "a thread is told once");
     }
 
-    /// Has the thread look elsewhere when the bell is rung next.
+    /// Has the thread look elsewhere at the next `ring`.
     pub(crate) fn call(&self) {
         self.tray.lock().is_called = true;
     }
 
     /// Wakes the thread, if something lies on the tray or it has been called.
     pub(crate) fn ring(&self) {
-        // Whoever waits has let go of the tray in one step with falling asleep.
+        // A waiting thread let go of the tray and fell asleep in one step.
         self.condvar.ring();
     }
 
@@ -72,7 +72,7 @@ impl<T> Bell<T> {
         self.tray.lock().item.take()
     }
 
-    /// Waits until something lies on the tray, until called, or until `until`. `None` is never.
+    /// Waits until something lies on the tray, until called, or until `until`; `None` sets no limit.
     pub(crate) fn wait(&self, until: Option<Moment>) -> Woken<T> {
         let mut tray = self.tray.lock();
         loop {

@@ -1,7 +1,7 @@
-//! Maintenance: one worker that watches the clock, and wakes the pools whose time has come.
+//! Maintenance: one worker watches the clock, and wakes pools when their upkeep is due.
 //!
-//! One watches only while a pool has asked to be woken; it holds pools weakly. No pool relies on it:
-//! what has aged is not lent, whenever that is noticed.
+//! A worker watches only while a pool has asked to be woken. It holds pools weakly. No promise relies
+//! on it: a connection that is too old is not lent, however late upkeep comes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -10,26 +10,26 @@ use super::moment::Moment;
 use super::sync::{Condvar, MutexGuard, catch, now};
 use super::workers::{Crew, State};
 
-/// Something that asks to be woken now and then.
+/// A pool, as the watcher sees it.
 pub(crate) trait Upkeep: Send + Sync {
-    /// The time has come. May ask to be woken again.
+    /// Does the upkeep that is due. May ask to be woken again.
     fn upkeep(self: Arc<Self>);
 }
 
-/// Who is to be woken, and by whom.
+/// The pools to be woken, and the worker that watches.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// By when they are due. At most one for each pool.
+    /// In the order in which they are due. At most one for each pool.
     alarms: BTreeMap<(Moment, Address), Weak<dyn Upkeep>>,
-    /// When each pool's is.
+    /// When the alarm of each pool is due.
     due: BTreeMap<Address, Moment>,
-    /// Rung for the worker that watches, if one does.
+    /// The bell of the worker that watches, if one does.
     watcher: Option<Arc<Condvar>>,
-    /// It is wanted for something else, as there is no other.
+    /// Whether the watcher is wanted for a job, as there is no other worker.
     is_interrupted: bool,
 }
 
-/// Tells a pool from all others for as long as anything refers to it.
+/// Tells a pool from all others, as long as a reference to it exists.
 type Address = usize;
 
 fn address(pool: &Weak<dyn Upkeep>) -> Address {
@@ -37,7 +37,7 @@ fn address(pool: &Weak<dyn Upkeep>) -> Address {
 }
 
 impl Watch {
-    /// Whether nobody watches although somebody should.
+    /// Whether a watcher is lacking.
     pub(super) fn is_vacant(&self) -> bool {
         self.watcher.is_none() && !self.alarms.is_empty()
     }
@@ -46,7 +46,7 @@ impl Watch {
         self.watcher.is_some()
     }
 
-    /// Has the worker that watches, if one does, look for something else to do first.
+    /// Has the watcher, if there is one, look for a job first.
     pub(super) fn interrupt(&mut self) {
         self.is_interrupted = self.is_kept();
         self.ring();
@@ -56,7 +56,7 @@ impl Watch {
         self.watcher.iter().for_each(|watcher| watcher.ring());
     }
 
-    /// Takes out the pool's alarm. Says for when it was.
+    /// Takes a pool's alarm out, and returns when it was due.
     fn take(&mut self, pool: &Weak<dyn Upkeep>) -> Option<Moment> {
         let address = address(pool);
         let due = self.due.remove(&address)?;
@@ -69,7 +69,7 @@ impl Watch {
         self.alarms.insert((due, address(&pool)), pool);
     }
 
-    /// Takes out a pool whose time has come.
+    /// Takes out a pool whose alarm is due.
     fn take_due(&mut self, now: Moment) -> Option<Weak<dyn Upkeep>> {
         self.next_due().filter(|due| *due <= now)?;
         let ((_, address), pool) = self.alarms.pop_first()?;
@@ -84,10 +84,10 @@ impl Watch {
 
 impl Crew {
     /// Has `pool` woken at `due` or a little later, or at the time that it named before if that is
-    /// sooner: of two threads that ask, the one that names the later time may come last.
+    /// sooner: two threads may ask, and the one that names the later time may come last.
     ///
-    /// Says whether that will be: there may be no worker, and no thread to be had. The alarm stands
-    /// even so, and the next worker that comes sees to it.
+    /// Says whether a worker will see to it. If the system has no thread, the alarm stands all the same,
+    /// and the next worker that comes sees to it.
     pub(crate) fn wake_at(self: &Arc<Self>, due: Moment, pool: Weak<dyn Upkeep>) -> bool {
         let mut state = self.state.lock();
         let before = state.watch.next_due();
@@ -102,7 +102,7 @@ impl Crew {
         self.summon(&mut state, 0).is_ok() || state.is_manned()
     }
 
-    /// Wakes `pool` no more. If no other pool asks for it, nobody watches.
+    /// Takes the alarm of `pool` back. If no other pool has one, the watcher stops watching.
     pub(crate) fn forget(&self, pool: &Weak<dyn Upkeep>) {
         let mut state = self.state.lock();
         if state.watch.take(pool).is_some() && state.watch.alarms.is_empty() {
@@ -110,15 +110,15 @@ impl Crew {
         }
     }
 
-    /// Watches for as long as there is anybody to be woken, and nothing else to be done by this one.
+    /// Watches as long as there are alarms, and until it is interrupted for a job.
     pub(super) fn watch(&self, state: &mut MutexGuard<'_, State>, bell: &Arc<Condvar>) {
         state.watch.watcher = Some(Arc::clone(bell));
         while !state.watch.is_interrupted {
             let Some(due) = state.watch.next_due() else { break };
             if let Some(pool) = state.watch.take_due(now()) {
                 MutexGuard::unlocked(state, || {
-                    // What it runs is caught where it is called; a fault of our own must not end
-                    // all upkeep.
+                    // User code is caught where it is called. This catches a fault of our own, which
+                    // must not end the upkeep of all pools.
                     catch(|| pool.upgrade().map(|pool| pool.upkeep()));
                 });
             } else {

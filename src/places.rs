@@ -1,4 +1,9 @@
-//! Places: where idle connections rest within reach of every thread, without a lock.
+//! Places: idle connections lie in them within reach of every thread, without a lock.
+//!
+//! A caller who finds the gate open takes a connection out of a place by one swap: first from the place
+//! that its thread used last, otherwise from the first that looks taken. A returner puts it back by
+//! another swap. A thread that has an event for the ledger locks it, shuts the gate, sweeps the places
+//! into the ledger, and lays the idle connections out again before it unlocks.
 //!
 //! # The race
 //!
@@ -6,25 +11,25 @@
 //! each other. The gate sees to it:
 //!
 //! 1. A returner swaps its connection into a place, *then* looks at the gate. If it is shut, the
-//!    returner takes the connection up again, if it is still there, and brings it to the ledger.
-//! 2. Whoever has locked the ledger shuts the gate, *then* sweeps the places by swapping nothing
+//!    returner takes the connection back, if it is still there, and brings it to the ledger.
+//! 2. A thread that has locked the ledger shuts the gate, *then* sweeps the places by swapping nothing
 //!    into each.
 //!
-//! Both swap in the same place, and one of the swaps comes first. If the returner's, the sweep finds
-//! the connection. If the sweeper's, the returner's swap reads what the sweeper's has written; being
-//! acquire and release (as crossbeam's are), they make all that the sweeper did before visible to
-//! the returner, who so finds the gate shut. No fence is needed for that. So while the gate is shut
-//! nothing rests in a place, but for the moment until its returner has looked.
+//! Both swap in the same place, and one of the two swaps comes first. If the returner's does, the sweep
+//! finds the connection. If the sweeper's does, the returner's swap reads what the sweeper's swap wrote.
+//! The swaps acquire and release (crossbeam's do), so the returner sees all that the sweeper did before
+//! its swap, and finds the gate shut. No fence is needed. So while the gate is shut a connection lies in
+//! a place only until its returner has looked.
 //!
 //! # What may lie in a place
 //!
 //! | gate | nothing | a connection of that epoch | a connection of an older epoch |
 //! | --- | --- | --- | --- |
-//! | open, of an epoch | any returner may put one there | rests; whoever takes it lends it | for a moment: its returner read the gate before; it or a taker brings it to the ledger |
-//! | shut | as the sweep has left it | for a moment: its returner read the gate before; it takes the connection up again, or `open` or the next sweep does | the same |
+//! | open, of an epoch | any returner may put one there | rests; a caller who takes it may use it | for a moment: its returner read the gate before; the returner or a taker brings it to the ledger |
+//! | shut | the sweep left it so | for a moment: its returner read the gate before; the returner, `open` or the next sweep takes it out | the same |
 //!
-//! Only the holder of the ledger's lock changes the gate. Any thread may change a place, by a swap
-//! that leaves whatever it finds in its own hands; so a connection is in one place or in one hand.
+//! Only the holder of the ledger's lock changes the gate. Any thread may change a place, by a swap that
+//! leaves what was there in its own hands. So a connection is in one place or in one hand.
 
 use crate::moment::Moment;
 use crate::shelf::{Figure, Shelf};
@@ -34,8 +39,8 @@ use crate::sync::{AtomicU64, OnceLock, Ordering, last_place, now, set_last_place
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.
 const PLACES_MOST: u32 = 64;
 
-/// The gate in one word: these bits say that it is shut, and that it is open for a time only. Above
-/// them stands how many places may be filled, and above that the epoch.
+/// The gate in one word. Two bits say that it is shut, and that it is open for a limited time; above
+/// them lies the number of places that may be filled, and above that the epoch.
 const SHUT: u64 = 1;
 const TIMED: u64 = 2;
 const ROOM_AT: u32 = 2;
@@ -43,29 +48,28 @@ const EPOCH_AT: u32 = 9;
 const ROOM_MASK: u64 = (1 << (EPOCH_AT - ROOM_AT)) - 1;
 const _: () = assert!(PLACES_MOST as u64 <= ROOM_MASK);
 
-/// Connections at rest, for whoever comes while nobody waits.
+/// The places of a pool, and their gate.
 pub(crate) struct Places<T> {
-    /// See `Open`, or with `SHUT`. Written under the ledger's lock, read by all: before a place
-    /// is looked at, and after a connection has been put there.
+    /// See `Open`; or shut. Written under the ledger's lock. Every thread reads it before it takes a
+    /// connection out of a place, and after it has put one there.
     gate: AtomicU64,
-    /// Until when a gate that is open for a time counts as open: as `Moment::as_nanos`. Written under
-    /// the ledger's lock before the gate is opened, read by all after the gate.
+    /// The end of a limited opening, as `Moment::as_nanos`. Written under the ledger's lock before the
+    /// gate is opened, and read after the gate.
     until: AtomicU64,
-    /// How many the latest sweep has found, or how many have been laid out since. Written under the
-    /// ledger's lock, read by whoever glances at the numbers.
+    /// How many connections the latest sweep found, or how many were laid out since. Written under the
+    /// ledger's lock, and read without it for the pool's numbers.
     last_seen: Figure,
     first: Row<T>,
 }
 
-/// Some places, and those that the pool has needed since. Rows are only added, so that a sweep finds
-/// all that anybody may have left.
+/// Some places, and the further rows that the pool has needed since. Rows are only added, so that a
+/// sweep finds every connection that a thread may have put down.
 struct Row<T> {
     places: Box<[Shelf<T>]>,
     next: OnceLock<Box<Row<T>>>,
 }
 
-/// The gate as it stands open, in one word: for connections of its epoch, which may fill as many
-/// places as it has room for.
+/// An open gate, in one word: connections of its epoch may fill as many places as it has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Open(u64);
 
@@ -80,8 +84,8 @@ impl Open {
         (self.0 >> EPOCH_AT) as u32
     }
 
-    /// The first so many places may be filled: with what rests in the ledger, as many connections as
-    /// may rest at all.
+    /// How many places may be filled, from the first on. Together with the idle connections in the ledger
+    /// that is as many as may rest at all.
     #[inline]
     fn room(self) -> usize {
         (self.0 >> ROOM_AT & ROOM_MASK) as usize
@@ -89,7 +93,7 @@ impl Open {
 }
 
 impl<T> Places<T> {
-    /// Places for so many connections, which may all rest, behind an open gate.
+    /// `count` places, at most `PLACES_MOST`, all of which may be filled, behind an open gate.
     pub(crate) fn new(count: u32) -> Self {
         let room = count.min(PLACES_MOST);
         Self {
@@ -100,7 +104,7 @@ impl<T> Places<T> {
         }
     }
 
-    /// The place of that number, if there is one.
+    /// Place number `at`, if there is one.
     #[inline]
     fn place(&self, at: usize) -> Option<&Shelf<T>> {
         match self.first.places.get(at) {
@@ -122,14 +126,14 @@ impl<T> Places<T> {
         self.rows().flat_map(|row| &row.places)
     }
 
-    /// `None`: it is shut, or its time is up, and callers go by the ledger.
+    /// The gate, if it is open. `None`: it is shut, or its time is up, and callers go by the ledger.
     #[inline]
     pub(crate) fn gate(&self) -> Option<Open> {
         let open = self.open_gate()?;
         if open.0 & TIMED == 0 { Some(open) } else { self.timed_gate(open) }
     }
 
-    /// Only while somebody waits: a hand-over costs more than a precise clock.
+    /// The gate has a time limit only while somebody waits: a precise clock is cheap beside a hand-over.
     #[cold]
     fn timed_gate(&self, open: Open) -> Option<Open> {
         // `until` may belong to a later opening: then this thread is early or late by one hand-over.
@@ -180,12 +184,11 @@ impl<T> Places<T> {
     ///
     /// # Errors
     ///
-    /// What could not be left there, and must go by the ledger: the connection, or another in its
-    /// stead, or both.
+    /// The connections that must go by the ledger: this one, or another that it has displaced, or both.
     #[inline]
     pub(crate) fn put(&self, item: T, open: Open) -> Result<(), [Option<T>; 2]> {
         let Some(place) = self.free_place(open.room()) else { return Err([Some(item), None]) };
-        // Something is displaced if another returner has found the same place free.
+        // Another returner may have found the same place free: then its connection is displaced.
         let displaced = place.swap(item);
         let recalled = if self.open_gate() == Some(open) { None } else { place.take() };
         if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
@@ -204,14 +207,14 @@ impl<T> Places<T> {
     #[cold]
     fn find_free_place(&self, room: usize) -> Option<&Shelf<T>> {
         let at = self.all().take(room).position(|place| !place.looks_taken())?;
-        // What this thread has returned last it will take first.
+        // This thread takes first what it has returned last.
         let (_, ticked) = last_place();
         set_last_place(at, ticked);
         self.place(at)
     }
 
-    /// How many rest here, as far as can be seen at a glance; of places that somebody has swept for
-    /// the moment, how many were found there.
+    /// How many connections rest here, by a glance at the hints. While the gate is shut: how many the
+    /// sweep found.
     pub(crate) fn resting(&self) -> u32 {
         let resting = match self.open_gate() {
             Some(_) => self.all().filter(|place| place.looks_taken()).count() as u64,
@@ -220,9 +223,9 @@ impl<T> Places<T> {
         u32::try_from(resting).unwrap_or(u32::MAX)
     }
 
-    // ---- For the holder of the ledger's lock, and nobody else -----------------------------------
+    // ---- For the holder of the ledger's lock only -----------------------------------------------
 
-    /// Shuts the gate, and takes everything up. Nothing is left to do if it is shut already.
+    /// Shuts the gate, and takes everything out of the places. Does nothing if the gate is shut already.
     pub(crate) fn sweep(&self, mut found: impl FnMut(T)) {
         let gate = self.gate.load(Ordering::Relaxed);
         if gate & SHUT == 0 {
@@ -236,7 +239,7 @@ impl<T> Places<T> {
         }
     }
 
-    /// Has places for so many connections from now on, if there are fewer and `most` allows.
+    /// Adds places until there are `wanted`, or `most`, or `PLACES_MOST`.
     pub(crate) fn grow(&self, wanted: u32, most: u32) {
         debug_assert!(!self.is_open(), "the gate is shut while the ledger is locked");
         let most = most.min(PLACES_MOST) as usize;
@@ -252,9 +255,9 @@ impl<T> Places<T> {
         }
     }
 
-    /// Lays out as many connections as there are places, opens the gate (`until` then, or for as
-    /// long as it takes) with room for `spare` more, and takes up what a returner had left for the
-    /// moment until it looks.
+    /// Lays connections out until `more` or the places run out, and opens the gate with room for `spare`
+    /// more connections. `until` limits the opening. `found` gets a connection that a returner had put
+    /// down and has yet to take back.
     pub(crate) fn open(
         &self,
         epoch: u32,

@@ -1,5 +1,5 @@
-//! Which process this is. The child of a fork has its parent's memory and none of its threads: a
-//! lock that another thread held at that moment stays locked in the child for ever.
+//! Tells a process from the child of its fork. The child has its parent's memory and none of its
+//! threads: a lock that another thread held at the fork stays locked in the child for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,8 +8,8 @@ use crossbeam_utils::CachePadded;
 
 use crate::atomic_cell::AtomicCell;
 
-/// The forks that lead from the first process with a pool to this one. On cache lines of its own: each
-/// checkout reads it, and beside it the linker may lay what other parts of the program write.
+/// The number of forks between the first process with a pool and this one. On cache lines of its own:
+/// each checkout reads it, and the linker may put data beside it that the program writes often.
 static FORKS: CachePadded<AtomicU32> = CachePadded::new(AtomicU32::new(0));
 
 /// Tells a process from its children, and from theirs.
@@ -17,21 +17,21 @@ static FORKS: CachePadded<AtomicU32> = CachePadded::new(AtomicU32::new(0));
 pub(crate) struct Process(u32);
 
 impl Process {
-    /// The one that runs. Sees to it that its children are told from it.
+    /// This process. Sees to it that its children are told from it.
     pub(crate) fn this() -> Self {
         count_forks();
         Self(FORKS.load(Ordering::Relaxed))
     }
 
-    /// Whether this is not the one that runs, but one from which it was forked.
+    /// Whether the running process is a child of this one, or a child's child.
     #[inline]
     pub(crate) fn is_a_parent(self) -> bool {
         self.0 != FORKS.load(Ordering::Relaxed)
     }
 }
 
-/// Has each fork counted in the child. A process id would tell as much, but costs a system call each
-/// time, and the checkout that takes no lock has to ask as well.
+/// Has the child count each fork. A process id would tell as much, but costs a system call each time,
+/// and every checkout asks.
 #[cfg(unix)]
 #[allow(unsafe_code)]
 fn count_forks() {
@@ -44,12 +44,12 @@ fn count_forks() {
     }
 
     if !ARE_COUNTED.load(Ordering::Acquire) {
-        // No lock, which a child could inherit. If two threads come here, a fork counts for two.
+        // No lock here: a child could inherit it locked. If two threads register, a fork counts twice.
         //
         // SAFETY: the handler lives as long as the program's code, unwinds never, and does nothing
         // but add to an atomic number, which a handler of signals may do as well.
         let refusal = unsafe { libc::pthread_atfork(None, None, Some(count)) };
-        // Refused for want of memory, it is tried again for the next pool.
+        // It is refused only for want of memory. The next pool tries again.
         ARE_COUNTED.store(refusal == 0, Ordering::Release);
     }
 }
@@ -57,8 +57,8 @@ fn count_forks() {
 #[cfg(not(unix))]
 fn count_forks() {}
 
-/// A value that each process has for itself. A child never looks at its parent's, the locks of which
-/// may be held by threads that it does not have; that one is left where it is.
+/// A value of which each process has its own. A child never looks at its parent's value, whose locks
+/// threads may hold that the child does not have; that value is leaked.
 pub(crate) struct PerProcess<T: 'static>(AtomicCell<Option<&'static Own<T>>>);
 
 struct Own<T> {
@@ -80,7 +80,7 @@ impl<T: Default + Send + Sync> PerProcess<T> {
                 _ => {
                     let own = Own { process: Process::this(), value: Arc::default() };
                     let own = Some(&*Box::leak(Box::new(own)));
-                    // Of two threads that come first, one has made its own in vain.
+                    // If two threads come first, one of them has made a value in vain.
                     found = self.0.compare_exchange(found, own).map_or_else(|now| now, |_| own);
                 }
             }
@@ -88,7 +88,7 @@ impl<T: Default + Send + Sync> PerProcess<T> {
     }
 }
 
-/// They are told apart by where they are.
+/// Compared by address.
 impl<T> PartialEq for Own<T> {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)

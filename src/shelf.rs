@@ -1,4 +1,4 @@
-//! Numbers and items that threads share without a lock, over the atomics of `sync`.
+//! Numbers and items that threads share without a lock, built on the atomics of `sync`.
 //!
 //! The models compile this file as it is.
 
@@ -8,7 +8,7 @@ use crate::sync::{
     AtomicBool, AtomicCell, AtomicFigure, AtomicI64, Mutex, Ordering, STRIPES, stripe,
 };
 
-/// A number that threads read as it is now or was just before.
+/// A number that threads read as it is now, or as it was just before.
 #[derive(Debug, Default)]
 pub(crate) struct Figure(AtomicFigure);
 
@@ -23,9 +23,10 @@ impl Figure {
     }
 }
 
-/// A number to which many threads add and that few read: each thread adds where few others do.
+/// A number to which many threads add and that few read: each thread adds to a part that few others
+/// use.
 ///
-/// Of two threads that each add and then read, one at least reads what both have added.
+/// If two threads each add and then read, at least one of them reads what both have added.
 #[derive(Debug, Default)]
 pub(crate) struct Tally([CachePadded<AtomicI64>; STRIPES]);
 
@@ -40,11 +41,11 @@ impl Tally {
     }
 }
 
-/// The latest copy of what a lock protects, for whoever must not wait for that lock: a reader waits
-/// for nothing but a copy being made. On cache lines of its own.
+/// The latest copy of data under a lock, for threads that must not wait for that lock: a reader waits
+/// only while a copy is being made. On cache lines of its own.
 ///
-/// A lock of its own, as an `AtomicCell` of more than a word takes one of those that all cells of the
-/// process share: the child of a fork might find it locked for ever.
+/// It has a lock of its own. An `AtomicCell` of more than a word would take a lock that all cells of
+/// the process share, and the child of a fork might find that one locked for ever.
 pub(crate) struct Latest<T>(CachePadded<Mutex<T>>);
 
 impl<T: Copy> Latest<T> {
@@ -61,14 +62,14 @@ impl<T: Copy> Latest<T> {
     }
 }
 
-/// Room for one item that threads put and take without a lock, on cache lines of its own.
+/// Holds one item that threads put and take without a lock. On cache lines of its own.
 pub(crate) struct Shelf<T>(CachePadded<Cell<T>>);
 
 struct Cell<T> {
     item: AtomicCell<Option<T>>,
-    /// Whether `item` was there when somebody last changed it, most probably. Written after that
-    /// change, and so for a moment, or after two changes at once for good, it may say the wrong
-    /// thing. Nobody may conclude from it that an item is not there.
+    /// A hint whether `item` is there. It is written after each change of `item`, so it can be wrong for
+    /// a moment, and after two changes at once it can stay wrong. No thread may conclude from it that
+    /// there is no item.
     looks_taken: AtomicBool,
 }
 
@@ -78,7 +79,7 @@ impl<T> Shelf<T> {
         Self(CachePadded::new(Cell { item, looks_taken }))
     }
 
-    /// Puts an item down, and takes up what was there.
+    /// Puts `item` there, and returns what was there.
     #[inline]
     pub(crate) fn swap(&self, item: T) -> Option<T> {
         self.exchange(Some(item))
@@ -97,7 +98,7 @@ impl<T> Shelf<T> {
         before
     }
 
-    /// Whether there is something to take, most probably: a hint that costs no exclusive access.
+    /// A hint whether there is something to take, which costs no exclusive access to the cache line.
     #[inline]
     pub(crate) fn looks_taken(&self) -> bool {
         self.0.looks_taken.load(Ordering::Relaxed)

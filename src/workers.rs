@@ -1,5 +1,5 @@
-//! Threads for what may block and for upkeep: started on demand, shared by pools, gone after a short
-//! rest.
+//! Worker threads, for errands that may block and for upkeep: started on demand, shared by pools, gone
+//! after a short rest.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,8 +11,8 @@ use super::sync::{
     Body, Condvar, Mutex, MutexGuard, OnceLock, PerProcess, Process, Wake, catch, spawn,
 };
 
-/// How long a worker rests before it goes. Long enough to be reused by a pool that dials now and
-/// then, short enough that a quiet process has no thread of ours.
+/// How long a worker rests before it ends. Long enough for a pool that dials now and then, short enough
+/// that a quiet process has no thread of ours.
 const REST: Duration = Duration::from_secs(5);
 
 /// Something for a worker to do.
@@ -20,16 +20,16 @@ pub(crate) trait Job: Send + 'static {
     fn run(self: Box<Self>);
 }
 
-/// Starts a thread of that name. Where it fails, what the thread was to run is dropped.
+/// Starts a thread of that name. If it fails, it drops the body.
 pub(crate) type Start = Arc<dyn Fn(String, Body) -> io::Result<()> + Send + Sync>;
 
-/// Workers that serve some pools, of whatever types: those of the whole process, unless a program
-/// starts threads in a way of its own.
+/// The workers of some pools: those of the whole process, unless a program starts threads in a way of
+/// its own.
 ///
-/// A worker is *coming* (started or called, and yet to look for something to do), *at work*,
-/// *watching* the alarms, or *resting*. Whoever brings something to do has a worker come that nothing
-/// else counts on; if there is no thread to be had, what is brought waits in the queue for those at
-/// work. A worker goes only if it rests, under the lock; so nothing waits for one that has gone.
+/// A worker is *coming* (started or called, and yet to look for a job), *at work*, *watching* the
+/// alarms, or *resting*. A thread that brings a job makes sure that a worker is coming on which no
+/// other job counts; if the system has no thread, the job waits in the queue for the workers at work. A
+/// worker ends only from rest, and under the lock, so no job waits for one that has ended.
 pub(crate) struct Crew {
     process: Process,
     start: Start,
@@ -38,15 +38,15 @@ pub(crate) struct Crew {
 
 pub(super) struct State {
     queue: VecDeque<Box<dyn Job>>,
-    /// The one that has rested least at the back: it is called first, so that the others may go.
+    /// The worker that has rested least is last: it is called first, so that the others may end.
     resting: Vec<Resting>,
     coming: usize,
-    /// Threads that have yet to bring what they start a worker for. While there are any, no worker
-    /// goes.
+    /// Threads that have yet to bring the job for which they start a worker. While there are any, no
+    /// worker ends.
     starting: usize,
     at_work: usize,
     last_worker: u64,
-    /// Pools that are open. While there are none, nobody rests.
+    /// Pools that are open. While there are none, no worker rests.
     pools: usize,
     pub(super) watch: Watch,
 }
@@ -57,16 +57,16 @@ struct Resting {
 }
 
 impl State {
-    /// How many workers have to come. Each thread that starts one will have something for it.
+    /// How many workers have to come. A thread that starts one will have a job for it.
     fn wanted(&self) -> usize {
         self.queue.len() + self.starting + usize::from(self.watch.is_vacant())
     }
 
-    /// Has a worker come that rests, if one does.
+    /// Calls a resting worker, if there is one.
     fn call(&mut self) -> bool {
         let Some(Resting { bell, .. }) = self.resting.pop() else { return false };
         if self.resting.is_empty() {
-            // Room for a thousand is not kept for a process that has dialed them once.
+            // A process that has dialed a thousand at once does not keep room for a thousand workers.
             self.resting = Vec::new();
         }
         self.coming += 1;
@@ -74,14 +74,14 @@ impl State {
         true
     }
 
-    /// Has those that rest look whether they may go.
+    /// Has the resting workers look whether they may end.
     fn let_go(&self) {
         if self.starting == 0 {
             self.resting.iter().for_each(|resting| resting.bell.ring());
         }
     }
 
-    /// Whether there is a worker that will look for something to do.
+    /// Whether some worker will look for a job.
     pub(super) fn is_manned(&self) -> bool {
         self.coming + self.at_work > 0 || self.watch.is_kept()
     }
@@ -108,13 +108,13 @@ impl Crew {
         Self { process: Process::this(), start, state: Mutex::new(state) }
     }
 
-    /// Those of the process.
+    /// The workers of the process.
     pub(crate) fn of_the_process() -> Arc<Self> {
         static CREW: PerProcess<Crew> = PerProcess::new();
         CREW.get()
     }
 
-    /// The same, or as good: those of a parent process are not there.
+    /// This crew, or a new one that starts threads alike if this one is a parent process's.
     pub(crate) fn here(self: &Arc<Self>) -> Arc<Self> {
         if self.process.is_a_parent() {
             return Arc::new(Self::new(Arc::clone(&self.start)));
@@ -128,7 +128,7 @@ impl Crew {
         Enlistment { crew: Arc::clone(self), is_over: OnceLock::new() }
     }
 
-    /// Has a worker run `job`: now, or when one is free if the system has no thread.
+    /// Has a worker run `job`: at once, or when one is free if the system has no thread.
     ///
     /// # Errors
     ///
@@ -145,7 +145,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Has so many `more` workers come as there is to do: one that rests, or a new one.
+    /// Makes sure that a worker comes for each waiting job and for `more`: a resting one, or a new one.
     pub(super) fn summon(
         self: &Arc<Self>,
         state: &mut MutexGuard<'_, State>,
@@ -156,13 +156,13 @@ impl Crew {
                 return Ok(());
             }
             if let Err(error) = self.start_one(state) {
-                // Meanwhile one may have come to rest.
+                // A worker may have come to rest meanwhile.
                 return if state.call() { Ok(()) } else { Err(error) };
             }
         }
     }
 
-    /// Starts a worker, with the lock free meanwhile.
+    /// Starts a worker. Frees the lock meanwhile.
     fn start_one(self: &Arc<Self>, state: &mut MutexGuard<'_, State>) -> io::Result<()> {
         state.coming += 1;
         state.starting += 1;
@@ -191,7 +191,7 @@ impl Crew {
                 state.at_work += 1;
                 let is_short = state.coming + state.resting.len() < state.wanted();
                 if is_short {
-                    // There was no thread for what waits still. Now there may be.
+                    // There was no thread for the jobs that still wait. There may be one now.
                     drop(self.start_one(&mut state));
                 }
                 drop(state);
@@ -210,7 +210,7 @@ impl Crew {
         }
     }
 
-    /// Rests until there is something to do; `false` if the worker shall go.
+    /// Rests until there is a job; `false`: the worker ends.
     fn rest(state: &mut MutexGuard<'_, State>, worker: u64, bell: &Arc<Condvar>) -> bool {
         let mut is_over = false;
         state.resting.push(Resting { worker, bell: Arc::clone(bell) });
@@ -220,7 +220,7 @@ impl Crew {
                 return true;
             };
             if state.starting > 0 {
-                // Whoever has started this one has yet to bring what it is for.
+                // The thread that started a worker has yet to bring its job.
                 bell.wait(state, None);
             } else if is_over || state.pools == 0 {
                 state.resting.remove(at);
@@ -232,7 +232,7 @@ impl Crew {
     }
 }
 
-/// What a thread begins with. If it never begins, nobody counts on it.
+/// Carried by a new thread. If the thread never runs, its drop takes the worker off the books.
 struct Newcomer {
     /// `None` once it has begun.
     crew: Option<Arc<Crew>>,
@@ -256,15 +256,15 @@ impl Drop for Newcomer {
     }
 }
 
-/// An open pool's part in a crew.
+/// An open pool's membership in a crew.
 pub(crate) struct Enlistment {
     crew: Arc<Crew>,
     is_over: OnceLock<()>,
 }
 
 impl Enlistment {
-    /// The pool is closed. With the last one go the workers that rest; nobody waits for that, as what
-    /// runs at the end of a thread is user code as well.
+    /// Notes that the pool is closed. With the last pool the resting workers end. Nobody waits for them:
+    /// user code may run at the end of a thread.
     pub(crate) fn end(&self) {
         if self.crew.process.is_a_parent() || self.is_over.set(()).is_err() {
             return;

@@ -1,4 +1,4 @@
-//! Why a caller is not served, with what it is told of the pool.
+//! Errors of callers who are not served, with the state of the pool at that moment.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::waiting::Way;
 
 type Books<C, E> = Ledger<C, DialFailure<E>, Way<C, DialFailure<E>>>;
 
-/// What a caller who is turned away is told of the pool.
+/// The state of the pool that a caller who is turned away finds in its error.
 #[derive(Default)]
 pub(super) struct Account {
     pool: Option<Arc<str>>,
@@ -25,26 +25,26 @@ pub(super) struct Account {
     is_self_deadlock: bool,
 }
 
-/// The threads that wait for a connection, as a set: thousands may be turned away at the same moment,
-/// and each asks of every loan whether its thread is among them.
+/// The threads that wait for a connection, as a set. Thousands of callers may be turned away at the
+/// same moment, and each looks up the thread of every loan in it.
 ///
-/// It is made when somebody is first turned away, and serves for a while: a wait that ends well costs
-/// nothing.
+/// The set is made when a caller is first turned away, and serves for a while: a wait that ends well
+/// costs nothing.
 #[derive(Default)]
 pub(super) struct Asking(Option<Threads>);
 
 struct Threads {
-    /// By the clock by which loans begin.
+    /// By the clock that dates loans.
     made_at: Moment,
     ids: HashSet<ThreadId>,
 }
 
-/// For how long a set serves. A thread that has been given a connection since is told from one that
-/// asks by its loan, which began later.
+/// How long a set serves. A thread that was given a connection since then has a loan that began later
+/// than the set, and so does not count as waiting.
 const SERVES_FOR: Duration = Duration::from_millis(10);
 
 impl Asking {
-    /// This thread begins to wait.
+    /// Notes that this thread begins to wait.
     pub(super) fn join(&mut self, now: Moment) {
         self.forget_old(now);
         if let Some(threads) = &mut self.0 {
@@ -67,7 +67,7 @@ impl Asking {
 }
 
 impl Account {
-    /// Of this moment, for this thread.
+    /// The state at this moment, for a caller on this thread.
     pub(super) fn of<C, E>(
         pool: Option<Arc<str>>,
         ledger: &Books<C, E>,
@@ -84,7 +84,7 @@ impl Account {
         Self { pool, stats, loans, is_self_deadlock }
     }
 
-    /// The same, for somebody whose wait has just ended.
+    /// The same, for a caller whose wait has just ended.
     pub(super) fn after_wait<C, E>(
         pool: Option<Arc<str>>,
         ledger: &Books<C, E>,
@@ -119,7 +119,7 @@ impl Account {
     }
 }
 
-/// Why a caller was not even queued.
+/// The error of a caller who was not even queued.
 pub(super) fn refused<C, E>(
     pool: Option<Arc<str>>,
     ledger: &Books<C, E>,
@@ -141,7 +141,7 @@ pub(super) fn refused<C, E>(
     turned_away(verdict, Account::of(pool, ledger, asking, start), start)
 }
 
-/// Why a caller was not served.
+/// The error of a caller whose verdict is against it.
 pub(super) fn turned_away<C, E>(
     verdict: Verdict<C, DialFailure<E>>,
     account: Account,
@@ -151,7 +151,7 @@ pub(super) fn turned_away<C, E>(
     let is_unused = account.stats.in_use == 0;
     match verdict {
         Verdict::Failed(failure) => account.unreachable(waited, failure),
-        // Nothing is in use, so nothing but a dial could have served the caller.
+        // Nothing is in use, so only a dial could have served the caller.
         Verdict::Late(Some(failure)) if is_unused => account.unreachable(waited, failure),
         Verdict::Late(failure) => account.exhausted(waited, failure),
         Verdict::Suspended(failure) => account.suspended(waited, failure),

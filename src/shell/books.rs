@@ -1,5 +1,5 @@
-//! The ledger behind its lock: what rests in the places is swept into it before an event, and laid
-//! out again after it.
+//! The ledger behind its lock. Before an event the connections in the places are swept into it; after
+//! the event the idle ones are laid out again.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use super::account::Asking;
 use super::knobs::may_lay_out;
 use super::{Books, Orders, Shell};
 
-/// What the lock of a pool protects.
+/// The data under the lock of a pool.
 pub(super) struct Locked<D: Dialer> {
     pub(super) ledger: Books<D>,
     pub(super) asking: Asking,
-    /// As it was last written for those who wake up.
+    /// The value last written to `Shell::is_kept`.
     is_kept: bool,
-    /// When the numbers were last copied out, and what had opened and closed by then.
+    /// When the numbers were last copied out, and how many connections had opened and closed by then.
     noted: (Moment, u64),
 }
 
@@ -28,25 +28,25 @@ impl<D: Dialer> Locked<D> {
     }
 }
 
-/// The pool's numbers of some moment.
+/// The pool's numbers at some moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     pub(super) stats: Stats,
-    /// Whether connections were in the places then: to the ledger they are in use.
+    /// Whether connections were in the places then. The ledger counts those as in use.
     pub(super) is_laid_out: bool,
 }
 
-/// For so long the numbers of loans and waits may be old for those who find the lock taken.
+/// How old the copied numbers of loans and waits may get while others hold the lock.
 const COPY_EVERY: u64 = 1_000_000; // nanoseconds
 
 impl<D: Dialer> Shell<D> {
-    /// Locks the ledger for a look at it, with the places as they are. An event is told by `event`.
+    /// Locks the ledger to look at it, with the places as they are. Events go through `event`.
     pub(super) fn books(&self) -> MutexGuard<'_, Locked<D>> {
         self.locked.lock()
     }
 
-    /// Tells the ledger of one event, and carries out what follows. `None` if the books are those of a
-    /// parent process: then what the event brings along is left as it is.
+    /// Tells the ledger of one event, and carries out what follows. In the child of a fork it does
+    /// nothing, and forgets what the event owns.
     #[cold]
     pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>) {
         if let Some(orders) = self.told(event) {
@@ -54,7 +54,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// The same, but for what follows, which is to be carried out next.
+    /// The same, but leaves it to the caller to carry out what follows. `None` in the child of a fork.
     pub(super) fn told(
         &self,
         event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>,
@@ -66,8 +66,8 @@ impl<D: Dialer> Shell<D> {
         Some(self.transact(|locked, now| ((), event(&mut locked.ledger, now))).1)
     }
 
-    /// Has `event` happen to the ledger, which holds all connections at rest meanwhile. What follows is
-    /// to be carried out next, without the lock.
+    /// Runs `event` on the ledger, which holds all idle connections meanwhile. The caller carries out
+    /// what follows, without the lock.
     pub(super) fn transact<T>(
         &self,
         event: impl FnOnce(&mut Locked<D>, Moment) -> (T, Orders<D>),
@@ -80,7 +80,7 @@ impl<D: Dialer> Shell<D> {
         let ledger = &mut locked.ledger;
         loop {
             debug_assert!(ledger.is_settled(), "an event has seen to what was swept in");
-            // What is closed to make room counts no more as at rest since that was said.
+            // The exchange has taken connections that make room for others off the count already.
             let left = ledger.at_rest() + ledger.take_condemned();
             self.count_idle(i64::from(left) - i64::from(at_rest));
             let is_laid_out = self.lay_out(ledger, now);
@@ -89,7 +89,7 @@ impl<D: Dialer> Shell<D> {
                 locked.is_kept = is_kept;
                 self.is_kept.store(u64::from(is_kept), Ordering::Release);
             }
-            // See `Shell::is_kept`: the last may have woken up before it could see that.
+            // The last caller may have woken up before it could see `is_kept`: see `Shell::woken`.
             if !is_kept || self.is_anyone_waking(ledger) {
                 break;
             }
@@ -100,7 +100,7 @@ impl<D: Dialer> Shell<D> {
         (value, orders)
     }
 
-    /// Takes up what rests in the places. Says how much rests.
+    /// Sweeps the places into the ledger. Returns the number of idle connections.
     fn sweep(&self, ledger: &mut Books<D>) -> u32 {
         if ledger.is_anyone_waking() {
             ledger.note_woken(self.woken.load(Ordering::Acquire));
@@ -109,7 +109,8 @@ impl<D: Dialer> Shell<D> {
         ledger.at_rest()
     }
 
-    /// Lays out what may rest within reach of all, if nobody has to be served first.
+    /// Lays idle connections out in the places, if nobody has to be served first. Says whether the
+    /// gate is open.
     fn lay_out(&self, ledger: &mut Books<D>, now: Moment) -> bool {
         self.knobs.set_next_upkeep(ledger.alarm());
         if !may_lay_out(ledger.config(), self.blocking) {
@@ -127,8 +128,8 @@ impl<D: Dialer> Shell<D> {
         true
     }
 
-    /// Copies the numbers out for whoever finds the lock taken, if that was long ago or a connection has
-    /// opened or closed since.
+    /// Copies the numbers out for readers who find the lock taken, if the last copy is old or a
+    /// connection has opened or closed since.
     fn note_numbers(&self, locked: &mut Locked<D>, now: Moment) {
         let (noted_at, before) = locked.noted;
         let turnover = locked.ledger.turnover();
@@ -138,7 +139,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// The numbers of this moment.
+    /// The numbers at this moment.
     pub(super) fn read_numbers(&self, ledger: &Books<D>, now: Moment) -> Reading {
         Reading { stats: ledger.stats_seen(now), is_laid_out: self.places.is_open() }
     }

@@ -1,4 +1,4 @@
-//! What steers a pool as a whole, and what it tells of itself.
+//! Controls of a whole pool (close, suspend, flush, settings), and its numbers.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::{Books, Failure, Predicate, Refused, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Opens connections until `target` are open, and waits for them. `None`: this is the pool of a
-    /// key, and closed with the last of its connections.
+    /// key, and closed because it was empty.
     pub(crate) fn warm_up(
         self: &Arc<Self>,
         target: u32,
@@ -45,7 +45,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Lends nothing from now on, and has no thread rest for it.
+    /// Closes the pool: it lends nothing from now on, and no thread rests for it.
     pub(crate) fn close(self: &Arc<Self>) {
         if self.is_inherited() {
             return;
@@ -59,7 +59,7 @@ impl<D: Dialer> Shell<D> {
         self.is_inherited() || self.books().ledger.is_closed()
     }
 
-    /// Closes for good if nothing is left here; says whether it is closed and nothing is.
+    /// Closes the pool for good if nothing is left in it. Says whether it is closed and empty.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
         if self.is_inherited() {
             return false;
@@ -72,7 +72,8 @@ impl<D: Dialer> Shell<D> {
         is_vacant
     }
 
-    /// Closes, and aborts what is in use as far as it can be; says how many connections that were.
+    /// Closes the pool, and aborts the connections in use that have an abort handle. Returns how many
+    /// those were.
     pub(crate) fn abort(self: &Arc<Self>) -> u32 {
         if self.is_inherited() {
             return 0;
@@ -82,13 +83,14 @@ impl<D: Dialer> Shell<D> {
         let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
         for handle in handles {
             self.user_code(|_| handle.abort());
-            // Perhaps the last one: then its drop is user code too.
+            // This may be the last clone of the handle, whose drop is user code too.
             self.user_code(|_| drop(handle));
         }
         count
     }
 
-    /// Closes, and waits until nothing is open. The numbers at the end tell whether it came to that.
+    /// Closes the pool, and waits until nothing is open. The numbers at the end tell whether that was
+    /// reached.
     pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Moment>) -> Stats {
         if self.is_inherited() {
             return Stats::default();
@@ -119,21 +121,22 @@ impl<D: Dialer> Shell<D> {
         self.event(Ledger::flush);
     }
 
-    /// Retires what the predicate says: of what was begun before now, and not lent when it does.
+    /// Retires the connections that `predicate` names, among those whose dials began before now; a
+    /// connection in use is judged at its return.
     pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
         if self.is_inherited() {
             return;
         }
         let ((), orders) = self.transact(|locked, now| {
             let (epoch, orders) = locked.ledger.retire_where(now);
-            // Before anybody can be told to judge by it.
+            // Before any thread can be told to judge by it.
             self.predicates.lock().insert(epoch, predicate);
             ((), orders)
         });
         self.carry_out(orders);
     }
 
-    /// Changes the settings, from those of this moment to what `change` makes of them.
+    /// Replaces the current settings by what `change` makes of them.
     pub(crate) fn reconfigure(
         self: &Arc<Self>,
         change: impl FnOnce(Config) -> Result<Config, ConfigError>,
@@ -157,7 +160,7 @@ impl<D: Dialer> Shell<D> {
         self.read(|ledger, now| ledger.stats(now)).unwrap_or_default()
     }
 
-    /// Who has a connection now, longest first.
+    /// The loans at this moment, the longest first.
     pub(crate) fn holders(self: &Arc<Self>) -> Vec<Holder> {
         Holder::all(self.read(|ledger, _| ledger.loans()).unwrap_or_default())
     }
@@ -166,18 +169,18 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() { None } else { self.books().ledger.last_failure() }
     }
 
-    /// The numbers without the lock: a glance at the places, and the rest as last noted.
+    /// The numbers without a wait for the lock: a glance at the places, and the rest as last noted.
     pub(crate) fn recent_stats(&self) -> Stats {
         if self.is_inherited() {
             return Stats::default();
         }
         if let Some(locked) = self.locked.try_lock() {
-            // The next reader may find the lock taken, and must not read older numbers.
+            // The next reader may find the lock taken, and must not read older numbers than these.
             self.reading.set(self.read_numbers(&locked.ledger, now()));
         }
         let Reading { mut stats, is_laid_out } = self.reading.get();
         if is_laid_out {
-            // Of one moment or of two, they add up to what is open.
+            // Whether the two readings are of one moment or not, they add up to what is open.
             let resting = self.places.resting().min(stats.in_use);
             stats.idle += resting;
             stats.in_use -= resting;
@@ -192,8 +195,8 @@ impl<D: Dialer> Shell<D> {
         })
     }
 
-    /// Reads the books of this moment, with what rests in the places as idle. `None` of books that are
-    /// another process's.
+    /// Reads the ledger at this moment, with the connections in the places swept in. `None` in the child
+    /// of a fork.
     fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Moment) -> T) -> Option<T> {
         let mut value = None;
         self.event(|ledger, now| {

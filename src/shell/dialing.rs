@@ -1,4 +1,4 @@
-//! A dial, repeated while the server may still count a connection that the pool has closed.
+//! One dial, repeated while the server may still count a connection that the pool has closed.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::sync::{now, pause};
 use super::errands::latest;
 use super::{Connection, Failure, Shell};
 
-/// For how long a server may count a connection that the client has closed. A process of PostgreSQL's
-/// is gone after some milliseconds, and on a machine that is short of processors after some tens.
+/// How long a server may count a connection that the client has closed. A process of PostgreSQL is gone
+/// after some milliseconds, and after some tens of them on a machine that is short of processors.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// The pauses between the dials that a server at its limit refuses, the first and the longest. They
-/// double, so that there are at most some twenty in `LINGER`.
+/// The first and the longest pause after a dial that a server at its limit refuses. The pauses double,
+/// so that there are at most some twenty in `LINGER`.
 const PAUSE_FIRST: Duration = Duration::from_millis(1);
 const PAUSE_MOST: Duration = Duration::from_millis(64);
 
-/// When a connection was last closed, or a dial has failed that may have connected.
+/// When a connection was last closed, or a dial last failed that may have connected.
 #[derive(Default)]
 pub(super) struct LastClose(Figure);
 
@@ -37,7 +37,7 @@ impl LastClose {
 }
 
 impl<D: Dialer> Shell<D> {
-    /// Has the dialer open a connection. To the pool, a panic of the dialer is a failure.
+    /// Has the dialer open a connection. A panic of the dialer counts as a failure.
     pub(super) fn dial(&self, deadline: Option<Moment>) -> Result<Connection<D>, Failure<D>> {
         let mut wait = PAUSE_FIRST;
         loop {
@@ -48,7 +48,7 @@ impl<D: Dialer> Shell<D> {
             };
             let is_at_limit = self.user_code(|dialer| dialer.is_at_limit(&error)) == Some(true);
             if !is_at_limit {
-                // It may have connected first: then the server counted it.
+                // It may have connected before it failed: then the server counted it.
                 self.last_close().note(now());
             }
             if !is_at_limit || !self.may_linger_until(deadline) {
@@ -61,7 +61,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Whether the server may still count a connection that has gone, and there is time to wait for it.
+    /// Whether the server may still count a closed connection, and there is time to wait for it.
     fn may_linger_until(&self, deadline: Option<Moment>) -> bool {
         let now = now();
         self.last_close().may_linger(now)

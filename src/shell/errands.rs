@@ -1,4 +1,4 @@
-//! What the ledger orders, carried out: never under the lock, on a worker if it may block.
+//! Carries out the effects of an event: never under the lock, and on a worker if it may block.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -23,7 +23,7 @@ use super::waiting::Way;
 use super::{Books, Caller, Connection, Duties, Failure, Lent, Orders, Shell};
 
 impl<D: Dialer> Shell<D> {
-    /// Carries out what the ledger ordered, and what follows from that. Never under the lock.
+    /// Carries out the effects of an event, and what follows from them. Never under the lock.
     #[inline]
     pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
         self.trim();
@@ -39,15 +39,15 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Carries out what takes no user code on this thread: sends errands to workers, and orders upkeep.
-    /// Returns the rest. So no order of the pool's own waits for user code.
+    /// Sends errands to workers and orders upkeep, and returns the user code that is left for this
+    /// thread. So nothing that the pool does for itself waits for user code.
     fn give_orders(self: &Arc<Self>, work: Box<Duties<D>>) -> Calls<D> {
         let mut calls = Calls(VecDeque::new());
         calls.take_on(Arc::clone(self), work);
         calls
     }
 
-    /// Drops the predicates up to that epoch.
+    /// Drops the predicates up to `epoch`.
     fn forget_predicates(&self, epoch: u32) {
         let done = {
             let mut predicates = self.predicates.lock();
@@ -62,7 +62,7 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn order_upkeep(self: &Arc<Self>, due: Moment) {
         let is_taken = self.crew.wake_at(due, self.weak());
-        // The pool may have been closed since the order was given.
+        // The pool may have been closed since the effects were made.
         let mut locked = self.books();
         if !is_taken {
             locked.ledger.alarm_refused();
@@ -79,8 +79,8 @@ impl<D: Dialer> Shell<D> {
         weak
     }
 
-    /// Sends an errand to a worker. If there is none and no thread to be had, a dial fails; other
-    /// errands are run here, as a connection must not be lost for want of a thread.
+    /// Sends an errand to a worker. If the system has no thread, a dial fails; the caller runs any other
+    /// errand itself, as a connection must not be lost for want of a thread.
     fn send(self: &Arc<Self>, errand: Errand<D>) -> Option<Call<D>> {
         let assignment = Assignment { shell: Arc::clone(self), errand };
         let (Assignment { errand, .. }, error) = self.crew.submit(assignment).err()?;
@@ -100,7 +100,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Runs user code, and says what follows from it.
+    /// Runs one call of user code, and returns its effects.
     fn make(self: &Arc<Self>, call: Call<D>) -> Orders<D> {
         match call {
             Call::Forget(handle) => drop(catch(|| drop(handle))),
@@ -121,7 +121,7 @@ impl<D: Dialer> Shell<D> {
         Effects::none()
     }
 
-    /// Does what is to be done, and tells the ledger. To it, a panic of the dialer is a failure.
+    /// Runs an errand, and tells the ledger how it ended. A panic of the dialer counts as a failure.
     fn perform(&self, errand: Errand<D>) -> Orders<D> {
         match errand {
             Errand::Dial(DialOrder { id, deadline, sponsor }) => {
@@ -170,7 +170,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Whether the dialer's check finds a connection alive.
+    /// Whether a connection passes the dialer's check.
     fn passes_check(
         &self,
         connection: &mut Connection<D>,
@@ -182,7 +182,7 @@ impl<D: Dialer> Shell<D> {
         })
     }
 
-    /// Whether a connection passes the check that its caller makes before it has it.
+    /// Whether a connection passes a check on this thread, whose caller is about to have it.
     pub(super) fn passes_own_check(&self, entry: &mut Lent<D>) -> bool {
         let deadline = now().after(self.knobs.check_timeout());
         let passes = self.passes_check(&mut entry.connection, Task::Check, deadline);
@@ -218,11 +218,11 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
-/// What is left to do once callers have been woken.
+/// The effects that are left once callers have been woken.
 type Rest<C, F> = Box<Work<C, F, Way<C, F>>>;
 
 impl<C, F> Effects<C, F, Way<C, F>> {
-    /// Wakes those whom there is something to wake for, and returns the rest of the work.
+    /// Wakes the callers, and returns the other effects.
     fn wake_first(self) -> Option<Rest<C, F>> {
         if let Some(bell) = self.wake {
             bell.ring();
@@ -234,39 +234,39 @@ impl<C, F> Effects<C, F, Way<C, F>> {
     }
 }
 
-/// Something to do outside the lock, with the slot that it is done for.
+/// A job outside the lock, which holds the slot that it is done for.
 enum Errand<D: Dialer> {
     Dial(DialOrder<Caller<D>>),
     Aside(AsideOrder<Connection<D>>),
     Close(CloseOrder<Connection<D>>),
 }
 
-/// User code to be run on the thread at hand.
+/// A call of user code on the thread at hand.
 enum Call<D: Dialer> {
-    /// The abort handle of a connection that is detached next.
+    /// Drops the abort handle of a connection that is about to be detached.
     Forget(AbortHandle),
     Perform(Errand<D>),
-    /// There was no thread for it.
+    /// Reports a dial for which there was no thread.
     DialFailed(ErrandId, Failure<D>),
-    /// Nobody wants this error any more.
+    /// Drops an error that nobody wants any more.
     Spend(Failure<D>),
-    /// The predicates up to that epoch are needed no more.
+    /// Drops the predicates up to that epoch.
     ForgetPredicates(u32),
     TellVacant,
     TellLeaks(Vec<Loan>),
 }
 
-/// User code of some shells, in the order in which it is to run.
+/// Calls of user code for some shells, in the order in which they run.
 struct Calls<D: Dialer>(VecDeque<(Arc<Shell<D>>, Call<D>)>);
 
 impl<D: Dialer> Calls<D> {
-    /// Gives a shell's orders, and those of the keys that they are passed on to, and adds the user code
-    /// that is left.
+    /// Carries out a shell's effects, and those of the keys to which its budget orders go, and adds the
+    /// user code that is left.
     ///
     /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials that
     /// fail one after the other, and a thousand keys may be asked in turn for a slot.
     fn take_on(&mut self, shell: Arc<Shell<D>>, work: Box<Duties<D>>) {
-        // Most events concern one shell alone: then nothing is allocated for the others.
+        // Most events concern one shell: nothing is allocated for others then.
         let (mut first, mut others) = (Some((shell, work)), Vec::new());
         while let Some((shell, work)) = first.take().or_else(|| others.pop()) {
             let Work { handle, dials, asides, closes, spent, .. } = *work;
@@ -303,7 +303,7 @@ impl<D: Dialer> Calls<D> {
         }
     }
 
-    /// Runs all of it, and what follows from it.
+    /// Runs all calls, and what follows from them.
     fn run(mut self) {
         while let Some((shell, call)) = self.0.pop_front() {
             let effects = shell.make(call);
@@ -333,7 +333,7 @@ impl<D: Dialer> Upkeep for Shell<D> {
         }
         let (leaks, orders) = self.transact(|locked, now| {
             let orders = locked.ledger.upkeep(now);
-            // By the clock by which loans begin: so each is told with its whole length.
+            // By the clock that dates loans, so that each is reported with its whole length.
             (locked.ledger.take_leaks(coarse_now()), orders)
         });
         let mut calls = match orders.wake_first() {
@@ -346,7 +346,7 @@ impl<D: Dialer> Upkeep for Shell<D> {
         if calls.0.is_empty() {
             return;
         }
-        // The thread that this runs on is that of all pools: no user code may hold it up.
+        // This thread watches the clock for all pools: no user code may hold it up.
         if let Err((calls, _)) = self.crew.submit(calls) {
             calls.run();
         }
@@ -361,7 +361,7 @@ impl<D: Dialer> Job for Assignment<D> {
     }
 }
 
-/// The deadline that a dialer is told.
+/// The deadline as the dialer is told it: far in the future for `None`.
 pub(super) fn latest(deadline: Option<Moment>) -> Instant {
     deadline.unwrap_or_else(|| far_future(now())).into()
 }

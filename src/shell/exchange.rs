@@ -1,4 +1,4 @@
-//! The exchange: where the shells of a keyed pool share one budget, and pass its orders on.
+//! The exchange: shares one budget among the shells of a keyed pool, and delivers the budget's orders.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -15,32 +15,33 @@ use crate::workers::{Crew, Enlistment};
 use super::dialing::LastClose;
 use super::{Orders, Shell};
 
-/// What the shells of a keyed pool have in common: a budget, and workers.
+/// The budget and the workers that the shells of a keyed pool share.
 ///
-/// Its locks are taken while a ledger is locked, and never the other way about.
+/// A thread that holds the lock of a ledger may take the locks of the exchange, never the reverse.
 pub(crate) struct Exchange<D: Dialer> {
     budget: Mutex<Budget>,
-    /// What rests in all of them, if there is a bound on it.
+    /// The idle connections of all shells, if they have a bound.
     idle: Option<Arc<IdleCount>>,
     members: Mutex<Members<D>>,
-    /// Callers of all keys who were given nothing.
+    /// How many callers of all keys were given nothing.
     turned_away: AtomicU64,
     last_close: LastClose,
-    /// Where it was opened: see `Shell::is_inherited`.
+    /// The process that opened it: see `Shell::is_inherited`.
     process: Process,
     crew: Arc<Crew>,
     enlistment: Enlistment,
 }
 
-/// The connections at rest in all shells, and the bound on them.
+/// The idle connections in all shells, and the bound on them.
 ///
-/// Of two threads whose connections exceed the bound together, one sees it: each counts its own
-/// before it looks, and all that they write and read here is in one order (`SeqCst`).
+/// If the connections of two threads exceed the bound together, one of the threads sees it: each
+/// counts its own connection before it looks at the sum, and these writes and reads have one total
+/// order (`SeqCst`).
 pub(super) struct IdleCount {
     most: u32,
-    /// Without those that are condemned: ordered to go for others.
+    /// Without the connections that are condemned: ordered to be closed for others.
     idle: Tally,
-    /// The slots that are taken: while these are no more than `most`, nothing else need be looked at.
+    /// The slots that are taken. While there are no more than `most`, the sum need not be made.
     taken: AtomicU64,
 }
 
@@ -50,7 +51,7 @@ impl IdleCount {
         self.idle.add(more);
     }
 
-    /// Whether more rest than shall.
+    /// Whether more connections rest than may.
     #[inline]
     pub(super) fn is_beyond(&self) -> bool {
         self.taken.load(Ordering::SeqCst) > u64::from(self.most) && self.surplus() > 0
@@ -67,18 +68,19 @@ struct Members<D: Dialer> {
     is_closed: bool,
 }
 
-/// A shell's part in an exchange.
+/// A shell's membership in an exchange.
 pub(super) struct Membership<D: Dialer> {
     exchange: Arc<Exchange<D>>,
     id: MemberId,
     on_vacant: OnVacant<D>,
 }
 
-/// Is told that nothing is left in a shell, perhaps more than once.
+/// Called when nothing is left in a shell, perhaps more than once.
 pub(crate) type OnVacant<D> = Box<dyn Fn(&Arc<Shell<D>>) + Send + Sync>;
 
 impl<D: Dialer> Exchange<D> {
-    /// With so many slots, and `max_idle` connections at rest, if that is to be a bound of its own.
+    /// An exchange with `max_open` slots. `max_idle` bounds the idle connections of all keys; `None`:
+    /// they have no bound of their own.
     pub(crate) fn new(max_open: u32, max_idle: Option<u32>, crew: Arc<Crew>) -> Arc<Self> {
         let count = |most| IdleCount { most, idle: Tally::default(), taken: AtomicU64::new(0) };
         let members = Members { shells: HashMap::new(), next: 0, is_closed: false };
@@ -94,7 +96,7 @@ impl<D: Dialer> Exchange<D> {
         })
     }
 
-    /// A new shell that has a part in the budget.
+    /// Makes a new shell that shares the budget.
     pub(crate) fn admit(
         self: &Arc<Self>,
         dialer: D,
@@ -116,7 +118,7 @@ impl<D: Dialer> Exchange<D> {
         shell
     }
 
-    /// Sets the most slots that there may be.
+    /// Sets the number of slots.
     pub(crate) fn resize(&self, max_open: u32) {
         if self.is_inherited() {
             return;
@@ -124,13 +126,13 @@ impl<D: Dialer> Exchange<D> {
         self.change(|budget| budget.resize(max_open));
     }
 
-    /// Has the coldest connections closed, as far as more rest than shall.
+    /// Has the coldest connections closed, as many as rest beyond the bound.
     #[cold]
     fn trim(&self, idle: &IdleCount) {
         self.change(|budget| budget.trim(idle.surplus()));
     }
 
-    /// Changes the budget, and carries out what follows.
+    /// Changes the budget, and carries out what follows from that.
     fn change(&self, change: impl Fn(&mut Budget)) {
         let mut orders = Vec::new();
         self.with(&mut |budget| {
@@ -142,17 +144,17 @@ impl<D: Dialer> Exchange<D> {
         }
     }
 
-    /// The pools of all keys are about to be closed, and nobody finds another.
+    /// Notes that the pools of all keys are about to be closed: no caller finds another one.
     pub(crate) fn close(&self) {
         self.members.lock().is_closed = true;
     }
 
-    /// The pools of all keys are closed.
+    /// Lets the workers go: the pools of all keys are closed.
     pub(crate) fn dismiss(&self) {
         self.enlistment.end();
     }
 
-    /// Whether this process has it from its parent, by a fork: then it must not be used.
+    /// Whether this process inherited it from its parent, by a fork. Then it must not be used.
     pub(crate) fn is_inherited(&self) -> bool {
         self.process.is_a_parent()
     }
@@ -161,7 +163,7 @@ impl<D: Dialer> Exchange<D> {
         self.members.lock().is_closed
     }
 
-    /// A caller is given nothing, of whatever key.
+    /// Counts a caller who is given nothing.
     pub(crate) fn note_turned_away(&self) {
         self.turned_away.fetch_add(1, Ordering::Relaxed);
     }
@@ -170,7 +172,7 @@ impl<D: Dialer> Exchange<D> {
         self.turned_away.load(Ordering::Relaxed)
     }
 
-    /// Reads the budget of this moment.
+    /// Reads the budget at this moment.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Budget) -> T) -> T {
         if self.is_inherited() {
             return read(&Budget::new(0));
@@ -178,7 +180,7 @@ impl<D: Dialer> Exchange<D> {
         read(&self.budget.lock())
     }
 
-    /// Tells members what they are ordered. What follows from that is to be carried out by the caller.
+    /// Delivers the budget's orders to their members. The caller carries out the effects.
     fn pass_on(&self, mut orders: Vec<Order>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
         let mut told = Vec::new();
         while let Some(order) = orders.pop() {
@@ -193,7 +195,7 @@ impl<D: Dialer> Exchange<D> {
         told
     }
 
-    /// The member has gone since it was given that order.
+    /// Answers an order for a member that has gone.
     fn take_back(&self, order: Order, orders: &mut Vec<Order>) {
         let report = match order.what {
             What::Grant => Report { freed: 1, granted: 1, ..Report::default() },
@@ -226,29 +228,29 @@ impl<D: Dialer> Access for Exchange<D> {
         visit(&mut budget);
         if let Some(idle) = &self.idle {
             idle.taken.store(u64::from(budget.taken()), Ordering::SeqCst);
-            // Under the lock under which they are counted, lest two threads condemn another each.
+            // Inside the budget's lock, so that two threads cannot both condemn one for one surplus.
             idle.add(condemned as i64 - budget.condemned() as i64);
         }
     }
 }
 
 impl<D: Dialer> Membership<D> {
-    /// Tells others what they are ordered. What follows from that is to be carried out by the caller.
+    /// Delivers the budget's orders to their members. The caller carries out the effects.
     pub(super) fn pass_on(&self, orders: Vec<Order>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
         self.exchange.pass_on(orders)
     }
 
-    /// What rests in all shells together, if there is a bound on it.
+    /// The idle connections of all shells, if they have a bound.
     pub(super) fn idle(&self) -> Option<&Arc<IdleCount>> {
         self.exchange.idle.as_ref()
     }
 
-    /// Has the coldest connections closed, as far as more rest than shall.
+    /// Has the coldest connections closed, as many as rest beyond the bound.
     pub(super) fn trim(&self) {
         self.idle().into_iter().for_each(|idle| self.exchange.trim(idle));
     }
 
-    /// Says that nothing is left.
+    /// Says that nothing is left in this shell.
     pub(super) fn tell_vacant(&self, shell: &Arc<Shell<D>>) {
         catch(|| (self.on_vacant)(shell));
     }

@@ -1,4 +1,4 @@
-//! The settings that are read without the lock.
+//! `Knobs`: the settings that threads read without the lock.
 
 use std::time::Duration;
 
@@ -13,24 +13,25 @@ use crate::sync::now;
 /// slowest kernel's timer (100 Hz), by which the coarse ones may be late.
 const COARSE_LEAST: u64 = 50_000_000; // nanoseconds
 
-/// The settings that are read without the lock. They are set under it.
+/// The settings that threads read without the lock. They are written under the lock.
 ///
-/// All but `next_upkeep` may be read late: whoever reads the old value acts as if it had come before
-/// the change.
+/// All but `next_upkeep` may be read late: a thread that reads the old value acts as if it had come
+/// before the change.
 #[derive(Default)]
 pub(crate) struct Knobs {
-    /// In nanoseconds. Read by whoever takes from a place and whoever puts something there.
+    /// In nanoseconds. Read at a take from a place, and at a return to one.
     fresh_for: Figure,
-    /// In nanoseconds. Read by whoever checks what it has taken from a place.
+    /// In nanoseconds. Read by a caller who checks what it has taken from a place.
     max_idle_time: Figure,
-    /// In nanoseconds. Read by whoever comes for a connection.
+    /// In nanoseconds. Read at each checkout that waits.
     get_timeout: Figure,
-    /// In nanoseconds. Read by whoever checks what it is lent.
+    /// In nanoseconds. Read by a caller who makes a check.
     check_timeout: Figure,
-    /// 0 or 1. Read by whoever returns a connection in a panic.
+    /// 0 or 1. Read at a return during a panic.
     retire_on_panic: Figure,
-    /// As `Moment::as_nanos`, and so much earlier as upkeep may come late. Written before the gate of
-    /// the places is opened, and read after the gate by whoever has put a connection down.
+    /// When upkeep comes next, as `Moment::as_nanos`, less the time by which it may come late. Written
+    /// before the gate of the places is opened, and read after the gate by a thread that has put a
+    /// connection into a place: so a return after the gate was opened sees the end that upkeep knows.
     next_upkeep: Figure,
 }
 
@@ -56,33 +57,33 @@ impl Knobs {
         self.next_upkeep.set(at.map_or(0, Moment::as_nanos));
     }
 
-    /// Whether what ends then would be found by no upkeep before the next but one.
+    /// Whether a connection that ends then ends before the next upkeep comes, which so must come sooner.
     #[inline]
     pub(super) fn is_before_upkeep(&self, expires: Moment) -> bool {
         expires.as_nanos() < self.next_upkeep.get()
     }
 
-    /// Whether a connection that has rested since then need be neither checked nor closed, `now` being
-    /// a coarse reading.
+    /// Whether a connection that has rested since then needs neither a check nor a close. `now` is a
+    /// coarse reading.
     #[inline]
     pub(super) fn is_fresh(&self, idle_since: Moment, now: Moment) -> bool {
         let fresh_for = self.fresh_for.get();
         self.precisely(now, fresh_for).is_within(fresh_for, idle_since)
     }
 
-    /// From when on a connection rests that is put down at a coarse `now`.
+    /// When the rest of a connection begins that is returned at `now`, a coarse reading.
     #[inline]
     pub(super) fn rests_from(&self, now: Moment) -> Moment {
         self.precisely(now, self.fresh_for.get())
     }
 
-    /// A coarse reading, or a precise one if a coarse one does not tell so short a rest.
+    /// `now`, or a precise reading if `rest` is too short for a coarse clock.
     #[inline]
     fn precisely(&self, now: Moment, rest: u64) -> Moment {
         if rest >= COARSE_LEAST { now } else { precise_now() }
     }
 
-    /// Whether a connection that has rested since then is not to be closed for that.
+    /// Whether a connection that has rested since then may go on resting.
     pub(super) fn may_rest_on(&self, idle_since: Moment) -> bool {
         now().is_within(self.max_idle_time.get(), idle_since)
     }
@@ -101,26 +102,26 @@ impl Knobs {
 }
 
 fn span(nanoseconds: &Figure) -> Duration {
-    // Nobody sees the end of what nanoseconds cannot say.
+    // More than nanoseconds can say means no limit.
     match nanoseconds.get() {
         u64::MAX => Duration::MAX,
         nanoseconds => Duration::from_nanos(nanoseconds),
     }
 }
 
-/// The clock of those who time short rests.
+/// The precise clock, out of the way of those who do not read it.
 #[cold]
 fn precise_now() -> Moment {
     now()
 }
 
-/// Whether connections are of any use in the places: not where each is checked before each loan, and
-/// by another thread than the caller's.
+/// Whether callers can take connections from the places: not if a worker checks every connection
+/// before every loan.
 pub(super) fn may_lay_out(config: &Config, blocking: Blocking) -> bool {
     !config.check_after.is_zero() || !blocking.check
 }
 
-/// How many places a pool has before it is known to need more: of one among many keys, few.
+/// How many places a pool has at first. The pool of a key has few, as there may be many keys.
 pub(super) fn places_at_first(config: &Config, blocking: Blocking, is_of_a_key: bool) -> u32 {
     let at_first = if is_of_a_key { 2 } else { 16 };
     if may_lay_out(config, blocking) { config.max_idle().min(at_first) } else { 0 }

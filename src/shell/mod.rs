@@ -2,9 +2,21 @@
 //! decides nothing.
 //!
 //! A call takes the lock, tells the ledger what has happened, frees the lock, and only then carries
-//! out the effects. User code runs in two places, neither under the lock: in an errand, on a
-//! worker if it may block or else on the thread that carries it out, and in `is_broken` and `reset`
+//! out the effects. No user code runs under the lock. An errand's user code runs on a worker if it
+//! may block, and otherwise on the thread that carries the effects out; `is_broken` and `reset` run
 //! on the thread that borrows or returns.
+//!
+//! # Races
+//!
+//! | between | why it is sound | models in `loom-tests` |
+//! | --- | --- | --- |
+//! | a return to a place, and a caller who is about to queue | both swap in the same place, and the gate is looked at after the swap: see `places.rs` | `resting`, `apart` |
+//! | a connection kept for a caller who is waking up, and the caller in the queue whom it is kept from | the last to wake up looks; two additions to one word: see `Shell::woken` | `resting` |
+//! | a verdict, and a caller who gives up at its deadline or is cancelled | both take the ledger's lock; a caller who finds itself out of the queue has been told: see `Ledger::leave` | `returning`, `controlling` |
+//! | a return without the lock, and upkeep that sleeps until the next known end | the next upkeep is written before the gate is opened, and read after the gate: see `Knobs::next_upkeep` | `aging`, `apart` |
+//! | two returns that together exceed `max_idle_total` | each counts its own connection before it looks at the sum: see `IdleCount` | `sharing` |
+//! | a holder that changes while it is read | the number of the loan is read first and last: see `Record` | `apart` |
+//! | a pool that is used in the child of a fork | the child compares a number and takes no lock: see `Shell::is_inherited` | none; `tests/fork.rs` forks |
 
 mod account;
 mod books;
@@ -61,41 +73,45 @@ type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 
 /// One pool, shared by its handles and the errands under way.
 ///
-/// In this order in memory. The first two cache lines are all that a checkout by a place and its
-/// return read: with a thousand keys, a thread waits for each line more. The lock comes after
-/// `reading`, which has lines of its own: nobody else shall wait for those who take it.
+/// The fields lie in this order in memory. A checkout by a place and its return read the first two
+/// cache lines and no more: with a thousand keys, a thread waits for each further line. The lock comes
+/// after `reading`, which has cache lines of its own, so that threads on the fast path do not wait for
+/// those who take the lock.
 #[repr(C)]
 pub(crate) struct Shell<D: Dialer> {
-    /// Where it was opened. In a child of that process it is closed: see `Shell::is_inherited`.
+    /// The process that opened it. In a child of that process it is closed: see
+    /// `Shell::is_inherited`.
     process: Process,
     places: Places<Lent<D>>,
     knobs: Knobs,
-    /// Where it counts what rests, if all keys together may have only so much.
+    /// Counts the idle connections of all keys, if they have a bound of their own.
     idle: Option<Arc<IdleCount>>,
     reporter: Reporter<<D as Dialer>::Error>,
     dialer: D,
     blocking: Blocking,
     crew: Arc<Crew>,
-    /// `None` for a key, as all keys together are enlisted.
+    /// `None` for the pool of a key: the keyed pool is enlisted as a whole.
     enlistment: Option<Enlistment>,
-    /// Its part in what the keys of a keyed pool share, if it is one's.
+    /// Its part in what the keys of a keyed pool share, if it is the pool of a key.
     membership: Option<Membership<D>>,
-    /// Its own; `Shell::last_close` is that of all keys.
+    /// When this pool last closed a connection; `Shell::last_close` covers all keys.
     last_close: LastClose,
     streak: Streak,
     reading: Latest<Reading>,
     locked: Mutex<Locked<D>>,
-    /// How many callers who were given a connection in their sleep have woken up.
+    /// How many callers who were given a connection while they slept have woken up. Each of them adds
+    /// one, without the lock.
     ///
-    /// What rests may be kept from those who queue while others are waking up. So the last to wake up
-    /// must look, and must not miss that: whoever keeps something says so in `is_kept` and then adds
-    /// nothing to `woken`, under the lock; whoever wakes up adds one and then reads `is_kept`. One of
-    /// the two additions comes first. If the former's, the latter sees what is kept; if the latter's,
-    /// the former sees that nobody is waking up any more, and hands it over.
+    /// While such a caller is waking up, an idle connection may be kept from the queue. So the last
+    /// caller to wake up must look at the ledger, and must not miss that. A thread that keeps a
+    /// connection writes `is_kept` and then adds nothing to `woken`, under the lock; a caller who
+    /// wakes up adds one to `woken` and then reads `is_kept`. One of these two additions comes first.
+    /// If the keeper's does, the caller sees `is_kept`. If the caller's does, the keeper sees that
+    /// nobody is waking up any more, and hands the connection over.
     woken: AtomicU64,
     /// 0 or 1. Written under the lock.
     is_kept: AtomicU64,
-    /// Those that have yet to judge a connection, by the epoch that each began.
+    /// The predicates that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     timings: Timings,
 }
@@ -148,17 +164,17 @@ impl<D: Dialer> Shell<D> {
         })
     }
 
-    /// Has what is to rest from the start dialed for.
+    /// Starts the dials for `min_idle`.
     pub(crate) fn begin(self: &Arc<Self>) {
         self.event(Ledger::look);
     }
 
-    /// Whether this process has the pool from its parent, by a fork.
+    /// Whether this process inherited the pool from its parent, by a fork.
     ///
-    /// Then the pool is closed here. Its locks may be held by threads that this process does not have,
-    /// and its connections are the parent's conversations: one that were closed, reset or checked
-    /// here, or only dropped, would send something on the parent's socket. So no lock is taken, and
-    /// what comes back is left where it is, for as long as the process lives.
+    /// Then the pool is closed here. Threads that this process does not have may hold its locks, and
+    /// its connections are the parent's conversations: to close, reset, check or drop one here would
+    /// send something on the parent's socket. So no lock is taken, and a connection that comes back is
+    /// left in memory for as long as the process lives.
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
         self.process.is_a_parent()
@@ -168,7 +184,7 @@ impl<D: Dialer> Shell<D> {
         &self.knobs
     }
 
-    /// When a connection was last closed: of any key, as their servers may be one.
+    /// When a connection was last closed: by the pool of any key, since keys may share a server.
     fn last_close(&self) -> &LastClose {
         self.membership.as_ref().map_or(&self.last_close, Membership::last_close)
     }
@@ -183,20 +199,20 @@ impl<D: Dialer> Shell<D> {
 
     // ---- Checkout ------------------------------------------------------------------------------
 
-    /// Takes a sound connection that rests in a place, if nobody waits and there is one: the way
-    /// that nearly every checkout goes. Neither a lock, nor an allocation, nor a precise clock.
+    /// Takes a sound connection that rests in a place, if nobody waits and there is one. Nearly every
+    /// checkout goes this way: it takes no lock, allocates nothing, and reads no precise clock.
     #[inline]
     pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
         self.take_resting_or(site, |shell, entry| shell.check_resting(entry))
     }
 
-    /// The same, but leaves one that needs a check to the ledger.
+    /// The same, but leaves a connection that needs a check to the ledger.
     #[inline]
     pub(crate) fn take_fresh(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
         self.take_resting_or(site, |shell, entry| shell.pass_on(entry))
     }
 
-    /// The same, with what becomes of one that has rested for so long that it needs a check.
+    /// The same; `stale` takes a connection that has rested for so long that it needs a check.
     #[inline]
     fn take_resting_or(
         self: &Arc<Self>,
@@ -212,7 +228,7 @@ impl<D: Dialer> Shell<D> {
         if self.idle.is_some() {
             self.count_idle(-1);
         }
-        // One of an older epoch rests here for the moment until its returner has looked.
+        // An entry of an older epoch can be here for a moment, until its returner rechecks the gate.
         if entry.epoch != open.epoch() || now >= entry.expires {
             return self.pass_on(entry);
         }
@@ -246,14 +262,14 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Counts what rests, if that has a bound in all keys together.
+    /// Counts an idle connection more or less, if all keys together have a bound on them.
     fn count_idle(&self, more: i64) {
         if let Some(idle) = &self.idle {
             idle.add(more);
         }
     }
 
-    /// Has the coldest connections of all keys closed, if more rest than shall.
+    /// Closes the coldest connections of all keys, if too many rest.
     fn trim(&self) {
         if self.idle.as_ref().is_some_and(|idle| idle.is_beyond()) {
             self.membership.iter().for_each(Membership::trim);
@@ -270,8 +286,8 @@ impl<D: Dialer> Shell<D> {
         None
     }
 
-    /// Waits for a sound connection until `deadline`; `None` is for as long as it takes, or until it
-    /// is cancelled.
+    /// Waits for a sound connection until `deadline`. `None` waits for as long as it takes, or until
+    /// the wait is cancelled.
     #[cold]
     pub(crate) fn get(
         self: &Arc<Self>,
@@ -283,8 +299,8 @@ impl<D: Dialer> Shell<D> {
         self.get_of_key(start, deadline, cancel, site).unwrap_or(Err(GetError::Closed))
     }
 
-    /// The same, of a key's pool; `None`: it closed with the last of the key's connections, and its
-    /// caller finds another.
+    /// The same for the pool of a key. `None`: that pool closed because it was empty, and the caller
+    /// finds the key's next pool.
     pub(crate) fn get_of_key(
         self: &Arc<Self>,
         start: Moment,
@@ -305,12 +321,12 @@ impl<D: Dialer> Shell<D> {
         self.checked_out(outcome, waited, site)
     }
 
-    /// A sound connection at rest, if there is one and nobody waits for it.
+    /// Lends a sound idle connection, if there is one and nobody waits for it.
     pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<Lent<D>, Refused<D>> {
         self.try_get_of_key(site).unwrap_or(Err(GetError::Closed))
     }
 
-    /// The same, of a key's pool: as of [`get_of_key`](Self::get_of_key).
+    /// The same for the pool of a key: see [`get_of_key`](Self::get_of_key).
     pub(crate) fn try_get_of_key(
         self: &Arc<Self>,
         site: Site,
@@ -348,7 +364,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// A checkout has come to its end by the lock: its loan begins, or there is none.
+    /// Ends a checkout that went by the lock: begins its loan, or tells why there is none.
     fn checked_out(
         &self,
         outcome: Result<Lent<D>, Refused<D>>,
@@ -366,8 +382,9 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// A caller is given nothing: that is told, and counted among all keys. `None`: this is the pool of
-    /// a key, and closed with the last of its connections; its caller finds another.
+    /// Tells the observer that a caller is given nothing, and counts it for all keys. `None`: this is
+    /// the pool of a key, and closed because it was empty; the keyed pool retries on a new one, so
+    /// nobody is told.
     fn turned_away(&self, error: Refused<D>, waited: Duration) -> Option<Refused<D>> {
         if let Some(membership) = &self.membership {
             if matches!(error, GetError::Closed) && !membership.is_closed() {
@@ -379,7 +396,8 @@ impl<D: Dialer> Shell<D> {
         Some(error)
     }
 
-    /// A connection was lent by the ledger and has a fault, so that nobody has had it.
+    /// Retires a connection that the ledger lent and that turned out to have a fault before its caller
+    /// had it.
     fn retire_unused(self: &Arc<Self>, entry: Lent<D>, fault: CloseReason) {
         self.timings.note_vain_loan();
         self.retire(entry, fault);
@@ -387,14 +405,14 @@ impl<D: Dialer> Shell<D> {
 
     // ---- Return --------------------------------------------------------------------------------
 
-    /// A borrowed connection comes back: to the next caller, to rest, or to its end.
+    /// Takes a borrowed connection back: it goes to the next caller, comes to rest, or is closed.
     #[inline]
     pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>, was_touched: bool) {
         if self.is_inherited() {
             return std::mem::forget(entry);
         }
         let (now, since) = (coarse_now(), entry.record().since());
-        // Nearly every loan ends within a tick of that clock: see `Timings`.
+        // Nearly every loan ends within a tick of the coarse clock: see `Timings`.
         if now.is_a_tick_after(since) || self.reporter.has_observer() {
             self.note_return(&entry, now);
         }
@@ -414,7 +432,7 @@ impl<D: Dialer> Shell<D> {
                 return self.retire(entry, CloseReason::ResetFailed);
             }
         }
-        // A reset has taken some time since: to have proved less than it has costs at most a check.
+        // `now` was read before the reset. A connection that looks older than it is costs a check.
         match self.places.gate() {
             Some(open) if open.epoch() == entry.epoch && now < entry.expires => {
                 entry.come_to_rest(self.knobs.rests_from(now));
@@ -425,7 +443,7 @@ impl<D: Dialer> Shell<D> {
                 } else if let Err(left) = self.places.put(entry, open) {
                     self.give_back_left(left);
                 }
-                // Read after the gate, and set before it is opened: see `Places`.
+                // Read after the gate, and written before the gate is opened: see `Knobs`.
                 if self.knobs.is_before_upkeep(expires) {
                     self.event(Ledger::look);
                 }
@@ -434,12 +452,12 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Whether a reset must not be done on this thread.
+    /// Whether this thread must leave a reset to a worker.
     fn resets_aside(&self) -> bool {
         self.blocking.reset || self.user_code(|dialer| dialer.must_not_wait()) == Some(true)
     }
 
-    /// Puts a connection down that counts there with those of all keys.
+    /// Puts a connection into a place, and counts it among the idle ones of all keys.
     #[inline(never)]
     fn put_counted(self: &Arc<Self>, entry: Lent<D>, open: Open) {
         self.count_idle(1); // Before anybody can take it again.
@@ -462,7 +480,7 @@ impl<D: Dialer> Shell<D> {
         left.into_iter().flatten().for_each(|entry| self.give_back_slowly(entry));
     }
 
-    /// A borrower is done with a connection that is of no more use.
+    /// Ends the loan of a connection that is of no more use.
     #[cold]
     pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
         if self.is_inherited() {
@@ -472,8 +490,8 @@ impl<D: Dialer> Shell<D> {
         self.retire(entry, reason);
     }
 
-    /// The same, of a connection with which its borrower's work has failed. If the dialer knows why,
-    /// others are in doubt as well.
+    /// The same for a connection with which its borrower's work has failed. If the dialer calls it
+    /// broken, the idle ones are in doubt as well.
     #[cold]
     pub(crate) fn discard_failed(self: &Arc<Self>, mut entry: Lent<D>) {
         let is_sound = self.is_inherited() || self.is_sound(&mut entry.connection);
@@ -486,7 +504,7 @@ impl<D: Dialer> Shell<D> {
         self.tell(|| Event::Returned { held });
     }
 
-    /// Notes for how long a connection was lent, and tells.
+    /// Notes for how long a connection was lent, and says so.
     #[cold]
     fn end_loan(&self, entry: &Lent<D>, now: Moment) -> Duration {
         let since = entry.record().since();
@@ -497,13 +515,13 @@ impl<D: Dialer> Shell<D> {
         held
     }
 
-    /// A lent connection is of no more use.
+    /// Has the ledger close a lent connection.
     #[cold]
     fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
         self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
-    /// A borrower keeps its connection.
+    /// Lets a borrower keep its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
         let held = self.end_loan(&entry, coarse_now());
         self.tell(|| Event::Detached { held });

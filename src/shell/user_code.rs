@@ -1,4 +1,4 @@
-//! The dialer's code, the observer's and the predicates', called where a panic of theirs is caught.
+//! Calls of user code (dialer, observer, predicates), with their panics caught.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ impl<D: Dialer> Shell<D> {
         value
     }
 
-    /// Runs `body` in a span. The subscriber's code is user code, and a panic of it costs no more than
-    /// the span.
+    /// Runs `body` in a span. The subscriber's code is user code: if it panics, the span is lost and
+    /// nothing else.
     pub(super) fn in_span<T>(
         &self,
         begin: impl FnOnce(Option<&str>) -> Span,
@@ -38,7 +38,7 @@ impl<D: Dialer> Shell<D> {
         value
     }
 
-    /// Whether a check or a reset has succeeded. To the pool, a panic of the dialer is a failure.
+    /// Whether a check or a reset has succeeded. A panic of the dialer counts as a failure.
     #[inline]
     pub(super) fn has_passed(
         &self,
@@ -63,8 +63,8 @@ impl<D: Dialer> Shell<D> {
         self.user_code(|_| drop(error));
     }
 
-    /// Tells the observer, if there is one. Never under the lock, and before the ledger is told:
-    /// so what follows from an event is observed after it.
+    /// Tells the observer of an event, if there is an observer. Never under the lock, and before the
+    /// ledger hears of the event, so that the observer sees the consequences later.
     #[inline]
     pub(super) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a, D::Error>)
     where
@@ -97,7 +97,7 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Whether none of the predicates of those epochs retires a connection.
+    /// Whether the predicates of those epochs all let a connection stay.
     pub(super) fn may_stay(&self, connection: &Connection<D>, since: u32, until: u32) -> bool {
         let epochs = (Bound::Excluded(since), Bound::Included(until));
         let predicates: Vec<_> =

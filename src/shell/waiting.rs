@@ -1,5 +1,5 @@
-//! A checkout by the lock: a caller asks, sleeps until it is told a verdict, and looks when
-//! something is due.
+//! A checkout by the lock: a caller asks the ledger, sleeps until its bell has a verdict, and looks
+//! at the ledger when something is due.
 
 use std::sync::Arc;
 
@@ -16,14 +16,14 @@ use crate::sync::{Ordering, now};
 use super::account::{Account, refused, turned_away};
 use super::{Answer, Books, Caller, Failure, Lent, Refused, Shell};
 
-/// What a waiting caller is told.
+/// The verdict that a waiting caller finds at its bell.
 pub(super) struct Told<C, F> {
     verdict: Verdict<C, F>,
-    /// Whether others may be served before the queue until it has woken up to this.
+    /// Whether newcomers may pass the queue until this caller has woken up.
     is_waking: bool,
 }
 
-/// The way to a caller.
+/// How a waiting caller is reached.
 pub(super) type Way<C, F> = Arc<Bell<Told<C, F>>>;
 
 impl<C, F> Waker<C, F> for Way<C, F> {
@@ -36,25 +36,25 @@ impl<C, F> Waker<C, F> for Way<C, F> {
     }
 }
 
-/// A verdict, and for a caller who is turned away what it is told of the pool.
+/// A verdict, and the state of the pool for the error of a caller who is turned away.
 type Waited<D> = (Answer<D>, Account);
 
-/// One caller's way to a connection.
+/// One caller's checkout.
 pub(super) struct Checkout<'a, D: Dialer> {
     pub(super) shell: &'a Arc<Shell<D>>,
     pub(super) start: Moment,
-    /// `None`: it waits for as long as it takes.
+    /// `None`: the caller waits for as long as it takes.
     pub(super) deadline: Option<Moment>,
     pub(super) cancel: Option<&'a Cancel>,
     /// Whether it has been in the queue.
     pub(super) has_queued: bool,
 }
 
-/// What a caller keeps who was given a broken connection and asks again.
+/// What a caller keeps when it was given a broken connection and asks again.
 #[derive(Clone, Copy)]
 struct Turn {
     ticket: Ticket,
-    /// Since when it has waited.
+    /// When it first asked.
     since: Moment,
 }
 
@@ -72,7 +72,7 @@ impl<D: Dialer> Checkout<'_, D> {
                 None => return Ok(entry),
                 Some(fault) => self.shell.retire_unused(entry, fault),
             }
-            // It asks again, with the ticket and the seniority of the first time.
+            // Asks again, with the ticket and the seniority of the first time.
             turn = Some(kept);
         }
     }
@@ -80,7 +80,7 @@ impl<D: Dialer> Checkout<'_, D> {
     /// Waits for a connection, which may turn out to be broken.
     fn next(&mut self, turn: Option<Turn>) -> Result<(Turn, Lent<D>), Refused<D>> {
         let Self { shell, start, deadline, .. } = *self;
-        // Not dropped under the lock, if the caller is served at once.
+        // The span outlives the lock, also if the caller is served at once.
         let (mut bell, mut span) = (None, Some(Callers::current()));
         let ((request, since, until), orders) = shell.transact(|locked, now| {
             let waker = || {
@@ -94,7 +94,7 @@ impl<D: Dialer> Checkout<'_, D> {
                 Request::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
                 Request::Queued(ticket) => {
                     locked.asking.join(now);
-                    // Without orders the caller sleeps next.
+                    // A caller with nothing to carry out sleeps next.
                     let sleeps = orders.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
                     let until = sleeps.then(|| locked.ledger.sleep(ticket, deadline));
                     (Ok((ticket, None)), until)
@@ -114,7 +114,7 @@ impl<D: Dialer> Checkout<'_, D> {
         }
         self.has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
-        // A subscriber's code begins the span and ends it.
+        // The subscriber's code runs at both ends of the span.
         let wait = || shell.wait_unless(self.cancel, ticket, &bell, deadline, until);
         match if spans::ARE_KEPT { shell.in_span(spans::wait, wait) } else { wait() } {
             (Verdict::Granted(entry), _) => Ok((Turn { ticket, since }, entry)),
@@ -124,7 +124,7 @@ impl<D: Dialer> Checkout<'_, D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    /// Why a connection that is about to be lent is of no use, if it is of none.
+    /// Checks a connection that is about to be lent, and says what is wrong with it.
     pub(super) fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
         if entry.must_check {
             if !self.is_sound(&mut entry.connection) {
@@ -134,7 +134,7 @@ impl<D: Dialer> Shell<D> {
                 return Some(CloseReason::CheckFailed);
             }
         }
-        // After a check too, which may have found out what only a look tells.
+        // A look follows a check too: a check may leave a sign that only `is_broken` reads.
         let is_broken = !entry.just_dialed && !self.is_sound(&mut entry.connection);
         is_broken.then_some(CloseReason::Broken)
     }
@@ -148,7 +148,7 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Moment>,
         until: Option<Option<Moment>>,
     ) -> Waited<D> {
-        // A cancellation finds the caller in the queue from here on, or has come before.
+        // From here on a cancellation finds the caller in the queue. It may have come before.
         let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
         let watch = watch.transpose();
         if let Err(IsCancelled) = watch {
@@ -157,8 +157,8 @@ impl<D: Dialer> Shell<D> {
         self.wait(ticket, bell, deadline, until)
     }
 
-    /// Waits until there is a verdict for `ticket` or `deadline` has passed. The caller is asleep
-    /// `until` then in the eyes of the ledger, if it is.
+    /// Waits until there is a verdict for `ticket` or `deadline` has passed. `until` is the time until
+    /// which the ledger has this caller asleep; `None`: the ledger has it awake.
     pub(super) fn wait(
         self: &Arc<Self>,
         ticket: Ticket,
@@ -196,7 +196,8 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Takes up what a caller was told.
+    /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
+    /// queue meanwhile.
     fn collect(self: &Arc<Self>, told: Told<super::Connection<D>, Failure<D>>) -> Waited<D> {
         let Told { verdict, is_waking } = told;
         if is_waking {
@@ -206,7 +207,7 @@ impl<D: Dialer> Shell<D> {
             }
         }
         if matches!(verdict, Verdict::Granted(_) | Verdict::Warm) {
-            // Who is served asks for no account.
+            // A caller who is served needs no account.
             return (verdict, Account::default());
         }
         let mut locked = self.books();
@@ -215,8 +216,8 @@ impl<D: Dialer> Shell<D> {
         (verdict, account)
     }
 
-    /// Whether a caller is waking up to a connection that it was given. Who asks so under the lock,
-    /// and after it has said what is kept, knows that whoever wakes up later sees that.
+    /// Whether a caller is waking up to a connection that it was given. Asked under the lock, after
+    /// `is_kept` has been written: a caller who wakes up later sees it.
     pub(super) fn is_anyone_waking(&self, ledger: &mut Books<D>) -> bool {
         ledger.note_woken(self.woken.fetch_add(0, Ordering::AcqRel));
         ledger.is_anyone_waking()
