@@ -69,7 +69,7 @@ const fn some_wait(
     Setting { name, among, threads, connections, hold, time, is_timed }
 }
 
-const SETTINGS: [Setting; 11] = [
+const SETTINGS: [Setting; 12] = [
     nobody_waits("1 thread, 10 connections", Among::AllAndTheLimit, 1),
     nobody_waits("1 thread, 10 connections, lifelike", Among::Lifelike, 1),
     nobody_waits("2 threads, 2 connections", Among::AllAndTheLimit, 2),

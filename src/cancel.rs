@@ -26,7 +26,7 @@ use crate::sync::{Mutex, MutexGuard, Process};
 /// let held = pool.get()?;
 /// let cancel = Cancel::new();
 /// std::thread::scope(|scope| {
-///     let caller = scope.spawn(|| pool.get_cancellable(&cancel, Duration::MAX).map(drop));
+///     let caller = scope.spawn(|| pool.checkout().cancel(&cancel).timeout(Duration::MAX).get().map(drop));
 ///     cancel.cancel();
 ///     assert!(matches!(caller.join().unwrap(), Err(GetError::Cancelled)));
 /// });

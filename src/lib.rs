@@ -17,6 +17,8 @@ mod builder;
 #[forbid(unsafe_code)]
 mod cancel;
 #[forbid(unsafe_code)]
+mod checkout;
+#[forbid(unsafe_code)]
 mod close_reason;
 #[forbid(unsafe_code)]
 mod config;
@@ -75,6 +77,7 @@ mod workers;
 pub use crate::abort::AbortHandle;
 pub use crate::builder::{Builder, Changes, KeyedBuilder, Settings, ToChange, ToOpen, ToOpenKeyed};
 pub use crate::cancel::Cancel;
+pub use crate::checkout::Checkout;
 pub use crate::close_reason::CloseReason;
 pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
 pub use crate::dialer::{Blocking, Dialer};
@@ -83,7 +86,9 @@ pub use crate::event::{Event, Observer};
 pub use crate::guard::{Guard, OwnedConnection, PooledConnection};
 pub use crate::histogram::{Histogram, Histograms};
 pub use crate::holder::{Holder, Holders};
-pub use crate::keyed::{KeyedConnection, KeyedPool, KeyedStats, Lease, OwnedKeyedConnection};
+pub use crate::keyed::{
+    KeyedCheckout, KeyedConnection, KeyedPool, KeyedStats, Lease, OwnedKeyedConnection,
+};
 pub use crate::pool::{Drained, Pool};
 pub use crate::stats::Stats;
 pub use crate::threads::Threads;

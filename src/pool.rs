@@ -5,7 +5,6 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cancel::Cancel;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::error::{DialFailure, GetError};
@@ -13,9 +12,8 @@ use crate::guard::{Guard, OwnedConnection, PooledConnection};
 use crate::histogram::Histograms;
 use crate::holder::{Holder, Site};
 use crate::ledger::Entry;
-use crate::moment::Moment;
 use crate::reporter::Reporter;
-use crate::shell::Shell;
+use crate::shell::{Shell, Terms};
 use crate::stats::Stats;
 use crate::sync::now;
 use crate::workers::Crew;
@@ -113,10 +111,6 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.reconfigure(change)
     }
 
-    fn get_deadline_from(&self, start: Moment) -> Option<Moment> {
-        start.after(self.handle.shell.knobs().get_timeout())
-    }
-
     /// Lends a connection, waiting for at most `get_timeout` (30 s unless the
     /// [builder](crate::Builder::get_timeout) was told otherwise).
     ///
@@ -136,8 +130,7 @@ impl<D: Dialer> Pool<D> {
     #[inline]
     #[track_caller]
     pub fn get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Location::caller(), |start| self.get_deadline_from(start))
-            .map(|entry| Guard::new(self, entry))
+        self.lend(Terms::at(Location::caller())).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends a connection, waiting for at most `timeout`.
@@ -154,7 +147,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         timeout: Duration,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Location::caller(), |start| start.after(timeout))
+        self.lend(Terms::at(Location::caller()).timeout(timeout))
             .map(|entry| Guard::new(self, entry))
     }
 
@@ -168,27 +161,8 @@ impl<D: Dialer> Pool<D> {
         &self,
         deadline: Instant,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Location::caller(), |_| Some(deadline.into()))
+        self.lend(Terms::at(Location::caller()).deadline(deadline))
             .map(|entry| Guard::new(self, entry))
-    }
-
-    /// As [`get_timeout`](Self::get_timeout), with a wait that another thread may
-    /// [cancel](Cancel::cancel).
-    ///
-    /// A connection that came at that moment is lent all the same. What the caller's need has begun
-    /// goes on for whoever comes next, as at its deadline.
-    ///
-    /// # Errors
-    ///
-    /// [`GetError::Cancelled`] at once when `cancel` is, or was before the call; else as of
-    /// `get_timeout`.
-    #[track_caller]
-    pub fn get_cancellable(
-        &self,
-        cancel: &Cancel,
-        timeout: Duration,
-    ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend_unless(Location::caller(), cancel, timeout).map(|entry| Guard::new(self, entry))
     }
 
     /// Lends an idle connection if there is one and nobody waits for it.
@@ -236,37 +210,8 @@ impl<D: Dialer> Pool<D> {
     /// ```
     #[track_caller]
     pub fn get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        let entry = self.lend(Location::caller(), |start| self.get_deadline_from(start));
+        let entry = self.lend(Terms::at(Location::caller()));
         entry.map(|entry| Guard::new(self.clone(), entry))
-    }
-
-    /// As [`get_timeout`](Self::get_timeout), with a guard that borrows nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`GetError`] says why there was none, with the numbers of that moment.
-    #[track_caller]
-    pub fn get_timeout_owned(
-        &self,
-        timeout: Duration,
-    ) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        self.lend(Location::caller(), |start| start.after(timeout))
-            .map(|entry| Guard::new(self.clone(), entry))
-    }
-
-    /// As [`get_cancellable`](Self::get_cancellable), with a guard that borrows nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`GetError`] says why there was none, with the numbers of that moment.
-    #[track_caller]
-    pub fn get_cancellable_owned(
-        &self,
-        cancel: &Cancel,
-        timeout: Duration,
-    ) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        self.lend_unless(Location::caller(), cancel, timeout)
-            .map(|entry| Guard::new(self.clone(), entry))
     }
 
     /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
@@ -320,41 +265,24 @@ impl<D: Dialer> Pool<D> {
     }
 
     #[inline]
-    fn lend(
+    pub(crate) fn lend(
         &self,
-        site: Site,
-        deadline: impl FnOnce(Moment) -> Option<Moment>,
+        terms: Terms<'_>,
     ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        match self.handle.shell.take_resting(site) {
-            Some(entry) => Ok(entry),
-            None => self.lend_slowly(site, deadline),
-        }
-    }
-
-    #[cold]
-    fn lend_slowly(
-        &self,
-        site: Site,
-        deadline: impl FnOnce(Moment) -> Option<Moment>,
-    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        let start = now();
-        self.handle.shell.get(start, deadline(start), None, site)
-    }
-
-    fn lend_unless(
-        &self,
-        site: Site,
-        cancel: &Cancel,
-        timeout: Duration,
-    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        let shell = &self.handle.shell;
-        if !cancel.is_cancelled() {
-            if let Some(entry) = shell.take_resting(site) {
+        if !terms.is_cancelled() {
+            if let Some(entry) = self.handle.shell.take_resting(terms.site) {
                 return Ok(entry);
             }
         }
+        self.lend_slowly(terms)
+    }
+
+    #[cold]
+    fn lend_slowly(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        let shell = &self.handle.shell;
         let start = now();
-        shell.get(start, start.after(timeout), Some(cancel), site)
+        let deadline = terms.late_at(start, shell.knobs().get_timeout());
+        shell.get(start, deadline, terms.cancel, terms.site)
     }
 
     /// Opens connections until `connections` are open, as many at once as
@@ -378,7 +306,8 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn warm_up(&self, connections: u32) -> Result<(), GetError<D::Error>> {
-        let warm = self.handle.shell.warm_up(connections, self.get_deadline_from(now()));
+        let shell = &self.handle.shell;
+        let warm = shell.warm_up(connections, now().after(shell.knobs().get_timeout()));
         warm.unwrap_or(Err(GetError::Closed))
     }
 

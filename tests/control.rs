@@ -642,7 +642,8 @@ fn a_cancelled_wait_ends_at_once_and_the_next_in_the_queue_is_served() {
     let held = pool.get().unwrap();
     let cancel = Cancel::new();
     thread::scope(|scope| {
-        let cancelled = scope.spawn(|| pool.get_cancellable(&cancel, Duration::MAX).map(drop));
+        let cancelled =
+            scope.spawn(|| pool.checkout().cancel(&cancel).timeout(Duration::MAX).get().map(drop));
         await_waiting(&pool, 1);
         let next = scope.spawn(|| pool.get().map(drop));
         await_waiting(&pool, 2);
@@ -669,9 +670,9 @@ fn a_token_that_is_cancelled_refuses_before_anything_is_done() {
     cancel.cancel();
     assert!(cancel.is_cancelled());
     for _ in 0..2 {
-        let refused = pool.get_cancellable(&cancel, LONG).map(drop);
+        let refused = pool.checkout().cancel(&cancel).timeout(LONG).get().map(drop);
         assert!(matches!(refused, Err(GetError::Cancelled)));
-        let refused = pool.get_cancellable_owned(&cancel, LONG).map(drop);
+        let refused = pool.checkout().cancel(&cancel).timeout(LONG).get_owned().map(drop);
         assert!(matches!(refused, Err(GetError::Cancelled)));
         pool.warm_up(1).unwrap(); // Not even what is idle.
     }
@@ -694,8 +695,14 @@ fn a_caller_who_was_cancelled_before_it_asked_is_told_and_counted() {
     drop(pool.get().unwrap());
     let cancel = Cancel::new();
     cancel.cancel();
-    assert!(matches!(pool.get_cancellable(&cancel, LONG), Err(GetError::Cancelled)));
-    assert!(matches!(pool.get_cancellable_owned(&cancel, LONG), Err(GetError::Cancelled)));
+    assert!(matches!(
+        pool.checkout().cancel(&cancel).timeout(LONG).get(),
+        Err(GetError::Cancelled)
+    ));
+    assert!(matches!(
+        pool.checkout().cancel(&cancel).timeout(LONG).get_owned(),
+        Err(GetError::Cancelled)
+    ));
     let cancelled = ("the wait was cancelled".to_owned(), Duration::ZERO);
     assert_eq!(*told.lock().unwrap(), [cancelled.clone(), cancelled]);
     let stats = await_rest(&pool, &server);
@@ -711,10 +718,11 @@ fn one_token_serves_many_callers_in_several_pools() {
         let callers: Vec<_> = (0..6)
             .map(|n| {
                 let (pool, cancel) = (&pools[n % 2].0, cancel.clone());
-                scope.spawn(move || pool.get_cancellable(&cancel, LONG).map(drop))
+                scope.spawn(move || pool.checkout().cancel(&cancel).timeout(LONG).get().map(drop))
             })
             .collect();
-        let other = scope.spawn(|| pools[0].0.get_cancellable(&Cancel::new(), LONG).map(drop));
+        let other = scope
+            .spawn(|| pools[0].0.checkout().cancel(&Cancel::new()).timeout(LONG).get().map(drop));
         await_waiting(&pools[0].0, 4);
         await_waiting(&pools[1].0, 3);
         cancel.cancel();
@@ -736,9 +744,10 @@ fn a_token_keeps_nothing_of_the_calls_that_it_has_served() {
     let (pool, server) = pool(|b| b.max_open(1).max_waiting(1));
     let cancel = Cancel::new();
     for round in 0..10_000 {
-        let lent = pool.get_cancellable(&cancel, LONG).unwrap();
+        let lent = pool.checkout().cancel(&cancel).timeout(LONG).get().unwrap();
         if round % 2 == 0 {
-            let late = pool.get_cancellable(&cancel, Duration::from_nanos(1)).map(drop);
+            let late =
+                pool.checkout().cancel(&cancel).timeout(Duration::from_nanos(1)).get().map(drop);
             assert!(matches!(late, Err(GetError::Exhausted { .. })));
         }
         if round % 100 == 0 {
@@ -760,7 +769,8 @@ fn the_dial_of_a_cancelled_caller_serves_the_next() {
     server.on_dial([gate.then(Act::Succeed)]);
     let cancel = Cancel::new();
     thread::scope(|scope| {
-        let cancelled = scope.spawn(|| pool.get_cancellable(&cancel, LONG).map(drop));
+        let cancelled =
+            scope.spawn(|| pool.checkout().cancel(&cancel).timeout(LONG).get().map(drop));
         gate.await_arrivals(1);
         cancel.cancel();
         assert!(matches!(cancelled.join().unwrap(), Err(GetError::Cancelled)));
@@ -778,7 +788,8 @@ fn who_waits_in_a_suspended_pool_can_be_cancelled() {
     let cancel = Cancel::new();
     pool.suspend();
     thread::scope(|scope| {
-        let cancelled = scope.spawn(|| pool.get_cancellable(&cancel, LONG).map(drop));
+        let cancelled =
+            scope.spawn(|| pool.checkout().cancel(&cancel).timeout(LONG).get().map(drop));
         await_waiting(&pool, 1);
         cancel.cancel();
         assert!(matches!(cancelled.join().unwrap(), Err(GetError::Cancelled)));
@@ -796,7 +807,8 @@ fn a_connection_granted_as_the_wait_is_cancelled_is_lent_or_goes_on() {
         let cancel = Cancel::new();
         let start = Barrier::new(2);
         thread::scope(|scope| {
-            let racer = scope.spawn(|| pool.get_cancellable(&cancel, LONG).map(drop));
+            let racer =
+                scope.spawn(|| pool.checkout().cancel(&cancel).timeout(LONG).get().map(drop));
             let patient = scope.spawn(|| {
                 await_waiting(&pool, 1);
                 drop(pool.get().unwrap());
@@ -833,7 +845,8 @@ fn a_token_may_be_cancelled_from_a_call_of_the_pools_own() {
             false
         });
         thread::scope(|scope| {
-            let waiter = scope.spawn(|| pool.get_cancellable(&cancel, LONG).map(drop));
+            let waiter =
+                scope.spawn(|| pool.checkout().cancel(&cancel).timeout(LONG).get().map(drop));
             await_waiting(&pool, 1);
             drop(held);
             assert!(matches!(waiter.join().unwrap(), Err(GetError::Cancelled)));

@@ -167,7 +167,7 @@ fn durations_from_nothing_to_forever_mean_what_they_say() {
     });
     drop(pool.get().unwrap());
     drop(pool.get_timeout(FOREVER).unwrap());
-    drop(pool.get_timeout_owned(FOREVER).unwrap());
+    drop(pool.checkout().timeout(FOREVER).get_owned().unwrap());
     pool.warm_up(1).unwrap();
     assert_eq!(server.checks.load(SeqCst), 2);
 

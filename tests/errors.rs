@@ -267,7 +267,10 @@ fn an_error_says_whether_another_try_is_worth_while() {
     assert!(pool.get_timeout(Duration::ZERO).unwrap_err().is_transient(), "suspended");
     let cancel = Cancel::new();
     cancel.cancel();
-    assert!(!pool.get_cancellable(&cancel, LONG).unwrap_err().is_transient(), "cancelled");
+    assert!(
+        !pool.checkout().cancel(&cancel).timeout(LONG).get().unwrap_err().is_transient(),
+        "cancelled"
+    );
     pool.resume();
     drop(held);
     await_rest(&pool, &server);

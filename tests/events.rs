@@ -370,7 +370,11 @@ fn use_all(pool: &Pool<Scripted>) {
     );
     let _ = (pool.try_get(), pool.try_get_owned());
     let now = Instant::now();
-    let _ = (pool.get_timeout(SHORT), pool.get_timeout_owned(SHORT), pool.get_deadline(now));
+    let _ = (
+        pool.get_timeout(SHORT),
+        pool.checkout().timeout(SHORT).get_owned(),
+        pool.get_deadline(now),
+    );
     pool.resize(1).unwrap();
     pool.resize(2).unwrap();
     pool.flush();

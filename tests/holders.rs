@@ -61,7 +61,7 @@ fn every_kind_of_checkout_notes_the_line_that_made_it() {
         let (held, line) = (pool.get_owned().unwrap(), line!());
         holds(line);
         drop(held);
-        let (held, line) = (pool.get_timeout_owned(LONG).unwrap(), line!());
+        let (held, line) = (pool.checkout().timeout(LONG).get_owned().unwrap(), line!());
         holds(line);
         drop(held);
         let (held, line) = (pool.try_get_owned().unwrap(), line!());

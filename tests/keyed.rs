@@ -918,7 +918,10 @@ fn whoever_is_given_nothing_by_a_key_that_has_no_pool_is_told_of_and_counted() {
     assert!(pool.try_get(&1).is_err());
     let cancel = latebind::Cancel::new();
     cancel.cancel();
-    assert!(matches!(pool.get_cancellable(&1, &cancel, LONG), Err(GetError::Cancelled)));
+    assert!(matches!(
+        pool.checkout(&1).cancel(&cancel).timeout(LONG).get(),
+        Err(GetError::Cancelled)
+    ));
     assert_eq!(*told.lock().unwrap(), ["exhausted", "cancelled"]);
     assert_eq!((pool.stats().turned_away_total, pool.stats().keys), (2, 0));
     assert_eq!(servers.dialers.load(SeqCst), 0);
@@ -930,7 +933,10 @@ fn whoever_is_given_nothing_by_a_keys_pool_is_told_of_and_counted() {
     let held = pool.get_timeout(&1, LONG).unwrap();
     let cancel = latebind::Cancel::new();
     cancel.cancel();
-    assert!(matches!(pool.get_cancellable(&1, &cancel, LONG), Err(GetError::Cancelled)));
+    assert!(matches!(
+        pool.checkout(&1).cancel(&cancel).timeout(LONG).get(),
+        Err(GetError::Cancelled)
+    ));
     assert_eq!(pool.stats_of(&1).unwrap().cancelled_total, 1);
     assert!(pool.try_get(&1).is_err());
     assert!(pool.get(&1).is_err());

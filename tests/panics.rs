@@ -193,7 +193,7 @@ fn every_call_of_a_dialer_and_every_drop_may_call_the_pool() {
                 assert!(format!("{pool:?}").contains("idle"));
                 drop(pool.try_get());
                 drop(pool.get_timeout(Duration::ZERO));
-                drop(pool.get_timeout_owned(Duration::from_micros(100)));
+                drop(pool.checkout().timeout(Duration::from_micros(100)).get_owned());
                 drop(pool.warm_up(0));
                 pool.resize(3).unwrap();
                 if let Ok(connection) = pool.try_get() {

@@ -190,7 +190,7 @@ fn step(pool: &Pool<Moody>, dice: &Dice) {
         10..=13 => pool.get(),
         14..=16 => pool.try_get(),
         17 => {
-            let held = pool.get_timeout_owned(nanos(300_000));
+            let held = pool.checkout().timeout(nanos(300_000)).get_owned();
             return held.into_iter().for_each(|held| end_owned(held, dice));
         }
         18 => return drop(pool.warm_up(u32::try_from(dice.roll(6)).expect("small"))),
@@ -357,7 +357,7 @@ fn whenever_it_is_closed_everything_ends() {
                     let pool = pool.clone();
                     scope.spawn(move || {
                         for round in 0..20 {
-                            match pool.get_timeout_owned(common::LONG) {
+                            match pool.checkout().timeout(common::LONG).get_owned() {
                                 Ok(connection) => connection.hold(thread::yield_now),
                                 Err(GetError::Closed) => return,
                                 Err(error) => panic!("{error}"),

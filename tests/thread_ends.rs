@@ -205,7 +205,7 @@ fn a_thread_that_ends_may_cancel_waits_and_have_its_own_cancelled() {
         let (own, theirs) = (Cancel::new(), Cancel::new());
         let cancelled = thread::spawn({
             let (pool, own) = (pool.clone(), own.clone());
-            move || pool.get_cancellable(&own, LONG).map(drop)
+            move || pool.checkout().cancel(&own).timeout(LONG).get().map(drop)
         });
         await_waiting(&pool, 1);
         let waits = pool.clone();
@@ -219,7 +219,7 @@ fn a_thread_that_ends_may_cancel_waits_and_have_its_own_cancelled() {
                         theirs.cancel();
                     }
                 });
-                let outcome = waits.get_cancellable(&theirs, LONG);
+                let outcome = waits.checkout().cancel(&theirs).timeout(LONG).get();
                 assert!(matches!(outcome, Err(GetError::Cancelled)));
                 other.join().unwrap();
             }

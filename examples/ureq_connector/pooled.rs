@@ -256,7 +256,7 @@ impl Connector for Pooled {
         }
         let origin = Origin::of(uri).ok_or_else(|| Error::BadUri(uri.to_string()))?;
         let guard = match timeout.after {
-            Duration::Exact(left) => self.pool.get_timeout_owned(&origin, left),
+            Duration::Exact(left) => self.pool.checkout(&origin).timeout(left).get_owned(),
             Duration::NotHappening => self.pool.get_owned(&origin),
         };
         let lent = Lent::new(guard.map_err(into_ureq)?);

@@ -16,6 +16,8 @@ mod bell;
 mod budget;
 #[path = "../../src/cancel.rs"]
 mod cancel;
+#[path = "../../src/checkout.rs"]
+mod checkout;
 #[path = "../../src/close_reason.rs"]
 mod close_reason;
 #[path = "../../src/config.rs"]
@@ -32,6 +34,7 @@ mod guard;
 mod histogram;
 #[path = "../../src/holder.rs"]
 mod holder;
+#[allow(unused_imports)] // No model names the type of a checkout.
 #[path = "../../src/keyed/mod.rs"]
 mod keyed;
 #[path = "../../src/ledger/mod.rs"]

@@ -1,6 +1,7 @@
 //! `KeyedPool`: a pool for each key, and bounds for all of them together.
 
 mod at_hand;
+mod checkout;
 mod directory;
 
 use std::borrow::Borrow;
@@ -10,7 +11,6 @@ use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::cancel::Cancel;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::error::GetError;
@@ -18,15 +18,16 @@ use crate::event::Event;
 use crate::guard::Guard;
 use crate::holder::{Holder, Holders, Site};
 use crate::ledger::Entry;
-use crate::moment::Moment;
 use crate::pool::{Drained, Pool};
 use crate::reporter::Reporter;
-use crate::shell::{Exchange, OnVacant};
+use crate::shell::{Exchange, OnVacant, Terms};
 use crate::stats::Stats;
 use crate::sync::{catch, now};
 use crate::workers::Crew;
 
 use self::directory::{Directory, IsClosed, Record};
+
+pub use self::checkout::KeyedCheckout;
 
 /// Connections to many servers: a [`Pool`] for each key, under bounds that hold for all of them.
 ///
@@ -188,7 +189,7 @@ where
     #[inline]
     #[track_caller]
     pub fn get(&self, key: &K) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), None, |start| self.get_deadline_from(start));
+        let lent = self.lend(key, Terms::at(Location::caller()));
         lent.map(|lent| Lease::guard(self, lent))
     }
 
@@ -205,7 +206,7 @@ where
         key: &K,
         timeout: Duration,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), None, |start| start.after(timeout));
+        let lent = self.lend(key, Terms::at(Location::caller()).timeout(timeout));
         lent.map(|lent| Lease::guard(self, lent))
     }
 
@@ -220,24 +221,7 @@ where
         key: &K,
         deadline: Instant,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), None, |_| Some(deadline.into()));
-        lent.map(|lent| Lease::guard(self, lent))
-    }
-
-    /// As [`get_timeout`](Self::get_timeout), with a wait that another thread may
-    /// [cancel](Cancel::cancel): see [`Pool::get_cancellable`].
-    ///
-    /// # Errors
-    ///
-    /// [`GetError::Cancelled`], or as of [`get`](Self::get).
-    #[track_caller]
-    pub fn get_cancellable(
-        &self,
-        key: &K,
-        cancel: &Cancel,
-        timeout: Duration,
-    ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), Some(cancel), |start| start.after(timeout));
+        let lent = self.lend(key, Terms::at(Location::caller()).deadline(deadline));
         lent.map(|lent| Lease::guard(self, lent))
     }
 
@@ -249,16 +233,29 @@ where
     /// [`GetError::Exhausted`] or [`GetError::Closed`].
     #[track_caller]
     pub fn try_get(&self, key: &K) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let site = Location::caller();
+        self.lend_idle(key, Location::caller()).map(|lent| Lease::guard(self, lent))
+    }
+
+    fn lend_idle(&self, key: &K, site: Site) -> Result<Lent<K, D>, GetError<D::Error>> {
         while let Some(record) = self.shared.directory.find(key) {
             let shell = record.pool.shell();
             let at_rest = shell.take_fresh(site).map(Ok);
             match at_rest.or_else(|| shell.try_get_of_key(site)) {
-                Some(outcome) => return outcome.map(|entry| Lease::guard(self, (record, entry))),
+                Some(outcome) => return outcome.map(|entry| (record, entry)),
                 None => self.shared.directory.strike(&record),
             }
         }
         Err(self.turned_away(self.nothing()))
+    }
+
+    /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_get`](Self::try_get).
+    #[track_caller]
+    pub fn try_get_owned(&self, key: &K) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
+        self.lend_idle(key, Location::caller()).map(|lent| Lease::guard(self.clone(), lent))
     }
 
     /// As [`get`](Self::get), with a guard that keeps a handle of the pool and so borrows nothing.
@@ -270,22 +267,7 @@ where
     /// As of [`get`](Self::get).
     #[track_caller]
     pub fn get_owned(&self, key: &K) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), None, |start| self.get_deadline_from(start));
-        lent.map(|lent| Lease::guard(self.clone(), lent))
-    }
-
-    /// As [`get_timeout`](Self::get_timeout), with a guard that borrows nothing.
-    ///
-    /// # Errors
-    ///
-    /// As of [`get`](Self::get).
-    #[track_caller]
-    pub fn get_timeout_owned(
-        &self,
-        key: &K,
-        timeout: Duration,
-    ) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Location::caller(), None, |start| start.after(timeout));
+        let lent = self.lend(key, Terms::at(Location::caller()));
         lent.map(|lent| Lease::guard(self.clone(), lent))
     }
 
@@ -304,31 +286,21 @@ where
         Guard::with(self.get(key)?, work)
     }
 
-    fn get_deadline_from(&self, start: Moment) -> Option<Moment> {
-        start.after(self.shared.config.get_timeout)
-    }
-
     #[inline]
-    fn lend(
-        &self,
-        key: &K,
-        site: Site,
-        cancel: Option<&Cancel>,
-        deadline: impl FnOnce(Moment) -> Option<Moment>,
-    ) -> Result<Lent<K, D>, GetError<D::Error>> {
-        let is_cancelled = cancel.is_some_and(Cancel::is_cancelled);
-        let record = match self.shared.directory.find(key) {
-            // The key's pool tells of that, and counts it.
-            Some(record) if is_cancelled => Some(record),
-            Some(record) => match record.pool.shell().take_resting(site) {
-                Some(entry) => return Ok((record, entry)),
-                None => Some(record),
-            },
-            None if is_cancelled => return Err(self.turned_away(GetError::Cancelled)),
-            None => None,
-        };
-        let start = now();
-        self.lend_slowly(record, key, site, cancel, start, deadline(start))
+    fn lend(&self, key: &K, terms: Terms<'_>) -> Result<Lent<K, D>, GetError<D::Error>> {
+        let found = self.shared.directory.find(key);
+        // Otherwise the key's pool says that the checkout is cancelled, and counts it.
+        if !terms.is_cancelled() {
+            let entry = found.as_ref().and_then(|it| it.pool.shell().take_resting(terms.site));
+            match (entry, found) {
+                (Some(entry), Some(record)) => Ok((record, entry)),
+                (_, found) => self.lend_slowly(found, key, terms),
+            }
+        } else if found.is_none() {
+            Err(self.turned_away(GetError::Cancelled))
+        } else {
+            self.lend_slowly(found, key, terms)
+        }
     }
 
     #[cold]
@@ -336,17 +308,16 @@ where
         &self,
         mut found: Option<Arc<Record<K, D>>>,
         key: &K,
-        site: Site,
-        cancel: Option<&Cancel>,
-        start: Moment,
-        deadline: Option<Moment>,
+        terms: Terms<'_>,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {
+        let start = now();
+        let deadline = terms.late_at(start, self.shared.config.get_timeout);
         loop {
             let record = match found.take() {
                 Some(record) => record,
                 None => self.record(key)?,
             };
-            match record.pool.shell().get_of_key(start, deadline, cancel, site) {
+            match record.pool.shell().get_of_key(start, deadline, terms.cancel, terms.site) {
                 Some(outcome) => return outcome.map(|entry| (record, entry)),
                 // There is a new one, or will be.
                 None => self.shared.directory.strike(&record),
@@ -413,7 +384,7 @@ where
     ///
     /// As of [`get`](Self::get). Connections opened before the error stay open.
     pub fn warm_up(&self, key: &K, connections: u32) -> Result<(), GetError<D::Error>> {
-        let deadline = self.get_deadline_from(now());
+        let deadline = now().after(self.shared.config.get_timeout);
         loop {
             let record = self.record(key)?;
             match record.pool.shell().warm_up(connections, deadline) {

@@ -25,6 +25,7 @@ mod dialing;
 mod errands;
 mod exchange;
 mod knobs;
+mod terms;
 mod user_code;
 mod waiting;
 
@@ -58,6 +59,7 @@ use self::knobs::{Knobs, places_at_first};
 use self::waiting::{Checkout, Way};
 
 pub(crate) use self::exchange::{Exchange, OnVacant};
+pub(crate) use self::terms::Terms;
 
 type Connection<D> = <D as Dialer>::Connection;
 type Failure<D> = DialFailure<<D as Dialer>::Error>;

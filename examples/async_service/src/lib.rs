@@ -127,7 +127,7 @@ pub async fn with<T: Send + 'static>(
     // A request whose client goes away is dropped here, and then waits for no connection.
     let _cancels = CancelOnDrop(cancel.clone());
     let task = spawn_blocking(move || {
-        let mut client = pool.get_cancellable(&cancel, PATIENCE)?;
+        let mut client = pool.checkout().cancel(&cancel).timeout(PATIENCE).get()?;
         let outcome = work(&mut client);
         if outcome.as_ref().is_err_and(is_read_only) {
             // A primary that has become a standby: the others are checked before they are lent.

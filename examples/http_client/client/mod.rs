@@ -238,7 +238,7 @@ impl Client {
         let mut may_repeat = request.method.is_idempotent();
         let (mut lease, sent_whole) = loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut lease = Lease::new(self.pool.get_timeout_owned(&route, left)?);
+            let mut lease = Lease::new(self.pool.checkout(&route).timeout(left).get_owned()?);
             let is_reused = lease.is_reused();
             self.reused.fetch_add(is_reused.into(), Ordering::Relaxed);
             match lease.ask(&message, deadline) {

@@ -88,7 +88,7 @@ fn a_cancellation_racing_a_return_loses_no_connection() {
         let cancel = Cancel::new();
         let caller = thread::spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
-            move || match pool.get_cancellable(&cancel, Duration::MAX) {
+            move || match pool.checkout().cancel(&cancel).timeout(Duration::MAX).get() {
                 Ok(_) | Err(GetError::Cancelled) => {}
                 Err(error) => panic!("{error}"),
             }
@@ -112,7 +112,7 @@ fn a_cancellation_finds_everyone_who_waits() {
         let cancel = Cancel::new();
         let caller = thread::spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
-            move || match pool.get_cancellable(&cancel, Duration::MAX) {
+            move || match pool.checkout().cancel(&cancel).timeout(Duration::MAX).get() {
                 Err(GetError::Cancelled) => {}
                 other => panic!("{other:?}"),
             }
@@ -134,7 +134,7 @@ fn who_stands_behind_a_cancelled_caller_is_served() {
         let cancel = Cancel::new();
         let first = thread::spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
-            move || drop(pool.get_cancellable(&cancel, Duration::MAX))
+            move || drop(pool.checkout().cancel(&cancel).timeout(Duration::MAX).get())
         });
         let second = thread::spawn({
             let pool = pool.clone();
@@ -158,7 +158,7 @@ fn a_cancellation_racing_a_deadline_ends_the_wait_once() {
         let cancel = Cancel::new();
         let caller = thread::spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
-            move || match pool.get_cancellable(&cancel, SOON) {
+            move || match pool.checkout().cancel(&cancel).timeout(SOON).get() {
                 Err(GetError::Cancelled | GetError::Exhausted { .. }) => {}
                 other => panic!("{other:?}"),
             }

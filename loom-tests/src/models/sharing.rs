@@ -216,7 +216,7 @@ fn a_slot_passes_by_a_caller_whose_wait_is_cancelled() {
         let (held, cancel) = (pool.get(&1).unwrap(), Cancel::new());
         let cancelled = thread::spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
-            move || match pool.get_cancellable(&2, &cancel, Duration::MAX) {
+            move || match pool.checkout(&2).cancel(&cancel).timeout(Duration::MAX).get() {
                 Ok(connection) => drop(connection),
                 Err(error) => assert!(matches!(error, GetError::Cancelled), "{error}"),
             }
@@ -269,7 +269,7 @@ fn a_busy_key_makes_room_in_vain_and_strands_nobody() {
         let (held, cancel) = (pool.get(&1).unwrap(), Cancel::new());
         let cancelled = thread::spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
-            move || drop(pool.get_cancellable(&2, &cancel, Duration::MAX))
+            move || drop(pool.checkout(&2).cancel(&cancel).timeout(Duration::MAX).get())
         });
         advance(SOON);
         drop(held);

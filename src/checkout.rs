@@ -1,0 +1,108 @@
+//! `Checkout`: one checkout as a value, with a time limit and a cancellation of its own.
+
+use std::fmt;
+use std::panic::Location;
+use std::time::{Duration, Instant};
+
+use crate::cancel::Cancel;
+use crate::dialer::Dialer;
+use crate::error::GetError;
+use crate::guard::{Guard, OwnedConnection, PooledConnection};
+use crate::pool::Pool;
+use crate::shell::Terms;
+
+/// A checkout from a [`Pool`], as a value: [`Pool::checkout`] begins one, [`get`](Self::get),
+/// [`get_owned`](Self::get_owned) or [`with`](Self::with) carries it out.
+///
+/// Unless it is told otherwise it waits for the pool's
+/// [`get_timeout`](crate::Settings::get_timeout), and nobody can cancel it.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::{Cancel, Pool};
+/// use std::time::Duration;
+///
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let pool = Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+/// let shutdown = Cancel::new();
+/// let connection =
+///     pool.checkout().timeout(Duration::from_secs(2)).cancel(&shutdown).get_owned()?;
+/// std::thread::spawn(move || println!("connected to {:?}", connection.peer_addr()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a checkout does nothing until `get`, `get_owned` or `with` is called"]
+pub struct Checkout<'a, D: Dialer> {
+    pool: &'a Pool<D>,
+    terms: Terms<'a>,
+}
+
+impl<D: Dialer> Pool<D> {
+    /// Begins a checkout whose time limit and cancellation are its own.
+    #[inline]
+    #[track_caller]
+    pub fn checkout(&self) -> Checkout<'_, D> {
+        Checkout { pool: self, terms: Terms::at(Location::caller()) }
+    }
+}
+
+impl<'a, D: Dialer> Checkout<'a, D> {
+    /// Waits for at most `timeout`, in the queue, for a dial and for a check together.
+    ///
+    /// `Duration::MAX` means no limit. Zero takes a connection that is idle and needs no check, and
+    /// begins no dial.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { terms: self.terms.timeout(timeout), ..self }
+    }
+
+    /// Waits until `deadline` at the latest.
+    pub fn deadline(self, deadline: Instant) -> Self {
+        Self { terms: self.terms.deadline(deadline), ..self }
+    }
+
+    /// Lets `cancel` end the wait, from another thread.
+    ///
+    /// A connection that comes at that moment is lent all the same. A dial that this caller's need
+    /// has begun goes on for the next caller, as it does when a caller's time is up.
+    pub fn cancel(self, cancel: &'a Cancel) -> Self {
+        Self { terms: self.terms.cancelled_by(cancel), ..self }
+    }
+
+    /// Lends a connection.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Cancelled`] if the checkout is cancelled, or was before this call; otherwise
+    /// [`GetError`] says why there was no connection, with the numbers of that moment.
+    pub fn get(self) -> Result<PooledConnection<'a, D>, GetError<D::Error>> {
+        self.pool.lend(self.terms).map(|entry| Guard::new(self.pool, entry))
+    }
+
+    /// Lends a connection by a guard that keeps a handle of the pool, and so borrows nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_owned(self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
+        self.pool.lend(self.terms).map(|entry| Guard::new(self.pool.clone(), entry))
+    }
+
+    /// Does `work` with a connection. A connection with which the work has failed is closed rather
+    /// than given back: see [`Pool::with`].
+    ///
+    /// # Errors
+    ///
+    /// The error of `work`, or [`GetError`] as [`get`](Self::get).
+    pub fn with<T, E: From<GetError<D::Error>>>(
+        self,
+        work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        Guard::with(self.get()?, work)
+    }
+}
+
+impl<D: Dialer> fmt::Debug for Checkout<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkout").finish_non_exhaustive()
+    }
+}

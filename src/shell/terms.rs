@@ -1,0 +1,60 @@
+//! `Terms`: how long a checkout may wait, who may cancel it, and where it was called.
+
+use std::time::{Duration, Instant};
+
+use crate::cancel::Cancel;
+use crate::holder::Site;
+use crate::moment::Moment;
+
+/// How long a checkout may wait, and who may end it.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    limit: Limit,
+    pub(crate) cancel: Option<&'a Cancel>,
+    pub(crate) site: Site,
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    /// The `get_timeout` of the pool.
+    OfPool,
+    For(Duration),
+    Until(Instant),
+}
+
+impl<'a> Terms<'a> {
+    #[inline]
+    pub(crate) fn cancelled_by(self, cancel: &'a Cancel) -> Self {
+        Self { cancel: Some(cancel), ..self }
+    }
+
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.is_some_and(Cancel::is_cancelled)
+    }
+
+    /// The terms of the pool, for a checkout by a call at `site`.
+    #[inline]
+    pub(crate) fn at(site: Site) -> Self {
+        Self { limit: Limit::OfPool, cancel: None, site }
+    }
+
+    #[inline]
+    pub(crate) fn timeout(self, timeout: Duration) -> Self {
+        Self { limit: Limit::For(timeout), ..self }
+    }
+
+    #[inline]
+    pub(crate) fn deadline(self, deadline: Instant) -> Self {
+        Self { limit: Limit::Until(deadline), ..self }
+    }
+
+    /// When a checkout that starts then is late; `None`: never.
+    pub(crate) fn late_at(self, start: Moment, get_timeout: Duration) -> Option<Moment> {
+        match self.limit {
+            Limit::OfPool => start.after(get_timeout),
+            Limit::For(timeout) => start.after(timeout),
+            Limit::Until(deadline) => Some(deadline.into()),
+        }
+    }
+}
