@@ -101,6 +101,64 @@ impl<'a, D: Dialer> Checkout<'a, D> {
     }
 }
 
+impl<'a, D: Dialer> Checkout<'a, D> {
+    /// Does `work` with a connection, and does it once more with another one if the first was dead.
+    ///
+    /// A server may close a connection while it rests, and a request that is sent just then is lost.
+    /// No look at the connection can rule that out. So if `work` fails on a connection that was lent
+    /// before, and `was_unsent` says of its error that the server has not acted on the request, `work`
+    /// runs once more: on a new connection, or on one that has passed its check since, as the idle ones
+    /// are in doubt then. Each of the two attempts may wait for the limit of this checkout.
+    ///
+    /// `was_unsent` decides about safety. Say `true` only for errors after which the request may be
+    /// repeated: a write that failed, an end of the stream before the first byte of a reply to a
+    /// request that may be sent twice. A connection that was dialed for this very request gets no
+    /// second attempt: its failure says something about the server.
+    ///
+    /// As with [`with`](Self::with), a connection with which `work` has failed is closed.
+    ///
+    /// # Errors
+    ///
+    /// The error of the last `work`, or [`GetError`] as [`get`](Self::get).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use std::io::{ErrorKind, Write};
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// pool.retrying(
+    ///     |connection| -> Result<(), Box<dyn Error>> { Ok(connection.write_all(b"ping")?) },
+    ///     |error| match error.downcast_ref::<std::io::Error>() {
+    ///         Some(error) => matches!(error.kind(), ErrorKind::BrokenPipe),
+    ///         None => false,
+    ///     },
+    /// )?;
+    /// # Ok::<(), Box<dyn Error>>(())
+    /// ```
+    pub fn retrying<T, E: From<GetError<D::Error>>>(
+        self,
+        mut work: impl FnMut(&mut D::Connection) -> Result<T, E>,
+        was_unsent: impl FnOnce(&E) -> bool,
+    ) -> Result<T, E> {
+        let Self { pool, terms } = self;
+        let mut guard = Self { pool, terms }.get()?;
+        if !Guard::is_reused(&guard) {
+            return Guard::with(guard, work);
+        }
+        match work(&mut guard) {
+            Ok(value) => Ok(value),
+            Err(error) if was_unsent(&error) => {
+                Guard::doubt(guard);
+                Guard::with(Self { pool, terms }.get()?, work)
+            }
+            Err(error) => Guard::with(guard, |_| Err(error)),
+        }
+    }
+}
+
 impl<D: Dialer> fmt::Debug for Checkout<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checkout").finish_non_exhaustive()

@@ -259,6 +259,52 @@ impl<D: Dialer> Pool<D> {
         Guard::with(self.get()?, work)
     }
 
+    /// Does `work` with a connection, and once more if the first one turns out to have been dead: see
+    /// [`Checkout::retrying`](crate::Checkout::retrying).
+    ///
+    /// # Errors
+    ///
+    /// The error of `work`, or [`GetError`] as [`get`](Self::get).
+    #[track_caller]
+    pub fn retrying<T, E: From<GetError<D::Error>>>(
+        &self,
+        work: impl FnMut(&mut D::Connection) -> Result<T, E>,
+        was_unsent: impl FnOnce(&E) -> bool,
+    ) -> Result<T, E> {
+        self.checkout().retrying(work, was_unsent)
+    }
+
+    /// Proves that the pool can serve a caller within `limit`: borrows a connection as
+    /// [`get_timeout`](Self::get_timeout) does, and has the dialer [check](Dialer::check) it on this
+    /// thread, however lately it was used. For a readiness probe.
+    ///
+    /// A connection that fails its check is closed, and the next one is tried; one that is dialed for
+    /// the probe needs no check. Where every connection is in use the probe waits in the queue like any
+    /// caller, so that it fails if the pool is overloaded for as long as `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`] if no connection passed its check in time. [`GetError::Unreachable`] and the
+    /// failure in [`GetError::Exhausted`] say how the last dial failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// pool.ping(Duration::from_secs(1))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn ping(&self, limit: Duration) -> Result<(), GetError<D::Error>> {
+        let deadline = now().after(limit);
+        let terms = Terms::at(Location::caller()).until(deadline);
+        while !self.handle.shell.check_lent(self.lend(terms)?, deadline) {}
+        Ok(())
+    }
+
     pub(crate) fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let shell = &self.handle.shell;
         shell.take_fresh(site).map_or_else(|| shell.try_get(site), Ok)

@@ -3,10 +3,11 @@
 mod common;
 
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Gate, LONG, Refused, SHORT, Scripted, await_rest, await_waiting, pool};
+use common::{Connection, Gate, LONG, Refused, SHORT, Scripted, await_rest, await_waiting, pool};
 use latebind::{Cancel, GetError, KeyedPool};
 
 #[test]
@@ -111,4 +112,116 @@ fn a_checkout_of_a_key_has_all_that_one_of_a_pool_has() {
     });
     assert!(pool.checkout(&3).cancel(&cancel).timeout(Duration::MAX).get().is_err());
     assert_eq!(server.dials.load(SeqCst), 2, "nothing is dialed for who is cancelled already");
+}
+
+// ---- Once more ----------------------------------------------------------------------------------
+
+/// What the work of these tests comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    Unsent,
+    Sent,
+    Get,
+}
+
+impl From<GetError<Refused>> for Failure {
+    fn from(_: GetError<Refused>) -> Self {
+        Self::Get
+    }
+}
+
+/// Work that fails in turn as it is told to, then succeeds; with the connections that it has had.
+fn failing(
+    failures: impl IntoIterator<Item = Failure>,
+) -> (impl FnMut(&mut Connection) -> Result<u32, Failure>, Arc<Mutex<Vec<u32>>>) {
+    let (mut failures, had) = (failures.into_iter(), Arc::<Mutex<Vec<u32>>>::default());
+    let noted = Arc::clone(&had);
+    let work = move |connection: &mut Connection| {
+        noted.lock().unwrap().push(connection.id);
+        failures.next().map_or(Ok(connection.id), Err)
+    };
+    (work, had)
+}
+
+fn was_unsent(failure: &Failure) -> bool {
+    *failure == Failure::Unsent
+}
+
+#[test]
+fn work_on_a_dead_connection_is_done_once_more_on_one_that_has_proved_alive() {
+    let (pool, server) = pool(|b| b.max_open(3).check_after(LONG));
+    let [one, two] = [(); 2].map(|()| pool.get().unwrap());
+    drop((one, two));
+    let (work, had) = failing([Failure::Unsent]);
+    let served = pool.retrying(work, was_unsent).unwrap();
+    let had = had.lock().unwrap().clone();
+    assert_eq!((had.len(), had[1]), (2, served));
+    assert_ne!(had[0], had[1]);
+    assert_eq!((server.checks.load(SeqCst), server.dials()), (1, 2), "the other is checked first");
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn work_is_done_once_more_at_most_and_only_if_nothing_was_sent() {
+    let (pool, server) = pool(|b| b.max_open(2).check_after(LONG));
+    for (failures, attempts, outcome) in [
+        (vec![Failure::Unsent, Failure::Unsent], 2, Failure::Unsent),
+        (vec![Failure::Unsent, Failure::Sent], 2, Failure::Sent),
+        (vec![Failure::Sent], 1, Failure::Sent),
+    ] {
+        drop(pool.get().unwrap());
+        let (work, had) = failing(failures);
+        assert_eq!(pool.retrying(work, was_unsent), Err(outcome));
+        assert_eq!(had.lock().unwrap().len(), attempts);
+        await_rest(&pool, &server);
+        assert_eq!(pool.stats().open(), 0, "what work has failed with is closed");
+    }
+}
+
+#[test]
+fn work_on_a_connection_that_was_dialed_for_it_is_not_repeated() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let (work, had) = failing([Failure::Unsent]);
+    assert_eq!(pool.retrying(work, was_unsent), Err(Failure::Unsent));
+    assert_eq!(had.lock().unwrap().len(), 1);
+    await_rest(&pool, &server);
+}
+
+// ---- Probes -------------------------------------------------------------------------------------
+
+#[test]
+fn a_ping_checks_a_connection_however_lately_it_was_used() {
+    let (pool, server) = pool(|b| b.max_open(1).check_after(Duration::MAX));
+    for checks in 0..3 {
+        pool.ping(LONG).unwrap();
+        assert_eq!((server.checks.load(SeqCst), server.dials()), (checks, 1));
+    }
+    assert_eq!(pool.stats().idle, 1);
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn a_ping_closes_what_fails_its_check_and_tries_the_next() {
+    let (pool, server) = pool(|b| b.max_open(2).check_after(Duration::MAX));
+    pool.warm_up(2).unwrap();
+    server.on_check([common::Act::Fail]);
+    pool.ping(LONG).unwrap();
+    assert_eq!(pool.stats().check_failed_total, 1);
+    server.on_check([common::Act::Panic]);
+    pool.ping(LONG).unwrap();
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn a_ping_of_a_pool_that_serves_nobody_fails_in_time() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let held = pool.get().unwrap();
+    let asked = Instant::now();
+    assert!(matches!(pool.ping(SHORT), Err(GetError::Exhausted { .. })));
+    assert!(asked.elapsed() >= SHORT && asked.elapsed() < LONG);
+    drop(held);
+    server.last_dead.store(u32::MAX, SeqCst);
+    server.refuses.store(true, SeqCst);
+    assert!(pool.ping(SHORT).is_err(), "none passes its check, and none can be dialed");
+    assert_eq!(pool.stats().open(), 0);
 }

@@ -192,6 +192,23 @@ impl<D: Dialer> Shell<D> {
         passes
     }
 
+    /// Checks a connection that was lent for that, unless it has just been dialed, and takes it back.
+    /// Says whether it is alive.
+    pub(crate) fn check_lent(
+        self: &Arc<Self>,
+        mut entry: Lent<D>,
+        deadline: Option<Moment>,
+    ) -> bool {
+        let is_new = entry.just_dialed && !entry.is_reused();
+        let passes = is_new || self.passes_check(&mut entry.connection, Task::Check, deadline);
+        if passes {
+            self.give_back(entry, false);
+        } else {
+            self.discard(entry, CloseReason::CheckFailed);
+        }
+        passes
+    }
+
     fn dial_failed(
         &self,
         id: ErrandId,

@@ -19,7 +19,8 @@ enum Limit {
     /// The `get_timeout` of the pool.
     OfPool,
     For(Duration),
-    Until(Instant),
+    /// `None`: for as long as it takes.
+    Until(Option<Moment>),
 }
 
 impl<'a> Terms<'a> {
@@ -46,6 +47,11 @@ impl<'a> Terms<'a> {
 
     #[inline]
     pub(crate) fn deadline(self, deadline: Instant) -> Self {
+        self.until(Some(deadline.into()))
+    }
+
+    #[inline]
+    pub(crate) fn until(self, deadline: Option<Moment>) -> Self {
         Self { limit: Limit::Until(deadline), ..self }
     }
 
@@ -54,7 +60,7 @@ impl<'a> Terms<'a> {
         match self.limit {
             Limit::OfPool => start.after(get_timeout),
             Limit::For(timeout) => start.after(timeout),
-            Limit::Until(deadline) => Some(deadline.into()),
+            Limit::Until(deadline) => deadline,
         }
     }
 }
