@@ -458,6 +458,18 @@ fn a_failed_check_of_its_caller_costs_it_no_more_than_another_connection() {
     await_rest(&pool, &server);
 }
 
+/// As where a check finds out what only a look tells: also of a connection that its dial's caller has
+/// just given back.
+#[test]
+fn whoever_checks_its_own_connection_looks_at_it_after_the_check_as_well() {
+    let (pool, server) = with_own_checks(|b| b.max_open(1).check_after(Duration::ZERO));
+    drop(pool.get().unwrap()); // Asked at its return.
+    server.on_is_broken([Act::Succeed, Act::Fail]);
+    assert_eq!(pool.get().unwrap().id, 2);
+    assert_eq!((server.checks.load(SeqCst), pool.stats().broken_total), (1, 1));
+    await_rest(&pool, &server);
+}
+
 #[test]
 fn try_get_makes_no_check_however_long_a_connection_has_rested() {
     let (pool, server) = with_own_checks(|b| b.max_open(1).check_after(Duration::ZERO));
