@@ -1,4 +1,4 @@
-//! `AbortHandle`: how a connection in use is made to fail from another thread.
+//! `AbortHandle`: makes a connection in use fail, from another thread.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ impl AbortHandle {
     /// A handle that calls `abort`, which must not block.
     ///
     /// It may be called more than once, by any thread, and whatever state the connection is in. On
-    /// Windows it has to do more than the example: a shutdown leaves a read that waits already where it
-    /// is. The dialers of [`net`](crate::net) cancel that as well.
+    /// Windows it must do more than the example, because a shutdown there does not end a read that
+    /// is already waiting. The dialers of [`net`](crate::net) cancel such a read as well.
     ///
     /// # Examples
     ///
@@ -37,7 +37,7 @@ impl AbortHandle {
         Self(Arc::new(abort))
     }
 
-    /// User code.
+    /// Runs user code.
     pub(crate) fn abort(&self) {
         (self.0)();
     }

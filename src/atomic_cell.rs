@@ -1,12 +1,12 @@
-//! `AtomicCell`: crossbeam's, for what it keeps without a lock.
+//! `AtomicCell`: crossbeam's, limited to types that it keeps without a lock.
 
 use std::fmt;
 
 use crossbeam_utils::atomic::AtomicCell as Cell;
 
-/// Something that threads share without a lock. Does not compile with what fits no atomic number:
-/// that would take one of the locks that all cells of the process share, and the child of a fork might
-/// find it locked for ever.
+/// A value that threads share without a lock. A type that fits no atomic integer does not compile:
+/// crossbeam would use one of the locks that all cells of the process share, and the child of a
+/// fork might find it locked for ever.
 pub(crate) struct AtomicCell<T>(Cell<T>);
 
 impl<T> AtomicCell<T> {
@@ -23,13 +23,13 @@ impl<T> AtomicCell<T> {
 }
 
 impl<T: Copy> AtomicCell<T> {
-    /// Acquires.
+    /// Loads with acquire ordering.
     #[inline]
     pub(crate) fn load(&self) -> T {
         self.0.load()
     }
 
-    /// Releases.
+    /// Stores with release ordering.
     #[inline]
     pub(crate) fn store(&self, value: T) {
         self.0.store(value);
@@ -37,7 +37,7 @@ impl<T: Copy> AtomicCell<T> {
 }
 
 impl<T: Copy + Eq> AtomicCell<T> {
-    /// Puts `new` where `current` is; otherwise says what is there.
+    /// Replaces `current` by `new`; returns the value found if it was another.
     #[inline]
     pub(crate) fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
         self.0.compare_exchange(current, new)

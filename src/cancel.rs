@@ -1,4 +1,4 @@
-//! `Cancel`: ends, from another thread, the waits that were begun with it.
+//! `Cancel`: ends, from another thread, the waits that were started with it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +9,11 @@ use crate::sync::{Mutex, MutexGuard, Process};
 
 /// Ends the waits of callers from another thread.
 ///
-/// A handle: all clones are the same token, and it may serve any number of callers, one after the
-/// other or at once, in any number of pools. Once cancelled it stays so.
+/// A handle: all clones are the same token. It may serve any number of callers, one after the other
+/// or at once, in any number of pools. Once cancelled, it stays cancelled.
 ///
-/// In the child of a fork, a token from before counts as cancelled: who waited with it is not there.
+/// In the child of a fork, a token from before the fork counts as cancelled, because the threads
+/// that waited with it do not exist there.
 ///
 /// # Examples
 ///
@@ -36,20 +37,21 @@ use crate::sync::{Mutex, MutexGuard, Process};
 #[derive(Clone)]
 pub struct Cancel {
     state: Arc<Mutex<State>>,
-    /// Where it was made.
+    /// The process that made it.
     process: Process,
 }
 
 struct State {
     is_cancelled: bool,
     next_wait: u64,
-    /// Who waits, for as long as it does. Weak: a token keeps no pool.
+    /// The waits with this token, each for as long as it lasts. Weak, so that a token keeps no pool
+    /// open.
     waits: BTreeMap<u64, (Weak<dyn Cancellable>, Ticket)>,
 }
 
-/// Something in which callers wait.
+/// A pool in which callers wait.
 pub(crate) trait Cancellable: Send + Sync {
-    /// The holder of `ticket` shall wait no longer, if it still does.
+    /// Ends the wait of the holder of `ticket`, if it still waits.
     fn cancel(self: Arc<Self>, ticket: Ticket);
 }
 
@@ -64,15 +66,15 @@ impl Cancel {
         Self { state: Arc::new(Mutex::new(state)), process: Process::this() }
     }
 
-    /// `None` in a child of its process, where the lock may stand locked.
+    /// `None` in a child of its process, where another thread's lock may never be unlocked.
     fn lock(&self) -> Option<MutexGuard<'_, State>> {
         (!self.process.is_a_parent()).then(|| self.state.lock())
     }
 
-    /// Ends all waits that were begun with this token, now, and lets none begin from now on.
+    /// Ends all waits that were started with this token, and lets none start from now on.
     ///
-    /// Each such caller is told [`GetError::Cancelled`](crate::GetError::Cancelled), but for one that
-    /// was given a connection in that moment: it keeps it. May be called more than once.
+    /// Each such caller gets [`GetError::Cancelled`](crate::GetError::Cancelled). A caller that was
+    /// given a connection at that moment keeps it. May be called more than once.
     pub fn cancel(&self) {
         let waits = {
             let Some(mut state) = self.lock() else { return };
@@ -92,7 +94,7 @@ impl Cancel {
         self.lock().is_none_or(|state| state.is_cancelled)
     }
 
-    /// Notes that the holder of `ticket` waits, for as long as the watch lasts.
+    /// Registers the wait of the holder of `ticket`, for as long as the returned value lives.
     pub(crate) fn watch(
         &self,
         pool: Weak<dyn Cancellable>,
@@ -126,7 +128,7 @@ impl fmt::Debug for Cancel {
     }
 }
 
-/// A wait that a token may end. Nothing of it stays in the token.
+/// A registered wait. Dropping it removes the wait from the token.
 pub(crate) struct Watch<'a> {
     cancel: &'a Cancel,
     wait: u64,

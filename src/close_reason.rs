@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// Why the pool took a connection out for good, as [`Event::Closed`](crate::Event::Closed) has it.
+/// Why the pool took a connection out for good, as given in
+/// [`Event::Closed`](crate::Event::Closed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -12,32 +13,32 @@ pub enum CloseReason {
     CheckFailed,
     /// Its borrower [discarded](crate::Guard::discard) it.
     Discarded,
-    /// Its borrower [doubted](crate::Guard::doubt) it, and with it those that rested then.
+    /// Its borrower [doubted](crate::Guard::doubt) it, and with it all that were idle then.
     Doubted,
-    /// It made room for other keys of a [keyed pool](crate::KeyedPool), having rested longest.
+    /// It made room for other keys of a [keyed pool](crate::KeyedPool): it had been idle longest.
     Evicted,
     /// It had reached its `max_lifetime`.
     Expired,
-    /// It was opened before a [flush](crate::Pool::flush), or its dial was begun before.
+    /// It was opened, or its dial was begun, before a [flush](crate::Pool::flush).
     Flushed,
     /// It had been idle for `max_idle_time`.
     IdleTooLong,
-    /// Its check or reset overran `check_timeout`. It is closed when that has returned.
+    /// Its check or reset overran `check_timeout`. It is closed once that call has returned.
     Late,
     /// Its guard was dropped by a panic.
     Panicked,
     /// The pool is closed.
     PoolClosed,
-    /// A predicate given to [`retire_where`](crate::Pool::retire_where) named it, or panicked.
+    /// A predicate given to [`retire_where`](crate::Pool::retire_where) selected it, or panicked.
     Predicate,
     /// Its reset failed or panicked.
     ResetFailed,
-    /// One more than `max_idle` or `max_open` allows.
+    /// It was one more than `max_idle` or `max_open` allows.
     Surplus,
 }
 
 impl CloseReason {
-    /// Every one of them.
+    /// All reasons.
     #[cfg(feature = "metrics")]
     pub(crate) const ALL: [Self; 14] = [
         Self::Broken,
@@ -58,7 +59,8 @@ impl CloseReason {
 }
 
 impl CloseReason {
-    /// Whether the reason speaks against others too: what has rested since before is checked then.
+    /// Whether other connections may have the same fault: then all that have been idle since before
+    /// are checked.
     pub(crate) fn casts_doubt(self) -> bool {
         matches!(self, Self::Broken | Self::CheckFailed | Self::Doubted | Self::ResetFailed)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::moment::Moment;
 
-/// When the pool dials for callers who find nothing idle.
+/// When the pool dials for callers that find nothing idle.
 ///
 /// # Examples
 ///
@@ -19,23 +19,24 @@ use crate::moment::Moment;
 #[non_exhaustive]
 pub enum DialRule {
     /// Gives connections in use an eighth of a dial to come back, at most 250 ms; then dials for
-    /// the callers whom returns, at the rate at which they come, would not serve within one dial.
+    /// the callers that returns, at their current rate, would not serve within one dial.
     ///
-    /// A caller is served later than with [`Eager`](Self::Eager) by at most that eighth, and where
-    /// connections come back faster than new ones are dialed, none are dialed. While nothing is in
-    /// use, or no dial has told how long one takes, it dials at once.
+    /// A caller is served at most that eighth later than with [`Eager`](Self::Eager). Where
+    /// connections come back faster than new ones are dialed, none are dialed. It dials at once
+    /// while nothing is in use, and until a first dial has shown how long one takes.
     ///
-    /// Where a dial took 250 µs or less, it begins one for each eight callers at once. The others'
-    /// begin as soon as one of those has ended, or after 5 ms: a dial may have become slow.
+    /// Where a dial took 250 µs or less, it begins one for each eight callers at once. The dials
+    /// for the others begin as soon as one of those has ended, or after 5 ms, because dials may
+    /// have become slow.
     #[default]
     Adaptive,
-    /// Dials at once for every caller for whom nothing is on the way.
+    /// Dials at once for every caller that no dial under way will serve.
     Eager,
 }
 
-/// What becomes of a caller whose own dial has failed.
+/// What happens to a caller whose own dial has failed.
 ///
-/// A dial's failure belongs to the caller whose need began it, and to nobody else.
+/// A dial's failure belongs to the caller whose need began it, and to no other.
 ///
 /// # Examples
 ///
@@ -43,7 +44,7 @@ pub enum DialRule {
 /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
 /// use latebind::{Backoff, OnDialFailure, Pool};
 ///
-/// // A database that restarts now and then: its callers would rather wait than be told.
+/// // A database that restarts now and then: its callers would rather wait than get an error.
 /// let pool = Pool::builder(dialer)
 ///     .on_dial_failure(OnDialFailure::Retry(Backoff::default()))
 ///     .build()?;
@@ -52,19 +53,20 @@ pub enum DialRule {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDialFailure {
-    /// Fails at once if nothing is in use, as only another dial could help. Else waits for a return,
-    /// without a second dial, for as long as anything is in use and its deadline allows.
+    /// Fails at once if nothing is in use, because only another dial could help. Otherwise waits
+    /// for a return, without a second dial, for as long as anything is in use and its deadline
+    /// allows.
     ///
-    /// A server that says "too many connections" so fails nobody whom a return would serve in
+    /// So a server that says "too many connections" fails no caller that a return would serve in
     /// five milliseconds.
     #[default]
     AwaitReturn,
     /// Fails at once, whatever is in use.
     Fail,
-    /// Waits on, and dials again after a pause, until its deadline or until the
+    /// Keeps waiting, and dials again after a pause, until its deadline or until the
     /// [breaker](crate::Builder::breaker) opens.
     ///
-    /// One dial at a time is such a second attempt, for all callers together; when one succeeds,
+    /// One dial at a time is such a repeated attempt, for all callers together; when one succeeds,
     /// all of them may dial. A new caller's first dial does not wait for the pause.
     Retry(Backoff),
 }
@@ -73,7 +75,7 @@ pub enum OnDialFailure {
 /// random part of up to a half.
 ///
 /// Defaults to 10 ms at first and 100 ms at most: a server that is back is found within a tenth of
-/// a second, and one that is away is bothered ten to twenty times a second.
+/// a second, and one that is away is dialed ten to twenty times a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -81,14 +83,14 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Pauses of `first` (at least 1 ms) at first and of `most` (at least `first`) in the end.
+    /// Pauses that grow from `first` (at least 1 ms) to `most` (at least `first`).
     #[must_use]
     pub fn new(first: Duration, most: Duration) -> Self {
         let first = first.max(Duration::from_millis(1));
         Self { first, most: most.max(first) }
     }
 
-    /// The longest pause after so many failures in a row.
+    /// The longest pause after that many failures in a row.
     pub(crate) fn pause(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.most)
@@ -101,11 +103,11 @@ impl Default for Backoff {
     }
 }
 
-/// When to take a server for lost, and how often to look whether it is back.
+/// When to treat a server as unreachable, and how often to test whether it is back.
 ///
 /// Defaults to three failures in a row and one dial every 90 ms: a server that is back is found
 /// within a tenth of a second, at eleven dials a second, and one dial that fails by chance turns
-/// nobody away but the caller whose it was.
+/// away only its own caller.
 ///
 /// # Examples
 ///
@@ -125,8 +127,8 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Opens after so many `failures` in a row (at least 1), and then lets one dial try at a time,
-    /// `probe_every` (at least 1 ms) after the one before has failed.
+    /// Opens after `failures` in a row (at least 1), and then lets one dial at a time try,
+    /// `probe_every` (at least 1 ms) after the previous one has failed.
     #[must_use]
     pub fn new(failures: u32, probe_every: Duration) -> Self {
         let probe_every = probe_every.max(Duration::from_millis(1));
@@ -140,8 +142,8 @@ impl Default for Breaker {
     }
 }
 
-/// For how long a caller may be passed by newcomers, at least: see `ledger/bypass.rs`. Measured on
-/// two cores, 32 threads on 8 connections, each busy for 20 us (ideal: 100 checkouts a millisecond;
+/// How long, at least, newcomers may pass a waiting caller: see `ledger/bypass.rs`. Measured on two
+/// cores, 32 threads on 8 connections, each busy for 20 us (ideal: 100 checkouts a millisecond;
 /// r2d2: 93 to 97, and 108 to 131 ms for the longest get), in runs of 0.3 s:
 ///
 /// | | checkouts, as a share of r2d2's | longest get |
@@ -153,18 +155,17 @@ impl Default for Breaker {
 /// | 3 ms | 0.97 to 0.98 | 18 to 21 ms |
 /// | 4 ms | 0.99 | 17 ms |
 ///
-/// What the longest get takes beyond the bound is the wait of a thread that has been woken, for a
-/// processor.
+/// The longest get exceeds the bound by the time for which a woken thread waits for a processor.
 const BYPASS: Duration = Duration::from_millis(2);
 
-/// The most dials under way at once, unless a program asks for more. Half of the 128 connections that
-/// many a server lets wait to be accepted (`SOMAXCONN` on most systems, and on Linux before 5.4):
-/// what comes beyond that is dropped, and tried again after a second. So two programs fit that start
-/// at the same moment. It is more than the fifty callers of the ramps in `benches`, to whom it
-/// makes no difference. Each dial takes a thread as well.
+/// The most dials under way at once, unless a program asks for more. Half of the 128 connections
+/// that the accept queue of many servers holds (`SOMAXCONN` on most systems, and on Linux before
+/// 5.4): a connection beyond that is dropped, and tried again after a second. So two programs that
+/// start at the same moment fit. It is more than the fifty callers of the ramps in `benches`, so it
+/// does not affect them. Each dial takes a thread as well.
 const MOST_DIALING: u32 = 64;
 
-/// What a pool goes by. [`Settings`](crate::Settings) documents each setting.
+/// A pool's settings. [`Settings`](crate::Settings) documents each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) max_open: u32,
@@ -182,13 +183,13 @@ pub(crate) struct Config {
     pub(crate) check_idle_every: Duration,
     pub(crate) leak_after: Duration,
     pub(crate) on_dial_failure: OnDialFailure,
-    /// `None`: the default one, unless callers dial again by `on_dial_failure`.
+    /// `None`: the default one, or none if `on_dial_failure` is `Retry`.
     pub(crate) breaker: Option<Option<Breaker>>,
     pub(crate) dial_rule: DialRule,
     pub(crate) get_timeout: Duration,
     pub(crate) dial_timeout: Duration,
-    /// Not a setting: for how long at least the longest wait lets newcomers pass, while a connection
-    /// is on its way to a caller who has not woken yet.
+    /// Not a setting: how long, at least, newcomers may pass the longest wait while a connection is
+    /// on its way to a caller that has not woken yet.
     pub(crate) bypass: Duration,
     pub(crate) check_after: Duration,
     pub(crate) check_timeout: Duration,
@@ -224,7 +225,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The settings themselves, if each is within its bounds.
+    /// Returns the settings if each is within its bounds.
     pub(crate) fn check_bounds(self) -> Result<Self, ConfigError> {
         for (setting, value) in
             [("max_open", self.max_open), ("max_dialing", self.max_dialing.unwrap_or(1))]
@@ -249,7 +250,7 @@ impl Config {
         Ok(self)
     }
 
-    /// The same, if moreover no two of them contradict each other.
+    /// Returns the settings if each is within its bounds and no two of them contradict each other.
     pub(crate) fn check(self) -> Result<Self, ConfigError> {
         let most = ("max_open", self.max_open);
         let most_idle = self.max_idle.map_or(most, |max_idle| ("max_idle", max_idle));
@@ -268,7 +269,7 @@ impl Config {
         self.check_bounds()
     }
 
-    /// The most connections that may rest.
+    /// The most connections that may be idle.
     pub(crate) fn max_idle(&self) -> u32 {
         self.max_idle.unwrap_or(self.max_open).min(self.max_open)
     }
@@ -278,24 +279,24 @@ impl Config {
         self.max_dialing.unwrap_or(MOST_DIALING)
     }
 
-    /// When a server is taken for lost.
+    /// When a server counts as unreachable; `None` is never.
     pub(crate) fn breaker(&self) -> Option<Breaker> {
         let dials_again = matches!(self.on_dial_failure, OnDialFailure::Retry(_));
         self.breaker.unwrap_or_else(|| (!dials_again).then(Breaker::default))
     }
 
-    /// The fewest connections to keep at rest.
+    /// The fewest idle connections to keep.
     pub(crate) fn min_idle(&self) -> u32 {
         self.min_idle.min(self.max_idle())
     }
 }
 
-/// A span in nanoseconds; of one that they cannot say, 584 years.
+/// A span in nanoseconds, at most `u64::MAX`, which is 584 years.
 pub(crate) fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A moment that no pool lives to see, for interfaces that must be told one.
+/// A moment that no pool lives to see, for interfaces that need a deadline.
 pub(crate) fn far_future(now: Moment) -> Moment {
     // Thirty years: small enough for every platform's clock.
     now.after(Duration::from_secs(30 * 365 * 24 * 60 * 60)).unwrap_or(now)
@@ -323,7 +324,7 @@ pub enum ConfigError {
         value: u32,
         /// The setting that it exceeds.
         bound: &'static str,
-        /// That one's value.
+        /// The value of `bound`.
         limit: u32,
     },
     /// A setting is below its bound.
@@ -336,7 +337,7 @@ pub enum ConfigError {
         /// The least that it may be.
         least: u32,
     },
-    /// A time limit is zero, so that nothing could ever keep it.
+    /// A time limit is zero, which nothing could keep.
     #[error("{setting} is 0 s; it must be longer (Duration::MAX means no limit)")]
     ZeroTimeout {
         /// The setting.

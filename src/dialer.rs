@@ -1,11 +1,11 @@
-//! `Dialer`: what a driver tells the pool about its connections.
+//! `Dialer`: the interface of a driver to the pool.
 
 use std::error::Error;
 use std::time::Instant;
 
 use crate::abort::AbortHandle;
 
-/// Opens connections, and knows when one is past use.
+/// Opens connections, and knows when one can no longer be used.
 ///
 /// The pool decides *when*; a dialer only knows *how*. Implement it to put any
 /// kind of connection under a [`Pool`](crate::Pool).
@@ -32,14 +32,14 @@ use crate::abort::AbortHandle;
 ///     }
 ///
 ///     fn is_broken(&self, stream: &mut TcpStream) -> bool {
-///         // An error that the socket has noted. An end of the stream takes a read to find out:
-///         // `latebind::net::TcpDialer` looks for that too.
+///         // Sees an error that the socket has recorded. Only a read finds the end of the stream:
+///         // `latebind::net::TcpDialer` tests that too.
 ///         stream.take_error().map_or(true, |error| error.is_some())
 ///     }
 /// }
 /// ```
 pub trait Dialer: Send + Sync + 'static {
-    /// What a dial opens.
+    /// The type of connection that a dial opens.
     type Connection: Send + 'static;
 
     /// Why a dial, a check or a reset fails.
@@ -47,13 +47,13 @@ pub trait Dialer: Send + Sync + 'static {
 
     /// Opens a connection, or gives up at `deadline`.
     ///
-    /// Runs on a thread of the pool's own, so that the caller whose need began
-    /// it can be served by another connection meanwhile. `deadline` is that of
-    /// the dial (`dial_timeout` after its start), not that of any caller: the
-    /// dial goes on when its caller has left, and the next one uses it.
+    /// Runs on a thread of the pool's own, so that the caller whose need began it can be served by
+    /// another connection meanwhile. `deadline` is that of the dial (`dial_timeout` after its
+    /// start), not that of any caller: the dial goes on when its caller has left, and the next
+    /// caller uses its connection.
     ///
-    /// A dial that overruns its deadline delays nobody but those who have
-    /// nothing else to wait for; its slot stays taken until it returns.
+    /// A dial that overruns its deadline delays only callers that have nothing else to wait for;
+    /// its slot stays taken until it returns.
     ///
     /// # Errors
     ///
@@ -61,52 +61,52 @@ pub trait Dialer: Send + Sync + 'static {
     /// connection serves that caller first.
     fn dial(&self, deadline: Instant) -> Result<Self::Connection, Self::Error>;
 
-    /// Whether a dial that failed so would fail again until somebody changes something: a wrong
-    /// password, say, or a database that does not exist.
+    /// Whether a dial that failed with `error` would fail again until somebody changes something:
+    /// for example a wrong password, or a database that does not exist.
     ///
-    /// Asked once for each failed dial, on the thread that dialed, and must not block. After such an
-    /// error the pool's own dials for [`min_idle`](crate::Settings::min_idle) go on with pauses that
-    /// grow to ten minutes rather than ten seconds, since servers lock out whoever tries a wrong
-    /// password too often. Callers are told the error as any other. The default says no.
+    /// Called once for each failed dial, on the thread that dialed, and must not block. After such
+    /// an error the pool's own dials for [`min_idle`](crate::Settings::min_idle) go on with pauses
+    /// that grow to ten minutes rather than ten seconds, because servers lock out clients that try
+    /// a wrong password too often. Callers get the error as any other. The default says no.
     fn is_permanent(&self, error: &Self::Error) -> bool {
         let _ = error;
         false
     }
 
-    /// Whether a dial that failed so was refused because the server has as many connections as it
-    /// allows.
+    /// Whether a dial that failed with `error` was refused because the server has as many
+    /// connections as it allows.
     ///
-    /// Asked once for each failed dial, on the thread that dialed, and must not block. A server frees
-    /// the place of a connection some milliseconds after the client has closed it. So a dial that is
-    /// refused within a second of a close of the pool's own, or of a dial that failed otherwise and may
-    /// have connected first, has not failed yet: it is repeated, after
-    /// pauses that double from 1 ms to 64 ms, until that second is over or the deadline of the dial
-    /// has come. The default says no: then the first refusal is a failure.
+    /// Called once for each failed dial, on the thread that dialed, and must not block. A server
+    /// stops counting a connection some milliseconds after the client has closed it. So a dial that
+    /// is refused within a second of a close by the pool, or of a dial that failed otherwise and
+    /// may have connected first, does not count as failed yet: it is repeated, after pauses that
+    /// double from 1 ms to 64 ms, until that second is over or the deadline of the dial has come.
+    /// The default says no: then the first refusal is a failure.
     fn is_at_limit(&self, error: &Self::Error) -> bool {
         let _ = error;
         false
     }
 
-    /// Whether a connection is known to be past use, judged without asking the peer.
+    /// Whether a connection is known to be unusable, judged without asking the peer.
     ///
-    /// Asked on the caller's thread at each return and before each reuse, and before each check, so it
-    /// must be quick and must not block. After one broken connection, all that rested then are
-    /// checked before they are lent.
+    /// Called on the caller's thread at each return and before each reuse, and before each check,
+    /// so it must be quick and must not block. After one broken connection, all that were idle then
+    /// are checked before they are lent.
     ///
-    /// There is no default, because a pool whose dialer says nothing lends a dead connection again
-    /// and again. A dialer that cannot tell says `false`; then its borrowers have to
-    /// [doubt](crate::Guard::doubt) what has failed them, or work inside
+    /// There is no default, because a pool whose dialer never finds a connection broken lends a
+    /// dead one again and again. A dialer that cannot tell returns `false`; then its borrowers must
+    /// [doubt](crate::Guard::doubt) a connection that has failed them, or work inside
     /// [`Pool::with`](crate::Pool::with).
     fn is_broken(&self, connection: &mut Self::Connection) -> bool;
 
-    /// Asks a connection whether it is alive; may ask the peer.
+    /// Tests whether a connection is alive; may ask the peer.
     ///
-    /// Called before reuse of a connection that has been idle for longer than
-    /// `check_after`, with at most `check_timeout` until `deadline`. Runs on a
-    /// thread of the pool's own if [`blocking`](Self::blocking) says that it may
-    /// block, which is the default: a check that hangs delays no caller past
-    /// its deadline. One that does not block is made by the caller whom the connection is lent to, and
-    /// [`is_broken`](Self::is_broken) is asked after it. The default finds every connection alive.
+    /// Called before reuse of a connection that has been idle for longer than `check_after`, with
+    /// at most `check_timeout` until `deadline`. Runs on a thread of the pool's own if
+    /// [`blocking`](Self::blocking) says that it may block, which is the default: a check that
+    /// hangs delays no caller past its deadline. The caller that is lent the connection makes a
+    /// check that does not block, and [`is_broken`](Self::is_broken) is called after it. The
+    /// default finds every connection alive.
     ///
     /// # Errors
     ///
@@ -123,11 +123,10 @@ pub trait Dialer: Send + Sync + 'static {
 
     /// Whether a returned connection must be [reset](Self::reset) before it is lent again.
     ///
-    /// Asked on the returning thread, so it must be quick and must not block. A
-    /// driver that knows that a borrower has left nothing behind (no transaction
-    /// is open, no setting was changed) says `false`, and spares the reset with
-    /// all that it costs. Not asked if the guard was never dereferenced: then
-    /// nothing is reset. The default takes every connection for changed.
+    /// Called on the returning thread, so it must be quick and must not block. A driver that knows
+    /// that a borrower has left nothing behind (no transaction is open, no setting was changed)
+    /// returns `false`, which saves the cost of a reset. Not called if the guard was never
+    /// dereferenced: then nothing is reset. The default treats every connection as changed.
     ///
     /// # Examples
     ///
@@ -169,53 +168,52 @@ pub trait Dialer: Send + Sync + 'static {
         true
     }
 
-    /// Makes a returned connection fit for its next borrower.
+    /// Makes a returned connection ready for its next borrower.
     ///
-    /// Called at each return of a connection that was used (its guard was
-    /// dereferenced) and of which [`needs_reset`](Self::needs_reset) does not
-    /// say that it can do without; on the returning thread unless
-    /// [`blocking`](Self::blocking) says that it may block, or
-    /// [`must_not_wait`](Self::must_not_wait) that this thread must not. The default does nothing.
+    /// Called at each return of a connection that was used (its guard was dereferenced), unless
+    /// [`needs_reset`](Self::needs_reset) says that it needs none. Runs on the returning thread,
+    /// unless [`blocking`](Self::blocking) says that a reset may block, or
+    /// [`must_not_wait`](Self::must_not_wait) that this thread must not wait. The default does
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// Any error retires the connection, and all that rest then are checked before they are lent. No
-    /// caller sees it.
+    /// Any error retires the connection, and all that are idle then are checked before they are
+    /// lent. No caller sees it.
     fn reset(&self, connection: &mut Self::Connection) -> Result<(), Self::Error> {
         let _ = connection;
         Ok(())
     }
 
-    /// Whether the calling thread must not wait for the peer, as a thread that runs the tasks of an
-    /// async program.
+    /// Whether the calling thread must not wait for the peer, for example because it runs the tasks
+    /// of an async program.
     ///
-    /// Asked on the returning thread before each [`reset`](Self::reset) that
-    /// [`blocking`](Self::blocking) would have done there; must be quick and must not block. `true`
-    /// has a thread of the pool's own do it. The default says no.
+    /// Called on the returning thread before each [`reset`](Self::reset) that would run there
+    /// according to [`blocking`](Self::blocking); must be quick and must not block. If it returns
+    /// `true`, a thread of the pool's own runs the reset. The default says no.
     fn must_not_wait(&self) -> bool {
         false
     }
 
     /// Closes a connection. Its slot is taken until this returns.
     ///
-    /// Called exactly once for every connection that `dial` opened and nobody
-    /// detached, on the thread that retires it unless
-    /// [`blocking`](Self::blocking) says that it may block. The default drops
-    /// the connection.
+    /// Called exactly once for every connection that `dial` opened and no borrower detached, on the
+    /// thread that retires it unless [`blocking`](Self::blocking) says that it may block. The
+    /// default drops the connection.
     fn close(&self, connection: Self::Connection) {
         drop(connection);
     }
 
-    /// A handle by which another thread can abort a connection that has just been dialed.
+    /// A handle with which another thread can abort this connection, which has just been dialed.
     ///
-    /// Asked once for each, right after its dial and on the same thread.
-    /// [`Pool::abort`](crate::Pool::abort) uses it to free a borrower that waits for a silent
-    /// peer. The pool lets go of it before the connection is closed or detached, so it may hold a
-    /// duplicate of the connection's descriptor; only an abort under way at that moment may keep
-    /// it a little longer.
+    /// Called once for each connection, right after its dial and on the same thread.
+    /// [`Pool::abort`](crate::Pool::abort) uses it to free a borrower that waits for a silent peer.
+    /// The pool drops the handle before the connection is closed or detached, so it may hold a
+    /// duplicate of the connection's descriptor; only an abort under way at that moment may keep it
+    /// a little longer.
     ///
-    /// The default gives none, and so does a panic, which costs no connection here: it is lent as
-    /// any other, and cannot be aborted.
+    /// The default gives none. Nor does a panic, which costs no connection here: the connection is
+    /// lent as any other, and cannot be aborted.
     ///
     /// # Examples
     ///
@@ -249,21 +247,20 @@ pub trait Dialer: Send + Sync + 'static {
         None
     }
 
-    /// Which calls may wait for the peer, and so belong on a thread of the pool's own.
+    /// Says which calls may wait for the peer, and so must run on a thread of the pool's own.
     ///
-    /// Asked once, when the pool is made. The default says that
-    /// [`check`](Self::check) may block and that [`reset`](Self::reset) and
-    /// [`close`](Self::close) do not.
+    /// Called once, when the pool is made. The default says that [`check`](Self::check) may block
+    /// and that [`reset`](Self::reset) and [`close`](Self::close) do not.
     fn blocking(&self) -> Blocking {
         Blocking::default()
     }
 }
 
-/// Which calls of a [`Dialer`] may wait for the peer.
+/// Says which calls of a [`Dialer`] may wait for the peer.
 ///
-/// A call that may block runs on a thread of the pool's own, so that neither a
-/// returning nor a waiting caller is held up by a peer that says nothing. One
-/// that does not is spared the change of threads (some tens of microseconds).
+/// A call that may block runs on a thread of the pool's own, so that a silent peer delays neither a
+/// returning nor a waiting caller. A call that does not block saves that change of threads (some
+/// tens of microseconds).
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! The errors of a checkout: why it failed, with the numbers of that moment.
+//! The errors of a checkout: why it failed, with the pool's numbers at that moment.
 
 use std::error::Error;
 use std::fmt;
@@ -10,15 +10,16 @@ use crate::holder::Holders;
 use crate::ledger::Overdue;
 use crate::stats::Stats;
 
-/// Why [`Pool::get`](crate::Pool::get) and its like failed.
+/// Why [`Pool::get`](crate::Pool::get) or another checkout failed.
 ///
-/// `Unreachable` says that the server is the trouble, `Exhausted` that the pool is too small or its
+/// `Unreachable` means that the server is at fault, `Exhausted` that the pool is too small or its
 /// connections are held too long. [`is_transient`](Self::is_transient) says whether another attempt
-/// is worth while.
+/// may succeed.
 ///
-/// As text it is one line that says which pool, what happened, with which numbers, and why: the
-/// dialer's own error with all its sources. So a program that prints sources after an error, as
-/// some do, prints these twice. `{:?}` is short too, and `{:#?}` has every number. [`source`](Error::source) is the dialer's own error where there is one.
+/// Its text is one line: the pool, what happened, with which numbers, and why, which is the
+/// dialer's own error with all its sources. A program that also prints an error's sources therefore
+/// prints these twice. `{:?}` is short too, and `{:#?}` has every number. [`source`](Error::source)
+/// is the dialer's own error where there is one.
 ///
 /// # Examples
 ///
@@ -43,29 +44,29 @@ pub enum GetError<E> {
     Cancelled,
     /// The pool was closed, before the call or while it waited.
     Closed,
-    /// Every connection stayed in others' hands until the deadline.
+    /// Every connection stayed in use by other callers until the deadline.
     #[non_exhaustive]
     Exhausted {
         /// The pool's [name](crate::Settings::name), if it has one.
         pool: Option<Arc<str>>,
         /// How long the caller waited.
         waited: Duration,
-        /// The pool's numbers as the caller gave up.
+        /// The pool's numbers when the caller gave up.
         stats: Box<Stats>,
-        /// Who held the connections then.
+        /// The callers that held the connections then.
         holders: Box<Holders>,
-        /// How the latest dial failed, unless one has succeeded since: perhaps the reason why
-        /// there were not more connections to go round.
+        /// How the latest dial failed, unless one has succeeded since: perhaps the reason why there
+        /// were not enough connections.
         failure: Option<DialFailure<E>>,
     },
-    /// The queue was full, as [`max_waiting`](crate::Builder::max_waiting) has it.
+    /// The queue was full: [`max_waiting`](crate::Builder::max_waiting) callers were waiting.
     #[non_exhaustive]
     QueueFull {
         /// The pool's [name](crate::Settings::name), if it has one.
         pool: Option<Arc<str>>,
-        /// The bound.
+        /// The bound on waiting callers.
         max_waiting: u32,
-        /// The pool's numbers as the caller was turned away.
+        /// The pool's numbers when the caller was turned away.
         stats: Box<Stats>,
     },
     /// The pool was [suspended](crate::Pool::suspend) when the deadline came.
@@ -82,7 +83,7 @@ pub enum GetError<E> {
     },
     /// A new connection was needed, none could be opened, and none in use could come back.
     ///
-    /// Reported as soon as that is so, without waiting for the deadline.
+    /// Reported as soon as this is known, without waiting for the deadline.
     #[non_exhaustive]
     Unreachable {
         /// The pool's [name](crate::Settings::name), if it has one.
@@ -103,7 +104,7 @@ impl<E> GetError<E> {
         self.failure().and_then(DialFailure::error)
     }
 
-    /// Whether the same call may succeed a little later, although nobody has changed anything.
+    /// Whether the same call may succeed a little later without any change by anybody.
     ///
     /// It may if connections were all in use, if the queue was full, while a pool is suspended, and
     /// while a server is away. It may not if the pool is closed or the wait was cancelled, nor after
@@ -182,7 +183,7 @@ impl<E: Error + 'static> fmt::Display for GetError<E> {
     }
 }
 
-/// Short, or with `{:#?}` of all numbers.
+/// Short; `{:#?}` adds all numbers and holders.
 impl<E: fmt::Debug> fmt::Debug for GetError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self {
@@ -221,7 +222,7 @@ impl<E: fmt::Debug> fmt::Debug for GetError<E> {
     }
 }
 
-/// An error and its sources, in one line. A source that its error has quoted is not said again.
+/// An error and its sources, in one line. A source that its error has quoted is not repeated.
 pub(crate) struct OneLine<'a>(pub(crate) &'a (dyn Error + 'static));
 
 impl fmt::Display for OneLine<'_> {
@@ -257,17 +258,17 @@ impl<E: Error + 'static> Error for GetError<E> {
 
 /// How a dial failed.
 ///
-/// Cheap to clone: one failure may be the reason given to several callers.
+/// Cheap to clone, because several callers may get the same failure.
 pub struct DialFailure<E>(Arc<Reason<E>>);
 
 enum Reason<E> {
-    /// The dialer said so, and perhaps that trying again cannot help.
+    /// The dialer returned an error, and said whether it is permanent.
     Error { error: E, is_permanent: bool },
     /// The dialer panicked.
     Panicked,
     /// The dial has not ended within `dial_timeout`.
     Overdue(Duration),
-    /// The system had no thread for it.
+    /// The system could start no thread for it.
     NoThread(io::Error),
 }
 
@@ -293,7 +294,8 @@ impl<E> DialFailure<E> {
         }
     }
 
-    /// Whether the dialer has said that [trying again cannot help](crate::Dialer::is_permanent).
+    /// Whether the dialer said that the failure is [permanent](crate::Dialer::is_permanent): trying
+    /// again cannot help.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         matches!(&*self.0, Reason::Error { is_permanent: true, .. })
@@ -312,7 +314,7 @@ impl<E> Clone for DialFailure<E> {
     }
 }
 
-/// As the dialer's own error, if it is one.
+/// Formatted as the dialer's own error, if it is one.
 impl<E: fmt::Debug> fmt::Debug for DialFailure<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {

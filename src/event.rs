@@ -1,4 +1,4 @@
-//! `Observer`: who is told what happens in a pool, and the events that it is told of.
+//! `Observer`: what a program gives to hear what happens in a pool, and the events themselves.
 
 use std::time::Duration;
 
@@ -6,16 +6,17 @@ use crate::close_reason::CloseReason;
 use crate::error::{DialFailure, GetError};
 use crate::holder::Holder;
 
-/// Is told what happens in a pool. Any closure that takes an [`Event`] is one.
+/// Receives the events of a pool. Any closure that takes an [`Event`] is an observer.
 ///
-/// Set it with [`Builder::observer`](crate::Builder::observer). It is called on the thread where the
-/// event happened, never under a lock of the pool, so it may use the pool and may block; but what it
-/// is told of goes on only when it returns, so it does best to note and leave. A panic in it is
-/// caught, counted in [`Stats::panics_total`](crate::Stats), and harms nothing.
+/// Set it with [`Builder::observer`](crate::Builder::observer). It is called on the thread where
+/// the event happened, never under a lock of the pool, so it may use the pool and may block. But
+/// the operation goes on only when the observer returns, so keep it short. A panic in it is caught
+/// and counted in [`Stats::panics_total`](crate::Stats), and harms nothing.
 ///
-/// An observer that keeps a handle of its own pool keeps that pool from closing by itself.
+/// An observer that holds a handle of its own pool keeps that pool from closing when the program
+/// drops its last handle.
 pub trait Observer<E>: Send + Sync + 'static {
-    /// Something has happened.
+    /// Called for each event.
     fn observe(&self, event: &Event<'_, E>);
 }
 
@@ -25,7 +26,7 @@ impl<E, F: Fn(&Event<'_, E>) + Send + Sync + 'static> Observer<E> for F {
     }
 }
 
-/// Both are told, in this order.
+/// Both are called, in this order.
 impl<E, A: Observer<E>, B: Observer<E>> Observer<E> for (A, B) {
     fn observe(&self, event: &Event<'_, E>) {
         self.0.observe(event);
@@ -33,18 +34,18 @@ impl<E, A: Observer<E>, B: Observer<E>> Observer<E> for (A, B) {
     }
 }
 
-/// What happens in a pool whose dialer fails with `E`.
+/// Something that happened in a pool whose dialer's error type is `E`.
 ///
 /// Every [`Lent`](Self::Lent) is followed by one [`Returned`](Self::Returned) or
 /// [`Detached`](Self::Detached), every [`Opened`](Self::Opened) by one [`Closed`](Self::Closed) or
-/// `Detached`. Each is told before anything follows from it: a connection's `Opened` before its
+/// `Detached`. Each is reported before anything follows from it: a connection's `Opened` before its
 /// first `Lent`, its `Returned` before its next `Lent`, its `Closed` before the `Opened` of the one
-/// that takes its slot. So no more are `Opened` and not `Closed` than may be open (but for those
-/// whose close overran `close_timeout`).
+/// that takes its slot. So the connections that are `Opened` and not yet `Closed` never exceed
+/// `max_open`, apart from those whose close overran `close_timeout`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a, E> {
-    /// A check has failed. The connection is closed, and another is looked for.
+    /// A check has failed. The connection is closed, and the caller gets another.
     #[non_exhaustive]
     CheckFailed {
         /// The dialer's error; `None` if it panicked.
@@ -53,36 +54,36 @@ pub enum Event<'a, E> {
     /// The dialer has closed a connection.
     #[non_exhaustive]
     Closed {
-        /// Why it was taken out.
+        /// Why it was taken out of the pool.
         reason: CloseReason,
-        /// How long after its dial it was taken out.
+        /// Its age when it was taken out: the time since its dial.
         age: Duration,
     },
     /// A dial has failed.
     #[non_exhaustive]
     DialFailed {
-        /// How.
+        /// How it failed.
         failure: &'a DialFailure<E>,
         /// How long it took.
         took: Duration,
     },
-    /// A borrower keeps its connection.
+    /// A borrower has taken its connection out of the pool, to keep it.
     #[non_exhaustive]
     Detached {
-        /// For how long it was borrowed, to some milliseconds.
+        /// How long it was borrowed, accurate to some milliseconds.
         held: Duration,
     },
-    /// A connection has been in a borrower's hands for longer than
-    /// [`leak_after`](crate::Settings::leak_after). Told once for each such loan.
+    /// A connection has been held by a borrower for longer than
+    /// [`leak_after`](crate::Settings::leak_after). Reported once for each such loan.
     #[non_exhaustive]
     Leaked {
-        /// Who has it, and the line that asked for it.
+        /// The borrower's thread, and the line of the program that asked for the connection.
         holder: &'a Holder,
     },
     /// A caller has been given a connection.
     #[non_exhaustive]
     Lent {
-        /// For how long the caller waited. Zero if it did not have to queue.
+        /// How long the caller waited. Zero if it did not have to queue.
         waited: Duration,
         /// Whether the connection had been lent before.
         reused: bool,
@@ -99,20 +100,19 @@ pub enum Event<'a, E> {
         /// The dialer's error; `None` if it panicked.
         error: Option<&'a E>,
     },
-    /// A borrower is done with a connection, fit for further use or not.
+    /// A borrower has given back a connection, usable or not.
     #[non_exhaustive]
     Returned {
-        /// For how long it was borrowed, to some milliseconds.
+        /// How long it was borrowed, accurate to some milliseconds.
         held: Duration,
     },
-    /// A caller has been given no connection, or a warm-up has not come to its end. This is how a
-    /// caller is told that the deadline has passed, the server is down, the queue is full or the pool
-    /// is closed.
+    /// A caller got no connection, or a warm-up did not complete: the deadline has passed, the
+    /// server is down, the queue is full, or the pool is closed.
     #[non_exhaustive]
     TurnedAway {
-        /// What the caller is told.
+        /// The error that the caller gets.
         error: &'a GetError<E>,
-        /// For how long the caller waited. Zero if it did not queue.
+        /// How long the caller waited. Zero if it did not queue.
         waited: Duration,
     },
 }

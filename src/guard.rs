@@ -20,29 +20,29 @@ use crate::sync::now;
 /// See [`Guard`] for what can be done with it.
 pub type PooledConnection<'p, D> = Guard<D, &'p Pool<D>>;
 
-/// A borrowed connection that keeps its pool alive, and so may go anywhere.
+/// A borrowed connection that keeps its pool alive, and so borrows nothing.
 ///
 /// See [`Guard`] for what can be done with it.
 pub type OwnedConnection<D> = Guard<D, Pool<D>>;
 
 /// A borrowed connection. Dropping it gives the connection back.
 ///
-/// It dereferences to the connection. Its own verbs are associated functions, so that they hide no
-/// method of the connection: `PooledConnection::discard(guard)`.
+/// It dereferences to the connection. Its own operations are associated functions, so that they
+/// hide no method of the connection: `PooledConnection::discard(guard)`.
 ///
-/// One that was never dereferenced goes back as it came: the connection is not
-/// [reset](Dialer::reset).
+/// If it was never dereferenced, the connection is unchanged and is not [reset](Dialer::reset).
 ///
-/// A guard dropped by a panic does not give the connection back: halfway through something, it is
-/// retired (see [`retire_on_panic`](crate::Builder::retire_on_panic)).
+/// A guard dropped by a panic does not give the connection back. The connection may be halfway
+/// through something, so it is retired (see [`retire_on_panic`](crate::Builder::retire_on_panic)).
 #[must_use = "a connection not used is given straight back"]
 pub struct Guard<D: Dialer, P: Borrow<Pool<D>>> {
     /// `None` only while the guard is taken apart.
     entry: Option<Entry<D::Connection>>,
     pool: P,
-    /// Whether a panic was under way at the checkout: then it is no sign of a broken borrow.
+    /// Whether a panic was under way at the checkout: then a panic at the drop does not mean that
+    /// this loan was interrupted.
     was_panicking: bool,
-    /// Whether the connection was ever looked at.
+    /// Whether the guard was ever dereferenced.
     was_touched: AtomicBool,
 }
 
@@ -53,7 +53,8 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
         Self { entry: Some(entry), pool, was_panicking, was_touched }
     }
 
-    /// Takes the connection out for good, because it is of no more use. It is closed.
+    /// Takes the connection out of the pool for good and closes it, because it cannot be used any
+    /// more.
     ///
     /// # Examples
     ///
@@ -72,13 +73,14 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
         guard.shell().discard(entry, CloseReason::Discarded);
     }
 
-    /// Takes the connection out for good, because it has failed its borrower in a way that says
-    /// something of others too: the server has gone away, or is not the one that is wanted any more
-    /// (a primary that has become read-only, say). It is closed, and each connection that has rested
-    /// since before is [checked](Dialer::check) before it is lent, however lately it was used.
+    /// Takes the connection out of the pool for good, because it has failed in a way that other
+    /// connections may share: the server has gone away, or is no longer the right one (for example
+    /// a primary that has become read-only). It is closed, and each connection that has been idle
+    /// since before this call is [checked](Dialer::check) before it is lent, however recently it
+    /// was used.
     ///
-    /// The pool finds out by itself what [`Dialer::is_broken`] can tell. This verb is for what only
-    /// the borrower has seen.
+    /// The pool finds by itself what [`Dialer::is_broken`] can tell. `doubt` is for what only the
+    /// borrower has seen.
     ///
     /// # Examples
     ///
@@ -99,7 +101,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
         guard.shell().discard(entry, CloseReason::Doubted);
     }
 
-    /// Does `work` with the connection, which is closed if that fails.
+    /// Does `work` with the connection, and closes the connection if that fails.
     pub(crate) fn with<T, E>(
         mut guard: Self,
         work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
@@ -112,7 +114,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
         outcome
     }
 
-    /// Takes the connection out of the pool, to keep. It no longer counts as open.
+    /// Takes the connection out of the pool, for the caller to keep. It no longer counts as open.
     ///
     /// # Examples
     ///
@@ -139,13 +141,15 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
 
     /// Whether the connection has been lent before.
     ///
-    /// A request that fails on a reused connection before anything was received may have met one
-    /// that the peer had just closed, and can be tried again on another; on a fresh one it cannot.
+    /// If a request fails on a reused connection before anything was received, the peer may have
+    /// just closed that connection, and the request can be tried again on another. On a fresh
+    /// connection it cannot.
     pub fn is_reused(guard: &Self) -> bool {
         guard.entry().is_reused()
     }
 
-    /// Whether the panic that is under way is a sign of a broken borrow.
+    /// Whether the panic under way began during this loan, so that the connection may be halfway
+    /// through something.
     #[cold]
     fn is_suspect(&self) -> bool {
         !self.was_panicking && self.shell().knobs().retire_on_panic()
@@ -197,7 +201,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Drop for Guard<D, P> {
     }
 }
 
-/// Without the connection: a client may show the password with which it has logged in.
+/// Omits the connection, because a client may show the password with which it has logged in.
 impl<D: Dialer, P: Borrow<Pool<D>>> fmt::Debug for Guard<D, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guard").finish_non_exhaustive()

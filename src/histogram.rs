@@ -1,4 +1,4 @@
-//! `Histogram`: how long something took each time, counted by powers of two.
+//! `Histogram`: how often something took how long, in buckets of powers of two.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use crate::config::nanoseconds;
 
-/// Buckets of a histogram. The nth, from 0, ends at 2^(n + 1) µs; the last one has no end.
+/// The number of buckets of a histogram. The nth, from 0, ends at 2^(n + 1) µs; the last one has no
+/// end.
 const BUCKETS: usize = 32;
 
-/// The first bucket that is told of holds, which ends at 1.024 ms: whatever is shorter than a tick
-/// of the clock by which they are measured lies in it.
+/// The first bucket that is reported of `hold`, which ends at 1.024 ms: it holds all loans shorter
+/// than a tick of the clock that measures them.
 const LEAST_HOLD: usize = 9;
 
-/// How long waits, dials and loans took, as [`Pool::histograms`](crate::Pool::histograms) tells.
+/// How long waits, dials and loans took: see [`Pool::histograms`](crate::Pool::histograms).
 ///
 /// # Examples
 ///
@@ -30,14 +31,14 @@ const LEAST_HOLD: usize = 9;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Histograms {
-    /// From a checkout's call to its connection, and of those who queued in vain, to their error.
-    /// Whoever was served without queueing counts as having waited for less than 2 µs.
+    /// From a checkout's call to its connection, or to its error for callers that queued and got
+    /// none. A caller that was served without queueing counts as a wait of less than 2 µs.
     pub wait: Histogram,
     /// From a dial's beginning to its connection. Failed dials are not counted.
     pub dial: Histogram,
     /// From a checkout to the connection's return, discard or detachment. Measured by a clock that
-    /// ticks every 1 to 10 ms, as the system has it: one loan may be off by a tick, the sum of many
-    /// is not.
+    /// ticks every 1 to 10 ms, depending on the system: one loan may be off by a tick, the sum of
+    /// many is not.
     pub hold: Histogram,
 }
 
@@ -53,30 +54,30 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Every bucket's upper bound with what lies in it and in no shorter one, shortest first.
+    /// Each bucket's upper bound and the number of times in that bucket alone, shortest first.
     ///
-    /// Each bound is twice the one before: from 2 µs (of `hold`, from 1.024 ms) to 36 minutes. The
+    /// Each bound is twice the one before: from 2 µs (for `hold`, from 1.024 ms) to 36 minutes. The
     /// last is `Duration::MAX`.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
         self.counts.iter().enumerate().skip(self.least).map(|(at, count)| (bound(at), *count))
     }
 
-    /// How often it was measured.
+    /// How many times were measured.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// The time that it took all in all.
+    /// The sum of all times.
     #[must_use]
     pub fn sum(&self) -> Duration {
         self.sum
     }
 
-    /// The time within which the share `q` of all ended: 0.5 for half of them, 1.0 for all.
+    /// The time within which the fraction `q` of all ended: 0.5 for half of them, 1.0 for all.
     ///
-    /// It is the upper bound of a bucket, so at most twice the true one. `None` if nothing has been
-    /// measured. A `q` below 0 counts as 0, one above 1 as 1.
+    /// It is the upper bound of a bucket, so at most twice the true value. `None` if nothing has
+    /// been measured. A `q` below 0 counts as 0, one above 1 as 1.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Option<Duration> {
         let count = self.count();
@@ -115,17 +116,17 @@ fn bound(bucket: usize) -> Duration {
     if bucket == BUCKETS - 1 { Duration::MAX } else { Duration::from_micros(2 << bucket) }
 }
 
-/// The bucket that `time` lies in: bounds belong to the bucket that they end.
+/// The bucket of `time`. A bound belongs to the bucket that it ends.
 fn bucket(time: Duration) -> usize {
     let microseconds = nanoseconds(time).div_ceil(1000);
     let doublings = microseconds.next_power_of_two().trailing_zeros();
     (doublings.saturating_sub(1) as usize).min(BUCKETS - 1)
 }
 
-/// What a pool's histograms are made of.
+/// The counts behind a pool's histograms.
 ///
-/// What happens on the fast path is not written down: loans without a wait, and those that end
-/// within a tick of the clock, are the loans that are left when the others are subtracted.
+/// The fast path writes nothing here. Loans without a wait, and those that end within a tick of the
+/// clock, are computed by subtracting the others from all loans.
 #[derive(Debug, Default)]
 pub(crate) struct Timings {
     waits: Record,
@@ -133,12 +134,12 @@ pub(crate) struct Timings {
     holds: Record,
     /// Waits that ended in an error.
     vain_waits: Counter,
-    /// Loans that came to nothing: the connection was broken, and another was looked for.
+    /// Loans that never reached the caller: the connection was broken, and the caller got another.
     vain_loans: Counter,
 }
 
 impl Timings {
-    /// A caller who queued has been served, or not.
+    /// The wait of a caller that queued has ended, served or not.
     pub(crate) fn note_wait(&self, waited: Duration, is_served: bool) {
         self.waits.add(waited);
         self.vain_waits.add(u64::from(!is_served));
@@ -148,7 +149,7 @@ impl Timings {
         self.dials.add(took);
     }
 
-    /// A loan that lasted for a tick or longer has ended.
+    /// A loan that lasted a tick or longer has ended.
     #[cold]
     pub(crate) fn note_hold(&self, held: Duration) {
         self.holds.add(held);
@@ -158,9 +159,10 @@ impl Timings {
         self.vain_loans.add(1);
     }
 
-    /// All of it, given how many loans there have been and how many of them have not ended.
+    /// The histograms, given how many loans have begun and how many of them have not ended.
     pub(crate) fn histograms(&self, loans: impl FnOnce() -> (u64, u32)) -> Histograms {
-        // In this order each of them is among the loans that are counted after it.
+        // Read before the loans, so that each of these is among the loans that are counted after
+        // it.
         let (mut wait, mut hold) = (self.waits.histogram(0), self.holds.histogram(LEAST_HOLD));
         let (vain_waits, vain_loans) = (self.vain_waits.get(), self.vain_loans.get());
         let (loans, in_hands) = loans();
@@ -173,7 +175,8 @@ impl Timings {
     }
 }
 
-/// A count. Nobody acts on it, so it needs no door by which the models would search its orders.
+/// A count. No decision depends on it, so it does not go through `sync` to be searched by the
+/// models.
 #[derive(Debug, Default)]
 struct Counter(AtomicU64);
 
@@ -187,8 +190,8 @@ impl Counter {
     }
 }
 
-/// The counts of one histogram, allocated when there is something to count. Behind a pointer, also
-/// because they must not lie where the fast path reads.
+/// The counts of one histogram, allocated when there is something to count. A pointer also keeps
+/// them off the cache lines that the fast path reads.
 #[derive(Debug, Default)]
 struct Record(OnceLock<Box<Counts>>);
 

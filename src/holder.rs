@@ -1,4 +1,4 @@
-//! `Holder`: who has a connection, since when, and where it was asked for.
+//! `Holder`: which thread has a connection, for how long, and which line asked for it.
 
 use std::fmt;
 use std::panic::Location;
@@ -15,16 +15,16 @@ pub(crate) type Site = &'static Location<'static>;
 /// How many holders an error names.
 const NAMED_IN_ERRORS: usize = 3;
 
-/// A connection in a caller's hands: for how long, and who took it where.
+/// A connection in use: for how long, taken by which thread, at which line.
 ///
 /// [`Pool::holders`](crate::Pool::holders) lists all of them. Its `Display` is one line: `held for
 /// 3.2s by thread "worker-3" since src/main.rs:41:17`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// For how long, to some milliseconds.
+    /// For how long, accurate to some milliseconds.
     pub held: Duration,
-    /// The line that called `get` or its like.
+    /// The line that called `get` or another checkout.
     pub location: &'static Location<'static>,
     /// The thread that called it. The guard may have been moved to another since.
     pub thread: ThreadId,
@@ -42,7 +42,7 @@ impl Holder {
         }
     }
 
-    /// All holders of these loans, longest first.
+    /// The holders of these loans, longest first.
     pub(crate) fn all(mut loans: Vec<Loan>) -> Vec<Self> {
         loans.sort_by_key(|loan| loan.since);
         let now = coarse_now();
@@ -61,15 +61,16 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Who held the pool's connections as a caller was turned away.
+/// The holders of the pool's connections when a caller was turned away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holders {
-    /// Those who have had one for longest, longest first: at most three.
+    /// The holders that have had a connection for longest, longest first: at most three.
     pub longest: Vec<Holder>,
-    /// Whether every connection in use was taken by a thread that was asking for another, the one
-    /// turned away included. Then none comes back before one of them gives up: a program that takes
-    /// a second connection while it holds one needs a larger pool, or should do with one.
+    /// Whether every connection in use was taken by a thread that was asking for another, including
+    /// the thread turned away. Then no connection comes back before one of these threads gives up.
+    /// A program that takes a second connection while it holds one needs a larger pool, or should
+    /// use one connection only.
     pub is_self_deadlock: bool,
 }
 

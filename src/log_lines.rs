@@ -1,6 +1,8 @@
-//! What a pool says through the [`log`](https://docs.rs/log) facade, and nothing without that feature.
+//! The lines that a pool writes through the [`log`](https://docs.rs/log) facade; empty without
+//! feature `log`.
 //!
-//! A logger is user code, so nothing here is called under a lock of the pool. Its panic costs the line.
+//! A logger is user code, so nothing here is called under a lock of the pool. If it panics, only
+//! the line is lost.
 
 #[cfg(feature = "log")]
 mod kept {
@@ -17,13 +19,13 @@ mod kept {
     use crate::moment::Moment;
     use crate::sync::{Mutex, catch, now};
 
-    /// So many lines of one kind may be written in each `PERIOD`. A trouble that comes and goes many
-    /// times a second is told of by a few.
+    /// The most lines of one kind in each `PERIOD`, so that a fault that comes and goes many times
+    /// a second writes only a few.
     const LINES: u32 = 3;
     const PERIOD: Duration = Duration::from_secs(60);
 
-    /// The lines of a pool, or of all keys of a keyed pool. They weigh nothing before the first of
-    /// them.
+    /// The lines of a pool, or of all keys of a keyed pool. They take no memory before the first
+    /// line.
     #[derive(Debug, Default)]
     pub(crate) struct Log(OnceLock<Box<Limits>>);
 
@@ -40,7 +42,7 @@ mod kept {
     #[derive(Debug, Default)]
     pub(crate) struct Streak {
         failures: AtomicU32,
-        /// Whether it has been said that callers are refused.
+        /// Whether a line has said that callers are refused.
         is_refusing: AtomicBool,
     }
 
@@ -49,7 +51,7 @@ mod kept {
             self.0.get_or_init(Box::default)
         }
 
-        /// A dial has failed. The first of a streak is told of, and later ones once in a while.
+        /// A dial has failed. Logs the first failure of a streak, and later ones once in a while.
         pub(crate) fn dial_failed<E: Error + 'static>(
             &self,
             pool: Option<&str>,
@@ -116,7 +118,7 @@ mod kept {
         }
     }
 
-    /// Lines of one kind, and how many of them may still be written.
+    /// Limits the lines of one kind.
     #[derive(Debug)]
     struct Limit(Mutex<Allowance>);
 
@@ -138,7 +140,7 @@ mod kept {
     }
 
     impl Limit {
-        /// Writes a line, unless there have been too many of late.
+        /// Writes a line, unless this period has had too many.
         fn say(&self, pool: Option<&str>, level: Level, line: fmt::Arguments<'_>) {
             self.write(pool, level, line, |_, _| true);
         }

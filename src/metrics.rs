@@ -1,6 +1,7 @@
-//! The [`metrics`](https://docs.rs/metrics) facade: a pool's numbers, for whatever collects them.
+//! The [`metrics`](https://docs.rs/metrics) facade: a pool's numbers, for any metrics recorder.
 //!
-//! With feature `metrics`. Each name bears the label `pool`, with the name that the pool was given.
+//! Needs feature `metrics`. Each metric has the label `pool`, with the name given to
+//! [`PoolMetrics::new`].
 //!
 //! | name | kind, unit | meaning |
 //! | --- | --- | --- |
@@ -9,18 +10,18 @@
 //! | `latebind_waiting` | gauge | callers in the queue |
 //! | `latebind_overdue_dials` | gauge | dials that have outrun their deadline |
 //! | `latebind_lent_total`, `latebind_reused_total` | counter | loans, and those of connections lent before |
-//! | `latebind_waited_total`, `latebind_timed_out_total`, `latebind_queue_full_total` | counter | callers who queued, who were turned away at their deadline, who found the queue full |
+//! | `latebind_waited_total`, `latebind_timed_out_total`, `latebind_queue_full_total` | counter | callers that queued, that were turned away at their deadline, that found the queue full |
 //! | `latebind_dials_total`, `latebind_dial_failed_total` | counter | dials begun, and those that failed |
 //! | `latebind_check_failed_total`, `latebind_leaked_total`, `latebind_panics_total` | counter | checks that failed, loans beyond `leak_after`, panics of the dialer |
-//! | `latebind_closed_total` | counter | connections closed, by `reason`: as [`CloseReason`] has it |
-//! | `latebind_turned_away_total` | counter | callers who got no connection, by `reason`: the variant of [`GetError`] |
-//! | `latebind_wait_seconds` | histogram, s | how long callers queued who were served |
-//! | `latebind_dial_seconds` | histogram, s | how long dials took that succeeded |
-//! | `latebind_hold_seconds` | histogram, s | how long connections were borrowed, to some milliseconds |
+//! | `latebind_closed_total` | counter | connections closed, by `reason`: the [`CloseReason`] |
+//! | `latebind_turned_away_total` | counter | callers that got no connection, by `reason`: the variant of [`GetError`] |
+//! | `latebind_wait_seconds` | histogram, s | how long served callers queued |
+//! | `latebind_dial_seconds` | histogram, s | how long successful dials took |
+//! | `latebind_hold_seconds` | histogram, s | how long connections were borrowed, accurate to some milliseconds |
 //!
-//! The first ten come from [`PoolMetrics::publish`], to be called as often as somebody collects them;
-//! a checkout pays nothing for it. The others come from an [observer](PoolMetrics::observer), and
-//! cost each checkout and return some hundred nanoseconds.
+//! The metrics of the first eight rows come from [`PoolMetrics::publish`], to be called at each
+//! scrape; a checkout pays nothing for them. The others come from an
+//! [observer](PoolMetrics::observer), and cost each checkout and return some hundred nanoseconds.
 
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ use crate::stats::Stats;
 ///
 /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
 /// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
-/// // After the recorder has been installed, which takes what is said here.
+/// // After the recorder has been installed: it must exist before the first metric.
 /// let metrics = PoolMetrics::new("orders");
 /// let pool = Pool::builder(dialer).observer(metrics.observer()).build()?;
 /// drop(pool.get()?);
@@ -51,12 +52,12 @@ use crate::stats::Stats;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct PoolMetrics {
-    gauges: Vec<(Gauge, Of<u32>)>,
-    counters: Vec<(Counter, Of<u64>)>,
+    gauges: Vec<(Gauge, Getter<u32>)>,
+    counters: Vec<(Counter, Getter<u64>)>,
     events: EventMetrics,
 }
 
-/// The meters that an observer keeps.
+/// The metrics that an observer updates.
 #[derive(Clone)]
 struct EventMetrics {
     closed: Vec<(CloseReason, Counter)>,
@@ -66,13 +67,13 @@ struct EventMetrics {
     hold: Histogram,
 }
 
-/// Reads a number from many.
-type Of<T> = fn(&Stats) -> T;
+/// Reads one number of many.
+type Getter<T> = fn(&Stats) -> T;
 
-/// With its name and its meaning.
-type Named<T> = (&'static str, &'static str, Of<T>);
+/// A number with its name and its description.
+type Named<T> = (&'static str, &'static str, Getter<T>);
 
-const STATES: [(&str, Of<u32>); 4] = [
+const STATES: [(&str, Getter<u32>); 4] = [
     ("idle", |stats| stats.idle),
     ("in_use", |stats| stats.in_use),
     ("dialing", |stats| stats.dialing),
@@ -98,12 +99,12 @@ const COUNTERS: [Named<u64>; 10] = [
     ("latebind_panics_total", "Panics of the dialer", |stats| stats.panics_total),
 ];
 
-/// The variants of `GetError`, as the label has them.
+/// The variants of `GetError`, as values of the label `reason`.
 const ERRORS: [&str; 6] =
     ["cancelled", "closed", "exhausted", "queue_full", "suspended", "unreachable"];
 
 impl PoolMetrics {
-    /// The meters of a pool, from the recorder that is installed now.
+    /// The metrics of a pool, from the recorder that is installed now.
     pub fn new(pool: impl Into<SharedString>) -> Self {
         let pool = pool.into();
         let states = STATES.map(|(state, of)| {
@@ -126,7 +127,7 @@ impl PoolMetrics {
         }
     }
 
-    /// Sets the gauges, and the counters of what has been done so far, to these numbers.
+    /// Sets the gauges and the counters of [`Stats`] to these numbers.
     pub fn publish(&self, stats: &Stats) {
         for (gauge, of) in &self.gauges {
             gauge.set(of(stats));
@@ -136,8 +137,8 @@ impl PoolMetrics {
         }
     }
 
-    /// Measures waits, dials and loans, and counts what ends: for
-    /// [`Settings::observer`](crate::Settings::observer).
+    /// Measures waits, dials and loans, and counts closed connections and callers turned away: pass
+    /// it to [`Settings::observer`](crate::Settings::observer).
     pub fn observer<E>(&self) -> impl Observer<E> + use<E> {
         let events = self.events.clone();
         move |event: &Event<'_, E>| events.note(event)

@@ -66,8 +66,8 @@ pub struct Pool<D: Dialer> {
     handle: Arc<Handle<D>>,
 }
 
-/// What the clones of a pool share. The workers share the shell alone, so that the last handle to
-/// go closes the pool although a dial is still under way.
+/// What the clones of a pool share. The workers share only the shell, so that dropping the last
+/// handle closes the pool although a dial is still under way.
 struct Handle<D: Dialer> {
     shell: Arc<Shell<D>>,
 }
@@ -75,7 +75,7 @@ struct Handle<D: Dialer> {
 impl<D: Dialer> Drop for Handle<D> {
     fn drop(&mut self) {
         if self.shell.is_inherited() {
-            // What it has open is the parent's, and so must not even be dropped.
+            // Its connections are the parent's, and so must not even be dropped.
             std::mem::forget(Arc::clone(&self.shell));
         }
         self.shell.close();
@@ -94,8 +94,8 @@ impl<D: Dialer> Pool<D> {
         Self { handle: Arc::new(Handle { shell }) }
     }
 
-    /// The pool of a key, which has a part in what all keys share. Nothing of it is ever dialed for
-    /// but by a caller.
+    /// The pool of a key, under the budget of all keys. It dials only for callers, never for
+    /// itself.
     pub(crate) fn of_key(shell: Arc<Shell<D>>) -> Self {
         Self { handle: Arc::new(Handle { shell }) }
     }
@@ -116,7 +116,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// # Errors
     ///
-    /// [`GetError`] says why there was none, with the numbers of that moment.
+    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
     ///
     /// # Examples
     ///
@@ -135,12 +135,12 @@ impl<D: Dialer> Pool<D> {
 
     /// Lends a connection, waiting for at most `timeout`.
     ///
-    /// One limit for all of it: the wait in the queue, a dial, a check. `Duration::MAX` means no
-    /// limit; zero means to take what is idle and needs no check, and not to begin a dial.
+    /// One limit covers everything: the wait in the queue, a dial, a check. `Duration::MAX` means
+    /// no limit. Zero takes an idle connection that needs no check, and begins no dial.
     ///
     /// # Errors
     ///
-    /// [`GetError`] says why there was none, with the numbers of that moment.
+    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
     #[inline]
     #[track_caller]
     pub fn get_timeout(
@@ -155,7 +155,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// # Errors
     ///
-    /// [`GetError`] says why there was none, with the numbers of that moment.
+    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
     #[track_caller]
     pub fn get_deadline(
         &self,
@@ -167,8 +167,8 @@ impl<D: Dialer> Pool<D> {
 
     /// Lends an idle connection if there is one and nobody waits for it.
     ///
-    /// Does no I/O and does not wait: no dial is begun, and no check is made however long the
-    /// connection has been idle (`is_broken` is asked).
+    /// Does no I/O and does not wait: it begins no dial, and makes no check however long the
+    /// connection has been idle (`is_broken` is called).
     ///
     /// # Errors
     ///
@@ -193,11 +193,11 @@ impl<D: Dialer> Pool<D> {
     /// As [`get`](Self::get), with a guard that keeps a handle of the pool and so borrows nothing.
     ///
     /// It costs a reference count, which all threads of the pool share: prefer `get` where its
-    /// borrow will do.
+    /// borrow is enough.
     ///
     /// # Errors
     ///
-    /// [`GetError`] says why there was none, with the numbers of that moment.
+    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
     ///
     /// # Examples
     ///
@@ -225,17 +225,17 @@ impl<D: Dialer> Pool<D> {
         self.lend_idle(Location::caller()).map(|entry| Guard::new(self.clone(), entry))
     }
 
-    /// Does `work` with a connection, lent as by [`get`](Self::get). A connection with which the work
-    /// has failed is closed rather than given back.
+    /// Does `work` with a connection, lent as by [`get`](Self::get). If the work fails, the
+    /// connection is closed rather than given back.
     ///
-    /// For a dialer that cannot tell a dead connection from a live one, and for borrowers who would
-    /// rather pay for a dial than find out what an error has left behind. Where errors are often
-    /// about the request and not about the connection (a row that is there already, a page that is
-    /// not), use a guard, and [`discard`](Guard::discard) or [`doubt`](Guard::doubt).
+    /// Meant for a dialer that cannot tell a dead connection from a live one, and for borrowers
+    /// that would rather pay for a dial than find out the state of a connection after an error.
+    /// Where errors often concern the request and not the connection (a duplicate row, a page not
+    /// found), use a guard, and [`discard`](Guard::discard) or [`doubt`](Guard::doubt).
     ///
     /// # Errors
     ///
-    /// Those of `work`, and [`GetError`] as of `get`.
+    /// The errors of `work`, and those of `get`.
     ///
     /// # Examples
     ///
@@ -335,12 +335,12 @@ impl<D: Dialer> Pool<D> {
     /// [`max_dialing`](crate::Builder::max_dialing) allows, and waits for them for at most
     /// `get_timeout`.
     ///
-    /// They come to rest in the pool, so no more are opened than `max_idle` and `max_open` allow,
-    /// and those open already are counted.
+    /// They become idle in the pool, so no more are opened than `max_idle` and `max_open` allow.
+    /// Connections that are already open count.
     ///
     /// # Errors
     ///
-    /// As of [`get`](Self::get). Connections opened before the error stay open.
+    /// The errors of [`get`](Self::get). Connections opened before the error stay open.
     ///
     /// # Examples
     ///
@@ -357,20 +357,20 @@ impl<D: Dialer> Pool<D> {
         warm.unwrap_or(Err(GetError::Closed))
     }
 
-    /// What the pool holds now, and has done so far.
+    /// The pool's numbers: the connections that it holds now, and totals since it was opened.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.handle.shell.stats()
     }
 
-    /// As [`stats`](Self::stats), but never waits for the pool's lock, and holds it for no longer than a
-    /// copy of the numbers takes: for whoever looks often, such as a metrics exporter.
+    /// As [`stats`](Self::stats), but never waits for the pool's lock, and holds it for no longer
+    /// than a copy of the numbers takes: for frequent readers, such as a metrics exporter.
     ///
-    /// `open()` is `idle + in_use + dialing + closing`, and at most `max_open`, in every reading. But
-    /// it is of no single moment: `idle` and `in_use` are of now, at a glance. The rest is of now if the
-    /// lock is free. If it is taken, the rest is as it was after the latest event that opened or closed a
-    /// connection, or one that is about a millisecond old. What has been lent without the lock since
-    /// is not in the totals yet.
+    /// `open()` is `idle + in_use + dialing + closing`, and at most `max_open`, in every reading.
+    /// But its numbers are not of one moment. `idle` and `in_use` are current, read without
+    /// synchronization. The others are current if the lock is free. If the lock is taken, they are
+    /// as they were after the latest event that opened or closed a connection, or after an event
+    /// that is about a millisecond old; the totals then lack the loans without the lock since.
     ///
     /// # Examples
     ///
@@ -388,8 +388,9 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.recent_stats()
     }
 
-    /// How the latest dial failed, unless one has succeeded since: also one that the pool began for
-    /// [`min_idle`](crate::Settings::min_idle), or for a caller who has been served otherwise.
+    /// How the latest dial failed, unless one has succeeded since. Includes dials that the pool
+    /// began for [`min_idle`](crate::Settings::min_idle), and dials for a caller that was served
+    /// otherwise.
     ///
     /// # Examples
     ///
@@ -398,7 +399,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// let nobody = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     /// let pool = Pool::builder(TcpDialer::from(nobody)).min_idle(1).build()?;
-    /// // Nobody asks for a connection. The pool dials by itself, and fails.
+    /// // No caller asks for a connection. The pool dials by itself, and fails.
     /// # while pool.last_dial_failure().is_none() { std::thread::yield_now(); }
     /// let failure = pool.last_dial_failure().expect("nobody listens there");
     /// println!("{failure}"); // .. Connection refused ..
@@ -409,19 +410,20 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.last_dial_failure()
     }
 
-    /// How long waits, dials and loans took, each time since the pool was opened.
+    /// How long waits, dials and loans took since the pool was opened.
     ///
-    /// Always on: a checkout that waits for nobody, and its return, write nothing for it.
+    /// Always on: a checkout that does not wait, and its return, write nothing for it.
     #[must_use]
     pub fn histograms(&self) -> Histograms {
         self.handle.shell.histograms()
     }
 
-    /// Who has a connection now, longest first.
+    /// The holders of connections now, longest first.
     ///
-    /// Always on: each checkout notes the line and the thread that asked, and when. A guard may be
-    /// moved; the thread is that of the checkout. A connection that changes hands at this very moment
-    /// may be missing, as may one that has been given to a caller who has not woken yet.
+    /// Always on: each checkout records the line and the thread that asked, and when. A guard may
+    /// be moved to another thread; the thread given is that of the checkout. A connection that is
+    /// lent or returned at this very moment may be missing, and so may one that was given to a
+    /// caller that has not woken yet.
     ///
     /// # Examples
     ///
@@ -445,33 +447,33 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.dialer()
     }
 
-    /// Sets the most connections that may be open, now and from now on: short for
+    /// Sets the most connections that may be open, from now on: short for
     /// [`reconfigure`](Self::reconfigure) with [`max_open`](crate::Settings::max_open) alone, which
-    /// says what becomes of those beyond it.
+    /// says what happens to connections beyond it.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::TooSmall`] if it is 0. Nothing is changed then.
+    /// [`ConfigError::TooSmall`] if `max_open` is 0. Then nothing is changed.
     pub fn resize(&self, max_open: u32) -> Result<(), ConfigError> {
         self.change(|config| Config { max_open, ..config }.check_bounds())
     }
 
-    /// Lends no connection again that was opened, or began to be dialed, before this call.
+    /// Stops lending every connection that was opened, or whose dial was begun, before this call.
     ///
-    /// Idle ones are closed now, those in use when they come back.
+    /// Idle connections are closed now, those in use when they are returned.
     pub fn flush(&self) {
         self.handle.shell.flush();
     }
 
-    /// Retires the connections of which `predicate` says so.
+    /// Retires the connections for which `predicate` returns `true`.
     ///
-    /// It judges every connection that was opened, or began to be dialed, before this call, once:
-    /// idle ones now, on this thread, and those in use when they come back, on the thread that
-    /// returns them. None of them is lent again before that. A connection on which the predicate
-    /// panics is retired.
+    /// It judges once each connection that was opened, or whose dial was begun, before this call:
+    /// idle connections now, on this thread, and those in use when they are returned, on the
+    /// returning thread. None of them is lent again before that. A connection on which the
+    /// predicate panics is retired.
     ///
     /// The predicate runs under no lock. It is dropped when it has no connection left to judge, and
-    /// so kept as long as one of them is not given back.
+    /// so it is kept until the last of them is returned.
     ///
     /// # Examples
     ///
@@ -490,13 +492,13 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.retire_where(Arc::new(predicate));
     }
 
-    /// Lends nothing and dials nothing from now on, until [`resume`](Self::resume).
+    /// Stops lending and dialing, until [`resume`](Self::resume).
     ///
     /// Callers wait in the queue as if every connection were in use, and so does
-    /// [`warm_up`](Self::warm_up); at its deadline a caller is told [`GetError::Suspended`], and
-    /// `try_get` at once. Connections in use come back to rest, and dials under way end there.
-    /// For a server that is about to fail over or to be restarted, say: callers then notice a delay
-    /// and no error.
+    /// [`warm_up`](Self::warm_up); at its deadline a caller gets [`GetError::Suspended`], and
+    /// `try_get` gets it at once. Returned connections and those of dials under way become idle.
+    /// Meant, for example, for a server that is about to fail over or to be restarted: callers then
+    /// notice a delay and no error.
     ///
     /// May be called more than once; one `resume` ends it. A suspended pool can be closed.
     ///
@@ -511,7 +513,7 @@ impl<D: Dialer> Pool<D> {
     /// assert!(matches!(pool.try_get(), Err(GetError::Suspended { .. })));
     /// std::thread::scope(|scope| {
     ///     scope.spawn(|| assert!(pool.get().is_ok())); // waits
-    ///     pool.flush(); // and whatever else is to be done meanwhile
+    ///     pool.flush(); // and whatever else must be done meanwhile
     ///     pool.resume();
     /// });
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -520,7 +522,7 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.suspend();
     }
 
-    /// Ends what [`suspend`](Self::suspend) began: callers in the queue are served in their order.
+    /// Ends a [`suspend`](Self::suspend): callers in the queue are served in their order.
     ///
     /// Does nothing to a pool that is not suspended.
     pub fn resume(&self) {
@@ -533,20 +535,21 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.is_suspended()
     }
 
-    /// Closes the pool: nothing is lent from now on.
+    /// Closes the pool: it lends nothing from now on.
     ///
     /// Callers in the queue are turned away with [`GetError::Closed`] and idle connections are
-    /// closed. Connections in use are closed when they come back, and dials under way when they
-    /// end: [`drain`](Self::drain) waits for both. If no other pool that shares its
-    /// [threads](crate::Threads) is open, those without work end now and the others with their work;
-    /// nobody waits for that.
+    /// closed. Connections in use are closed when they are returned, and those of dials under way
+    /// when the dials end: [`drain`](Self::drain) waits for both. If no other pool that shares its
+    /// [threads](crate::Threads) is open, idle threads end now and the others after their work;
+    /// `close` does not wait for that.
     ///
     /// May be called more than once, and from a dialer's own method.
     pub fn close(&self) {
         self.handle.shell.close();
     }
 
-    /// [Closes](Self::close) the pool, and waits until nothing of it is open or `deadline` has come.
+    /// [Closes](Self::close) the pool, and waits until it has no open connection or `deadline` has
+    /// come.
     ///
     /// # Examples
     ///
@@ -569,19 +572,20 @@ impl<D: Dialer> Pool<D> {
         Drained { in_use, dialing, closing, holders }
     }
 
-    /// [Closes](Self::close) the pool, and aborts the connections in use as far as its dialer gave
-    /// [handles](crate::Dialer::abort_handle) for them. Says how many it aborted.
+    /// [Closes](Self::close) the pool, and aborts the connections in use for which its dialer gave
+    /// [handles](crate::Dialer::abort_handle). Returns how many it aborted.
     ///
-    /// For the end of a [`drain`](Self::drain) that did not complete: a borrower that waits for a
-    /// silent peer waits no longer, since its reads and writes end at once, and so gives its
-    /// connection back. A borrower that does no I/O notices nothing. Connections being checked or
-    /// reset are aborted too; dials under way are not.
+    /// Meant for after a [`drain`](Self::drain) that did not complete: the reads and writes of a
+    /// borrower that waits for a silent peer end at once, and so it gives its connection back. A
+    /// borrower that does no I/O notices nothing. Connections being checked or reset are aborted
+    /// too; dials under way are not.
     ///
-    /// [`TcpDialer`](crate::net::TcpDialer::abortable) and its like give handles if told to.
+    /// [`TcpDialer`](crate::net::TcpDialer::abortable) and the other dialers of this crate for
+    /// sockets give handles if told to.
     ///
     /// # Examples
     ///
-    /// A moment for what is under way, then none:
+    /// Gives borrowers a moment to finish, then aborts:
     ///
     /// ```
     /// use std::io::Read;
@@ -618,23 +622,24 @@ impl<D: Dialer> fmt::Debug for Pool<D> {
     }
 }
 
-/// What was still open when [`Pool::drain`] returned, and who held it.
+/// The connections that were still open when [`Pool::drain`] returned, and their holders.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 #[must_use = "it says whether anything is still open"]
 pub struct Drained {
-    /// Connections in callers' hands.
+    /// Connections held by callers.
     pub in_use: u32,
-    /// Dials that have not ended. What they open is closed at once.
+    /// Dials that have not ended. The connections that they open are closed at once.
     pub dialing: u32,
     /// Connections whose close has not returned.
     pub closing: u32,
-    /// Who has those in use, longest first. One that is being checked or reset has no holder.
+    /// The holders of those in use, longest first. A connection that is being checked or reset has
+    /// no holder.
     pub holders: Vec<Holder>,
 }
 
 impl Drained {
-    /// What was open in two pools together.
+    /// The sum over two pools.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.in_use += other.in_use;
         self.dialing += other.dialing;
@@ -643,7 +648,7 @@ impl Drained {
         self
     }
 
-    /// Whether nothing is open any more.
+    /// Whether no connection was open any more.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.in_use + self.dialing + self.closing == 0

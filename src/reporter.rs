@@ -1,4 +1,4 @@
-//! `Reporter`: by which name a pool goes, and who hears of what happens in it.
+//! `Reporter`: a pool's name, and the observer and log that receive its events.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::event::Observer;
 use crate::holder::Holder;
 use crate::log_lines::{SharedLog, Streak};
 
-/// A pool's name, its observer and its log. One for all keys of a keyed pool.
+/// A pool's name, its observer and its log. All keys of a keyed pool share one.
 pub(crate) struct Reporter<E> {
     name: Option<Arc<str>>,
     observer: Option<Arc<dyn Observer<E>>>,
@@ -39,8 +39,8 @@ impl<E> Reporter<E> {
         self.observer.as_deref()
     }
 
-    /// A dial has failed. `is_refusing`: callers whom nothing open can serve are turned away from now
-    /// on.
+    /// A dial has failed. `is_refusing`: from now on, callers that no open connection can serve are
+    /// turned away.
     pub(crate) fn log_failure(&self, streak: &Streak, failure: &DialFailure<E>, is_refusing: bool)
     where
         E: Error + 'static,

@@ -1,6 +1,5 @@
-//! The spans of feature `tracing`, and nothing in their place without it.
-//!
-//! To begin a span and to end it is the subscriber's code: `Shell::in_span` does both.
+//! The spans of feature `tracing`; empty types without it. Beginning and ending a span run the
+//! subscriber's code: `Shell::in_span` does both, under no lock.
 
 #[cfg(feature = "tracing")]
 mod kept {
@@ -11,12 +10,12 @@ mod kept {
 
     pub(crate) const ARE_KEPT: bool = true;
 
-    /// The span of the program's in which a caller is. Not to be dropped under a lock.
+    /// The program's span in which a caller is. Must not be dropped under a lock.
     #[derive(Debug)]
     pub(crate) struct Callers(Option<tracing::Span>);
 
     impl Callers {
-        /// Of this thread.
+        /// The current span of this thread.
         pub(crate) fn current() -> Self {
             Self(catch(tracing::Span::current).filter(|span| !span.is_none()))
         }
@@ -36,7 +35,7 @@ mod kept {
         debug_span!(target: "latebind", "wait", pool).entered()
     }
 
-    /// Within the span of the caller whose need it is.
+    /// A dial's span, within that of the caller whose need began it.
     pub(crate) fn dial(pool: Option<&str>, caller: Option<&Callers>) -> Span {
         let parent = caller.and_then(|caller| caller.0.as_ref()?.id());
         debug_span!(target: "latebind", parent: parent, "dial", pool).entered()

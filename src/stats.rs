@@ -1,15 +1,15 @@
-//! `Stats`: what a pool holds at one moment, and has done so far.
+//! `Stats`: a pool's numbers at one moment.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 
-/// What a pool holds now, and has done so far.
+/// A pool's numbers: the connections that it holds now, and totals since it was opened.
 ///
-/// Taken under one lock at one moment, so that always
-/// `open() == idle + in_use + dialing + closing`, and `open() <= max_open` unless the limit was
-/// just lowered below what was out.
+/// Taken under one lock at one moment, so that always `open() == idle + in_use + dialing +
+/// closing`, and `open() <= max_open` unless `max_open` was just lowered below the number of open
+/// connections.
 ///
 /// # Examples
 ///
@@ -28,11 +28,11 @@ use crate::close_reason::CloseReason;
 pub struct Stats {
     /// The most connections that may be open.
     pub max_open: u32,
-    /// Connections at rest.
+    /// Idle connections.
     pub idle: u32,
-    /// Connections in callers' hands, or being checked or reset on the way there or back.
+    /// Connections held by callers, or being checked before a loan or reset after one.
     pub in_use: u32,
-    /// Slots being dialed into, those overdue among them.
+    /// Slots for which a dial is under way, including those overdue.
     pub dialing: u32,
     /// Connections being closed. They count as open until the dialer's `close` has returned.
     pub closing: u32,
@@ -40,22 +40,22 @@ pub struct Stats {
     pub waiting: u32,
     /// Dials that have outrun their deadline and still hold their slot.
     pub overdue: u32,
-    /// Whether a dial is wanted for which a keyed pool has no slot, since the connections of all keys
-    /// are as many as [`max_open_total`](crate::Settings::max_open_total) allows. Of a pool that is
-    /// not keyed, never.
+    /// Whether a key wants to dial but the keyed pool has no slot left, because the connections of
+    /// all keys are as many as [`max_open_total`](crate::Settings::max_open_total) allows. Always
+    /// `false` in a pool that is not keyed.
     pub stalled: bool,
 
-    /// Connections ever lent, also those then found broken and never handed to their caller.
+    /// Loans, including those of connections then found broken and never handed to their caller.
     pub lent_total: u64,
-    /// Of those, connections that had been lent before.
+    /// Loans of connections that had been lent before.
     pub reused_total: u64,
-    /// Callers who had to queue.
+    /// Callers that had to queue.
     pub waited_total: u64,
-    /// The time that callers spent in the queue, whatever came of it.
+    /// The time that callers spent in the queue, whether they were served or not.
     pub wait_time_total: Duration,
     /// Callers turned away at their deadline.
     pub timed_out_total: u64,
-    /// Callers who were [cancelled](crate::Cancel), before they asked or while they waited.
+    /// Callers that were [cancelled](crate::Cancel), before they asked or while they waited.
     pub cancelled_total: u64,
     /// Callers turned away because the queue was full.
     pub queue_full_total: u64,
@@ -63,26 +63,26 @@ pub struct Stats {
     pub dials_total: u64,
     /// Dials that opened a connection.
     pub dialed_total: u64,
-    /// Dials that failed. One that is overdue has not ended, and so not failed yet.
+    /// Dials that failed. An overdue dial has not ended, and so has not failed yet.
     pub dial_failed_total: u64,
     /// Checks that found a connection dead or did not end in time.
     pub check_failed_total: u64,
     /// Connections taken out for good and closed by the pool, for whatever
     /// [reason](crate::CloseReason).
     pub retired_total: u64,
-    /// Of those, connections that `is_broken` gave up at a checkout or a return: where they are many,
-    /// the server or something on the way ends connections before the pool does.
+    /// Retired connections that `is_broken` found broken at a checkout or a return. If there are
+    /// many, the server or the network ends connections before the pool does.
     pub broken_total: u64,
-    /// Of those, connections whose reset failed.
+    /// Retired connections whose reset failed.
     pub reset_failed_total: u64,
-    /// Of those, connections beyond `max_idle` or `max_open`: where they are many, they are dialed
-    /// again and again for want of a larger `max_idle`.
+    /// Retired connections beyond `max_idle` or `max_open`. If there are many, `max_idle` is too
+    /// small, and connections are dialed again and again.
     pub surplus_total: u64,
-    /// Of those, connections closed to make room for other keys.
+    /// Retired connections that were closed to make room for other keys.
     pub evicted_total: u64,
-    /// Connections taken out of the pool by their borrowers, to keep.
+    /// Connections that their borrowers took out of the pool, to keep.
     pub detached_total: u64,
-    /// Loans that lasted longer than `leak_after`, each once.
+    /// Loans that lasted longer than `leak_after`, each counted once.
     pub leaked_total: u64,
     /// Slots freed although the dialer's `close` had not returned within `close_timeout`.
     pub close_timeouts_total: u64,
@@ -91,13 +91,13 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// The slots taken: `idle + in_use + dialing + closing`.
+    /// The number of taken slots: `idle + in_use + dialing + closing`.
     #[must_use]
     pub fn open(&self) -> u32 {
         self.idle + self.in_use + self.dialing + self.closing
     }
 
-    /// Counts a connection among those that were retired for its reason.
+    /// Counts a retired connection by its reason.
     pub(crate) fn count_retired(&mut self, reason: CloseReason) {
         match reason {
             CloseReason::Broken => self.broken_total += 1,

@@ -7,41 +7,40 @@ use std::thread;
 
 use crate::workers::Crew;
 
-/// Starts the threads of some pools, which share them: a handle, all clones of which are the same.
+/// Starts threads for pools, which share them. A handle: all clones are the same.
 ///
-/// Unless a pool is [given](crate::Builder::threads) one, it shares the threads of the process. Of
-/// both holds:
+/// A pool that is not [given](crate::Builder::threads) one shares the threads of the process. Both
+/// work alike:
 ///
-/// - There is no thread before something needs one: a dial, a check or close that
-///   [may block](crate::Blocking), or a limit of time on a connection, which one thread watches for
-///   all pools.
-/// - What needs a thread has one at once, one that rests or a new one. A dial that hangs holds up
-///   nobody else's. If the system has no thread to give, what is to be done waits for one of
-///   those at work; if there is none at all, a dial fails and says so, and the rest is done on
-///   the thread at hand.
-/// - A thread that has rested for 5 s ends, and so does each that has nothing to do once all pools
-///   that share it are closed. Nobody waits for that: what runs at the end of a thread may be code
-///   of the program's, such as the destructors of thread-local values.
+/// - There is no thread before something needs one: a dial, a check or close that [may
+///   block](crate::Blocking), or a time limit of a connection, which one thread watches for all
+///   pools.
+/// - Each job gets a thread at once, an idle one or a new one, so a dial that hangs delays no
+///   other. If the system can start no thread, the job waits for one that is busy. If there is none
+///   at all, a dial fails with that reason, and other jobs run on the current thread.
+/// - A thread that has been idle for 5 s ends, and so do all idle ones once all pools that share
+///   them are closed. Nothing waits for that, because the end of a thread may run code of the
+///   program's, such as the destructors of thread-local values.
 ///
 /// # What a thread inherits
 ///
-/// A new thread has much from the thread that starts it, which here is whichever first needs it: one
-/// that calls `get`, say. On Linux that is its namespaces (of network and mounts), the processors
-/// that it may run on, nice value and scheduling policy, capabilities, system call filters and
-/// signal mask. On other Unix systems it is the signal mask, and mostly the priority and the
-/// processors. On Windows it is the group of processors, and no more.
+/// A new thread inherits from the thread that starts it, which is the first that needs it: for
+/// example one that calls `get`. On Linux it inherits the namespaces (of network and mounts), the
+/// processors that it may run on, nice value and scheduling policy, capabilities, system call
+/// filters and signal mask. On other Unix systems it inherits the signal mask, and mostly the
+/// priority and the processors. On Windows it inherits only the group of processors.
 ///
-/// A program whose threads differ in that says by a `Threads` of its own where dials and upkeep
-/// belong.
+/// A program whose threads differ in these gives a `Threads` of its own, to say where dials and
+/// upkeep run.
 ///
 /// # Forks
 ///
 /// A child process has none of its parent's threads. A pool that the child opens with a `Threads`
-/// from before the fork has threads to itself, started in the same way.
+/// from before the fork has its own threads, started in the same way.
 ///
 /// # Examples
 ///
-/// Small stacks, and something to do first on each thread:
+/// Small stacks, and some code that runs first on each thread:
 ///
 /// ```
 /// use latebind::{Pool, Threads};
@@ -50,7 +49,7 @@ use crate::workers::Crew;
 /// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
 /// let threads = Threads::new(|thread, body| {
 ///     thread.stack_size(256 * 1024).spawn(|| {
-///         // Here: the priority, the processors, or the namespace that dials shall have.
+///         // Here: set the priority, the processors, or the namespace for dials.
 ///         body();
 ///     })
 /// });
@@ -62,12 +61,12 @@ use crate::workers::Crew;
 pub struct Threads(pub(crate) Arc<Crew>);
 
 impl Threads {
-    /// Threads that `start` starts: from a builder that has their name, `latebind-1` and so on, and
-    /// with what they are to run. What it returns is dropped; nobody joins a thread.
+    /// Threads that `start` starts, from a builder that has their name (`latebind-1` and so on) and
+    /// the function that they must run. The value that it returns is dropped; no thread is joined.
     ///
-    /// `start` is called on a thread that needs another one, under no lock. If it fails there is no
-    /// thread to be had. If it panics, or drops what it is to run, it counts as failed. It must not
-    /// run that by itself, which may take as long as the pools last.
+    /// `start` is called on a thread that needs another one, under no lock. If it returns an error,
+    /// no thread was started. If it panics, or drops the function, it counts as failed. It must not
+    /// run the function itself, which may take as long as the pools live.
     pub fn new<R>(
         start: impl Fn(thread::Builder, Box<dyn FnOnce() + Send>) -> io::Result<R>
         + Send
@@ -92,7 +91,7 @@ impl fmt::Debug for Threads {
     }
 }
 
-/// Those of the process, unless a program has given others.
+/// The given threads' crew, or that of the process.
 pub(crate) fn crew_of(threads: Option<&Threads>) -> Arc<Crew> {
     threads.map_or_else(Crew::of_the_process, |threads| threads.0.here())
 }

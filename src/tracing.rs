@@ -1,13 +1,12 @@
-//! [`tracing`](https://docs.rs/tracing): what happens in a pool, as events and spans.
+//! [`tracing`](https://docs.rs/tracing): spans and events of a pool. Needs feature `tracing`. All
+//! have the target `latebind`.
 //!
-//! With feature `tracing`. All bear the target `latebind`.
-//!
-//! | span (debug) | on which thread, from when to when |
+//! | span (debug) | thread, begin and end |
 //! | --- | --- |
-//! | `wait` | the caller's: from its place in the queue to its connection or error |
-//! | `dial`, `check` | one of the pool's, or whose it is if it cannot block: the dialer's own call |
+//! | `wait` | the caller's: from joining the queue to its connection or error |
+//! | `dial`, `check` | one of the pool's, or the caller's for a check that cannot block: the dialer's own call |
 //!
-//! They are there with the feature, in every pool, and cost nothing measurable while no subscriber
+//! With the feature, every pool has the spans; they cost nothing measurable while no subscriber
 //! wants them. Events come from an observer, in the pools that are given [`Traced`].
 
 use std::time::Duration;
@@ -16,7 +15,8 @@ use ::tracing::{debug, error, warn};
 
 use crate::event::{Event, Observer};
 
-/// Tells the subscriber of a pool's events: what fails as a warning, the rest to debug by.
+/// An observer that passes a pool's events to the subscriber: failures as warnings, the others at
+/// debug level.
 ///
 /// | event | level | fields |
 /// | --- | --- | --- |
@@ -26,7 +26,7 @@ use crate::event::{Event, Observer};
 /// | a connection is held for longer than `leak_after` | warn | `holder` |
 /// | a connection was opened; closed | debug | `took`; `reason`, `age` |
 ///
-/// Each bears the `pool`'s name.
+/// Each has the field `pool` with the pool's name.
 ///
 /// # Examples
 ///
@@ -47,13 +47,13 @@ pub struct Traced {
 }
 
 impl Traced {
-    /// By the name that the events shall bear.
+    /// Passes events on with this value of the field `pool`.
     pub fn new(pool: impl Into<String>) -> Self {
         Self { pool: pool.into(), slow_wait: Duration::from_secs(1) }
     }
 
-    /// Warns of callers who were served after having waited for longer than this. Zero warns of
-    /// every wait, `Duration::MAX` of none. Defaults to 1 s.
+    /// Warns of served callers that waited for longer than this. Zero warns of every wait,
+    /// `Duration::MAX` of none. Defaults to 1 s.
     #[must_use]
     pub fn slow_wait(mut self, slow_wait: Duration) -> Self {
         self.slow_wait = slow_wait;
@@ -74,8 +74,8 @@ impl<E: std::error::Error + 'static> Observer<E> for Traced {
             Event::DialFailed { failure, took } => {
                 warn!(target: "latebind", pool, error = %failure, ?took, "a dial failed");
             }
-            Event::CheckFailed { error } => tell_failure(pool, *error, "a check failed"),
-            Event::ResetFailed { error } => tell_failure(pool, *error, "a reset failed"),
+            Event::CheckFailed { error } => warn_of_failure(pool, *error, "a check failed"),
+            Event::ResetFailed { error } => warn_of_failure(pool, *error, "a reset failed"),
             Event::Leaked { holder } => {
                 warn!(target: "latebind", pool, %holder, "a connection is held for long");
             }
@@ -90,7 +90,7 @@ impl<E: std::error::Error + 'static> Observer<E> for Traced {
     }
 }
 
-fn tell_failure<E: std::error::Error>(pool: &str, error: Option<&E>, what: &str) {
+fn warn_of_failure<E: std::error::Error>(pool: &str, error: Option<&E>, what: &str) {
     match error {
         Some(error) => warn!(target: "latebind", pool, %error, "{what}"),
         None => error!(target: "latebind", pool, "{what}: the dialer panicked"),

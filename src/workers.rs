@@ -175,9 +175,13 @@ impl Crew {
         let started = MutexGuard::unlocked(state, || catch(start));
         state.starting -= 1;
         state.let_go();
-        started.unwrap_or_else(|| Err(io::Error::other("what starts threads has panicked")))?;
+        started.unwrap_or_else(|| {
+            Err(io::Error::other("the function given to `Threads::new` panicked"))
+        })?;
         if is_gone.get().is_some() {
-            return Err(io::Error::other("what starts threads has dropped what one was to run"));
+            return Err(io::Error::other(
+                "the function given to `Threads::new` dropped the body of the thread",
+            ));
         }
         Ok(())
     }

@@ -230,9 +230,10 @@ fn what_starts_threads_may_panic_or_drop_what_one_was_to_run() {
         _ => thread.spawn(body).map(drop),
     });
     let (pool, server) = ageless(&threads, 1);
-    for reason in
-        ["what starts threads has panicked", "what starts threads has dropped what one was to run"]
-    {
+    for reason in [
+        "the function given to `Threads::new` panicked",
+        "the function given to `Threads::new` dropped the body of the thread",
+    ] {
         let error = pool.get_timeout(LONG).unwrap_err();
         let failure = error.source().unwrap();
         assert_eq!(failure.source().unwrap().to_string(), reason);

@@ -1,19 +1,17 @@
-//! What threads have at hand: references that they used last, moved and never counted.
-//!
-//! To count a reference is to write where all threads of a busy key write. So each thread has a row
-//! of slots and moves references: out with a guard, and back when that is dropped.
-//!
-//! Nothing of a key that has gone may stay in a slot, whoever's it is. A reference that is put down
-//! and the strike of its key must not miss each other:
-//!
-//! 1. Whoever puts one down reads the number of strikes, *then* sees that the key has not gone, swaps
-//!    the reference into the slot, and reads the number again. If it is another, it empties the slot.
-//! 2. Whoever strikes a key notes that it has gone, *then* adds a strike, *then* swaps nothing into
-//!    each slot, and puts back what is not of that key, as in 1.
-//!
-//! If the former has not seen that the key has gone, it has read the number before the strike. Both
-//! swap in the same slot, and one of the swaps comes first. If the former's, the latter finds the
-//! reference. If the latter's, the former reads what it has written, and so finds another number.
+//! The references that each thread used last: kept at hand, moved and never counted. Counting a
+//! reference writes to a cache line that all threads of a busy key write. So each thread has a row
+//! of slots and moves references: out with a guard, and back when the guard is dropped. No
+//! reference to a key that has gone may stay in any thread's slot. A thread that puts a reference
+//! into a slot and a thread that strikes its key must not miss each other:
+//! 1. A putter reads the number of strikes, *then* sees that the key has not gone, swaps the
+//!    reference into the slot, and reads the number again. If the number has changed, it empties
+//!    the slot.
+//! 2. A striker marks the key as gone, *then* adds a strike, *then* takes the reference out of each
+//!    slot, and puts back those to other keys, as in 1.
+//! If the putter has not seen that the key has gone, it has read the number before the strike. Both
+//! swap in the same slot, and one of the swaps comes first. If the putter's comes first, the
+//! striker finds the reference. If the striker's comes first, the putter reads what the striker has
+//! written, and so finds a changed number.
 
 use std::sync::Arc;
 
@@ -24,22 +22,23 @@ use crate::sync::{
     set_last_slot,
 };
 
-/// Something that threads keep at hand as long as it is of use.
+/// Something that threads keep at hand as long as it is useful.
 pub(super) trait Item {
-    /// What tells it from most others; not 0.
+    /// A number that differs for most items; not 0.
     fn tag(&self) -> u64;
 
-    /// Whether it is of no more use.
+    /// Whether it is no longer useful.
     fn has_gone(&self) -> bool;
 }
 
-/// The slots of the threads of one number, on cache lines of their own.
+/// The slots of the threads with one row number, on cache lines of their own.
 struct Row<T>(CachePadded<[Slot<T>; SLOTS]>);
 
 /// Room for one item.
 struct Slot<T> {
     item: AtomicCell<Option<T>>,
-    /// The tag of what is there, most probably, or 0: a hint that costs no exclusive access.
+    /// A hint that costs no exclusive access: most probably the tag of the item, or 0 if there is
+    /// none.
     tag: AtomicFigure,
 }
 
@@ -49,7 +48,7 @@ impl<T> Row<T> {
         Self(CachePadded::new(std::array::from_fn(slot)))
     }
 
-    /// Puts an item down, and takes up what was there.
+    /// Puts an item into a slot, and returns the item that was there.
     #[inline]
     fn swap(&self, at: usize, item: T, tag: u64) -> Option<T> {
         let displaced = self.0[at].item.swap(Some(item));
@@ -73,7 +72,7 @@ impl<T> Row<T> {
 /// The rows of all threads.
 pub(super) struct AtHand<T> {
     rows: Box<[Row<Arc<T>>]>,
-    /// How often something has gone.
+    /// How many items have gone.
     strikes: AtomicU64,
 }
 
@@ -90,8 +89,9 @@ impl<T> AtHand<T> {
 }
 
 impl<T: Item> AtHand<T> {
-    /// Takes what comes after the item that this thread took last, if that `is_it`. Threads go round
-    /// the few that they have; one that had not what it looked for last is likely to have more.
+    /// Takes the item after the one that this thread took last, if `is_it` accepts it. A thread
+    /// usually goes round its few items. A thread whose last look-up found nothing here is likely
+    /// to use more keys than fit, and is not tried.
     #[inline]
     pub(super) fn take_next(&self, is_it: impl FnOnce(&T) -> bool) -> Option<Arc<T>> {
         let row = self.row();
@@ -103,7 +103,7 @@ impl<T: Item> AtHand<T> {
         self.take_from(row, at, is_it)
     }
 
-    /// Takes an item of that tag, if it `is_it`.
+    /// Takes an item with that tag, if `is_it` accepts it.
     pub(super) fn take(&self, tag: u64, is_it: impl FnOnce(&T) -> bool) -> Option<Arc<T>> {
         let row = self.row();
         let Some(at) = (0..SLOTS).find(|at| row.tag(*at) == tag) else {
@@ -129,8 +129,8 @@ impl<T: Item> AtHand<T> {
         None
     }
 
-    /// Keeps an item at hand for this thread: where it was, or else where nothing is, or else in
-    /// place of the one that has been there for longest.
+    /// Keeps an item at hand for this thread: in the slot from which it came, or else in an empty
+    /// one, or else in place of the oldest item.
     #[inline]
     pub(super) fn put(&self, item: Arc<T>) {
         let (row, last) = (self.row(), last_slot());
@@ -151,17 +151,17 @@ impl<T: Item> AtHand<T> {
     fn put_in(&self, row: &Row<Arc<T>>, at: usize, item: Arc<T>) {
         let strikes = self.strikes.load(Ordering::Acquire);
         if item.has_gone() {
-            return let_go(item);
+            return drop_caught(item);
         }
         let tag = item.tag();
         let displaced = row.swap(at, item, tag);
-        displaced.into_iter().for_each(let_go);
+        displaced.into_iter().for_each(drop_caught);
         if self.strikes.load(Ordering::Acquire) != strikes {
-            row.take(at).into_iter().for_each(let_go);
+            row.take(at).into_iter().for_each(drop_caught);
         }
     }
 
-    /// Nobody has it at hand any more: it has been noted that it has gone.
+    /// Removes an item from all threads' slots. It must already be marked as gone.
     pub(super) fn strike(&self, item: &T) {
         debug_assert!(item.has_gone(), "it is noted first");
         self.strikes.fetch_add(1, Ordering::AcqRel);
@@ -175,8 +175,8 @@ impl<T: Item> AtHand<T> {
     }
 }
 
-/// Perhaps the last reference, and the end of a dialer: user code.
+/// Drops what may be the last reference, and so a dialer: user code.
 #[cold]
-fn let_go<T>(item: Arc<T>) {
+fn drop_caught<T>(item: Arc<T>) {
     catch(|| drop(item));
 }

@@ -1,4 +1,4 @@
-//! The directory: which key has which pool, found without a write that threads share.
+//! The directory: maps keys to their pools, and is read without a write that threads share.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,13 +12,13 @@ use crate::sync::{AtomicU64, Hashing, Ordering, Process, ShardedLock};
 
 use super::at_hand::{AtHand, Item};
 
-/// A key, and the pool of its own.
+/// A key and its pool.
 pub(super) struct Record<K, D: Dialer> {
     pub(super) key: K,
-    /// The key's, as the directory knows it.
+    /// The key's hash in this directory.
     hash: u64,
     pub(super) pool: Pool<D>,
-    /// Whether it is another pool that the key has, or none. 1: it is.
+    /// 1 once the key has another pool or none, else 0.
     has_gone: AtomicU64,
 }
 
@@ -39,23 +39,23 @@ impl<K, D: Dialer> Item for Record<K, D> {
     }
 }
 
-/// All keys of which there is anything.
+/// All keys that have a pool.
 ///
-/// A key's `Hash` and `Eq` are user code, and so run outside the lock: under it are only hashes, and
-/// records by their addresses.
+/// A key's `Hash` and `Eq` are user code, and so run outside the lock. Under it, only hashes and
+/// addresses of records are compared.
 pub(super) struct Directory<K: Send + Sync, D: Dialer> {
     all: ShardedLock<All<K, D>>,
     hashing: Hashing,
     at_hand: AtHand<Record<K, D>>,
-    /// Where it was made. In a child of that process it is closed, and nothing is in it.
+    /// The process that made it. In a child of that process the directory is closed and empty.
     process: Process,
 }
 
 struct All<K, D: Dialer> {
-    /// The first of each hash. It lies in the table itself: elsewhere, a look-up among many keys would
-    /// wait for one cache line more.
+    /// The first record of each hash. It lies in the table itself, because a look-up among many
+    /// keys would otherwise wait for one more cache line.
     first: ByHash<Arc<Record<K, D>>>,
-    /// The others of that hash: nearly always none.
+    /// The other records of the same hash: nearly always none.
     more: ByHash<Vec<Arc<Record<K, D>>>>,
     count: usize,
     is_closed: bool,
@@ -63,7 +63,7 @@ struct All<K, D: Dialer> {
 
 type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
 
-/// No key is entered any more.
+/// The directory is closed, and accepts no more keys.
 pub(super) struct IsClosed;
 
 impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
@@ -79,7 +79,8 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
         self.hashing.hash_one(key).max(1)
     }
 
-    /// The key's record, from what this thread has at hand or else from all. It may be closed.
+    /// The key's record, from this thread's references at hand or else from the map. Its pool may
+    /// be closed.
     #[inline]
     pub(super) fn find(&self, key: &K) -> Option<Arc<Record<K, D>>> {
         self.at_hand.take_next(|record| record.key == *key).or_else(|| self.find_by_hash(key))
@@ -92,7 +93,7 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
         at_hand.or_else(|| self.look_up_by_hash(hash, key))
     }
 
-    /// The key's record, from all.
+    /// The key's record, from the map.
     pub(super) fn look_up(&self, key: &K) -> Option<Arc<Record<K, D>>> {
         self.look_up_by_hash(self.hash(key), key)
     }
@@ -105,7 +106,7 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
         std::iter::once(first).chain(more).find(|record| record.key == *key)
     }
 
-    /// Enters a record, unless there is one of its key: then that.
+    /// Enters a record and returns it, or returns the record that its key already has.
     pub(super) fn enter(&self, record: &Arc<Record<K, D>>) -> Result<Arc<Record<K, D>>, IsClosed> {
         if self.process.is_a_parent() {
             return Err(IsClosed);
@@ -121,7 +122,7 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
             }
             let now: Vec<_> = all.of(record.hash).cloned().collect();
             if !now.iter().map(Arc::as_ptr).eq(seen.iter().map(Arc::as_ptr)) {
-                // Those that have come since are to be compared as well.
+                // Records have come since; compare with them as well, outside the lock.
                 drop(all);
                 seen = now;
                 continue;
@@ -139,12 +140,12 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
 }
 
 impl<K: Send + Sync, D: Dialer> Directory<K, D> {
-    /// Takes out a record whose pool is closed, if nobody has.
+    /// Removes a record whose pool is closed, if no other thread has.
     pub(super) fn strike(&self, record: &Record<K, D>) {
         self.strike_shell(record.hash, record.pool.shell());
     }
 
-    /// The same, by the shell of its pool.
+    /// Removes the record of the pool with this shell.
     pub(super) fn strike_shell(&self, hash: u64, shell: &Arc<Shell<D>>) {
         if self.process.is_a_parent() {
             return;
@@ -152,7 +153,7 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let struck = all.take(hash, |record| Arc::ptr_eq(record.pool.shell(), shell));
         drop(all);
-        // Perhaps with the last handle of its pool: not under the lock.
+        // Drops the record outside the lock, because it may hold the last handle of its pool.
         if let Some(record) = struck {
             record.has_gone.store(1, Ordering::Release);
             self.at_hand.strike(&record);
@@ -165,7 +166,7 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
         self.at_hand.put(record);
     }
 
-    /// All records of this moment.
+    /// All records at this moment.
     pub(super) fn all(&self) -> Vec<Arc<Record<K, D>>> {
         self.read(Vec::new(), |all| {
             all.first.values().chain(all.more.values().flatten()).cloned().collect()
@@ -184,7 +185,7 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
         self.read(true, |all| all.is_closed)
     }
 
-    /// Reads what there is; in a child of its process, `nothing`.
+    /// Reads the map; returns `nothing` in a child of its process.
     fn read<T>(&self, nothing: T, read: impl FnOnce(&All<K, D>) -> T) -> T {
         if self.process.is_a_parent() {
             return nothing;
@@ -224,7 +225,7 @@ impl<K, D: Dialer> All<K, D> {
     }
 }
 
-/// Passes on what has been hashed already.
+/// Passes on a number that is already a hash.
 #[derive(Default)]
 struct Hashed(u64);
 

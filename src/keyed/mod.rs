@@ -31,29 +31,31 @@ pub use self::checkout::KeyedCheckout;
 
 /// Connections to many servers: a [`Pool`] for each key, under bounds that hold for all of them.
 ///
-/// A key says how to connect: of an HTTP client, say, scheme, host, port, proxy and TLS name. What
-/// differs in any of them must differ as a key, since two callers with equal keys share connections.
-/// Its `Hash`, `Eq`, `Clone` and `Drop` run under no lock of the pool: they may use the pool, and where
-/// one panics, so does the call that was made with the key, and nothing is lost by it.
+/// A key says how to connect: for an HTTP client, for example, scheme, host, port, proxy and TLS
+/// name. Connections that differ in any of these need different keys, because callers with equal
+/// keys share connections. Its `Hash`, `Eq`, `Clone` and `Drop` run under no lock of the pool: they
+/// may use the pool. If one panics, so does the call that was made with the key, and the pool loses
+/// nothing.
 ///
 /// A handle: cheap to clone, and all clones are the same pool. When the last one is dropped the
 /// pool is [closed](Self::close).
 ///
 /// # How callers are served
 ///
-/// Within a key, as in a [`Pool`]: a caller takes whichever comes first, a returned connection or
-/// any new one. A key that is at its own limit holds up nobody of another.
+/// Within a key, as in a [`Pool`], a caller takes whichever comes first, a returned connection or a
+/// new one. A key that is at its own limit delays no caller of another.
 ///
-/// Among keys, a slot of the [total](crate::Settings::max_open_total) that comes free goes to the
-/// caller or the [warm-up](Self::warm_up) that has waited longest for one, of whatever key. While
-/// somebody waits so, the connection that has rested longest in all keys is closed to make room, and
-/// if none rests, the first that comes back and that nobody of its own key waits for. It is closed
-/// before its slot is dialed into.
+/// Among keys, a slot of the [total](crate::Settings::max_open_total) that becomes free goes to the
+/// caller or [warm-up](Self::warm_up) that has waited longest for one, of any key. While one waits
+/// for a slot, a connection is closed to make room: the one that has been idle longest in all keys,
+/// or, if none is idle, the first to be returned for which no caller of its own key waits. It is
+/// closed before the dial into its slot begins.
 ///
-/// A busy key keeps what comes back to it for its own callers, since to hand it on costs a dial, but
-/// not for long: who has waited for 2 ms, or for five times as long as the busy key's own callers do
-/// in strict order if that is more, up to 10 ms, is passed by nobody who has waited less. Then the
-/// first connection that comes back is closed for him, whosever it was.
+/// A busy key keeps returned connections for its own callers, because handing one to another key
+/// costs a dial, but not for long. A caller of another key that has waited for 2 ms, or for five
+/// times as long as the busy key's own callers wait in strict order if that is more, up to 10 ms,
+/// is passed by no caller that has waited less. Then the first connection to be returned, of any
+/// key, is closed for it.
 ///
 /// A key costs nothing before its first use, and nothing again once its last connection is closed.
 /// Every operation takes O(log n) in keys and connections, and all keys share their threads.
@@ -84,9 +86,9 @@ pub struct KeyedPool<K: Send + Sync + 'static, D: Dialer> {
 /// Makes the dialer of a key.
 pub(crate) type DialerFor<K, D> = Arc<dyn Fn(&K) -> D + Send + Sync>;
 
-/// What a keyed pool is opened with.
+/// The settings of a keyed pool.
 pub(crate) struct KeyedConfig {
-    /// Of each key.
+    /// The settings of each key.
     pub(crate) each: Config,
     pub(crate) max_open_total: u32,
     /// `None`: as many as `max_open_total`.
@@ -94,7 +96,7 @@ pub(crate) struct KeyedConfig {
 }
 
 impl KeyedConfig {
-    /// The same, if its parts fit together.
+    /// Returns the settings if they fit together.
     pub(crate) fn check(self) -> Result<Self, ConfigError> {
         let Self { each, max_open_total, max_idle_total } = self;
         if max_open_total == 0 {
@@ -118,7 +120,7 @@ struct Shared<K: Send + Sync, D: Dialer> {
     directory: Directory<K, D>,
     exchange: Arc<Exchange<D>>,
     dialer_for: DialerFor<K, D>,
-    /// Of each key.
+    /// The settings of each key.
     config: Config,
     reporter: Reporter<D::Error>,
 }
@@ -128,7 +130,7 @@ impl<K: Send + Sync, D: Dialer> Shared<K, D> {
         if self.exchange.is_inherited() {
             return;
         }
-        // In this order: who is turned away by a key's pool must find all of them closed.
+        // In this order: a caller that a key's pool turns away must find the directory closed.
         self.directory.close();
         self.exchange.close();
         for record in self.directory.all() {
@@ -144,7 +146,7 @@ impl<K: Send + Sync, D: Dialer> Drop for Shared<K, D> {
     }
 }
 
-/// A connection on its way to a guard, with the pool of its key.
+/// A connection on its way to a guard, with its key's record.
 type Lent<K, D> = (Arc<Record<K, D>>, Entry<<D as Dialer>::Connection>);
 
 impl<K, D> KeyedPool<K, D>
@@ -170,7 +172,7 @@ where
     ///
     /// # Errors
     ///
-    /// [`GetError`] says why there was none, with the numbers of the key's pool at that moment.
+    /// [`GetError`] says why no connection was lent, with the numbers of the key's pool at that moment.
     ///
     /// # Examples
     ///
@@ -193,12 +195,11 @@ where
         lent.map(|lent| Lease::guard(self, lent))
     }
 
-    /// As [`get`](Self::get), waiting for at most `timeout`: in all, as of
-    /// [`Pool::get_timeout`].
+    /// As [`get`](Self::get), waiting for at most `timeout` in all: see [`Pool::get_timeout`].
     ///
     /// # Errors
     ///
-    /// As of [`get`](Self::get).
+    /// The errors of [`get`](Self::get).
     #[inline]
     #[track_caller]
     pub fn get_timeout(
@@ -214,7 +215,7 @@ where
     ///
     /// # Errors
     ///
-    /// As of [`get`](Self::get).
+    /// The errors of [`get`](Self::get).
     #[track_caller]
     pub fn get_deadline(
         &self,
@@ -225,8 +226,8 @@ where
         lent.map(|lent| Lease::guard(self, lent))
     }
 
-    /// Lends an idle connection of that key, if there is one and nobody waits for it. Does no I/O
-    /// and does not wait: see [`Pool::try_get`].
+    /// Lends an idle connection of that key, if there is one and no caller waits for it. Does no
+    /// I/O and does not wait: see [`Pool::try_get`].
     ///
     /// # Errors
     ///
@@ -264,19 +265,19 @@ where
     ///
     /// # Errors
     ///
-    /// As of [`get`](Self::get).
+    /// The errors of [`get`](Self::get).
     #[track_caller]
     pub fn get_owned(&self, key: &K) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
         let lent = self.lend(key, Terms::at(Location::caller()));
         lent.map(|lent| Lease::guard(self.clone(), lent))
     }
 
-    /// Does `work` with a connection of that key, lent as by [`get`](Self::get). A connection with
-    /// which the work has failed is closed rather than given back: see [`Pool::with`].
+    /// Does `work` with a connection of that key, lent as by [`get`](Self::get). If the work fails,
+    /// the connection is closed rather than given back: see [`Pool::with`].
     ///
     /// # Errors
     ///
-    /// Those of `work`, and [`GetError`] as of `get`.
+    /// The errors of `work`, and those of `get`.
     #[track_caller]
     pub fn with<T, E: From<GetError<D::Error>>>(
         &self,
@@ -319,7 +320,7 @@ where
             };
             match record.pool.shell().get_of_key(start, deadline, terms.cancel, terms.site) {
                 Some(outcome) => return outcome.map(|entry| (record, entry)),
-                // There is a new one, or will be.
+                // The next round finds the key's new pool, or makes it.
                 None => self.shared.directory.strike(&record),
             }
         }
@@ -337,11 +338,11 @@ where
         let (dialer, hash) = (dialer_for(key), directory.hash(key));
         let shell = exchange.admit(dialer, *config, reporter.clone(), self.on_vacant(hash));
         let record = Record::new(key.clone(), hash, Pool::of_key(shell));
-        // If another thread was first, this one ends here, under no lock.
+        // If another thread was first, this thread's record is dropped here, under no lock.
         directory.enter(&record).map_err(|IsClosed| self.turned_away(GetError::Closed))
     }
 
-    /// Tells and counts that a caller is given nothing, of a key that has no pool to do so.
+    /// Reports and counts that a caller gets no connection, for a key that has no pool to do so.
     #[cold]
     fn turned_away(&self, error: GetError<D::Error>) -> GetError<D::Error> {
         self.shared.exchange.note_turned_away();
@@ -352,7 +353,8 @@ where
         error
     }
 
-    /// Takes a key's record out when nothing is left of it.
+    /// Makes the function that removes a key's record when its pool has no connection and no caller
+    /// left.
     fn on_vacant(&self, hash: u64) -> OnVacant<D> {
         let shared = Arc::downgrade(&self.shared);
         Box::new(move |shell| {
@@ -362,7 +364,7 @@ where
         })
     }
 
-    /// What a caller is told who would not wait, of a key of which there is nothing.
+    /// The error for a caller that does not wait, for a key without a pool.
     fn nothing(&self) -> GetError<D::Error> {
         if self.shared.directory.is_closed() {
             return GetError::Closed;
@@ -377,12 +379,12 @@ where
     }
 
     /// Opens connections of that key until `connections` are open, and waits for them for at most
-    /// `get_timeout`: see [`Pool::warm_up`]. Until it returns, those at rest make room for nobody of
-    /// another key who has waited less.
+    /// `get_timeout`: see [`Pool::warm_up`]. Until it returns, its idle connections make no room
+    /// for a caller of another key that has waited less.
     ///
     /// # Errors
     ///
-    /// As of [`get`](Self::get). Connections opened before the error stay open.
+    /// The errors of [`get`](Self::get). Connections opened before the error stay open.
     pub fn warm_up(&self, key: &K, connections: u32) -> Result<(), GetError<D::Error>> {
         let deadline = now().after(self.shared.config.get_timeout);
         loop {
@@ -394,7 +396,7 @@ where
         }
     }
 
-    /// What all keys hold together.
+    /// The numbers of all keys together.
     #[must_use]
     pub fn stats(&self) -> KeyedStats {
         let keys = self.shared.directory.len();
@@ -408,20 +410,23 @@ where
         })
     }
 
-    /// What that key's pool holds now, and has done since it was made; `None` if there is none.
+    /// The numbers of that key's pool: the connections that it holds now, and totals since it was
+    /// made; `None` if the key has no pool.
     #[must_use]
     pub fn stats_of(&self, key: &K) -> Option<Stats> {
         Some(self.shared.directory.look_up(key)?.pool.stats())
     }
 
-    /// The numbers of each key that has a pool now, in no order. Takes time for each.
+    /// The numbers of each key that has a pool now, in no particular order. Takes time proportional
+    /// to the number of keys.
     #[must_use]
     pub fn stats_of_all(&self) -> Vec<(K, Stats)> {
         let all = self.shared.directory.all();
         all.iter().map(|record| (record.key.clone(), record.pool.stats())).collect()
     }
 
-    /// Who has a connection now, and of which key. Takes time for each key.
+    /// The holders of connections now, with the key of each. Takes time proportional to the number
+    /// of keys.
     #[must_use]
     pub fn holders(&self) -> Vec<(K, Holder)> {
         let all = self.shared.directory.all();
@@ -432,29 +437,29 @@ where
         all.iter().flat_map(holders).collect()
     }
 
-    /// Lends no connection of that key again that was opened, or began to be dialed, before this
-    /// call. Idle ones are closed now, those in use when they come back.
+    /// Stops lending every connection of that key that was opened, or whose dial was begun, before
+    /// this call. Idle connections are closed now, those in use when they are returned.
     pub fn flush_key(&self, key: &K) {
         if let Some(record) = self.shared.directory.look_up(key) {
             record.pool.flush();
         }
     }
 
-    /// [Flushes](Self::flush_key) every key. Takes time for each.
+    /// [Flushes](Self::flush_key) every key. Takes time proportional to the number of keys.
     pub fn flush(&self) {
         for record in self.shared.directory.all() {
             record.pool.flush();
         }
     }
 
-    /// Sets the most connections of all keys together, now and from now on.
+    /// Sets the most connections of all keys together, from now on.
     ///
-    /// Beyond a lowered bound, idle connections are closed at once, coldest first, and others as they
-    /// come back: until then more may be open.
+    /// Beyond a lowered bound, idle connections are closed at once, longest idle first, and others
+    /// when they are returned: until then more may be open.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::TooSmall`] if it is 0. Nothing is changed then.
+    /// [`ConfigError::TooSmall`] if `max_open_total` is 0. Then nothing is changed.
     pub fn resize_total(&self, max_open_total: u32) -> Result<(), ConfigError> {
         if max_open_total == 0 {
             let setting = "max_open_total";
@@ -464,21 +469,21 @@ where
         Ok(())
     }
 
-    /// Closes the pools of all keys: nothing is lent from now on. See [`Pool::close`].
+    /// Closes the pools of all keys: they lend nothing from now on. See [`Pool::close`].
     pub fn close(&self) {
         self.shared.close();
     }
 
-    /// [Closes](Self::close) the pool, and waits until nothing of any key is open or `deadline` has
-    /// come. See [`Pool::drain`].
+    /// [Closes](Self::close) the pool, and waits until no key has an open connection or `deadline`
+    /// has come. See [`Pool::drain`].
     pub fn drain(&self, deadline: Instant) -> Drained {
         self.close();
         let drained = self.shared.directory.all().into_iter().map(|r| r.pool.drain(deadline));
         drained.reduce(Drained::and).unwrap_or_default()
     }
 
-    /// [Closes](Self::close) the pool, and aborts the connections of all keys that are in use, as far
-    /// as their dialers gave handles for them. Says how many it aborted. See [`Pool::abort`].
+    /// [Closes](Self::close) the pool, and aborts the connections in use of all keys, as far as
+    /// their dialers gave handles. Returns how many it aborted. See [`Pool::abort`].
     pub fn abort(&self) -> u32 {
         self.close();
         self.shared.directory.all().iter().map(|record| record.pool.abort()).sum()
@@ -501,26 +506,27 @@ where
     }
 }
 
-/// What a [`KeyedPool`] holds of all keys together.
+/// The numbers of all keys of a [`KeyedPool`] together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyedStats {
-    /// Keys that have a pool: of the others there is nothing.
+    /// Keys that have a pool. The others have no connection and no caller.
     pub keys: usize,
     /// Connections of all keys: idle, in use, being dialed and being closed.
     pub open: u32,
-    /// The most that there may be.
+    /// The most connections that may be open.
     pub max_open: u32,
     /// Keys that want to dial and wait for a slot.
     pub stalled: usize,
     /// Connections closed to make room for other keys.
     pub evicted_total: u64,
-    /// Callers who were given no connection, of whatever key and for whatever reason, and warm-ups that
-    /// did not come to their end.
+    /// Callers that got no connection, of any key and for any reason, and warm-ups that did not
+    /// complete.
     ///
-    /// Why, is counted in the [`Stats`] of each key's pool, which go with the pool: so a caller is
-    /// counted here alone if there was none (`try_get` of a key without connections, a token that was
-    /// cancelled before, any call after [`close`](KeyedPool::close)).
+    /// The reasons are counted in the [`Stats`] of each key's pool, which are dropped with that
+    /// pool. A caller whose key had no pool is counted only here (`try_get` of a key without
+    /// connections, a token that was cancelled before the call, any call after
+    /// [`close`](KeyedPool::close)).
     pub turned_away_total: u64,
 }
 
@@ -529,12 +535,12 @@ pub struct KeyedStats {
 /// See [`Guard`] for what can be done with it.
 pub type KeyedConnection<'p, K, D> = Guard<D, Lease<K, D, &'p KeyedPool<K, D>>>;
 
-/// A borrowed connection of a [`KeyedPool`] that keeps its pool alive, and so may go anywhere.
+/// A borrowed connection of a [`KeyedPool`] that keeps its pool alive, and so borrows nothing.
 ///
 /// See [`Guard`] for what can be done with it.
 pub type OwnedKeyedConnection<K, D> = Guard<D, Lease<K, D, KeyedPool<K, D>>>;
 
-/// Which key's pool the connection of a guard is of.
+/// The key's pool to which a guard's connection belongs.
 pub struct Lease<K: Send + Sync + 'static, D: Dialer, R: Borrow<KeyedPool<K, D>>> {
     keyed: R,
     /// `None` only while it is dropped.

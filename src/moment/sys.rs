@@ -40,7 +40,7 @@ mod system {
     #[allow(unsafe_code)]
     fn read(clock: clockid_t) -> Option<i64> {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: it writes to the `timespec` that it is given, which outlives the call.
+        // SAFETY: the call writes only to `time`, which outlives it.
         let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
         // Both fields are narrower on some systems.
         #[allow(clippy::unnecessary_cast)]
