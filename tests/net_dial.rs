@@ -349,7 +349,7 @@ fn silence_everywhere_ends_at_the_deadline() {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         // One at a time, the first has the two seconds at least that its share is.
         if delay == Duration::MAX {
-            assert!(error.to_string().contains("not tried for want of time"), "{error}");
+            assert!(error.to_string().contains("not tried for lack of time"), "{error}");
         } else {
             assert_eq!(attempts(error).len(), 2);
         }

@@ -1,10 +1,11 @@
-//! How long a queue of connections not yet accepted the kernel allows.
+//! The longest accept queue that the kernel allows.
 
-/// The longest accept queue that the kernel grants here and now.
+/// The longest accept queue that the kernel grants now.
 ///
-/// A server that asks for less (std always asks for 128) has connections refused or delayed as
-/// soon as more callers than that arrive at once; a pool that fills up is such a crowd. Pass it to
-/// a `listen` call of your own; [`listen_tcp`](crate::net::listen_tcp) and its kin use it already.
+/// A server that asks for less (std always asks for 128) has connections refused or delayed as soon
+/// as more callers than that arrive at once, as when a pool fills up. Pass it to a `listen` call of
+/// your own; [`listen_tcp`](crate::net::listen_tcp), `listen_unix` and
+/// [`Listen`](crate::net::Listen) use it already.
 ///
 /// | system | where it comes from | when that cannot be read |
 /// | --- | --- | --- |
@@ -13,13 +14,13 @@
 /// | FreeBSD | `kern.ipc.soacceptqueue`, at most 65535 | 128 |
 /// | OpenBSD | `kern.somaxconn`, at most 65535 | 128 |
 /// | NetBSD, others | the constant `SOMAXCONN` | |
-/// | Windows | the most that the macro `SOMAXCONN_HINT` takes, 65535 | |
+/// | Windows | the largest argument of the macro `SOMAXCONN_HINT`, 65535 | |
 ///
-/// On Windows a `listen` call of your own has to be given the negative of it, as that macro does:
-/// the number itself is cut down to 200 there, and `SOMAXCONN` stands for no more.
+/// On Windows pass its negative to a `listen` call of your own, as that macro does: a positive
+/// number is cut down to 200 there, and so is `SOMAXCONN`.
 ///
-/// It is read anew at each call: an administrator may change it while the process runs. Always at
-/// least 1, and never more than `i32::MAX`, so that it fits the argument of `listen`.
+/// It is read at each call, because an administrator may change it while the process runs. Always
+/// at least 1, and never more than `i32::MAX`, so that it fits the argument of `listen`.
 ///
 /// # Examples
 ///

@@ -1,6 +1,6 @@
-//! What kernels write about backlogs, as numbers. Plain text work, without any system call.
+//! Turns the texts and numbers of kernels about backlogs into a backlog. Makes no system call.
 
-/// The greatest value of a `u16`, in which older kernels keep the backlog.
+/// The largest `u16`, the type in which older kernels keep the backlog.
 ///
 /// A larger one wraps round there: 65536 becomes 0 (golang/go#5030).
 const U16_BACKLOG: u32 = 65_535;
@@ -16,10 +16,11 @@ pub(crate) fn linux(somaxconn: Option<&str>, osrelease: Option<&str>) -> u32 {
     somaxconn.and_then(number).unwrap_or(default).min(linux_keeps(release))
 }
 
-/// What to ask Linux for, to be granted the most.
+/// The backlog to ask Linux for, to be granted the most.
 ///
-/// It cuts down what is more than `somaxconn`, so that this need not be known (there may be no
-/// `/proc`, golang/go#79002); only more than it can keep must not be asked for.
+/// Linux cuts a larger number down to `somaxconn`, so `somaxconn` need not be known (there may be
+/// no `/proc`, golang/go#79002). Only the number must not exceed the type in which the kernel keeps
+/// it.
 pub(crate) fn linux_asks(somaxconn: Option<&str>, osrelease: Option<&str>) -> u32 {
     match linux_keeps(osrelease.and_then(release)) {
         U16_BACKLOG => linux(somaxconn, osrelease),
@@ -40,19 +41,20 @@ pub(crate) fn bsd(sysctl: Option<i32>) -> u32 {
     )
 }
 
-/// The most that Winsock's `SOMAXCONN_HINT` takes.
+/// The largest argument of Winsock's `SOMAXCONN_HINT`.
 pub(crate) const WINSOCK_MOST: u32 = 65_535;
 
 /// The argument of Winsock's `listen` for a backlog.
 ///
-/// A number is cut down to 200, and `SOMAXCONN` stands for as many. More is granted to a negative
-/// number, which the macro `SOMAXCONN_HINT` makes (Microsoft's page on `listen`).
+/// A positive number is cut down to 200, and so is `SOMAXCONN`. Only a negative number, which the
+/// macro `SOMAXCONN_HINT` makes, is granted more (Microsoft's page on `listen`).
 pub(crate) fn winsock_asks(backlog: u32) -> i32 {
     let backlog = i32::try_from(backlog.min(WINSOCK_MOST)).expect("65,535 fits");
     if backlog > 200 { -backlog } else { backlog }
 }
 
-/// The first word of a text as a number above zero. One too large for 32 bits is the largest.
+/// The first word of a text as a number above zero. A number too large for 32 bits becomes the
+/// largest.
 fn number(text: &str) -> Option<u32> {
     let word = text.split_ascii_whitespace().next()?;
     if !word.bytes().all(|byte| byte.is_ascii_digit()) {

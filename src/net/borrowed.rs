@@ -1,6 +1,6 @@
-//! The socket inside a client of the `mysql` crate, which tells its descriptor and lends no socket.
-//!
-//! Where it does not even tell, on Windows, a look shows nothing and nothing can be set.
+//! The socket inside a client of the `mysql` crate, which gives its descriptor but lends no socket.
+//! On Windows it does not give the descriptor either: there liveness is unknown and nothing can be
+//! set.
 
 use std::io;
 use std::io::Read;
@@ -20,8 +20,8 @@ fn with_socket<R>(connection: &Conn, look: impl FnOnce(&socket2::Socket) -> R) -
     use std::os::fd::AsRawFd;
     use std::os::fd::BorrowedFd;
 
-    // SAFETY: the connection owns the descriptor and is borrowed until this returns, so that the
-    // descriptor stays open and its own.
+    // SAFETY: the connection owns the descriptor and is borrowed until this returns, so the
+    // descriptor stays open until then.
     let descriptor = unsafe { BorrowedFd::borrow_raw(connection.as_raw_fd()) };
     Some(look(&socket2::SockRef::from(&descriptor)))
 }
@@ -31,7 +31,7 @@ fn with_socket<R>(_: &Conn, _: impl FnOnce(&socket2::Socket) -> R) -> Option<R> 
     None
 }
 
-/// What a look at the connection shows, without asking the peer.
+/// Whether the connection is alive, as far as is known without asking the peer.
 pub(crate) fn liveness(connection: &Conn) -> io::Result<Liveness> {
     with_socket(connection, sys::liveness).unwrap_or(Ok(Liveness::Quiet))
 }
@@ -49,18 +49,18 @@ pub(crate) fn set_timeouts(
     with_socket(connection, set).unwrap_or(Ok(()))
 }
 
-/// A handle that shuts the connection down; it has a descriptor of its own.
+/// A handle that shuts the connection down. It has a descriptor of its own.
 pub(crate) fn abort_handle(connection: &Conn) -> Option<AbortHandle> {
     with_socket(connection, shutting_down)?
 }
 
-/// Drops the connection, which has it take its leave of the peer, and waits for the end of the stream,
-/// so that the peer has closed it too. Gives up after `limit`, or at once where the connection has
-/// ended already.
+/// Drops the connection, which says goodbye to the peer, and waits for the end of the stream, so
+/// that the peer has closed it too. Gives up after `limit`, or at once if the connection has ended
+/// already.
 pub(crate) fn close(connection: Conn, limit: Duration) {
     let end = Instant::now() + limit;
     let twin = with_socket(&connection, |socket| socket.try_clone().ok()).flatten();
-    // A peer that reads nothing may not hold up what the client has to say.
+    // A peer that reads nothing must not block the client's goodbye.
     let is_limited = set_timeouts(&connection, Some(limit), Some(limit)).is_ok();
     drop(connection);
     let Some(mut twin) = twin.filter(|_| is_limited) else { return };

@@ -19,7 +19,7 @@ use super::race::Race;
 use super::race::Step;
 use super::sys;
 
-/// Makes a socket ready to be connected: what must be set before the connect.
+/// Sets the options of a socket that must be set before the connect.
 pub(super) type Prepare<'a> = dyn Fn(&Socket, SocketAddr) -> Result<(), AttemptError> + 'a;
 
 /// An attempt under way.
@@ -29,7 +29,7 @@ struct Running {
     started: Instant,
 }
 
-/// Why a race was lost.
+/// Why no address could be connected.
 pub(super) struct Lost {
     pub(super) attempts: Vec<Attempt>,
     pub(super) untried: Vec<SocketAddr>,
@@ -80,7 +80,7 @@ pub(super) fn connect(mut race: Race, prepare: &Prepare<'_>) -> Result<Socket, L
     }
 }
 
-/// An attempt that is over.
+/// An attempt that has ended.
 struct Ended {
     index: usize,
     started: Instant,
@@ -92,7 +92,7 @@ fn take(running: &mut Vec<Running>, is: impl Fn(&Running) -> bool) -> (Ended, So
     (Ended { index, started }, socket)
 }
 
-/// The kernel chose an unlucky local port, or it is the address that does not answer.
+/// Whether the kernel's choice of a local port is at fault, or the address.
 fn fault(error: &AttemptError) -> Fault {
     match error {
         AttemptError::SelfConnect => Fault::LocalPort,
@@ -116,7 +116,7 @@ fn start(address: SocketAddr, prepare: &Prepare<'_>) -> Result<Socket, AttemptEr
     }
 }
 
-/// Waits until an attempt has ended; `None` after `limit`, or when woken for nothing.
+/// Waits until an attempt has ended; `None` after `limit`, or after a wake-up without an end.
 fn wait(
     running: &mut Vec<Running>,
     limit: Duration,
@@ -124,7 +124,7 @@ fn wait(
     let sockets: Vec<&Socket> = running.iter().map(|running| &running.socket).collect();
     let polled = match sys::poll(&sockets, limit) {
         Ok(polled) => polled,
-        // Without a poll nothing can be known of any attempt: fail the oldest.
+        // Without a poll the state of no attempt can be known: fail the oldest.
         Err(error) => {
             let (ended, _) = take(running, |_| true);
             return Some((ended, Err(AttemptError::Connect(error))));
@@ -139,16 +139,16 @@ fn wait(
         woken_for_nothing = true;
     }
     if woken_for_nothing {
-        // The poll would wake again at once, and again: look once a millisecond instead.
+        // The poll would wake at once again and again: look once a millisecond instead.
         thread::sleep(Duration::from_millis(1).min(limit));
     }
     None
 }
 
-/// Whether a connect has ended, and how; `None` if it goes on.
+/// How a connect has ended; `None` if it goes on.
 ///
-/// A wake-up alone proves nothing (golang/go#14548), and an error must not pass for a connection
-/// (rust-lang/rust#45265): only a socket without a pending error that has a peer is connected.
+/// A wake-up alone proves nothing (golang/go#14548), and an error must not count as a connection
+/// (rust-lang/rust#45265): only a socket that has a peer and no pending error is connected.
 fn judge(socket: &Socket, hung_up: bool) -> Option<Result<(), AttemptError>> {
     match socket.take_error() {
         Ok(None) => {}
@@ -157,7 +157,7 @@ fn judge(socket: &Socket, hung_up: bool) -> Option<Result<(), AttemptError>> {
     match socket.peer_addr() {
         Ok(peer) => match socket.local_addr() {
             Ok(local) if local == peer => {
-                // So that the port is free again at once, without TIME_WAIT: a server may want it.
+                // Frees the port at once, without TIME_WAIT, because a server may want it.
                 let _ = socket.set_linger(Some(Duration::ZERO));
                 Some(Err(AttemptError::SelfConnect))
             }

@@ -1,4 +1,4 @@
-//! A socket with what must be remembered of it between two borrowers.
+//! A socket, with the state that must be remembered between two borrowers.
 
 use std::io;
 use std::io::IoSlice;
@@ -38,18 +38,19 @@ pub type TcpConnection = Connection<TcpStream>;
 #[cfg(unix)]
 pub type UnixConnection = Connection<UnixStream>;
 
-/// A stream, and what must be remembered of it between two borrowers.
+/// A stream, with the state that must be remembered between two borrowers.
 ///
-/// Use it as the stream that it holds: it reads, writes and dereferences to it. It remembers two
-/// things.
+/// Use it as the stream that it holds: it implements `Read` and `Write`, and dereferences to the
+/// stream. It remembers two things.
 ///
-/// - *Whether a read or write failed*, by an error or at a time limit. The answer may yet come,
-///   and the next borrower must not read it; such a connection is not lent again. Only reads and
+/// - *Whether a read or write failed*, by an error or at a time limit. The answer may still come,
+///   and the next borrower must not read it, so such a connection is not lent again. Only reads and
 ///   writes through this type are seen; a protocol for which a time limit is no failure may read
 ///   from the stream itself (`(&*connection).read(..)` with `connection: TcpConnection` gives a
 ///   `&TcpStream`).
-/// - *Whether it has been lent before*. Unread bytes on one that has are an answer that somebody
-///   left behind; on a fresh one they are the greeting of a server that speaks first.
+/// - *Whether it has been lent before*. Unread bytes on a connection that has been lent are an
+///   answer that a borrower left behind; on a fresh one they are the greeting of a server that
+///   speaks first.
 ///
 /// # Examples
 ///
@@ -77,7 +78,7 @@ pub struct Connection<S> {
 }
 
 impl<S> Connection<S> {
-    /// A connection that nobody has used yet.
+    /// Wraps a stream that no borrower has used yet.
     ///
     /// # Examples
     ///
@@ -94,7 +95,7 @@ impl<S> Connection<S> {
         Self { stream, failed: AtomicBool::new(false), lent_before: false }
     }
 
-    /// The stream alone.
+    /// Returns the stream alone.
     ///
     /// # Examples
     ///
@@ -114,7 +115,8 @@ impl<S> Connection<S> {
 }
 
 impl<S: Stream> Connection<S> {
-    /// Whether this is known to be past use: failed, closed by the peer, or unread after a loan.
+    /// Whether this is known to be unusable: failed, closed by the peer, or with bytes unread after
+    /// a loan.
     pub(super) fn is_broken(&mut self) -> bool {
         if self.failed.load(Ordering::Relaxed) {
             return true;
@@ -126,11 +128,12 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Makes this fit for its next borrower.
+    /// Makes this ready for its next borrower.
     pub(super) fn reset_for_next(&mut self) -> Result<(), NetError> {
         if !self.lent_before {
             self.lent_before = true;
-            // `is_broken` took this for a fresh connection a moment ago: look again.
+            // `is_broken` treated this as a fresh connection a moment ago: test it again as a used
+            // one.
             if self.is_broken() {
                 return Err(NetError::Unread);
             }
@@ -148,10 +151,11 @@ where
     }
 }
 
-/// Shuts both directions down from elsewhere; `None` if the system has no second descriptor.
+/// A handle that shuts both directions down; `None` if the system has no second descriptor.
 ///
-/// A second one, since whoever owns the first may close it at any moment, and its number may be
-/// another socket's from then on. To share it instead would take `&mut` access from the owner.
+/// It needs a second descriptor, because the owner may close the first at any moment, and its
+/// number may then be another socket's. Sharing the socket instead would take `&mut` access from
+/// the owner.
 pub(super) fn shutting_down(socket: &Socket) -> Option<AbortHandle> {
     let twin = socket.try_clone().ok()?;
     Some(AbortHandle::new(move || sys::shut_down(&twin)))
@@ -172,7 +176,7 @@ impl<S> DerefMut for Connection<S> {
 }
 
 impl<S: Stream> Connection<S> {
-    /// Remembers an outcome after which the stream is in an unknown place.
+    /// Remembers a failure after which the position in the stream is unknown.
     fn note<T>(&self, outcome: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &outcome {
             if self.stream.is_failure(error) {

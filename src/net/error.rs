@@ -7,8 +7,8 @@ use std::time::Duration;
 
 /// Why a socket could not be opened, or could not be lent again.
 ///
-/// It converts into an [`io::Error`] of the kind that [`kind`](NetError::kind) names, for drivers
-/// whose own error is that.
+/// It converts into an [`io::Error`] with its [`kind`](NetError::kind), for drivers whose own error
+/// is `io::Error`.
 ///
 /// # Examples
 ///
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// use latebind::Dialer;
 /// use latebind::net::{NetError, TcpDialer};
 ///
-/// // A port that nobody listens on: bound, and given up again.
+/// // A port on which nobody listens: bound, and freed again.
 /// let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
 /// let error = TcpDialer::new("127.0.0.1", port)
 ///     .dial(Instant::now() + Duration::from_secs(5))
@@ -37,7 +37,7 @@ pub enum NetError {
         /// What was to be dialed.
         target: String,
     },
-    /// There is no address that could be used.
+    /// No address could be used.
     #[error("{target} has no address to dial{}", if *.ruled_out > 0 {
         format!(" ({ruled_out} are of another family than the local address)")
     } else {
@@ -46,7 +46,7 @@ pub enum NetError {
     NoAddress {
         /// What was to be dialed.
         target: String,
-        /// Addresses found, but of another family than the local address asked for.
+        /// How many addresses were found but are of another family than the local address.
         ruled_out: usize,
     },
     /// A Unix socket could not be connected.
@@ -57,13 +57,13 @@ pub enum NetError {
         /// What the system said.
         source: io::Error,
     },
-    /// The connection was open, but an option that was asked for could not be set on it.
+    /// The connection was open, but a configured option could not be set on it.
     #[error("could not prepare the new connection")]
     Prepare {
         /// What the system said.
         source: io::Error,
     },
-    /// A returned connection could not be made fit for its next borrower.
+    /// A returned connection could not be made ready for its next borrower.
     #[error("could not reset the connection")]
     Reset {
         /// What the system said.
@@ -74,10 +74,10 @@ pub enum NetError {
     Resolve {
         /// The name.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// The name was not resolved by the deadline, or no thread for that came free.
+    /// The name was not resolved by the deadline, or no thread for that became free.
     #[error(
         "{host} was not resolved in {waited:?} ({lookups} lookups in progress, at most {limit})"
     )]
@@ -86,13 +86,13 @@ pub enum NetError {
         host: String,
         /// How long the dial waited.
         waited: Duration,
-        /// Lookups in progress at that moment, this one included if it was begun: of this dialer, or
-        /// of all dialers of the process if those have come to their bound.
+        /// Lookups in progress at that moment, including this one if it was begun: of this dialer,
+        /// or of all dialers of the process if those have reached their bound.
         lookups: usize,
-        /// The most that may be in progress: 32 of a dialer, 128 of the process.
+        /// The most lookups that may be in progress: 32 of a dialer, 128 of the process.
         limit: usize,
     },
-    /// A connection came back with something unread: the next borrower would take it for the
+    /// A connection was returned with bytes unread: the next borrower would take them for the
     /// answer to its own question.
     #[error("the connection came back with bytes unread")]
     Unread,
@@ -103,7 +103,7 @@ pub enum NetError {
         target: String,
         /// Every address tried, in the order in which the attempts ended.
         attempts: Vec<Attempt>,
-        /// The addresses whose turn had not come at the deadline.
+        /// The addresses that had not been tried at the deadline.
         untried: Vec<SocketAddr>,
     },
 }
@@ -111,7 +111,7 @@ pub enum NetError {
 impl NetError {
     /// The kind of [`io::Error`] that this amounts to.
     ///
-    /// Of several attempts the first that failed for a reason other than time counts.
+    /// With several attempts, the first that failed for a reason other than time decides.
     ///
     /// # Examples
     ///
@@ -141,7 +141,7 @@ impl From<NetError> for io::Error {
     }
 }
 
-/// One address tried in vain.
+/// A failed attempt to connect to one address.
 ///
 /// # Examples
 ///
@@ -172,22 +172,22 @@ impl fmt::Display for Attempt {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttemptError {
-    /// The system refused: the peer, a router or the local kernel said no.
+    /// The connect was refused by the peer, a router or the local kernel.
     #[error("{0}")]
     Connect(io::Error),
     /// No answer came within the address's share of the deadline.
     #[error("no answer")]
     NoAnswer,
-    /// An option that was asked for could not be set on the socket.
+    /// A configured option could not be set on the socket.
     #[error("could not set {option}: {source}")]
     Option {
-        /// What was to be set.
+        /// The name of the option.
         option: &'static str,
         /// What the system said.
         source: io::Error,
     },
-    /// The socket was connected to itself: nobody listens on that port, and the kernel chose the
-    /// same port for this end (golang/go#2690).
+    /// The socket was connected to itself: no process listens on that port, and the kernel chose
+    /// the same port for this end (golang/go#2690).
     #[error("nobody listens there: the socket was connected to itself")]
     SelfConnect,
 }
@@ -203,7 +203,7 @@ impl AttemptError {
         match self {
             Self::Connect(error) | Self::Option { source: error, .. } => error.kind(),
             Self::NoAnswer => io::ErrorKind::TimedOut,
-            // What the caller would have seen with another local port.
+            // The caller would have seen this with another local port.
             Self::SelfConnect => io::ErrorKind::ConnectionRefused,
         }
     }
@@ -213,7 +213,7 @@ fn list(attempts: &[Attempt], untried: &[SocketAddr]) -> String {
     let mut list: Vec<String> = attempts.iter().map(Attempt::to_string).collect();
     if !untried.is_empty() {
         let addresses: Vec<String> = untried.iter().map(SocketAddr::to_string).collect();
-        list.push(format!("not tried for want of time: {}", addresses.join(", ")));
+        list.push(format!("not tried for lack of time: {}", addresses.join(", ")));
     }
     list.join("; ")
 }

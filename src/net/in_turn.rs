@@ -1,33 +1,33 @@
-//! The addresses of a host, dialed one after the other, for clients that take an address and no
+//! Dials the addresses of a host one after the other, for clients that take an address and no
 //! stream.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
-/// How long an address has at first when there are others. RFC 8305 (section 8) recommends as much for
-/// the start of the next one.
+/// How long an address has at first when there are others. RFC 8305 (section 8) recommends this
+/// delay before the next address starts.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// By how much a client may end a connect early: it may round a limit down to milliseconds, and the
-/// kernel's timer to a tick.
+/// How much too early a client may end a connect: it may round a limit down to milliseconds, and
+/// the kernel's timer rounds to a tick.
 const ROUNDING: Duration = Duration::from_millis(10);
 
-/// An address's turn.
+/// The time limits of one address's turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Turn {
     pub(crate) address: SocketAddr,
-    /// Until when it has to have answered the connect.
+    /// When the connect must have been answered.
     pub(crate) connect_by: Instant,
-    /// Until when it has to have answered all else: its share of what is left.
+    /// When everything else must have been answered: the end of its share of the time left.
     pub(crate) serve_by: Instant,
 }
 
 /// Dials the addresses in turn until one serves, or until `deadline`; `None` if there are none.
 ///
-/// At first each has a quarter of a second to connect, so that one that swallows packets costs no
-/// more; then those that were too slow for that share what is left. `goes_on` says whether another
-/// address may do better after an error. The last error is that of all.
+/// In a first round each has a quarter of a second to connect, so that an address that drops
+/// packets costs no more. In a second round those that were too slow share the time left. `goes_on`
+/// says whether to try another address after an error. If none serves, the last error is returned.
 pub(crate) fn in_turn<T, E>(
     addresses: &[SocketAddr],
     deadline: Instant,
@@ -61,16 +61,16 @@ pub(crate) fn in_turn<T, E>(
     last
 }
 
-/// The shortest limit that a client is given: 0 would be none.
+/// The shortest limit to give a client: 0 would mean none.
 pub(crate) const LEAST: Duration = Duration::from_millis(1);
 
-/// How long it is until then, as a limit.
+/// The time left until `until`, as a limit.
 pub(crate) fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now()).max(LEAST)
 }
 
-/// An address as text, without the port and without brackets, and with the interface that one of a
-/// link needs.
+/// An address as text, without the port and without brackets, but with the interface that a
+/// link-local address needs.
 pub(crate) fn literal(address: SocketAddr) -> String {
     match address {
         SocketAddr::V6(address) if address.scope_id() != 0 => {

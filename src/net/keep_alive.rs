@@ -1,4 +1,4 @@
-//! Keep-alive in three numbers, within what every system accepts.
+//! TCP keep-alive in three numbers, within the limits of every system.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use socket2::Socket;
 
 use super::sys;
 
-/// What Linux takes for idle and interval at most, in seconds (`MAX_TCP_KEEPIDLE`).
+/// The largest idle time and interval that Linux accepts, in seconds (`MAX_TCP_KEEPIDLE`).
 const MOST_SECONDS: u64 = 32_767;
 
-/// What Linux takes for the number of probes at most (`MAX_TCP_KEEPCNT`).
+/// The largest number of probes that Linux accepts (`MAX_TCP_KEEPCNT`).
 const MOST_PROBES: u32 = 127;
 
 /// How the kernel finds out that an idle peer has vanished.
 ///
 /// After `idle` without traffic the kernel sends a probe each `interval`, and ends the connection
-/// when `probes` of them went unanswered. The defaults, 30 s, 15 s and 9, are those that Go's HTTP
-/// client has today; a peer that vanished is noticed after 165 s, where Linux's own defaults need
-/// more than two hours. They also keep a connection known to the routers and firewalls on the way,
-/// many of which forget it after some minutes of silence.
+/// when `probes` of them went unanswered. The defaults, 30 s, 15 s and 9, are those of Go's HTTP
+/// client; a peer that vanished is noticed after 165 s, where Linux's own defaults need more than
+/// two hours. The probes also keep routers and firewalls on the way from dropping the connection,
+/// as many do after some minutes of silence.
 ///
 /// No probe is sent while data is unacknowledged: for a peer that vanishes in the middle of a
 /// write see [`TcpDialer::user_timeout`](crate::net::TcpDialer::user_timeout).
@@ -78,7 +78,7 @@ impl KeepAlive {
         Self(Mode::Off)
     }
 
-    /// As the system has it: nothing is set.
+    /// The system's default: nothing is set.
     ///
     /// # Examples
     ///
@@ -95,7 +95,7 @@ impl KeepAlive {
 
     /// How long a connection is silent before the first probe.
     ///
-    /// Rounded up to whole seconds, from 1 to 32,767 (what Linux takes): a value outside becomes
+    /// Rounded up to whole seconds, from 1 to 32,767 (the range of Linux): a value outside becomes
     /// the nearest inside. Defaults to 30 s. Switches keep-alive on.
     #[must_use]
     pub fn idle(self, idle: Duration) -> Self {
@@ -125,7 +125,7 @@ impl KeepAlive {
 
     /// How many unanswered probes end the connection.
     ///
-    /// From 1 to 127 (what Linux takes): a value outside becomes the nearest inside. Defaults to
+    /// From 1 to 127 (the range of Linux): a value outside becomes the nearest inside. Defaults to
     /// 9. Switches keep-alive on.
     #[must_use]
     pub fn probes(self, probes: u32) -> Self {
@@ -133,7 +133,7 @@ impl KeepAlive {
         Self(Mode::On { idle, interval, probes: probes.clamp(1, MOST_PROBES) })
     }
 
-    /// The numbers in force: idle, interval, probes; the defaults if they are not set.
+    /// The numbers in force: idle, interval, probes; the defaults if none are set.
     fn numbers(self) -> (Duration, Duration, u32) {
         match self.0 {
             Mode::On { idle, interval, probes } => (idle, interval, probes),
@@ -141,9 +141,10 @@ impl KeepAlive {
         }
     }
 
-    /// Applies this to a stream that somebody else opened, as far as the system can.
+    /// Applies this to a stream that was opened elsewhere, as far as the system can.
     ///
-    /// What the system cannot set stays as it is: keep-alive is a help and must not fail a dial.
+    /// A number that the system cannot set stays as it is, because keep-alive only helps and must
+    /// not fail a dial.
     ///
     /// # Examples
     ///
@@ -162,8 +163,8 @@ impl KeepAlive {
 
     /// Applies this to a socket, as far as the system can.
     pub(super) fn set(self, socket: &Socket) {
-        // An error here says that the system lacks the option, or that the peer has closed
-        // already, which whoever reads next will learn.
+        // An error here means that the system lacks the option, or that the peer has closed
+        // already, which the next read reports.
         let _ = match self.0 {
             Mode::System => Ok(()),
             Mode::Off => socket.set_keepalive(false),
@@ -172,7 +173,7 @@ impl KeepAlive {
     }
 }
 
-/// Rounded up: rounding half a second down would ask for no time at all, which is an error.
+/// Rounds up, because half a second rounded down would be zero, which is an error.
 fn whole_seconds(duration: Duration) -> Duration {
     let rounded = duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0));
     Duration::from_secs(rounded.clamp(1, MOST_SECONDS))

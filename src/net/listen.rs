@@ -90,8 +90,8 @@ impl Default for Listen {
 }
 
 impl Listen {
-    /// The defaults: the kernel's largest backlog, keep-alive as
-    /// [`TcpDialer`](crate::net::TcpDialer) has it, both families.
+    /// The defaults: the kernel's largest backlog, the keep-alive of
+    /// [`TcpDialer`](crate::net::TcpDialer), both families.
     #[must_use]
     pub fn new() -> Self {
         Self { backlog: None, keep_alive: KeepAlive::new(), dual_stack: true }
@@ -101,15 +101,15 @@ impl Listen {
     ///
     /// The kernel silently grants less than this where its own limit is lower, and Linux holds one
     /// more than it grants. From 1 to `i32::MAX`: a value outside becomes the nearest inside.
-    /// Defaults to as much as the kernel grants at the moment of listening, which is what
-    /// [`max_listen_backlog`](crate::net::max_listen_backlog) tells.
+    /// Defaults to the most that the kernel grants at the moment of listening:
+    /// [`max_listen_backlog`](crate::net::max_listen_backlog).
     #[must_use]
     pub fn backlog(mut self, backlog: u32) -> Self {
         self.backlog = Some(backlog);
         self
     }
 
-    /// Keep-alive of the connections accepted.
+    /// The keep-alive of accepted connections.
     ///
     /// It is set on the listener, from which accepted sockets inherit it on the systems marked so
     /// in the table of [`net`](crate::net); on others use [`KeepAlive::apply`] on each. Unix
@@ -122,7 +122,7 @@ impl Listen {
 
     /// Whether a listener on an IPv6 address takes IPv4 connections too (as `::ffff:a.b.c.d`).
     ///
-    /// Always set explicitly, for the systems' defaults differ. OpenBSD cannot: there an IPv6
+    /// Always set explicitly, because the systems' defaults differ. OpenBSD cannot: there an IPv6
     /// listener takes IPv6 only. It matters for `[::]` alone. Defaults to `true`.
     ///
     /// # Examples
@@ -139,15 +139,15 @@ impl Listen {
         self
     }
 
-    /// Listens on a TCP address: the first of those that `address` stands for that can be bound.
+    /// Listens on a TCP address: the first of those that `address` resolves to that can be bound.
     ///
-    /// On Unix a port just given up can be bound again at once (`SO_REUSEADDR`); on Windows it
-    /// can without that option, which would let another process steal the port. The socket is not
-    /// inherited by programs that this process starts.
+    /// On Unix a port that was just freed can be bound again at once (`SO_REUSEADDR`). On Windows
+    /// it can be without that option, which would let another process steal the port. Programs that
+    /// this process starts do not inherit the socket.
     ///
     /// # Errors
     ///
-    /// [`ListenError::Resolve`] if `address` stands for none, [`ListenError::Bind`] with the last
+    /// [`ListenError::Resolve`] if `address` resolves to none, [`ListenError::Bind`] with the last
     /// address's reason otherwise.
     pub fn tcp(&self, address: impl ToSocketAddrs) -> Result<TcpListener, ListenError> {
         let mut last = ListenError::Resolve { source: io::ErrorKind::NotFound.into() };
@@ -184,10 +184,10 @@ impl Listen {
     ///
     /// # Errors
     ///
-    /// - [`ListenError::PathTooLong`]: it would have to be cut short, and nobody would find it.
-    /// - [`ListenError::Stale`]: a file is there on which nobody listens. Remove it if it is a
-    ///   remnant of your own.
-    /// - [`ListenError::Bind`]: anything else, somebody listening there included.
+    /// - [`ListenError::PathTooLong`]: it would have to be cut short, and no client would find it.
+    /// - [`ListenError::Stale`]: the path has a socket file on which nobody listens. Remove it if
+    ///   it is left over from your own program.
+    /// - [`ListenError::Bind`]: anything else, including another process that listens there.
     #[cfg(unix)]
     pub fn unix(&self, path: impl AsRef<Path>) -> Result<UnixListener, ListenError> {
         let path = path.as_ref();
@@ -209,7 +209,7 @@ impl Listen {
             }
             return Err(failed(source));
         }
-        // From here on the file is ours, and goes with the listener if anything fails.
+        // From here on the listener owns the file, and removes it if anything fails.
         let listener = UnixListener::owning(socket.into(), path).map_err(failed)?;
         socket2::SockRef::from(&listener).listen(self.argument()).map_err(failed)?;
         Ok(listener)
@@ -219,7 +219,7 @@ impl Listen {
     ///
     /// # Errors
     ///
-    /// [`ListenError::Bind`]: the name is too long, or somebody listens there.
+    /// [`ListenError::Bind`]: the name is too long, or another process listens there.
     ///
     /// # Examples
     ///
@@ -256,21 +256,21 @@ const LONGEST_PATH: usize = {
     size - 1
 };
 
-/// Whether a path leads to a socket that nobody listens on.
+/// Whether a path leads to a socket on which nobody listens.
 #[cfg(unix)]
 fn is_stale(path: &Path, address: &SockAddr) -> bool {
-    // Linux refuses a connect to any other file too, and nobody shall be told to remove that.
+    // Linux refuses a connect to any other file too, and the error must not suggest removing that.
     if !std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
         return false;
     }
     let Ok(socket) = Socket::new(Domain::UNIX, Type::STREAM, None) else { return false };
-    // Non-blocking: a listener whose queue is full must not hold this up.
+    // Non-blocking, so that a listener with a full queue does not block this.
     let _ = socket.set_nonblocking(true);
     let refused = socket.connect(address).err();
     refused.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Why nobody can listen there.
+/// Why a `listen` failed.
 ///
 /// # Examples
 ///
@@ -285,7 +285,7 @@ fn is_stale(path: &Path, address: &SockAddr) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
-    /// The system refused: the address is taken or not ours, say.
+    /// The system refused, for example because the address is taken or is not this host's.
     #[error("could not listen on {address}")]
     Bind {
         /// The address, the path, or the abstract name after an `@`.
@@ -314,7 +314,7 @@ pub enum ListenError {
         /// What the resolver said.
         source: io::Error,
     },
-    /// A socket file is there on which nobody listens: a process ended without removing it.
+    /// The path has a socket file on which nobody listens: a process ended without removing it.
     #[cfg(unix)]
     #[error(
         "nobody listens on {}, but the file is there: remove it if no other process is about to \

@@ -1,23 +1,23 @@
 //! Sockets for a pool: dialing, listening, and knowing whether one is still alive.
 //!
-//! Everything here knows [`Dialer`](crate::Dialer) and nothing of the pool, so it can be used
+//! Everything here depends on [`Dialer`](crate::Dialer) and not on the pool, so it can be used
 //! without one.
 //!
-//! - [`TcpDialer`] opens TCP connections: names resolved at each dial, addresses tried as RFC 8305
-//!   (Happy Eyeballs) says, all within one deadline, and an error that names every address.
+//! - [`TcpDialer`] opens TCP connections: names resolved at each dial, addresses tried as in RFC
+//!   8305 (Happy Eyeballs), all within one deadline, and an error that names every address.
 //! - `UnixDialer` opens Unix stream connections, and `TlsDialer` (feature `rustls`) speaks TLS over
 //!   either, or over any [`Stream`] of your own.
-//! - [`Connection`] is what they open: the std stream, and what must be remembered of it so that
-//!   no borrower reads what another left behind.
+//! - [`Connection`] is the type that they open: the std stream, with the state that must be
+//!   remembered so that no borrower reads what another left behind.
 //! - [`listen_tcp`], `listen_unix` and [`Listen`] listen with the kernel's largest backlog, which
-//!   std cannot: it always asks for 128. [`accept_queue`] and [`listen_overflows`] show what
-//!   becomes of it.
+//!   std cannot: it always asks for 128. [`accept_queue`] and [`listen_overflows`] show how the
+//!   queue is used.
 //!
-//! # What is applied where
+//! # What works on which system
 //!
-//! What a system cannot do is left out without an error where it is a help (keep-alive), and is
-//! an error or does not compile where leaving it out would change what was asked for (an
-//! interface, a mark).
+//! A setting that a system lacks is skipped without an error if it only helps (keep-alive). It is
+//! an error, or does not compile, if skipping it would change where traffic goes (an interface, a
+//! mark).
 //!
 //! | | Linux, Android | macOS | FreeBSD | OpenBSD | NetBSD | Windows |
 //! | --- | --- | --- | --- | --- | --- | --- |
@@ -40,18 +40,18 @@
 //! | abstract Unix names | yes | no | no | no | no | no |
 //! | longest Unix path in bytes | 107 | 103 | 103 | 103 | 103 | |
 //!
-//! The Linux column is tested, and that of Windows as far as Wine can tell. The others are
-//! type-checked, and otherwise as the systems' manuals and sources say; "on or off" stands for a
-//! switch that is inherited and a timing that may not be: [`KeepAlive::apply`] sets both.
+//! The Linux column is tested, and the Windows column as far as Wine allows. The other columns are
+//! type-checked, and otherwise follow the systems' manuals and sources. "On or off" means that the
+//! switch is inherited and the timing may not be: [`KeepAlive::apply`] sets both.
 //!
 //! # What is left out
 //!
-//! Of RFC 8305 the resolution by family (section 3): the system's resolver answers for both
-//! families at once. Sockets do not survive a fork without exec: a child must not use those of its
-//! parent, nor a pool that holds them.
+//! Separate resolution of the address families (RFC 8305, section 3) is left out, because the
+//! system's resolver answers for both at once. Sockets do not survive a fork without exec: a child
+//! must not use its parent's sockets, nor a pool that holds them.
 
 mod backlog;
-#[allow(dead_code)] // Each system uses the rule of its own; the tests use all of them.
+#[allow(dead_code)] // Each system uses its own rule; the tests use all of them.
 mod backlog_rules;
 #[cfg(feature = "mysql")]
 pub(crate) mod borrowed;

@@ -1,4 +1,4 @@
-//! Looking at a listener's accept queue, and at what was lost because one was full.
+//! Reads a listener's accept queue, and counts connections lost because a queue was full.
 
 use std::fmt;
 use std::io;
@@ -9,13 +9,13 @@ use socket2::SockRef;
 use super::backlog::max_listen_backlog;
 use super::sys;
 
-/// The connections that wait on a listener for `accept`, and how many may.
+/// The number of connections that wait on a listener for `accept`, and how many may.
 ///
-/// Linux and FreeBSD tell; elsewhere the answer is [`QueueError::NotSupported`].
+/// Works on Linux and FreeBSD; elsewhere it fails with [`QueueError::NotSupported`].
 ///
 /// # Errors
 ///
-/// [`QueueError`].
+/// [`QueueError`] if this system does not provide it, or a system call fails.
 ///
 /// # Examples
 ///
@@ -40,15 +40,15 @@ pub fn accept_queue(listener: &TcpListener) -> Result<AcceptQueue, QueueError> {
     }
 }
 
-/// What the whole machine (on Linux: the network namespace) has lost to full accept queues.
+/// The number of connections that this network namespace has lost to full accept queues.
 ///
-/// Counted by the kernel since it started, for all listeners together: what matters is whether the
-/// numbers grow. Linux tells, in `/proc/net/netstat`; elsewhere the answer is
+/// The kernel counts since its start, for all listeners together, so watch whether the numbers
+/// grow. Works on Linux, from `/proc/net/netstat`; elsewhere it fails with
 /// [`QueueError::NotSupported`].
 ///
 /// # Errors
 ///
-/// [`QueueError`].
+/// [`QueueError`] if this system does not provide it, or the file cannot be read.
 ///
 /// # Examples
 ///
@@ -80,12 +80,12 @@ pub fn listen_overflows() -> Result<ListenOverflows, QueueError> {
 pub struct AcceptQueue {
     /// Connections that wait to be accepted.
     pub waiting: u32,
-    /// How many may wait, as the kernel granted it. Linux holds one more than that.
+    /// How many may wait, as granted by the kernel. Linux holds one more than that.
     pub limit: u32,
 }
 
 impl AcceptQueue {
-    /// Whether the next connection may find no place.
+    /// Whether the queue may have no room for the next connection.
     ///
     /// # Examples
     ///
@@ -101,8 +101,8 @@ impl AcceptQueue {
         self.waiting >= self.limit
     }
 
-    /// By how much the kernel granted less than `asked`, and what to do about it; `None` if it
-    /// granted as much.
+    /// The difference if the kernel granted less than `asked`, and what to do about it; `None` if
+    /// it granted as much.
     ///
     /// # Examples
     ///
@@ -139,9 +139,9 @@ impl fmt::Display for AcceptQueue {
     }
 }
 
-/// A backlog of which the kernel granted only a part, which it does without a word.
+/// A backlog of which the kernel granted only a part, which it does without an error.
 ///
-/// As text it says what to do.
+/// Its text says what to do.
 ///
 /// # Examples
 ///
@@ -184,11 +184,11 @@ impl fmt::Display for Shortfall {
 pub struct ListenOverflows {
     /// Connections that came when a queue was full (`ListenOverflows`).
     pub overflows: u64,
-    /// Connections dropped on arrival for any reason, these included (`ListenDrops`).
+    /// Connections dropped on arrival for any reason, including these (`ListenDrops`).
     pub drops: u64,
 }
 
-/// Why nothing can be said of accept queues.
+/// Why an accept queue could not be read.
 ///
 /// # Examples
 ///
@@ -196,16 +196,16 @@ pub struct ListenOverflows {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum QueueError {
-    /// This system does not tell.
+    /// This system does not provide it.
     #[error("{} does not tell {what}", std::env::consts::OS)]
     NotSupported {
-        /// What was asked for.
+        /// What was asked for, in words.
         what: &'static str,
     },
-    /// The system could not be asked.
+    /// A system call or file failed.
     #[error("could not ask the system")]
     System {
-        /// What it said.
+        /// The system's error.
         source: io::Error,
     },
 }

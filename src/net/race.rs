@@ -1,18 +1,18 @@
-//! Which address is tried when: RFC 8305 as plain data, without sockets and without a clock.
+//! Decides when to try which address: RFC 8305 as plain data, without sockets and without a clock.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
-/// How often an attempt is made again when the kernel's choice of a local port was at fault.
+/// How often an attempt is repeated if the kernel's choice of a local port was at fault.
 ///
 /// As in Go's `net` (golang/go#2690): two more times.
 const PORT_RETRIES: u32 = 2;
 
-/// What an address gets of the deadline at least, when the addresses are tried one at a time.
+/// The least time that an address gets when addresses are tried one at a time.
 ///
-/// As in Go's `net` (`saneMinimum`): a share too small for a handshake helps no address.
+/// As in Go's `net` (`saneMinimum`): a share that is too short for a handshake helps no address.
 const LEAST_SHARE: Duration = Duration::from_secs(2);
 
 /// The shortest delay between two attempts (RFC 8305, section 5: must not be less).
@@ -23,21 +23,21 @@ const LEAST_DELAY: Duration = Duration::from_millis(10);
 pub(crate) enum Step {
     /// Start an attempt at the address of this index.
     Start(usize),
-    /// Give up the attempt at the address of this index: its share of the deadline is over. Then
-    /// say so with `failed`.
+    /// Give up the attempt at the address of this index, because its share of the deadline is over.
+    /// Then call `failed`.
     Abandon(usize),
     /// Wait for an attempt to end, until this instant at most.
     Wait(Instant),
-    /// Nothing is left to try, or no time.
+    /// No address or no time is left.
     Lost,
 }
 
-/// Whose fault a failed attempt is.
+/// The cause of a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The address's, or the network's: the next address is tried.
+    /// The address or the network: the next address is tried.
     Address,
-    /// The kernel's, which chose an unlucky local port: the same address is tried again.
+    /// The kernel chose an unusable local port: the same address is tried again.
     LocalPort,
 }
 
@@ -60,7 +60,7 @@ impl Race {
     ///
     /// The next address starts `delay` after the one before, or at once when none is running.
     /// `Duration::MAX` means one at a time. `port_is_ours` says that the caller chose the local
-    /// port, so that no other will be chosen by trying again.
+    /// port, so that another try would use the same one.
     pub(crate) fn new(
         addresses: Vec<SocketAddr>,
         delay: Duration,
@@ -82,7 +82,7 @@ impl Race {
         }
     }
 
-    /// The address of an index.
+    /// The address at `index`.
     pub(crate) fn address(&self, index: usize) -> SocketAddr {
         self.addresses[index]
     }
@@ -92,9 +92,10 @@ impl Race {
         &self.addresses[self.next..]
     }
 
-    /// What to do at `now`. Ask again after each answer.
+    /// The next step at `now`. Call it again after each step.
     pub(crate) fn step(&mut self, now: Instant) -> Step {
-        // Even at the deadline: `failed` has promised it, and the address must be accounted for.
+        // Even at the deadline, because `failed` has promised it and the error must list the
+        // address.
         if let Some(index) = self.again.pop_front() {
             return self.start(index);
         }
@@ -121,7 +122,7 @@ impl Race {
         Step::Wait(if waits_for_next { self.next_due.min(self.deadline) } else { self.deadline })
     }
 
-    /// The attempt at the address of `index` failed. Whether it is made again.
+    /// Records that the attempt at the address of `index` failed. Returns whether it is repeated.
     pub(crate) fn failed(&mut self, index: usize, fault: Fault, now: Instant) -> bool {
         self.running.retain(|&running| running != index);
         let again = fault == Fault::LocalPort
@@ -149,16 +150,18 @@ impl Race {
         if self.delay == Duration::MAX {
             return partial_deadline(now, self.deadline, left).unwrap_or(self.deadline);
         }
-        // Under a deadline too short for the usual delays, all get their turn nevertheless.
+        // If the deadline is too short for the usual delays, shorter ones let all addresses have a
+        // turn.
         let share = (self.deadline - now) / u32::try_from(left).unwrap_or(u32::MAX);
         let delay = self.delay.min(share).max(LEAST_DELAY);
         now.checked_add(delay).unwrap_or(self.deadline)
     }
 }
 
-/// The families taken in turn, that of the first address first (RFC 8305, section 4).
+/// Sorts addresses so that the families alternate, that of the first address first (RFC 8305,
+/// section 4).
 ///
-/// Within a family the resolver's order stays: it is that of RFC 6724.
+/// Within a family the resolver's order stays, which is that of RFC 6724.
 pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first().map(SocketAddr::is_ipv4) else {
         return addresses;
@@ -176,8 +179,8 @@ pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Until when one of `left` addresses may be tried when they are tried one at a time: an equal
-/// share of what is left, but two seconds at least; `None` if no time is left.
+/// When the attempt at one of `left` addresses ends if they are tried one at a time: an equal share
+/// of the time left, but at least two seconds; `None` if no time is left.
 ///
 /// This is Go's `partialDeadline`.
 pub(crate) fn partial_deadline(now: Instant, deadline: Instant, left: usize) -> Option<Instant> {

@@ -1,4 +1,4 @@
-//! Name resolution that cannot overrun a deadline, whatever the system's resolver does.
+//! Name resolution that cannot overrun a deadline, even if the system's resolver hangs.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,22 +19,22 @@ use super::error::NetError;
 
 /// The most lookups of one dialer in progress at once.
 ///
-/// A dial makes one lookup, so this matters only when the resolver hangs: then dials give up at
-/// their deadlines and leave a thread each behind, until the resolver gives up too (glibc after
-/// 10 s with one name server, resolv.conf(5)). More than a pool opens at once by default, so that
-/// no burst of dials queues here, and few enough to be no burden.
+/// A dial makes one lookup, so this matters only when the resolver hangs. Then dials give up at
+/// their deadlines and leave one thread each behind, until the resolver gives up too (glibc after
+/// 10 s with one name server, resolv.conf(5)). It is more than the default `max_open` of a pool, so
+/// that no burst of dials queues here, and few enough threads to be no burden.
 pub(super) const MOST_LOOKUPS: usize = 32;
 
-/// The most of all dialers of the process: four times as many, so that three names that hang leave
-/// room for the others. A pool may have a dialer for each of thousands of keys.
+/// The most lookups of all dialers of the process: four times as many, so that three names that
+/// hang leave room for others. A pool may have a dialer for each of thousands of keys.
 const MOST_OF_THE_PROCESS: usize = 4 * MOST_LOOKUPS;
 
 type Lookup = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Resolves names on threads of its own, which are left behind at the deadline.
 ///
-/// `getaddrinfo` cannot be interrupted and has no time limit of its own. The thread that is left
-/// behind ends when the system's resolver returns, and what it found is thrown away.
+/// `getaddrinfo` cannot be interrupted and has no time limit of its own. A thread that is left
+/// behind ends when the system's resolver returns, and its result is discarded.
 #[derive(Clone)]
 pub(crate) struct Resolver {
     lookup: Arc<Lookup>,
@@ -52,7 +52,7 @@ impl Resolver {
         Self::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()))
     }
 
-    /// A resolver of the user's own.
+    /// A resolver of the program's own.
     pub(crate) fn new(
         lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
@@ -85,7 +85,7 @@ impl Resolver {
             .name("latebind-resolve".to_owned())
             .spawn(move || {
                 let _place = place;
-                // Nobody may be listening any more: then the answer is thrown away.
+                // The dial may have given up: then the result is discarded.
                 let _ = found.send(lookup(&name, port));
             })
             .map_err(failed)?;
@@ -111,12 +111,12 @@ struct Lookups {
 #[derive(Default)]
 struct Counts {
     all: usize,
-    /// By where a dialer's lookup lies, which is kept alive by each that is in progress.
+    /// By the address of a dialer's lookup function, which each lookup in progress keeps alive.
     by_dialer: HashMap<usize, usize>,
 }
 
 impl Counts {
-    /// How many stand in the way of that dialer's next lookup, and the bound on them.
+    /// The number of lookups that count against that dialer's next one, and the bound on them.
     fn of(&self, dialer: usize) -> (usize, usize) {
         if self.all >= MOST_OF_THE_PROCESS {
             return (self.all, MOST_OF_THE_PROCESS);
@@ -135,7 +135,7 @@ impl Lookups {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more, or at `deadline` what stands in its way.
+    /// Room for one more lookup, or at `deadline` the number in progress and the bound.
     fn enter(self: &Arc<Self>, dialer: usize, deadline: Instant) -> Result<Place, (usize, usize)> {
         let mut counts = self.lock();
         loop {
@@ -155,7 +155,7 @@ impl Lookups {
     }
 }
 
-/// A lookup's place among those in progress, given up when the lookup ends in whatever way.
+/// Counts a lookup as in progress; dropped when the lookup ends, in any way.
 struct Place {
     lookups: Arc<Lookups>,
     dialer: usize,

@@ -1,4 +1,4 @@
-//! What a stream must be able to do besides reading and writing, to live in a pool.
+//! The operations besides reading and writing that a stream needs to live in a pool.
 
 use std::io;
 use std::io::Read;
@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use super::sys;
 
-/// What a look at a stream shows, without asking the peer.
+/// The state of a stream, as far as is known without asking the peer.
 ///
 /// # Examples
 ///
@@ -29,16 +29,16 @@ use super::sys;
 pub enum Liveness {
     /// The peer has closed its end.
     Closed,
-    /// Open as far as is known here, and nothing to read.
+    /// Open as far as is known here, with nothing to read.
     Quiet,
     /// Open as far as is known here, with bytes to read.
     Unread,
 }
 
-/// A blocking byte stream that a pool can look after.
+/// A blocking byte stream that a pool can manage.
 ///
 /// Implemented for the streams of std and for [`Connection`](crate::net::Connection). Implement it
-/// for a stream of your own (a tunnel, say) to have it looked after by a
+/// for a stream of your own (for example a tunnel) to use it in a
 /// [`Connection`](crate::net::Connection), or to put TLS on top of it.
 ///
 /// # Examples
@@ -60,38 +60,39 @@ pub trait Stream: Read + Write + Send + 'static {
     ///
     /// # Errors
     ///
-    /// What the system says, and `InvalidInput` for a limit of zero.
+    /// The system's error, and `InvalidInput` for a limit of zero.
     fn set_timeouts(&self, limit: Option<Duration>) -> io::Result<()>;
 
-    /// Says whether reads and writes return at once, with `WouldBlock`, where they would wait.
+    /// Sets whether reads and writes that would wait return `WouldBlock` at once.
     ///
     /// # Errors
     ///
     /// What the system says.
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()>;
 
-    /// Whether the stream is still open, and has bytes to read: known here and now, without a
-    /// message to the peer, without waiting, and without taking a byte from whoever reads next.
+    /// Whether the stream is still open and has bytes to read, as far as is known now: sends
+    /// nothing to the peer, does not wait, and consumes no byte.
     ///
-    /// For a socket this is one system call on Unix, and two on Windows where there is something
-    /// to read. `Quiet` is no promise: a peer that closes sends a message,
-    /// and that may still be on its way.
+    /// For a socket this is one system call on Unix, and two on Windows if there is something to
+    /// read. `Quiet` is no promise: the peer may have closed, and its message may still be on its
+    /// way.
     ///
     /// # Errors
     ///
-    /// The stream is past use, for the reason given: the peer reset it, say.
+    /// Any error means that the stream is unusable, for example because the peer reset it.
     fn liveness(&mut self) -> io::Result<Liveness>;
 
-    /// Whether a read or write that ended in `error` leaves the stream in an unknown place, so that
-    /// nobody else may use it.
+    /// Whether a read or write that ended in `error` leaves the position in the stream unknown, so
+    /// that no other borrower may use it.
     ///
     /// An interruption does not, nor does `WouldBlock` in non-blocking mode; a time limit that
-    /// passed does. The default knows nothing of the mode and takes `WouldBlock` for a time limit.
+    /// passed does. The default does not know the mode, and treats `WouldBlock` as a time limit
+    /// that passed.
     fn is_failure(&self, error: &io::Error) -> bool {
         error.kind() != io::ErrorKind::Interrupted
     }
 
-    /// Back to blocking mode, without time limits, whatever a borrower has set.
+    /// Sets blocking mode and removes time limits, whatever a borrower has set.
     ///
     /// # Errors
     ///

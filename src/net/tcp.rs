@@ -24,21 +24,21 @@ use crate::dialer::Dialer;
 
 /// Opens TCP connections.
 ///
-/// A dial resolves the name anew, so that a change in DNS is followed, and tries the addresses as
-/// RFC 8305 (Happy Eyeballs, version 2) says: IPv6 and IPv4 in turn, the next one when the one
-/// before has failed or has not answered for [`attempt_delay`](Self::attempt_delay); the first to
-/// answer wins, and the others are closed. All of that ends at one deadline, with an error that
-/// lists every address and its reason.
+/// Each dial resolves the name, so that it follows changes in DNS, and tries the addresses as in
+/// RFC 8305 (Happy Eyeballs, version 2): IPv6 and IPv4 in turn, the next one when the previous one
+/// has failed or has not answered for [`attempt_delay`](Self::attempt_delay); the first to answer
+/// wins, and the others are closed. All of that ends at one deadline, with an error that lists
+/// every address and its reason.
 ///
-/// What the kernel may do wrong is seen to: a connect that was interrupted by a signal goes on, a
-/// socket that was connected to itself (which happens when a dead server's port lies in the range
-/// from which the kernel chooses) is closed and dialed again, and no wake-up passes for a
-/// connection that is none.
+/// A dial also handles the odd cases of the kernel: a connect that was interrupted by a signal goes
+/// on; a socket that was connected to itself (which happens when a dead server's port lies in the
+/// range from which the kernel chooses) is closed and dialed again; and a spurious wake-up does not
+/// count as a connection.
 ///
 /// The name is resolved on a thread of its own, because the system's resolver can neither be
-/// interrupted nor be given a limit: at the deadline that thread is left behind, to end when the
-/// resolver does. At most 32 such threads exist per dialer, its clones included; a dial that finds
-/// all taken waits for one until its deadline. The connects themselves need no thread.
+/// interrupted nor be given a limit. At the deadline that thread is left behind, and ends when the
+/// resolver does. At most 32 such threads exist per dialer, including its clones; a dial that finds
+/// all of them taken waits for one until its deadline. The connects themselves need no thread.
 ///
 /// # Examples
 ///
@@ -78,7 +78,7 @@ enum Target {
 impl TcpDialer {
     /// Dials a host by name, or by an IP address in text.
     ///
-    /// Nothing is resolved yet: a name that does not exist fails the dial.
+    /// Nothing is resolved yet: a name that does not exist fails only the dial.
     ///
     /// # Examples
     ///
@@ -94,7 +94,7 @@ impl TcpDialer {
         Self::with_target(Target::Name { host: host.into(), port })
     }
 
-    /// Dials one of several addresses that are known already, the preferred one first.
+    /// Dials one of several known addresses, the preferred one first.
     ///
     /// # Examples
     ///
@@ -129,8 +129,8 @@ impl TcpDialer {
     /// Resolves names by a function of your own instead of the system's resolver.
     ///
     /// It is called with the name and the port, once per dial, on a thread of its own: it may
-    /// block, and the dial will not wait for it past the deadline. The order of its answer is that
-    /// of preference. Not called for a host that is an IP address already.
+    /// block, and the dial does not wait for it past the deadline. It returns the preferred address
+    /// first. It is not called for a host that is an IP address.
     ///
     /// # Examples
     ///
@@ -153,22 +153,22 @@ impl TcpDialer {
         self
     }
 
-    /// How long a dial lasts at most, the resolution of the name included.
+    /// How long a dial may last, including the resolution of the name.
     ///
-    /// It shortens the deadline that the dial is given, and never lengthens it. A dial with no
-    /// time at all fails at once. Defaults to 30 s, which is what Go's HTTP client allows.
+    /// It shortens the deadline that the dial is given, and never lengthens it. With zero a dial
+    /// fails at once. Defaults to 30 s, as in Go's HTTP client.
     #[must_use]
     pub fn dial_timeout(mut self, dial_timeout: Duration) -> Self {
         self.dial_timeout = dial_timeout;
         self
     }
 
-    /// How long an address has the field to itself before the next one is tried as well.
+    /// How long one address is tried alone before the next one is tried as well.
     ///
-    /// At least 10 ms (a shorter one counts as that), and shorter than asked where the deadline
-    /// would otherwise come before the last address's turn. With `Duration::MAX` one address is
-    /// tried at a time: each has an equal share of what is left, but two seconds at least, and is
-    /// given up then. Defaults to 250 ms, which RFC 8305 (section 8) recommends.
+    /// At least 10 ms (a shorter one counts as that), and shorter than set if the deadline would
+    /// otherwise come before the last address's turn. With `Duration::MAX` one address is tried at
+    /// a time: each has an equal share of the time left, but at least two seconds, and is given up
+    /// after that. Defaults to 250 ms, which RFC 8305 (section 8) recommends.
     ///
     /// # Examples
     ///
@@ -206,11 +206,11 @@ impl TcpDialer {
 
     /// Whether a connection can be aborted while it is in use, by [`Pool::abort`].
     ///
-    /// Both directions are shut down then: its borrower reads the end of the stream, and cannot
+    /// The abort shuts both directions down: the borrower reads the end of the stream, and cannot
     /// write. On Windows a call that waits for the peer at that moment ends in an error.
     ///
-    /// Defaults to `false`: it costs a second descriptor for each connection. One for which the system
-    /// has no second descriptor is opened all the same, and cannot be aborted.
+    /// Defaults to `false`: it costs a second descriptor for each connection. If the system has no
+    /// second descriptor for a connection, it is opened even so, and cannot be aborted.
     ///
     /// [`Pool::abort`]: crate::Pool::abort
     ///
@@ -227,15 +227,15 @@ impl TcpDialer {
     /// (`TCP_USER_TIMEOUT`; Linux and Android).
     ///
     /// Keep-alive sends no probes while data is unacknowledged, so a peer that vanishes in the
-    /// middle of a request is otherwise noticed only when the kernel has given up sending again:
+    /// middle of a request is otherwise noticed only when the kernel has given up retransmitting:
     /// on Linux after a quarter of an hour (`net.ipv4.tcp_retries2`). It interacts with keep-alive:
     /// once it has passed, one unanswered probe ends the connection, whatever the number of probes
     /// (tcp(7)).
     ///
     /// Rounded up to milliseconds, from 1 ms to 24 days (`i32::MAX` ms); `None` leaves it off.
-    /// Defaults to `None`: which silence is too long depends on the protocol. Set on the connection
-    /// once it is open; the dial itself has its own deadline. Elsewhere than on Linux and Android
-    /// it does nothing.
+    /// Defaults to `None`, because the longest acceptable silence depends on the protocol. It is
+    /// set on the connection once it is open; the dial itself has its own deadline. On systems
+    /// other than Linux and Android it does nothing.
     ///
     /// # Examples
     ///
@@ -254,11 +254,11 @@ impl TcpDialer {
 
     /// The address to dial from, and the port unless that is 0.
     ///
-    /// Addresses of the other family are left out. With a port of your own choice no attempt is
-    /// made again when the kernel finds it taken, and only one connection to the same peer can
-    /// exist at a time; with port 0 the kernel chooses, and on Linux it does so as late as it does
-    /// without this setting, so that ports do not run out sooner (`IP_BIND_ADDRESS_NO_PORT`).
-    /// Defaults to none.
+    /// Addresses of the other family are not dialed. With a port of your own choice, an attempt is
+    /// not repeated if the port is taken, and only one connection to the same peer can exist at a
+    /// time. With port 0 the kernel chooses the port, and on Linux it does so as late as without
+    /// this setting, so that ports do not run out sooner (`IP_BIND_ADDRESS_NO_PORT`). Defaults to
+    /// none.
     ///
     /// # Examples
     ///
@@ -295,8 +295,8 @@ impl TcpDialer {
         self
     }
 
-    /// The mark that routing rules and packet filters see on this dialer's packets (`SO_MARK`;
-    /// Linux and Android).
+    /// The mark on this dialer's packets, for routing rules and packet filters (`SO_MARK`; Linux
+    /// and Android).
     ///
     /// A dial fails without `CAP_NET_ADMIN` or, since Linux 5.17, `CAP_NET_RAW`. Defaults to none.
     ///
@@ -315,7 +315,7 @@ impl TcpDialer {
         self
     }
 
-    /// What is dialed, in words.
+    /// The target of the dial, in words.
     fn target(&self) -> String {
         match &self.target {
             Target::Name { host, port } if host.contains(':') => format!("[{host}]:{port}"),
@@ -348,7 +348,7 @@ impl TcpDialer {
         Ok(addresses)
     }
 
-    /// Sets what must be set before the connect.
+    /// Sets the options that must be set before the connect.
     #[cfg_attr(
         not(any(target_os = "linux", target_os = "android", target_vendor = "apple")),
         allow(unused_variables)
@@ -366,11 +366,11 @@ impl TcpDialer {
         Ok(())
     }
 
-    /// What is set on the winner only.
+    /// Sets the options that only the winner needs.
     fn finish(&self, socket: Socket) -> io::Result<TcpStream> {
         socket.set_nonblocking(false)?;
         if self.nodelay {
-            // Fails only where the peer has closed already, which whoever reads next will learn.
+            // Fails only if the peer has closed already, which the next read reports.
             let _ = socket.set_tcp_nodelay(true);
         }
         self.keep_alive.set(&socket);
@@ -423,7 +423,7 @@ impl Dialer for TcpDialer {
         if self.abortable { connection.abort_handle() } else { None }
     }
 
-    /// Nothing of a socket's blocks here, so that no check needs a thread.
+    /// No operation on a socket blocks here, so no check needs a thread.
     fn blocking(&self) -> Blocking {
         Blocking::default().check(false)
     }

@@ -23,17 +23,17 @@ use crate::dialer::Dialer;
 
 /// Opens TLS connections over the streams of another dialer.
 ///
-/// Roots, client certificates, protocol versions and ALPN are those of the [`ClientConfig`], made
-/// as users of rustls make it. This crate chooses no cryptography: enable a provider (`ring` or
-/// `aws_lc_rs`) and, if you want it, `tls12` in your own dependency on rustls.
+/// Roots, client certificates, protocol versions and ALPN are those of the [`ClientConfig`], which
+/// you make as for any use of rustls. This crate chooses no cryptography: enable a provider (`ring`
+/// or `aws_lc_rs`) and, if you want it, `tls12` in your own dependency on rustls.
 ///
 /// The handshake ends by the deadline of the dial even if the peer stalls in the middle of it.
-/// Sessions are resumed across dials: the configuration's store of sessions is shared by all of
-/// them, and the tickets that a server sends after the handshake are taken in whenever a
-/// connection is looked at. Those tickets do not count as unread bytes.
+/// Sessions are resumed across dials: all dials share the configuration's session store, and the
+/// tickets that a server sends after the handshake are read whenever a connection's liveness is
+/// tested. Those tickets do not count as unread bytes.
 ///
 /// The other dialer opens, aborts and closes the stream; its `is_broken`, `check` and `reset` are
-/// not asked, because what it would see is ciphertext.
+/// not called, because they would see ciphertext.
 ///
 /// # Examples
 ///
@@ -59,7 +59,8 @@ pub struct TlsDialer<D> {
 }
 
 impl<D: Dialer<Connection: Stream>> TlsDialer<D> {
-    /// Speaks TLS over what `dialer` opens, with a server that can prove to be `server_name`.
+    /// Speaks TLS over the streams that `dialer` opens, with a server that proves to be
+    /// `server_name`.
     #[must_use]
     pub fn new(
         dialer: D,
@@ -70,7 +71,7 @@ impl<D: Dialer<Connection: Stream>> TlsDialer<D> {
     }
 }
 
-/// Without the configuration, which may hold a private key.
+/// Omits the configuration, which may hold a private key.
 impl<D: fmt::Debug> fmt::Debug for TlsDialer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsDialer")
@@ -102,7 +103,7 @@ impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
         }
     }
 
-    /// As the dialer of the stream has it.
+    /// Decided by the dialer of the stream.
     fn is_permanent(&self, error: &Self::Error) -> bool {
         matches!(error, TlsError::Dial(error) if self.dialer.is_permanent(error))
     }
@@ -115,20 +116,20 @@ impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
         connection.reset_for_next().map_err(|source| TlsError::Reset { source })
     }
 
-    /// Tells the peer (without waiting for room, if there is none), and has the stream closed by
+    /// Tells the peer, unless the socket has no room for the message, and has the stream closed by
     /// the dialer that opened it.
     fn close(&self, connection: Self::Connection) {
         let TlsStream { mut session, records } = connection.into_inner();
         let mut stream = records.stream;
         session.send_close_notify();
         if stream.set_nonblocking(true).is_ok() {
-            // A peer that is gone, or does not read, need not be told.
+            // Ignores failures: a peer that is gone or does not read need not be told.
             let _ = session.write_tls(&mut stream);
         }
         self.dialer.close(stream);
     }
 
-    /// The other dialer's.
+    /// The handle of the other dialer.
     fn abort_handle(&self, connection: &Self::Connection) -> Option<AbortHandle> {
         self.dialer.abort_handle(connection.get_ref())
     }
@@ -159,7 +160,7 @@ pub struct TlsStream<S> {
 }
 
 impl<S> TlsStream<S> {
-    /// What rustls knows of the session: the peer's certificates, ALPN, whether it was resumed.
+    /// The session as rustls knows it: the peer's certificates, ALPN, whether it was resumed.
     ///
     /// # Examples
     ///
@@ -190,19 +191,19 @@ impl<S> TlsStream<S> {
 }
 
 impl<S: Stream> TlsStream<S> {
-    /// Shakes hands until `deadline`, then lifts the time limits set for it.
+    /// Completes the handshake by `deadline`, then removes the time limits set for it.
     fn handshake(&mut self, deadline: Instant) -> io::Result<()> {
         while self.session.is_handshaking() || self.session.wants_write() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            // Each read and each write has what is left, so that all of them together have no
-            // more, however slowly the peer drips.
+            // Each read and each write may take the time left, so that all of them together take
+            // no more, however slowly the peer sends.
             self.records.stream.set_timeouts(Some(left))?;
             match self.advance() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Unix calls a time limit that passed by this name.
+                // Unix reports a time limit that passed as this error.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -221,7 +222,7 @@ impl<S: Stream> TlsStream<S> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.session.process_new_packets().map(drop).map_err(|error| {
-            // The peer learns why, if that can be said at once.
+            // Tells the peer why, if that can be sent at once.
             let _ = self.session.write_tls(&mut self.records);
             io::Error::new(io::ErrorKind::InvalidData, error)
         })
@@ -257,9 +258,9 @@ impl<S: Stream> Stream for TlsStream<S> {
         self.records.stream.set_nonblocking(nonblocking)
     }
 
-    /// Takes in what is no plaintext: session tickets, above all.
+    /// Reads messages that carry no plaintext, above all session tickets.
     fn liveness(&mut self) -> io::Result<Liveness> {
-        // A server sends two to four tickets; one that goes on and on is not worth the wait.
+        // A server sends two to four tickets; stop reading if it sends without end.
         for _ in 0..16 {
             let state = self
                 .session
@@ -276,12 +277,12 @@ impl<S: Stream> Stream for TlsStream<S> {
             }
             match self.records.stream.liveness()? {
                 Liveness::Closed => return Ok(Liveness::Closed),
-                // The rest of a record is on its way, and it may be anything.
+                // The rest of a record is on its way, and may carry plaintext.
                 Liveness::Quiet if self.records.place != Place::START => {
                     return Ok(Liveness::Unread);
                 }
                 Liveness::Quiet => return Ok(Liveness::Quiet),
-                // Does not wait, for there is something to read.
+                // Does not wait, because there is something to read.
                 Liveness::Unread => drop(self.session.read_tls(&mut self.records)?),
             }
         }
@@ -303,21 +304,21 @@ impl<S: fmt::Debug> fmt::Debug for TlsStream<S> {
     }
 }
 
-/// A stream of TLS records, of which it is known whether one has been read in part.
+/// A stream of TLS records that knows whether one has been read in part.
 ///
-/// rustls keeps the part and does not say so: to a look at the socket such a connection is quiet,
-/// and the next borrower would read what the last one left.
+/// rustls keeps the part and does not report it: by its socket alone such a connection looks quiet,
+/// and the next borrower would read data that the last one left.
 struct Records<S> {
     stream: S,
     place: Place,
 }
 
-/// Where in a record the next byte to be read belongs.
+/// The position in a record of the next byte to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// So many bytes of a header have been read; the last two, if read, are the length.
+    /// `read` bytes of a header have been read; the last two, if read, are the length.
     Header { read: u8, length: u16 },
-    /// So many bytes of a body are still to come.
+    /// `left` bytes of a body are still to come.
     Body { left: u16 },
 }
 
@@ -325,7 +326,8 @@ impl Place {
     /// At the beginning of a record.
     const START: Self = Self::Header { read: 0, length: 0 };
 
-    /// The place after `bytes` (RFC 8446, section 5.1: type, two bytes of version, two of length).
+    /// The position after `bytes` (RFC 8446, section 5.1: type, two bytes of version, two of
+    /// length).
     fn after(mut self, mut bytes: &[u8]) -> Self {
         while let [first, rest @ ..] = bytes {
             bytes = rest;
@@ -393,7 +395,7 @@ pub enum TlsError<E: Error + 'static> {
     /// The stream underneath could not be opened.
     #[error("could not open the stream for TLS")]
     Dial(#[source] E),
-    /// The handshake failed: the certificate is not trusted, say.
+    /// The handshake failed, for example because the certificate is not trusted.
     #[error("the TLS handshake failed")]
     Handshake {
         /// The system's error, or rustls's own inside it.
@@ -402,10 +404,10 @@ pub enum TlsError<E: Error + 'static> {
     /// The peer had not finished the handshake by the deadline.
     #[error("the peer did not finish the TLS handshake by the deadline of the dial")]
     HandshakeTimeout,
-    /// A returned connection could not be made fit for its next borrower.
+    /// A returned connection could not be made ready for its next borrower.
     #[error("could not reset the TLS connection")]
     Reset {
-        /// Why.
+        /// The error of the reset.
         source: NetError,
     },
 }

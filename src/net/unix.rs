@@ -1,4 +1,4 @@
-//! Unix stream sockets: `UnixDialer`, and a listener that removes its own path and no other.
+//! Unix stream sockets: `UnixDialer`, and a listener that removes only its own path.
 
 use std::fs;
 use std::io;
@@ -46,7 +46,7 @@ pub struct UnixDialer {
     abortable: bool,
 }
 
-/// What a Unix socket is known by.
+/// The name of a Unix socket.
 #[derive(Clone, Debug)]
 pub(super) enum Name {
     Path(PathBuf),
@@ -110,19 +110,19 @@ impl UnixDialer {
         Self { name, dial_timeout: Duration::from_secs(30), abortable: false }
     }
 
-    /// How long a dial lasts at most. It shortens the deadline that the dial is given, and never
-    /// lengthens it. Defaults to 30 s, as [`TcpDialer`](crate::net::TcpDialer)'s.
+    /// How long a dial may last. It shortens the deadline that the dial is given, and never
+    /// lengthens it. Defaults to 30 s, as for [`TcpDialer`](crate::net::TcpDialer).
     ///
     /// Only a listener whose accept queue is full makes a dial wait, and only on Linux: elsewhere
-    /// it is refused.
+    /// such a dial is refused.
     #[must_use]
     pub fn dial_timeout(mut self, dial_timeout: Duration) -> Self {
         self.dial_timeout = dial_timeout;
         self
     }
 
-    /// Whether a connection can be aborted while it is in use, as
-    /// [`TcpDialer`](crate::net::TcpDialer::abortable)'s.
+    /// Whether a connection can be aborted while it is in use: see
+    /// [`TcpDialer`](crate::net::TcpDialer::abortable).
     ///
     /// Defaults to `false`: it costs a second descriptor for each connection.
     #[must_use]
@@ -139,13 +139,13 @@ impl UnixDialer {
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            // A full accept queue makes a blocking connect wait, for as long as a write may;
-            // a non-blocking one fails, and no poll tells when to try again (unix(7)). Rounded up
-            // to a microsecond, the least that a time limit can say: zero would mean for ever.
+            // If the accept queue is full, a blocking connect waits for as long as a write may,
+            // and a non-blocking one fails, and no poll tells when to try again (unix(7)). The
+            // limit is rounded up to a microsecond, the smallest, because zero would mean none.
             socket.set_write_timeout(Some(left.max(Duration::from_micros(1))))?;
             match socket.connect(&address) {
                 Ok(()) => break,
-                // A Unix socket that was interrupted is not connected: try again.
+                // An interrupted connect of a Unix socket does not go on: try again.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Err(io::ErrorKind::TimedOut.into());
@@ -185,7 +185,7 @@ impl Dialer for UnixDialer {
         if self.abortable { connection.abort_handle() } else { None }
     }
 
-    /// Nothing of a socket's blocks here, so that no check needs a thread.
+    /// No operation on a socket blocks here, so no check needs a thread.
     fn blocking(&self) -> Blocking {
         Blocking::default().check(false)
     }
@@ -194,9 +194,9 @@ impl Dialer for UnixDialer {
 /// A Unix listener that removes its path when it is closed.
 ///
 /// Use it as the std listener that it holds. It removes the path once, before it closes the socket,
-/// and only if the path still leads to the file that this listener made: one that another
-/// listener has put there since stays. Between that look and the removal another process may
-/// still put its own there; nothing short of a lock file prevents that.
+/// and only if the path still leads to the file that this listener made: a file that another
+/// listener has put there since stays. Between that test and the removal another process may still
+/// put its own file there; only a lock file could prevent that.
 ///
 /// # Examples
 ///
@@ -216,7 +216,7 @@ pub struct UnixListener {
     own: Option<OwnPath>,
 }
 
-/// The file that a listener made: what must still be there for it to be removed.
+/// The file that a listener made, to recognize it before removing it.
 #[derive(Debug)]
 struct OwnPath {
     path: PathBuf,
@@ -225,9 +225,9 @@ struct OwnPath {
 }
 
 impl UnixListener {
-    /// Takes charge of the path that `listener` has just been bound to.
+    /// Takes ownership of the path to which `listener` has just been bound.
     pub(super) fn owning(listener: net::UnixListener, path: &Path) -> io::Result<Self> {
-        // Absolute, for the process may change its directory before it closes this.
+        // Absolute, because the process may change its directory before it closes this.
         let path = std::path::absolute(path)?;
         let file = fs::symlink_metadata(&path)?;
         let own = OwnPath { path, device: file.dev(), inode: file.ino() };
@@ -251,12 +251,13 @@ impl UnixListener {
         self.own = None;
     }
 
-    /// Removes the path and closes the socket, as dropping does, and says what went wrong.
+    /// Removes the path and closes the socket, as dropping does, and returns an error if that
+    /// failed.
     ///
     /// # Errors
     ///
-    /// The path could not be removed. The socket is closed all the same. That the path is gone
-    /// already, or leads to somebody else's file, is no error.
+    /// The path could not be removed. The socket is closed even so. It is no error if the path is
+    /// gone already, or leads to another process's file.
     ///
     /// # Examples
     ///
@@ -282,8 +283,8 @@ impl UnixListener {
 
 impl Drop for UnixListener {
     fn drop(&mut self) {
-        // The socket closes after this, with the field: the path must go first, so that nobody
-        // finds a path on which nobody listens.
+        // The socket closes after this, with its field. The path is removed first, so that no
+        // client finds a path on which nobody listens.
         let _ = self.remove_path();
     }
 }
@@ -302,7 +303,8 @@ impl AsFd for UnixListener {
     }
 }
 
-/// A listener made elsewhere (inherited, say): it did not make its path and removes nothing.
+/// A listener that was made elsewhere (for example inherited): it did not make its path, and
+/// removes nothing.
 impl From<net::UnixListener> for UnixListener {
     fn from(listener: net::UnixListener) -> Self {
         Self { listener, own: None }

@@ -1,24 +1,24 @@
-//! What most systems do not have. One that has it says so in its own file, which goes before.
+//! Stand-ins for functions that most systems lack. A system's own file takes precedence.
 
 use std::io;
 use std::time::Duration;
 
 use socket2::Socket;
 
-/// Not told here.
+/// This system does not provide it.
 pub(crate) fn accept_queue(_listener: &Socket) -> io::Result<Option<(u32, u32)>> {
     Ok(None)
 }
 
-/// Not told here.
+/// This system does not provide it.
 pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
     Ok(None)
 }
 
-/// Nothing: there is no such option here.
+/// Does nothing: this system has no such option.
 pub(crate) fn set_user_timeout(_socket: &Socket, _limit: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Nothing: there is no such option here.
+/// Does nothing: this system has no such option.
 pub(crate) fn choose_port_late(_socket: &Socket) {}

@@ -1,4 +1,4 @@
-//! macOS and its kin: the backlog from a sysctl, every keep-alive option.
+//! macOS and other Apple systems: the backlog from a sysctl, every keep-alive option.
 
 use std::ffi::CString;
 use std::io;
@@ -17,25 +17,25 @@ use crate::net::error::AttemptError;
 /// The setting that caps every backlog.
 pub(crate) const BACKLOG_SETTING: &str = "kern.ipc.somaxconn";
 
-/// The largest backlog that the kernel grants here and now.
+/// The largest backlog that the kernel grants now.
 pub(crate) fn max_backlog() -> u32 {
     backlog_rules::bsd(sysctl_int(c"kern.ipc.somaxconn"))
 }
 
-/// What to ask the system for, to be granted the most.
+/// The backlog to ask the system for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
 }
 
-/// Which way packets go, against what the routing table says.
+/// Where packets go, instead of where the routing table sends them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Route {
     pub(crate) interface: Option<String>,
 }
 
 impl Route {
-    /// Sets what was asked for. Unlike keep-alive this must not fail in silence: traffic would go
-    /// a way that was ruled out.
+    /// Applies the route. Unlike keep-alive this must not fail silently, because traffic would take
+    /// a forbidden way.
     pub(crate) fn set(&self, socket: &Socket, peer: SocketAddr) -> Result<(), AttemptError> {
         let Some(name) = &self.interface else { return Ok(()) };
         let bind = || {
@@ -49,7 +49,7 @@ impl Route {
     }
 }
 
-/// The number that the kernel knows an interface by.
+/// The kernel's number of an interface.
 #[allow(unsafe_code)]
 fn interface_index(name: &str) -> io::Result<NonZeroU32> {
     let name = CString::new(name)?;

@@ -14,24 +14,24 @@ use crate::net::backlog_rules;
 /// The setting that caps every backlog.
 pub(crate) const BACKLOG_SETTING: &str = "kern.ipc.soacceptqueue";
 
-/// The largest backlog that the kernel grants here and now.
+/// The largest backlog that the kernel grants now.
 pub(crate) fn max_backlog() -> u32 {
     backlog_rules::bsd(sysctl_int(c"kern.ipc.soacceptqueue"))
 }
 
-/// What to ask the system for, to be granted the most.
+/// The backlog to ask the system for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
 }
 
-/// Connections waiting on a listener, and how many may.
+/// The number of connections waiting on a listener, and how many may.
 pub(crate) fn accept_queue(listener: &Socket) -> io::Result<Option<(u32, u32)>> {
     let waiting = socket_int(listener, libc::SO_LISTENQLEN)?;
     let limit = socket_int(listener, libc::SO_LISTENQLIMIT)?;
     Ok(Some((waiting, limit)))
 }
 
-/// Reads an integer option of the socket's own level.
+/// Reads an integer option of level `SOL_SOCKET`.
 #[allow(unsafe_code)]
 fn socket_int(socket: &Socket, option: libc::c_int) -> io::Result<u32> {
     let mut value: libc::c_uint = 0;

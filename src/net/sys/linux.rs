@@ -17,37 +17,37 @@ use crate::net::error::AttemptError;
 /// The setting that caps every backlog.
 pub(crate) const BACKLOG_SETTING: &str = "net.core.somaxconn";
 
-/// The largest backlog that the kernel grants here and now.
+/// The largest backlog that the kernel grants now.
 pub(crate) fn max_backlog() -> u32 {
     backlog_rules::linux(somaxconn().as_deref(), release().as_deref())
 }
 
-/// What to ask the kernel for, to be granted the most.
+/// The backlog to ask the kernel for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     backlog_rules::linux_asks(somaxconn().as_deref(), release().as_deref())
 }
 
-/// The text of the setting. Each network namespace has its own; this is the reader's.
+/// The text of the setting, for this thread's network namespace.
 fn somaxconn() -> Option<String> {
     fs::read_to_string("/proc/sys/net/core/somaxconn").ok()
 }
 
-/// The kernel's release, by a system call: where `/proc` is missing it is wanted most.
+/// The kernel's release, by a system call, because it is needed most where `/proc` is missing.
 #[allow(unsafe_code)]
 fn release() -> Option<String> {
     let mut names = MaybeUninit::<libc::utsname>::uninit();
-    // SAFETY: the structure is the caller's own, and the call fills it.
+    // SAFETY: `names` is a live local structure that the call may fill.
     if unsafe { libc::uname(names.as_mut_ptr()) } < 0 {
         return None;
     }
-    // SAFETY: the call succeeded, and so has filled all of it.
+    // SAFETY: the call succeeded, so it has filled the whole structure.
     let names = unsafe { names.assume_init() };
     let text: Vec<u8> =
         names.release.iter().map(|&letter| letter as u8).take_while(|&byte| byte != 0).collect();
     String::from_utf8(text).ok()
 }
 
-/// Connections waiting on a listener, and how many may.
+/// The number of connections waiting on a listener, and how many may.
 #[allow(unsafe_code)]
 pub(crate) fn accept_queue(listener: &Socket) -> io::Result<Option<(u32, u32)>> {
     // The first 32 bytes of `struct tcp_info`: eight of one byte each, then words. For a listener
@@ -56,13 +56,13 @@ pub(crate) fn accept_queue(listener: &Socket) -> io::Result<Option<(u32, u32)>> 
     let mut size = libc::socklen_t::try_from(size_of_val(&info)).expect("32 fits");
     let out = info.as_mut_ptr().cast();
     let fd = listener.as_raw_fd();
-    // SAFETY: `out` and `size` describe one live array of integers, for which any bytes will do.
+    // SAFETY: `out` and `size` describe one live array of integers, for which any bytes are valid.
     let done = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, out, &mut size) };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
     if usize::try_from(size) != Ok(size_of_val(&info)) {
-        // What emulates Linux (QEMU's user mode, say) may know of less.
+        // An emulation of Linux (for example QEMU's user mode) may fill less.
         return Ok(None);
     }
     const TCP_LISTEN: u8 = 10; // include/net/tcp_states.h
@@ -85,7 +85,7 @@ pub(crate) fn listen_overflows() -> io::Result<Option<(u64, u64)>> {
     Ok(Some((counter("ListenOverflows")?, counter("ListenDrops")?)))
 }
 
-/// Ends the connection when data has stayed unacknowledged for so long.
+/// Makes the kernel end the connection when data has stayed unacknowledged for `limit`.
 pub(crate) fn set_user_timeout(socket: &Socket, limit: Duration) -> io::Result<()> {
     // Rounded up: zero would leave it to the kernel. The kernel keeps it in a signed integer.
     let milliseconds = limit.as_nanos().div_ceil(1_000_000).clamp(1, i32::MAX as u128);
@@ -94,9 +94,9 @@ pub(crate) fn set_user_timeout(socket: &Socket, limit: Duration) -> io::Result<(
 }
 
 /// Lets the kernel choose the local port at the connect, when it knows the peer, instead of at the
-/// bind, when it must find one that is free towards everybody (ip(7)).
+/// bind, when it must find a port that is free for every peer (ip(7)).
 ///
-/// Without it (Linux before 4.2) only the ports run out sooner, so that an error does not matter.
+/// An error is ignored: without the option (Linux before 4.2) ports only run out sooner.
 #[allow(unsafe_code)]
 pub(crate) fn choose_port_late(socket: &Socket) {
     let on: libc::c_int = 1;
@@ -107,7 +107,7 @@ pub(crate) fn choose_port_late(socket: &Socket) {
     unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value, size) };
 }
 
-/// Which way packets go, against what the routing table says.
+/// Where packets go, instead of where the routing table sends them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Route {
     pub(crate) interface: Option<String>,
@@ -115,8 +115,8 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Sets what was asked for. Unlike keep-alive this must not fail in silence: traffic would go
-    /// a way that was ruled out.
+    /// Applies the route. Unlike keep-alive this must not fail silently, because traffic would take
+    /// a forbidden way.
     pub(crate) fn set(&self, socket: &Socket, _peer: SocketAddr) -> Result<(), AttemptError> {
         if let Some(interface) = &self.interface {
             socket

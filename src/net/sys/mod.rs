@@ -1,11 +1,9 @@
-//! Picks the file of the system that this is built for.
-//!
-//! Each file has the same functions, so that nothing outside this folder asks which system it is
-//! on. What all Unix systems share is in `unix`, and what several do or do not have in files of its
-//! own; a system's own file says only what it does differently.
+//! Selects the file of the target system. Each file has the same functions, so that no code outside
+//! this folder depends on the system. Code that all Unix systems share is in `unix`; code that
+//! several systems share has files of its own; a system's own file has only its differences.
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[allow(dead_code)] // Some systems have a part of it.
+#[allow(dead_code)] // Some systems use only a part of it.
 mod absent;
 
 #[cfg(any(
@@ -63,16 +61,17 @@ pub(super) use system::*;
 
 use std::time::Duration;
 
-/// What a poll saw of one socket.
+/// The result of a poll for one socket.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Readiness {
-    /// Something happened: the connect has ended, well or badly.
+    /// The connect has ended, with success or failure.
     pub(super) ready: bool,
-    /// The system says that the socket is dead.
+    /// The system reports that the socket is dead.
     pub(super) hung_up: bool,
 }
 
-/// A poll's time limit in milliseconds, rounded up: 400 µs must neither spin nor wait for ever.
+/// A poll's time limit in milliseconds, rounded up, so that 400 µs neither spins nor waits for
+/// ever.
 fn poll_milliseconds(timeout: Duration) -> i32 {
     let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
     i32::try_from(milliseconds).unwrap_or(i32::MAX)

@@ -12,17 +12,17 @@ use crate::net::backlog_rules;
 /// The setting that caps every backlog.
 pub(crate) const BACKLOG_SETTING: &str = "kern.somaxconn";
 
-/// The largest backlog that the kernel grants here and now.
+/// The largest backlog that the kernel grants now.
 pub(crate) fn max_backlog() -> u32 {
     backlog_rules::bsd(sysctl_int([libc::CTL_KERN, libc::KERN_SOMAXCONN]))
 }
 
-/// What to ask the system for, to be granted the most.
+/// The backlog to ask the system for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
 }
 
-/// Switches keep-alive on. Its timing is the system's (`net.inet.tcp.keepidle` and its kin).
+/// Switches keep-alive on. Its timing is the system's (`net.inet.tcp.keepidle` and others).
 pub(crate) fn keep_alive(
     socket: &Socket,
     _idle: Duration,
@@ -32,7 +32,7 @@ pub(crate) fn keep_alive(
     socket.set_keepalive(true)
 }
 
-/// Reads an integer of the kernel's by number: OpenBSD has no names for them in C.
+/// Reads an integer setting of the kernel by number, because OpenBSD has no names for them in C.
 #[allow(unsafe_code)]
 fn sysctl_int(name: [libc::c_int; 2]) -> Option<i32> {
     let mut value: libc::c_int = 0;

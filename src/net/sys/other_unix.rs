@@ -13,7 +13,7 @@ pub(crate) fn max_backlog() -> u32 {
     u32::try_from(libc::SOMAXCONN).expect("SOMAXCONN is positive")
 }
 
-/// What to ask the system for, to be granted the most.
+/// The backlog to ask the system for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
 }

@@ -1,8 +1,8 @@
-//! Settings of the kernel's by name, as macOS and FreeBSD tell them.
+//! Reads the kernel's settings by name, on macOS and FreeBSD.
 
 use std::ffi::CStr;
 
-/// Reads an integer of the kernel's by name.
+/// Reads an integer setting of the kernel by name.
 #[allow(unsafe_code)]
 pub(super) fn sysctl_int(name: &CStr) -> Option<i32> {
     let mut value: libc::c_int = 0;

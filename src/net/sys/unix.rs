@@ -1,4 +1,4 @@
-//! What all Unix systems share: waiting for a connect, and peeking without blocking.
+//! Shared by all Unix systems: waiting for a connect, and peeking without blocking.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -19,7 +19,7 @@ pub(crate) fn listen_argument(backlog: u32) -> i32 {
 
 /// Waits until a connect on one of `sockets` has ended, or for `timeout`.
 ///
-/// An interrupted wait reports nothing ready: the caller looks at its clock and comes back.
+/// An interrupted wait reports nothing ready: the caller reads its clock and calls again.
 #[allow(unsafe_code)]
 pub(crate) fn poll(sockets: &[&Socket], timeout: Duration) -> io::Result<Vec<Readiness>> {
     let mut polled: Vec<libc::pollfd> = sockets
@@ -43,8 +43,8 @@ pub(crate) fn poll(sockets: &[&Socket], timeout: Duration) -> io::Result<Vec<Rea
         .collect())
 }
 
-/// Looks at the next byte without taking it and without waiting: one system call, which leaves the
-/// socket's blocking mode as it is.
+/// Looks at the next byte without consuming it and without waiting, in one system call that leaves
+/// the socket's blocking mode as it is.
 pub(crate) fn liveness(socket: &Socket) -> io::Result<Liveness> {
     let mut byte = [MaybeUninit::uninit()];
     loop {
@@ -60,7 +60,7 @@ pub(crate) fn liveness(socket: &Socket) -> io::Result<Liveness> {
 
 /// Whether `error`, from a non-blocking connect, means that the connect goes on.
 ///
-/// An interrupted connect goes on too; to call it again would be the mistake (POSIX, connect).
+/// An interrupted connect goes on too; calling it again would be wrong (POSIX, connect).
 pub(crate) fn connect_goes_on(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EALREADY | libc::EINTR))
 }
@@ -70,10 +70,10 @@ pub(crate) fn already_connected(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EISCONN)
 }
 
-/// Whether a read or write that ended in `error` leaves the stream in an unknown place.
+/// Whether a read or write that ended in `error` leaves the position in the stream unknown.
 ///
-/// Unix has one error for a time limit that passed (a failure) and for a non-blocking socket with
-/// nothing to do (none), so the socket is asked which it is.
+/// Unix has the same error for a time limit that passed, which is a failure, and for a non-blocking
+/// socket with nothing to do, which is none. So this asks the socket which it is.
 pub(crate) fn is_failure(socket: &Socket, error: &io::Error) -> bool {
     match error.kind() {
         io::ErrorKind::WouldBlock => !socket.nonblocking().unwrap_or(false),
@@ -84,11 +84,11 @@ pub(crate) fn is_failure(socket: &Socket, error: &io::Error) -> bool {
 
 /// Shuts both directions down, and ends the reads and writes that wait for the peer.
 pub(crate) fn shut_down(socket: &Socket) {
-    // Fails only where the connection has ended already.
+    // Fails only if the connection has ended already.
     let _ = socket.shutdown(Shutdown::Both);
 }
 
-/// Addresses are bound again at once after a restart, instead of after minutes in TIME_WAIT.
+/// Lets an address be bound again at once after a restart, instead of after minutes in TIME_WAIT.
 ///
 /// Safe on Unix only: on Windows the same option lets another process steal the port.
 pub(crate) fn allow_quick_restart(socket: &Socket) -> io::Result<()> {

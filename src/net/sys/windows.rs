@@ -1,4 +1,4 @@
-//! Windows: Winsock's own poll, and what can be known without a non-blocking peek.
+//! Windows: Winsock's own poll, and liveness without a non-blocking peek.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -27,7 +27,7 @@ pub(crate) fn max_backlog() -> u32 {
     backlog_rules::WINSOCK_MOST
 }
 
-/// What to ask the system for, to be granted the most.
+/// The backlog to ask the system for, to be granted the most.
 pub(crate) fn backlog_to_ask_for() -> u32 {
     max_backlog()
 }
@@ -39,15 +39,15 @@ pub(crate) fn listen_argument(backlog: u32) -> i32 {
 
 /// Waits until a connect on one of `sockets` has ended, or for `timeout`.
 pub(crate) fn poll(sockets: &[&Socket], timeout: Duration) -> io::Result<Vec<Readiness>> {
-    // Before Windows 10 2004, WSAPoll said nothing of a failed connect: no wait is longer than
-    // this, and every socket is looked at after each.
+    // Before Windows 10 2004, WSAPoll did not report a failed connect. So no wait is longer than
+    // this, and every socket is tested after each.
     let slice = timeout.min(Duration::from_millis(50));
     let seen = poll_for(sockets, WinSock::POLLWRNORM, slice)?;
     Ok(seen.into_iter().map(|seen| Readiness { ready: true, ..seen }).collect())
 }
 
-/// Whether the socket has something to read, then which: two system calls, because Winsock has no
-/// peek that does not block. The socket's blocking mode stays as it is.
+/// Tests whether the socket has something to read, then what: two system calls, because Winsock has
+/// no peek that does not block. The socket's blocking mode stays as it is.
 pub(crate) fn liveness(socket: &Socket) -> io::Result<Liveness> {
     let seen = poll_for(&[socket], WinSock::POLLRDNORM, Duration::ZERO)?;
     if !seen[0].ready {
@@ -72,29 +72,30 @@ pub(crate) fn already_connected(error: &io::Error) -> bool {
     error.raw_os_error() == Some(WinSock::WSAEISCONN)
 }
 
-/// Whether a read or write that ended in `error` leaves the stream in an unknown place.
+/// Whether a read or write that ended in `error` leaves the position in the stream unknown.
 ///
-/// A time limit that passed has an error of its own here, and so needs no further look.
+/// A time limit that passed has an error of its own here, so the socket need not be asked.
 pub(crate) fn is_failure(_socket: &Socket, error: &io::Error) -> bool {
     !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Shuts both directions down, and ends the reads and writes that wait for the peer.
 ///
-/// Windows leaves a call that waits already where it is (rust-lang/rust#121594), so that is cancelled
-/// by itself. It comes second: a call finds the socket shut down, or is there to be cancelled.
+/// A shutdown on Windows does not end a call that is already waiting (rust-lang/rust#121594), so
+/// such a call is cancelled as well. The cancellation comes second, so that each call either finds
+/// the socket shut down or is cancelled.
 #[allow(unsafe_code)]
 pub(crate) fn shut_down(socket: &Socket) {
-    // Fails only where the connection has ended already.
+    // Fails only if the connection has ended already.
     let _ = socket.shutdown(Shutdown::Both);
     let handle = socket.as_raw_socket() as HANDLE;
-    // SAFETY: the socket is open for as long as it is borrowed. Nothing is written to: without an
-    // `OVERLAPPED` all that this process has under way on it is cancelled, and what waits for that
-    // gets an error.
+    // SAFETY: the socket is open for as long as it is borrowed, and the call writes to no memory:
+    // without an `OVERLAPPED` it cancels all operations of this process on the socket, which then
+    // fail.
     unsafe { CancelIoEx(handle, ptr::null()) };
 }
 
-/// Nothing: Windows binds again at once by itself, and its `SO_REUSEADDR` lets another process
+/// Does nothing: Windows binds again at once by itself, and its `SO_REUSEADDR` lets another process
 /// steal the port.
 pub(crate) fn allow_quick_restart(_socket: &Socket) -> io::Result<()> {
     Ok(())
