@@ -242,7 +242,7 @@ fn a_reader_that_comes_before_the_file_is_told_what_to_do() {
     let error = reader.get().unwrap_err();
     assert_eq!(code(error.dial_error().unwrap()), Some(ErrorCode::CannotOpen));
     let path = folder.path().join("test.db");
-    let advice = "a connection that only reads makes no file; dial one that writes first";
+    let advice = "a read-only connection creates no file; open one that writes first";
     let text = format!("there is no file {}: {advice}", path.display());
     assert!(error.to_string().contains(&text), "{error}");
     assert!(error.is_transient());

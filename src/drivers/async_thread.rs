@@ -1,12 +1,12 @@
-//! Whether this thread belongs to an async program.
+//! Detects threads of an async runtime.
 
 use tokio::runtime::Handle;
 
-/// Whether the calling thread belongs to a runtime of tokio's: it runs tasks, or what blocks on behalf
-/// of tasks.
+/// Whether the calling thread belongs to a tokio runtime: it runs tasks, or blocking work for
+/// tasks.
 ///
-/// tokio does not tell the two apart. Waiting where tasks run would hold up all of them, and a client
-/// that waits by a runtime of its own panics there.
+/// tokio does not distinguish the two. Waiting on a thread that runs tasks would delay all of them,
+/// and a client that waits with a runtime of its own panics there.
 pub(super) fn is_async_thread() -> bool {
     Handle::try_current().is_ok()
 }

@@ -46,26 +46,27 @@ use crate::net::resolve::Resolver;
 ///
 /// A guard is a [`mysql::Conn`]. Configuration, TLS and errors are those of the `mysql` crate.
 ///
-/// # What the next borrower is spared
+/// # What a return cleans up
 ///
-/// Answers to the last one's statements, above all. A statement that is cut short on this side (by
-/// [`read_timeout`](OptsBuilder::read_timeout), or by an error of a handler of local files) is
-/// answered all the same, and the client takes that answer for the one to the next statement. So a
-/// used connection is asked for an answer that no other question has. If another comes, or none, the
-/// connection is retired.
+/// Above all, answers to the previous borrower's statements. If a statement is cut short on this
+/// side (by [`read_timeout`](OptsBuilder::read_timeout), or by an error of a handler of local
+/// files), the server still answers it, and the client takes that answer for the one to the next
+/// statement. So the driver asks a used connection a question whose answer is unique. If another
+/// answer comes, or none, the connection is retired.
 ///
-/// The client does not tell either whether a transaction is open. So by default that question comes
-/// with a `ROLLBACK`, which does nothing where nothing is open: one round trip at each return.
-/// [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] rolls nothing back, and asks only
-/// if the configuration has a time limit or a handler of local files, so that a statement can be cut
-/// short at all; [`OnReturn::ResetSession`] has the server forget the session
-/// (`COM_RESET_CONNECTION`), runs the configuration's `init` commands again, chooses its database
-/// again, and asks: two round trips. If the user has been changed, or a database was chosen where the
-/// configuration has none, it logs in again (`COM_CHANGE_USER`). Whoever returns the connection waits
-/// for that, unless [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own
-/// do it.
+/// Nor does the client tell whether a transaction is open. So by default that question comes with a
+/// `ROLLBACK`, which does nothing if no transaction is open: one round trip at each return.
+/// [`on_return`](Self::on_return) changes that. [`OnReturn::Keep`] rolls nothing back, and asks
+/// only if the configuration has a time limit or a handler of local files, so that a statement can
+/// be cut short at all. [`OnReturn::ResetSession`] makes the server forget the session
+/// (`COM_RESET_CONNECTION`), runs the configuration's `init` commands again, selects its database
+/// again, and asks: two round trips. If the user has been changed, or a database was selected where
+/// the configuration has none, it logs in again (`COM_CHANGE_USER`). The returning thread waits for
+/// that, unless [`reset_in_background`](Self::reset_in_background) gives it to a thread of the
+/// pool's own.
 ///
-/// What becomes of what a borrower leaves; where it *stays*, the next one finds it:
+/// This table shows what happens to state that a borrower leaves. State that *stays* is seen by the
+/// next borrower:
 ///
 /// | left | `Keep` | `Rollback` | `ResetSession` |
 /// | --- | --- | --- | --- |
@@ -74,49 +75,49 @@ use crate::net::resolve::Resolver;
 /// | `autocommit`, isolation, variables of the session (`SET SESSION`) | stays | stays | gone |
 /// | the character set (`SET NAMES`) | stays | stays | gone |
 /// | another user ([`change_user`](Conn::change_user)) | stays | stays | gone |
-/// | a role (`SET ROLE`) | stays | stays | connection retired where the server keeps the role, as MariaDB does |
+/// | a role (`SET ROLE`) | stays | stays | connection retired if the server keeps the role, as MariaDB does |
 /// | another database | stays | stays | gone |
 /// | temporary tables, user variables (`@mine`) | stays | stays | gone |
 /// | locks by name (`GET_LOCK`), locked tables, open handlers | stays | stays | gone |
-/// | prepared statements, by name or by the client, and its cache of them | stays | stays | gone, and prepared again when wanted |
+/// | prepared statements, by name or by the client, and its cache of them | stays | stays | gone, and prepared again when needed |
 /// | `LAST_INSERT_ID()` | stays | stays | gone |
-/// | a result half read (its drop forgotten), an answer that comes late | stays, unless the configuration can cut a statement short: then retired | connection retired | connection retired |
+/// | a result half read and forgotten (`mem::forget`), an answer that comes late | stays, unless the configuration can cut a statement short: then retired | connection retired | connection retired |
 /// | a handler of local files | gone | gone | gone |
-/// | limits of time set on the socket | gone | gone | gone |
+/// | time limits set on the socket | gone | gone | gone |
 ///
-/// Discard a connection that you have left something on that must not stay.
+/// [Discard](crate::Guard::discard) a connection if it has state that must not stay.
 ///
-/// # What is noticed
+/// # How broken connections are detected
 ///
-/// A connection that the server has ended (a restart, a `KILL`, `wait_timeout`) is known by a look at
-/// its socket, at each return and before each reuse. That does not ask the server, and so sees what
-/// has arrived here; a server that vanished is found out by the check, which asks the same question
-/// as a return does. A server that lives and has become a replica is found out where
-/// [`require_writable`](Self::require_writable) asks. On Windows the client tells nothing of its
-/// socket, and only the check and the reset notice.
+/// A connection that the server has ended (a restart, a `KILL`, `wait_timeout`) is detected by a
+/// look at its socket, at each return and before each reuse. That does not ask the server, and so
+/// sees only what has arrived here. A server that vanished is detected by the check, which asks the
+/// same question as a return. A live server that has become a replica is detected only with
+/// [`require_writable`](Self::require_writable). On Windows the client does not give its socket,
+/// and only the check and the reset detect a broken connection.
 ///
-/// # What waits for how long
+/// # Time limits
 ///
-/// What is left of the dial's deadline is the limit of its TCP connect, unless
-/// [`tcp_connect_timeout`](OptsBuilder::tcp_connect_timeout) is shorter, and of each answer of the
-/// server's to the handshake and the `init` commands, unless
-/// [`read_timeout`](OptsBuilder::read_timeout) is. The addresses of a name share it: each has a quarter
-/// of a second to connect at first, and those that were too slow share what is left. With TLS that is
-/// the client crate's matter, which has to know the name, and which tries the first address alone.
+/// The time left until the dial's deadline limits its TCP connect, unless
+/// [`tcp_connect_timeout`](OptsBuilder::tcp_connect_timeout) is shorter, and each answer of the
+/// server to the handshake and the `init` commands, unless
+/// [`read_timeout`](OptsBuilder::read_timeout) is shorter. The addresses of a name share the time:
+/// each first has a quarter of a second to connect, and those that were too slow share the rest.
+/// With TLS the client crate needs the name and so resolves it itself; it tries only the first
+/// address.
 ///
-/// A return has a limit of its own, [`reset_timeout`](Self::reset_timeout). A close takes leave of the
-/// server on a thread of the pool's own and waits for the server's end of the connection, 250 ms at
-/// most, so that the server does not count a connection whose slot is free. On Windows, where no limit
-/// can be set on the client's socket, a handshake, returns and checks have that of the configuration,
-/// and a close does not wait.
+/// A return has a limit of its own, [`reset_timeout`](Self::reset_timeout). A close says goodbye to
+/// the server on a thread of the pool's own and waits up to 250 ms for the server to close its end,
+/// so that the server no longer counts a connection whose slot is free. On Windows no limit can be
+/// set on the client's socket: there a handshake, returns and checks have the configuration's
+/// limit, and a close does not wait.
 ///
 /// # Unix sockets
 ///
-/// Where the configuration prefers a Unix socket
-/// ([`prefer_socket`](OptsBuilder::prefer_socket), as it does by default for a host that is this one),
-/// the first connection finds out where the server has it, and stays on TCP; those after it go there.
-/// The client by itself opens a second connection beside each first one, which a server at its limit
-/// refuses.
+/// If the configuration prefers a Unix socket ([`prefer_socket`](OptsBuilder::prefer_socket), the
+/// default for a host on this machine), the first connection asks the server for the socket's path
+/// and stays on TCP; later ones use the socket. The client by itself would open a second connection
+/// at each dial, which a server at its limit refuses.
 ///
 /// [`check_after`]: crate::Settings::check_after
 ///
@@ -144,15 +145,16 @@ pub struct MysqlDialer {
     abortable: bool,
     require_writable: bool,
     resolver: Resolver,
-    /// Where the server has a Unix socket, as the first that was dialed has told, if that is preferred.
+    /// The path of the server's Unix socket, learned from the first connection, if a socket is
+    /// preferred.
     socket: Arc<OnceLock<Option<String>>>,
-    /// Who a session is, as the server has told of the first that was dialed. A proxy may call it
+    /// The identity of a session, learned from the first connection. A proxy may name the user
     /// otherwise than the configuration does.
     user: Arc<OnceLock<Identity>>,
 }
 
 impl MysqlDialer {
-    /// Opens connections as `opts` say. Those that concern the `mysql` crate's own pool say nothing.
+    /// Opens connections according to `opts`. Options of the `mysql` crate's own pool are ignored.
     ///
     /// # Examples
     ///
@@ -172,7 +174,7 @@ impl MysqlDialer {
         }
     }
 
-    /// What is done to a used connection before the next borrower has it.
+    /// How a used connection is cleaned before the next borrower gets it.
     ///
     /// Defaults to [`OnReturn::Rollback`]: one round trip at each return.
     ///
@@ -192,13 +194,12 @@ impl MysqlDialer {
         self
     }
 
-    /// Whether what is done on return is done by a thread of the pool's own, and no return waits for
+    /// Whether a thread of the pool's own does the work at a return, so that no return waits for
     /// the server.
     ///
-    /// Defaults to `false`: whoever returns a connection waits for one round trip, as for the
-    /// statements before it, and for a server that does not answer as long as for those. `true`
-    /// costs two changes of threads at each return, which leave two thirds to nine tenths of the
-    /// short statements that are done otherwise (`benches/README.md`).
+    /// Defaults to `false`: the returning thread waits for one round trip, as for the statements
+    /// before it. `true` costs two changes of threads at each return, which reduces the throughput
+    /// of short statements to between two thirds and nine tenths (`benches/README.md`).
     ///
     /// # Examples
     ///
@@ -218,10 +219,10 @@ impl MysqlDialer {
 
     /// How long a return waits for each answer of the server.
     ///
-    /// Then the connection is retired. The configuration's `read_timeout` counts too, if it is
-    /// shorter. 1 ms at least. Defaults to 5 s, as
-    /// [`check_timeout`](crate::Settings::check_timeout) does: who drops a guard is held up no longer
-    /// by a server that does not answer.
+    /// After that the connection is retired. The configuration's `read_timeout` applies too, if it
+    /// is shorter. At least 1 ms. Defaults to 5 s, like
+    /// [`check_timeout`](crate::Settings::check_timeout), so that a server that does not answer
+    /// delays a returning thread no longer than that.
     ///
     /// # Examples
     ///
@@ -241,7 +242,7 @@ impl MysqlDialer {
     }
 
     /// Whether a connection can be aborted while it is in use, by
-    /// [`Pool::abort`](crate::Pool::abort): its borrower reads the end of the stream then.
+    /// [`Pool::abort`](crate::Pool::abort): its borrower then reads the end of the stream.
     ///
     /// Defaults to `false`: it costs a second descriptor for each connection. On Windows it does
     /// nothing.
@@ -262,19 +263,19 @@ impl MysqlDialer {
         self
     }
 
-    /// Whether a server that is read-only (`read_only`) is refused: by a dial, which tries the next
-    /// address of the name then, and by whatever asks the server later: checks, and returns unless
-    /// [`OnReturn::Keep`] leaves nothing to ask.
+    /// Whether to refuse a server that is read-only (`read_only`): at a dial, which then tries the
+    /// next address of the name, and at later questions to the server, which are checks, and
+    /// returns unless [`OnReturn::Keep`] leaves nothing to ask.
     ///
-    /// For a name that is moved from one server to another in a failover: a connection to the one that
-    /// was the primary stays alive, and is of no use to whoever writes. The question rides with those
-    /// that are asked anyway, so that only a dial takes one more round trip. A dial fails with the
-    /// server's own error for a refused write, 1290.
+    /// Meant for a name that moves from one server to another in a failover: a connection to the
+    /// former primary stays alive, and cannot be used to write. The question is sent along with
+    /// others, so only a dial takes one more round trip. A refused dial fails with the server's own
+    /// error for a refused write, 1290.
     ///
-    /// Defaults to `false`, because a replica is what some want to read from.
+    /// Defaults to `false`, because some programs read from a replica.
     ///
-    /// A borrower that meets such an error (1290, or 1836 while the server recovers) before a check
-    /// does can say so by [`PooledConnection::doubt`](crate::Guard::doubt): then none that has rested
+    /// A borrower that gets such an error (1290, or 1836 while the server recovers) can report it
+    /// with [`PooledConnection::doubt`](crate::Guard::doubt): then no connection that has been idle
     /// since before is lent without a check.
     ///
     /// # Examples
@@ -300,10 +301,9 @@ impl MysqlDialer {
         self
     }
 
-    /// Opens a connection by TCP: to the addresses of the host in turn, if it is a name.
+    /// Opens a connection by TCP. If the host is a name, it tries its addresses in turn.
     ///
-    /// With TLS the client crate has to know the name, to which the certificate belongs, and resolves
-    /// it itself.
+    /// With TLS the client crate needs the name for the certificate, and resolves it itself.
     fn dial_tcp(&self, deadline: Instant) -> Result<Conn> {
         let host = self.opts.get_ip_or_hostname();
         let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
@@ -325,20 +325,21 @@ impl MysqlDialer {
         )
     }
 
-    /// The configuration, without the second connection that the client would make beside the first
-    /// where it prefers a Unix socket.
+    /// The configuration without the preference for a Unix socket, for which the client would open
+    /// a second connection.
     fn plain(&self) -> OptsBuilder {
         OptsBuilder::from_opts(self.opts.clone()).prefer_socket(false)
     }
 
-    /// Whether the server's Unix socket is to be asked for, as the client does.
+    /// Whether to ask for the server's Unix socket, by the client's own rule.
     fn prefers_socket(&self) -> bool {
         self.opts.get_prefer_socket()
             && self.opts.get_socket().is_none()
             && self.opts.addr_is_loopback()
     }
 
-    /// Opens a connection, which has until then to connect, and until then for the rest.
+    /// Opens a connection, which must connect by `connect_by` and complete its log-in by
+    /// `serve_by`.
     fn open(&self, mut opts: OptsBuilder, connect_by: Instant, serve_by: Instant) -> Result<Conn> {
         let (connect, all) = (left(connect_by), left(serve_by));
         let shorter = |own: Option<&Duration>| Some(own.map_or(all, |own| all.min(*own)));
@@ -360,17 +361,17 @@ impl MysqlDialer {
         }
     }
 
-    /// Asks a connection that has just been dialed what has to be known.
+    /// Asks a newly dialed connection for the facts that the driver needs.
     fn begin(&self, connection: &mut Conn) -> Result<()> {
         if self.on_return == OnReturn::ResetSession && self.user.get().is_none() {
             let (question, row) = match self.ask(connection, "", WHO_AND_AS_WHAT) {
                 Ok(row) => (WHO_AND_AS_WHAT, row),
-                // It is older than roles are.
+                // The server is too old to have roles.
                 Err(Error::MySqlError(_)) => (WHO, self.ask(connection, "", WHO)?),
                 Err(error) => return Err(error),
             };
-            // Another dial's is the same.
-            let _ = self.user.set(Identity { question, names: told(row).0 });
+            // If another dial was first, its value is the same.
+            let _ = self.user.set(Identity { question, names: session_names(row).0 });
         } else if self.require_writable {
             self.ask(connection, "", "")?;
         }
@@ -382,8 +383,8 @@ impl MysqlDialer {
         Ok(())
     }
 
-    /// Whether something may be left to undo, or the configuration can cut a statement short, so that
-    /// its answer is left unread.
+    /// Whether there may be state to undo, or the configuration can cut a statement short and so
+    /// leave its answer unread.
     fn asks_on_return(&self) -> bool {
         self.on_return != OnReturn::Keep
             || self.opts.get_read_timeout().is_some()
@@ -391,18 +392,18 @@ impl MysqlDialer {
             || self.opts.get_local_infile_handler().is_some()
     }
 
-    /// Makes the server forget the session, and begins it anew as the dial did.
+    /// Makes the server forget the session, and restores it to its state after the dial.
     ///
-    /// That leaves a session its user, and a database where the configuration has none. To change
-    /// these takes a log-in, which is done where they have changed.
-    fn begin_anew(&self, connection: &mut Conn) -> Result<()> {
+    /// The server keeps the user, and the database if the configuration has none. Only a log-in
+    /// changes these, so it logs in again if they have changed.
+    fn restore_session(&self, connection: &mut Conn) -> Result<()> {
         connection.reset()?;
         let database = self.opts.get_db_name().filter(|name| !name.is_empty());
         let choose = database.map(|name| format!("USE `{}`; ", name.replace('`', "``")));
         let choose = choose.as_deref().unwrap_or_default();
         let own = self.user.get();
         let question = own.map_or(WHO, |own| own.question);
-        let (names, chosen) = told(self.ask(connection, choose, question)?);
+        let (names, chosen) = session_names(self.ask(connection, choose, question)?);
         let is_own = own.is_none_or(|own| own.names == names);
         if is_own && (database.is_some() || chosen.is_none()) {
             return Ok(());
@@ -416,19 +417,20 @@ impl MysqlDialer {
         for statement in self.opts.get_init() {
             connection.query_drop(statement)?;
         }
-        // A log-in leaves a session the role that it has taken (MariaDB).
-        let (names, _) = told(self.ask(connection, "", question)?);
+        // A log-in does not reset the role (MariaDB).
+        let (names, _) = session_names(self.ask(connection, "", question)?);
         if own.is_some_and(|own| own.names != names) {
             return Err(DriverError::UnexpectedPacket.into());
         }
         Ok(())
     }
 
-    /// Has a statement carried out, which may be empty or ends in a semicolon, and asks for an answer
-    /// that no other question has, with more if wanted.
+    /// Runs `statement`, which is empty or ends in a semicolon, and asks for a unique answer, with
+    /// the columns `more` appended.
     ///
-    /// After an error the client does not know which answers are due yet, and takes whatever comes for
-    /// the answer to its next question. Were any on the way, this one would not come in its place.
+    /// After an error the client does not know which answers are still due, and takes the next one
+    /// that comes for the answer to its next question. If an older answer were on the way, it would
+    /// come in place of the unique one.
     fn ask(&self, connection: &mut Conn, statement: &str, more: &str) -> Result<Row> {
         static QUESTIONS: AtomicU64 = AtomicU64::new(0);
         let token = format!("latebind {}", QUESTIONS.fetch_add(1, Relaxed));
@@ -437,14 +439,14 @@ impl MysqlDialer {
         let mut answers = connection.query_iter(question)?;
         let outcome = read(&mut answers, !statement.is_empty(), token);
         if outcome.is_err() {
-            // Its drop would read somebody else's answer to the end, however long that takes.
+            // Its drop would read another question's answer to the end, however long that takes.
             mem::forget(answers);
         }
         outcome
     }
 
-    /// Asks the server something, within a limit for each read and write, and leaves the connection
-    /// the limits that the configuration has.
+    /// Asks the server with a limit for each read and write, then restores the configuration's
+    /// limits.
     fn within<T>(
         &self,
         limit: Duration,
@@ -460,7 +462,7 @@ impl MysqlDialer {
     }
 }
 
-/// Without the password, which the configuration's own would show.
+/// Omits the password, which the configuration's own `Debug` would show.
 impl fmt::Debug for MysqlDialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MysqlDialer")
@@ -506,19 +508,20 @@ impl Dialer for MysqlDialer {
         matches!(code, 1040 | 1203) || (*code == 1226 && message.contains("max_user_connections"))
     }
 
-    /// Whether the peer has closed the connection, or said what nobody had asked for: a server says
-    /// why it goes.
+    /// Whether the peer has closed the connection, or sent something unasked: a server that ends a
+    /// connection says why.
     fn is_broken(&self, connection: &mut Conn) -> bool {
         !matches!(borrowed::liveness(connection), Ok(Liveness::Quiet))
     }
 
-    /// Not by a ping, for whose answer that to any other statement can pass.
+    /// Uses no ping, because the answer to any other statement looks like its answer.
     fn check(&self, connection: &mut Conn, deadline: Instant) -> Result<()> {
         let ask = |connection: &mut Conn| self.ask(connection, "", "");
         self.within(left(deadline), connection, ask).map(drop)
     }
 
-    /// What a borrower can change on this side is undone at each return, without asking the server.
+    /// Undoes at each return what a borrower can change on this side, which does not ask the
+    /// server.
     fn reset(&self, connection: &mut Conn) -> Result<()> {
         connection.set_local_infile_handler(None);
         let limit = self
@@ -529,12 +532,12 @@ impl Dialer for MysqlDialer {
             OnReturn::Keep if !self.asks_on_return() => Ok(()),
             OnReturn::Keep => self.ask(connection, "", "").map(drop),
             OnReturn::Rollback => self.ask(connection, ROLL_BACK, "").map(drop),
-            OnReturn::ResetSession => self.begin_anew(connection),
+            OnReturn::ResetSession => self.restore_session(connection),
         })
     }
 
-    /// Takes leave (`COM_QUIT`), and waits for the server to close its end: from then on it counts the
-    /// connection no more.
+    /// Says goodbye (`COM_QUIT`), and waits for the server to close its end: from then on the
+    /// server no longer counts the connection.
     fn close(&self, connection: Conn) {
         borrowed::close(connection, GOODBYE);
     }
@@ -552,40 +555,42 @@ impl Dialer for MysqlDialer {
     }
 }
 
-/// Also where the borrower has set that a transaction is followed by the next (`completion_type`).
+/// Works even if the borrower has set that a new transaction follows each one (`completion_type`).
 const ROLL_BACK: &str = "ROLLBACK AND NO CHAIN; ";
 
-/// Who a session is, and the question that it was an answer to.
+/// The identity of a session, and the question that it answered.
 struct Identity {
     question: &'static str,
     names: Vec<u8>,
 }
 
-/// What a session tells of itself: where it is, by what name it has logged in, and whose rights it has.
+/// Asks for the identity of a session: its database, its log-in name, and the user whose rights it
+/// has.
 const WHO: &str = ", DATABASE(), USER(), CURRENT_USER()";
 
-/// The same with the role that it has taken.
+/// The same and the current role.
 const WHO_AND_AS_WHAT: &str = ", DATABASE(), USER(), CURRENT_USER(), CURRENT_ROLE()";
 
-/// Reads the answer to a statement, if there is one, and that with the token, and nothing else.
+/// Reads the answer to the statement, if there is one, and the answer with the token, and nothing
+/// else.
 fn read(answers: &mut QueryResult<'_, '_, '_, Text>, first: bool, token: String) -> Result<Row> {
-    let stranger = || Error::from(DriverError::UnexpectedPacket);
+    let unexpected = || Error::from(DriverError::UnexpectedPacket);
     if first && answers.next().transpose()?.is_some() {
-        return Err(stranger());
+        return Err(unexpected());
     }
-    let row = answers.next().transpose()?.ok_or_else(stranger)?;
+    let row = answers.next().transpose()?.ok_or_else(unexpected)?;
     if row.as_ref(0) != Some(&Value::Bytes(token.into())) || answers.next().transpose()?.is_some() {
-        return Err(stranger());
+        return Err(unexpected());
     }
     match row.as_ref(1) {
-        // It is a number in all versions but the newest of MariaDB.
+        // It is a number in all versions except the newest of MariaDB.
         Some(Value::Bytes(value)) if matches!(value.as_slice(), b"0" | b"OFF") => Ok(row),
         Some(_) => Err(read_only()),
-        None => Err(stranger()),
+        None => Err(unexpected()),
     }
 }
 
-/// What the server says to whoever writes while it is read-only.
+/// The server's error for a write while it is read-only.
 fn read_only() -> Error {
     Error::MySqlError(MySqlError {
         state: "HY000".to_owned(),
@@ -597,7 +602,7 @@ fn read_only() -> Error {
 /// `ER_OPTION_PREVENTS_STATEMENT`
 const READ_ONLY: u16 = 1290;
 
-/// Whether another address of the name may do better.
+/// Whether another address of the name may work.
 fn is_of_the_address(error: &Error) -> bool {
     match error {
         Error::MySqlError(refusal) => refusal.code == READ_ONLY,
@@ -605,9 +610,9 @@ fn is_of_the_address(error: &Error) -> bool {
     }
 }
 
-/// The names in what [`WHO`] asks for, without the hosts, which are not the same for all connections;
-/// and the database.
-fn told(row: Row) -> (Vec<u8>, Option<Vec<u8>>) {
+/// The names in the answer to [`WHO`], without the hosts, which differ between connections; and the
+/// database.
+fn session_names(row: Row) -> (Vec<u8>, Option<Vec<u8>>) {
     let mut values = row.unwrap().into_iter().skip(2).map(|value| match value {
         Value::Bytes(text) => Some(text),
         _ => None,

@@ -1,21 +1,21 @@
-//! `OnReturn`: what becomes of a session of a database between two borrowers.
+//! `OnReturn`: what happens to a database session between two borrowers.
 
 #[cfg(any(feature = "mysql", feature = "redis"))]
 use std::time::Duration;
 
-/// How long a server may take to answer at a return, by default: as long as for a check.
+/// The default limit for a server's answer at a return: the same as for a check.
 #[cfg(any(feature = "mysql", feature = "redis"))]
 pub(super) const RESET_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a close waits for the server to close its end too, so that it counts the connection no
-/// more when its slot is free. A server that is well does so within a millisecond, and on a machine
-/// short of processors within some tens; one that is not shall not hold the slot for long.
+/// How long a close waits for the server to close its end too, so that the server no longer counts
+/// the connection when its slot is freed. A healthy server does so within a millisecond, or within
+/// tens of milliseconds on a busy machine; another must not hold the slot for long.
 #[cfg(any(feature = "mysql", feature = "redis"))]
 pub(super) const GOODBYE: Duration = Duration::from_millis(250);
 
-/// What is done to the session of a used connection before its next borrower has it.
+/// How the session of a used connection is cleaned before its next borrower gets it.
 ///
-/// What precisely, each driver's page says.
+/// Each driver's page has the details.
 ///
 /// # Examples
 ///
@@ -33,15 +33,16 @@ pub(super) const GOODBYE: Duration = Duration::from_millis(250);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnReturn {
-    /// Nothing of the server's. For borrowers who leave nothing behind, as transactions of the client
-    /// crate's own kind do: they end when they are dropped. A question is asked only where a time
-    /// limit of the dialer's can have left an answer unread that the client takes for another's.
+    /// The server is asked to undo nothing. For borrowers that leave nothing behind: for example,
+    /// the client crates' own transactions end when they are dropped. The server is asked a
+    /// question only if a time limit of the dialer may have left an answer unread that the client
+    /// would take for another's.
     Keep,
-    /// A transaction that was left open is rolled back. The default, at the price of a round trip
-    /// where the client crate does not tell whether there is one.
+    /// A transaction that was left open is rolled back. The default; it costs a round trip, because
+    /// the client crates do not tell whether there is one.
     #[default]
     Rollback,
-    /// The session becomes as after its dial: no transaction, setting, user, temporary table,
-    /// prepared statement, lock or notification of the one before.
+    /// The session is restored to its state after the dial: no transaction, setting, user,
+    /// temporary table, prepared statement, lock or notification of the previous borrower remains.
     ResetSession,
 }

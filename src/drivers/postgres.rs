@@ -31,18 +31,18 @@ use crate::dialer::Dialer;
 use crate::net::Resolver;
 use crate::net::partial_deadline;
 
-/// Opens connections to PostgreSQL, or to a PgBouncer before it.
+/// Opens connections to PostgreSQL, or to a PgBouncer in front of it.
 ///
 /// A guard is a [`postgres::Client`]. Configuration, TLS and errors are those of the `postgres`
 /// crate.
 ///
-/// # What the next borrower is spared
+/// # What a return cleans up
 ///
-/// The client does not tell whether a transaction is open. So by default a used connection has a
-/// `BEGIN; ROLLBACK` at its return, one round trip that leaves none open.
-/// [`on_return`](Self::on_return) says otherwise: [`OnReturn::Keep`] spares the round trip, and
-/// [`OnReturn::ResetSession`] does what `DISCARD ALL` does, in one round trip too, or two if there are
-/// statements to deallocate.
+/// The client does not tell whether a transaction is open. So by default the return of a used
+/// connection sends `BEGIN; ROLLBACK`, one round trip that leaves none open.
+/// [`on_return`](Self::on_return) changes that: [`OnReturn::Keep`] saves the round trip, and
+/// [`OnReturn::ResetSession`] does what `DISCARD ALL` does, also in one round trip, or two if there
+/// are statements to deallocate.
 ///
 /// | what a borrower leaves | [`Keep`](OnReturn::Keep) | [`Rollback`](OnReturn::Rollback) | [`ResetSession`](OnReturn::ResetSession) |
 /// | --- | --- | --- | --- |
@@ -50,49 +50,52 @@ use crate::net::partial_deadline;
 /// | notifications that the client has kept | dropped | dropped | dropped |
 /// | a `COPY` half done | ended, or the connection is retired | the same | the same |
 /// | a transaction begun in text, its savepoints, cursors, locks and settings (`SET LOCAL`) | stays | rolled back | rolled back |
-/// | settings, among them time limits, `search_path`, the character set, what transactions are like, variables of the program's own | stay | stay | as after the dial |
+/// | settings, such as time limits, `search_path`, the character set, transaction modes, variables of the program's own | stay | stay | as after the dial |
 /// | the role (`SET ROLE`), the user (`SET SESSION AUTHORIZATION`) | stay | stay | as after the dial |
 /// | `LISTEN` | stays | stays | ended |
 /// | advisory locks | stay | stay | released |
 /// | temporary tables | stay | stay | dropped |
 /// | cursors `WITH HOLD` | stay | stay | closed |
 /// | statements prepared in text (`PREPARE`) | stay | stay | deallocated |
-/// | the last numbers of sequences (`currval`) | stay | stay | forgotten |
+/// | the last values of sequences (`currval`) | stay | stay | forgotten |
 /// | types that the client has looked up | stay | stay | forgotten |
-/// | the seed of `random()`; loaded libraries, and what extensions and languages keep (`dblink`'s connections, `%_SHARED` of `plperl`) | stay | stay | stay |
+/// | the seed of `random()`; loaded libraries, and state of extensions and languages (`dblink`'s connections, `%_SHARED` of `plperl`) | stay | stay | stay |
 /// | a [`CancelToken`](postgres::CancelToken), which cancels whatever the connection does later | stays | stays | stays |
 ///
-/// Notices are kept by nobody: the configuration's [`notice_callback`](Config::notice_callback) has
-/// them as they come. A variable of the program's own is the empty string after a reset, as after
-/// `DISCARD ALL`, where it was null before it was first set.
+/// Notices are not kept: the configuration's [`notice_callback`](Config::notice_callback) gets them
+/// as they come. A variable of the program's own, which is null before it is first set, is the
+/// empty string after a reset, as after `DISCARD ALL`.
 ///
-/// A reset that fails retires the connection. `Keep` and `Rollback` ask for nothing that a server may
-/// refuse to a role. `ResetSession` calls `pg_advisory_unlock_all()` and reads `pg_prepared_statements`,
-/// as every role may unless that right was revoked: then it retires each connection that was used, as
-/// it cannot prove what is left.
+/// A reset that fails retires the connection. `Keep` and `Rollback` need no privilege.
+/// `ResetSession` calls `pg_advisory_unlock_all()` and reads `pg_prepared_statements`, which every
+/// role may do unless that right was revoked: then it retires each used connection, because it
+/// cannot prove that nothing is left.
 ///
-/// Whoever returns a connection waits for that round trip, unless
-/// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it. On a thread
-/// of an async program one does it in any case: see [`in_async`](super::in_async).
+/// The returning thread waits for that round trip, unless
+/// [`reset_in_background`](Self::reset_in_background) gives it to a thread of the pool's own. At a
+/// return on a thread of an async program, a thread of the pool's own always does it: see
+/// [`in_async`](super::in_async).
 ///
-/// # What is noticed
+/// # How broken connections are detected
 ///
 /// A client learns that its server has ended the connection (a restart, `pg_terminate_backend`, a
 /// fatal error) when it reads, and it reads when it is used. So a connection that broke in use, or
-/// before its return was seen to, is retired there. One that broke at rest is found out by the
-/// check, an empty query, before it is lent: if it has rested for [`check_after`], or if another was
-/// found broken since. Set [`check_after`] to zero where no borrower may meet a dead connection, at
-/// the price of a round trip for each; `r2d2` does that.
+/// before its return was complete, is retired at its return. The check, an empty query, detects one
+/// that broke while idle, before it is lent: the check is made if it has been idle for
+/// [`check_after`], or if another was found broken since. Set [`check_after`] to zero if no
+/// borrower may meet a dead connection, at the cost of a round trip for each checkout; `r2d2` does
+/// that.
 ///
-/// # A server that has become the wrong one
+/// # Failover
 ///
 /// With [`target_session_attrs`](Config::target_session_attrs) the client asks at each dial whether
-/// writes are allowed. Then so do the check, in a round trip after that of its empty query, and
-/// each return that makes a round trip anyway. What a dial would refuse is retired, and all that rest
-/// are checked before they are lent. Without it any server will do, as at a dial.
+/// writes are allowed. Then the check asks too, in a round trip after that of its empty query, and
+/// so does each return that makes a round trip anyway. A connection that a dial would refuse is
+/// retired, and all idle ones are checked before they are lent. Without that setting any server is
+/// accepted, as at a dial.
 ///
-/// Between two such questions a borrower may be the first to learn of it, by SQLSTATE 25006. Then its
-/// [`doubt`](crate::Guard::doubt) spares the next ones that:
+/// Between two such questions a borrower may be the first to notice, by SQLSTATE 25006. Then its
+/// [`doubt`](crate::Guard::doubt) keeps the next borrowers from the same error:
 ///
 /// ```no_run
 /// # use latebind::{Pool, drivers::PostgresDialer};
@@ -112,37 +115,37 @@ use crate::net::partial_deadline;
 /// # }
 /// ```
 ///
-/// # A server that has no more room
+/// # A full server
 ///
-/// A place of `max_connections`, of a `CONNECTION LIMIT` or of PgBouncer's `max_client_conn` is free
-/// when the server has seen to the end of a connection, some milliseconds after the client has left.
-/// A dial that is refused in that time is repeated ([`is_at_limit`](Dialer::is_at_limit)). So
-/// `max_open` may be as many as the server allows.
+/// The server counts a connection against `max_connections`, a `CONNECTION LIMIT` or PgBouncer's
+/// `max_client_conn` until it has ended the connection itself, some milliseconds after the client
+/// has left. A dial that is refused in that time is repeated
+/// ([`is_at_limit`](Dialer::is_at_limit)). So `max_open` may be as many as the server allows.
 ///
-/// # What waits for how long
+/// # Time limits
 ///
-/// What is left of the dial's deadline is the limit of its TCP connects, shared among the addresses of
-/// all hosts, unless [`connect_timeout`](Config::connect_timeout) is shorter. A name has a share of it
-/// too; one that is not resolved in that time is left to the client crate, which has no limit for that,
-/// nor for the handshake: a dial to a server that accepts and then says nothing keeps its slot until
-/// the server speaks or the kernel gives up, and tries no further address. Callers keep their deadlines
-/// all the same.
+/// The time left until the dial's deadline limits its TCP connects, shared among the addresses of
+/// all hosts, unless [`connect_timeout`](Config::connect_timeout) is shorter. The resolution of a
+/// name has a share of it too. If that share is too short, the client crate resolves the name
+/// again, without a limit. It also has no limit for the handshake: a dial to a server that accepts
+/// and then says nothing keeps its slot until the server answers or the kernel gives up, and tries
+/// no further address. Callers keep their deadlines even so.
 ///
-/// The client crate has a limit for an empty query alone, which the check is. So a return waits as
-/// long as a statement does, unless [`reset_timeout`](Self::reset_timeout) has it ask such a query
-/// first. Set [`tcp_user_timeout`](Config::tcp_user_timeout) and
+/// The client crate can limit only an empty query, which is what the check sends. So a return waits
+/// as long as a statement does, unless [`reset_timeout`](Self::reset_timeout) makes it send such a
+/// query first. Set [`tcp_user_timeout`](Config::tcp_user_timeout) and
 /// [`keepalives_idle`](Config::keepalives_idle) (2 hours by default) for servers that vanish.
 ///
 /// [`Pool::abort`](crate::Pool::abort) asks the server to cancel the statement under way, by a
-/// request of its own on a thread of its own. A server that does not answer cannot be asked.
+/// separate request on a thread of its own. That has no effect on a server that does not answer.
 ///
 /// # PgBouncer
 ///
 /// All of this works behind PgBouncer in transaction mode too. There the session belongs to
-/// PgBouncer (`server_reset_query`), so leave [`OnReturn::ResetSession`] alone; and before PgBouncer
-/// 1.21 use statements that are not prepared by name: `batch_execute`, `simple_query`,
-/// `query_typed` and their like. An abort may come to nothing: the client crate does not wait for an
-/// answer to its request, and PgBouncer (1.18) forgets a request for whose answer nobody waits.
+/// PgBouncer (`server_reset_query`), so do not use [`OnReturn::ResetSession`]; and before PgBouncer
+/// 1.21 use only statements that are not prepared by name, such as `batch_execute`, `simple_query`
+/// and `query_typed`. An abort may have no effect: the client crate does not wait for an answer to
+/// its request, and PgBouncer (1.18) drops a request whose client does not wait.
 ///
 /// [`check_after`]: crate::Settings::check_after
 ///
@@ -178,7 +181,7 @@ where
     T::Stream: Send,
     <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
 {
-    /// Opens connections as `config` says, with TLS by `tls` if the configuration has it so.
+    /// Opens connections according to `config`, with TLS by `tls` if the configuration asks for it.
     ///
     /// `tls` is [`NoTls`](postgres::NoTls), or the connector of a crate such as
     /// `postgres-native-tls`.
@@ -201,10 +204,11 @@ where
     /// Resolves names by a function of your own instead of the system's resolver.
     ///
     /// It runs on a thread of its own, which is left behind if it takes too long. The addresses are
-    /// tried in its order, unless [`load_balance_hosts`](Config::load_balance_hosts) says otherwise.
-    /// It is not asked for addresses in figures, for Unix sockets, or where the configuration has
-    /// [`hostaddr`](Config::hostaddr)s; and with several hosts it only counts addresses, by which the
-    /// deadline is shared, for there the client resolves again. Defaults to the system's resolver.
+    /// tried in its order, unless [`load_balance_hosts`](Config::load_balance_hosts) says
+    /// otherwise. It is not called for IP addresses, for Unix sockets, or if the configuration has
+    /// [`hostaddr`](Config::hostaddr)s. With several hosts it is used only to count the addresses
+    /// that share the deadline, because the client then resolves the names again. Defaults to the
+    /// system's resolver.
     ///
     /// # Examples
     ///
@@ -230,7 +234,7 @@ where
         self
     }
 
-    /// What is done to a used connection before the next borrower has it.
+    /// How a used connection is cleaned before the next borrower gets it.
     ///
     /// Defaults to [`OnReturn::Rollback`]: one round trip at each return.
     ///
@@ -243,13 +247,12 @@ where
         self
     }
 
-    /// Whether what is done on return is done by a thread of the pool's own, and no return waits for
+    /// Whether a thread of the pool's own does the work at a return, so that no return waits for
     /// the server.
     ///
-    /// Defaults to `false`: whoever returns a connection waits for one round trip, as for the
-    /// statements before it, and for a server that does not answer as long as for those. `true`
-    /// costs two changes of threads at each return, which leave two thirds to nine tenths of the
-    /// short statements that are done otherwise (`benches/README.md`).
+    /// Defaults to `false`: the returning thread waits for one round trip, as for the statements
+    /// before it. `true` costs two changes of threads at each return, which reduces the throughput
+    /// of short statements to between two thirds and nine tenths (`benches/README.md`).
     ///
     /// # Examples
     ///
@@ -269,11 +272,12 @@ where
 
     /// How long a return waits for a server that does not answer.
     ///
-    /// Then the connection is retired. Defaults to `None`: who drops a guard waits as long as for a
-    /// statement, for which the client crate has no limit. With one, an empty query comes first, for
-    /// which it has: one more round trip at each return that has something to ask, which leaves a
-    /// half to three quarters of the short statements that are done otherwise. A close waits for the
-    /// answers that are due, without a limit, on a thread of the pool's own.
+    /// After that the connection is retired. Defaults to `None`: the returning thread waits as long
+    /// as for a statement, for which the client crate has no limit. With a limit, each return that
+    /// has something to ask first sends an empty query, which the client crate can limit. That is
+    /// one more round trip, which reduces the throughput of short statements to between a half and
+    /// three quarters. A close waits for the answers that are due, without a limit, on a thread of
+    /// the pool's own.
     ///
     /// # Examples
     ///
@@ -295,15 +299,14 @@ where
 }
 
 impl<T> PostgresDialer<T> {
-    /// The addresses that the client is going to try, which share the deadline: it tries one after
-    /// the other.
+    /// The addresses that the client will try one after the other, and that share the deadline.
     fn addresses(&self, deadline: Instant) -> Addresses {
         let (hosts, hostaddrs) = (self.config.get_hosts(), self.config.get_hostaddrs());
         if !hostaddrs.is_empty() {
             return Addresses::Counted(hostaddrs.len());
         }
         if let [Host::Tcp(name)] = hosts {
-            // Several ports for one host are an error, which the client has to see.
+            // Several ports for one host are an error, which the client must report.
             let found =
                 self.lookup(name, deadline, 1).filter(|_| self.config.get_ports().len() < 2);
             return found.map_or(Addresses::Counted(1), |found| Addresses::Of(name.clone(), found));
@@ -316,21 +319,21 @@ impl<T> PostgresDialer<T> {
         Addresses::Counted(counts.sum())
     }
 
-    /// The addresses of the first of `left` hosts. `None` if it has none, or none are found in time:
-    /// then the client is going to look for itself, and to say why.
+    /// The addresses of the first of `left` hosts. `None` if it has none, or none are found in
+    /// time: then the client resolves the name itself, and reports the error.
     fn lookup(&self, name: &str, deadline: Instant, left: usize) -> Option<Vec<IpAddr>> {
         if let Ok(address) = name.parse() {
             return Some(vec![address]);
         }
         let now = Instant::now();
-        // One share is for the connects.
+        // One more share, for the connects.
         let until = partial_deadline(now, deadline, left + 1)?;
         let port = self.config.get_ports().first().copied().unwrap_or_default();
         let found = self.resolver.resolve(name, port, now, until).ok()?;
         Some(found.iter().map(SocketAddr::ip).collect()).filter(|found: &Vec<_>| !found.is_empty())
     }
 
-    /// The answer to [`ASK_FOR_ACCESS`] for which a dial turns a server down.
+    /// The answer to [`ASK_FOR_ACCESS`] for which a dial refuses a server.
     fn unfit_answer(&self) -> Option<&'static str> {
         match self.config.get_target_session_attrs() {
             TargetSessionAttrs::ReadWrite => Some("on"),
@@ -339,7 +342,7 @@ impl<T> PostgresDialer<T> {
         }
     }
 
-    /// Asks what a dial asks, if it asks anything.
+    /// Asks the question that a dial asks about access, if it asks one.
     fn check_access(&self, client: &mut Client) -> Result<(), Error> {
         let Some(unfit) = self.unfit_answer() else { return Ok(()) };
         let row = client.query_typed_one(ASK_FOR_ACCESS, &[])?;
@@ -365,7 +368,7 @@ where
         let count = match self.addresses(deadline) {
             Addresses::Counted(count) => count,
             Addresses::Of(name, found) => {
-                // The client takes pairs of a host and an address of it. It has one host already.
+                // The client needs a host for each address. It already has one.
                 for _ in 1..found.len() {
                     config.host(&name);
                 }
@@ -388,8 +391,8 @@ where
         })
     }
 
-    /// Whether there are as many connections as PostgreSQL allows, or PgBouncer before it: SQLSTATE
-    /// 53300, or PgBouncer's words, for which it has no state of their own.
+    /// Whether there are as many connections as PostgreSQL, or a PgBouncer in front of it, allows:
+    /// SQLSTATE 53300, or the text of PgBouncer's error, which has no SQLSTATE of its own.
     ///
     /// The client says goodbye when it is closed, and does not wait for the server's end.
     fn is_at_limit(&self, error: &Error) -> bool {
@@ -405,8 +408,8 @@ where
         client.is_closed()
     }
 
-    /// The client has a limit for an empty query alone. So that comes first, and what a dial would ask
-    /// next.
+    /// The client can limit only an empty query. So that comes first, and then the question that a
+    /// dial asks.
     fn check(&self, client: &mut Client, deadline: Instant) -> Result<(), Error> {
         client.is_valid(deadline.saturating_duration_since(Instant::now()))?;
         self.check_access(client)
@@ -434,31 +437,31 @@ where
         drop_notifications(client)
     }
 
-    /// A reset waits for the server, and the client panics where a task of tokio's waits.
+    /// A reset waits for the server, and the client panics if a tokio task waits.
     fn must_not_wait(&self) -> bool {
         self.on_return != OnReturn::Keep && is_async_thread()
     }
 
-    /// A request to cancel the statement under way.
+    /// Sends a request to cancel the statement under way.
     fn abort_handle(&self, client: &Client) -> Option<AbortHandle> {
         let (token, tls) = (client.cancel_token(), self.tls.clone());
         Some(AbortHandle::new(move || {
             let (token, tls) = (token.clone(), tls.clone());
-            // Goes over a connection of its own, and so may block. If it fails there is no one to
-            // tell: the borrower goes on as if nobody had asked.
+            // It uses a connection of its own, and so may block. A failure is ignored: the borrower
+            // goes on as without an abort.
             let request = move || drop(token.cancel_query(tls));
             drop(thread::Builder::new().name("latebind cancel".into()).spawn(request));
         }))
     }
 
-    /// The close too: a client that is dropped while an answer is due waits for it.
+    /// A close may block too: a client that is dropped while an answer is due waits for it.
     fn blocking(&self) -> Blocking {
         let may_wait = self.reset_in_background && self.on_return != OnReturn::Keep;
         Blocking::default().reset(may_wait).close(true)
     }
 }
 
-/// Without the password, and without what the TLS connector may show of a key.
+/// Omits the password, and the TLS connector, which may show a key.
 impl<T> fmt::Debug for PostgresDialer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresDialer")
@@ -473,15 +476,16 @@ impl<T> fmt::Debug for PostgresDialer<T> {
     }
 }
 
-/// What a dial is going to try.
+/// The addresses that a dial will try.
 enum Addresses {
-    /// So many, which the client finds out.
+    /// A number of addresses, which the client resolves itself.
     Counted(usize),
-    /// These, of that host.
+    /// These addresses of that host.
     Of(String, Vec<IpAddr>),
 }
 
-/// What nothing can be read as: the one way to an error of the client's own.
+/// A type that no value converts to, because a failed conversion is the only way to make an error
+/// of the client's own.
 enum Unfit {}
 
 impl FromSql<'_> for Unfit {
@@ -495,26 +499,29 @@ impl FromSql<'_> for Unfit {
     }
 }
 
-/// PgBouncer's `max_client_conn`; and, since 1.24, its limits for one database and for one user.
+/// PgBouncer's errors for `max_client_conn` and, since 1.24, for its limits for one database and
+/// for one user.
 const PGBOUNCER_AT_LIMIT: [&str; 2] =
     ["no more connections allowed", "client connections exceeded"];
 
-/// What the client asks at a dial where the configuration has `target_session_attrs`.
+/// The client's own question at a dial if the configuration has `target_session_attrs`.
 const ASK_FOR_ACCESS: &str = "SHOW transaction_read_only";
 
-/// A `ROLLBACK` alone would put a warning into the server's log at each return that has nothing to
-/// roll back; this does so where there is something, which is news.
+/// A `ROLLBACK` alone would put a warning into the server's log at each return without a
+/// transaction. This one warns only if a transaction was left open, which is worth a line.
 const ROLL_BACK: &str = "BEGIN; ROLLBACK";
 
-/// What `DISCARD ALL` does, but for the statements that the client has prepared: it keeps some for
-/// itself, by which it looks types up, and would never learn that they are gone. The answer is the
-/// names of the others. And a role is set again that is set at each dial (`ALTER ROLE … SET role`).
+/// Does what `DISCARD ALL` does, except that it deallocates no statements that the client has prepared:
+/// the client keeps some, to look up types, and would never learn that they are gone. The answer is
+/// the names of the other statements. `RESET ROLE` restores a role that the server sets at each log-in
+/// (`ALTER ROLE … SET role`).
 const FORGET: &str = "BEGIN; ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; \
     RESET ALL; UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD PLANS; \
     DISCARD TEMP; DISCARD SEQUENCES; \
     SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql";
 
-/// Does what begins with a `BEGIN`, which is refused where a transaction has failed.
+/// Runs `undo`, which begins with `BEGIN`; a failed transaction, in which `BEGIN` is refused, is
+/// rolled back first.
 fn rolled_back(client: &mut Client, undo: &str) -> Result<Vec<SimpleQueryMessage>, Error> {
     match client.simple_query(undo) {
         Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
@@ -525,7 +532,7 @@ fn rolled_back(client: &mut Client, undo: &str) -> Result<Vec<SimpleQueryMessage
     }
 }
 
-/// Ends the prepared statements that an answer names.
+/// Deallocates the prepared statements that an answer names.
 fn deallocate(client: &mut Client, answer: &[SimpleQueryMessage]) -> Result<(), Error> {
     let statements: String = column(answer, "name")
         .map(|name| format!("DEALLOCATE \"{}\"; ", name.replace('"', "\"\"")))
@@ -533,7 +540,7 @@ fn deallocate(client: &mut Client, answer: &[SimpleQueryMessage]) -> Result<(), 
     if statements.is_empty() { Ok(()) } else { client.batch_execute(&statements) }
 }
 
-/// What an answer has in the columns of that name.
+/// The values of an answer in the columns with that name.
 fn column<'a>(answer: &'a [SimpleQueryMessage], name: &str) -> impl Iterator<Item = &'a str> {
     answer.iter().filter_map(move |message| {
         let SimpleQueryMessage::Row(row) = message else { return None };
@@ -541,7 +548,8 @@ fn column<'a>(answer: &'a [SimpleQueryMessage], name: &str) -> impl Iterator<Ite
     })
 }
 
-/// Drops what the client has kept, which is all that the server had sent before its last answer.
+/// Drops the notifications that the client has kept, which are all that the server sent before its
+/// last answer.
 fn drop_notifications(client: &mut Client) -> Result<(), Error> {
     let mut notifications = client.notifications();
     for _ in 0..notifications.len() {

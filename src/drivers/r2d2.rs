@@ -1,4 +1,4 @@
-//! `R2d2Dialer`: every back end that has an r2d2 manager, unchanged.
+//! `R2d2Dialer`: uses any r2d2 manager as it is.
 
 use std::error::Error;
 use std::fmt;
@@ -15,31 +15,31 @@ use super::async_thread::is_async_thread;
 
 /// Opens the connections of an r2d2 [manager](ManageConnection).
 ///
-/// | of the manager | is | and is asked |
+/// | manager's method | used for | called |
 /// | --- | --- | --- |
 /// | `connect` | [`dial`](Dialer::dial) | when a caller needs a connection |
-/// | `is_valid` | [`check`](Dialer::check) | before reuse after [`check_after`] at rest; r2d2 asks at each checkout |
+/// | `is_valid` | [`check`](Dialer::check) | before reuse after [`check_after`] of rest; r2d2 calls it at each checkout |
 /// | `has_broken` | [`reset`](Dialer::reset) | once at each return of a connection that was used, as r2d2 does |
 ///
-/// To have `is_valid` asked at each checkout as r2d2 does, set [`check_after`] to zero. It runs on a
+/// Set [`check_after`] to zero to call `is_valid` at each checkout, as r2d2 does. It runs on a
 /// thread of the pool's own, so a check that hangs delays no caller past its deadline.
 ///
-/// `has_broken` may ask the server, as that of `r2d2_mysql` does. So it is asked about no connection
-/// that rests, and not on the thread of a caller who wants one: [`is_broken`](Dialer::is_broken) says
-/// `false`. It is asked on the thread that returns, as by r2d2, or on one of the pool's own if that thread
-/// belongs to a runtime of tokio's. A connection that has broken is closed as one whose reset has failed
-/// ([`ResetFailed`](crate::CloseReason::ResetFailed)), and all that rest then are checked before
-/// they are lent. A connection that failed inside [`Pool::with`](crate::Pool::with) is closed
-/// without a question; whoever knows that others may have failed too says so by
-/// [`doubt`](crate::Guard::doubt).
+/// `has_broken` may ask the server, as that of `r2d2_mysql` does. So it is not called for idle
+/// connections, nor on the thread of a caller that wants one: [`is_broken`](Dialer::is_broken)
+/// returns `false`. It is called on the returning thread, as by r2d2, or on a thread of the pool's
+/// own if the returning thread belongs to a tokio runtime. A connection that has broken is closed
+/// as one whose reset has failed ([`ResetFailed`](crate::CloseReason::ResetFailed)), and all that
+/// are idle then are checked before they are lent. A connection that failed inside
+/// [`Pool::with`](crate::Pool::with) is closed without that call. A borrower that knows that others
+/// may have failed too reports it with [`doubt`](crate::Guard::doubt).
 ///
-/// A manager knows no deadlines and nothing of sessions: `connect`, `is_valid` and `has_broken` last as
-/// long as they last (a dial that overruns keeps its slot until it returns), and the next borrower
-/// finds what the one before left behind, as with r2d2: an open transaction, or an answer that was
-/// not read in time. A driver of this crate, where there is one, sees to these.
+/// A manager has no deadlines and does not manage sessions. `connect`, `is_valid` and `has_broken`
+/// take as long as they take (a dial that overruns keeps its slot until it returns). The next
+/// borrower finds what the previous one left behind, as with r2d2: an open transaction, or an
+/// answer that was not read in time. The drivers of this crate handle both.
 ///
-/// A dial that PostgreSQL, MySQL, MariaDB or Redis refuses because it has as many connections as it
-/// allows is [told](Dialer::is_at_limit) by its text.
+/// If PostgreSQL, MySQL, MariaDB or Redis refuses a dial because it has as many connections as it
+/// allows, that is [recognized](Dialer::is_at_limit) by the text of the error.
 ///
 /// [`from_r2d2`](super::from_r2d2) is a guide for programs that use r2d2 now.
 ///
@@ -83,7 +83,7 @@ use super::async_thread::is_async_thread;
 pub struct R2d2Dialer<M: ManageConnection> {
     manager: M,
     customizer: Option<Box<dyn CustomizeConnection<M::Connection, M::Error>>>,
-    /// What is kept of an error of the manager's.
+    /// Converts the manager's error to the part that is kept.
     cause: fn(M::Error) -> Cause,
 }
 
@@ -98,11 +98,11 @@ impl<M: ManageConnection> R2d2Dialer<M> {
         Self { manager, customizer: None, cause: |error| Cause::Text(OneLine(&error).to_string()) }
     }
 
-    /// Has each connection prepared when it has been dialed, and taken leave of when it is closed.
+    /// Prepares each connection when it has been dialed, and releases it when it is closed.
     ///
-    /// As `connection_customizer` of r2d2's builder; setting another replaces it. An error of
-    /// `on_acquire` fails the dial, and no `on_release` follows. `on_release` is not called for a
-    /// connection that was detached. None by default.
+    /// The counterpart of `connection_customizer` in r2d2's builder; setting another replaces it.
+    /// An error of `on_acquire` fails the dial, and no `on_release` follows. `on_release` is not
+    /// called for a connection that was detached. None by default.
     ///
     /// # Examples
     ///
@@ -140,8 +140,8 @@ impl<M: ManageConnection> R2d2Dialer<M> {
     /// Keeps the manager's errors themselves, rather than their text: each is the
     /// [`source`](Error::source) of an [`R2d2Error`].
     ///
-    /// Only for a manager whose errors may go from thread to thread, because they are told to callers
-    /// on other threads. Those of the well-known managers may.
+    /// Only for a manager whose errors are `Send` and `Sync`, because callers on other threads get
+    /// them. Those of the well-known managers are.
     ///
     /// # Examples
     ///
@@ -171,7 +171,7 @@ impl<M: ManageConnection> R2d2Dialer<M> {
         self
     }
 
-    /// The manager, as it was given.
+    /// The manager.
     #[must_use]
     pub fn manager(&self) -> &M {
         &self.manager
@@ -188,7 +188,7 @@ impl<M: ManageConnection> From<M> for R2d2Dialer<M> {
     }
 }
 
-/// Without the manager: those of several crates show the password with which they connect.
+/// Omits the manager, because those of several crates show the password with which they connect.
 impl<M: ManageConnection> fmt::Debug for R2d2Dialer<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("R2d2Dialer")
@@ -217,7 +217,7 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
         AT_LIMIT.iter().any(|words| told.contains(words))
     }
 
-    /// Not known without `has_broken`, which may ask the server.
+    /// Always `false`: only `has_broken` could tell, and it may ask the server.
     fn is_broken(&self, _: &mut M::Connection) -> bool {
         false
     }
@@ -233,7 +233,7 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
         }
     }
 
-    /// `has_broken` may ask the server, and one may not wait for that where tasks run.
+    /// `has_broken` may ask the server, and a thread that runs tasks must not wait for that.
     fn must_not_wait(&self) -> bool {
         is_async_thread()
     }
@@ -245,13 +245,13 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
         }
     }
 
-    /// Also `close`: many clients say goodbye when they are dropped, and wait.
+    /// `close` may block too: many clients say goodbye when they are dropped, and wait.
     fn blocking(&self) -> Blocking {
         Blocking::default().close(true)
     }
 }
 
-/// What servers say that have as many connections as they allow.
+/// Texts of servers that have as many connections as they allow.
 const AT_LIMIT: [&str; 6] = [
     "too many clients",            // PostgreSQL, PgBouncer
     "too many connections",        // PostgreSQL for a role or a database, MySQL
@@ -261,10 +261,10 @@ const AT_LIMIT: [&str; 6] = [
     "max number of clients",       // Redis
 ];
 
-/// How a call of a manager's has failed. Says which call, and why as the manager says it.
+/// The failure of a call to a manager: which call, and the manager's reason.
 ///
-/// The manager's own error need not be [`Send`] or [`Sync`], and so could not be told to callers on other
-/// threads. Its text is kept, with those of its sources, in one line. After
+/// The manager's own error need not be [`Send`] or [`Sync`], and so could not be given to callers
+/// on other threads. So its text is kept, with those of its sources, in one line. After
 /// [`keep_errors`](R2d2Dialer::keep_errors) the error itself is the [`source`](Error::source).
 ///
 /// # Examples
@@ -301,7 +301,7 @@ enum Cause {
 }
 
 impl R2d2Error {
-    /// Which call has failed.
+    /// The call that has failed.
     ///
     /// # Examples
     ///
@@ -346,7 +346,7 @@ impl fmt::Debug for Cause {
     }
 }
 
-/// The call of a manager's that an [`R2d2Error`] speaks of.
+/// The call to a manager that failed with an [`R2d2Error`].
 ///
 /// # Examples
 ///

@@ -40,26 +40,26 @@ use crate::net::in_turn::left;
 use crate::net::in_turn::literal;
 use crate::net::resolve::Resolver;
 
-/// Opens connections to Redis, or to a server that speaks as it does.
+/// Opens connections to Redis, or to a server with the same protocol.
 ///
 /// A guard is a [`redis::Connection`]. Address, TLS, user, database and protocol are those of the
-/// [`redis::Client`], errors those of the `redis` crate.
+/// [`redis::Client`]; errors are those of the `redis` crate.
 ///
-/// # What the next borrower is spared
+/// # What a return cleans up
 ///
-/// Answers that the last one did not read, above all: with those on the way, every answer would be
-/// that to the question before. The connection does not tell, and neither does it tell of a `MULTI`,
-/// a `WATCH` or a `SELECT`. So by default a used connection is asked at its return, which takes one
-/// round trip: a transaction left open is discarded, the database and the time limits become those of
-/// the dial again, and if any other answer comes than the one to that very question, the connection
-/// is retired. [`on_return`](Self::on_return) says otherwise:
-/// [`OnReturn::Keep`] spares the round trip, unless the dialer has a
-/// [`command_timeout`](Self::command_timeout), for borrowers who leave nothing, as pipelines and
-/// [`redis::transaction`] do; [`OnReturn::ResetSession`] sends `RESET` (Redis 6.2) and authenticates
-/// again. Whoever returns the connection waits for that, unless
-/// [`reset_in_background`](Self::reset_in_background) has a thread of the pool's own do it.
+/// Above all, answers that the previous borrower did not read: with one of those on the way, every
+/// answer would be that to the question before. The connection does not tell of them, nor of a
+/// `MULTI`, a `WATCH` or a `SELECT`. So by default the return of a used connection takes one round
+/// trip: it discards a transaction that was left open, restores the database and the time limits of
+/// the dial, and asks a question whose answer is unique. If any other answer comes, the connection
+/// is retired. [`on_return`](Self::on_return) changes that. [`OnReturn::Keep`] saves the round
+/// trip, unless the dialer has a [`command_timeout`](Self::command_timeout), for borrowers that
+/// leave nothing behind, such as pipelines and [`redis::transaction`]. [`OnReturn::ResetSession`]
+/// sends `RESET` (Redis 6.2) and authenticates again. The returning thread waits for that, unless
+/// [`reset_in_background`](Self::reset_in_background) gives it to a thread of the pool's own.
 ///
-/// What becomes of what a borrower leaves; where it *stays*, the next one finds it:
+/// This table shows what happens to state that a borrower leaves. State that *stays* is seen by the
+/// next borrower:
 ///
 /// | left | `Keep` | `Rollback` | `ResetSession` |
 /// | --- | --- | --- | --- |
@@ -69,48 +69,49 @@ use crate::net::resolve::Resolver;
 /// | `SUBSCRIBE`, `PSUBSCRIBE` by a command, protocol 2 | stays | connection retired | gone |
 /// | the same, protocol 3 | stays | stays | gone |
 /// | the same by [`as_pubsub`](redis::Connection::as_pubsub) | gone | gone | gone |
-/// | a channel for what comes unasked ([`set_push_sender`](redis::Connection::set_push_sender)) | stays | stays | gone |
+/// | a channel for pushed messages ([`set_push_sender`](redis::Connection::set_push_sender)) | stays | stays | gone |
 /// | `MONITOR` | stays | connection retired | gone, or retired if lines of it are on the way |
 /// | `CLIENT SETNAME`, `CLIENT TRACKING`, `CLIENT NO-EVICT` | stays | stays | gone |
 /// | `CLIENT REPLY OFF` | stays | connection retired | gone |
 /// | `CLIENT REPLY SKIP` | stays | connection retired | connection retired |
 /// | answers left unread | stays, unless there is a `command_timeout`: then retired | connection retired | connection retired |
-/// | limits of time | gone | gone | gone |
+/// | time limits | gone | gone | gone |
 ///
-/// Discard a connection that you have left something on that must not stay.
+/// [Discard](crate::Guard::discard) a connection if it has state that must not stay.
 ///
-/// A user who may not be asked something is asked otherwise, or not at all: who may not `UNWATCH` and
-/// not `MULTI`, and who may not `SELECT`, has nothing to be undone of that; who may not `PING` is asked
-/// for an `ECHO`, and who may not do that either, for a command that does not exist, whose name the
-/// server repeats. `RESET` and `AUTH` are allowed to everybody.
+/// The driver adapts to the rights of its user. If `UNWATCH` and `MULTI`, or `SELECT`, are not
+/// allowed, there is nothing of that to undo. If `PING` is not allowed, it sends `ECHO`, and if
+/// that is not allowed either, a command that does not exist, whose name the server repeats.
+/// `RESET` and `AUTH` are allowed to every user.
 ///
-/// # What is noticed
+/// # How broken connections are detected
 ///
 /// A connection learns that its server has ended it when it reads, and it reads when it is used. So
-/// one that broke in use is retired at its return. One that broke at rest is found out by the check,
-/// a `PING`, before it is lent: if it has rested for [`check_after`], or if another was found broken
-/// since. Set [`check_after`] to zero where no borrower may meet a dead connection, at the price of a
-/// round trip for each. A server that lives and has become a replica is found out where
-/// [`require_writable`](Self::require_writable) asks.
+/// a connection that broke in use is retired at its return. The check, a `PING`, detects one that
+/// broke while idle, before it is lent: the check is made if it has been idle for [`check_after`],
+/// or if another was found broken since. Set [`check_after`] to zero if no borrower may meet a dead
+/// connection, at the cost of a round trip for each checkout. A live server that has become a
+/// replica is detected only with [`require_writable`](Self::require_writable).
 ///
-/// # What waits for how long
+/// # Time limits
 ///
-/// What is left of the dial's deadline is the limit of its TCP connect, and of each of the answers
-/// that follow (authentication, and a `PING`: a server that wants a password or is loading its data
-/// refuses it, and fails the dial). The addresses of a name share it: each has a quarter of a second at
-/// first, and those that were too slow share what is left. With TLS that is the client crate's matter,
-/// which has to know the name, and gives each address all of it.
+/// The time left until the dial's deadline limits its TCP connect, and each of the answers that
+/// follow (authentication, and a `PING`, which fails if the server wants a password or is loading
+/// its data, and then fails the dial). The addresses of a name share the time: each first has a
+/// quarter of a second, and those that were too slow share the rest. With TLS the client crate
+/// needs the name and so resolves it itself; it gives each address the whole time.
 ///
-/// A borrower's commands have the dialer's limit ([`command_timeout`](Self::command_timeout), none by
-/// default), unless it sets one for its loan. A return has a limit of its own,
-/// [`reset_timeout`](Self::reset_timeout). A close takes leave of the server (`QUIT`) on a thread of
-/// the pool's own and waits for the server's end of the connection, 250 ms at most, so that the server
-/// does not count a connection whose slot is free.
+/// A borrower's commands have the dialer's limit ([`command_timeout`](Self::command_timeout), none
+/// by default), unless the borrower sets one for its loan. A return has a limit of its own,
+/// [`reset_timeout`](Self::reset_timeout). A close says goodbye to the server (`QUIT`) on a thread
+/// of the pool's own and waits up to 250 ms for the server to close its end, so that the server no
+/// longer counts a connection whose slot is free.
 ///
-/// # A server that is full
+/// # A full server
 ///
-/// It says so and hangs up, and the client crate loses what it says. So a dial that meets a hang-up in
-/// the handshake makes another connection, on which the client says nothing, and hears.
+/// Such a server sends an error and hangs up, and the client crate loses the error. So if the
+/// server hangs up during the handshake, the dial opens another connection, on which the client
+/// sends nothing, and reads the error there.
 ///
 /// [`check_after`]: crate::Settings::check_after
 ///
@@ -139,17 +140,18 @@ pub struct RedisDialer {
     rights: Arc<Rights>,
 }
 
-/// What the server has been found not to let the user ask.
+/// The rights that the user was found to lack.
 #[derive(Default)]
 struct Rights {
-    /// How often another question had to be found than the first.
+    /// How many questions were refused; the next one is used.
     question: AtomicU8,
-    /// Whether no transaction can be begun, so that none is left, and nothing watched matters.
+    /// Whether the user cannot begin a transaction, so that none is left open, and `WATCH` has no
+    /// effect.
     has_no_transactions: AtomicBool,
 }
 
 impl RedisDialer {
-    /// Opens connections as `client` has it.
+    /// Opens connections with the settings of `client`.
     ///
     /// # Examples
     ///
@@ -168,7 +170,7 @@ impl RedisDialer {
         }
     }
 
-    /// What is done to a used connection before the next borrower has it.
+    /// How a used connection is cleaned before the next borrower gets it.
     ///
     /// Defaults to [`OnReturn::Rollback`]: one round trip at each return.
     ///
@@ -188,13 +190,12 @@ impl RedisDialer {
         self
     }
 
-    /// Whether what is done on return is done by a thread of the pool's own, and no return waits for
+    /// Whether a thread of the pool's own does the work at a return, so that no return waits for
     /// the server.
     ///
-    /// Defaults to `false`: whoever returns a connection waits for one round trip, as for the
-    /// statements before it, and for a server that does not answer as long as for those. `true`
-    /// costs two changes of threads at each return, which leave two thirds to nine tenths of the
-    /// short statements that are done otherwise (`benches/README.md`).
+    /// Defaults to `false`: the returning thread waits for one round trip, as for the commands
+    /// before it. `true` costs two changes of threads at each return, which reduces the throughput
+    /// of short commands to between two thirds and nine tenths (`benches/README.md`).
     ///
     /// # Examples
     ///
@@ -214,10 +215,10 @@ impl RedisDialer {
 
     /// How long a return waits for each answer of the server.
     ///
-    /// Then the connection is retired. [`command_timeout`](Self::command_timeout) counts too, if it
-    /// is shorter. 1 ms at least. Defaults to 5 s, as
-    /// [`check_timeout`](crate::Settings::check_timeout) does: who drops a guard is held up no longer
-    /// by a server that does not answer.
+    /// After that the connection is retired. [`command_timeout`](Self::command_timeout) applies
+    /// too, if it is shorter. At least 1 ms. Defaults to 5 s, like
+    /// [`check_timeout`](crate::Settings::check_timeout), so that a server that does not answer
+    /// delays a returning thread no longer than that.
     ///
     /// # Examples
     ///
@@ -236,11 +237,12 @@ impl RedisDialer {
         self
     }
 
-    /// How long a command of a borrower's waits for the server: each read of it, and each write.
+    /// How long each read and each write of a borrower's command waits for the server.
     ///
-    /// The client crate knows no such setting, and a limit that a borrower sets itself
-    /// ([`set_read_timeout`](redis::Connection::set_read_timeout)) ends with its loan. 0 fails each
-    /// dial. Defaults to `None`: a command waits as long as the server lets it.
+    /// The client crate has no such setting, and a limit that a borrower sets itself
+    /// ([`set_read_timeout`](redis::Connection::set_read_timeout)) ends with its loan. Zero fails
+    /// each dial. Defaults to `None`: a command waits until the server answers or the connection
+    /// ends.
     ///
     /// # Examples
     ///
@@ -259,20 +261,20 @@ impl RedisDialer {
         self
     }
 
-    /// Whether a server that is a replica is refused: by a dial, which tries the next address of the
-    /// name then, and by whatever asks the server later: checks, and returns unless
+    /// Whether to refuse a server that is a replica: at a dial, which then tries the next address
+    /// of the name, and at later questions to the server, which are checks, and returns unless
     /// [`OnReturn::Keep`] leaves nothing to ask.
     ///
-    /// For a name that is moved from one server to another in a failover: a connection to the one that
-    /// was the primary stays alive, and is of no use to whoever writes. The question (`HELLO`, Redis
-    /// 6, which every user may ask) rides with those that are asked anyway, and so takes no round trip
-    /// of its own. A dial fails with an error of the kind that a refused write has, `READONLY`.
+    /// Meant for a name that moves from one server to another in a failover: a connection to the
+    /// former primary stays alive, and cannot be used to write. The question (`HELLO`, Redis 6,
+    /// which every user may send) is sent along with others, and so takes no round trip of its own.
+    /// A refused dial fails with the kind of error of a refused write, `READONLY`.
     ///
-    /// Defaults to `false`, because a replica is what some want to read from.
+    /// Defaults to `false`, because some programs read from a replica.
     ///
-    /// A borrower that meets such an error before a check does can say so by
-    /// [`PooledConnection::doubt`](crate::Guard::doubt): then none that has rested since before is lent
-    /// without a check.
+    /// A borrower that gets such an error can report it with
+    /// [`PooledConnection::doubt`](crate::Guard::doubt): then no connection that has been idle
+    /// since before is lent without a check.
     ///
     /// # Examples
     ///
@@ -297,8 +299,8 @@ impl RedisDialer {
         self
     }
 
-    /// Opens a connection, which has until then to connect and for each answer to what the client says,
-    /// and until then for the answer to what we ask.
+    /// Opens a connection. The connect and each answer to the client's handshake must come by
+    /// `connect_by`, the answer to this driver's question by `serve_by`.
     fn open(
         &self,
         client: &Client,
@@ -308,8 +310,8 @@ impl RedisDialer {
         let mut connection = client
             .get_connection_with_timeout(left(connect_by))
             .or_else(|error| self.open_again(client, error, serve_by))?;
-        // The client crate takes a server that refuses what it is told about the library for an old
-        // one; it may want a password, or be loading its data.
+        // If the server refuses the library's name, the client crate assumes an old server.
+        // But it may want a password, or be loading its data.
         match self.check(&mut connection, serve_by) {
             Ok(()) => Ok(connection),
             Err(error) => {
@@ -319,17 +321,18 @@ impl RedisDialer {
         }
     }
 
-    /// Whether something may be left to undo, or a command can be cut short, so that a part of it is
+    /// Whether there may be state to undo, or a command can be cut short, so that a part of it is
     /// left unsent or unanswered.
     fn asks_on_return(&self) -> bool {
         self.on_return != OnReturn::Keep || self.command_timeout.is_some()
     }
 
     /// Finds out whether a server has hung up because it has as many connections as it allows, and
-    /// opens a connection if it has not as many any more.
+    /// opens a connection if it now has room.
     ///
-    /// It says so unasked. The client takes that for the answer to the first thing that it says itself,
-    /// and tells of the last. So another connection is made, which says little.
+    /// The server sends that error unasked. The client takes it for the answer to the first of its
+    /// own commands, and reports the failure of the last. So this opens a connection that sends few
+    /// commands.
     fn open_again(
         &self,
         client: &Client,
@@ -349,13 +352,12 @@ impl RedisDialer {
         match answer {
             Err(refusal) if is_full(&refusal) => Err(refusal),
             Err(other) if other.is_io_error() => Err(error),
-            // It was full, or the password is wrong: the server says which.
+            // The server was full, or the password is wrong: a full handshake tells which.
             _ => client.get_connection_with_timeout(left(deadline)),
         }
     }
 
-    /// Asks the server something, within a limit for each read and write, and leaves the connection
-    /// the limits that the dialer has.
+    /// Asks the server with a limit for each read and write, then restores the dialer's limits.
     fn within(
         &self,
         limit: Duration,
@@ -367,9 +369,9 @@ impl RedisDialer {
         set_timeouts(connection, self.command_timeout)
     }
 
-    /// Ends what was begun: a transaction, what it watches, the choice of another database.
+    /// Ends a transaction and its watches, and selects the database of the dial.
     ///
-    /// Who may not end it could not begin it: a refusal is as good.
+    /// A user that may not end these could not begin them, so a refusal counts as success.
     fn undo(&self, connection: &mut Connection) -> RedisResult<()> {
         let database = connection.get_db();
         let undo = || {
@@ -389,8 +391,8 @@ impl RedisDialer {
         Ok(())
     }
 
-    /// Ends a transaction and what is watched where `UNWATCH` is refused, which does not say that
-    /// `WATCH` and `MULTI` are.
+    /// Ends a transaction and its watches if `UNWATCH` is refused, in which case `WATCH` and
+    /// `MULTI` may still be allowed.
     fn end_transaction(&self, connection: &mut Connection) -> RedisResult<()> {
         connection.send_packed_command(&redis::cmd("MULTI").get_packed_command())?;
         match answer(connection)? {
@@ -398,15 +400,15 @@ impl RedisDialer {
                 self.rights.has_no_transactions.store(true, Relaxed);
                 Ok(())
             }
-            // It may say that one is open already.
+            // `MULTI` may fail because a transaction is open already.
             _ => redis::cmd("DISCARD").exec(connection),
         }
     }
 
-    /// Has commands carried out or refused to the user, and asks for an answer that no other question
-    /// has: were any on the way, it would not come in this one's place.
+    /// Sends commands, which the server runs or refuses, and a question with a unique answer. If an
+    /// older answer were on the way, it would come in place of the unique one.
     ///
-    /// Returns what became of each of the commands, and of the question last.
+    /// Returns the outcome of each command, and of the question last.
     fn ask(
         &self,
         connection: &mut Connection,
@@ -424,7 +426,7 @@ impl RedisDialer {
             match question {
                 0 => commands.cmd("PING").arg(&token),
                 1 => commands.cmd("ECHO").arg(&token),
-                // No such command: everybody is told so, with its name.
+                // Does not exist: the server's error repeats its name to every user.
                 _ => commands.cmd(&token),
             };
             connection.send_packed_command(&commands.get_packed_pipeline())?;
@@ -447,15 +449,15 @@ impl RedisDialer {
                     continue;
                 }
                 Value::ServerError(error) => return Err(error.into()),
-                _ => return Err(stranger()),
+                _ => return Err(unexpected_answer()),
             }
             self.rights.question.store(question, Relaxed);
             return Ok(outcomes);
         }
     }
 
-    /// Makes the server forget the session, and begins it anew as the dial did.
-    fn begin_anew(&self, connection: &mut Connection) -> RedisResult<()> {
+    /// Makes the server forget the session, and restores it to its state after the dial.
+    fn restore_session(&self, connection: &mut Connection) -> RedisResult<()> {
         connection.set_push_sender(mpsc::channel().0); // Nobody's.
         let settings = self.client.get_connection_info().redis_settings();
         let mut begin = redis::pipe();
@@ -465,9 +467,9 @@ impl RedisDialer {
             begin.cmd("HELLO").arg(3);
         }
         if let Some(password) = settings.password() {
-            // The user whom a password alone stands for.
+            // The user of a password without a user name.
             let user = settings.username().unwrap_or("default");
-            // As a part of HELLO, which is refused to whom has not said who it is.
+            // As a part of HELLO, which is refused before authentication.
             if !speaks_resp3 {
                 begin.cmd("AUTH").arg(user).arg(password);
             } else {
@@ -477,16 +479,20 @@ impl RedisDialer {
         if connection.get_db() != 0 {
             begin.cmd("SELECT").arg(connection.get_db());
         }
-        // Which `RESET` leaves as it is in Redis 7.0. Who may not turn it off could not turn it on.
+        // `RESET` leaves it on in Redis 7.0. A user that may not turn it off could not turn it on.
         let no_evict = begin.len();
         begin.cmd("CLIENT").arg("NO-EVICT").arg("OFF");
         let outcomes = self.ask(connection, begin)?;
         let is_done = |(place, outcome)| outcome == Outcome::Done || place == no_evict;
-        if outcomes.into_iter().enumerate().all(is_done) { Ok(()) } else { Err(stranger()) }
+        if outcomes.into_iter().enumerate().all(is_done) {
+            Ok(())
+        } else {
+            Err(unexpected_answer())
+        }
     }
 }
 
-/// Without the password, and without what the client may show of a key.
+/// Omits the password, and the client, which may show a key.
 impl fmt::Debug for RedisDialer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let info = self.client.get_connection_info();
@@ -507,8 +513,7 @@ impl Dialer for RedisDialer {
     type Connection = Connection;
     type Error = RedisError;
 
-    /// With TLS the client crate has to know the name, to which the certificate belongs, and resolves it
-    /// itself.
+    /// With TLS the client crate needs the name for the certificate, and resolves it itself.
     fn dial(&self, deadline: Instant) -> RedisResult<Connection> {
         let info = self.client.get_connection_info();
         let (host, port) = match info.addr() {
@@ -526,7 +531,7 @@ impl Dialer for RedisDialer {
         )
     }
 
-    /// Whether the server knows no such user or password, or wants one.
+    /// Whether the server does not know the user or password, or wants one.
     fn is_permanent(&self, error: &RedisError) -> bool {
         error.kind() == ErrorKind::AuthenticationFailed
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
@@ -547,7 +552,7 @@ impl Dialer for RedisDialer {
         self.within(left(deadline), connection, ask)
     }
 
-    /// The limits are set at each return, without asking the server.
+    /// Restores the time limits at each return, without asking the server.
     fn reset(&self, connection: &mut Connection) -> RedisResult<()> {
         let limit =
             self.command_timeout.map_or(self.reset_timeout, |own| self.reset_timeout.min(own));
@@ -555,7 +560,7 @@ impl Dialer for RedisDialer {
             OnReturn::Keep if !self.asks_on_return() => Ok(()),
             OnReturn::Keep => self.ask(connection, redis::pipe()).map(drop),
             OnReturn::Rollback => self.undo(connection),
-            OnReturn::ResetSession => self.begin_anew(connection),
+            OnReturn::ResetSession => self.restore_session(connection),
         })
     }
 
@@ -563,8 +568,8 @@ impl Dialer for RedisDialer {
         self.asks_on_return() && is_async_thread()
     }
 
-    /// Takes leave (`QUIT`), and waits for the server to close its end: from then on it counts the
-    /// connection no more.
+    /// Says goodbye (`QUIT`), and waits for the server to close its end: from then on the server no
+    /// longer counts the connection.
     fn close(&self, mut connection: Connection) {
         let end = Instant::now() + GOODBYE;
         connection.set_push_sender(mpsc::channel().0); // Nobody's.
@@ -588,23 +593,23 @@ fn set_timeouts(connection: &Connection, limit: Option<Duration>) -> RedisResult
     connection.set_write_timeout(limit)
 }
 
-/// Whether an error is what a server says that has as many connections as it allows.
+/// Whether an error is that of a server that has as many connections as it allows.
 fn is_full(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("max number of clients"))
 }
 
-/// Whether another address of the name may do better.
+/// Whether another address of the name may work.
 fn is_of_the_address(error: &RedisError) -> bool {
     error.is_io_error() || error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(PartialEq, Eq)]
 enum Outcome {
     Done,
-    /// A transaction is open: what it is told waits for the end of that.
+    /// A transaction is open, and the command waits for its end.
     Queued,
-    /// The user may not have it done, or nobody may.
+    /// The user may not run it, or it does not exist.
     Refused,
 }
 
@@ -618,7 +623,8 @@ impl Outcome {
     }
 }
 
-/// Whether the server does not do that for the user, or knows no such thing, as proxies do not.
+/// Whether the server does not allow the command to the user, or does not know it, as proxies may
+/// not.
 fn is_refusal(error: &ServerError) -> bool {
     let detail = error.details().unwrap_or_default().to_ascii_lowercase();
     error.kind() == Some(ServerErrorKind::NoPerm)
@@ -631,7 +637,7 @@ fn names(error: &ServerError, token: &str) -> bool {
     error.details().is_some_and(|detail| detail.contains(token))
 }
 
-fn stranger() -> RedisError {
+fn unexpected_answer() -> RedisError {
     (ErrorKind::UnexpectedReturnType, "an answer to an earlier question came").into()
 }
 
@@ -659,9 +665,10 @@ fn refuse_replica(hello: &Value) -> RedisResult<()> {
     Err((kind, "the server is a replica").into())
 }
 
-/// The next answer, which may be an error of the server's.
+/// Reads the next answer, which may be an error of the server's.
 ///
-/// The client's own way with a pipeline waits for each of the answers, and so for as many limits.
+/// The client's own pipeline waits for each answer in turn, and so could wait for the limit several
+/// times.
 fn answer(connection: &mut Connection) -> RedisResult<Value> {
     loop {
         match connection.recv_response()? {

@@ -23,38 +23,37 @@ use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::sync::coarse_now;
 
-/// How long the file may go without a look at a return. As long as a connection rests before it is
-/// checked, by default.
+/// How long returns may go without a test of the file: the default of `check_after`.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Opens connections to an SQLite database.
 ///
-/// A guard is a [`rusqlite::Connection`], and errors are those of the `rusqlite` crate. Whether
-/// SQLite is the system's or built along (`bundled`) says your own dependency on it.
+/// A guard is a [`rusqlite::Connection`], and errors are those of the `rusqlite` crate. Your own
+/// dependency on `rusqlite` decides whether SQLite is the system's or built along (`bundled`).
 ///
-/// SQLite lets one connection write at a time, and has the others try again and again. Callers who
-/// want to write are better off in the queue of a pool of one connection, where they come one after
-/// the other; with [`wal`](Self::wal), readers beside it neither wait for it nor hold it up.
+/// SQLite lets one connection write at a time, and makes the others retry. So writers should queue
+/// at a pool of one connection, which serves them one after the other. With [`wal`](Self::wal),
+/// readers beside it neither wait for it nor delay it.
 ///
 /// A file that was removed or replaced under a pool is noticed, on Unix, at a check and at a return
-/// twice a second: the connection is retired, those that rest are checked, and the next dial opens the
-/// file that is there, or makes one. Whoever replaces a file removes its `-wal` and `-shm` first.
-/// [`is_broken`](Dialer::is_broken) says `false`, since SQLite knows of no fault without asking the
-/// disk.
+/// twice a second: the connection is retired, idle ones are checked, and the next dial opens the
+/// file that is there, or makes one. A program that replaces a file must remove its `-wal` and
+/// `-shm` first. [`is_broken`](Dialer::is_broken) returns `false`, because SQLite can detect no
+/// fault without reading the disk.
 ///
-/// # What a return leaves
+/// # What a return cleans up
 ///
-/// A transaction that a borrower left open is rolled back as its connection comes back; the
-/// connection tells whether there is one, so that this costs nothing otherwise. SQLite can tell of
-/// little else that a borrower changed, and take back even less, short of closing the connection:
-/// [`discard`](crate::Guard::discard) one that was changed in a way that the next borrower must not
-/// find. There is no mode of [`OnReturn`](super::OnReturn) for that reason.
+/// A transaction that a borrower left open is rolled back when its connection is returned; the
+/// connection tells whether there is one, so this costs nothing otherwise. SQLite reports few other
+/// changes by a borrower, and can undo even fewer without closing the connection, so there is no
+/// mode of [`OnReturn`](super::OnReturn). [`discard`](crate::Guard::discard) a connection with a
+/// change that the next borrower must not see.
 ///
-/// | of a borrower | the next one |
+/// | left by a borrower | the next one |
 /// | --- | --- |
 /// | an open transaction, savepoints | does not find it: rolled back |
-/// | a statement or a blob half read | does not find it: it borrows the guard, which cannot go before |
-/// | an interrupt that came when no statement ran | does not meet it |
+/// | a statement or a blob half read | does not find it: it borrows the guard, and so ends before the return |
+/// | an interrupt that came when no statement ran | is not affected |
 /// | pragmas of the connection (`foreign_keys`, `query_only`, `cache_size`), `busy_timeout`, limits | finds them |
 /// | temporary tables, attached databases | finds them |
 /// | functions, collations, hooks, an authorizer, a progress handler | finds them, and they are called |
@@ -103,19 +102,19 @@ enum Database {
     File(PathBuf),
     Memory {
         name: String,
-        /// The database lasts as long as a connection to it, and so as long as this.
+        /// The database exists as long as a connection to it, so this one keeps it.
         anchor: Arc<Mutex<Option<Connection>>>,
     },
 }
 
 impl SqliteDialer {
-    /// Opens the database in a file, which a first connection creates if there is none, or that a URI
-    /// (`file:...`) names.
+    /// Opens the database in a file, given by its path or a URI (`file:...`). The first connection
+    /// creates the file if there is none.
     ///
-    /// A dial fails if that is no file: if SQLite opens a database in memory or a temporary one
-    /// (`:memory:`, an empty path, `mode=memory`), each connection would have a database of its own.
-    /// [`memory`](Self::memory) opens one that all connections share. It also fails if the file may
-    /// not be written and [`read_only`](Self::read_only) was not asked for.
+    /// A dial fails if the path is no file but a database in memory or a temporary one (`:memory:`,
+    /// an empty path, `mode=memory`), because each connection would have a database of its own.
+    /// [`memory`](Self::memory) opens one that all connections share. A dial also fails if the file
+    /// may not be written and [`read_only`](Self::read_only) is not set.
     ///
     /// # Examples
     ///
@@ -125,10 +124,11 @@ impl SqliteDialer {
         Self::with_database(Database::File(path.into()))
     }
 
-    /// Opens a database in memory, of this dialer and its clones, and lasting as long as any of
-    /// these: all connections of a pool, or of several, see the same. Needs SQLite 3.36.
+    /// Opens a database in memory that belongs to this dialer and its clones, and exists as long as
+    /// any of them: all connections of a pool, or of several, see the same. Needs SQLite 3.36.
     ///
-    /// From the first dial on it keeps a connection of its own, beyond those of the pool.
+    /// From the first dial on the dialer keeps one connection of its own, in addition to those of
+    /// the pool.
     ///
     /// # Examples
     ///
@@ -145,7 +145,7 @@ impl SqliteDialer {
     #[must_use]
     pub fn memory() -> Self {
         static DATABASES: AtomicU64 = AtomicU64::new(0);
-        // Where a name begins with a slash, connections of the process share what it names.
+        // Connections of the process share a database whose name begins with a slash.
         let name = format!("file:/latebind-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
         Self::with_database(Database::Memory { name, anchor: Arc::default() })
     }
@@ -158,8 +158,8 @@ impl SqliteDialer {
 
     /// Whether connections only read. Defaults to `false`.
     ///
-    /// The file must exist then, or a dial fails: a pool that only reads waits for one that writes to
-    /// have made it, by [`warm_up(1)`](crate::Pool::warm_up), say.
+    /// Then the file must exist, or a dial fails. A program can make sure of that by a
+    /// [`warm_up(1)`](crate::Pool::warm_up) of the pool that writes.
     ///
     /// # Examples
     ///
@@ -170,11 +170,11 @@ impl SqliteDialer {
         self
     }
 
-    /// Whether the database keeps a write-ahead log: readers and the writer do not wait for each
-    /// other then.
+    /// Whether the database uses a write-ahead log: then readers and the writer do not wait for
+    /// each other.
     ///
-    /// The file remembers it. Nothing is changed about one that has a log already, by a connection
-    /// that only reads, or in memory. Defaults to `false`, which leaves the file as it is.
+    /// The file remembers it. `true` has no effect on a file that has a log already, on connections
+    /// that only read, or in memory. Defaults to `false`, which leaves the file as it is.
     ///
     /// # Examples
     ///
@@ -185,10 +185,10 @@ impl SqliteDialer {
         self
     }
 
-    /// How long a statement tries again while another connection has the database locked.
+    /// How long a statement retries while another connection has the database locked.
     ///
-    /// Then it fails with `SQLITE_BUSY`; with zero, at once. Rounded down to milliseconds, 24 days at
-    /// most. Defaults to 5 s, as `rusqlite` has it.
+    /// After that it fails with `SQLITE_BUSY`; with zero, at once. Rounded down to milliseconds, at
+    /// most 24 days. Defaults to 5 s, as in `rusqlite`.
     ///
     /// # Examples
     ///
@@ -205,9 +205,9 @@ impl SqliteDialer {
         self
     }
 
-    /// What is done with each connection before it is lent for the first time: pragmas, functions.
+    /// A function that prepares each connection before it is first lent: pragmas, functions.
     ///
-    /// An error fails the dial. Setting another replaces it; nothing is done by default.
+    /// An error fails the dial. Setting another replaces it; none by default.
     ///
     /// # Examples
     ///
@@ -228,7 +228,7 @@ impl SqliteDialer {
     }
 
     fn open(&self) -> Result<Connection> {
-        // A guard is used by one thread at a time, so SQLite need not see to that.
+        // One thread at a time uses a guard, so SQLite need not lock.
         let reads = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let writes = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_CREATE
@@ -247,15 +247,15 @@ impl SqliteDialer {
                     }
                 }
                 let connection = open()?;
-                // Such a database lies in no file that could be opened for reading only.
+                // A database in memory cannot be opened for reading only.
                 connection.pragma_update(None, "query_only", self.read_only)?;
                 Ok(connection)
             }
         }
     }
 
-    /// Opens a file, and notes which it is. It may be replaced at any moment, so it is the one that is
-    /// there before and after.
+    /// Opens a file, and records its identity. The file may be replaced at any moment, so the
+    /// identity must be the same before and after the open.
     fn open_file(&self, path: &Path, flags: OpenFlags) -> Result<Connection> {
         let mut before = FileId::of(path);
         loop {
@@ -264,11 +264,11 @@ impl SqliteDialer {
             let Some(name) = connection.path().filter(|name| !name.is_empty()) else {
                 return match path.to_str() {
                     Some(_) => Err(self.no_file(path)),
-                    None => Ok(connection), // Its name is not text, so that the client says nothing.
+                    None => Ok(connection), // Its name is not UTF-8, so the client does not give it.
                 };
             };
             if !self.read_only && connection.is_readonly("main")? {
-                return Err(self.may_not_be_written(path));
+                return Err(self.not_writable(path));
             }
             let after = FileId::of(resolve(path, name));
             if before == after {
@@ -292,7 +292,7 @@ impl SqliteDialer {
         set_busy_timeout(connection, self.busy_timeout)
     }
 
-    /// Fails if the file is not the one any more that the connection has opened.
+    /// Fails if the path no longer leads to the file that the connection has opened.
     fn look(&self, connection: &Connection) -> Result<()> {
         let (Database::File(path), Some(name)) = (&self.database, connection.path()) else {
             return Ok(());
@@ -310,18 +310,18 @@ impl SqliteDialer {
     }
 }
 
-/// The errors of a dial, with what to do. None shows what comes after the path in a URI: some
-/// builds of SQLite take a key there.
+/// The errors of a dial, with advice. None shows the parameters of a URI, because some builds of
+/// SQLite take a key there.
 impl SqliteDialer {
     fn explained(&self, error: Error, path: &Path) -> Error {
         let shown = shown(path);
         let Error::SqliteFailure(code, told) = error else { return error };
         let is_missing = || matches!(path.try_exists(), Ok(false)) && !is_uri(path);
         if self.read_only && code.code == ErrorCode::CannotOpen && is_missing() {
-            let advice = "a connection that only reads makes no file; dial one that writes first";
+            let advice = "a read-only connection creates no file; open one that writes first";
             return Error::SqliteFailure(code, Some(format!("there is no file {shown}: {advice}")));
         }
-        // SQLite quotes of a URI what it does not understand.
+        // SQLite quotes the parts of a URI that it does not understand.
         let told = if shown == path.to_string_lossy() {
             told
         } else {
@@ -336,23 +336,24 @@ impl SqliteDialer {
         failure(ffi::SQLITE_MISUSE, format!("\"{}\" {text}", shown(path)))
     }
 
-    fn may_not_be_written(&self, path: &Path) -> Error {
-        let text = "may not be written: have it be so, or use read_only(true)";
+    fn not_writable(&self, path: &Path) -> Error {
+        let text = "may not be written: make it writable, or use read_only(true)";
         failure(ffi::SQLITE_READONLY, format!("{} {text}", shown(path)))
     }
 }
 
-/// Which files the open connections of a dialer and its clones have opened.
+/// The files that the connections of a dialer and its clones have opened.
 ///
-/// A guard is the client's connection, with no room for more. So a file is found by where SQLite keeps
-/// its name, which is a place of the connection's own for as long as it is open. The entry of a
-/// connection that was detached stays until another connection has that place.
+/// A guard is the client's connection, with no room for more data. So the key is the address at
+/// which SQLite keeps the file's name, which is unique to the connection while it is open. The
+/// entry of a detached connection stays until another connection has that address.
 #[derive(Default)]
 struct Opened {
     files: Mutex<HashMap<usize, FileId>>,
-    /// When the latest look was, on the coarse clock, in nanoseconds.
+    /// When the file was last tested, on the coarse clock, in nanoseconds.
     looked_at: AtomicU64,
-    /// Whether a file was ever replaced. Then each return looks: others may have opened it too.
+    /// Whether a file was ever replaced. Then each return tests, because others may have opened it
+    /// too.
     has_moved: AtomicBool,
 }
 
@@ -371,12 +372,12 @@ impl Opened {
     }
 }
 
-/// Where SQLite keeps the name of an open file.
+/// The address at which SQLite keeps the name of an open file.
 fn key(name: &str) -> usize {
     name.as_ptr().addr()
 }
 
-/// The path that a dial opens: as given, so that a link is followed to where it leads now.
+/// The path that a dial opens: as given, so that a symbolic link is followed to its current target.
 fn resolve<'a>(path: &'a Path, name: &'a str) -> &'a Path {
     if is_uri(path) { Path::new(name) } else { path }
 }
@@ -385,7 +386,7 @@ fn is_uri(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.starts_with("file:"))
 }
 
-/// A path as it may be shown: of a URI, what comes before its parameters.
+/// A path as it may be shown: a URI without its parameters.
 fn shown(path: &Path) -> String {
     let path_shown = path.display().to_string();
     match path_shown.split_once('?') {
@@ -398,8 +399,8 @@ fn failure(code: i32, message: String) -> Error {
     Error::SqliteFailure(ffi::Error::new(code), Some(message))
 }
 
-/// What tells a file from another that has its path later. Nothing does on systems that let no file
-/// be removed while it is open.
+/// Identifies a file, to tell it from another that has the same path later. Empty on systems on
+/// which an open file cannot be removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct FileId {
     device: u64,
@@ -435,8 +436,8 @@ impl Dialer for SqliteDialer {
         }
     }
 
-    /// A file that is none, or no database, or may not be written, stays so until somebody changes
-    /// something.
+    /// Whether the path is no file or no database, or the file may not be written: none of these
+    /// ends by itself.
     fn is_permanent(&self, error: &Error) -> bool {
         matches!(
             error.sqlite_error_code(),
@@ -444,7 +445,7 @@ impl Dialer for SqliteDialer {
         )
     }
 
-    /// SQLite knows of no fault without asking the disk.
+    /// SQLite can detect no fault without reading the disk.
     fn is_broken(&self, _: &mut Connection) -> bool {
         false
     }
@@ -454,7 +455,7 @@ impl Dialer for SqliteDialer {
         self.look(connection)
     }
 
-    /// Whether a transaction is open, or a look at the file is due.
+    /// Whether a transaction is open, or a test of the file is due.
     fn needs_reset(&self, connection: &mut Connection) -> bool {
         !connection.is_autocommit()
             || (matches!(self.database, Database::File(_)) && self.opened.is_look_due())
@@ -480,19 +481,19 @@ impl Dialer for SqliteDialer {
         Some(AbortHandle::new(move || handle.interrupt()))
     }
 
-    /// The close of a last connection, which brings the log of writes into the file. A check asks the
-    /// system about a path, which is quicker than another thread is found.
+    /// A close may block, because the last connection's close writes the write-ahead log into the
+    /// file. A check only asks the system about a path, which is quicker than a change of threads.
     fn blocking(&self) -> Blocking {
         Blocking::default().check(false).close(true)
     }
 }
 
-/// Has the file begin a write-ahead log, unless it has one.
+/// Switches the file to a write-ahead log, unless it has one.
 fn begin_log(connection: &Connection, deadline: Instant) -> Result<()> {
     loop {
         match connection.pragma_update(None, "journal_mode", "WAL") {
-            // Of several who want it at once, SQLite lets one wait for the other and fails the rest
-            // at once, whatever their patience.
+            // If several connections want it at once, SQLite lets one wait for another and fails the
+            // others at once, whatever their busy timeout.
             Err(error)
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
                     && Instant::now() < deadline =>
@@ -504,7 +505,7 @@ fn begin_log(connection: &Connection, deadline: Instant) -> Result<()> {
     }
 }
 
-/// SQLite has milliseconds in 31 bits, and `rusqlite` panics beyond.
+/// SQLite keeps milliseconds in 31 bits, and `rusqlite` panics beyond that.
 fn set_busy_timeout(connection: &Connection, limit: Duration) -> Result<()> {
     connection.busy_timeout(limit.min(Duration::from_millis(i32::MAX as u64)))
 }
