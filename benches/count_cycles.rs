@@ -1,4 +1,4 @@
-//! Checks a connection out and in, as often as it is told to, for `instructions` to count.
+//! Checks a connection out and in as many times as its argument says, for `instructions` to count.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use latebind::Pool;
 use support::Pause;
 
-/// Never part of its caller, so that the count does not follow what the caller looks like.
+/// Never inlined, so that the count does not depend on the caller.
 #[inline(never)]
 fn cycle(pool: &Pool<Pause>) {
     let connection = pool.get().expect("ten are idle");

@@ -1,7 +1,7 @@
-//! Lends connections in several ways, as often as it is told to, for `instructions` to count.
-//!
-//! They are in one program, where the code of a loan has several callers, as it has in a real one.
-//! In `count_cycles` it has one, becomes a part of it, and is some fifty instructions shorter.
+//! Lends connections in several ways, as many times as its argument says, for `instructions` to
+//! count. All ways are in one program, so that the code of a loan has several callers, as in a real
+//! one. In `count_cycles` it has one caller, is inlined there, and is some fifty instructions
+//! shorter.
 
 mod support;
 
@@ -35,18 +35,19 @@ fn full<P: Peer>(connections: u32) -> P {
     P::open(connections, connections, Duration::ZERO)
 }
 
-/// One thread, and nobody else.
+/// One thread alone.
 fn alone<P: Peer>(pool: &P, times: u32) {
     for _ in 0..times {
         cycle(pool);
     }
 }
 
-/// Sixteen threads. Whoever has a connection lets the others run, so that most of them must wait.
+/// Sixteen threads. The holder of a connection yields to the others, so that most of them must
+/// wait.
 fn contended<P: Peer>(pool: &P, times: u32) {
     const THREADS: usize = 16;
     let start = Barrier::new(THREADS);
-    // Shared, so that all of them are there until the last.
+    // Shared, so that all threads take part until the last loan.
     let left = AtomicU32::new(times);
     let thread = || {
         start.wait();
@@ -61,7 +62,7 @@ fn contended<P: Peer>(pool: &P, times: u32) {
     });
 }
 
-/// Never part of its caller, so that the count does not follow what the caller looks like.
+/// Never inlined, so that the count does not depend on the caller.
 #[inline(never)]
 fn cycle<P: Peer>(pool: &P) {
     let connection = pool.get();

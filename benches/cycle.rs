@@ -1,4 +1,4 @@
-//! What a checkout and its return cost: one thread, ten idle connections, nobody else.
+//! The cost of a checkout and its return: one thread, ten idle connections.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn cycle<D: Dials>(criterion: &mut Criterion, name: &str) {
     let latebind = <Pool<D> as Peer>::open(CONNECTIONS, CONNECTIONS, Duration::ZERO);
     let r2d2 = <r2d2::Pool<D> as Peer>::open(CONNECTIONS, CONNECTIONS, Duration::ZERO);
     group.bench_function("latebind", |bencher| bencher.iter(|| drop(black_box(latebind.get()))));
-    // As r2d2's guards all are: free to go anywhere.
+    // All of r2d2's guards are owned.
     group.bench_function("latebind owned", |bencher| {
         bencher.iter(|| drop(black_box(latebind.get_owned())));
     });

@@ -17,13 +17,13 @@ const CALLERS: u32 = 50;
 const IDLE: u32 = 5;
 const DIAL: Duration = Duration::from_millis(150);
 
-/// For how long connections are counted: r2d2 has opened its last after 15 dials.
+/// How long connections are counted: r2d2 opens its last after the time of 15 dials.
 const WATCHED: Duration = Duration::from_millis(2_500);
 
 struct Scenario {
     file: &'static str,
     title: &'static str,
-    /// How long a caller keeps its connection; `None` is until everybody has one.
+    /// How long a caller keeps its connection; `None` is until all callers have one.
     hold: Option<Duration>,
 }
 
@@ -40,7 +40,7 @@ const SCENARIOS: [Scenario; 2] = [
     },
 ];
 
-/// What one pool did.
+/// The result of one pool.
 struct Run {
     name: &'static str,
     /// How long each caller waited, the shortest first.
@@ -86,7 +86,8 @@ fn run<P: Peer>(scenario: &Scenario) -> Run {
     })
 }
 
-/// Every change in the number of connections, to the millisecond, and the last number at the end.
+/// Records every change in the number of connections, to the millisecond, and the last number at
+/// the end.
 fn watch<P: Peer>(pool: &P) -> Vec<(f64, u32)> {
     let began = Instant::now();
     let mut opened = vec![(0.0, pool.opened())];
@@ -107,8 +108,8 @@ fn in_words(run: &Run) -> String {
     format!("{}: last served after {last_ms:.0} ms, {opened} open in the end", run.name)
 }
 
-// The drawing. Its colours are told apart by those who see no red or no green, and one is dashed,
-// as the lines may lie on each other. It has a ground of its own, for pages light and dark.
+// The drawing. Colour-blind readers can tell its colours apart, and one line is dashed because the
+// lines may overlap. It has a background of its own, for light and dark pages.
 
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 330.0;
@@ -120,14 +121,14 @@ const STROKES: [&str; 2] = [
     r##"stroke="#c2500a" stroke-width="2" stroke-dasharray="7 4""##,
 ];
 
-/// From 0 to `most`, with a mark at every `step`.
+/// An axis from 0 to `most`, with a mark at every `step`.
 struct Axis {
     most: f64,
     step: f64,
 }
 
 impl Axis {
-    /// The shortest with round marks, five at most, that reaches `value`.
+    /// The shortest axis that reaches `value` with at most five round marks.
     fn to(value: f64) -> Self {
         let magnitude = 10_f64.powf((value / 5.0).log10().floor());
         let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * magnitude);
@@ -264,7 +265,7 @@ impl Panel {
     }
 }
 
-/// A number stays what it was until it changes: the corners of that line.
+/// The corners of a line that stays level until the number changes.
 fn stairs(changes: &[(f64, u32)]) -> Vec<(f64, f64)> {
     let mut corners = Vec::new();
     let mut before = None;

@@ -1,6 +1,5 @@
-//! Connections of many keys: what a key costs, and how many of them.
-//!
-//! Beside it, what programs make do with today: a map of r2d2 pools behind a lock.
+//! Connections of many keys: the cost of one key, and of many. Compared with the usual substitute,
+//! a map of r2d2 pools behind a lock.
 
 mod support;
 
@@ -16,7 +15,7 @@ use scheduled_thread_pool::ScheduledThreadPool;
 
 use crate::support::{Pause, Start, announce, heading, is_measuring, is_named, is_wanted, row};
 
-/// As an HTTP client's might be.
+/// A key as in an HTTP client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     host: String,
@@ -30,7 +29,7 @@ fn key(nth: usize) -> Key {
 
 /// Pools found by key.
 trait Keyed: Sync {
-    /// With that many connections to each key at rest.
+    /// Opens a pool with `each` idle connections for each key.
     fn open(keys: &[Key], each: u32, by: By) -> Self;
 
     fn cycle(&self, key: &Key);
@@ -43,7 +42,7 @@ impl Keyed for KeyedPool<Key, Pause> {
         let builder = builder.max_open(each).max_open_total(total);
         let builder = match by {
             By::Itself => builder,
-            // Nearer than the coarse clock can tell.
+            // Too short for the coarse clock.
             By::PreciseClock => builder.check_after(Duration::from_millis(40)),
         };
         let pool = builder.build().expect("it is sound");
@@ -94,20 +93,20 @@ impl Keyed for Map {
     }
 }
 
-/// Which way checkouts go.
+/// Whether checkouts take the lock.
 #[derive(Clone, Copy)]
 enum By {
     Itself,
-    /// Always by the lock: of r2d2, as ever.
+    /// A `check_after` below 50 ms, for which each loan reads the precise clock. r2d2 is unchanged.
     PreciseClock,
 }
 
-/// Which keys a thread goes round.
+/// Which keys a thread uses in turn.
 #[derive(Clone, Copy)]
 enum Round {
-    /// All threads the same.
+    /// All threads use the same keys.
     Shared,
-    /// Each thread keys of its own.
+    /// Each thread has keys of its own.
     Own,
 }
 
@@ -156,7 +155,7 @@ fn main() {
     if is_wanted("keys one after the other") {
         one_after_the_other(if is_measuring() { 1_000_000 } else { 10_000 });
     }
-    // Some eight minutes, so only by its name.
+    // Takes some eight minutes, so it runs only if named.
     if is_named("ten million keys") {
         one_after_the_other(10_000_000);
     }
@@ -214,7 +213,7 @@ fn one_after_the_other(keys: usize) {
     println!("  resident after each tenth, kB: {resident:?}");
 }
 
-/// What of this process is in memory, where the system says.
+/// The resident memory of this process, if the system tells.
 fn resident_kb() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,5 +1,5 @@
-//! Callers who must wait: a thousand threads on ten connections, and a polite thread beside a greedy
-//! one.
+//! Callers that must wait: a thousand threads on ten connections, and a polite thread beside a
+//! greedy one.
 
 #[path = "support/peers.rs"]
 mod peers;
@@ -18,17 +18,17 @@ use crate::support::{
     Pause, Peer, Start, announce, heading_of, is_measuring, is_wanted, rounds, row_of,
 };
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Clone, Copy, Default)]
 struct Outcome {
     wait_p50_ms: f64,
     wait_p99_ms: f64,
     longest_wait_ms: f64,
-    /// What each would wait in strict order, where as many are served in the time.
+    /// How long each caller would wait in strict order, with as many served in the same time.
     strict_wait_ms: f64,
-    /// The share of the time for which the connections were held.
+    /// The fraction of the time for which the connections were held.
     use_of_connections: f64,
-    /// Checkouts of the thread that had the fewest, as a share of the one that had the most.
+    /// Checkouts of the thread with the fewest, as a fraction of those of the thread with the most.
     evenness: f64,
     switches_per_op: f64,
     cpu_us_per_op: f64,
@@ -112,7 +112,7 @@ fn crowd<P: Peer>(pool: &P, threads: usize, time: Duration) -> Outcome {
     thread::scope(|scope| {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
         let begun = start.give();
-        // What counting the changes takes is not among what is counted.
+        // Read outside the timed part, because reading them changes threads and takes time.
         let (switches_before, cpu_before) = (switches(), cpu_ms());
         thread::sleep(time);
         let cpu = cpu_ms() - cpu_before;
@@ -120,14 +120,15 @@ fn crowd<P: Peer>(pool: &P, threads: usize, time: Duration) -> Outcome {
         over.store(true, Relaxed);
         let results: Vec<_> =
             running.into_iter().map(|thread| thread.join().expect("no thread panics")).collect();
-        // Those who wait at the end are served after it.
+        // Taken before the joins, because threads that still wait are served after the end.
         let elapsed = begun.elapsed();
         let served = || results.iter().map(|(waits, _)| waits.len());
         let held: Duration = results.iter().map(|(_, held)| *held).sum();
         let all: Vec<_> = results.iter().flat_map(|(waits, _)| waits.iter().copied()).collect();
         let each = elapsed.as_secs_f64() / all.len() as f64;
         let in_time = time.as_secs_f64() / each;
-        // While one waits, all others are served, but for those who have a connection already.
+        // While one thread waits, all others are served, except those that hold a connection
+        // already.
         let between = held.as_secs_f64() / all.len() as f64;
         Outcome {
             strict_wait_ms: (threads as f64 * each - between) * 1e3,
@@ -180,7 +181,7 @@ fn waits(mut all: Vec<Duration>) -> Outcome {
     }
 }
 
-/// Changes of threads that this process has seen so far, as Linux counts them; elsewhere none.
+/// The number of context switches of this process so far, from Linux; 0 elsewhere.
 fn switches() -> u64 {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else { return 0 };
     let of = |task: fs::DirEntry| {
@@ -191,10 +192,10 @@ fn switches() -> u64 {
     tasks.flatten().map(of).sum()
 }
 
-/// Processor time of this process so far, in steps of 10 ms, as Linux counts it; elsewhere none.
+/// The processor time of this process so far, in steps of 10 ms, from Linux; 0 elsewhere.
 fn cpu_ms() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // After its name, which may have blanks: as a program and within the system.
+    // The fields after the name, which may have blanks: user time and system time.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() * 10.0
 }

@@ -1,4 +1,4 @@
-//! Weighs a pool at rest: its bytes on the heap, what each connection adds, and its threads.
+//! Measures an idle pool: its bytes on the heap, those of each connection, and its threads.
 
 #[path = "../tests/counting/mod.rs"]
 mod counting;
@@ -13,13 +13,13 @@ use latebind::{KeyedPool, Pool};
 use crate::counting::live_bytes;
 use crate::support::{Pause, Peer};
 
-/// How long a pool is left alone before it is weighed: its threads may leave by then.
+/// How long a pool is left alone before it is measured, so that its idle threads end.
 const REST: Duration = Duration::from_secs(6);
 
 const FEW: u32 = 10;
 const MANY: u32 = 1_000;
 
-/// What one pool holds that was not there before it.
+/// The heap memory and threads that one pool adds.
 struct Weight {
     bytes: usize,
     threads: Option<usize>,
@@ -47,7 +47,7 @@ fn print_keyed() {
 }
 
 fn print<P: Peer>() {
-    weigh::<P>(MANY); // What a process allocates once is nobody's weight.
+    weigh::<P>(MANY); // Allocates what a process allocates once, so that it is not counted.
     let (few, many) = (weigh::<P>(FEW), weigh::<P>(MANY));
     let each = (many.bytes as f64 - few.bytes as f64) / f64::from(MANY - FEW);
     let threads = few.threads.map_or("not known".to_owned(), |threads| threads.to_string());
@@ -64,11 +64,11 @@ fn weigh<P: Peer>(connections: u32) -> Weight {
         threads: running().zip(threads).map(|(now, before)| now.saturating_sub(before)),
     };
     drop(pool);
-    thread::sleep(REST); // So that none of it is left when the next is weighed.
+    thread::sleep(REST); // So that nothing of this pool is left when the next is measured.
     weight
 }
 
-/// The threads of this process, where the system says.
+/// The number of threads of this process, if the system tells.
 fn running() -> Option<usize> {
     fs::read_dir("/proc/self/task").ok().map(Iterator::count)
 }

@@ -1,4 +1,5 @@
-//! How long callers wait when a dial takes 150 ms: many at once, and many who keep what they get.
+//! How long callers wait when a dial takes 150 ms: many at once, and many that keep their
+//! connections.
 
 mod support;
 
@@ -18,20 +19,20 @@ const CALLERS: u32 = 50;
 const IDLE: u32 = 5;
 const DIAL: Duration = Duration::from_millis(150);
 
-/// For how long the number of connections must be the same to be taken for final.
+/// How long the number of connections must stay the same to count as final.
 const QUIET: Duration = Duration::from_millis(400);
 
-/// What one run came to.
+/// The result of one run.
 struct Outcome {
     half_served_ms: f64,
     last_served_ms: f64,
     opened: f64,
 }
 
-/// Dials in no time, until `IDLE` connections are open.
+/// Dials in no time until `IDLE` connections are open, and slowly after that.
 struct Slowed(Pause);
 
-/// Dials of `Slowed` that have begun, in this run.
+/// The number of dials that `Slowed` has begun in this run.
 static SLOWED_DIALS: AtomicU32 = AtomicU32::new(0);
 
 impl Slowed {
@@ -139,14 +140,14 @@ fn print(name: &str, outcomes: &[(Outcome, Outcome)]) {
     row("open in the end", "connections", &pick(|outcome| outcome.opened));
 }
 
-/// The spike where the connections were opened when that took no time, and how many dials it took.
+/// A spike on connections that were opened when a dial took no time, and how many dials it took.
 fn changed<P: Peer>() -> (Outcome, f64) {
     let outcome = run::<P>(IDLE, false);
     (outcome, f64::from(SLOWED_DIALS.load(Relaxed) - IDLE))
 }
 
-/// Four callers take turns with four connections, half of the time; then twenty come at once. When
-/// the last of the twenty is served, in milliseconds, and how many connections are open then.
+/// Four callers use four connections for half of the time; then twenty more come at once. Returns
+/// when the last of the twenty is served, in milliseconds, and how many connections are open then.
 fn burst<P: Peer>() -> (f64, f64) {
     const BUSY: u32 = 4;
     const BURST: usize = 20;
@@ -184,7 +185,7 @@ fn burst<P: Peer>() -> (f64, f64) {
     (last, f64::from(opened_in_the_end(&pool)))
 }
 
-/// How long a caller waits, in milliseconds, from when the only connection is discarded.
+/// How long a caller waits, in milliseconds, after the only connection was discarded.
 fn broken_return() -> f64 {
     let pool = <Pool<Pause> as Peer>::open(1, 1, Duration::from_millis(10));
     let held = pool.get().expect("one is idle");

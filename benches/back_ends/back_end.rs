@@ -1,4 +1,4 @@
-//! What a kind of server must tell for the same load to run on it.
+//! `BackEnd`: what the load needs to know of a kind of server.
 
 use std::error::Error;
 
@@ -18,21 +18,21 @@ pub(crate) struct Work<C> {
 pub(crate) trait BackEnd: Send + Sync + Sized {
     const NAME: &'static str;
 
-    /// What is done as often as possible.
+    /// The works of the throughput tables.
     const WORKS: &'static [Work<Self::Client>];
 
-    /// Some milliseconds in which nobody computes, if the server has such a thing.
+    /// A work that takes some milliseconds without computing, if the server has one.
     const PAUSE: Option<Work<Self::Client>>;
 
     type Client: 'static;
 
-    /// `None`, after it has been said aloud, if there is no such server here.
+    /// Prints a line and returns `None` if this machine has no such server.
     fn start() -> Option<Self>;
 
-    /// With `idle` of at most `max_open` connections at rest.
+    /// Opens a pool of at most `max_open` connections, `idle` of which are idle.
     fn pool(&self, contender: Contender, max_open: u32, idle: u32) -> Box<dyn Peer<Self::Client>>;
 
-    /// How many connections of pools it has let in since it started.
+    /// How many connections of pools the server has accepted since it started.
     fn let_in(&self) -> u64;
 
     fn server(&mut self) -> &mut Server;

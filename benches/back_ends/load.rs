@@ -1,4 +1,4 @@
-//! Threads that work as fast as they are answered, and callers who all come at once.
+//! Threads that work as fast as they are answered, and callers that all come at once.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -11,7 +11,7 @@ use crate::back_end::{BackEnd, Work};
 use crate::peer::{Contender, Peer, us_since};
 use crate::support::{Numbers, Start, is_wanted};
 
-/// One kind of work under one line-up, and what became of each contender.
+/// One kind of work with one number of threads and connections, and the outcome of each contender.
 pub(crate) struct Row {
     pub(crate) work: &'static str,
     pub(crate) threads: usize,
@@ -21,21 +21,21 @@ pub(crate) struct Row {
 
 pub(crate) struct Outcome {
     pub(crate) samples: Vec<Sample>,
-    /// As the server counts, from the making of the pool on.
+    /// Counted by the server, from the opening of the pool on.
     pub(crate) opened: u64,
 }
 
-/// What one round came to.
+/// The result of one round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) per_second: f64,
-    /// The 99th percentile of the times from the wish for a connection to its return.
+    /// The 99th percentile of the times from asking for a connection to its return.
     pub(crate) p99_us: f64,
 }
 
 const LINE_UPS: [(usize, u32); 3] = [(1, 1), (8, 8), (32, 8)];
 
-/// All that is done as fast as possible.
+/// Runs all works of the throughput tables.
 pub(crate) fn rows<B: BackEnd>(back_end: &B, plan: &Plan) -> Vec<Row> {
     let wanted = B::WORKS.iter().filter(|work| is_wanted(work.name));
     let runtime =
@@ -51,7 +51,7 @@ pub(crate) fn rows<B: BackEnd>(back_end: &B, plan: &Plan) -> Vec<Row> {
     .collect()
 }
 
-/// Has the contenders take turns in each round. Says what each round came to, and how many
+/// Lets the contenders take turns in each round. Returns the result of each round, and how many
 /// connections were opened in all.
 fn run_by_turns<B: BackEnd, T>(
     back_end: &B,
@@ -85,7 +85,7 @@ fn sample<C>(
 ) -> Sample {
     let (start, is_over) = (&Start::of(threads), &AtomicBool::new(false));
     let work_on = move |nth: usize| {
-        // As tokio has its threads do that `spawn_blocking` uses.
+        // Enters the runtime, as tokio's threads of `spawn_blocking` do.
         let _entered = runtime.map(Runtime::enter);
         let mut numbers = Numbers::new(nth as u64 + 1);
         let mut times = Vec::with_capacity(1 << 16);
@@ -116,25 +116,25 @@ fn do_once<C>(pool: &dyn Peer<C>, work: &Work<C>, numbers: &mut Numbers) {
     assert!(is_lent, "the server is well, and 30 s are enough");
 }
 
-/// Callers who come at the same time, where some connections are open and many more may be.
+/// Callers that come at the same time, with some connections open and many more allowed.
 pub(crate) struct Spike {
     pub(crate) work: &'static str,
     pub(crate) outcomes: Vec<Vec<Burst>>,
 }
 
-/// One of them.
+/// The result of one spike.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Burst {
     /// When the last caller was done.
     pub(crate) last_us: f64,
-    /// Beyond those that were open before.
+    /// In addition to those that were open before.
     pub(crate) opened: u64,
 }
 
 pub(crate) const CALLERS: u32 = 64;
 pub(crate) const IDLE: u32 = 4;
 
-/// How long a pool may go on opening connections that nobody needs any more.
+/// How long a pool may go on opening connections that are no longer needed.
 const AFTERMATH: Duration = Duration::from_millis(500);
 
 pub(crate) fn spikes<B: BackEnd>(back_end: &B, plan: &Plan) -> Option<Spike> {

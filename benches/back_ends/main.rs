@@ -5,9 +5,7 @@
 //! cargo run --release -p back-ends -- --short # to see that all of it runs
 //! cargo run --release -p back-ends -- --async # as in `spawn_blocking`
 //! ```
-//!
-//! Words choose what is done: a part of the name of a work, `spike`, `outage`.
-//!
+//! Words on the command line select what runs: a part of the name of a work, `spike`, `outage`.
 //! Ends with an error if a target is missed.
 
 mod back_end;
@@ -31,23 +29,23 @@ use crate::back_end::BackEnd;
 use crate::on_postgres::OnPostgres;
 use crate::on_redis::OnRedis;
 
-/// How long everything takes, and what is judged.
+/// How long everything takes, and the targets.
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
     pub(crate) round: Duration,
     pub(crate) spikes: usize,
     pub(crate) outages: &'static [Duration],
-    /// What latebind must at least do, as a part of what r2d2 does in the same time.
+    /// The least throughput of latebind, as a fraction of r2d2's.
     pub(crate) least_speed: f64,
-    /// What the slowest request in a hundred may take, as a multiple of r2d2's.
+    /// The most time for the slowest request in a hundred, as a multiple of r2d2's.
     pub(crate) most_delay: Option<f64>,
-    /// From the server's return to the answer that the last of the callers has.
+    /// The most time from the server's return until the last caller has an answer.
     pub(crate) most_recovery: Duration,
-    /// Whether those who work belong to an async program, by its `spawn_blocking`.
+    /// Whether the threads belong to an async program, as those of `spawn_blocking`.
     pub(crate) is_async: bool,
 }
 
-/// What is 3 % slower counts as equal, and 10 % for one request in a hundred.
+/// 3 % slower counts as equal, and 10 % for the slowest request in a hundred.
 const FULL: Plan = Plan {
     rounds: 15,
     round: Duration::from_millis(400),
@@ -85,7 +83,8 @@ fn main() -> ExitCode {
     if is_reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Says whether all targets were reached; a server that is not to be had has said so.
+/// Returns whether all targets were reached; a server that is not installed counts as reached, and
+/// has printed a line.
 fn side_by_side<B: BackEnd>(plan: &Plan) -> bool {
     let Some(back_end) = B::start() else { return true };
     println!("\n## {}", B::NAME);

@@ -15,10 +15,10 @@ use crate::support::Numbers;
 
 pub(crate) struct OnPostgres(Postgres);
 
-/// Tens of tellers and tens of thousands of accounts belong to each.
+/// Each has 10 tellers and 10,000 accounts.
 const BRANCHES: i32 = 10;
 
-/// By which connections of pools are told from others.
+/// The application name of pools' connections, to tell them from others.
 const NAME: &str = "pool";
 
 impl BackEnd for OnPostgres {
@@ -46,7 +46,7 @@ impl BackEnd for OnPostgres {
              VACUUM ANALYZE"
         );
         let mut client = server.client();
-        // One by one: VACUUM takes no company.
+        // One by one, because VACUUM must be a statement of its own.
         fill.split(';').try_for_each(|step| client.batch_execute(step)).expect("it is sound");
         Some(Self(server))
     }
@@ -64,7 +64,7 @@ impl BackEnd for OnPostgres {
         }
     }
 
-    /// By its log, in which a connection has the name of its application.
+    /// Counted in its log, in which a connection has the name of its application.
     fn let_in(&self) -> u64 {
         let story = self.0.story();
         let life = story.rsplit("starting PostgreSQL").next().unwrap_or_default();

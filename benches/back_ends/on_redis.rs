@@ -1,4 +1,4 @@
-//! Redis, with a value to be read and written and a transfer between two.
+//! Redis: a read of a value, and a transfer between two.
 
 use latebind::drivers::{OnReturn, RedisDialer};
 use redis::{Commands, Connection};
@@ -21,7 +21,7 @@ impl BackEnd for OnRedis {
         Work { name: "transfer (MULTI, 2 INCRBY, EXEC)", run: transfer },
     ];
 
-    /// It does one thing at a time.
+    /// None, because Redis runs one command at a time.
     const PAUSE: Option<Work<Connection>> = None;
 
     type Client = Connection;
@@ -41,7 +41,7 @@ impl BackEnd for OnRedis {
         }
     }
 
-    /// By its log. Whoever starts it has knocked once.
+    /// Counted in its log, less the one connection of the code that starts it.
     fn let_in(&self) -> u64 {
         let story = self.0.story();
         let life = story.rsplit("Ready to accept connections").next().unwrap_or_default();

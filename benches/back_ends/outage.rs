@@ -1,4 +1,4 @@
-//! Callers who go on while their server is killed, stays away, and is started again.
+//! Callers that go on while their server is killed, stays away, and is started again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use crate::back_end::{BackEnd, Work};
 use crate::peer::{Contender, Peer};
 use crate::support::{Numbers, is_wanted};
 
-/// An outage, and what became of each contender.
+/// An outage, and the outcome of each contender.
 pub(crate) struct Outage {
     pub(crate) lasted: Duration,
     pub(crate) outcomes: Vec<Recovery>,
@@ -18,28 +18,28 @@ pub(crate) struct Outage {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recovery {
-    /// From the server's return to the first answer that any caller had,
+    /// From the server's return to the first answer of any caller.
     pub(crate) first: Duration,
-    /// and to the moment when each had had one.
+    /// From the server's return until each caller has had an answer.
     pub(crate) all: Duration,
-    /// Calls that were not served, by the pool or by the connection it lent.
+    /// Calls that failed, in the pool or on the connection that it lent.
     pub(crate) failed: u64,
-    /// How many connections the server let in after its return.
+    /// How many connections the server accepted after its return.
     pub(crate) opened: u64,
 }
 
 const CALLERS: u32 = 8;
 
-/// Between two calls of a caller.
+/// The pause between two calls of a caller.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long they work before the server is killed.
+/// How long the callers work before the server is killed.
 const BEFORE: Duration = Duration::from_millis(500);
 
-/// Longer than r2d2 takes.
+/// The most time to wait for a recovery; longer than r2d2 takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// All contenders at the same time, each with a server of its own.
+/// Runs all contenders at the same time, each with a server of its own.
 pub(crate) fn outages<B: BackEnd>(plan: &Plan) -> Vec<Outage> {
     let wanted = plan.outages.iter().filter(|_| is_wanted("outage"));
     wanted
@@ -53,14 +53,14 @@ pub(crate) fn outages<B: BackEnd>(plan: &Plan) -> Vec<Outage> {
         .collect()
 }
 
-/// A caller's latest answer, by when it had it.
+/// The time of a caller's latest answer.
 type Latest = Mutex<Option<Instant>>;
 
 fn run<B: BackEnd>(contender: Contender, lasts: Duration) -> Recovery {
     let mut back_end = B::start().expect("one like it has been started");
     let pool = back_end.pool(contender, CALLERS, CALLERS);
     let (failed, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
-    // The first answers after the server's return; before that, nothing is kept.
+    // Answers are recorded only after the server's return.
     let is_back = AtomicBool::new(false);
     let answers: Vec<Latest> = (0..CALLERS).map(|_| Latest::default()).collect();
     let call_on = |answer: &Latest| {
@@ -81,7 +81,7 @@ fn run<B: BackEnd>(contender: Contender, lasts: Duration) -> Recovery {
         thread::sleep(BEFORE);
         back_end.server().kill();
         thread::sleep(lasts);
-        is_back.store(true, Relaxed); // Nobody is served before it answers.
+        is_back.store(true, Relaxed); // No caller is served before the server answers.
         back_end.server().resume();
         let back = Instant::now();
         while answers.iter().any(|answer| lock(answer).is_none()) && back.elapsed() < PATIENCE {
@@ -89,7 +89,7 @@ fn run<B: BackEnd>(contender: Contender, lasts: Duration) -> Recovery {
         }
         is_over.store(true, Relaxed);
         let taken = |answer: &Latest| {
-            // A caller may have had an answer before this thread had its own.
+            // A caller may get an answer before this thread gets its own.
             lock(answer).map_or(Duration::MAX, |at| at.saturating_duration_since(back))
         };
         let all = answers.iter().map(taken);

@@ -1,4 +1,4 @@
-//! Both pools behind one face.
+//! Both pools behind one trait.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use latebind::Dialer;
 
 /// A pool of connections `C`.
 pub(crate) trait Peer<C>: Send + Sync {
-    /// Lends a connection for that; false if there was none to be had.
+    /// Does `work` with a connection; returns `false` if none was lent.
     fn lend(&self, work: &mut dyn FnMut(&mut C)) -> bool;
 }
 
@@ -25,13 +25,14 @@ impl<M: r2d2::ManageConnection> Peer<M::Connection> for r2d2::Pool<M> {
 /// A pool in one of its configurations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contender {
-    /// As it comes: it asks the server at each return.
+    /// latebind with its defaults: it asks the server at each return.
     Latebind,
-    /// As it comes: it asks the server at each checkout.
+    /// r2d2 with its defaults: it asks the server at each checkout.
     R2d2,
-    /// Never asks at a return, and at a checkout only after half a second at rest.
+    /// latebind with `Keep`: it never asks at a return, and at a checkout only after half a second
+    /// of rest.
     LatebindKeep,
-    /// Never asks.
+    /// r2d2 that never asks.
     R2d2Untested,
 }
 
@@ -49,7 +50,7 @@ impl Contender {
     }
 }
 
-/// latebind's, with `idle` connections at rest.
+/// A pool of latebind with `idle` idle connections.
 pub(crate) fn late<D: Dialer>(dialer: D, max_open: u32, idle: u32) -> Box<dyn Peer<D::Connection>>
 where
     D::Connection: 'static,
@@ -59,7 +60,8 @@ where
     Box::new(pool)
 }
 
-/// r2d2's; it keeps that many idle from then on, where latebind is told nothing of the kind.
+/// A pool of r2d2 with `idle` idle connections. It keeps that many idle from then on; latebind has
+/// no such setting here.
 pub(crate) fn early<M: r2d2::ManageConnection>(
     manager: M,
     is_tested: bool,
@@ -71,7 +73,7 @@ pub(crate) fn early<M: r2d2::ManageConnection>(
     Box::new(pool)
 }
 
-/// The time since then, in microseconds.
+/// The time since `begun`, in microseconds.
 pub(crate) fn us_since(begun: Instant) -> f64 {
     begun.elapsed().as_secs_f64() * 1e6
 }

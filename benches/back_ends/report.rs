@@ -8,11 +8,11 @@ use crate::outage::{Outage, Recovery};
 use crate::peer::Contender;
 use crate::support::{median, short};
 
-/// Who is compared with whom: those who ask the server, and those who do not.
+/// The pairs to compare: those that ask the server, and those that do not.
 const PAIRS: [(Contender, Contender); 2] =
     [(Contender::Latebind, Contender::R2d2), (Contender::LatebindKeep, Contender::R2d2Untested)];
 
-/// Prints one table for each question about the load. Says whether all targets were reached.
+/// Prints one table for each question about the load. Returns whether all targets were reached.
 pub(crate) fn load(rows: &[Row], plan: &Plan) -> bool {
     let (least, most) = (plan.least_speed, plan.most_delay);
     let title = format!("Per second; target: latebind : r2d2 at least {least}");
@@ -56,7 +56,7 @@ fn table(
     are_all_reached
 }
 
-/// What the servers counted.
+/// Prints the numbers that the servers counted.
 fn connections(rows: &[Row]) -> bool {
     println!("\nConnections opened in all of that; target: latebind no more than the limit\n");
     heading("work | threads | limit", "--- | ---: | ---:");
@@ -71,7 +71,7 @@ fn connections(rows: &[Row]) -> bool {
     are_all_reached
 }
 
-/// Prints what came of callers at the same time. Says whether the target was reached.
+/// Prints the results of the spike. Returns whether the target was reached.
 pub(crate) fn spike(spike: &Option<Spike>) -> bool {
     let Some(Spike { work, outcomes }) = spike else { return true };
     println!(
@@ -91,7 +91,7 @@ pub(crate) fn spike(spike: &Option<Spike>) -> bool {
     is_met
 }
 
-/// Prints what became of each outage. Says whether its target was reached.
+/// Prints the results of each outage. Returns whether the targets were reached.
 pub(crate) fn outages(outages: &[Outage], plan: &Plan) -> bool {
     let most = plan.most_recovery;
     println!("\nThe server killed, away, and back; target: latebind serves all within {most:?}\n");
@@ -122,7 +122,7 @@ fn cells(values: &[f64]) -> String {
     values.iter().copied().map(short).collect::<Vec<_>>().join(" | ")
 }
 
-/// Where latebind's outcomes are.
+/// The indices of latebind's outcomes.
 fn ours() -> impl Iterator<Item = usize> {
     PAIRS.into_iter().map(|(ours, _)| position(ours))
 }

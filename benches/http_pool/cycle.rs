@@ -1,4 +1,4 @@
-//! Requests that meet no network: what the pools add to them, with connections to many hosts at rest.
+//! Requests without a network: what the pools add to them, with idle connections to many hosts.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -15,28 +15,27 @@ use crate::peer::{Peer, host, latebind};
 use crate::pooled::{Dial, Origin};
 use crate::support::{Numbers, median};
 
-/// How many hosts have a connection at rest, one step after the other.
+/// How many hosts have an idle connection, step by step.
 const STEPS: [u32; 7] = [1, 10, 100, 1_000, 2_000, 4_000, MOST];
 
 /// The hosts of the target.
 pub(crate) const MOST: u32 = 10_000;
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
     pub(crate) hosts: u32,
     /// A request through latebind, in microseconds.
     pub(crate) ours: f64,
-    /// One through ureq's pool, unless it would have taken too long to fill it.
+    /// A request through ureq's pool, unless filling it would have taken too long.
     pub(crate) theirs: Option<f64>,
-    /// The second as a multiple of the first.
+    /// `theirs` as a multiple of `ours`.
     pub(crate) ratio: Option<f64>,
     /// A checkout of latebind's and its return without a request, in nanoseconds.
     pub(crate) alone: f64,
 }
 
-/// Goes through the steps. ureq's pool is left behind where filling it would take longer than the
-/// plan has for it.
+/// Runs the steps. ureq's pool is left out once filling it would take longer than the plan allows.
 pub(crate) fn steps(plan: &Plan) -> Result<Vec<Step>, Error> {
     let hosts: Vec<_> = (0..MOST).map(|nth| host(nth, 80)).collect();
     let (ours, pool) = latebind(MOST, 1, Canned);
@@ -47,8 +46,8 @@ pub(crate) fn steps(plan: &Plan) -> Result<Vec<Step>, Error> {
     for now in STEPS {
         let (new, all) = (&hosts[filled as usize..now as usize], &hosts[..now as usize]);
         fill(&ours, new)?;
-        // Each connection filled in costs its pool at least as much as a request of the step before,
-        // and what that costs has grown with the square of the hosts so far.
+        // Each new connection costs its pool at least as much as a request of the previous step, and
+        // the cost of a request has grown with the square of the hosts so far.
         let dear = |(then, us): (u32, f64)| {
             let each = us * (f64::from(now) / f64::from(then)).powi(2) / 2.0;
             each * 1e-6 * new.len() as f64 > plan.fill.as_secs_f64()
@@ -84,15 +83,15 @@ pub(crate) fn steps(plan: &Plan) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-/// Leaves a connection to each of the hosts at rest.
+/// Leaves an idle connection to each of the hosts.
 fn fill(agent: &Agent, hosts: &[Uri]) -> Result<(), Error> {
-    // All are out before the first comes back: ureq's pool is the slower the fuller it is.
+    // All are in use before the first is returned, because ureq's pool gets slower as it fills.
     let replies: Result<Vec<_>, _> =
         hosts.iter().map(|host| agent.get(host.clone()).call()).collect();
     replies?.iter_mut().try_for_each(|reply| reply.body_mut().read_to_vec().map(drop))
 }
 
-/// Microseconds for a request, of hosts at random.
+/// Microseconds for a request to a random host.
 fn request(agent: &Agent, hosts: &[Uri], time: Duration) -> Result<f64, Error> {
     let mut numbers = Numbers::new(1);
     let (begun, mut requests) = (Instant::now(), 0);
@@ -104,9 +103,9 @@ fn request(agent: &Agent, hosts: &[Uri], time: Duration) -> Result<f64, Error> {
     Ok(begun.elapsed().as_secs_f64() * 1e6 / f64::from(requests))
 }
 
-/// Nanoseconds for a checkout and a return, of hosts at random.
+/// Nanoseconds for a checkout and a return, for a random host.
 fn checkout(pool: &KeyedPool<Origin, Dial>, hosts: &[Uri], time: Duration) -> f64 {
-    /// Between two looks at the clock.
+    /// The number of loans between two readings of the clock.
     const BATCH: u32 = 100;
     let origins: Vec<_> = hosts.iter().filter_map(Origin::of).collect();
     let mut numbers = Numbers::new(1);
@@ -121,7 +120,7 @@ fn checkout(pool: &KeyedPool<Origin, Dial>, hosts: &[Uri], time: Duration) -> f6
     begun.elapsed().as_secs_f64() * 1e9 / f64::from(BATCH * batches)
 }
 
-/// Opens connections on which every request has been answered already.
+/// Opens connections on which every request is answered at once.
 #[derive(Debug)]
 struct Canned;
 

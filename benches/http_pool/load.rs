@@ -1,4 +1,4 @@
-//! Threads that ask hosts at random, as fast as they are answered.
+//! Threads that ask random hosts, as fast as they are answered.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
@@ -10,10 +10,10 @@ use ureq::http::Uri;
 use crate::server::ID;
 use crate::support::{Numbers, Start};
 
-/// Threads that see to it that every host has been asked before anything is timed.
+/// Threads that ask every host once before anything is timed.
 const WARMERS: u32 = 16;
 
-/// What one round came to.
+/// The result of one round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) per_second: f64,
@@ -36,7 +36,7 @@ pub(crate) fn warm_up(agent: &Agent, hosts: &[Uri]) -> Result<(), ureq::Error> {
     })
 }
 
-/// Has `threads` ask for so long.
+/// Lets `threads` threads ask for `time`.
 pub(crate) fn run(
     agent: &Agent,
     hosts: &[Uri],
@@ -74,7 +74,7 @@ pub(crate) fn run(
     })
 }
 
-/// Asks, and sees that the reply is the one to this request.
+/// Asks, and checks that the reply is the one to this request.
 pub(crate) fn ask(agent: &Agent, host: &Uri, id: &str) -> Result<(), ureq::Error> {
     let mut reply = agent.get(host.clone()).header(ID, id).call()?;
     let body = reply.body_mut().read_to_string()?;

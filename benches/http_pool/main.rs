@@ -1,4 +1,4 @@
-//! Has ureq make the same requests with its own pool and with a `KeyedPool` under it, side by side.
+//! Makes the same requests with ureq over its own pool and over a `KeyedPool`, side by side.
 //!
 //!     cargo run --release -p benches --example http_pool            # some five minutes
 //!     cargo run --release -p benches --example http_pool -- --short # to see that all of it runs
@@ -28,12 +28,12 @@ use crate::load::Sample;
 use crate::peer::{Peer, host};
 use crate::server::{Seen, Server};
 
-/// One line-up of threads and hosts.
+/// One combination of threads and hosts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) threads: usize,
     pub(crate) hosts: u32,
-    /// The most connections to one host: ureq cannot be asked for that.
+    /// The most connections to one host; ureq has no such setting.
     pub(crate) max_open: u32,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// What became of one agent in it.
+/// The outcome of one agent.
 pub(crate) struct Outcome {
     pub(crate) peer: Peer,
     pub(crate) samples: Vec<Sample>,
@@ -56,17 +56,17 @@ pub(crate) struct Outcome {
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
     pub(crate) round: Duration,
-    /// For each figure of the pools' own part.
+    /// The time for each figure of the pools' own part.
     pub(crate) cycles: Duration,
-    /// For filling ureq's pool from one step to the next.
+    /// The most time for filling ureq's pool from one step to the next.
     pub(crate) fill: Duration,
-    /// What latebind must at least do, as a part of what ureq does in the same time.
+    /// The least throughput of latebind, as a fraction of ureq's.
     pub(crate) least_speed: f64,
-    /// What the slowest request in a hundred may take, as a multiple of ureq's.
+    /// The most time for the slowest request in a hundred, as a multiple of ureq's.
     pub(crate) most_delay: Option<f64>,
 }
 
-/// What is 3 % slower counts as equal, and 10 % for one request in a hundred.
+/// 3 % slower counts as equal, and 10 % for the slowest request in a hundred.
 const FULL: Plan = Plan {
     rounds: 25,
     round: Duration::from_millis(400),
@@ -86,16 +86,17 @@ const SHORT: Plan = Plan {
     most_delay: None,
 };
 
-/// As many connections to a host as there are threads, so that nobody waits.
+/// As many connections to a host as there are threads, so that no thread waits.
 const PLENTY: u32 = 64;
 
-/// A limit that has threads wait.
+/// A limit that makes threads wait.
 const FEW: u32 = 16;
 
-/// With so many hosts ureq's pool is not told to keep what it opens: it could not be filled.
+/// With this many hosts ureq's pool is not measured with all connections kept: filling it would
+/// take too long.
 const TOO_MANY: u32 = 10_000;
 
-/// Descriptors for all but the connections at rest.
+/// Descriptors for everything except the idle connections.
 const SPARE: u64 = 1_000;
 
 /// Longer than the slowest machine needs to close its connections.

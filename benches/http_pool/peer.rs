@@ -12,14 +12,14 @@ use ureq::unversioned::transport::{Connector, NextTimeout, Transport};
 
 use crate::pooled::{Dial, Opener, Origin};
 
-/// An agent, and how it is told apart.
+/// An agent and its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     /// ureq over a `KeyedPool`.
     Latebind,
-    /// ureq over its own pool, told to keep what it opens.
+    /// ureq over its own pool, set to keep all connections.
     Keeping,
-    /// ureq as it comes: it keeps 10 connections at rest, 3 of each host, for 15 s.
+    /// ureq with its defaults: it keeps 10 idle connections, 3 of each host, for 15 s.
     Plain,
 }
 
@@ -32,8 +32,8 @@ impl Peer {
         }
     }
 
-    /// An agent for so many hosts, with at most so many connections to each if it can be asked for
-    /// that.
+    /// An agent for `hosts` hosts, with at most `max_open` connections to each if it has such a
+    /// setting.
     pub(crate) fn agent<C>(self, hosts: u32, max_open: u32, connector: C) -> Agent
     where
         C: Connector<(), Out = Box<dyn Transport>>,
@@ -56,7 +56,7 @@ fn plain() -> Config {
     Agent::config_builder().proxy(None).build()
 }
 
-/// The first of them, and its pool.
+/// The agent of `Latebind`, and its pool.
 pub(crate) fn latebind<C>(
     hosts: u32,
     max_open: u32,
@@ -71,7 +71,7 @@ where
     (opener.agent(pool.clone()), pool)
 }
 
-/// Takes names for addresses, which the names of the hosts are.
+/// Parses host names as addresses, which they are here.
 #[derive(Debug)]
 struct Literal;
 

@@ -5,10 +5,10 @@ use crate::peer::Peer;
 use crate::support::{median, short};
 use crate::{Outcome, Plan, Setting};
 
-/// How many times as long ureq's pool takes for `cycle::MOST` hosts.
+/// The target: how many times as long ureq's pool takes with `cycle::MOST` hosts.
 const CYCLE: f64 = 10.0;
 
-/// Prints one table for each question about the load. Says whether all targets were reached.
+/// Prints one table for each question about the load. Returns whether all targets were reached.
 pub(crate) fn load(outcomes: &[(Setting, Vec<Outcome>)], plan: &Plan) -> bool {
     let Plan { least_speed, most_delay, .. } = plan;
     let is_quick = table(
@@ -49,7 +49,7 @@ fn table(
             median(pairs.map(|(ours, theirs)| figure(ours) / figure(theirs)))
         };
         let theirs = [of(Peer::Keeping), of(Peer::Plain)];
-        // With fewer connections than ureq takes it is another race.
+        // With fewer connections than ureq takes, the figures cannot be compared.
         let is_judged = setting.max_open as usize >= setting.threads;
         let is_met = theirs.iter().flatten().all(|theirs| is_reached(ratio(theirs)));
         let [keeping, plain] = theirs.map(|theirs| {
@@ -63,7 +63,7 @@ fn table(
     are_all_reached
 }
 
-/// What the servers counted.
+/// Prints the numbers that the servers counted.
 fn connections(outcomes: &[(Setting, Vec<Outcome>)]) -> bool {
     println!("\nConnections opened, and the most to one host at once; target: at most the limit\n");
     let [ours, keeping, plain] = [Peer::Latebind, Peer::Keeping, Peer::Plain].map(Peer::name);
@@ -87,7 +87,7 @@ fn connections(outcomes: &[(Setting, Vec<Outcome>)]) -> bool {
     are_all_reached
 }
 
-/// Prints the table of the pools' own part. Says whether its target was reached.
+/// Prints the table of the pools' own part. Returns whether its target was reached.
 pub(crate) fn cycle(steps: &[Step]) -> bool {
     let most = cycle::MOST;
     println!(
@@ -100,7 +100,7 @@ pub(crate) fn cycle(steps: &[Step]) -> bool {
     for step in steps {
         let Step { hosts, ours, alone, .. } = step;
         latest = step.theirs.or(latest);
-        // What took ureq longer with fewer hosts would not be quicker with more.
+        // With more hosts ureq is at least as slow as with the most that were measured.
         let (least, ratio) = match step.ratio {
             Some(ratio) => ("", ratio),
             None => ("> ", latest.unwrap_or(0.0) / ours),

@@ -1,4 +1,5 @@
-//! An HTTP server on all loopback addresses of one port: a process of its own, that counts.
+//! An HTTP server on one port of all loopback addresses: a process of its own, which counts
+//! connections.
 
 use std::collections::HashMap;
 use std::env;
@@ -12,7 +13,7 @@ use mio::event::Event;
 use mio::net::{TcpListener as Listener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-/// The argument by which the program knows that it is the server.
+/// The argument that makes the program the server.
 const SERVE: &str = "serve";
 
 /// Each with a share of the connections.
@@ -21,7 +22,7 @@ const THREADS: usize = 2;
 /// The header of a request that is the body of its reply.
 pub(crate) const ID: &str = "x-id";
 
-/// The server, for whoever started it.
+/// A handle of the server, for the process that started it.
 pub(crate) struct Server {
     port: u16,
     process: Child,
@@ -29,14 +30,14 @@ pub(crate) struct Server {
     answers: BufReader<ChildStdout>,
 }
 
-/// What the server has seen.
+/// The server's counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
     /// Connections accepted, ever.
     pub(crate) opened: u64,
     /// Connections open now.
     pub(crate) open: u64,
-    /// The most that any one address had at the same time, since this was last asked.
+    /// The most that any one address had at the same time since the last query.
     pub(crate) most_of_a_host: u64,
 }
 
@@ -70,7 +71,7 @@ impl Drop for Server {
     }
 }
 
-/// A line of so many numbers.
+/// Reads a line of `N` numbers.
 fn numbers<const N: usize>(lines: &mut impl BufRead) -> io::Result<[u64; N]> {
     let mut line = String::new();
     lines.read_line(&mut line)?;
@@ -79,7 +80,7 @@ fn numbers<const N: usize>(lines: &mut impl BufRead) -> io::Result<[u64; N]> {
     numbers.try_into().map_err(|_| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Serves, if the program was started for that; never returns then.
+/// Serves and never returns, if the program was started as the server.
 pub(crate) fn serve_if_told_to() -> io::Result<()> {
     if env::args().nth(1).as_deref() != Some(SERVE) {
         return Ok(());
@@ -101,13 +102,13 @@ pub(crate) fn serve_if_told_to() -> io::Result<()> {
         let seen = lock(&books).look();
         println!("{} {} {}", seen.opened, seen.open, seen.most_of_a_host);
     }
-    process::exit(0) // Whoever started it has gone.
+    process::exit(0) // The process that started it has ended.
 }
 
 #[derive(Default)]
 struct Books {
     seen: Seen,
-    /// How many connections each address has.
+    /// The number of connections of each address.
     hosts: HashMap<IpAddr, u64>,
 }
 
@@ -139,13 +140,13 @@ fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
 struct Connection {
     stream: TcpStream,
     host: IpAddr,
-    /// What has come of the next request.
+    /// The bytes of the next request that have arrived.
     input: Vec<u8>,
 }
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// Accepts and answers, side by side with others on the same listener.
+/// Accepts and answers, in parallel with other threads on the same listener.
 fn serve(listener: TcpListener, books: &Mutex<Books>) -> io::Result<std::convert::Infallible> {
     let mut listener = Listener::from_std(listener);
     let mut poll = Poll::new()?;
@@ -190,7 +191,7 @@ fn accept(listener: &Listener) -> io::Result<Option<Connection>> {
 }
 
 impl Connection {
-    /// Answers what has come. An error is the end of the connection.
+    /// Answers all complete requests. An error ends the connection.
     fn answer_all(&mut self) -> io::Result<()> {
         loop {
             let mut chunk = [0; 4096];
@@ -207,7 +208,7 @@ impl Connection {
         }
     }
 
-    /// Answers the first request if all of it has come, and says how long it was.
+    /// Answers the first request if it is complete, and returns its length.
     fn answer_one(&mut self) -> io::Result<Option<usize>> {
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut request = httparse::Request::new(&mut headers);
@@ -217,7 +218,7 @@ impl Connection {
         let id = id.map(|header| header.value).unwrap_or_default();
         let mut reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", id.len());
         reply.push_str(std::str::from_utf8(id).map_err(io::Error::other)?);
-        // A reply this short finds room, or else nobody reads.
+        // So short a reply fits into the buffer, unless the client does not read.
         self.stream.write_all(reply.as_bytes())?;
         Ok(Some(length))
     }

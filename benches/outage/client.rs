@@ -1,4 +1,4 @@
-//! The client: how a connection is dialed, checked and used, whatever pool it is in.
+//! The client: dials, checks and uses a connection, the same for all pools.
 
 use std::error::Error;
 use std::fmt;
@@ -12,7 +12,7 @@ use latebind::net::{TcpConnection, TcpDialer};
 
 use crate::server::GREETING;
 
-/// How long a dial may take, the greeting included.
+/// How long a dial may take, including the greeting.
 pub(crate) const DIAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a check may take.
@@ -23,14 +23,14 @@ const REQUEST_LIMIT: Duration = Duration::from_millis(500);
 
 const REQUEST: &[u8] = b"echo\n";
 
-/// Dials the server, and remembers each dial.
+/// Dials the server, and records each dial.
 #[derive(Clone)]
 pub(crate) struct Client {
     tcp: TcpDialer,
     dials: Arc<Mutex<Vec<Dial>>>,
 }
 
-/// One dial, as the dialer sees it.
+/// One dial, recorded by the dialer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dial {
     pub(crate) began: Instant,
@@ -38,11 +38,11 @@ pub(crate) struct Dial {
     pub(crate) opened: bool,
 }
 
-/// A dial or a check has failed: the reason that a caller should be told.
+/// A dial or a check has failed, with the reason that a caller should get.
 #[derive(Debug)]
 pub(crate) struct Unreached(Box<dyn Error + Send + Sync>);
 
-/// The words by which that is known once it is text.
+/// The words that identify this error in a text.
 pub(crate) const UNREACHED: &str = "the server was not reached";
 
 impl fmt::Display for Unreached {

@@ -1,4 +1,4 @@
-//! The callers: what each of them asks for, again and again, and what becomes of it.
+//! The callers: each asks again and again, and records the outcomes.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::client::request;
 use crate::peer::{Peer, Refusal};
 
-/// Callers that loop on a pool until they are told to stop.
+/// Callers that use a pool in a loop until they are stopped.
 pub(crate) struct Crowd {
     callers: Vec<Caller>,
     pause: Duration,
@@ -20,7 +20,7 @@ struct Caller {
     served: AtomicU64,
 }
 
-/// One checkout and what was done with it.
+/// One checkout and its outcome.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
     pub(crate) asked: Instant,
@@ -32,15 +32,15 @@ pub(crate) struct Attempt {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Outcome {
-    /// The server had answered by then.
+    /// The server had answered by this time.
     Served(Instant),
-    /// The connection was of no use.
+    /// The connection was dead.
     Dead,
     Refused(Refusal),
 }
 
 impl Attempt {
-    /// How much later than its deadline the caller was answered.
+    /// How long after its deadline the caller got an answer.
     pub(crate) fn overrun(&self) -> Duration {
         (self.told - self.asked).saturating_sub(self.timeout)
     }
@@ -51,13 +51,13 @@ impl Attempt {
 }
 
 impl Crowd {
-    /// A caller for each time limit, all with the same pause after each attempt.
+    /// Makes a caller for each time limit, all with the same pause after each attempt.
     pub(crate) fn new(timeouts: impl IntoIterator<Item = Duration>, pause: Duration) -> Self {
         let callers = timeouts.into_iter().map(|timeout| Caller { timeout, served: 0.into() });
         Self { callers: callers.collect(), pause, is_over: false.into() }
     }
 
-    /// Sends them off. Each tells what it met when it is stopped.
+    /// Starts the callers. Each returns its attempts when it is stopped.
     pub(crate) fn set_off<'s>(
         &'s self,
         pool: &'s dyn Peer,
@@ -69,7 +69,7 @@ impl Crowd {
     }
 
     fn run(&self, caller: &Caller, wait: Duration, pool: &dyn Peer) -> Vec<Attempt> {
-        // Not all at once: else they would keep every connection busy, and none would rest.
+        // Not all at once, because they would keep every connection busy, and none would be idle.
         thread::sleep(wait);
         let mut attempts = Vec::new();
         while !self.is_over.load(Ordering::Relaxed) {
@@ -81,7 +81,7 @@ impl Crowd {
         attempts
     }
 
-    /// Waits until each of them has been served once more, or for as long as `limit`.
+    /// Waits until each caller has been served once more, for at most `limit`.
     pub(crate) fn await_all_served(&self, limit: Duration) {
         let served = || self.callers.iter().map(|caller| caller.served.load(Ordering::Relaxed));
         let before: Vec<_> = served().collect();

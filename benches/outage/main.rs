@@ -1,4 +1,4 @@
-//! Has latebind and r2d2 go through the same outages of a real server, side by side.
+//! Runs latebind and r2d2 through the same outages of a real server, side by side.
 
 mod client;
 mod crowd;
@@ -17,7 +17,7 @@ use crate::peer::{ASKED_AGAIN, Contender, PLAIN};
 use crate::report::report;
 use crate::scenario::{Fault, Figures, Outage};
 
-/// What each target may be late by in a short run: those share a machine with everything else.
+/// How late each target may be in a short run, which shares a machine with other work.
 const FORGIVEN: Duration = Duration::from_millis(200);
 
 fn main() -> io::Result<ExitCode> {
@@ -44,7 +44,7 @@ fn plan(is_short: bool) -> Vec<(Outage, &'static [Contender])> {
         Outage::of(Fault::Restarts, Duration::ZERO),
         Outage::of(Fault::AcceptsSlowly, Duration::from_secs(1)),
     ];
-    // Nothing but Unix can freeze a process.
+    // Only Unix can freeze a process.
     let plain = plain.into_iter().filter(|outage| cfg!(unix) || outage.fault != Fault::Freezes);
     let refusals = refusals.iter().map(|length| Duration::from_secs_f64(*length));
     let again_at_once = refusals.map(Outage::of_refusals);
@@ -54,7 +54,7 @@ fn plan(is_short: bool) -> Vec<(Outage, &'static [Contender])> {
         .collect()
 }
 
-/// Each contender has a server of its own; they go through it at the same time.
+/// Runs all contenders through an outage at the same time, each with a server of its own.
 fn side_by_side(
     outage: &Outage,
     contenders: &[Contender],

@@ -1,4 +1,4 @@
-//! The pools that go through the outages, behind one face.
+//! The pools that go through the outages, behind one trait.
 
 use std::error::Error;
 use std::time::Duration;
@@ -11,24 +11,25 @@ use crate::client::{CHECK_LIMIT, Client, UNREACHED, Unreached};
 /// How many connections each pool may have.
 pub(crate) const CONNECTIONS: u32 = 8;
 
-/// How long a caller waits where all ask again at once.
+/// How long a caller waits in the outages in which all ask again at once.
 pub(crate) const SHORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A pool, and what is expected of it.
+/// A pool and its targets.
 #[derive(Clone, Copy)]
 pub(crate) struct Contender {
     pub(crate) name: &'static str,
-    /// Whether it must reach the targets; the others are there to compare with.
+    /// Whether it must reach the targets; the others are only for comparison.
     pub(crate) is_judged: bool,
-    /// Whether its callers hear at once that the server is away. Those of the others wait.
+    /// Whether its callers get an error at once when the server is away. Callers of the others
+    /// wait.
     pub(crate) tells_at_once: bool,
-    /// How often it may dial a server that is down, if it must spare that.
+    /// How often it may dial a server that is down, if that is limited.
     pub(crate) sparing: Option<Sparing>,
-    /// Opens it, with all its connections.
+    /// Opens the pool, with all its connections.
     pub(crate) open: fn(Client) -> Box<dyn Peer>,
 }
 
-/// The dials that a server is spared.
+/// A limit on the dials to a server that is down.
 #[derive(Clone, Copy)]
 pub(crate) struct Sparing {
     /// The most in five seconds of an outage.
@@ -37,13 +38,13 @@ pub(crate) struct Sparing {
     pub(crate) at_once: usize,
 }
 
-/// Those who go through every outage, with the defaults of each.
+/// The contenders of every outage, with their defaults.
 pub(crate) const PLAIN: [Contender; 2] = [LATEBIND, R2D2];
 
-/// Those who go through the outages in which callers ask again at once.
+/// The contenders of the outages in which callers ask again at once.
 pub(crate) const ASKED_AGAIN: [Contender; 5] = [
     LATEBIND,
-    // Its callers wait, and one dial at a time looks for the server, every 50 to 100 ms; besides, each
+    // Its callers wait, and one dial at a time tests the server, every 50 to 100 ms; in addition, each
     // of eight new callers a second has a first dial at once.
     Contender {
         name: "Retry",
@@ -64,7 +65,7 @@ pub(crate) const ASKED_AGAIN: [Contender; 5] = [
         open: |client| Box::new(warm(latebind(client).breaker(None))),
     },
     R2D2,
-    // Its retries are rarer the longer its own time limit is.
+    // The longer its own time limit, the rarer its retries.
     Contender {
         name: "r2d2, 1 s",
         is_judged: false,
@@ -110,10 +111,10 @@ fn filled(builder: r2d2::Builder<Client>, client: Client) -> r2d2::Pool<Client> 
 
 /// A pool of connections to the server.
 pub(crate) trait Peer: Sync {
-    /// Lends `borrower` a connection, or says why there was none.
+    /// Lends `borrower` a connection, or returns why there was none.
     fn lend(&self, timeout: Duration, borrower: Borrower<'_>) -> Result<(), Refusal>;
 
-    /// How many connections it can lend at the same time, of so many.
+    /// How many connections it can lend at the same time, at most `most`.
     fn lendable(&self, most: u32, timeout: Duration) -> u32 {
         let mut more = 0;
         let mut borrower = |_: &mut TcpConnection| more = self.lendable(most - 1, timeout);
@@ -127,9 +128,9 @@ pub(crate) type Borrower<'a> = &'a mut dyn FnMut(&mut TcpConnection);
 /// Whether an error of a pool names the reason of the outage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
-    /// In its words, or in those of its sources.
+    /// In its text, or in those of its sources.
     pub(crate) in_words: bool,
-    /// With the dialer's own error among its sources.
+    /// As the dialer's own error among its sources.
     pub(crate) as_error: bool,
 }
 

@@ -5,20 +5,20 @@ use std::time::Duration;
 use crate::peer::Contender;
 use crate::scenario::{Fault, Figures, Outage};
 
-/// How much later than its deadline a caller may be answered.
+/// How long after its deadline a caller may get its answer.
 const OVERRUN: Duration = Duration::from_millis(50);
 
-/// The time from the recovery to an answer, beside that of a dial.
+/// The most time from the recovery to an answer, in addition to that of a dial.
 const RECOVERY: Duration = Duration::from_millis(100);
 
-/// How soon a caller hears that its dial was refused.
+/// How soon a caller must get the error of its refused dial.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-/// Of eight callers who ask again and again, those who may be lent a connection of no use.
+/// How many of eight callers may be lent a dead connection.
 const DEAD: usize = 3;
 
-/// Prints the table of an outage. Says whether every target was reached, if each may be late by
-/// what is `forgiven` on a machine that has other things to do.
+/// Prints the table of an outage. Returns whether every target was reached, if each may be late by
+/// `forgiven` on a busy machine.
 pub(crate) fn report(
     outage: &Outage,
     results: &[(Contender, Figures)],
@@ -94,7 +94,7 @@ impl Table<'_> {
         }
     }
 
-    /// What the row before must be, for those who are held to it.
+    /// The target of the previous row, for the contenders that are judged.
     fn target(&mut self, target: &str, is_reached: impl Fn(&Contender, &Figures) -> bool) {
         let judged = self.results.iter().filter(|(contender, _)| contender.is_judged);
         let missed: Vec<_> = judged.filter(|(c, figures)| !is_reached(c, figures)).collect();

@@ -1,4 +1,4 @@
-//! One pool in one outage, and what came of it.
+//! One pool in one outage, and its figures.
 
 use std::fmt;
 use std::io;
@@ -10,29 +10,29 @@ use crate::crowd::{Attempt, Crowd, Outcome};
 use crate::peer::{CONNECTIONS, Contender, SHORT_TIMEOUT};
 use crate::server::Server;
 
-/// For how long all goes well at first: connections that nobody needs rest long enough by then
-/// to be checked before their next use.
+/// How long the server is up at first: long enough for unused connections to need a check before
+/// their next use.
 const BEFORE: Duration = Duration::from_millis(700);
 
-/// For how long the callers go on once all have been served.
+/// How long the callers go on once all have been served.
 const AFTER: Duration = Duration::from_millis(300);
 
-/// After that a pool that has served nobody is given up.
+/// How long to wait for a pool that serves no caller.
 const GIVEN_UP: Duration = Duration::from_secs(20);
 
-/// An accept for each of these is slow.
+/// The pause between two accepts of a slow server.
 const SLOW_ACCEPT: Duration = Duration::from_millis(50);
 
-/// How long it takes until a pool has seen that the server is down.
+/// How long a pool may take to see that the server is down.
 const NOTICED: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The process is gone: each dial is refused, at once.
     Refuses,
-    /// The process is frozen: the kernel accepts for it, and nobody ever answers.
+    /// The process is frozen: the kernel accepts for it, and no answer comes.
     Freezes,
-    /// The process is gone, and there again at once. All connections are dead.
+    /// The process is restarted at once. All connections are dead.
     Restarts,
     /// The process comes back, and accepts one connection per 50 ms.
     AcceptsSlowly,
@@ -43,7 +43,7 @@ impl Fault {
         if self == Self::Freezes { server.freeze() } else { server.kill() }
     }
 
-    /// When the server was back.
+    /// Ends the fault, and returns when the server was back.
     fn end(self, server: &mut Server) -> io::Result<Instant> {
         match self {
             Self::Freezes => server.thaw().map(|()| Instant::now()),
@@ -53,7 +53,7 @@ impl Fault {
     }
 }
 
-/// An outage, and the callers that it meets.
+/// An outage and its callers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outage {
     pub(crate) fault: Fault,
@@ -63,25 +63,25 @@ pub(crate) struct Outage {
 }
 
 impl Outage {
-    /// Four callers with little time, and four with much.
+    /// An outage with four callers with little time, and four with much.
     pub(crate) fn of(fault: Fault, length: Duration) -> Self {
         let [hasty, patient] = [100, 2_000].map(Duration::from_millis);
         let timeouts = [hasty, hasty, hasty, hasty, patient, patient, patient, patient];
         Self { fault, length, timeouts, pause: Duration::from_millis(20) }
     }
 
-    /// Eight callers who ask again at once: what a breaker is for.
+    /// An outage with eight callers that ask again at once, for which a breaker is meant.
     pub(crate) fn of_refusals(length: Duration) -> Self {
         let pause = Duration::from_millis(5);
         Self { fault: Fault::Refuses, length, timeouts: [SHORT_TIMEOUT; 8], pause }
     }
 
-    /// Whether callers do without the pause that those who fail should make.
+    /// Whether callers ask again without a proper pause after a failure.
     pub(crate) fn asks_again_at_once(&self) -> bool {
         self.pause < Duration::from_millis(10)
     }
 
-    /// Has a pool go through it.
+    /// Runs a pool through the outage.
     pub(crate) fn inflict(&self, contender: Contender) -> io::Result<Figures> {
         let mut server = Server::start()?;
         let client = Client::new(server.address());
@@ -99,7 +99,7 @@ impl Outage {
         Ok(Figures::new(&attempts, &client.dials(), began, recovered, lost))
     }
 
-    /// When the outage was complete, and when the server was back.
+    /// Runs the outage. Returns when it was complete, and when the server was back.
     fn run(&self, crowd: &Crowd, server: &mut Server) -> io::Result<(Instant, Instant)> {
         crowd.await_all_served(GIVEN_UP);
         thread::sleep(BEFORE);
@@ -128,40 +128,40 @@ impl fmt::Display for Outage {
     }
 }
 
-/// What a pool made of an outage.
+/// The figures of a pool in an outage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
     /// Dials begun from the outage on, until all callers had been served again.
     pub(crate) dials: usize,
-    /// In five seconds of the outage.
+    /// Dials in five seconds of the outage.
     pub(crate) dials_per_5_s: f64,
-    /// Under way at once, when it was known that the server is down.
+    /// The most dials under way at once, after the pool had time to see that the server is down.
     pub(crate) most_dialing: usize,
-    /// How much later than its deadline a caller was answered, at most.
+    /// The most time after its deadline at which a caller got its answer.
     pub(crate) overrun: Duration,
     /// Checkouts that failed.
     pub(crate) refused: usize,
-    /// The share of those whose error had the dialer's among its sources.
+    /// The fraction of those whose error had the dialer's among its sources.
     pub(crate) named_as_error: f64,
-    /// The share of those whose error said in words what was wrong.
+    /// The fraction of those whose error said in words what was wrong.
     pub(crate) named_in_words: f64,
-    /// How long a checkout took that failed during the outage though its caller had the longest
-    /// limit: half of them less.
+    /// The median time of the checkouts that failed during the outage, of callers with the longest
+    /// limit.
     pub(crate) refused_after: Option<Duration>,
-    /// Checkouts during the outage or later whose connection was of no use.
+    /// Checkouts during the outage or later whose connection was dead.
     pub(crate) dead: usize,
-    /// From the recovery to the first answer of the server; `None`: given up.
+    /// From the recovery to the first answer of the server; `None` if none came.
     pub(crate) first_served: Option<Duration>,
-    /// And until each caller had one.
+    /// From the recovery until each caller has had an answer.
     pub(crate) all_served: Option<Duration>,
-    /// The quickest dial after the recovery, or else of all.
+    /// The quickest dial after the recovery, or of all dials if there was none.
     pub(crate) dial_time: Duration,
-    /// Of all connections, those that could not be lent at the same time in the end.
+    /// How many of all connections could not be lent at the same time in the end.
     pub(crate) lost: u32,
 }
 
 impl Figures {
-    /// From what each caller met.
+    /// Computes the figures from the attempts of each caller.
     fn new(
         callers: &[Vec<Attempt>],
         dials: &[Dial],
@@ -197,7 +197,7 @@ impl Figures {
         let begun = dials.iter().filter(|dial| in_outage(dial.began)).count();
         Self {
             dials: dials.iter().filter(|dial| (began..end).contains(&dial.began)).count(),
-            // In an outage of less than 5 s, all of them.
+            // All dials, in an outage of less than 5 s.
             dials_per_5_s: begun as f64 * 5.0 / (recovered - began).as_secs_f64().max(5.0),
             most_dialing: most_at_once(dials, began + NOTICED, recovered),
             overrun: attempts().map(Attempt::overrun).max().unwrap_or_default(),
@@ -226,7 +226,7 @@ fn median(times: impl Iterator<Item = Duration>) -> Option<Duration> {
 /// The most dials under way at once between two moments.
 fn most_at_once(dials: &[Dial], from: Instant, until: Instant) -> usize {
     let mut changes: Vec<_> = dials.iter().flat_map(|d| [(d.began, 1), (d.ended, -1)]).collect();
-    changes.sort(); // What ends then before what begins.
+    changes.sort(); // At the same moment, ends come before beginnings.
     let (mut now, mut most) = (0_isize, 0);
     for (at, change) in changes.into_iter().take_while(|(at, _)| *at < until) {
         now += change;

@@ -1,4 +1,4 @@
-//! The server: a process of its own, so that it can be killed, frozen and started anew.
+//! The server: a process of its own, so that it can be killed, frozen and started again.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -8,28 +8,30 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a server says first. A kernel accepts connections for a frozen process; it does not greet.
+/// The server's first message. A kernel accepts connections for a frozen process, but does not
+/// greet.
 pub(crate) const GREETING: &[u8] = b"hello\n";
 
-/// The argument by which the program knows that it is the server.
+/// The argument that makes the program the server.
 const SERVE: &str = "serve";
 
-/// Below the ports from which systems choose for those who connect: nobody takes it in an outage.
+/// Below the range from which systems choose local ports, so that no client takes the port in an
+/// outage.
 const PORTS: std::ops::Range<u16> = 15_000..30_000;
 
-/// A server process on a port that stays the same however often it is started.
+/// A server process on a port that stays the same over restarts.
 pub(crate) struct Server {
     address: SocketAddr,
     process: Option<Child>,
 }
 
 impl Server {
-    /// A server at some free port, running.
+    /// Starts a server on a free port.
     pub(crate) fn start() -> io::Result<Self> {
         let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
         for port in PORTS.map(|_| next_port()).filter(is_free) {
             let mut server = Self { address: ([127, 0, 0, 1], port).into(), process: None };
-            // Another program may have taken it just now.
+            // Another program may just have taken the port.
             if server.restart(Duration::ZERO).is_ok() {
                 return Ok(server);
             }
@@ -41,7 +43,7 @@ impl Server {
         self.address
     }
 
-    /// Starts the process anew, which accepts one connection per `accept_pause`; says when it
+    /// Starts the process again, which accepts one connection per `accept_pause`; returns when it
     /// listened.
     pub(crate) fn restart(&mut self, accept_pause: Duration) -> io::Result<Instant> {
         let mut command = Command::new(env::current_exe()?);
@@ -64,7 +66,7 @@ impl Server {
         process.wait().map(drop)
     }
 
-    /// Stops the process where it is, without its connections hearing of it.
+    /// Stops the process without closing its connections.
     pub(crate) fn freeze(&self) -> io::Result<()> {
         self.signal("-STOP")
     }
@@ -80,7 +82,7 @@ impl Server {
     }
 }
 
-/// Another port each time, and others in another run.
+/// A different port each time and in each run.
 fn next_port() -> u16 {
     static STARTED: AtomicU32 = AtomicU32::new(0);
     let number = process::id().wrapping_mul(97) + STARTED.fetch_add(1, Ordering::Relaxed);
@@ -94,7 +96,7 @@ impl Drop for Server {
     }
 }
 
-/// Serves, if the program was started for that; never returns then.
+/// Serves and never returns, if the program was started as the server.
 pub(crate) fn serve_if_told_to() -> io::Result<()> {
     let mut arguments = env::args().skip(1);
     if arguments.next().as_deref() != Some(SERVE) {
@@ -106,7 +108,7 @@ pub(crate) fn serve_if_told_to() -> io::Result<()> {
     io::stdout().write_all(b"!")?;
     io::stdout().flush()?;
     thread::spawn(|| {
-        // Whoever started it holds the other end, and has gone.
+        // Returns when the process that started it, which holds the other end, has ended.
         let _ = io::stdin().read(&mut [0]);
         process::exit(0);
     });

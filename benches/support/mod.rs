@@ -1,4 +1,4 @@
-//! What the benchmarks share: pools behind one face, dialers that only pass time, and a table.
+//! Shared by the benchmarks: pools behind one trait, dialers that only pass time, and a table.
 
 #![allow(dead_code)] // Each benchmark uses a part of it.
 
@@ -20,19 +20,19 @@ pub(crate) trait Peer: Sync + Sized {
     where
         Self: 'p;
 
-    /// A pool with its defaults but for these, and `idle` connections at rest.
+    /// A pool with its defaults except for these, with `idle` idle connections.
     fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self;
 
     fn get(&self) -> Self::Lent<'_>;
 
-    /// Connections open, those still being dialed not among them.
+    /// Open connections, without those still being dialed.
     fn opened(&self) -> u32;
 }
 
 /// The connection: a number that nobody reads.
 pub(crate) type Connection = u64;
 
-/// What dials: the same for each pool.
+/// A dialer, the same for each pool.
 pub(crate) trait Dials:
     Dialer<Error = Infallible>
     + r2d2::ManageConnection<Connection = <Self as Dialer>::Connection, Error = Infallible>
@@ -89,11 +89,11 @@ impl r2d2::ManageConnection for Pause {
     }
 }
 
-/// A dialer that answers whether a connection is broken, as those of real clients do.
+/// A dialer that tests whether a connection is broken, as those of real clients do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lifelike(Pause);
 
-/// Its connection, whose end takes code, as a socket's does.
+/// Its connection, which has a destructor, as a socket does.
 #[derive(Debug)]
 pub(crate) struct Line {
     is_broken: bool,
@@ -127,7 +127,7 @@ impl Dialer for Lifelike {
     }
 
     fn blocking(&self) -> Blocking {
-        // There is nothing in a check to wait for.
+        // A check waits for nothing.
         Blocking::default().check(false)
     }
 }
@@ -175,7 +175,8 @@ fn filled<D: Dials>(builder: Builder<D>, idle: u32) -> Pool<D> {
     pool
 }
 
-/// latebind where a connection is checked after so short a rest that a coarse clock does not tell.
+/// latebind with a `check_after` that is too short for the coarse clock, so each loan reads the precise
+/// one.
 pub(crate) fn soon_stale(connections: u32) -> Pool<Lifelike> {
     asking_after(Duration::from_millis(10), connections)
 }
@@ -190,7 +191,7 @@ fn asking_after(check_after: Duration, connections: u32) -> Pool<Lifelike> {
     filled(builder.check_after(check_after), connections)
 }
 
-/// It asks `is_valid` at each checkout, as it does unless it is told not to.
+/// It calls `is_valid` at each checkout, which is its default.
 impl<D: Dials> Peer for r2d2::Pool<D> {
     const NAME: &'static str = "r2d2";
 
@@ -210,14 +211,14 @@ impl<D: Dials> Peer for r2d2::Pool<D> {
     }
 }
 
-/// Whether to measure, rather than to see that everything runs: `cargo bench` says `--bench`, and
-/// a test of it says `--test` or nothing.
+/// Whether to measure, rather than to test that everything runs: `cargo bench` passes `--bench`,
+/// and a test of it passes `--test` or nothing.
 pub(crate) fn is_measuring() -> bool {
     let has = |flag| env::args().any(|argument| argument == flag);
     has("--bench") && !has("--test")
 }
 
-/// Says so if this is a trial, in which everything is too short to mean anything.
+/// Prints a heading, or that this is a trial, in which everything is too short to mean anything.
 pub(crate) fn announce(what: &str) {
     println!("{what}");
     if !is_measuring() {
@@ -225,12 +226,13 @@ pub(crate) fn announce(what: &str) {
     }
 }
 
-/// Whether the row called `name` was asked for: all are, unless words on the command line choose.
+/// Whether the row called `name` is selected: all are, unless words on the command line select
+/// some.
 pub(crate) fn is_wanted(name: &str) -> bool {
     words().next().is_none() || is_named(name)
 }
 
-/// Whether a word on the command line asks for that row.
+/// Whether a word on the command line selects that row.
 pub(crate) fn is_named(name: &str) -> bool {
     words().any(|word| name.contains(&word))
 }
@@ -239,7 +241,7 @@ fn words() -> impl Iterator<Item = String> {
     env::args().skip(1).filter(|argument| !argument.starts_with('-'))
 }
 
-/// How many rounds to run: `--rounds=N` says otherwise than the benchmark. A trial has one.
+/// How many rounds to run: `usual`, or `--rounds=N`. A trial has one.
 pub(crate) fn rounds(usual: usize) -> usize {
     let said = env::args().find_map(|argument| argument.strip_prefix("--rounds=")?.parse().ok());
     if is_measuring() { said.unwrap_or(usual) } else { 1 }
@@ -252,18 +254,18 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The heading of a table of latebind and r2d2, which `row` fills.
+/// Prints the heading of a table of latebind and r2d2, which `row` fills.
 pub(crate) fn heading(what: &str) {
     heading_of(what, &["latebind", "r2d2"]);
 }
 
-/// One figure of latebind and r2d2, in each round.
+/// Prints one figure of latebind and r2d2, given each round's.
 pub(crate) fn row(what: &str, unit: &str, rounds: &[(f64, f64)]) {
     let rounds: Vec<_> = rounds.iter().map(|(ours, theirs)| vec![*ours, *theirs]).collect();
     row_of(what, unit, &rounds);
 }
 
-/// The heading of a table of those pools, which `row_of` fills.
+/// Prints the heading of a table of these pools, which `row_of` fills.
 pub(crate) fn heading_of(what: &str, pools: &[&str]) {
     print!("\n{what:<52} {:>10}", pools[0]);
     for peer in &pools[1..] {
@@ -272,8 +274,9 @@ pub(crate) fn heading_of(what: &str, pools: &[&str]) {
     println!();
 }
 
-/// One figure of all pools, each the median of its rounds, and the first as a multiple of each other
-/// one: as the median of each round's own ratio, in which what slowed both down cancels out.
+/// Prints one figure of all pools, each the median of its rounds, and the first as a multiple of
+/// each other one. That ratio is the median of each round's own ratio, in which a load that slows
+/// both down cancels out.
 pub(crate) fn row_of(what: &str, unit: &str, rounds: &[Vec<f64>]) {
     print!("{:<52} {:>10}", format!("  {what}, {unit}"), short(median_of(rounds, |all| all[0])));
     for peer in 1..rounds[0].len() {
@@ -292,7 +295,7 @@ fn median_of(rounds: &[Vec<f64>], figure: impl Fn(&[f64]) -> f64) -> f64 {
     median(rounds.iter().map(|all| figure(all)))
 }
 
-/// Three digits or so of it.
+/// Formats a number with about three digits.
 pub(crate) fn short(value: f64) -> String {
     match value {
         value if value >= 100.0 => format!("{value:.0}"),
@@ -302,10 +305,11 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// Where threads wait for each other and for the word of the one who times them.
+/// A barrier at which threads wait for each other and for the thread that times them.
 ///
-/// The clock is read before any of them runs. Behind a plain barrier, the one who reads it may be
-/// without a core for some milliseconds, and what the threads do then would be counted, not timed.
+/// The clock is read before any thread runs. Behind a plain barrier, the timing thread may be
+/// without a core for some milliseconds, and the work of the threads during that time would be
+/// counted but not timed.
 pub(crate) struct Start {
     all_here: Barrier,
     go: Barrier,
@@ -316,13 +320,13 @@ impl Start {
         Self { all_here: Barrier::new(threads + 1), go: Barrier::new(threads + 1) }
     }
 
-    /// Waits for the others, and for the word.
+    /// Waits for the others and for `give`.
     pub(crate) fn wait(&self) {
         self.all_here.wait();
         self.go.wait();
     }
 
-    /// Gives the word once all are there, and says when.
+    /// Lets all threads go once all have arrived, and returns when.
     pub(crate) fn give(&self) -> Instant {
         self.all_here.wait();
         let now = Instant::now();
@@ -331,7 +335,7 @@ impl Start {
     }
 }
 
-/// Numbers that look random, the same in each run (xorshift).
+/// Pseudo-random numbers, the same in each run (xorshift).
 pub(crate) struct Numbers(u64);
 
 impl Numbers {
@@ -346,7 +350,7 @@ impl Numbers {
         self.0
     }
 
-    /// One from 0 on and less than that, which is positive.
+    /// A number from 0 to less than `end`, which must be positive.
     pub(crate) fn below(&mut self, end: i32) -> i32 {
         ((self.next() >> 33) % end as u64) as i32
     }

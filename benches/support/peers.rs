@@ -1,5 +1,5 @@
-//! More to measure latebind beside than `support` has: a pool of async programs, the plainest pool
-//! of threads, and what no pool can surpass.
+//! More pools for comparison: one for async programs, the simplest one for threads, and an upper
+//! bound for all pools.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -24,8 +24,8 @@ fn dialed<D: Dials>(dialer: &D) -> Dialed<D> {
     Dialer::dial(dialer, Instant::now()).unwrap_or_else(|never| match never {})
 }
 
-/// deadpool, as a program of threads can use it at the least price: the thread is parked until the
-/// future of the loan is ready. It has no time limit, since that takes the timer of a runtime.
+/// deadpool, in the cheapest way for threads: the thread is parked until the future of the loan is
+/// ready. It has no time limit, because that needs the timer of a runtime.
 pub(crate) struct Deadpool<D: Dials>(managed::Pool<Manager<D>>);
 
 pub(crate) struct Manager<D>(D);
@@ -38,7 +38,7 @@ impl<D: Dials> managed::Manager for Manager<D> {
         Ok(dialed(&self.0))
     }
 
-    /// It asks at each loan whether the connection is broken, where the others ask at each return.
+    /// It tests at each loan whether the connection is broken; the other pools test at each return.
     async fn recycle(
         &self,
         connection: &mut Dialed<D>,
@@ -59,7 +59,7 @@ impl<D: Dials> Peer for Deadpool<D> {
     fn open(max_open: u32, idle: u32, dial_time: Duration) -> Self {
         let builder = managed::Pool::builder(Manager(D::taking(dial_time)));
         let pool = Self(builder.max_size(max_open as usize).build().expect("it is sound"));
-        // They come to rest together.
+        // All are returned together, and become idle.
         drop((0..idle).map(|_| pool.get()).collect::<Vec<_>>());
         pool
     }
@@ -73,7 +73,7 @@ impl<D: Dials> Peer for Deadpool<D> {
     }
 }
 
-/// Without an allocation for each future, as pollster has: that doubles the instructions of a loan.
+/// Makes no allocation for each future, as pollster does, which doubles the instructions of a loan.
 fn block_on<F: Future>(future: F) -> F::Output {
     thread_local! {
         static WAKER: Waker = Waker::from(Arc::new(Unpark(thread::current())));
@@ -98,8 +98,8 @@ impl Wake for Unpark {
     }
 }
 
-/// A list behind a lock, and a bell, which rings only if somebody waits. It is full from the start,
-/// has no time limit, and asks nothing but whether a returned connection is broken.
+/// A list behind a lock, and a condition variable that is notified only if a thread waits. It is
+/// full from the start, has no time limit, and only tests whether a returned connection is broken.
 pub(crate) struct Naive<D: Dials> {
     dialer: D,
     books: Mutex<Books<Dialed<D>>>,
@@ -175,11 +175,11 @@ impl<D: Dials> Drop for Taken<'_, D> {
     }
 }
 
-/// The limit: a cell for each connection, each for one thread, which empties it and fills it by
-/// compare-and-swap. Nobody waits, as no more threads run than there are cells.
+/// The upper bound: a cell for each connection, each used by one thread, which empties it and fills
+/// it by compare-and-swap. No thread waits, because no more threads run than there are cells.
 pub(crate) struct Cells(Box<[Padded]>);
 
-/// Apart from the cells of other threads, and from what the processor fetches along with them.
+/// On cache lines of its own, including the neighbour that the processor prefetches.
 #[repr(align(128))]
 pub(crate) struct Padded {
     is_full: AtomicBool,
@@ -235,7 +235,7 @@ impl Deref for Emptied<'_> {
 
 impl Drop for Emptied<'_> {
     fn drop(&mut self) {
-        // Nobody else fills it.
+        // Only this thread fills it.
         let _ = self.0.is_full.compare_exchange(false, true, Release, Relaxed);
     }
 }
