@@ -3,9 +3,9 @@
 //!     cargo run --example accept_queue
 //!
 //! Prints the server's accept queue while the callers arrive, first with the backlog that std asks
-//! for and then with the kernel's largest, and what that meant for the callers. Linux drops what
-//! does not fit, and the caller tries again a second later: with std's 128 most callers lose that
-//! second, with the kernel's limit (4096 unless it was changed) none does.
+//! for and then with the kernel's largest, and how long the callers waited. Linux drops connections
+//! that do not fit, and the caller tries again a second later: with std's 128 most callers lose
+//! that second, with the kernel's limit (4096 unless it was changed) none does.
 
 use std::net::TcpListener;
 use std::thread;
@@ -18,10 +18,10 @@ use latebind::net::accept_queue;
 use latebind::net::listen_overflows;
 use latebind::net::listen_tcp;
 
-/// How many call at once.
+/// The number of callers.
 const CALLERS: usize = 500;
 
-/// How long the server does something else meanwhile.
+/// How long the server does something else when the callers come.
 const BUSY: Duration = Duration::from_millis(500);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Lets the callers loose on a listener, and prints what becomes of them.
+/// Sends all callers to a listener, and prints the result.
 fn flood(listener: &TcpListener) -> Result<(), Box<dyn std::error::Error>> {
     let dialer = TcpDialer::from(listener.local_addr()?);
     let lost_before = listen_overflows().ok();

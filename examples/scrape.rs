@@ -1,4 +1,4 @@
-//! A pool's numbers where Prometheus finds them: `cargo run --example scrape --features metrics`.
+//! Serves a pool's numbers to Prometheus: `cargo run --example scrape --features metrics`.
 //!
 //! Serves them at the address that it prints, under a little load, until it is stopped. With `--once`
 //! it scrapes itself and ends.
@@ -14,7 +14,7 @@ use latebind::{Pool, net::TcpDialer};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // The recorder first: what is made after it reports to it.
+    // The recorder first, because metrics made after it report to it.
     let prometheus = PrometheusBuilder::new().install_recorder()?;
 
     let server = latebind::net::listen_tcp("127.0.0.1:0")?; // stands for yours
@@ -33,8 +33,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("http://{address}/metrics");
     let serve = move || {
         for stream in listener.incoming().flatten() {
-            metrics.publish(&pool.stats()); // of the moment of the scrape
-            // A client that has gone is no matter of ours.
+            metrics.publish(&pool.stats()); // as of this scrape
+            // Ignores a client that has gone.
             let _ = answer(stream, &prometheus);
         }
     };
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     serving.join().map_err(|_| "the server has panicked".into())
 }
 
-/// What a program does with its connections.
+/// Stands for the program's use of its connections.
 fn borrow_for_a_while(pool: &Pool<TcpDialer>) -> bool {
     let connection = pool.get();
     thread::sleep(Duration::from_millis(5));
@@ -64,7 +64,7 @@ fn answer(mut stream: TcpStream, prometheus: &PrometheusHandle) -> io::Result<()
 }
 
 fn scrape(address: SocketAddr) -> io::Result<String> {
-    thread::sleep(Duration::from_millis(100)); // for there to be something to see
+    thread::sleep(Duration::from_millis(100)); // so that there is something to see
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
     let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! Many requests from many threads, and what became of them.
+//! Many requests from many threads, and their results.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -20,26 +20,26 @@ use crate::client::Error;
 use crate::client::ID;
 use crate::client::WireError;
 
-/// What to ask, and how often.
+/// The requests to make.
 pub(crate) struct Load<'a> {
     pub(crate) client: &'a Client,
-    /// Asked in turn.
+    /// The URLs, asked in turn.
     pub(crate) urls: &'a [Uri],
     pub(crate) threads: usize,
     pub(crate) requests: u64,
-    /// The body of the response to the request with this id, if it is known.
+    /// Gives the expected body of the response to the request with an id, if it is known.
     pub(crate) expected: Option<fn(&str) -> Vec<u8>>,
 }
 
-/// What became of some requests.
+/// The results of some requests.
 #[derive(Default)]
 pub(crate) struct Tally {
     /// Responses read to their end.
     pub(crate) replies: u64,
-    /// Of those, the ones with their request's id.
+    /// Replies with their request's id.
     pub(crate) echoed: u64,
     pub(crate) statuses: BTreeMap<u16, u64>,
-    /// Requests without a reply, by the reason.
+    /// Requests without a reply, by reason.
     pub(crate) errors: BTreeMap<String, u64>,
     /// Bytes of all bodies.
     pub(crate) bytes: u64,
@@ -118,7 +118,7 @@ fn read(response: &mut Response<Body>) -> Result<Vec<u8>, String> {
     }
 }
 
-/// A name for an error: the same for all that an operator would not tell apart.
+/// A name for an error: the same for all errors that an operator would treat alike.
 fn kind(error: &Error) -> String {
     match error {
         Error::Exchange(WireError::Lost(cause)) => format!("{error}: {}", cause.kind()),
@@ -131,10 +131,10 @@ fn kind(error: &Error) -> String {
     }
 }
 
-/// The last of an error's sources, which says most.
+/// The last of an error's sources, which is the most specific.
 fn root(error: &(dyn std::error::Error + 'static)) -> String {
     match (error.downcast_ref(), error.source()) {
-        // It lists addresses and times besides, which are different each time.
+        // Its text also has addresses and times, which differ each time.
         (Some(refused @ NetError::Unreachable { .. }), _) => refused.kind().to_string(),
         (_, Some(source)) => root(source),
         _ => error.to_string(),

@@ -1,16 +1,14 @@
-//! A blocking HTTP client on a pool of connections, and a command line that puts it to work.
+//! A blocking HTTP client on a pool of connections, and a command line that uses it.
 //!
 //!     cargo run --release --example http_client --features rustls
 //!     cargo run --release --example http_client --features rustls -- https://… --requests 1000
-//!
-//! Without a URL it starts two servers in this process, one of them with TLS, and asks those: it
-//! ends with an error unless each response was the one to its request and the servers counted as
-//! many connections as the client, and never more at once than allowed.
-//!
-//! `client/` is the part to copy from; begin with its `mod.rs`.
+//! Without a URL it starts two servers in this process, one of them with TLS, and asks those. It
+//! ends with an error unless each response was the one to its request, the servers counted as many
+//! connections as the client, and never more at once than allowed. `client/` is the part to copy;
+//! start with its `mod.rs`.
 
 mod arguments;
-#[allow(dead_code, unused_imports)] // A client can do more than this program asks of it.
+#[allow(dead_code, unused_imports)] // The client can do more than this program uses.
 mod client;
 mod load;
 mod pair;
@@ -36,7 +34,7 @@ use crate::pair::Pair;
 use crate::pair::Seen;
 use crate::report::row;
 
-/// Longer than a dial lasts.
+/// How long to wait for the close; longer than a dial takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -82,7 +80,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Asks what the command line says, shows how far it is, and prints what became of it.
+/// Makes the requests of the command line, shows progress, and prints the results.
 fn ask(client: &Client, arguments: &Arguments, expected: Option<fn(&str) -> Vec<u8>>) -> Tally {
     let Arguments { urls, concurrency, requests, .. } = arguments;
     let load = Load { client, urls, threads: *concurrency, requests: *requests, expected };
@@ -97,8 +95,7 @@ fn ask(client: &Client, arguments: &Arguments, expected: Option<fn(&str) -> Vec<
     tally
 }
 
-/// Prints what the servers have seen, and returns what of it does not agree with the client's
-/// account.
+/// Prints the servers' counts, and returns the differences from the client's.
 fn compare(seen: &Seen, counts: &Counts, tally: &Tally, max_open: u32) -> Vec<String> {
     let Seen { accepted, answered, most_open } = seen;
     let seen = format!("{answered} requests answered, {accepted} connections accepted");

@@ -13,16 +13,16 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use crate::server::CHUNKED;
 use crate::server::Server;
 
-/// The servers, and all that is needed to ask them.
+/// The servers, and what a client needs to ask them.
 pub(crate) struct Pair {
     servers: [Server; 2],
-    /// Two on each server: one body with its length, and one in chunks.
+    /// Two URLs on each server: one body with its length, and one in chunks.
     pub(crate) urls: Vec<Uri>,
-    /// Who has signed the certificate.
+    /// The authority that signed the certificate.
     pub(crate) authorities: RootCertStore,
 }
 
-/// What both servers together have seen.
+/// The counts of both servers together.
 pub(crate) struct Seen {
     /// Connections accepted.
     pub(crate) accepted: u64,
@@ -45,7 +45,7 @@ impl Pair {
         Ok(Self { servers, urls, authorities })
     }
 
-    /// What the servers have seen of a client that is closed.
+    /// The servers' counts once the client is closed.
     pub(crate) fn seen(&self) -> io::Result<Seen> {
         let [plain, secure] = &self.servers;
         Ok(Seen {
@@ -56,7 +56,8 @@ impl Pair {
     }
 }
 
-/// A certificate for these names, made on the spot: a server's configuration, and who trusts it.
+/// Makes a certificate for these names: a server's configuration, and the authorities that trust
+/// it.
 pub(crate) fn self_signed(
     names: &[&str],
 ) -> Result<(Arc<ServerConfig>, RootCertStore), Box<dyn Error>> {

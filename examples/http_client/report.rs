@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::client::Counts;
 use crate::load::Tally;
 
-/// Prints what became of `requests` requests, which took `time` in all.
+/// Prints the results of `requests` requests, which took `time` in all.
 pub(crate) fn print(requests: u64, time: Duration, tally: &mut Tally, counts: Counts) {
     tally.latencies.sort_unstable();
     let latency = |quantile: f64| {

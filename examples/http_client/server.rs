@@ -1,4 +1,4 @@
-//! An HTTP server in this process, which counts for itself what the client claims.
+//! An HTTP server in this process, with counts of its own to compare with the client's.
 
 use std::io;
 use std::io::BufRead;
@@ -27,10 +27,10 @@ use rustls::StreamOwned;
 
 use crate::client::ID;
 
-/// After so many requests the server says `Connection: close`, as nginx does.
+/// The server sends `Connection: close` after this many requests, as nginx does.
 const REQUESTS_PER_CONNECTION: u32 = 200;
 
-/// What the server has seen.
+/// The server's counts.
 #[derive(Default)]
 pub(crate) struct Books {
     accepted: AtomicU64,
@@ -39,7 +39,7 @@ pub(crate) struct Books {
     open: Mutex<Vec<Open>>,
 }
 
-/// A connection that was open when it was last looked at.
+/// A connection that was open when it was last tested.
 struct Open {
     stream: TcpStream,
     is_over: Arc<AtomicBool>,
@@ -68,13 +68,13 @@ impl Books {
 }
 
 impl Open {
-    /// Whether the client has not closed it. Its own thread may not have noticed yet.
+    /// Whether the client has not closed it yet. Its own thread may not have noticed a close.
     fn is_open(&mut self) -> bool {
         loop {
             match self.stream.liveness() {
                 _ if self.is_over.load(SeqCst) => return false,
                 Ok(Liveness::Quiet) => return true,
-                // The end may come after what its thread has still to read.
+                // The end may follow data that its thread has yet to read.
                 Ok(Liveness::Unread) => thread::yield_now(),
                 Ok(Liveness::Closed) | Err(_) => return false,
             }
@@ -113,10 +113,10 @@ impl Server {
         &self.books
     }
 
-    /// Connections ever accepted, and all that have been opened so far among them.
+    /// The number of connections accepted so far, including all that have been opened.
     ///
-    /// The last may still wait to be accepted. One more stands behind them until the server lets
-    /// it go, and is not counted.
+    /// The last may still be in the accept queue. So this opens one more connection behind them,
+    /// waits until the server has handled it, and does not count it.
     pub(crate) fn accepted(&self) -> io::Result<u64> {
         let mut last = TcpStream::connect(self.address)?;
         let own = self.own.fetch_add(1, SeqCst) + 1;
@@ -129,14 +129,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, SeqCst);
-        // An acceptor that waits sees the flag when somebody knocks.
+        // A connection wakes an acceptor that waits, so that it sees the flag.
         let knock = TcpStream::connect(self.address);
         for open in self.books.open.lock().expect("no holder panics").iter() {
-            // Fails only where the client has gone already.
+            // Fails only if the client has gone already.
             let _ = open.stream.shutdown(Shutdown::Both);
         }
         if let Some(acceptor) = self.acceptor.take() {
-            // It panics only after a connection's thread has, which has said so.
+            // It panics only after a connection's thread has panicked, which has printed a message.
             let _ = acceptor.join();
         }
         drop(knock);
@@ -160,7 +160,7 @@ fn accept_all(
             let Ok(twin) = stream.try_clone() else { continue };
             let is_over = books.admit(twin);
             scope.spawn(move || {
-                // Ends with an error where the client goes, which is its right.
+                // Ends with an error if the client closes, which it may.
                 let _ = see_to(&stream, tls, books);
                 is_over.store(true, SeqCst);
                 let _ = stream.shutdown(Shutdown::Both);
@@ -193,7 +193,7 @@ fn serve<S: Read + Write>(
     for serial in 1..=REQUESTS_PER_CONNECTION {
         let Some(request) = Request::read(&mut stream)? else { break };
         let is_last = serial == REQUESTS_PER_CONNECTION;
-        // Counted first: whoever has the response must find it in the books.
+        // Counted first, so that a client that has the response finds it counted.
         books.answered.fetch_add(1, SeqCst);
         stream.get_mut().write_all(&request.response(is_last))?;
         stream.get_mut().flush()?;
@@ -201,14 +201,14 @@ fn serve<S: Read + Write>(
     Ok(())
 }
 
-/// As much of a request as this server looks at.
+/// The parts of a request that this server uses.
 struct Request {
     path: String,
     id: String,
 }
 
 impl Request {
-    /// Reads a request without a body; none if the client has closed.
+    /// Reads a request without a body; `None` if the client has closed.
     fn read(stream: &mut impl BufRead) -> Result<Option<Self>, Box<dyn std::error::Error>> {
         let mut lines = Vec::new();
         while !lines.ends_with(b"\r\n\r\n") {
@@ -251,7 +251,7 @@ impl Request {
 /// The path under which bodies come in chunks.
 pub(crate) const CHUNKED: &str = "/chunked";
 
-/// The body of the response to a request: made of its id, so that no part of another fits.
+/// The body of the response to a request, made from its id, so that no part of another matches.
 pub(crate) fn body_for(id: &str) -> Vec<u8> {
     format!("this is for request {id}\n").repeat(100).into_bytes()
 }

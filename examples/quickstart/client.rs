@@ -1,4 +1,4 @@
-//! What a driver has to tell the pool: how to open a connection, and when one is past use.
+//! A driver for the echo server: opens connections, and tells when one is unusable.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use latebind::net::{TcpConnection, TcpDialer};
 use latebind::{Blocking, Dialer};
 
-/// Longer than the slowest machine needs for an answer: only a bug can use it up.
+/// Longer than the slowest machine needs for an answer: only a bug can exceed it.
 const REPLY_LIMIT: Duration = Duration::from_secs(20);
 
 /// Opens connections to the echo server: TCP, and then its greeting.
@@ -22,7 +22,7 @@ impl EchoDialer {
 /// A connection whose greeting has been read.
 pub(crate) struct EchoConnection {
     stream: TcpConnection,
-    /// The server's own number for this connection; every reply must bear it.
+    /// The server's own number for this connection; every reply must have it.
     serial: u64,
 }
 
@@ -36,11 +36,11 @@ impl Dialer for EchoDialer {
         stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         let mut serial = [0; 8];
         stream.read_exact(&mut serial)?;
-        stream.set_read_timeout(None)?; // The limit was the dial's.
+        stream.set_read_timeout(None)?; // It was the dial's limit.
         Ok(EchoConnection { stream, serial: u64::from_be_bytes(serial) })
     }
 
-    // The rest is as TCP has it: a look at the socket, without a message to the peer.
+    // `TcpDialer` does the rest: it tests the socket, without a message to the peer.
 
     fn is_broken(&self, connection: &mut EchoConnection) -> bool {
         self.0.is_broken(&mut connection.stream)
@@ -55,11 +55,11 @@ impl Dialer for EchoDialer {
     }
 }
 
-/// Why a request got no good reply.
+/// Why a request got no valid reply.
 pub(crate) enum EchoError {
-    /// The connection was lost, and the reply with it.
+    /// The connection was lost, and with it the reply.
     Lost(io::Error),
-    /// A reply came that belongs to another request or to another connection.
+    /// The reply belongs to another request or another connection.
     MixedUp,
 }
 
@@ -74,7 +74,7 @@ impl EchoConnection {
     pub(crate) fn echo(&mut self, id: u64) -> Result<(), EchoError> {
         let mut expected = [0; 24];
         expected[..8].copy_from_slice(&id.to_be_bytes());
-        // A second word that depends on the first: half of another reply cannot pass for this one.
+        // A second word that depends on the first, so that half of another reply cannot match.
         expected[8..16].copy_from_slice(&id.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
         expected[16..].copy_from_slice(&self.serial.to_be_bytes());
 

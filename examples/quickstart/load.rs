@@ -1,4 +1,4 @@
-//! Callers: threads that borrow, ask, check the answer, and write down what became of it.
+//! Callers: threads that borrow, ask, check the answer, and record the result.
 
 use std::collections::BTreeMap;
 use std::sync::Barrier;
@@ -13,26 +13,26 @@ use crate::client::{EchoDialer, EchoError};
 /// How long a caller pauses after an error before its next request.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What became of some requests.
+/// The results of some requests.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) requests: u64,
-    /// Replies received and found right.
+    /// Correct replies.
     pub(crate) replies: u64,
-    /// Exchanges in which the connection was lost: each is tried again or counted as an error.
+    /// Exchanges in which the connection was lost: each is repeated or counted as an error.
     pub(crate) lost: u64,
-    /// Of those, the ones tried again.
+    /// Lost exchanges that were repeated.
     pub(crate) retried: u64,
     pub(crate) errors: BTreeMap<String, u64>,
-    /// One for each connection borrowed.
+    /// One wait for each borrowed connection.
     pub(crate) waits: Vec<Wait>,
 }
 
-/// How a caller came to its connection.
+/// How a caller got its connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Wait {
     pub(crate) waited: Duration,
-    /// Whether somebody had had the connection before.
+    /// Whether the connection had been lent before.
     pub(crate) reused: bool,
 }
 
@@ -53,7 +53,7 @@ impl Tally {
         self.errors.values().sum()
     }
 
-    /// The wait that the share `quantile` of all waits did not exceed.
+    /// The wait that the fraction `quantile` of all waits did not exceed.
     pub(crate) fn wait(&self, quantile: f64) -> Duration {
         let mut waits: Vec<_> = self.waits.iter().map(|wait| wait.waited).collect();
         waits.sort_unstable();
@@ -83,13 +83,13 @@ impl Load {
         self.replies.load(SeqCst)
     }
 
-    /// That many callers ask once each, all at the same moment.
+    /// Runs `callers` callers that ask once each, all at the same moment.
     pub(crate) fn at_once(&self, callers: usize) -> Tally {
         let start = Barrier::new(callers);
         let caller = || {
             let mut tally = Tally::default();
             start.wait();
-            let _ = self.ask(&mut tally); // The tally tells.
+            let _ = self.ask(&mut tally); // The tally has the result.
             tally
         };
         thread::scope(|scope| {
@@ -98,8 +98,8 @@ impl Load {
         })
     }
 
-    /// That many callers ask one thing after another, for as long as `meanwhile` lasts or until
-    /// the pool is closed.
+    /// Runs `callers` callers that ask again and again, until `meanwhile` returns or the pool is
+    /// closed.
     pub(crate) fn during<T>(&self, callers: usize, meanwhile: impl FnOnce() -> T) -> (Tally, T) {
         let over = AtomicBool::new(false);
         let caller = || {
@@ -125,7 +125,7 @@ impl Load {
         })
     }
 
-    /// One request, to its reply or its error.
+    /// Makes one request, to its reply or its error.
     fn ask(&self, tally: &mut Tally) -> Result<(), Trouble> {
         let id = self.requests.fetch_add(1, SeqCst);
         tally.requests += 1;
@@ -148,16 +148,16 @@ impl Load {
                     self.replies.fetch_add(1, SeqCst);
                     return Ok(());
                 }
-                // The connection had been idle or in others' hands, and the server may have closed
-                // it before it saw this request: that says nothing about the server as it is now,
-                // so ask again on another. An echo may be asked twice; a request that may not be
-                // is only safe to repeat where the protocol says that it was not begun.
+                // The connection was used before, and the server may have closed it before it saw
+                // this request. That says nothing about the server now, so ask again on another
+                // connection. An echo may be asked twice; any other request may be repeated only
+                // if the protocol says that the server has not begun it.
                 Err(EchoError::Lost(_)) if reused => {
                     tally.lost += 1;
                     tally.retried += 1;
                     PooledConnection::discard(connection);
                 }
-                // It was dialed for this very request. Another try would hide a failing server.
+                // It was dialed for this request. Another try would hide a failing server.
                 Err(EchoError::Lost(error)) => {
                     tally.lost += 1;
                     tally.error(format!("fresh connection lost: {}", error.kind()));
@@ -174,19 +174,19 @@ impl Load {
     }
 }
 
-/// The error that nothing excuses.
+/// The error that must never occur.
 pub(crate) const MIXED_UP: &str = "reply mixed up";
 
-/// What a closed pool says to those who wait.
+/// The error of callers that wait when the pool is closed.
 pub(crate) const CLOSED: &str = "pool closed";
 
-/// Why there was no reply, as far as the caller's next step goes.
+/// Why there was no reply, as it matters for the caller's next step.
 enum Trouble {
     Closed,
     Other,
 }
 
-/// A name for the error: what an operator would want to tell apart.
+/// A name for the error, by which an operator would distinguish it.
 fn kind(error: &GetError<std::io::Error>) -> String {
     let cause = error.dial_error().map(|cause| format!(": {}", cause.kind())).unwrap_or_default();
     match error {

@@ -4,7 +4,7 @@
 //!
 //! Starts an echo server in this process and borrows connections to it through a cold start, a
 //! steady load, a spike, a restart of the server and a close, in about eight seconds. Every reply
-//! is checked. Ends with a balance sheet, the server's books beside the pool's, and with an error
+//! is checked. Ends with a balance sheet of the server's counts and the pool's, and with an error
 //! if they differ.
 
 mod client;
@@ -26,19 +26,19 @@ use crate::screen::Screen;
 use crate::server::{GREETING_DELAY, SERVICE_TIME, Server};
 use crate::sheet::{Sheet, grouped, millis};
 
-/// Connections, in everyday work.
+/// The connections allowed in all phases except the spike.
 const FEW: u32 = 8;
 
-/// Threads that want one, in everyday work.
+/// The threads in all phases except the spike.
 const CALLERS: usize = 24;
 
-/// Connections allowed and callers at once, in the spike.
+/// The connections allowed and the callers at once in the spike.
 const SPIKE: u32 = 48;
 
 /// How long the server stays away.
 const OUTAGE: Duration = Duration::from_millis(400);
 
-/// Longer than anything here takes on the slowest machine.
+/// Longer than any step takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -56,7 +56,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(tour.balance())
 }
 
-/// All that the phases share.
+/// The state that the phases share.
 struct Tour {
     server: Server,
     pool: Pool<EchoDialer>,
@@ -147,7 +147,7 @@ impl Tour {
         );
         pool.resize(FEW)?;
         let before = settle(pool, server);
-        server.books().take_peak(); // From here on it is the lower limit that counts.
+        server.books().take_peak(); // From here on the lower limit applies.
         let (tally, recovery) = load.during(CALLERS, || -> Result<Duration, Box<dyn Error>> {
             screen.watch(pool, load, Duration::from_secs(1));
             server.stop();
@@ -202,7 +202,7 @@ impl Tour {
         sheet.enter("close", tally, &before, &after, server.books());
     }
 
-    /// Ends everything, and compares the books.
+    /// Ends everything, and compares the counts.
     fn balance(self) -> ExitCode {
         let Self { mut server, pool, load, sheet, .. } = self;
         let last = pool.stats();
@@ -216,16 +216,16 @@ impl Tour {
     }
 }
 
-/// How many of the callers who queued were served by a returned connection at a time when a dial
-/// begun for them cannot have ended, as the server had not greeted yet.
+/// How many of the callers that queued were served by a returned connection before any dial begun
+/// for them can have ended, because the server had not greeted yet.
 fn served_sooner(tally: &Tally, queued: u64) -> u64 {
     let is_sooner = |wait: &&Wait| wait.reused && wait.waited < GREETING_DELAY;
     let served_at_once = (tally.waits.len() as u64).saturating_sub(queued);
     (tally.waits.iter().filter(is_sooner).count() as u64).saturating_sub(served_at_once)
 }
 
-/// The pool's numbers once nothing is on its way and the server sees as many connections as the
-/// pool. If that takes too long, the sheet will tell.
+/// Returns the pool's numbers once nothing is under way and the server counts as many connections
+/// as the pool. If that takes too long, the balance sheet shows the difference.
 fn settle(pool: &Pool<EchoDialer>, server: &Server) -> Stats {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -31,7 +31,7 @@ impl Screen {
         println!("  {line}");
     }
 
-    /// Shows what the pool does, for `time`.
+    /// Shows the pool's progress for `time`.
     pub(crate) fn watch(&self, pool: &Pool<EchoDialer>, load: &Load, time: Duration) {
         let start = Instant::now();
         let step = Duration::from_millis(if self.is_terminal { 100 } else { 1_000 });
@@ -60,7 +60,7 @@ impl Screen {
     fn progress(&self, line: &str) {
         if self.is_terminal {
             print!("\r  {line:<WIDTH$}");
-            let _ = stdout().flush(); // A line of progress less.
+            let _ = stdout().flush(); // A failure loses only a line of progress.
         } else {
             println!("  {line}");
         }

@@ -1,4 +1,4 @@
-//! An echo server that can be stopped and started again, and that keeps books of its own.
+//! An echo server that can be stopped and started again, with counts of its own.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -11,30 +11,30 @@ use std::time::{Duration, Instant};
 
 use latebind::net::{ListenError, listen_tcp};
 
-/// How long the server takes to greet a new connection: it stands for TLS, a login, a fork.
+/// How long the server takes to greet a new connection, as a stand-in for TLS, a login, a fork.
 pub(crate) const GREETING_DELAY: Duration = Duration::from_millis(50);
 
-/// How long the server thinks about a request.
+/// How long the server takes for a request.
 pub(crate) const SERVICE_TIME: Duration = Duration::from_millis(2);
 
 /// How long to try to listen on a port that should be free.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The server, running or stopped. It keeps its address and its books over a restart.
+/// The server, running or stopped. It keeps its address and its counts over a restart.
 pub(crate) struct Server {
     address: SocketAddr,
     books: Arc<Books>,
     running: Option<Running>,
 }
 
-/// What the server has seen, all restarts together.
+/// The server's counts over all restarts.
 #[derive(Default)]
 pub(crate) struct Books {
     accepted: AtomicU64,
     /// Connections accepted whose end has not been seen.
     open: AtomicU32,
     peak: AtomicU32,
-    /// Connections greeted: only to these can a client have sent a request.
+    /// Connections greeted: a client can have sent a request only on these.
     opened: AtomicU64,
     closed: AtomicU64,
     answered: AtomicU64,
@@ -46,7 +46,7 @@ impl Books {
         self.open.load(SeqCst)
     }
 
-    /// The most connections open at once since this was last asked.
+    /// The most connections open at once since the last call.
     pub(crate) fn take_peak(&self) -> u32 {
         self.peak.swap(self.open(), SeqCst)
     }
@@ -56,7 +56,7 @@ impl Books {
         self.opened.load(SeqCst)
     }
 
-    /// Of those, connections that have ended.
+    /// Greeted connections that have ended.
     pub(crate) fn closed(&self) -> u64 {
         self.closed.load(SeqCst)
     }
@@ -102,7 +102,7 @@ impl Server {
                     self.running = Some(Running::new(listener, &self.books));
                     return Ok(());
                 }
-                // Anybody may have had the port for a moment: a client that the kernel gave it to.
+                // The kernel may have given the port to a client for a moment.
                 Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
                 Err(error) => return Err(error),
             }
@@ -122,7 +122,7 @@ struct Running {
     acceptor: JoinHandle<Vec<JoinHandle<()>>>,
 }
 
-/// What the threads of one run share.
+/// The state that the threads of one run share.
 struct House {
     books: Arc<Books>,
     stopping: AtomicBool,
@@ -145,12 +145,12 @@ impl Running {
 
     fn stop(self, address: SocketAddr) {
         self.house.stopping.store(true, SeqCst);
-        // An acceptor that waits in `accept` sees the flag when somebody knocks.
+        // A connection wakes an acceptor that waits in `accept`, so that it sees the flag.
         let knock = TcpStream::connect_timeout(&address, PATIENCE);
         let threads = self.acceptor.join().expect("the acceptor does not panic");
         drop(knock);
         for connection in self.house.connections.lock().expect("no holder panics").values() {
-            // Fails only where the client has gone already.
+            // Fails only if the client has gone already.
             let _ = connection.shutdown(std::net::Shutdown::Both);
         }
         for thread in threads {
@@ -183,7 +183,7 @@ impl House {
     fn see_to(&self, serial: u64, stream: Arc<TcpStream>) {
         if self.greet(serial, &stream).is_ok() {
             self.books.opened.fetch_add(1, SeqCst);
-            // Ends with an error, always: the client has closed, or the server stops.
+            // Always ends with an error: the client has closed, or the server stops.
             let _ = self.answer(serial, &stream);
             self.books.closed.fetch_add(1, SeqCst);
         }

@@ -1,4 +1,4 @@
-//! The balance sheet: the server's books beside the pool's, and whatever does not add up.
+//! The balance sheet: the server's counts beside the pool's, and all differences.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::server::Books;
 /// How long to wait for threads that are about to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the phases have come to.
+/// The results of the phases.
 #[derive(Default)]
 pub(crate) struct Sheet {
     rows: Vec<Row>,
@@ -26,7 +26,7 @@ struct Row {
 }
 
 impl Sheet {
-    /// Enters a phase that is over, with the pool's numbers from before and after it.
+    /// Adds a finished phase, with the pool's numbers from before and after it.
     pub(crate) fn enter(
         &mut self,
         phase: &'static str,
@@ -60,14 +60,14 @@ impl Sheet {
         self.rows.push(Row { phase, tally, dials, peak, max_open });
     }
 
-    /// Notes a fault unless all is well.
+    /// Records a fault unless `is_well`.
     pub(crate) fn expect(&mut self, is_well: bool, fault: &str) {
         if !is_well {
             self.faults.push(fault.to_owned());
         }
     }
 
-    /// Prints the sheet; what does not add up is returned.
+    /// Prints the sheet, and returns the faults.
     pub(crate) fn print(mut self, pool: &Stats, server: &Books) -> Vec<String> {
         let mut all = Tally::default();
         println!("\nBalance sheet");
@@ -154,7 +154,7 @@ fn line(what: &str, value: &str) {
     println!("  {what:<39} {value:>8}");
 }
 
-/// The number with its thousands apart.
+/// Formats a number with its thousands separated.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -167,7 +167,7 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// A time as a person reads it.
+/// Formats a time in milliseconds.
 pub(crate) fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
@@ -178,7 +178,7 @@ fn threads_left() -> Option<usize> {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
         let names = std::fs::read_dir("/proc/self/task").ok()?.flatten().filter_map(|task| {
-            // A thread may end while it is looked at.
+            // A thread may end while it is read.
             std::fs::read_to_string(task.path().join("comm")).ok()
         });
         let left = names.filter(|name| name.starts_with("latebind-")).count();

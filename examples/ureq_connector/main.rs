@@ -1,12 +1,10 @@
 //! A `KeyedPool` under ureq: what changes for a client that keeps its API, and what does not.
 //!
 //!     cargo run --release --example ureq_connector
-//!
 //! Sends the same requests through ureq with its own pool, and through ureq with a `KeyedPool`
-//! under it, to three servers in this process. Every reply is checked. Ends with the servers' books
-//! of both, and with an error if they are not as the pool promises.
-//!
-//! All that is to be taken over is `pooled.rs`. It says how it works, and where it stops.
+//! under it, to three servers in this process. Every reply is checked. Ends with the servers'
+//! counts for both, and with an error if the pool has broken its promises. Copy `pooled.rs` only.
+//! It describes how it works, and its limits.
 
 mod pooled;
 mod server;
@@ -34,7 +32,7 @@ const CALLERS: usize = 24;
 /// Requests of each thread.
 const REQUESTS: usize = 300;
 
-/// Connections that a server is asked for at the same time.
+/// The most connections to a server at the same time.
 const MAX_OPEN: u32 = 4;
 
 /// Longer than the slowest machine needs.
@@ -49,7 +47,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let wrong = ask_all(&Agent::new_with_config(config()), &servers)?;
     let mut is_sound = report("ureq's own pool", &servers, wrong);
 
-    // The recipe, all of it.
+    // The whole recipe.
     let (connector, resolver) = (DefaultConnector::default(), DefaultResolver::default());
     let opener = Opener::new(config(), connector, resolver);
     let pool = KeyedPool::builder(opener.dialers()).max_open(MAX_OPEN).build()?;
@@ -81,7 +79,7 @@ fn echo(Request { method, path }: &Request, stream: &mut TcpStream) -> io::Resul
     Ok(true)
 }
 
-/// Has all threads ask all servers in turn. Counts the replies that were another request's.
+/// Lets all threads ask all servers in turn. Counts the replies that were another request's.
 fn ask_all(agent: &Agent, servers: &[Server]) -> Result<usize, ureq::Error> {
     thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS)
@@ -113,7 +111,8 @@ fn are_left_alone(servers: &[Server]) -> bool {
     true
 }
 
-/// Prints the servers' books. Says whether every request came once, and every reply to who had asked.
+/// Prints the servers' counts. Returns whether every request came once, and every reply went to its
+/// request.
 fn report(pool: &str, servers: &[Server], wrong: usize) -> bool {
     let books = || servers.iter().map(Server::books);
     let asked: u64 = books().map(|books| books.asked()).sum();

@@ -4,45 +4,42 @@
 //! Agent ──connect──▶ Pooled ──get──▶ KeyedPool ──dial──▶ Dial ──▶ ureq's own connectors
 //!       ◀─transport─  Lent  ◀─guard─
 //! ```
-//!
-//! ureq's pool lies above its connectors and cannot be exchanged. But what a connector gives it need
-//! not be a connection: here it is a *loan* of one. ureq asks a transport whether it `is_open` at one
-//! moment only, when it has read a reply to its end, nothing forbids another request on the
+//! ureq's pool is above its connectors and cannot be replaced. But a connector need not give it a
+//! connection: here it gives a *loan* of one. ureq asks a transport whether it `is_open` at one
+//! moment only: when it has read a reply to its end, nothing forbids another request on the
 //! connection, and it is about to keep it. At this moment `Lent` gives the connection back to the
-//! `KeyedPool` and says, truly, that it has none any more; so ureq keeps nothing. A transport that is
-//! dropped without having been asked had half a reply in it, or an error, or a `Connection: close`:
-//! its connection is discarded.
-//!
-//! New connections are opened by ureq's connectors, with the agent's configuration: TCP, TLS, proxies
-//! and time limits are as without the pool. Only *when* to open one is the pool's to say.
-//!
-//! # Where it stops
+//! `KeyedPool` and answers, truthfully, that it has none any more, so ureq keeps nothing. A
+//! transport that is dropped without that question has half a reply in it, or an error, or a
+//! `Connection: close`: its connection is discarded. ureq's connectors open new connections, with
+//! the agent's configuration: TCP, TLS, proxies and time limits are as without the pool. The pool
+//! decides only *when* to open one. # Limits
 //!
 //! - **The signal is no promise.** The traits live in ureq's `unversioned` module, which may change
-//!   with each minor version. And that `is_open` is asked for a connection to be kept, or kept before
-//!   (`Connection::reuse` and `Pool::get` in its `pool.rs`), and for no other, is how ureq 3.5 is
-//!   written and not what it documents. Ask cargo for `~3.5`, and take the tests along
-//!   (`tests/ureq_connector.rs`): they fail if ureq comes to do it otherwise. A transport cannot find
-//!   out by itself, unless it follows the framing of requests and replies as ureq does already.
-//! - **ureq's lock stays on the way.** Each request still asks ureq's pool first, which is empty, and
-//!   enters itself in the list for [`Agent::shutdown`]: two short turns under one mutex, the second as
-//!   long as there are requests under way. Returns do not touch it.
-//! - **No second try.** Neither ureq nor its transports repeat a request whose reused connection turns
-//!   out dead: a transport does not know whether the request may be repeated. The pool looks at a
-//!   connection before it lends it, as ureq's does.
-//! - **Settings of one request** that would shape its connection (TLS, proxy, `TCP_NODELAY`, ..) keep
-//!   it away from the pool: such a request gets a connection of its own, which no limit counts.
-//! - **What ureq gives up is closed**, as without this pool: a reply with an error status that became
-//!   an `Err`, a body dropped before its end, and one read to its last byte but not to the `Ok(0)`
-//!   that follows.
-//! - **A body holds its connection.** A thread that keeps one and asks the same host again needs two;
-//!   with `max_open(1)` it waits for itself until its time is up. ureq's pool has no limit to run into.
-//! - **Time limits.** Waiting for the pool counts as connecting. Who gets nothing in time is told so by
-//!   an [`Error::Io`] of kind `TimedOut` around the pool's own error, which says more than
-//!   `Error::Timeout` could. Names are resolved as part of a dial, once per connection and not once per
-//!   request, so that `timeout_resolve` has no say. ureq's `max_idle_*` have none either.
-//! - **The agent's end is not the pool's.** `Agent::shutdown` ends the requests under way; to close
-//!   what is idle and to turn away those who wait, close the pool as well.
+//!   with each minor version. ureq 3.5 calls `is_open` only for a connection to be kept, or kept
+//!   before (`Connection::reuse` and `Pool::get` in its `pool.rs`), but does not document that.
+//!   Depend on `~3.5`, and copy the tests (`tests/ureq_connector.rs`): they fail if ureq changes
+//!   that. A transport cannot detect the end of a reply itself, unless it parses requests and
+//!   replies as ureq does already.
+//! - **ureq's lock remains.** Each request still asks ureq's pool first, which is empty, and enters
+//!   itself in the list for [`Agent::shutdown`]: it takes one mutex twice, the second time for a
+//!   time proportional to the number of requests under way. Returns do not take it.
+//! - **No second try.** Neither ureq nor its transports repeat a request whose reused connection
+//!   turns out dead: a transport does not know whether the request may be repeated. The pool tests
+//!   a connection before it lends it, as ureq's does.
+//! - **Settings of one request** that affect its connection (TLS, proxy, `TCP_NODELAY`, ..) bypass
+//!   the pool: such a request gets a connection of its own, which counts for no limit.
+//! - **Connections that ureq gives up are closed**, as without this pool: after a reply with an
+//!   error status that became an `Err`, a body dropped before its end, and one read to its last
+//!   byte but not to the `Ok(0)` that follows.
+//! - **A body holds its connection.** A thread that keeps a body and asks the same host again needs
+//!   two connections; with `max_open(1)` it waits for itself until its time limit. ureq's pool has
+//!   no such limit.
+//! - **Time limits.** Waiting for the pool counts as connecting. A request that gets no connection
+//!   in time gets an [`Error::Io`] of kind `TimedOut` around the pool's own error, which says more
+//!   than `Error::Timeout` could. Names are resolved as part of a dial, once per connection and not
+//!   once per request, so `timeout_resolve` has no effect. Nor do ureq's `max_idle_*`.
+//! - **The agent's end is not the pool's.** `Agent::shutdown` ends the requests under way; close
+//!   the pool as well, to close idle connections and turn away waiting callers.
 
 use std::fmt;
 use std::io;
@@ -63,7 +60,8 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Error, Timeout};
 
-/// What requests must have in common to share connections; all else is the agent's.
+/// The parts that requests must have in common to share connections; the others belong to the
+/// agent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Origin {
     scheme: Scheme,
@@ -71,7 +69,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// That of a request, if its address has both parts.
+    /// The origin of a request, if its address has both parts.
     pub(crate) fn of(uri: &Uri) -> Option<Self> {
         Some(Self { scheme: uri.scheme()?.clone(), authority: uri.authority()?.clone() })
     }
@@ -87,7 +85,7 @@ impl From<&Origin> for Uri {
 type DynConnector = dyn Connector<(), Out = Box<dyn Transport>>;
 type RegisterShutdown = dyn Fn(Weak<dyn ShutdownHandle>) -> Result<(), Error> + Send + Sync;
 
-/// Opens connections as an agent of a certain configuration would, with no pool in between.
+/// Opens connections as an agent with the given configuration would, without a pool.
 #[derive(Clone)]
 pub(crate) struct Opener {
     config: Config,
@@ -96,7 +94,7 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    /// With what [`Agent::with_parts`] takes.
+    /// Takes the arguments of [`Agent::with_parts`].
     pub(crate) fn new(
         config: Config,
         connector: impl Connector<(), Out = Box<dyn Transport>>,
@@ -105,7 +103,7 @@ impl Opener {
         Self { config, resolver: Arc::new(resolver), connector: Arc::new(connector) }
     }
 
-    /// How a pool opens connections: for [`KeyedPool::builder`].
+    /// Makes dialers for [`KeyedPool::builder`].
     pub(crate) fn dialers(&self) -> impl Fn(&Origin) -> Dial + Send + Sync + 'static {
         let opener = self.clone();
         move |origin| Dial { uri: origin.into(), opener: opener.clone() }
@@ -117,7 +115,7 @@ impl Opener {
         Agent::with_parts(self.config.clone(), connector, Unasked)
     }
 
-    /// What the agent does before and around its connectors.
+    /// Does what the agent does before and around its connectors.
     fn open(
         &self,
         uri: &Uri,
@@ -128,7 +126,7 @@ impl Opener {
         let now = Instant::now();
         let proxy = config.proxy().filter(|proxy| !proxy.is_no_proxy(uri));
         let addrs = match proxy {
-            // It is the proxy's to know.
+            // The proxy resolves it.
             Some(proxy) if !proxy.resolve_target() => self.resolver.empty(),
             _ => self.resolver.resolve(uri, config, timeout)?,
         };
@@ -151,7 +149,7 @@ impl Opener {
     }
 }
 
-/// The agent's resolver: names are resolved by dials.
+/// The agent's resolver, which resolves nothing, because dials resolve names.
 #[derive(Debug)]
 struct Unasked;
 
@@ -164,10 +162,10 @@ impl Resolver for Unasked {
 /// A connection of the pool's.
 pub(crate) struct Open {
     transport: Box<dyn Transport>,
-    /// How another thread ends its I/O.
+    /// With this another thread ends its I/O.
     shutdown: Weak<dyn ShutdownHandle>,
-    /// Whether it may have session tickets of a TLS server to be read, which comes with the first
-    /// reply: until then a look at the socket tells nothing.
+    /// Whether session tickets of a TLS server may be unread. They come with the first reply; until
+    /// then the state of the socket says nothing.
     may_have_tickets: bool,
 }
 
@@ -194,24 +192,24 @@ impl Dialer for Dial {
         };
         let config = (&self.opener.config, false);
         let transport = self.opener.open(&self.uri, config, timeout, register)?;
-        // A connector without a handle is one that cannot be interrupted.
+        // A connection whose connector registers no handle cannot be interrupted.
         let shutdown = lock(&opened).take().unwrap_or_else(|| Weak::<NoHandle>::new());
         let may_have_tickets = transport.is_tls();
         Ok(Open { transport, shutdown, may_have_tickets })
     }
 
-    /// A look at the socket, as ureq's pool does it. Bytes that nobody asked for are a reply, or a
-    /// rest of one, that the next borrower must not see.
+    /// Tests the socket, as ureq's pool does. Unread bytes are a reply, or a part of one, that the
+    /// next borrower must not see.
     fn is_broken(&self, connection: &mut Open) -> bool {
         let Open { transport, may_have_tickets, .. } = connection;
         !transport.buffers().input().is_empty() || !*may_have_tickets && !transport.is_open()
     }
 
-    /// Takes in what a TLS server has sent ahead, so that a look at the socket tells something.
+    /// Reads what a TLS server has sent ahead, so that a test of the socket is meaningful.
     fn check(&self, connection: &mut Open, _deadline: time::Instant) -> Result<(), Error> {
         if mem::take(&mut connection.may_have_tickets) {
-            // Ends in an error where all is well: nothing comes behind the tickets. What is not well
-            // is for `is_broken` to find, which is asked next.
+            // Times out on a healthy connection, because nothing follows the tickets. `is_broken`,
+            // which is called next, finds any other fault.
             let _ = connection.transport.await_input(limit(A_MOMENT, Timeout::Connect));
         }
         Ok(())
@@ -221,20 +219,20 @@ impl Dialer for Dial {
         false
     }
 
-    /// Nothing: the check waits for a moment at most, and seldom.
+    /// Nothing blocks: the check waits for a moment at most, and seldom.
     fn blocking(&self) -> Blocking {
         Blocking::default().check(false)
     }
 }
 
-/// To read what has arrived, and not what may be on its way.
+/// Long enough to read bytes that have arrived, and not those that may be on their way.
 const A_MOMENT: time::Duration = time::Duration::from_millis(2);
 
 fn limit(after: time::Duration, reason: Timeout) -> NextTimeout {
     NextTimeout { after: after.into(), reason, ..NextTimeout::default() }
 }
 
-/// The connector: lends from the pool.
+/// The connector: borrows from the pool.
 pub(crate) struct Pooled {
     pool: KeyedPool<Origin, Dial>,
     opener: Opener,
@@ -272,12 +270,12 @@ impl fmt::Debug for Pooled {
     }
 }
 
-/// The transport: a connection on loan.
+/// The transport: a borrowed connection.
 pub(crate) struct Lent {
     /// `None` once it was given back.
     guard: Option<OwnedKeyedConnection<Origin, Dial>>,
     interrupt: Arc<Interrupt>,
-    /// What there is to see when it was.
+    /// The empty buffers after that.
     nothing: LazyBuffers,
 }
 
@@ -292,9 +290,9 @@ impl Lent {
         Ok(&mut *guard.map_err(io::Error::from)?.transport)
     }
 
-    /// Ends the loan. What happens to the connection is the caller's to say.
+    /// Ends the loan. The caller decides what happens to the connection.
     fn end(&mut self) -> Option<OwnedKeyedConnection<Origin, Dial>> {
-        // From here on it may be somebody else's.
+        // From here on it may belong to another request.
         lock(&self.interrupt.0).take();
         self.guard.take()
     }
@@ -319,7 +317,7 @@ impl Transport for Lent {
         self.transport()?.await_input(timeout)
     }
 
-    /// ureq has read a reply to its end, and would keep the connection: the end of the loan.
+    /// Ends the loan, because ureq has read a reply to its end and would keep the connection.
     fn is_open(&mut self) -> bool {
         drop(self.end());
         false
@@ -345,7 +343,7 @@ impl fmt::Debug for Lent {
     }
 }
 
-/// How the agent ends a request under way: for the time of one loan.
+/// Lets the agent end a request under way, for the time of one loan.
 struct Interrupt(Mutex<Option<Weak<dyn ShutdownHandle>>>);
 
 impl ShutdownHandle for Interrupt {
@@ -358,19 +356,19 @@ impl ShutdownHandle for Interrupt {
     }
 }
 
-/// Of a connector that registers none. Never made.
+/// The handle of a connector that registers none. No value of it exists.
 struct NoHandle;
 
 impl ShutdownHandle for NoHandle {
     fn shutdown(&self) {}
 }
 
-/// No holder panics, and what they guard is sound at any time.
+/// Ignores poisoning: no holder panics, and the data is valid at any time.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The pool's errors as ureq would have them: I/O, with the reason inside.
+/// Converts the pool's errors to ureq's: I/O, with the reason inside.
 fn into_ureq(error: GetError<Error>) -> Error {
     let kind = match &error {
         GetError::Unreachable { failure, .. } => match failure.error() {
@@ -386,7 +384,7 @@ fn into_ureq(error: GetError<Error>) -> Error {
     Error::Io(io::Error::new(kind, error))
 }
 
-/// Whether connections opened with one configuration serve requests of the other: what ureq asks
+/// Whether connections opened with one configuration serve requests of the other. ureq tests that
 /// before it uses its own pool, and does not tell a connector.
 fn is_shaped_alike(one: &Config, other: &Config) -> bool {
     one.proxy() == other.proxy()
@@ -394,7 +392,7 @@ fn is_shaped_alike(one: &Config, other: &Config) -> bool {
         && one.no_delay() == other.no_delay()
         && one.input_buffer_size() == other.input_buffer_size()
         && one.output_buffer_size() == other.output_buffer_size()
-        && is_same_agent_name(one.user_agent(), other.user_agent()) // Proxies are told it.
+        && is_same_agent_name(one.user_agent(), other.user_agent()) // It is sent to proxies.
         && is_same_tls(one.tls_config(), other.tls_config())
 }
 
@@ -407,7 +405,7 @@ fn is_same_agent_name(one: &AutoHeaderValue, other: &AutoHeaderValue) -> bool {
     }
 }
 
-/// Certificates are the same where one configuration is a clone of the other, as a request's is of
+/// Certificates count as equal if one configuration is a clone of the other, as a request's is of
 /// its agent's.
 fn is_same_tls(one: &TlsConfig, other: &TlsConfig) -> bool {
     let has_same_client = match (one.client_cert(), other.client_cert()) {

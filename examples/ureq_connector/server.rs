@@ -1,4 +1,4 @@
-//! An HTTP server in this process that keeps books of its own.
+//! An HTTP server in this process, with counts of its own.
 
 use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,24 +8,25 @@ use std::thread::{self, JoinHandle};
 
 use latebind::net::listen_tcp;
 
-/// A server, until it is dropped. The connections that it has accepted last until the client's end.
+/// A server, until it is dropped. The connections that it has accepted last until the client closes
+/// them.
 pub(crate) struct Server {
     address: SocketAddr,
     house: Arc<House>,
     acceptor: Option<JoinHandle<()>>,
 }
 
-/// What the threads share.
+/// The state that the threads share.
 struct House {
     books: Books,
     stopping: AtomicBool,
     answer: Box<Answer>,
 }
 
-/// Answers a request on its connection, and says whether another may follow.
+/// Answers a request on its connection, and returns whether another may follow.
 type Answer = dyn Fn(&Request, &mut TcpStream) -> io::Result<bool> + Send + Sync;
 
-/// What a server has seen.
+/// The counts of a server.
 #[derive(Default)]
 pub(crate) struct Books {
     opened: AtomicU64,
@@ -35,7 +36,7 @@ pub(crate) struct Books {
 }
 
 impl Books {
-    /// Connections ever accepted.
+    /// Connections accepted so far.
     pub(crate) fn opened(&self) -> u64 {
         self.opened.load(SeqCst)
     }
@@ -45,12 +46,12 @@ impl Books {
         self.open.load(SeqCst)
     }
 
-    /// The most that `open` has been.
+    /// The largest value of `open` so far.
     pub(crate) fn most_open(&self) -> u32 {
         self.most_open.load(SeqCst)
     }
 
-    /// Requests ever received.
+    /// Requests received so far.
     pub(crate) fn asked(&self) -> u64 {
         self.asked.load(SeqCst)
     }
@@ -90,7 +91,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.house.stopping.store(true, SeqCst);
-        // An acceptor that waits in `accept` sees the flag when somebody knocks.
+        // A connection wakes an acceptor that waits in `accept`, so that it sees the flag.
         let knock = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.join().expect("the acceptor does not panic");

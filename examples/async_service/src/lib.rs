@@ -1,4 +1,4 @@
-//! Accounts by HTTP: tasks of axum's, and connections that are for threads.
+//! An HTTP service for accounts: handlers are axum's tasks, connections belong to threads.
 
 use std::error::Error;
 use std::fmt::Display;
@@ -18,18 +18,18 @@ use postgres::{Client, Config, NoTls};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, spawn_blocking};
 
-/// Compiles what the page says.
+/// Compiles the page's program.
 #[cfg(doctest)]
 #[doc = include_str!("../../../src/drivers/in_async.md")]
 mod page {}
 
-/// The pool, of which each handler has a clone.
+/// The pool. Each handler has a clone.
 pub type Database = Pool<PostgresDialer<NoTls>>;
 
 /// How long a request waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long the end of the service waits for what is under way.
+/// How long the end of the service waits for work under way.
 const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// Makes the pool. It dials nothing yet, so a task may.
@@ -49,7 +49,7 @@ pub fn database(mut config: Config) -> Result<Database, Box<dyn Error>> {
     Ok(pool)
 }
 
-/// Serves until `end`. Says what of the pool was open still when the last wait was over.
+/// Serves until `end`. Returns the connections that were still open when the last wait was over.
 ///
 /// # Errors
 ///
@@ -60,7 +60,7 @@ pub async fn serve(
     end: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Drained> {
     axum::serve(listener, routes(pool.clone())).with_graceful_shutdown(end).await?;
-    // It waits, and so is nothing for a task.
+    // It waits, and so must not run in a task.
     let close = move || {
         pool.close();
         let drained = pool.drain(Instant::now() + LAST_WAIT);
@@ -72,7 +72,7 @@ pub async fn serve(
     Ok(spawn_blocking(close).await?)
 }
 
-/// The service itself.
+/// The routes of the service.
 pub fn routes(pool: Database) -> Router {
     Router::new()
         .route("/accounts/{id}", get(balance))
@@ -109,7 +109,7 @@ async fn transfer(
     if are_both_there { Ok(StatusCode::NO_CONTENT) } else { Err(Failure::NoSuchAccount) }
 }
 
-/// The pool's numbers; a task may ask for them.
+/// The pool's numbers, which a task may read.
 async fn health(State(pool): State<Database>) -> String {
     pool.recent_stats().to_string()
 }
@@ -118,13 +118,13 @@ async fn health(State(pool): State<Database>) -> String {
 ///
 /// # Errors
 ///
-/// [`Failure`] says what a client of the service is told.
+/// [`Failure`] becomes the response to the client.
 pub async fn with<T: Send + 'static>(
     pool: &Database,
     work: impl FnOnce(&mut Client) -> Result<T, postgres::Error> + Send + 'static,
 ) -> Result<T, Failure> {
     let (pool, cancel) = (pool.clone(), Cancel::new());
-    // A request whose client goes away is dropped here, and then waits for no connection.
+    // A request whose client goes away is dropped here, which ends its wait.
     let _cancels = CancelOnDrop(cancel.clone());
     let task = spawn_blocking(move || {
         let mut client = pool.checkout().cancel(&cancel).timeout(PATIENCE).get()?;
@@ -157,7 +157,7 @@ pub enum Failure {
     NoSuchAccount,
     /// There was no connection.
     Pool(GetError<postgres::Error>),
-    /// The database said no.
+    /// The database refused the query.
     Query(postgres::Error),
     /// The work panicked, or the runtime has ended.
     Work(JoinError),

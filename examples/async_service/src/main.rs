@@ -1,6 +1,6 @@
 //! The service on a PostgreSQL of its own: `cargo run --release -p async-service`, and Ctrl-C.
 
-#[allow(unexpected_cfgs)] // It has servers for more features than these.
+#[allow(unexpected_cfgs)] // The module has servers for more features.
 #[path = "../../../tests/servers/mod.rs"]
 mod servers;
 

@@ -1,7 +1,7 @@
-//! The service with a real PostgreSQL, asked by threads that know nothing of tokio.
+//! The service with a real PostgreSQL, and clients on plain threads.
 #![cfg(target_os = "linux")]
 
-#[allow(unexpected_cfgs)] // It has servers for more features than these.
+#[allow(unexpected_cfgs)] // The module has servers for more features.
 #[path = "../../../tests/servers/mod.rs"]
 mod servers;
 
@@ -43,7 +43,7 @@ impl Service {
         Self { runtime, address, pool, end, served }
     }
 
-    /// Asks, and says the status and the body.
+    /// Sends a request, and returns the status and the body.
     fn ask(&self, method: &str, path: &str) -> (u16, String) {
         ask(self.address, method, path)
     }
@@ -74,7 +74,7 @@ fn server() -> Option<Postgres> {
     Some(server)
 }
 
-/// How many connections the server has, but for the test's own.
+/// The number of connections at the server, without the test's own.
 fn sessions(server: &Postgres) -> i64 {
     let count = "SELECT count(*) FROM pg_stat_activity \
                  WHERE backend_type = 'client backend' AND application_name <> 'test'";
@@ -86,7 +86,8 @@ fn runtimes() -> [Runtime; 2] {
         .map(|mut builder| builder.enable_all().build().unwrap())
 }
 
-/// A runtime of one thread does nothing unless somebody waits in it: here is somebody.
+/// Drives the runtime during `body`, because a runtime of one thread only works while a thread
+/// waits in it.
 fn drive<T: Send>(runtime: &Runtime, body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let (done, ended) = oneshot::channel();
@@ -158,7 +159,7 @@ fn a_server_that_is_away_is_said_so_and_served_from_again() {
     }
 }
 
-/// As a task does that holds a guard when it is cancelled.
+/// A cancelled task drops its guard like this.
 #[test]
 fn a_guard_that_a_task_drops_goes_back() {
     let Some(server) = server() else { return };

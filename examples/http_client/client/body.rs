@@ -1,4 +1,4 @@
-//! `Body`: what follows the head of a response, and the connection until it has been read.
+//! `Body`: the body of a response, which holds the connection until it has been read.
 
 use std::fmt;
 use std::io;
@@ -14,16 +14,15 @@ use super::lease::Lease;
 
 /// The body of a response.
 ///
-/// It has the connection on loan. Read to its end, it gives the connection back, at once and not
-/// only when it is dropped; dropped before, it closes the connection, because the rest of the body
-/// is still to come on it.
+/// It borrows the connection. It gives it back as soon as it has been read to its end. If it is
+/// dropped before, it closes the connection, because the rest of the body would still arrive on it.
 ///
 /// A read fails with a [`WireError`] inside its [`io::Error`]: of kind `TimedOut` when the
 /// deadline of the request has passed, which covers the body too.
 pub(crate) struct Body {
     state: State,
     framing: Framing,
-    /// Whether the connection may serve again after this.
+    /// Whether the connection can be used again after this response.
     keeps_alive: bool,
     trailers: HeaderMap,
 }

@@ -1,4 +1,4 @@
-//! What the pool holds: a TCP or TLS stream with a deadline, and a buffer for what it reads.
+//! The pool's connection: a TCP or TLS stream with a deadline, and a read buffer.
 
 use std::cell::Cell;
 use std::io;
@@ -19,11 +19,11 @@ use super::message::Message;
 
 /// A TCP connection whose reads and writes all end by one deadline.
 ///
-/// It lies under TLS and not above it: one read of TLS may be many of TCP, and a server that sends
-/// a record byte by byte must not get the whole time again for each of them.
+/// It is below TLS and not above it, because one read of TLS may be many of TCP, and a server that
+/// sends a record byte by byte must not get the whole time again for each of them.
 pub(crate) struct Socket {
     tcp: TcpConnection,
-    /// `None` where nobody is to wait: at rest. A dial sets limits of its own.
+    /// `None` while idle. A dial sets limits of its own.
     deadline: Cell<Option<Instant>>,
 }
 
@@ -36,7 +36,7 @@ impl Socket {
         self.deadline.set(deadline);
     }
 
-    /// What the next read or write may take, if it has a limit.
+    /// The time left for the next read or write, if it has a limit.
     fn left(&self) -> io::Result<Option<Duration>> {
         let Some(deadline) = self.deadline.get() else { return Ok(None) };
         let left = deadline.saturating_duration_since(Instant::now());
@@ -70,7 +70,8 @@ impl Write for Socket {
     }
 }
 
-/// Goes on after a signal, and calls a time limit that passed by its name: Unix says `WouldBlock`.
+/// Repeats a call that a signal interrupted, and turns `WouldBlock`, which Unix returns at a time
+/// limit, into `TimedOut`.
 fn undisturbed<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -97,7 +98,7 @@ impl Stream for Socket {
     }
 }
 
-/// What HTTP is spoken over.
+/// The stream below HTTP.
 pub(super) enum Wire {
     Plain(Socket),
     Tls(Box<Connection<TlsStream<Socket>>>),
@@ -137,11 +138,11 @@ impl HttpConnection {
         self.0.into_inner()
     }
 
-    /// Sends a request and waits for the first byte of an answer, both until `deadline`, which
-    /// holds for the reads that follow too.
+    /// Sends a request and waits for the first byte of an answer, both until `deadline`, which also
+    /// applies to the reads that follow.
     ///
-    /// Says whether the whole request was sent: a server may answer and close without having read
-    /// it. With an error no byte of an answer has come.
+    /// Returns whether the whole request was sent, because a server may answer and close without
+    /// having read it. After an error no byte of an answer has come.
     pub(super) fn ask(&mut self, request: &Message<'_>, deadline: Instant) -> io::Result<bool> {
         self.0.get_ref().socket().set_deadline(Some(deadline));
         let stream = self.0.get_mut().stream();
@@ -158,19 +159,19 @@ impl HttpConnection {
         Err(sent.err().unwrap_or(gone))
     }
 
-    /// Where the answer is read from.
+    /// The reader of the answer.
     pub(super) fn reader(&mut self) -> &mut impl BufRead {
         &mut self.0
     }
 
-    /// Ends an exchange. Says whether another may begin: not if the server has said more than its
-    /// answer.
+    /// Ends an exchange. Returns whether another may begin: not if the server has sent more than
+    /// its answer.
     pub(super) fn end(&mut self) -> bool {
         self.0.get_ref().socket().set_deadline(None);
         self.0.buffer().is_empty()
     }
 
-    /// Whether the server has closed, or says something that nobody has asked for.
+    /// Whether the server has closed, or sent something unasked.
     pub(super) fn is_spent(&mut self) -> bool {
         !matches!(self.0.get_mut().stream().liveness(), Ok(Liveness::Quiet))
     }

@@ -1,4 +1,4 @@
-//! `HttpDialer`: how the connections of a route are opened.
+//! `HttpDialer`: opens the connections of a route.
 
 use std::io::BufReader;
 use std::io::Write;
@@ -30,7 +30,7 @@ pub(crate) enum HttpDialer {
 }
 
 impl HttpDialer {
-    /// A dialer for a route, which counts in `opened` the TCP connections that it opens.
+    /// A dialer for a route, which counts its TCP connections in `opened`.
     pub(super) fn new(route: &Route, tls: &Arc<ClientConfig>, opened: &Arc<AtomicU64>) -> Self {
         let first = route.proxy.as_ref().unwrap_or(&route.server);
         let carrier = |tunnel_to| Carrier {
@@ -65,19 +65,19 @@ impl Dialer for HttpDialer {
 
     fn close(&self, connection: HttpConnection) {
         match (self, connection.into_wire()) {
-            // Tells the server, and so that nothing was cut off.
+            // Sends TLS's close, which shows the server that nothing was cut off.
             (Self::Tls(dialer), Wire::Tls(stream)) => dialer.close(*stream),
             (_, wire) => drop(wire),
         }
     }
 
-    /// There is no check: HTTP/1.1 has no question that costs the server nothing.
+    /// No check, because HTTP/1.1 has no question that costs the server nothing.
     fn blocking(&self) -> Blocking {
         Blocking::default().check(false)
     }
 }
 
-/// Opens what HTTP or TLS is spoken over: TCP to the server, or a tunnel through a proxy.
+/// Opens the stream below HTTP or TLS: TCP to the server, or a tunnel through a proxy.
 #[derive(Clone)]
 pub(crate) struct Carrier {
     tcp: TcpDialer,
@@ -103,9 +103,9 @@ impl Dialer for Carrier {
     }
 }
 
-/// Has a proxy connect `socket` to `server` (RFC 9110, section 9.3.6).
+/// Makes a proxy connect `socket` to `server` (RFC 9110, section 9.3.6).
 fn tunnel(mut socket: Socket, server: &Address, deadline: Instant) -> Result<Socket, CarrierError> {
-    /// A proxy has little to say here.
+    /// A proxy's response is short.
     const HEAD_LIMIT: u64 = 16 * 1024;
 
     socket.set_deadline(Some(deadline));
@@ -117,7 +117,7 @@ fn tunnel(mut socket: Socket, server: &Address, deadline: Instant) -> Result<Soc
         return Err(CarrierError::Refused { status: head.status });
     }
     if !reader.buffer().is_empty() {
-        // The server behind it is not to speak before it was spoken to, and TLS would miss this.
+        // The server behind the proxy must not send first, and TLS would not see these bytes.
         return Err(WireError::Malformed("the proxy says more than its answer").into());
     }
     let socket = reader.into_inner();

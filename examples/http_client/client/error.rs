@@ -1,4 +1,4 @@
-//! What can go wrong with a request, and what with the messages on the wire.
+//! The errors of a request, and those of the messages on the wire.
 
 use std::io;
 
@@ -7,28 +7,28 @@ use latebind::GetError;
 use latebind::net::NetError;
 use latebind::net::TlsError;
 
-/// Why there was no response, or not the whole of it.
+/// Why there was no response, or only a part of it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// The request has a header or a method that is the client's own business.
+    /// The request has a header or a method that the client sets itself.
     #[error("{what} cannot be asked for: it is the client's own business")]
     BadRequest {
         /// The header or the method.
         what: String,
     },
-    /// The URL says nothing that could be dialed.
+    /// The URL names no server.
     #[error("bad URL {url:?}: {reason}")]
     BadUrl {
-        /// The URL, but for a name and a password.
+        /// The URL without a name and a password.
         url: String,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// The messages went wrong.
+    /// The exchange of messages failed.
     #[error(transparent)]
     Exchange(#[from] WireError),
-    /// The response bears the id of another request.
+    /// The response has the id of another request.
     #[error("the response to request {sent:?} bears the id {received:?}")]
     MixedUp {
         /// The id that was sent.
@@ -42,7 +42,7 @@ pub(crate) enum Error {
     /// A setting is out of its bounds.
     #[error("bad setting")]
     Settings(#[from] latebind::ConfigError),
-    /// Each redirect led to another.
+    /// There were too many redirects.
     #[error("redirected more than {limit} times")]
     TooManyRedirects {
         /// The most that were allowed.
@@ -50,9 +50,9 @@ pub(crate) enum Error {
     },
 }
 
-/// Why messages did not come through, or not as HTTP has them.
+/// Why an exchange of messages failed.
 ///
-/// A [`Body`](super::Body) is read as any `Read`, and so wraps this in an [`io::Error`].
+/// A [`Body`](super::Body) implements `Read`, and so wraps this in an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum WireError {
@@ -68,7 +68,7 @@ pub(crate) enum WireError {
     /// The connection was lost before the response was complete.
     #[error("the connection was lost")]
     Lost(#[source] io::Error),
-    /// The server does not keep to the rules of HTTP/1.1.
+    /// The server breaks the rules of HTTP/1.1.
     #[error("the response makes no sense: {0}")]
     Malformed(&'static str),
     /// The head is not that of a response.
@@ -103,22 +103,22 @@ pub(crate) enum DialError {
     /// TCP, or the proxy in front of the server, failed.
     #[error(transparent)]
     Carrier(#[from] CarrierError),
-    /// TLS failed, or what carries it.
+    /// TLS failed, or the stream below it.
     #[error(transparent)]
     Tls(#[from] TlsError<CarrierError>),
 }
 
-/// Why there is nothing to speak HTTP or TLS over.
+/// Why the stream below HTTP or TLS could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum CarrierError {
-    /// The proxy did not answer as a proxy does.
+    /// The proxy did not answer properly.
     #[error("the proxy did not answer")]
     Proxy(#[from] WireError),
     /// The proxy would not open a tunnel.
     #[error("the proxy refused the tunnel: {status}")]
     Refused {
-        /// What it said.
+        /// The status of its answer.
         status: StatusCode,
     },
     /// No TCP connection could be opened.

@@ -21,26 +21,26 @@ const CHUNK_LINE_LIMIT: u64 = 4 * 1024;
 /// The most bytes of trailers.
 const TRAILER_LIMIT: u64 = 16 * 1024;
 
-/// How the end of a body is known, and how far it is.
+/// How the body ends, and how far it has been read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// So many bytes are to come.
+    /// This many bytes are left.
     Length(u64),
-    /// In chunks, of which the next begins here.
+    /// Chunked, at the beginning of a chunk.
     ChunkStart,
-    /// In chunks, of which this one has so many bytes left.
+    /// Chunked, with this many bytes left of the current chunk.
     Chunk(u64),
-    /// In chunks, of which one has been read but for the end of its line.
+    /// Chunked, before the line end after a chunk.
     ChunkEnd,
-    /// All until the server closes.
+    /// Ends when the server closes.
     UntilClose,
     /// All has been read.
     Over,
 }
 
 impl Framing {
-    /// As RFC 9112, section 6.3 has it, but without pity for what may be an attack: where two
-    /// readers may see two different ends.
+    /// Follows RFC 9112, section 6.3, but refuses a head for which two readers may see different
+    /// ends, because it may be an attack.
     pub(crate) fn new(method: &Method, head: &Head) -> Result<Self, WireError> {
         let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if method == Method::HEAD || has_none {
@@ -70,7 +70,7 @@ impl Framing {
         if left == 0 { Self::Over } else { Self::Length(left) }
     }
 
-    /// Reads some bytes; none only at the end.
+    /// Reads some bytes; 0 only at the end.
     pub(crate) fn read(
         &mut self,
         reader: &mut impl BufRead,
@@ -118,7 +118,7 @@ impl Framing {
     }
 }
 
-/// Reads some of the `left` bytes that are still to come.
+/// Reads some of the `left` bytes that have yet to arrive.
 fn read_some(reader: &mut impl BufRead, buffer: &mut [u8], left: u64) -> Result<usize, WireError> {
     match reader.take(left).read(buffer)? {
         0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -126,7 +126,7 @@ fn read_some(reader: &mut impl BufRead, buffer: &mut [u8], left: u64) -> Result<
     }
 }
 
-/// Digits and nothing else: a sign or a list is what two readers may take for different lengths.
+/// Accepts only digits, because two readers may read different lengths from a sign or a list.
 fn parse_length(value: &HeaderValue) -> Result<u64, WireError> {
     let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     digits

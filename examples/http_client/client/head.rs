@@ -1,4 +1,4 @@
-//! What comes before the body of a response, and what may come after it.
+//! The head of a response, and the trailers that may follow its body.
 
 use std::io;
 use std::io::BufRead;
@@ -15,7 +15,7 @@ use super::error::WireError;
 /// The most header fields that a response may have.
 const MAX_FIELDS: usize = 128;
 
-/// What comes before the body of a response.
+/// The head of a response.
 pub(crate) struct Head {
     /// Whether it is HTTP/1.1; HTTP/1.0 otherwise.
     pub(super) is_1_1: bool,
@@ -41,8 +41,8 @@ pub(super) fn has_option(headers: &HeaderMap, option: &str) -> bool {
         .any(|it| it.trim().eq_ignore_ascii_case(option))
 }
 
-/// Reads the head of a response, and whatever interim responses come before it, of at most `limit`
-/// bytes together.
+/// Reads the head of a response, and any interim responses before it, of at most `limit` bytes
+/// together.
 pub(crate) fn read(reader: &mut impl BufRead, limit: u64) -> Result<Head, WireError> {
     let mut reader = reader.take(limit);
     loop {
@@ -94,7 +94,7 @@ fn header_map(fields: &[httparse::Header<'_>]) -> Result<HeaderMap, WireError> {
     Ok(headers)
 }
 
-/// Reads lines up to an empty one, from a reader that ends at `limit`.
+/// Reads lines up to an empty one, from a reader limited to `limit` bytes.
 fn read_lines<R: BufRead>(reader: &mut io::Take<R>, limit: u64) -> Result<Vec<u8>, WireError> {
     let mut lines = Vec::new();
     loop {

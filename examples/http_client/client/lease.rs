@@ -1,4 +1,4 @@
-//! `Lease`: a connection on loan, which comes back only if its exchange came to a proper end.
+//! `Lease`: a borrowed connection, which goes back to the pool only if its exchange is complete.
 
 use std::ops::Deref;
 use std::ops::DerefMut;
@@ -10,10 +10,10 @@ use super::connection::HttpConnection;
 use super::dialer::HttpDialer;
 use super::route::Route;
 
-/// What the pool lends.
+/// The pool's guard.
 type Lent = OwnedKeyedConnection<Route, HttpDialer>;
 
-/// A borrowed connection. Dropped, it is closed: what is still on the wire belongs to nobody.
+/// A borrowed connection. A drop closes it, because part of its exchange may still be on the wire.
 pub(super) struct Lease(Option<Lent>);
 
 impl Lease {

@@ -18,7 +18,8 @@ use super::error::Error;
 /// request.
 pub(crate) const ID: HeaderName = HeaderName::from_static("x-echo-id");
 
-/// The largest body that is copied behind its head, so that both leave in one packet if they fit.
+/// The largest body that is copied behind its head, so that both are sent in one packet if they
+/// fit.
 const SMALL_BODY: usize = 16 * 1024;
 
 /// A request, ready to be sent more than once.
@@ -29,7 +30,7 @@ pub(super) struct Message<'b> {
 }
 
 impl<'b> Message<'b> {
-    /// What is to be sent for `request`; `names_server` if a proxy is to read it.
+    /// The message for `request`; `names_server` if a proxy will read it.
     pub(super) fn new(
         request: &request::Parts,
         body: &'b [u8],
@@ -68,12 +69,12 @@ impl<'b> Message<'b> {
         Ok(Self { start, rest, id })
     }
 
-    /// What is to be written, in order.
+    /// The parts to write, in order.
     pub(super) fn parts(&self) -> [&[u8]; 2] {
         [&self.start, self.rest]
     }
 
-    /// Whether this is the id of a response to this request.
+    /// Fails unless this is the id of a response to this request.
     pub(super) fn check_id(&self, received: &HeaderValue) -> Result<(), Error> {
         if received == self.id {
             return Ok(());

@@ -1,7 +1,6 @@
-//! A blocking HTTP/1.1 client on a pool of connections.
-//!
-//! A request and its response are those of the `http` crate. All that a request may take, from the
-//! wait for a connection to the last byte of the response's body, ends by one deadline.
+//! A blocking HTTP/1.1 client on a pool of connections. Requests and responses are those of the
+//! `http` crate. One deadline covers a whole request, from the wait for a connection to the last
+//! byte of the response's body.
 //!
 //! ```ignore
 //! let client = Client::new(Settings::default())?;
@@ -9,18 +8,16 @@
 //! println!("{}", response.status());
 //! std::io::copy(&mut response.into_body(), &mut std::io::stdout())?;
 //! ```
-//!
-//! To put a protocol on latebind is mostly to answer four questions. This is how they are answered
-//! for HTTP/1.1:
+//! Putting a protocol on latebind mostly means answering four questions. These are the answers for
+//! HTTP/1.1:
 //!
 //! - *Which requests can share a connection?* Those with the same [`Route`], the pool's key.
-//! - *How is a connection opened, and when is it past use?* `dialer.rs`: TCP, a proxy's tunnel,
-//!   TLS; past use as soon as the server has closed or said something unasked.
-//! - *When does it come back?* `body.rs` and `lease.rs`: when the response has been read to its
-//!   end, on which both sides agree. In every other case it is closed, which is the default: what
-//!   forgets to say that it came to a good end harms nobody.
-//! - *What if the server has closed it in that very moment?* [`Client::send`] asks once more, where
-//!   that is safe.
+//! - *How is a connection opened, and when is it unusable?* `dialer.rs`: TCP, a proxy's tunnel,
+//!   TLS; unusable as soon as the server has closed or sent something unasked.
+//! - *When does it go back to the pool?* `body.rs` and `lease.rs`: when the response has been read
+//!   to its end, on which both sides agree. In every other case it is closed. Closing is the
+//!   default, so a forgotten case does no harm.
+//! - *What if the server has just closed it?* [`Client::send`] asks once more, if that is safe.
 
 mod body;
 mod connection;
@@ -66,32 +63,32 @@ use message::Message;
 use redirect::Next;
 use route::Address;
 
-/// A time limit that is none in practice, and yet fits every clock.
+/// A time limit that is none in practice, and fits every clock.
 const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How much of a redirect's body is read for the sake of its connection.
+/// How much of a redirect's body is read, so that its connection can be used again.
 const REDIRECT_BODY_LIMIT: u64 = 64 * 1024;
 
-/// What a client does, and how far it goes.
+/// The settings and limits of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// How long a request lasts at most, to the last byte of its response; a year at most.
-    /// Defaults to 30 s. A request may have [its own](Timeout).
+    /// How long a request may take, to the last byte of its response; at most a year. Defaults to
+    /// 30 s. A request may have [its own limit](Timeout).
     pub(crate) timeout: Duration,
-    /// How many redirects are followed. Defaults to 0: a redirect is a response as any other.
+    /// How many redirects to follow. Defaults to 0: a redirect is then a response like any other.
     pub(crate) redirects: u32,
     /// The longest head of a response in bytes, interim ones included. Defaults to 64 KiB.
     pub(crate) head_limit: u64,
-    /// The most connections for each route, at least 1. Defaults to 6, as browsers have it.
+    /// The most connections for each route, at least 1. Defaults to 6, as in browsers.
     pub(crate) max_open: u32,
     /// The most connections of all routes together, at least 1. Defaults to 256.
     pub(crate) max_open_total: u32,
-    /// How long a connection rests at most before it is closed. Defaults to 55 s: many servers
-    /// close after a minute, and it is better to be the first.
+    /// How long a connection may be idle before it is closed. Defaults to 55 s, because many
+    /// servers close after a minute, and the client should close first.
     pub(crate) max_idle_time: Duration,
     /// The proxy to go through (`http://host:port`). Defaults to none.
     pub(crate) proxy: Option<Uri>,
-    /// Whom to trust. Defaults to the authorities of Mozilla's list.
+    /// The trusted authorities. Defaults to those of Mozilla's list.
     pub(crate) tls: Arc<ClientConfig>,
 }
 
@@ -114,12 +111,12 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeout(pub(crate) Duration);
 
-/// What a client has done so far.
+/// The counts of a client so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// TCP connections opened, also those over which TLS then failed.
+    /// TCP connections opened, including those over which TLS then failed.
     pub(crate) opened: u64,
-    /// Times that a connection was lent that had served before.
+    /// Loans of connections that had been used before.
     pub(crate) reused: u64,
     /// Requests asked again because such a connection turned out dead.
     pub(crate) retried: u64,
@@ -141,7 +138,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Settings`] and [`Error::BadUrl`] (the proxy's) name what cannot be.
+    /// [`Error::Settings`] if the settings contradict each other, [`Error::BadUrl`] for the proxy's
+    /// URL.
     pub(crate) fn new(settings: Settings) -> Result<Self, Error> {
         let proxy = settings.proxy.as_ref().map(Address::of_proxy).transpose()?;
         let opened = Arc::<AtomicU64>::default();
@@ -168,14 +166,15 @@ impl Client {
     /// Sends a request, and returns the response with its body still to be read.
     ///
     /// The client sets `host`, `content-length` and an [id](ID), the first and the last unless the
-    /// request has them. A request that may be repeated by the rules of HTTP is sent a second time,
-    /// once, if it went out on a connection that had served before and not one byte came back: the
-    /// server had closed it meanwhile. The second goes out on a connection that was opened after
-    /// that. Had the first gone out on a new one, another would hide a failing server.
+    /// request has them. A request that may be repeated by the rules of HTTP is sent once more if
+    /// it went out on a used connection and not one byte came back, because the server had probably
+    /// closed that connection. The second attempt uses a connection that was opened after that. If
+    /// the first attempt used a new connection, there is no second one, because it would hide a
+    /// failing server.
     ///
     /// # Errors
     ///
-    /// [`Error`] says why there is no response. That its status is one of failure is no error.
+    /// [`Error`] says why there is no response. A response with a status of failure is no error.
     pub(crate) fn send(&self, request: Request<impl AsRef<[u8]>>) -> Result<Response<Body>, Error> {
         let (mut parts, body) = request.into_parts();
         let Timeout(timeout) =
@@ -196,18 +195,18 @@ impl Client {
             if redirects.next().is_none() {
                 return Err(Error::TooManyRedirects { limit: self.settings.redirects });
             }
-            // Fails only where the connection is lost, and then is not needed any more.
+            // Fails only if the connection is lost, which is then not needed any more.
             let _ = io::copy(&mut response.into_body().take(REDIRECT_BODY_LIMIT), &mut io::sink());
         }
     }
 
-    /// Closes the client, and waits for at most `limit` until nothing of it is open any more: bodies
-    /// that are still being read, and dials under way. Says whether that is so.
+    /// Closes the client, and waits for at most `limit` until it has no open connection: bodies
+    /// that are still being read, and dials under way. Returns whether that is so.
     pub(crate) fn close(&self, limit: Duration) -> bool {
         self.pool.drain(Instant::now() + limit.min(A_YEAR)).is_complete()
     }
 
-    /// What has been done so far.
+    /// The counts so far.
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             opened: self.opened.load(Ordering::Relaxed),
@@ -221,7 +220,7 @@ impl Client {
         Route::new(&request.uri, request.extensions.get(), self.proxy.as_ref())
     }
 
-    /// The pool's numbers for a route, if there is anything on it.
+    /// The pool's numbers for a route, if it has a pool.
     pub(crate) fn stats_of(&self, route: &Route) -> Option<latebind::Stats> {
         self.pool.stats_of(route)
     }
@@ -247,8 +246,8 @@ impl Client {
                     if is_reused && may_repeat && error.kind() != io::ErrorKind::TimedOut =>
                 {
                     may_repeat = false;
-                    // What ended this connection has perhaps ended the others: a restart, say. And
-                    // there is no third time (RFC 9110, section 9.2.2).
+                    // A restart, for example, may have ended the other connections too. There is no
+                    // third attempt (RFC 9110, section 9.2.2).
                     self.pool.flush_key(&route);
                     self.retried.fetch_add(1, Ordering::Relaxed);
                 }

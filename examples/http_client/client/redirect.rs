@@ -1,4 +1,4 @@
-//! Redirects: which request a response asks for in place of the one it answers.
+//! Redirects: the request that a response asks for.
 
 use http::HeaderMap;
 use http::Method;
@@ -17,11 +17,11 @@ use http::uri::PathAndQuery;
 use super::error::Error;
 use super::route::TlsName;
 
-/// Whether there is another request to make, and with what body.
+/// Whether to make another request, and with which body.
 pub(super) enum Next {
     /// The response is the last.
     Nothing,
-    /// The request goes elsewhere as it is.
+    /// The request is sent to the new place unchanged.
     WithBody,
     /// The request has become a GET.
     WithoutBody,
@@ -34,7 +34,7 @@ pub(super) fn follow(
     headers: &HeaderMap,
 ) -> Result<Next, Error> {
     let next = match (status, &request.method) {
-        // What everybody does, and RFC 9110, section 15.4 allows.
+        // All clients do so, and RFC 9110, section 15.4 allows it.
         (StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND, &Method::POST) => Next::WithoutBody,
         (StatusCode::SEE_OTHER, method) if method != Method::HEAD => Next::WithoutBody,
         (
@@ -57,7 +57,7 @@ pub(super) fn follow(
         }
     }
     if (target.scheme(), target.authority()) != (request.uri.scheme(), request.uri.authority()) {
-        // They were meant for the other server.
+        // These were meant for the first server.
         for name in [AUTHORIZATION, COOKIE, HOST, PROXY_AUTHORIZATION] {
             request.headers.remove(name);
         }
@@ -67,7 +67,7 @@ pub(super) fn follow(
     Ok(next)
 }
 
-/// The URL that `reference` means where it was found (RFC 3986, section 5.2).
+/// Resolves `reference` relative to `base` (RFC 3986, section 5.2).
 pub(crate) fn resolve(base: &Uri, reference: &str) -> Result<Uri, Error> {
     let reference = reference.split('#').next().unwrap_or_default().trim();
     let bad = |reason| Error::BadUrl { url: reference.to_owned(), reason };
@@ -102,7 +102,7 @@ fn has_scheme(reference: &str) -> bool {
     reference[end..].starts_with(':')
 }
 
-/// A path from the root without its segments `.` and `..`, which it goes through in its mind.
+/// Removes the segments `.` and `..` from a path from the root.
 fn without_dots(path: &str) -> String {
     let mut kept = Vec::new();
     let mut segments = path.split('/').skip(1).peekable();
@@ -117,7 +117,7 @@ fn without_dots(path: &str) -> String {
             }
         }
         if is_last {
-            kept.push(""); // What is meant is a folder.
+            kept.push(""); // The path names a folder.
         }
     }
     format!("/{}", kept.join("/"))

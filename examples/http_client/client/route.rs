@@ -1,4 +1,4 @@
-//! `Route`: all that decides which connections can serve a request. The key of the pool.
+//! `Route`: decides which connections can serve a request. It is the key of the pool.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 
 use super::error::Error;
 
-/// How a server is reached. Two requests share connections only if nothing in it differs.
+/// How a server is reached. Two requests share connections only if their routes are equal.
 ///
 /// Requests in plaintext to different servers could share connections to one proxy. They do not,
 /// so that the bound on connections is always one for each server.
@@ -16,9 +16,9 @@ use super::error::Error;
 pub(crate) struct Route {
     /// The server.
     pub(super) server: Address,
-    /// Who the server must prove to be; `None` for plaintext.
+    /// The name that the server must prove; `None` for plaintext.
     pub(super) tls_name: Option<ServerName<'static>>,
-    /// Who stands in between.
+    /// The proxy in between.
     pub(super) proxy: Option<Address>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Address {
     pub(super) port: u16,
 }
 
-/// In a request's extensions: who the server must prove to be, instead of the host of the URL.
+/// In a request's extensions: the name that the server must prove, instead of the host of the URL.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsName(pub(crate) ServerName<'static>);
 
@@ -59,14 +59,14 @@ impl Route {
         Ok(Self { server, tls_name, proxy: proxy.cloned() })
     }
 
-    /// Whether a request line has to name the server, because a proxy reads it.
+    /// Whether the request line must name the server, because a proxy reads it.
     pub(super) fn names_server(&self) -> bool {
         self.proxy.is_some() && self.tls_name.is_none()
     }
 }
 
 impl Address {
-    /// Where `url` points to.
+    /// The address in `url`.
     fn new(url: &Uri, default_port: u16) -> Result<Self, Error> {
         let Some(authority) = url.authority() else { return Err(bad(url, "it has no host")) };
         if authority.as_str().contains('@') {
@@ -83,7 +83,7 @@ impl Address {
         Ok(Self { host: host.to_ascii_lowercase(), port })
     }
 
-    /// Where a proxy is to be found.
+    /// The address of a proxy.
     pub(super) fn of_proxy(url: &Uri) -> Result<Self, Error> {
         match url.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => Self::new(url, 80),
@@ -103,7 +103,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// What is told of the URL leaves out the name and the password that it may have.
+/// An error that shows the URL without the name and the password that it may have.
 fn bad(url: &Uri, reason: &'static str) -> Error {
     let told = url.to_string();
     let user = url.authority().and_then(|authority| authority.as_str().rsplit_once('@'));

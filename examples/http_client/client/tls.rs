@@ -1,4 +1,4 @@
-//! Whom to trust.
+//! The trusted authorities.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) fn trusting_the_web() -> Arc<ClientConfig> {
 ///
 /// # Errors
 ///
-/// The file cannot be read, or something in it is no certificate.
+/// The file cannot be read, or contains something that is no certificate.
 pub(crate) fn trusting_file(path: &Path) -> Result<Arc<ClientConfig>, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path)? {
@@ -34,7 +34,7 @@ pub(crate) fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
         .expect("ring has what the default versions of TLS need")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    // A server that could speak HTTP/2 is not to begin with it.
+    // A server that supports HTTP/2 must not choose it.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
 }

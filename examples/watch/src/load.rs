@@ -1,4 +1,4 @@
-//! The load: callers who come in waves, and a server that one can kill.
+//! The load: callers that come in waves, and a server that can be killed.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -23,7 +23,7 @@ pub(crate) struct Load {
     pub(crate) news: Arc<News>,
 }
 
-/// What has happened of late.
+/// The latest events.
 #[derive(Default)]
 pub(crate) struct News {
     lines: Mutex<VecDeque<String>>,
@@ -88,8 +88,8 @@ fn observer(news: Arc<News>) -> impl Fn(&Event<'_, latebind::net::NetError>) + S
     }
 }
 
-/// Callers come and go in waves of some seconds; each holds a connection for a few milliseconds, and
-/// one of them, now and then, for much longer.
+/// Runs one caller. Callers come and go in waves of some seconds; each holds a connection for a few
+/// milliseconds, and one of them, now and then, for much longer.
 fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>, news: &News) {
     let start = Instant::now();
     for nth in 0_u64.. {
@@ -113,7 +113,7 @@ fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>, news: &News) {
         match outcome {
             Ok(()) => news.served.fetch_add(1, Relaxed),
             Err(_) => {
-                thread::sleep(Duration::from_millis(100)); // whoever failed tries again, not at once
+                thread::sleep(Duration::from_millis(100)); // a pause before the next attempt
                 news.failed.fetch_add(1, Relaxed)
             }
         };
@@ -150,7 +150,7 @@ impl Server {
     fn accept(&self, listener: &TcpListener) {
         for stream in listener.incoming().flatten() {
             if self.is_down() {
-                continue; // dropped: the client's next read ends
+                continue; // drops the stream: the client's next read ends
             }
             if let Ok(other) = stream.try_clone() {
                 self.lock().push(other);
@@ -165,7 +165,7 @@ impl Server {
 
     pub(crate) fn kill_all(&self) {
         for stream in self.lock().drain(..) {
-            // One that the client has closed already is dead enough.
+            // Fails only if the client has closed it already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }

@@ -1,8 +1,8 @@
 //! A pool, live in the terminal: `cargo run --release -p watch`.
 //!
-//! A load with faults goes on meanwhile. Keys: `k` kills all connections at the server, `d` takes the
-//! server down or up again, `s` suspends the pool or resumes it, `+` and `-` change `max_open`, `q`
-//! quits. With `--once` one picture is printed after a second, for where there is no terminal.
+//! A load with faults runs at the same time. Keys: `k` kills all connections at the server, `d` takes the server down or up again,
+//! `s` suspends the pool or resumes it, `+` and `-` change `max_open`, `q` quits. With `--once` it
+//! prints one picture after a second, for use without a terminal.
 
 mod load;
 mod screen;
@@ -18,14 +18,14 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
 use crate::load::Load;
 use crate::screen::Screen;
 
-/// Between two pictures.
+/// The time between two pictures.
 const FRAME: Duration = Duration::from_millis(100);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let load = Load::start()?;
     let mut screen = Screen::default();
     if std::env::args().any(|argument| argument == "--once") {
-        thread::sleep(Duration::from_secs(1)); // for there to be something to see
+        thread::sleep(Duration::from_secs(1)); // so that there is something to see
         let mut terminal = Terminal::new(TestBackend::new(100, 32))?;
         terminal.draw(|frame| screen.draw(frame, &load))?;
         for line in terminal.backend().to_string().lines() {

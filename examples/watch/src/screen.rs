@@ -1,4 +1,4 @@
-//! The picture: connections by state, the queue, waits, who holds what, and what has happened.
+//! The picture: connections by state, the queue, waits, holders, and events.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,10 +13,10 @@ use ratatui::widgets::{Block, Paragraph, Sparkline};
 
 use crate::load::Load;
 
-/// Pictures of the queue that are kept.
+/// How many past lengths of the queue are kept.
 const HISTORY: usize = 200;
 
-/// What is remembered from one picture to the next.
+/// The state kept from one picture to the next.
 #[derive(Default)]
 pub(crate) struct Screen {
     waiting: VecDeque<u64>,
@@ -50,7 +50,7 @@ impl Screen {
     }
 }
 
-/// One cell for each connection, by what becomes of it.
+/// One cell for each connection, by its state.
 fn connections<'a>(stats: &Stats, load: &Load) -> Paragraph<'a> {
     let cells = [
         ("in use", stats.in_use, "█", Color::Green),
