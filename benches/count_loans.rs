@@ -1,7 +1,8 @@
 //! Lends connections in several ways, as many times as its argument says, for `instructions` to
-//! count. All ways are in one program, so that the code of a loan has several callers, as in a real
-//! one. In `count_cycles` it has one caller, is inlined there, and is some fifty instructions
-//! shorter.
+//! count.
+//!
+//! All ways are in one program, so that the code of a loan has several callers, as in a real one.
+//! In `count_cycles` it has one caller, is inlined there, and is some fifty instructions shorter.
 
 mod support;
 

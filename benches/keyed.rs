@@ -1,5 +1,6 @@
-//! Connections of many keys: the cost of one key, and of many. Compared with the usual substitute,
-//! a map of r2d2 pools behind a lock.
+//! Connections of many keys: the cost of one key, and of many.
+//!
+//! Compared with the usual substitute, a map of r2d2 pools behind a lock.
 
 mod support;
 

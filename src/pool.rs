@@ -66,7 +66,7 @@ pub struct Pool<D: Dialer> {
     handle: Arc<Handle<D>>,
 }
 
-/// What the clones of a pool share. The workers share only the shell, so that dropping the last
+/// The state that the clones of a pool share. The workers share only the shell, so that dropping the last
 /// handle closes the pool although a dial is still under way.
 struct Handle<D: Dialer> {
     shell: Arc<Shell<D>>,

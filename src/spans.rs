@@ -1,5 +1,7 @@
-//! The spans of feature `tracing`; empty types without it. Beginning and ending a span run the
-//! subscriber's code: `Shell::in_span` does both, under no lock.
+//! The spans of feature `tracing`; empty types without it.
+//!
+//! Beginning and ending a span run the subscriber's code: `Shell::in_span` does both, under no
+//! lock.
 
 #[cfg(feature = "tracing")]
 mod kept {

@@ -1,5 +1,6 @@
-//! [`tracing`](https://docs.rs/tracing): spans and events of a pool. Needs feature `tracing`. All
-//! have the target `latebind`.
+//! [`tracing`](https://docs.rs/tracing): spans and events of a pool.
+//!
+//! Needs feature `tracing`. All have the target `latebind`.
 //!
 //! | span (debug) | thread, begin and end |
 //! | --- | --- |

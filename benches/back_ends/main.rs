@@ -2,10 +2,12 @@
 //!
 //! ```sh
 //! cargo run --release -p back-ends            # some five minutes
-//! cargo run --release -p back-ends -- --short # to see that all of it runs
+//! cargo run --release -p back-ends -- --short # tests that all of it runs
 //! cargo run --release -p back-ends -- --async # as in `spawn_blocking`
 //! ```
+//!
 //! Words on the command line select what runs: a part of the name of a work, `spike`, `outage`.
+//!
 //! Ends with an error if a target is missed.
 
 mod back_end;
@@ -15,7 +17,7 @@ mod on_redis;
 mod outage;
 mod peer;
 mod report;
-#[allow(unexpected_cfgs)] // It has servers for more features than these.
+#[allow(unexpected_cfgs)] // The module has servers for more features.
 #[path = "../../tests/servers/mod.rs"]
 mod servers;
 #[path = "../support/mod.rs"]

@@ -1,7 +1,7 @@
 //! Makes the same requests with ureq over its own pool and over a `KeyedPool`, side by side.
 //!
 //!     cargo run --release -p benches --example http_pool            # some five minutes
-//!     cargo run --release -p benches --example http_pool -- --short # to see that all of it runs
+//!     cargo run --release -p benches --example http_pool -- --short # tests that all of it runs
 //!
 //! Ends with an error if a target is missed.
 

@@ -86,7 +86,7 @@ impl Client {
     }
 }
 
-/// What a borrower does with a connection.
+/// A borrower's use of a connection.
 pub(crate) fn request(connection: &mut TcpConnection) -> io::Result<()> {
     round_trip(connection, REQUEST_LIMIT)
 }

@@ -10,7 +10,7 @@ use lexopt::Arg::Long;
 use lexopt::Arg::Value;
 use lexopt::ValueExt;
 
-/// What `--help` prints.
+/// The text of `--help`.
 pub(crate) const HELP: &str = "\
 Asks URLs in turn, from many threads, over few connections.
 

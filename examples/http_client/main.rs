@@ -2,10 +2,12 @@
 //!
 //!     cargo run --release --example http_client --features rustls
 //!     cargo run --release --example http_client --features rustls -- https://… --requests 1000
+//!
 //! Without a URL it starts two servers in this process, one of them with TLS, and asks those. It
 //! ends with an error unless each response was the one to its request, the servers counted as many
-//! connections as the client, and never more at once than allowed. `client/` is the part to copy;
-//! start with its `mod.rs`.
+//! connections as the client, and never more at once than allowed.
+//!
+//! `client/` is the part to copy; start with its `mod.rs`.
 
 mod arguments;
 #[allow(dead_code, unused_imports)] // The client can do more than this program uses.

@@ -1,10 +1,12 @@
 //! A `KeyedPool` under ureq: what changes for a client that keeps its API, and what does not.
 //!
 //!     cargo run --release --example ureq_connector
+//!
 //! Sends the same requests through ureq with its own pool, and through ureq with a `KeyedPool`
 //! under it, to three servers in this process. Every reply is checked. Ends with the servers'
-//! counts for both, and with an error if the pool has broken its promises. Copy `pooled.rs` only.
-//! It describes how it works, and its limits.
+//! counts for both, and with an error if the pool has broken its promises.
+//!
+//! Copy `pooled.rs` only. It describes how it works, and its limits.
 
 mod pooled;
 mod server;

@@ -4,15 +4,19 @@
 //! Agent ──connect──▶ Pooled ──get──▶ KeyedPool ──dial──▶ Dial ──▶ ureq's own connectors
 //!       ◀─transport─  Lent  ◀─guard─
 //! ```
+//!
 //! ureq's pool is above its connectors and cannot be replaced. But a connector need not give it a
 //! connection: here it gives a *loan* of one. ureq asks a transport whether it `is_open` at one
 //! moment only: when it has read a reply to its end, nothing forbids another request on the
 //! connection, and it is about to keep it. At this moment `Lent` gives the connection back to the
 //! `KeyedPool` and answers, truthfully, that it has none any more, so ureq keeps nothing. A
 //! transport that is dropped without that question has half a reply in it, or an error, or a
-//! `Connection: close`: its connection is discarded. ureq's connectors open new connections, with
-//! the agent's configuration: TCP, TLS, proxies and time limits are as without the pool. The pool
-//! decides only *when* to open one. # Limits
+//! `Connection: close`: its connection is discarded.
+//!
+//! ureq's connectors open new connections, with the agent's configuration: TCP, TLS, proxies and
+//! time limits are as without the pool. The pool decides only *when* to open one.
+//!
+//! # Limits
 //!
 //! - **The signal is no promise.** The traits live in ureq's `unversioned` module, which may change
 //!   with each minor version. ureq 3.5 calls `is_open` only for a connection to be kept, or kept

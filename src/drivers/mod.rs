@@ -1,11 +1,16 @@
-//! Dialers for the clients of other crates, each behind the feature of its name. A driver opens,
-//! checks, resets and closes such a client, and adds nothing to it: the configuration is the client
-//! crate's own, a guard is the client, and errors are the client crate's, unwrapped. Each driver's
-//! page lists what the driver cannot know because the client does not tell. Your program depends on
-//! the client crate too, and chooses its version and features. Some drivers accept several
-//! versions. If Cargo selects another version for the driver than for you, as it may for `mysql`, a
-//! command such as `cargo update mysql@28.0.4 --precise 26.0.1` makes it select yours. Async
-//! programs have a page of their own: `in_async` (feature `postgres`).
+//! Dialers for the clients of other crates, each behind the feature of its name.
+//!
+//! A driver opens, checks, resets and closes such a client, and adds nothing to it: the
+//! configuration is the client crate's own, a guard is the client, and errors are the client
+//! crate's, unwrapped. Each driver's page lists what the driver cannot know because the client does
+//! not tell.
+//!
+//! Your program depends on the client crate too, and chooses its version and features. Some drivers
+//! accept several versions. If Cargo selects another version for the driver than for you, as it may
+//! for `mysql`, a command such as `cargo update mysql@28.0.4 --precise 26.0.1` makes it select
+//! yours.
+//!
+//! Async programs have a page of their own: `in_async` (feature `postgres`).
 //!
 //! | feature | dialer | a guard is | removed before the next borrower |
 //! | --- | --- | --- | --- |

@@ -458,7 +458,7 @@ impl RedisDialer {
 
     /// Makes the server forget the session, and restores it to its state after the dial.
     fn restore_session(&self, connection: &mut Connection) -> RedisResult<()> {
-        connection.set_push_sender(mpsc::channel().0); // Nobody's.
+        connection.set_push_sender(mpsc::channel().0); // Drops what is pushed.
         let settings = self.client.get_connection_info().redis_settings();
         let mut begin = redis::pipe();
         begin.cmd("RESET");
@@ -572,7 +572,7 @@ impl Dialer for RedisDialer {
     /// longer counts the connection.
     fn close(&self, mut connection: Connection) {
         let end = Instant::now() + GOODBYE;
-        connection.set_push_sender(mpsc::channel().0); // Nobody's.
+        connection.set_push_sender(mpsc::channel().0); // Drops what is pushed.
         let quit = redis::cmd("QUIT").get_packed_command();
         if !connection.is_open()
             || set_timeouts(&connection, Some(GOODBYE)).is_err()

@@ -1,13 +1,17 @@
-//! The references that each thread used last: kept at hand, moved and never counted. Counting a
-//! reference writes to a cache line that all threads of a busy key write. So each thread has a row
-//! of slots and moves references: out with a guard, and back when the guard is dropped. No
-//! reference to a key that has gone may stay in any thread's slot. A thread that puts a reference
-//! into a slot and a thread that strikes its key must not miss each other:
+//! The references that each thread used last: kept at hand, moved and never counted.
+//!
+//! Counting a reference writes to a cache line that all threads of a busy key write. So each thread
+//! has a row of slots and moves references: out with a guard, and back when the guard is dropped.
+//!
+//! No reference to a key that has gone may stay in any thread's slot. A thread that puts a
+//! reference into a slot and a thread that strikes its key must not miss each other:
+//!
 //! 1. A putter reads the number of strikes, *then* sees that the key has not gone, swaps the
 //!    reference into the slot, and reads the number again. If the number has changed, it empties
 //!    the slot.
 //! 2. A striker marks the key as gone, *then* adds a strike, *then* takes the reference out of each
 //!    slot, and puts back those to other keys, as in 1.
+//!
 //! If the putter has not seen that the key has gone, it has read the number before the strike. Both
 //! swap in the same slot, and one of the swaps comes first. If the putter's comes first, the
 //! striker finds the reference. If the striker's comes first, the putter reads what the striker has

@@ -115,7 +115,7 @@ impl KeyedConfig {
     }
 }
 
-/// What the clones of a keyed pool share.
+/// The state that the clones of a keyed pool share.
 struct Shared<K: Send + Sync, D: Dialer> {
     directory: Directory<K, D>,
     exchange: Arc<Exchange<D>>,

@@ -1,4 +1,5 @@
 //! The socket inside a client of the `mysql` crate, which gives its descriptor but lends no socket.
+//!
 //! On Windows it does not give the descriptor either: there liveness is unknown and nothing can be
 //! set.
 

@@ -34,7 +34,7 @@ pub enum NetError {
     /// The deadline had passed before anything was tried.
     #[error("the deadline had passed before {target} was dialed")]
     DeadlinePassed {
-        /// What was to be dialed.
+        /// The target of the dial.
         target: String,
     },
     /// No address could be used.
@@ -44,7 +44,7 @@ pub enum NetError {
         String::new()
     })]
     NoAddress {
-        /// What was to be dialed.
+        /// The target of the dial.
         target: String,
         /// How many addresses were found but are of another family than the local address.
         ruled_out: usize,
@@ -54,19 +54,19 @@ pub enum NetError {
     Path {
         /// The path, or the abstract name after an `@`.
         path: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The connection was open, but a configured option could not be set on it.
     #[error("could not prepare the new connection")]
     Prepare {
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A returned connection could not be made ready for its next borrower.
     #[error("could not reset the connection")]
     Reset {
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The name could not be resolved.
@@ -99,7 +99,7 @@ pub enum NetError {
     /// No address could be connected.
     #[error("could not connect to {target}: {}", list(attempts, untried))]
     Unreachable {
-        /// What was dialed.
+        /// The target of the dial.
         target: String,
         /// Every address tried, in the order in which the attempts ended.
         attempts: Vec<Attempt>,
@@ -183,7 +183,7 @@ pub enum AttemptError {
     Option {
         /// The name of the option.
         option: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The socket was connected to itself: no process listens on that port, and the kernel chose

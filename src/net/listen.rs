@@ -290,7 +290,7 @@ pub enum ListenError {
     Bind {
         /// The address, the path, or the abstract name after an `@`.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The path does not fit a socket's address.
@@ -311,7 +311,7 @@ pub enum ListenError {
     /// The address could not be resolved.
     #[error("could not resolve the address to listen on")]
     Resolve {
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
     /// The path has a socket file on which nobody listens: a process ended without removing it.
@@ -324,7 +324,7 @@ pub enum ListenError {
     Stale {
         /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

@@ -199,7 +199,7 @@ pub enum QueueError {
     /// This system does not provide it.
     #[error("{} does not tell {what}", std::env::consts::OS)]
     NotSupported {
-        /// What was asked for, in words.
+        /// The name of what was asked for.
         what: &'static str,
     },
     /// A system call or file failed.

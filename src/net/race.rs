@@ -18,7 +18,7 @@ const LEAST_SHARE: Duration = Duration::from_secs(2);
 /// The shortest delay between two attempts (RFC 8305, section 5: must not be less).
 const LEAST_DELAY: Duration = Duration::from_millis(10);
 
-/// What to do next.
+/// The next step of a race.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Start an attempt at the address of this index.

@@ -67,7 +67,7 @@ pub trait Stream: Read + Write + Send + 'static {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The system's error.
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()>;
 
     /// Whether the stream is still open and has bytes to read, as far as is known now: sends
@@ -96,7 +96,7 @@ pub trait Stream: Read + Write + Send + 'static {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// The system's error.
     fn reset(&self) -> io::Result<()> {
         self.set_nonblocking(false)?;
         self.set_timeouts(None)

@@ -22,7 +22,7 @@ pub(crate) enum Error {
     BadUrl {
         /// The URL without a name and a password.
         url: String,
-        /// What is wrong with it.
+        /// The fault of the URL.
         reason: &'static str,
     },
     /// The exchange of messages failed.

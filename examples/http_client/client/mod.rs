@@ -1,6 +1,7 @@
-//! A blocking HTTP/1.1 client on a pool of connections. Requests and responses are those of the
-//! `http` crate. One deadline covers a whole request, from the wait for a connection to the last
-//! byte of the response's body.
+//! A blocking HTTP/1.1 client on a pool of connections.
+//!
+//! Requests and responses are those of the `http` crate. One deadline covers a whole request, from
+//! the wait for a connection to the last byte of the response's body.
 //!
 //! ```ignore
 //! let client = Client::new(Settings::default())?;
@@ -8,6 +9,7 @@
 //! println!("{}", response.status());
 //! std::io::copy(&mut response.into_body(), &mut std::io::stdout())?;
 //! ```
+//!
 //! Putting a protocol on latebind mostly means answering four questions. These are the answers for
 //! HTTP/1.1:
 //!

@@ -1,6 +1,8 @@
-//! Selects the file of the target system. Each file has the same functions, so that no code outside
-//! this folder depends on the system. Code that all Unix systems share is in `unix`; code that
-//! several systems share has files of its own; a system's own file has only its differences.
+//! Selects the file of the target system.
+//!
+//! Each file has the same functions, so that no code outside this folder depends on the system.
+//! Code that all Unix systems share is in `unix`; code that several systems share has files of its
+//! own; a system's own file has only its differences.
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[allow(dead_code)] // Some systems use only a part of it.
