@@ -133,7 +133,7 @@ type Change = Arc<dyn Fn(&mut Config) + Send + Sync>;
 /// | --- | --- | --- |
 /// | how many connections the server may see | [`max_open`](Self::max_open) | 10 |
 /// | how long a caller waits | [`get_timeout`](Self::get_timeout) | 30 s |
-/// | how long a connection lives, and rests | [`max_lifetime`](Self::max_lifetime), [`max_idle_time`](Self::max_idle_time) | 30 min, 10 min |
+/// | how long a connection lives, and may be idle | [`max_lifetime`](Self::max_lifetime), [`max_idle_time`](Self::max_idle_time) | 30 min, 10 min |
 /// | how long a dial may take | [`dial_timeout`](Self::dial_timeout) | 30 s |
 ///
 /// The other settings are seldom needed. No setter fails; [`build`](Self::build) and

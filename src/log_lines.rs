@@ -79,8 +79,8 @@ mod kept {
                     pool,
                     Level::Warn,
                     format_args!(
-                        "callers whom nothing open can serve are refused until a dial succeeds, \
-                         after {failures} failures in a row"
+                        "callers that no open connection can serve are refused until a dial \
+                         succeeds, after {failures} failures in a row"
                     ),
                 );
             }

@@ -28,7 +28,7 @@ use crate::workers::Crew;
 /// [`get`](Self::get) takes an idle connection if there is one. If not, the caller joins the queue,
 /// and the pool begins a dial on a thread of its own if there is room for one. From then on the
 /// caller takes **whichever comes first**: a connection that another thread returns, the dial that
-/// it began, or the dial of a caller who has been served otherwise. A dial that loses that race goes
+/// it began, or the dial of a caller that has been served otherwise. A dial that loses that race goes
 /// on, and its connection serves the next in the queue or becomes idle.
 ///
 /// # Forks

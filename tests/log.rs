@@ -88,8 +88,8 @@ fn an_outage_is_told_of_as_it_begins_as_callers_are_refused_and_as_it_ends() {
         (Level::Warn, "pool orders: a dial failed: refused (dial 1)"),
         (
             Level::Warn,
-            "pool orders: callers whom nothing open can serve are refused until a dial succeeds, \
-             after 3 failures in a row",
+            "pool orders: callers that no open connection can serve are refused until a dial \
+             succeeds, after 3 failures in a row",
         ),
     ]);
     server.refuses.store(false, SeqCst);

@@ -38,8 +38,8 @@ pub(crate) struct Step {
 /// Runs the steps. ureq's pool is left out once filling it would take longer than the plan allows.
 pub(crate) fn steps(plan: &Plan) -> Result<Vec<Step>, Error> {
     let hosts: Vec<_> = (0..MOST).map(|nth| host(nth, 80)).collect();
-    let (ours, pool) = latebind(MOST, 1, Canned);
-    let theirs = Peer::Keeping.agent(MOST, 1, Canned);
+    let (ours, pool) = latebind(MOST, 1, CannedConnector);
+    let theirs = Peer::Keeping.agent(MOST, 1, CannedConnector);
     let mut steps = Vec::new();
     let mut filled = 0;
     let mut price: Option<(u32, f64)> = Some((1, 0.0));
@@ -122,22 +122,22 @@ fn checkout(pool: &KeyedPool<Origin, Dial>, hosts: &[Uri], time: Duration) -> f6
 
 /// Opens connections on which every request is answered at once.
 #[derive(Debug)]
-struct Canned;
+struct CannedConnector;
 
-impl Connector for Canned {
+impl Connector for CannedConnector {
     type Out = Box<dyn Transport>;
 
     fn connect(&self, _: &ConnectionDetails, _: Option<()>) -> Result<Option<Self::Out>, Error> {
-        Ok(Some(Box::new(Can { buffers: LazyBuffers::new(1024, 1024) })))
+        Ok(Some(Box::new(CannedTransport { buffers: LazyBuffers::new(1024, 1024) })))
     }
 }
 
 #[derive(Debug)]
-struct Can {
+struct CannedTransport {
     buffers: LazyBuffers,
 }
 
-impl Transport for Can {
+impl Transport for CannedTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }

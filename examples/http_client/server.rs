@@ -130,7 +130,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, SeqCst);
         // A connection wakes an acceptor that waits, so that it sees the flag.
-        let knock = TcpStream::connect(self.address);
+        let wake_up = TcpStream::connect(self.address);
         for open in self.books.open.lock().expect("no holder panics").iter() {
             // Fails only if the client has gone already.
             let _ = open.stream.shutdown(Shutdown::Both);
@@ -139,7 +139,7 @@ impl Drop for Server {
             // It panics only after a connection's thread has panicked, which has printed a message.
             let _ = acceptor.join();
         }
-        drop(knock);
+        drop(wake_up);
     }
 }
 
@@ -161,7 +161,7 @@ fn accept_all(
             let is_over = books.admit(twin);
             scope.spawn(move || {
                 // Ends with an error if the client closes, which it may.
-                let _ = see_to(&stream, tls, books);
+                let _ = serve_connection(&stream, tls, books);
                 is_over.store(true, SeqCst);
                 let _ = stream.shutdown(Shutdown::Both);
             });
@@ -170,7 +170,7 @@ fn accept_all(
 }
 
 /// Serves one connection to its end.
-fn see_to(
+fn serve_connection(
     stream: &TcpStream,
     tls: Option<&Arc<ServerConfig>>,
     books: &Books,

@@ -107,8 +107,8 @@ impl Load {
             while !over.load(SeqCst) {
                 match self.ask(&mut tally) {
                     Ok(()) => {}
-                    Err(Trouble::Closed) => break,
-                    Err(Trouble::Other) => thread::sleep(PAUSE),
+                    Err(Failure::Closed) => break,
+                    Err(Failure::Other) => thread::sleep(PAUSE),
                 }
             }
             tally
@@ -126,7 +126,7 @@ impl Load {
     }
 
     /// Makes one request, to its reply or its error.
-    fn ask(&self, tally: &mut Tally) -> Result<(), Trouble> {
+    fn ask(&self, tally: &mut Tally) -> Result<(), Failure> {
         let id = self.requests.fetch_add(1, SeqCst);
         tally.requests += 1;
         loop {
@@ -136,7 +136,7 @@ impl Load {
                 Err(error) => {
                     tally.error(kind(&error));
                     let closed = matches!(error, GetError::Closed);
-                    return Err(if closed { Trouble::Closed } else { Trouble::Other });
+                    return Err(if closed { Failure::Closed } else { Failure::Other });
                 }
             };
             let reused = PooledConnection::is_reused(&connection);
@@ -162,12 +162,12 @@ impl Load {
                     tally.lost += 1;
                     tally.error(format!("fresh connection lost: {}", error.kind()));
                     PooledConnection::discard(connection);
-                    return Err(Trouble::Other);
+                    return Err(Failure::Other);
                 }
                 Err(EchoError::MixedUp) => {
                     tally.error(MIXED_UP);
                     PooledConnection::discard(connection);
-                    return Err(Trouble::Other);
+                    return Err(Failure::Other);
                 }
             }
         }
@@ -181,7 +181,7 @@ pub(crate) const MIXED_UP: &str = "reply mixed up";
 pub(crate) const CLOSED: &str = "pool closed";
 
 /// Why there was no reply, as it matters for the caller's next step.
-enum Trouble {
+enum Failure {
     Closed,
     Other,
 }

@@ -87,7 +87,9 @@ impl Tour {
             millis(tally.wait(0.0)),
             millis(tally.wait(1.0)),
         ));
-        screen.say("A dial belongs to nobody: what it opens goes from one caller to the next.");
+        screen.say(
+            "A dial belongs to no caller: its connection goes to the one that has waited longest.",
+        );
         sheet.enter("cold start", tally, &before, &after, server.books());
     }
 
@@ -128,13 +130,14 @@ impl Tour {
         ));
         screen.say(&format!("the longest wait of all was {}.", millis(tally.wait(1.0))));
         screen.say(
-            "Late binding: a caller takes whichever comes first. So the pool lets connections",
+            "Late binding: a caller takes whichever comes first. So the pool gives connections",
         );
         screen.say(&format!(
-            "come back for a moment before it dials: {} dials, and not {queued}. What a dial opens",
+            "a moment to come back before it dials: {} dials, and not {queued}. A connection that",
             after.dials_total - before.dials_total,
         ));
-        screen.say(&format!("too late rests for another caller: {} are idle now.", after.idle));
+        screen
+            .say(&format!("comes too late waits for another caller: {} are idle now.", after.idle));
         sheet.enter("spike", tally, &before, &after, server.books());
         Ok(())
     }
@@ -175,7 +178,7 @@ impl Tour {
             "connection just closed were asked again. The first reply came {} after the",
             millis(recovery),
         ));
-        screen.say("return: what died at rest is found out before it is lent, and dialed anew.");
+        screen.say("return: a connection that died while idle is replaced before it is lent.");
         sheet.expect(recovery < PATIENCE, "no reply came after the server's return");
         sheet.enter("restart", tally, &before, &after, server.books());
         Ok(())
@@ -193,7 +196,7 @@ impl Tour {
         let after = settle(pool, server);
 
         screen.say(&format!(
-            "Drained in {}: requests under way were answered, and {} callers were told.",
+            "Drained in {}: requests under way were answered, and {} callers got an error.",
             millis(time),
             tally.errors.get(CLOSED).copied().unwrap_or_default(),
         ));

@@ -118,12 +118,12 @@ impl Drop for Server {
 
 /// One run of the server, from its start to its stop.
 struct Running {
-    house: Arc<House>,
+    shared: Arc<Shared>,
     acceptor: JoinHandle<Vec<JoinHandle<()>>>,
 }
 
 /// The state that the threads of one run share.
-struct House {
+struct Shared {
     books: Arc<Books>,
     stopping: AtomicBool,
     connections: Mutex<HashMap<u64, Arc<TcpStream>>>,
@@ -131,25 +131,25 @@ struct House {
 
 impl Running {
     fn new(listener: TcpListener, books: &Arc<Books>) -> Self {
-        let house = Arc::new(House {
+        let shared = Arc::new(Shared {
             books: Arc::clone(books),
             stopping: AtomicBool::new(false),
             connections: Mutex::default(),
         });
         let acceptor = thread::spawn({
-            let house = Arc::clone(&house);
-            move || house.accept_all(&listener)
+            let shared = Arc::clone(&shared);
+            move || shared.accept_all(&listener)
         });
-        Self { house, acceptor }
+        Self { shared, acceptor }
     }
 
     fn stop(self, address: SocketAddr) {
-        self.house.stopping.store(true, SeqCst);
+        self.shared.stopping.store(true, SeqCst);
         // A connection wakes an acceptor that waits in `accept`, so that it sees the flag.
-        let knock = TcpStream::connect_timeout(&address, PATIENCE);
+        let wake_up = TcpStream::connect_timeout(&address, PATIENCE);
         let threads = self.acceptor.join().expect("the acceptor does not panic");
-        drop(knock);
-        for connection in self.house.connections.lock().expect("no holder panics").values() {
+        drop(wake_up);
+        for connection in self.shared.connections.lock().expect("no holder panics").values() {
             // Fails only if the client has gone already.
             let _ = connection.shutdown(std::net::Shutdown::Both);
         }
@@ -159,7 +159,7 @@ impl Running {
     }
 }
 
-impl House {
+impl Shared {
     fn accept_all(self: &Arc<Self>, listener: &TcpListener) -> Vec<JoinHandle<()>> {
         let mut threads = Vec::new();
         loop {
@@ -174,13 +174,13 @@ impl House {
             self.books.peak.fetch_max(open, SeqCst);
             let stream = Arc::new(stream);
             self.connections.lock().expect("no holder panics").insert(serial, Arc::clone(&stream));
-            let house = Arc::clone(self);
-            threads.push(thread::spawn(move || house.see_to(serial, stream)));
+            let shared = Arc::clone(self);
+            threads.push(thread::spawn(move || shared.serve(serial, stream)));
         }
     }
 
     /// Serves one connection to its end.
-    fn see_to(&self, serial: u64, stream: Arc<TcpStream>) {
+    fn serve(&self, serial: u64, stream: Arc<TcpStream>) {
         if self.greet(serial, &stream).is_ok() {
             self.books.opened.fetch_add(1, SeqCst);
             // Always ends with an error: the client has closed, or the server stops.

@@ -116,7 +116,7 @@ impl Opener {
     /// An agent whose connections are those of `pool`.
     pub(crate) fn agent(&self, pool: KeyedPool<Origin, Dial>) -> Agent {
         let connector = Pooled { pool, opener: self.clone() };
-        Agent::with_parts(self.config.clone(), connector, Unasked)
+        Agent::with_parts(self.config.clone(), connector, NoResolver)
     }
 
     /// Does what the agent does before and around its connectors.
@@ -155,9 +155,9 @@ impl Opener {
 
 /// The agent's resolver, which resolves nothing, because dials resolve names.
 #[derive(Debug)]
-struct Unasked;
+struct NoResolver;
 
-impl Resolver for Unasked {
+impl Resolver for NoResolver {
     fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         Ok(self.empty())
     }

@@ -12,12 +12,12 @@ use latebind::net::listen_tcp;
 /// them.
 pub(crate) struct Server {
     address: SocketAddr,
-    house: Arc<House>,
+    shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
 }
 
 /// The state that the threads share.
-struct House {
+struct Shared {
     books: Books,
     stopping: AtomicBool,
     answer: Box<Answer>,
@@ -71,12 +71,13 @@ impl Server {
         let listener = listen_tcp("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let stopping = AtomicBool::new(false);
-        let house = Arc::new(House { books: Books::default(), stopping, answer: Box::new(answer) });
+        let shared =
+            Arc::new(Shared { books: Books::default(), stopping, answer: Box::new(answer) });
         let acceptor = thread::spawn({
-            let house = Arc::clone(&house);
-            move || house.accept_all(&listener)
+            let shared = Arc::clone(&shared);
+            move || shared.accept_all(&listener)
         });
-        Ok(Self { address, house, acceptor: Some(acceptor) })
+        Ok(Self { address, shared, acceptor: Some(acceptor) })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -84,23 +85,23 @@ impl Server {
     }
 
     pub(crate) fn books(&self) -> &Books {
-        &self.house.books
+        &self.shared.books
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.house.stopping.store(true, SeqCst);
+        self.shared.stopping.store(true, SeqCst);
         // A connection wakes an acceptor that waits in `accept`, so that it sees the flag.
-        let knock = TcpStream::connect(self.address);
+        let wake_up = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.join().expect("the acceptor does not panic");
         }
-        drop(knock);
+        drop(wake_up);
     }
 }
 
-impl House {
+impl Shared {
     fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
         loop {
             let accepted = listener.accept();
@@ -112,17 +113,17 @@ impl House {
             self.books.opened.fetch_add(1, SeqCst);
             let open = self.books.open.fetch_add(1, SeqCst) + 1;
             self.books.most_open.fetch_max(open, SeqCst);
-            let house = Arc::clone(self);
+            let shared = Arc::clone(self);
             thread::spawn(move || {
                 // A client that broke off is no reason to stop either.
-                let _ = house.see_to(stream);
-                house.books.open.fetch_sub(1, SeqCst);
+                let _ = shared.serve(stream);
+                shared.books.open.fetch_sub(1, SeqCst);
             });
         }
     }
 
     /// Serves one connection to its end, and closes it.
-    fn see_to(&self, mut stream: TcpStream) -> io::Result<()> {
+    fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut lines = BufReader::new(stream.try_clone()?).lines();
         while let Some(first) = lines.next().transpose()? {

@@ -20,18 +20,18 @@ const EVENTS: usize = 12;
 pub(crate) struct Load {
     pub(crate) pool: Pool<TcpDialer>,
     pub(crate) server: Arc<Server>,
-    pub(crate) news: Arc<News>,
+    pub(crate) events: Arc<RecentEvents>,
 }
 
 /// The latest events.
 #[derive(Default)]
-pub(crate) struct News {
+pub(crate) struct RecentEvents {
     lines: Mutex<VecDeque<String>>,
     pub(crate) served: AtomicU64,
     pub(crate) failed: AtomicU64,
 }
 
-impl News {
+impl RecentEvents {
     fn tell(&self, line: String) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == EVENTS {
@@ -49,22 +49,22 @@ impl News {
 impl Load {
     pub(crate) fn start() -> io::Result<Self> {
         let server = Server::start()?;
-        let news = Arc::<News>::default();
+        let events = Arc::<RecentEvents>::default();
         let pool = Pool::builder(TcpDialer::from(server.address))
             .max_open(12)
             .get_timeout(Duration::from_secs(2))
             .max_lifetime(Duration::from_secs(20))
             .leak_after(Duration::from_secs(1))
-            .observer(observer(Arc::clone(&news)))
+            .observer(observer(Arc::clone(&events)))
             .build()
             .map_err(io::Error::other)?;
         for caller in 0..CALLERS {
-            let (pool, news) = (pool.clone(), Arc::clone(&news));
+            let (pool, events) = (pool.clone(), Arc::clone(&events));
             thread::Builder::new()
                 .name(format!("caller {caller}"))
-                .spawn(move || call_for_ever(caller, &pool, &news))?;
+                .spawn(move || call_for_ever(caller, &pool, &events))?;
         }
-        Ok(Self { pool, server, news })
+        Ok(Self { pool, server, events })
     }
 
     /// Changes `max_open`, to no less than 1.
@@ -73,7 +73,9 @@ impl Load {
     }
 }
 
-fn observer(news: Arc<News>) -> impl Fn(&Event<'_, latebind::net::NetError>) + Send + Sync {
+fn observer(
+    events: Arc<RecentEvents>,
+) -> impl Fn(&Event<'_, latebind::net::NetError>) + Send + Sync {
     let start = Instant::now();
     move |event| {
         let what = match event {
@@ -84,13 +86,13 @@ fn observer(news: Arc<News>) -> impl Fn(&Event<'_, latebind::net::NetError>) + S
             Event::Leaked { holder, .. } => format!("held for long: {holder}"),
             _ => return,
         };
-        news.tell(format!("{:>6.1} s  {what}", start.elapsed().as_secs_f64()));
+        events.tell(format!("{:>6.1} s  {what}", start.elapsed().as_secs_f64()));
     }
 }
 
 /// Runs one caller. Callers come and go in waves of some seconds; each holds a connection for a few
 /// milliseconds, and one of them, now and then, for much longer.
-fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>, news: &News) {
+fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>, events: &RecentEvents) {
     let start = Instant::now();
     for nth in 0_u64.. {
         let wave = start.elapsed().as_secs() % 6 < 3;
@@ -111,10 +113,10 @@ fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>, news: &News) {
             Err(error) => Err(io::Error::other(error)),
         };
         match outcome {
-            Ok(()) => news.served.fetch_add(1, Relaxed),
+            Ok(()) => events.served.fetch_add(1, Relaxed),
             Err(_) => {
                 thread::sleep(Duration::from_millis(100)); // a pause before the next attempt
-                news.failed.fetch_add(1, Relaxed)
+                events.failed.fetch_add(1, Relaxed)
             }
         };
         thread::sleep(Duration::from_millis(3 + caller % 5));

@@ -28,17 +28,17 @@ impl Screen {
         self.waiting.push_front(stats.waiting.into());
         self.waiting.truncate(HISTORY);
         let rows = [6, 5, 7, 14].map(Constraint::Length);
-        let [top, queue, middle, news] = Layout::vertical(rows).areas(frame.area());
+        let [top, queue, middle, events] = Layout::vertical(rows).areas(frame.area());
         frame.render_widget(connections(&stats, load), top);
         frame.render_widget(self.queue(&stats), queue);
         let halves = Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)]);
         let [left, right] = halves.areas(middle);
         frame.render_widget(times(load), left);
         frame.render_widget(holders(load, right), right);
-        let lines: Vec<_> = load.news.lines().into_iter().map(Line::from).collect();
+        let lines: Vec<_> = load.events.lines().into_iter().map(Line::from).collect();
         let help = " k kill  d down/up  s suspend  + - max_open  q quit ";
         let block = Block::bordered().title(" Events ").title_bottom(help);
-        frame.render_widget(Paragraph::new(lines).block(block), news);
+        frame.render_widget(Paragraph::new(lines).block(block), events);
     }
 
     fn queue(&self, stats: &Stats) -> Sparkline<'_> {
@@ -72,8 +72,8 @@ fn connections<'a>(stats: &Stats, load: &Load) -> Paragraph<'a> {
     };
     let totals = format!(
         "served {}, failed {}; dials {} ({} failed), retired {}   ",
-        load.news.served.load(Relaxed),
-        load.news.failed.load(Relaxed),
+        load.events.served.load(Relaxed),
+        load.events.failed.load(Relaxed),
         stats.dials_total,
         stats.dial_failed_total,
         stats.retired_total,
