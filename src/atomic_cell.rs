@@ -37,7 +37,7 @@ impl<T: Copy> AtomicCell<T> {
 }
 
 impl<T: Copy + Eq> AtomicCell<T> {
-    /// Replaces `current` by `new`; returns the value found if it was another.
+    /// Replaces `current` by `new`; if another value was found, returns it as `Err`.
     #[inline]
     pub(crate) fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
         self.0.compare_exchange(current, new)

@@ -30,7 +30,7 @@ pub enum DialRule {
     /// have become slow.
     #[default]
     Adaptive,
-    /// Dials at once for every caller that no dial under way will serve.
+    /// Dials at once for every caller for which no connection is on the way.
     Eager,
 }
 

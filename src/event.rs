@@ -106,8 +106,8 @@ pub enum Event<'a, E> {
         /// How long it was borrowed, accurate to some milliseconds.
         held: Duration,
     },
-    /// A caller got no connection, or a warm-up did not complete: the deadline has passed, the
-    /// server is down, the queue is full, or the pool is closed.
+    /// A caller got no connection, or a warm-up did not complete, for any of the reasons in
+    /// [`GetError`].
     #[non_exhaustive]
     TurnedAway {
         /// The error that the caller gets.
