@@ -1,4 +1,4 @@
-//! `Checkout`: one checkout as a value, with a time limit and a cancellation of its own.
+//! The ways to borrow a connection from a pool, and `Checkout`: one of them as a value.
 
 use std::fmt;
 use std::panic::Location;
@@ -8,8 +8,237 @@ use crate::cancel::Cancel;
 use crate::dialer::Dialer;
 use crate::error::GetError;
 use crate::guard::{Guard, OwnedConnection, PooledConnection};
+use crate::holder::Site;
+use crate::ledger::Entry;
 use crate::pool::Pool;
 use crate::shell::Terms;
+use crate::sync::now;
+
+impl<D: Dialer> Pool<D> {
+    /// Lends a connection, waiting for at most `get_timeout` (30 s unless the
+    /// [builder](crate::Builder::get_timeout) was told otherwise).
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// let connection = pool.get()?;
+    /// println!("connected to {}", connection.peer_addr()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    #[track_caller]
+    pub fn get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
+        self.lend(Terms::at(Location::caller())).map(|entry| Guard::new(self, entry))
+    }
+
+    /// Lends a connection, waiting for at most `timeout`.
+    ///
+    /// One limit covers everything: the wait in the queue, a dial, a check. `Duration::MAX` means
+    /// no limit. Zero takes an idle connection that needs no check, and begins no dial.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
+    #[inline]
+    #[track_caller]
+    pub fn get_timeout(
+        &self,
+        timeout: Duration,
+    ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
+        self.lend(Terms::at(Location::caller()).timeout(timeout))
+            .map(|entry| Guard::new(self, entry))
+    }
+
+    /// Lends a connection, waiting until `deadline` at the latest.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
+    #[track_caller]
+    pub fn get_deadline(
+        &self,
+        deadline: Instant,
+    ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
+        self.lend(Terms::at(Location::caller()).deadline(deadline))
+            .map(|entry| Guard::new(self, entry))
+    }
+
+    /// Lends an idle connection if there is one and nobody waits for it.
+    ///
+    /// Does no I/O and does not wait: it begins no dial, and makes no check however long the
+    /// connection has been idle (`is_broken` is called).
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty;
+    /// [`GetError::Suspended`]; [`GetError::Closed`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// assert!(pool.try_get().is_err(), "nothing has been dialed yet");
+    /// drop(pool.get()?);
+    /// assert!(pool.try_get().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn try_get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
+        self.lend_idle(Location::caller()).map(|entry| Guard::new(self, entry))
+    }
+
+    /// As [`get`](Self::get), with a guard that keeps a handle of the pool and so borrows nothing.
+    ///
+    /// It costs a reference count, which all threads of the pool share: prefer `get` where its
+    /// borrow is enough.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// let connection = pool.get_owned()?;
+    /// std::thread::spawn(move || connection.set_nodelay(true)).join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
+        let entry = self.lend(Terms::at(Location::caller()));
+        entry.map(|entry| Guard::new(self.clone(), entry))
+    }
+
+    /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty;
+    /// [`GetError::Suspended`]; [`GetError::Closed`].
+    #[track_caller]
+    pub fn try_get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
+        self.lend_idle(Location::caller()).map(|entry| Guard::new(self.clone(), entry))
+    }
+
+    /// Begins a checkout whose time limit and cancellation are its own.
+    #[inline]
+    #[track_caller]
+    pub fn checkout(&self) -> Checkout<'_, D> {
+        Checkout { pool: self, terms: Terms::at(Location::caller()) }
+    }
+
+    /// Does `work` with a connection, lent as by [`get`](Self::get). If the work fails, the
+    /// connection is closed rather than given back.
+    ///
+    /// Meant for a dialer that cannot tell a dead connection from a live one, and for borrowers
+    /// that would rather pay for a dial than find out the state of a connection after an error.
+    /// Where errors often concern the request and not the connection (a duplicate row, a page not
+    /// found), use a guard, and [`discard`](Guard::discard) or [`doubt`](Guard::doubt).
+    ///
+    /// # Errors
+    ///
+    /// The errors of `work`, and those of `get`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use std::io::Write;
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// pool.with(|connection| -> Result<(), Box<dyn Error>> {
+    ///     connection.write_all(b"ping")?;
+    ///     Ok(())
+    /// })?;
+    /// # Ok::<(), Box<dyn Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn with<T, E: From<GetError<D::Error>>>(
+        &self,
+        work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
+        Guard::with(self.get()?, work)
+    }
+
+    /// Does `work` with a connection, and once more if the first one turns out to have been dead: see
+    /// [`Checkout::retrying`](crate::Checkout::retrying).
+    ///
+    /// # Errors
+    ///
+    /// The error of `work`, or [`GetError`] as [`get`](Self::get).
+    #[track_caller]
+    pub fn retrying<T, E: From<GetError<D::Error>>>(
+        &self,
+        work: impl FnMut(&mut D::Connection) -> Result<T, E>,
+        was_unsent: impl FnOnce(&E) -> bool,
+    ) -> Result<T, E> {
+        self.checkout().retrying(work, was_unsent)
+    }
+
+    /// Proves that the pool can serve a caller within `limit`: borrows a connection as
+    /// [`get_timeout`](Self::get_timeout) does, and has the dialer [check](Dialer::check) it on this
+    /// thread, however lately it was used. For a readiness probe.
+    ///
+    /// A connection that fails its check is closed, and the next one is tried; one that is dialed for
+    /// the probe needs no check. Where every connection is in use the probe waits in the queue like any
+    /// caller, so that it fails if the pool is overloaded for as long as `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`GetError`] if no connection passed its check in time. [`GetError::Unreachable`] and the
+    /// failure in [`GetError::Exhausted`] say how the last dial failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// pool.ping(Duration::from_secs(1))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn ping(&self, limit: Duration) -> Result<(), GetError<D::Error>> {
+        let deadline = now().after(limit);
+        let terms = Terms::at(Location::caller()).until(deadline);
+        while !self.shell().check_lent(self.lend(terms)?, deadline) {}
+        Ok(())
+    }
+
+    fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        let shell = self.shell();
+        shell.take_fresh(site).map_or_else(|| shell.try_get(site), Ok)
+    }
+
+    #[inline]
+    fn lend(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        if !terms.is_cancelled() {
+            if let Some(entry) = self.shell().take_resting(terms.site) {
+                return Ok(entry);
+            }
+        }
+        self.lend_slowly(terms)
+    }
+
+    #[cold]
+    fn lend_slowly(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        let shell = self.shell();
+        let start = now();
+        let deadline = terms.late_at(start, shell.knobs().get_timeout());
+        shell.get(start, deadline, terms.cancel, terms.site)
+    }
+}
 
 /// A checkout from a [`Pool`], as a value: [`Pool::checkout`] begins one, [`get`](Self::get),
 /// [`get_owned`](Self::get_owned) or [`with`](Self::with) carries it out.
@@ -35,15 +264,6 @@ use crate::shell::Terms;
 pub struct Checkout<'a, D: Dialer> {
     pool: &'a Pool<D>,
     terms: Terms<'a>,
-}
-
-impl<D: Dialer> Pool<D> {
-    /// Begins a checkout whose time limit and cancellation are its own.
-    #[inline]
-    #[track_caller]
-    pub fn checkout(&self) -> Checkout<'_, D> {
-        Checkout { pool: self, terms: Terms::at(Location::caller()) }
-    }
 }
 
 impl<'a, D: Dialer> Checkout<'a, D> {

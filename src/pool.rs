@@ -1,19 +1,16 @@
 //! `Pool`: the handle that a program keeps.
 
 use std::fmt;
-use std::panic::Location;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::error::{DialFailure, GetError};
-use crate::guard::{Guard, OwnedConnection, PooledConnection};
 use crate::histogram::Histograms;
-use crate::holder::{Holder, Site};
-use crate::ledger::Entry;
+use crate::holder::Holder;
 use crate::reporter::Reporter;
-use crate::shell::{Shell, Terms};
+use crate::shell::Shell;
 use crate::stats::Stats;
 use crate::sync::now;
 use crate::workers::Crew;
@@ -109,226 +106,6 @@ impl<D: Dialer> Pool<D> {
         change: impl FnOnce(Config) -> Result<Config, ConfigError>,
     ) -> Result<(), ConfigError> {
         self.handle.shell.reconfigure(change)
-    }
-
-    /// Lends a connection, waiting for at most `get_timeout` (30 s unless the
-    /// [builder](crate::Builder::get_timeout) was told otherwise).
-    ///
-    /// # Errors
-    ///
-    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
-    /// let connection = pool.get()?;
-    /// println!("connected to {}", connection.peer_addr()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[inline]
-    #[track_caller]
-    pub fn get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Terms::at(Location::caller())).map(|entry| Guard::new(self, entry))
-    }
-
-    /// Lends a connection, waiting for at most `timeout`.
-    ///
-    /// One limit covers everything: the wait in the queue, a dial, a check. `Duration::MAX` means
-    /// no limit. Zero takes an idle connection that needs no check, and begins no dial.
-    ///
-    /// # Errors
-    ///
-    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
-    #[inline]
-    #[track_caller]
-    pub fn get_timeout(
-        &self,
-        timeout: Duration,
-    ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Terms::at(Location::caller()).timeout(timeout))
-            .map(|entry| Guard::new(self, entry))
-    }
-
-    /// Lends a connection, waiting until `deadline` at the latest.
-    ///
-    /// # Errors
-    ///
-    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
-    #[track_caller]
-    pub fn get_deadline(
-        &self,
-        deadline: Instant,
-    ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Terms::at(Location::caller()).deadline(deadline))
-            .map(|entry| Guard::new(self, entry))
-    }
-
-    /// Lends an idle connection if there is one and nobody waits for it.
-    ///
-    /// Does no I/O and does not wait: it begins no dial, and makes no check however long the
-    /// connection has been idle (`is_broken` is called).
-    ///
-    /// # Errors
-    ///
-    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty;
-    /// [`GetError::Suspended`]; [`GetError::Closed`].
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
-    /// assert!(pool.try_get().is_err(), "nothing has been dialed yet");
-    /// drop(pool.get()?);
-    /// assert!(pool.try_get().is_ok());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[track_caller]
-    pub fn try_get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend_idle(Location::caller()).map(|entry| Guard::new(self, entry))
-    }
-
-    /// As [`get`](Self::get), with a guard that keeps a handle of the pool and so borrows nothing.
-    ///
-    /// It costs a reference count, which all threads of the pool share: prefer `get` where its
-    /// borrow is enough.
-    ///
-    /// # Errors
-    ///
-    /// [`GetError`] says why no connection was lent, with the pool's numbers at that moment.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
-    /// let connection = pool.get_owned()?;
-    /// std::thread::spawn(move || connection.set_nodelay(true)).join().unwrap()?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[track_caller]
-    pub fn get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        let entry = self.lend(Terms::at(Location::caller()));
-        entry.map(|entry| Guard::new(self.clone(), entry))
-    }
-
-    /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`GetError::Exhausted`] if nothing is idle or the queue is not empty;
-    /// [`GetError::Suspended`]; [`GetError::Closed`].
-    #[track_caller]
-    pub fn try_get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        self.lend_idle(Location::caller()).map(|entry| Guard::new(self.clone(), entry))
-    }
-
-    /// Does `work` with a connection, lent as by [`get`](Self::get). If the work fails, the
-    /// connection is closed rather than given back.
-    ///
-    /// Meant for a dialer that cannot tell a dead connection from a live one, and for borrowers
-    /// that would rather pay for a dial than find out the state of a connection after an error.
-    /// Where errors often concern the request and not the connection (a duplicate row, a page not
-    /// found), use a guard, and [`discard`](Guard::discard) or [`doubt`](Guard::doubt).
-    ///
-    /// # Errors
-    ///
-    /// The errors of `work`, and those of `get`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::error::Error;
-    /// use std::io::Write;
-    ///
-    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
-    /// pool.with(|connection| -> Result<(), Box<dyn Error>> {
-    ///     connection.write_all(b"ping")?;
-    ///     Ok(())
-    /// })?;
-    /// # Ok::<(), Box<dyn Error>>(())
-    /// ```
-    #[track_caller]
-    pub fn with<T, E: From<GetError<D::Error>>>(
-        &self,
-        work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
-    ) -> Result<T, E> {
-        Guard::with(self.get()?, work)
-    }
-
-    /// Does `work` with a connection, and once more if the first one turns out to have been dead: see
-    /// [`Checkout::retrying`](crate::Checkout::retrying).
-    ///
-    /// # Errors
-    ///
-    /// The error of `work`, or [`GetError`] as [`get`](Self::get).
-    #[track_caller]
-    pub fn retrying<T, E: From<GetError<D::Error>>>(
-        &self,
-        work: impl FnMut(&mut D::Connection) -> Result<T, E>,
-        was_unsent: impl FnOnce(&E) -> bool,
-    ) -> Result<T, E> {
-        self.checkout().retrying(work, was_unsent)
-    }
-
-    /// Proves that the pool can serve a caller within `limit`: borrows a connection as
-    /// [`get_timeout`](Self::get_timeout) does, and has the dialer [check](Dialer::check) it on this
-    /// thread, however lately it was used. For a readiness probe.
-    ///
-    /// A connection that fails its check is closed, and the next one is tried; one that is dialed for
-    /// the probe needs no check. Where every connection is in use the probe waits in the queue like any
-    /// caller, so that it fails if the pool is overloaded for as long as `limit`.
-    ///
-    /// # Errors
-    ///
-    /// [`GetError`] if no connection passed its check in time. [`GetError::Unreachable`] and the
-    /// failure in [`GetError::Exhausted`] say how the last dial failed.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    ///
-    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
-    /// pool.ping(Duration::from_secs(1))?;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[track_caller]
-    pub fn ping(&self, limit: Duration) -> Result<(), GetError<D::Error>> {
-        let deadline = now().after(limit);
-        let terms = Terms::at(Location::caller()).until(deadline);
-        while !self.handle.shell.check_lent(self.lend(terms)?, deadline) {}
-        Ok(())
-    }
-
-    pub(crate) fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        let shell = &self.handle.shell;
-        shell.take_fresh(site).map_or_else(|| shell.try_get(site), Ok)
-    }
-
-    #[inline]
-    pub(crate) fn lend(
-        &self,
-        terms: Terms<'_>,
-    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        if !terms.is_cancelled() {
-            if let Some(entry) = self.handle.shell.take_resting(terms.site) {
-                return Ok(entry);
-            }
-        }
-        self.lend_slowly(terms)
-    }
-
-    #[cold]
-    fn lend_slowly(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        let shell = &self.handle.shell;
-        let start = now();
-        let deadline = terms.late_at(start, shell.knobs().get_timeout());
-        shell.get(start, deadline, terms.cancel, terms.site)
     }
 
     /// Opens connections until `connections` are open, as many at once as
@@ -554,7 +331,7 @@ impl<D: Dialer> Pool<D> {
     /// # Examples
     ///
     /// ```
-    /// use std::time::{Duration, Instant};
+    /// use std::time::Instant;
     ///
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
     /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
@@ -589,7 +366,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// ```
     /// use std::io::Read;
-    /// use std::time::{Duration, Instant};
+    /// use std::time::Instant;
     /// use latebind::{Pool, net::TcpDialer};
     ///
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;

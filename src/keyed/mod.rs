@@ -7,7 +7,6 @@ mod directory;
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
-use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,11 +15,11 @@ use crate::dialer::Dialer;
 use crate::error::GetError;
 use crate::event::Event;
 use crate::guard::Guard;
-use crate::holder::{Holder, Holders, Site};
+use crate::holder::{Holder, Holders};
 use crate::ledger::Entry;
 use crate::pool::{Drained, Pool};
 use crate::reporter::Reporter;
-use crate::shell::{Exchange, OnVacant, Terms};
+use crate::shell::{Exchange, OnVacant};
 use crate::stats::Stats;
 use crate::sync::{catch, now};
 use crate::workers::Crew;
@@ -165,165 +164,6 @@ where
         let config = config.each;
         let directory = Directory::new();
         Self { shared: Arc::new(Shared { directory, exchange, dialer_for, config, reporter }) }
-    }
-
-    /// Lends a connection of that key, waiting for at most `get_timeout` (30 s unless the
-    /// [builder](crate::Settings::get_timeout) was told otherwise).
-    ///
-    /// # Errors
-    ///
-    /// [`GetError`] says why no connection was lent, with the numbers of the key's pool at that moment.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
-    /// # let address = listener.local_addr()?;
-    /// use latebind::{KeyedPool, net::TcpDialer};
-    ///
-    /// let pool = KeyedPool::new(|port: &u16| TcpDialer::new("localhost", *port));
-    /// # let pool = KeyedPool::new(|port: &u16| TcpDialer::new("127.0.0.1", *port));
-    /// # let port = address.port();
-    /// let connection = pool.get(&port)?;
-    /// println!("connected to {}", connection.peer_addr()?);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[inline]
-    #[track_caller]
-    pub fn get(&self, key: &K) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Terms::at(Location::caller()));
-        lent.map(|lent| Lease::guard(self, lent))
-    }
-
-    /// As [`get`](Self::get), waiting for at most `timeout` in all: see [`Pool::get_timeout`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`get`](Self::get).
-    #[inline]
-    #[track_caller]
-    pub fn get_timeout(
-        &self,
-        key: &K,
-        timeout: Duration,
-    ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Terms::at(Location::caller()).timeout(timeout));
-        lent.map(|lent| Lease::guard(self, lent))
-    }
-
-    /// As [`get`](Self::get), waiting until `deadline` at the latest.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`get`](Self::get).
-    #[track_caller]
-    pub fn get_deadline(
-        &self,
-        key: &K,
-        deadline: Instant,
-    ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Terms::at(Location::caller()).deadline(deadline));
-        lent.map(|lent| Lease::guard(self, lent))
-    }
-
-    /// Lends an idle connection of that key, if there is one and no caller waits for it. Does no
-    /// I/O and does not wait: see [`Pool::try_get`].
-    ///
-    /// # Errors
-    ///
-    /// [`GetError::Exhausted`] or [`GetError::Closed`].
-    #[track_caller]
-    pub fn try_get(&self, key: &K) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        self.lend_idle(key, Location::caller()).map(|lent| Lease::guard(self, lent))
-    }
-
-    fn lend_idle(&self, key: &K, site: Site) -> Result<Lent<K, D>, GetError<D::Error>> {
-        while let Some(record) = self.shared.directory.find(key) {
-            let shell = record.pool.shell();
-            let at_rest = shell.take_fresh(site).map(Ok);
-            match at_rest.or_else(|| shell.try_get_of_key(site)) {
-                Some(outcome) => return outcome.map(|entry| (record, entry)),
-                None => self.shared.directory.strike(&record),
-            }
-        }
-        Err(self.turned_away(self.nothing()))
-    }
-
-    /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
-    ///
-    /// # Errors
-    ///
-    /// As [`try_get`](Self::try_get).
-    #[track_caller]
-    pub fn try_get_owned(&self, key: &K) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
-        self.lend_idle(key, Location::caller()).map(|lent| Lease::guard(self.clone(), lent))
-    }
-
-    /// As [`get`](Self::get), with a guard that keeps a handle of the pool and so borrows nothing.
-    ///
-    /// It costs a reference count, which all threads of the pool share.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`get`](Self::get).
-    #[track_caller]
-    pub fn get_owned(&self, key: &K) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Terms::at(Location::caller()));
-        lent.map(|lent| Lease::guard(self.clone(), lent))
-    }
-
-    /// Does `work` with a connection of that key, lent as by [`get`](Self::get). If the work fails,
-    /// the connection is closed rather than given back: see [`Pool::with`].
-    ///
-    /// # Errors
-    ///
-    /// The errors of `work`, and those of `get`.
-    #[track_caller]
-    pub fn with<T, E: From<GetError<D::Error>>>(
-        &self,
-        key: &K,
-        work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
-    ) -> Result<T, E> {
-        Guard::with(self.get(key)?, work)
-    }
-
-    #[inline]
-    fn lend(&self, key: &K, terms: Terms<'_>) -> Result<Lent<K, D>, GetError<D::Error>> {
-        let found = self.shared.directory.find(key);
-        // Otherwise the key's pool says that the checkout is cancelled, and counts it.
-        if !terms.is_cancelled() {
-            let entry = found.as_ref().and_then(|it| it.pool.shell().take_resting(terms.site));
-            match (entry, found) {
-                (Some(entry), Some(record)) => Ok((record, entry)),
-                (_, found) => self.lend_slowly(found, key, terms),
-            }
-        } else if found.is_none() {
-            Err(self.turned_away(GetError::Cancelled))
-        } else {
-            self.lend_slowly(found, key, terms)
-        }
-    }
-
-    #[cold]
-    fn lend_slowly(
-        &self,
-        mut found: Option<Arc<Record<K, D>>>,
-        key: &K,
-        terms: Terms<'_>,
-    ) -> Result<Lent<K, D>, GetError<D::Error>> {
-        let start = now();
-        let deadline = terms.late_at(start, self.shared.config.get_timeout);
-        loop {
-            let record = match found.take() {
-                Some(record) => record,
-                None => self.record(key)?,
-            };
-            match record.pool.shell().get_of_key(start, deadline, terms.cancel, terms.site) {
-                Some(outcome) => return outcome.map(|entry| (record, entry)),
-                // The next round finds the key's new pool, or makes it.
-                None => self.shared.directory.strike(&record),
-            }
-        }
     }
 
     /// The record of a key, made if there is none.
