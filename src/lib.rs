@@ -1,4 +1,5 @@
-#![doc = include_str!("../README.md")]
+// Its examples dial by TCP.
+#![cfg_attr(any(feature = "net", not(doctest)), doc = include_str!("../README.md"))]
 #![deny(unsafe_code)] // Allowed only in `net`, `process` and `moment::sys`, call by call.
 
 #[cfg(not(target_has_atomic = "64"))]
@@ -48,6 +49,7 @@ mod maintenance;
 #[forbid(unsafe_code)]
 pub mod metrics;
 mod moment;
+#[cfg(feature = "net")]
 pub mod net;
 #[forbid(unsafe_code)]
 mod places;
