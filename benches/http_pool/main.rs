@@ -8,7 +8,7 @@
 mod cycle;
 mod load;
 mod peer;
-#[path = "../../examples/ureq_connector/pooled.rs"]
+#[path = "../../examples/ureq_connector/src/pooled.rs"]
 mod pooled;
 mod report;
 mod server;

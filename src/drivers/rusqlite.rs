@@ -69,8 +69,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// ```
 /// use latebind::{Pool, drivers::SqliteDialer};
 ///
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("app.db");
+/// # let folder = std::env::temp_dir().join(format!("latebind-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// # let path = folder.join("app.db");
 /// let database = SqliteDialer::file(path).wal(true);
 /// let readers = Pool::builder(database.clone().read_only(true)).max_open(8).build()?;
 /// let writer = Pool::builder(database).max_open(1).build()?;
@@ -83,6 +84,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 ///
 /// let text: String = readers.get()?.query_row("SELECT text FROM note", [], |row| row.get(0))?;
 /// assert_eq!(text, "remember the milk");
+/// # std::fs::remove_dir_all(folder)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]

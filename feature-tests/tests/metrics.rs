@@ -1,0 +1,83 @@
+//! What a pool's numbers come to in the `metrics` facade, as Prometheus would scrape them.
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use common::{Act, Refused, SHORT, Scripted, Server};
+use latebind::metrics::PoolMetrics;
+use latebind::{Guard, Pool};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::sync::Arc;
+
+/// A pool whose numbers go to a recorder of its own.
+fn pool() -> (Pool<Scripted>, Arc<Server>, PoolMetrics, PrometheusHandle) {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let metrics = metrics::with_local_recorder(&recorder, || PoolMetrics::new("p"));
+    let (pool, server) = common::pool(|b| b.max_open(2).observer(metrics.observer()));
+    (pool, server, metrics, handle)
+}
+
+#[track_caller]
+fn assert_says(scrape: &str, line: &str) {
+    assert!(scrape.lines().any(|it| it == line), "no line {line:?} in\n{scrape}");
+}
+
+#[test]
+fn the_numbers_of_the_moment_are_published_by_name_and_state() {
+    let (pool, _, metrics, prometheus) = pool();
+    let held = pool.get().unwrap();
+    pool.warm_up(2).unwrap();
+    metrics.publish(&pool.stats());
+    let scrape = prometheus.render();
+    for line in [
+        r#"latebind_connections{pool="p",state="idle"} 1"#,
+        r#"latebind_connections{pool="p",state="in_use"} 1"#,
+        r#"latebind_connections{pool="p",state="dialing"} 0"#,
+        r#"latebind_max_open{pool="p"} 2"#,
+        r#"latebind_lent_total{pool="p"} 1"#,
+        r#"latebind_dials_total{pool="p"} 2"#,
+    ] {
+        assert_says(&scrape, line);
+    }
+    drop(held);
+    metrics.publish(&pool.stats());
+    assert_says(&prometheus.render(), r#"latebind_connections{pool="p",state="idle"} 2"#);
+}
+
+#[test]
+fn what_ends_is_counted_by_its_reason_and_what_takes_time_is_measured() {
+    let (pool, server, _, prometheus) = pool();
+    Guard::discard(pool.get().unwrap());
+    server.on_dial([Act::Fail]);
+    assert!(pool.get().is_err());
+    let _held = [pool.get().unwrap(), pool.get().unwrap()];
+    assert!(pool.get_timeout(SHORT).is_err());
+    let scrape = prometheus.render();
+    for line in [
+        r#"latebind_closed_total{pool="p",reason="discarded"} 1"#,
+        r#"latebind_closed_total{pool="p",reason="expired"} 0"#,
+        r#"latebind_turned_away_total{pool="p",reason="unreachable"} 1"#,
+        r#"latebind_turned_away_total{pool="p",reason="exhausted"} 1"#,
+        r#"latebind_dial_seconds_count{pool="p"} 3"#,
+        r#"latebind_wait_seconds_count{pool="p"} 3"#,
+        r#"latebind_hold_seconds_count{pool="p"} 1"#,
+    ] {
+        assert_says(&scrape, line);
+    }
+}
+
+/// Two observers, where there is room for one.
+#[test]
+fn a_pair_of_observers_are_both_told() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let prometheus = recorder.handle();
+    let both = metrics::with_local_recorder(&recorder, || {
+        (PoolMetrics::new("a").observer::<Refused>(), PoolMetrics::new("b").observer::<Refused>())
+    });
+    let (pool, _) = common::pool(|b| b.observer(both));
+    drop(pool.get().unwrap());
+    let scrape = prometheus.render();
+    assert_says(&scrape, r#"latebind_dial_seconds_count{pool="a"} 1"#);
+    assert_says(&scrape, r#"latebind_dial_seconds_count{pool="b"} 1"#);
+}

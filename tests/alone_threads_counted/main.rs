@@ -1,0 +1,89 @@
+//! How many threads the pools of a process have: each test counts those of a process of its own.
+#![cfg(target_os = "linux")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+/// Goes on with the test in a process of its own; in this one it ends as that did.
+macro_rules! in_a_process {
+    () => {
+        fn here() {}
+        if crate::has_ended_elsewhere(std::any::type_name_of_val(&here)) {
+            return;
+        }
+    };
+}
+
+mod maintenance;
+mod threads;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+
+const IS_CHILD: &str = "LATEBIND_TEST_OF_THREADS";
+
+/// Processes at a time: nearly all their time they wait for threads to go, which rest for 5 s first.
+const AT_ONCE: usize = 4;
+
+/// Runs the test around the function of that path in a process of its own, and fails as it does.
+/// False in that process.
+#[track_caller]
+fn has_ended_elsewhere(path: &str) -> bool {
+    static ENDS: OnceLock<BTreeMap<String, Mutex<Receiver<Output>>>> = OnceLock::new();
+
+    if env::var_os(IS_CHILD).is_some() {
+        return false;
+    }
+    let (_crate, path) = path.split_once("::").unwrap();
+    let test = path.strip_suffix("::here").unwrap();
+    let run = ENDS.get_or_init(start_all)[test].lock().unwrap().recv().unwrap();
+    let (output, errors) =
+        (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success(), "{}\n{output}\n{errors}", run.status);
+    assert!(output.contains("1 passed"), "the process ran nothing:\n{output}");
+    true
+}
+
+/// Has all tests that were asked for run, some at a time, however few the harness runs at a time.
+fn start_all() -> BTreeMap<String, Mutex<Receiver<Output>>> {
+    let program = env::current_exe().unwrap();
+    let list = Command::new(&program).args(env::args_os().skip(1)).arg("--list").output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let (mut queue, mut ends) = (Vec::new(), BTreeMap::new());
+    for test in list.lines().filter_map(|line| line.strip_suffix(": test")) {
+        let (tell, told) = channel();
+        let mut run = Command::new(&program);
+        run.args([test, "--exact", "--test-threads=1", "--nocapture"]).env(IS_CHILD, "");
+        queue.push((run, tell));
+        ends.insert(test.to_owned(), Mutex::new(told));
+    }
+    let queue = Arc::new(Mutex::new(queue.into_iter()));
+    for _ in 0..AT_ONCE {
+        let queue = Arc::clone(&queue);
+        let next = move || queue.lock().unwrap().next();
+        thread::spawn(move || {
+            while let Some((mut run, tell)) = next() {
+                tell.send(run.output().unwrap()).unwrap();
+            }
+        });
+    }
+    ends
+}
+
+/// The threads of all pools of this process, as the system lists them.
+fn threads() -> BTreeSet<PathBuf> {
+    let tasks = fs::read_dir("/proc/self/task").expect("Linux lists a process's threads");
+    tasks
+        .filter_map(|task| {
+            let path = task.ok()?.path();
+            let name = fs::read_to_string(path.join("comm")).ok()?; // Gone meanwhile.
+            name.starts_with("latebind-").then_some(path)
+        })
+        .collect()
+}

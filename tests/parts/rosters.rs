@@ -1,0 +1,112 @@
+//! The roster by itself: a record that is written while it is read never mixes up two loans.
+//! A pool would hide most of it: its readers have shut the gate.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use crate::moment::Moment;
+use crate::roster::{Loan, Record, Roster, Tally};
+
+/// As long as a cache line and not two, on 32 bits as well. That it takes no lock there is for the
+/// compiler to say.
+#[test]
+fn a_record_has_a_cache_line_of_its_own() {
+    assert_eq!((size_of::<Record>(), align_of::<Record>()), (64, 64));
+}
+
+fn sites() -> [&'static Location<'static>; 2] {
+    #[track_caller]
+    fn here() -> &'static Location<'static> {
+        Location::caller()
+    }
+    [here(), here()]
+}
+
+fn threads() -> [ThreadId; 2] {
+    [(); 2].map(|()| {
+        let thread = thread::spawn(|| thread::current().id());
+        thread.join().unwrap()
+    })
+}
+
+#[test]
+fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
+    let (sites, threads, since) = (sites(), threads(), [Moment::FIRST, Moment::LAST]);
+    let mut roster = Roster::default();
+    let (page, line) = roster.enroll(Moment::from(Instant::now()));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let record = &page[usize::from(line)];
+            let [even, odd] =
+                [0, 1].map(|n| Loan { since: since[n], thread: threads[n], location: sites[n] });
+            while !is_over.load(SeqCst) {
+                record.count_loan();
+                record.hand_to(even);
+                record.let_go();
+                record.count_loan();
+                record.hand_to(odd);
+                record.let_go();
+            }
+        });
+        let (mut seen, mut torn) = (0, None);
+        // The writer may be late on a busy machine.
+        let (soonest, latest) = (Duration::from_millis(300), Duration::from_secs(20));
+        let begin = Instant::now();
+        while torn.is_none() && begin.elapsed() < if seen > 0 { soonest } else { latest } {
+            for loan in roster.loans() {
+                let turn = usize::from(loan.since == Moment::LAST);
+                seen += 1;
+                if loan.thread != threads[turn] || loan.location != sites[turn] {
+                    torn = Some(loan);
+                }
+            }
+        }
+        is_over.store(true, SeqCst);
+        assert_eq!(torn, None, "after {seen} loans");
+        assert!(seen > 0, "the reader has seen some");
+    });
+}
+
+#[test]
+fn lines_are_used_again_and_pages_that_nobody_uses_are_freed() {
+    let (mut roster, now) = (Roster::default(), Moment::from(Instant::now()));
+    let mut lines: Vec<_> = (0..100).map(|_| roster.enroll(now)).collect();
+    for (page, line) in &lines {
+        let record = &page[usize::from(*line)];
+        record.count_loan();
+        assert_eq!(record.count(), Tally { lent: 1, reused: 0 });
+        record.count_loan();
+        record.count_loan();
+    }
+    assert_eq!(roster.uncounted(), Tally { lent: 200, reused: 200 });
+    for (page, line) in &lines {
+        assert_eq!(page[usize::from(*line)].count(), Tally { lent: 2, reused: 2 });
+    }
+    assert_eq!(roster.uncounted(), Tally::default());
+
+    // Every second one ends: its line is the next to be taken.
+    let mut nth = 0;
+    lines.retain(|(page, line)| {
+        nth += 1;
+        if nth % 2 == 0 {
+            roster.strike(page, *line);
+        }
+        nth % 2 == 1
+    });
+    let pages: Vec<_> = lines.iter().map(|(page, _)| Arc::downgrade(page)).collect();
+    lines.extend((0..50).map(|_| roster.enroll(now)));
+    for (page, line) in &lines[50..] {
+        let is_known = pages.iter().any(|known| known.as_ptr() == Arc::as_ptr(page));
+        assert!(is_known, "no page is added while there is room");
+        assert_eq!(page[usize::from(*line)].loans(), 0);
+    }
+
+    for (page, line) in lines {
+        roster.strike(&page, line);
+    }
+    assert!(pages.iter().all(|page| page.strong_count() == 0));
+}

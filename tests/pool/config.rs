@@ -1,0 +1,304 @@
+//! Every setting does something, and every contradiction is named.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::{
+    Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, pool, pool_that,
+};
+use latebind::{Builder, ConfigError, GetError, Pool, PooledConnection};
+
+fn refusal(set: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>) -> ConfigError {
+    set(Pool::builder(Scripted::new().0)).build().unwrap_err()
+}
+
+#[test]
+fn every_contradiction_is_named_with_its_values() {
+    use ConfigError::{Contradiction, TooSmall, ZeroTimeout};
+    let zero = Duration::ZERO;
+    for (refused, as_it_is, message) in [
+        (
+            refusal(|b| b.max_open(0)),
+            TooSmall { setting: "max_open", value: 0, least: 1 },
+            "max_open is 0; it must be at least 1",
+        ),
+        (
+            refusal(|b| b.max_open(0).max_idle(3)),
+            TooSmall { setting: "max_open", value: 0, least: 1 },
+            "max_open is 0; it must be at least 1",
+        ),
+        (
+            refusal(|b| b.max_dialing(0)),
+            TooSmall { setting: "max_dialing", value: 0, least: 1 },
+            "max_dialing is 0; it must be at least 1",
+        ),
+        (
+            refusal(|b| b.max_open(5).max_idle(8)),
+            Contradiction { setting: "max_idle", value: 8, bound: "max_open", limit: 5 },
+            "max_idle (8) exceeds max_open (5)",
+        ),
+        (
+            refusal(|b| b.max_dialing(11)),
+            Contradiction { setting: "max_dialing", value: 11, bound: "max_open", limit: 10 },
+            "max_dialing (11) exceeds max_open (10)",
+        ),
+        (
+            refusal(|b| b.dial_timeout(zero)),
+            ZeroTimeout { setting: "dial_timeout" },
+            "dial_timeout is 0 s; it must be longer (Duration::MAX means no limit)",
+        ),
+        (
+            refusal(|b| b.check_timeout(zero)),
+            ZeroTimeout { setting: "check_timeout" },
+            "check_timeout is 0 s; it must be longer (Duration::MAX means no limit)",
+        ),
+        (
+            refusal(|b| b.close_timeout(zero)),
+            ZeroTimeout { setting: "close_timeout" },
+            "close_timeout is 0 s; it must be longer (Duration::MAX means no limit)",
+        ),
+    ] {
+        assert_eq!(refused, as_it_is);
+        assert_eq!(refused.to_string(), message);
+    }
+}
+
+#[test]
+fn settings_at_their_bounds_are_taken() {
+    for (max_idle, max_dialing) in [(0, 1), (3, 3)] {
+        let (pool, server) = pool(|b| b.max_open(3).max_idle(max_idle).max_dialing(max_dialing));
+        drop(pool.get().unwrap());
+        assert_eq!(await_rest(&pool, &server).idle, max_idle.min(1));
+    }
+}
+
+#[test]
+fn a_pool_of_defaults_opens_ten() {
+    let (dialer, _) = Scripted::new();
+    assert_eq!(Pool::new(dialer).stats().max_open, 10);
+}
+
+#[test]
+fn resize_refuses_nothing_but_zero_and_changes_nothing_then() {
+    let (pool, server) = pool(|b| b.max_open(4).max_idle(3).max_dialing(3));
+    pool.warm_up(3).unwrap();
+    assert_eq!(
+        pool.resize(0),
+        Err(ConfigError::TooSmall { setting: "max_open", value: 0, least: 1 })
+    );
+    assert_eq!((pool.stats().max_open, pool.stats().idle), (4, 3));
+    pool.resize(2).unwrap();
+    assert_eq!((pool.stats().max_open, pool.stats().idle, server.alive()), (2, 2, 2));
+    pool.resize(6).unwrap();
+    pool.warm_up(6).unwrap();
+    assert_eq!(pool.stats().idle, 3, "max_idle is as it was");
+}
+
+#[test]
+fn max_open_bounds_what_is_open() {
+    let (pool, server) = pool(|b| b.max_open(2));
+    let held = [pool.get().unwrap(), pool.get().unwrap()];
+    assert!(pool.get_timeout(SHORT).is_err());
+    drop(held);
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn max_idle_bounds_what_is_kept() {
+    for max_idle in 0..=3 {
+        let (pool, server) = pool(|b| b.max_open(3).max_idle(max_idle));
+        let held = [(); 3].map(|()| pool.get().unwrap());
+        drop(held);
+        assert_eq!((pool.stats().open(), server.alive()), (max_idle, max_idle));
+        pool.warm_up(3).unwrap();
+        assert_eq!(pool.stats().open(), max_idle, "nor does a warm-up open more");
+        await_rest(&pool, &server);
+    }
+}
+
+#[test]
+fn max_dialing_bounds_the_dials_at_once() {
+    let (pool, server) = pool(|b| b.max_open(6).max_dialing(2));
+    let gate = Gate::new();
+    server.on_dial((0..2).map(|_| gate.then(Act::Succeed)));
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| PooledConnection::discard(pool.get_timeout(LONG).unwrap()));
+        }
+        await_waiting(&pool, 6);
+        gate.await_arrivals(2);
+        assert_eq!((pool.stats().dialing, server.dials()), (2, 2));
+        gate.open();
+    });
+    assert_eq!(server.dials(), 6);
+    await_rest(&pool, &server);
+}
+
+/// As it comes, a pool does not knock a thousand times at once: not for callers, not for a warm-up,
+/// and not by itself.
+#[test]
+fn unless_it_is_told_a_pool_begins_no_more_than_64_dials_at_once() {
+    let by_itself = |b: Builder<Scripted>| b.min_idle(300);
+    for set in [|b| b, by_itself] {
+        let (dialer, server) = Scripted::new();
+        let gate = Gate::new();
+        // Before there is a pool, which may dial by itself.
+        server.on_dial((0..300).map(|_| gate.then(Act::Succeed)));
+        let pool = set(Pool::builder(dialer).max_open(300)).build().unwrap();
+        thread::scope(|scope| {
+            for _ in 0..100 {
+                scope.spawn(|| drop(pool.get_timeout(LONG).unwrap()));
+            }
+            await_waiting(&pool, 100);
+            scope.spawn(|| pool.warm_up(300).unwrap());
+            gate.await_arrivals(64);
+            assert_eq!((pool.stats().dialing, server.dials()), (64, 64));
+            gate.open();
+        });
+        assert_eq!(await_rest(&pool, &server).open(), 300);
+    }
+    let (pool, server) = pool(|b| b.max_open(100).max_dialing(100));
+    let gate = Gate::new();
+    server.on_dial((0..100).map(|_| gate.then(Act::Succeed)));
+    thread::scope(|scope| {
+        scope.spawn(|| pool.warm_up(100).unwrap());
+        gate.await_arrivals(100);
+        gate.open();
+    });
+}
+
+#[test]
+fn max_waiting_turns_away_one_too_many_without_a_dial_to_count_on() {
+    let (pool, server) = pool(|b| b.max_open(2).max_waiting(1));
+    let held = pool.get().unwrap();
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    thread::scope(|scope| {
+        for n in 1..=2 {
+            scope.spawn(|| drop(pool.get_timeout(LONG).unwrap()));
+            await_waiting(&pool, n);
+        }
+        // One has the dial to count on, the other is the one who may wait without.
+        assert!(matches!(pool.get(), Err(GetError::QueueFull { max_waiting: 1, .. })));
+        drop(held);
+        gate.open();
+    });
+    assert_eq!(await_rest(&pool, &server).queue_full_total, 1);
+}
+
+#[test]
+fn max_waiting_of_zero_serves_whom_a_dial_or_an_idle_connection_can_serve() {
+    let (pool, server) = pool(|b| b.max_open(1).max_waiting(0).check_after(Duration::MAX));
+    let held = pool.get().unwrap();
+    assert!(matches!(pool.get(), Err(GetError::QueueFull { max_waiting: 0, .. })));
+    drop(held);
+    drop(pool.get().unwrap());
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn max_waiting_of_zero_serves_whom_an_idle_connection_that_needs_a_check_can_serve() {
+    let (pool, server) = pool(|b| b.max_open(1).max_waiting(0).check_after(Duration::ZERO));
+    drop(pool.get().unwrap());
+    assert_eq!(pool.get().unwrap().id, 1);
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn get_timeout_is_how_long_get_waits() {
+    let (pool, server) = pool(|b| b.max_open(1).get_timeout(SHORT));
+    let held = pool.get().unwrap();
+    let start = Instant::now();
+    assert!(pool.get().is_err() && pool.get_owned().is_err());
+    assert!(start.elapsed() >= 2 * SHORT && start.elapsed() < LONG);
+    drop(held);
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    pool.flush();
+    assert!(pool.warm_up(1).is_err());
+    gate.open();
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn dial_timeout_is_what_the_dialer_is_told_and_what_a_caller_is_spared() {
+    let (pool, server) = pool(|b| b.max_open(2).dial_timeout(SHORT));
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    let start = Instant::now();
+    assert!(matches!(pool.get_timeout(LONG), Err(GetError::Unreachable { .. })));
+    let told = server.latest_deadline();
+    assert!(told >= start + SHORT && told <= Instant::now() + SHORT);
+    gate.open();
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn check_after_is_how_long_an_idle_connection_is_trusted() {
+    for (check_after, checks) in [(Duration::ZERO, 3), (LONG, 0), (Duration::MAX, 0)] {
+        let (pool, server) = pool(|b| b.max_open(1).check_after(check_after));
+        for _ in 0..4 {
+            drop(pool.get().unwrap());
+        }
+        assert_eq!(server.checks.load(SeqCst), checks);
+        assert_eq!(server.dials(), 1);
+    }
+    let (pool, server) = pool(|b| b.max_open(1).check_after(SHORT));
+    drop(pool.get().unwrap());
+    let until = Instant::now() + SHORT;
+    await_that("it has rested", || Instant::now() > until);
+    drop(pool.get().unwrap());
+    drop(pool.try_get().unwrap());
+    assert_eq!(server.checks.load(SeqCst), 1);
+}
+
+/// However long the loan was: it is trusted from its return on, also by whoever takes the lock then.
+#[test]
+fn a_loan_is_no_part_of_the_time_for_which_a_connection_is_trusted() {
+    const TRUSTED: Duration = Duration::from_millis(400);
+    let (pool, server) = pool(|b| b.max_open(1).check_after(TRUSTED));
+    let held = pool.get().unwrap();
+    let until = Instant::now() + TRUSTED + SHORT;
+    await_that("it has been lent for longer", || Instant::now() > until);
+    drop(held);
+    assert_eq!(pool.stats().idle, 1);
+    assert_eq!(pool.get().unwrap().id, 1);
+    assert_eq!(server.checks.load(SeqCst), 0);
+}
+
+#[test]
+fn check_timeout_is_how_long_a_check_or_a_reset_may_take() {
+    let (pool, server) = pool_that(
+        |b| b.reset(true),
+        |b| b.max_open(3).check_after(Duration::ZERO).check_timeout(SHORT),
+    );
+    drop(pool.get().unwrap());
+    await_that("it is reset", || pool.stats().idle == 1);
+    let gate = Gate::new();
+    server.on_check([gate.then(Act::Succeed)]);
+    let replaced = pool.get_timeout(LONG).unwrap();
+    assert_eq!((replaced.id, pool.stats().check_failed_total), (2, 1));
+
+    server.on_reset([gate.then(Act::Succeed)]);
+    drop(replaced);
+    gate.await_arrivals(2);
+    assert_eq!(pool.get_timeout(LONG).map(|c| c.id).map_err(|e| e.to_string()), Ok(3));
+    gate.open();
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn close_timeout_is_how_long_a_close_keeps_its_slot() {
+    for (close_timeout, is_freed) in [(SHORT, true), (LONG, false)] {
+        let (pool, server) =
+            pool_that(|b| b.close(true), |b| b.max_open(1).close_timeout(close_timeout));
+        let gate = Gate::new();
+        server.on_close([gate.then(Act::Succeed)]);
+        PooledConnection::discard(pool.get().unwrap());
+        assert_eq!(pool.get_timeout(10 * SHORT).is_ok(), is_freed);
+        assert_eq!(pool.stats().close_timeouts_total, u64::from(is_freed));
+        gate.open();
+        await_that("it is closed", || server.closed.load(SeqCst) == 1);
+    }
+}

@@ -1,0 +1,29 @@
+//! What a pool does, with real threads and a scripted dialer.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod abort;
+mod accounting;
+mod at_limit;
+mod checkout;
+mod close;
+mod config;
+mod control;
+mod counters;
+mod deadlines;
+mod errors;
+mod events;
+mod fairness;
+mod fork;
+mod health;
+mod holders;
+mod late_binding;
+mod no_threads;
+mod outage;
+mod panics;
+mod stress;
+mod thread_ends;
+mod thread_factory;
+mod upkeep;
+mod wake_ups;
