@@ -27,7 +27,8 @@ where
     ///
     /// # Errors
     ///
-    /// [`GetError`] says why no connection was lent, with the numbers of the key's pool at that moment.
+    /// [`GetError`] says why no connection was lent, with the numbers of the key's pool at that
+    /// moment.
     ///
     /// # Examples
     ///
@@ -50,7 +51,8 @@ where
         lent.map(|lent| Lease::guard(self, lent))
     }
 
-    /// As [`get`](Self::get), waiting for at most `timeout` in all: see [`Pool::get_timeout`].
+    /// As [`get`](Self::get), waiting for at most `timeout` in all: see
+    /// [`Pool::get_timeout`](crate::Pool::get_timeout).
     ///
     /// # Errors
     ///
@@ -82,7 +84,7 @@ where
     }
 
     /// Lends an idle connection of that key, if there is one and no caller waits for it. Does no
-    /// I/O and does not wait: see [`Pool::try_get`].
+    /// I/O and does not wait: see [`Pool::try_get`](crate::Pool::try_get).
     ///
     /// # Errors
     ///
@@ -135,7 +137,7 @@ where
     }
 
     /// Does `work` with a connection of that key, lent as by [`get`](Self::get). If the work fails,
-    /// the connection is closed rather than given back: see [`Pool::with`].
+    /// the connection is closed rather than given back: see [`Pool::with`](crate::Pool::with).
     ///
     /// # Errors
     ///
@@ -236,7 +238,7 @@ where
     ///
     /// # Errors
     ///
-    /// As [`Checkout::get`](crate::Checkout::get).
+    /// The errors of [`Checkout::get`](crate::Checkout::get).
     pub fn get(self) -> Result<KeyedConnection<'a, K, D>, GetError<D::Error>> {
         self.pool.lend(self.key, self.terms).map(|lent| Lease::guard(self.pool, lent))
     }
@@ -245,7 +247,7 @@ where
     ///
     /// # Errors
     ///
-    /// As [`Checkout::get`](crate::Checkout::get).
+    /// The errors of [`Checkout::get`](crate::Checkout::get).
     pub fn get_owned(self) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
         self.pool.lend(self.key, self.terms).map(|lent| Lease::guard(self.pool.clone(), lent))
     }
