@@ -131,11 +131,14 @@ impl From<GetError<Refused>> for Failure {
     }
 }
 
+/// The connections that some work has had.
+type Seen = Arc<Mutex<Vec<u32>>>;
+
 /// Work that fails in turn as it is told to, then succeeds; with the connections that it has had.
 fn failing(
     failures: impl IntoIterator<Item = Failure>,
-) -> (impl FnMut(&mut Connection) -> Result<u32, Failure>, Arc<Mutex<Vec<u32>>>) {
-    let (mut failures, had) = (failures.into_iter(), Arc::<Mutex<Vec<u32>>>::default());
+) -> (impl FnMut(&mut Connection) -> Result<u32, Failure>, Seen) {
+    let (mut failures, had) = (failures.into_iter(), Seen::default());
     let noted = Arc::clone(&had);
     let work = move |connection: &mut Connection| {
         noted.lock().unwrap().push(connection.id);

@@ -11,6 +11,7 @@ mod pair;
 #[path = "../../src/server.rs"]
 mod server;
 
+#[allow(unexpected_cfgs)] // It has servers for more features than these.
 #[cfg(target_os = "linux")]
 #[path = "../../../../tests/servers/mod.rs"]
 mod servers;
