@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::config::{Breaker, Config, ConfigError, DialRule, OnDialFailure};
 use crate::dialer::Dialer;
-use crate::event::Observer;
+use crate::event::Event;
 use crate::keyed::{DialerFor, KeyedConfig, KeyedPool};
 use crate::pool::Pool;
 use crate::reporter::Reporter;
@@ -395,10 +395,16 @@ impl<T> Settings<T> {
 }
 
 impl<D: Dialer> Settings<ToOpen<D>> {
-    /// Sets the observer, which is called for each event in the pool: a closure, or any
-    /// [`Observer`].
+    /// Sets an observer, which is called for each event in the pool.
     ///
-    /// There is one; setting another replaces it. None by default, which costs nothing.
+    /// It is called on the thread where the event happened, never under a lock of the pool, so it may
+    /// use the pool and may block. But the operation goes on only when the observer returns, so keep
+    /// it short. A panic in it is caught and counted in [`Stats::panics_total`](crate::Stats), and
+    /// harms nothing. An observer that holds a handle of its own pool keeps that pool from closing
+    /// when the program drops its last handle.
+    ///
+    /// Several observers are called in the order in which they were set. None by default, which costs
+    /// nothing.
     ///
     /// # Examples
     ///
@@ -407,7 +413,7 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
     ///
     /// let pool = Pool::builder(dialer)
-    ///     .observer(|event: &Event<'_, _>| {
+    ///     .observer(|event| {
     ///         if let Event::Closed { reason, age, .. } = event {
     ///             eprintln!("a connection was closed at the age of {age:?}: {reason}");
     ///         }
@@ -415,12 +421,16 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     ///     .build()?;
     /// # Ok::<(), latebind::ConfigError>(())
     /// ```
-    pub fn observer(mut self, observer: impl Observer<D::Error>) -> Self {
-        self.of.reporter.set_observer(observer);
+    pub fn observer(
+        mut self,
+        observer: impl Fn(&Event<'_, D::Error>) + Send + Sync + 'static,
+    ) -> Self {
+        self.of.reporter.add_observer(observer);
         self
     }
 
-    /// The pool's name in its errors, in the lines that it [logs](crate#watch), and in its spans.
+    /// The pool's name in its errors, in the lines that it [logs](crate#logs-events-and-metrics), and
+    /// in its spans.
     ///
     /// None by default. The pool's threads are not named after it, because all pools share them; a
     /// [`Threads`] of your own may name its threads.
@@ -474,10 +484,13 @@ where
         self
     }
 
-    /// Sets the observer, which is called for each event in the pools of all keys: a closure, or
-    /// any [`Observer`].
-    pub fn observer(mut self, observer: impl Observer<D::Error>) -> Self {
-        self.of.reporter.set_observer(observer);
+    /// Sets an observer, which is called for each event in the pools of all keys: see a [`Pool`]'s
+    /// [`observer`](Settings::<ToOpen<D>>::observer).
+    pub fn observer(
+        mut self,
+        observer: impl Fn(&Event<'_, D::Error>) + Send + Sync + 'static,
+    ) -> Self {
+        self.of.reporter.add_observer(observer);
         self
     }
 

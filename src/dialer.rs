@@ -38,6 +38,14 @@ use crate::abort::AbortHandle;
 ///     }
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not tell a pool how to open a connection",
+    label = "not a `Dialer`",
+    note = "`latebind::net` has dialers for TCP, Unix sockets and TLS, and `latebind::drivers` for \
+            PostgreSQL, MySQL, Redis and SQLite, each behind the feature of its name",
+    note = "an r2d2 manager becomes one by `latebind::drivers::R2d2Dialer::new`, feature `r2d2`",
+    note = "for everything else implement `Dialer`: `dial` and `is_broken` are enough"
+)]
 pub trait Dialer: Send + Sync + 'static {
     /// The type of connection that a dial opens.
     type Connection: Send + 'static;

@@ -1,4 +1,4 @@
-//! `Observer`: what a program gives to hear what happens in a pool, and the events themselves.
+//! `Event`: what happens in a pool, as its observers are told.
 
 use std::time::Duration;
 
@@ -6,33 +6,8 @@ use crate::close_reason::CloseReason;
 use crate::error::{DialFailure, GetError};
 use crate::holder::Holder;
 
-/// Receives the events of a pool. Any closure that takes an [`Event`] is an observer.
-///
-/// Set it with [`Builder::observer`](crate::Builder::observer). It is called on the thread where
-/// the event happened, never under a lock of the pool, so it may use the pool and may block. But
-/// the operation goes on only when the observer returns, so keep it short. A panic in it is caught
-/// and counted in [`Stats::panics_total`](crate::Stats), and harms nothing.
-///
-/// An observer that holds a handle of its own pool keeps that pool from closing when the program
-/// drops its last handle.
-pub trait Observer<E>: Send + Sync + 'static {
-    /// Called for each event.
-    fn observe(&self, event: &Event<'_, E>);
-}
-
-impl<E, F: Fn(&Event<'_, E>) + Send + Sync + 'static> Observer<E> for F {
-    fn observe(&self, event: &Event<'_, E>) {
-        self(event);
-    }
-}
-
-/// Both are called, in this order.
-impl<E, A: Observer<E>, B: Observer<E>> Observer<E> for (A, B) {
-    fn observe(&self, event: &Event<'_, E>) {
-        self.0.observe(event);
-        self.1.observe(event);
-    }
-}
+/// Receives the events of a pool: see [`Settings::observer`](crate::Settings::observer).
+pub(crate) type Observer<E> = dyn Fn(&Event<'_, E>) + Send + Sync;
 
 /// Something that happened in a pool whose dialer's error type is `E`.
 ///

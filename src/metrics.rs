@@ -32,7 +32,7 @@ use ::metrics::{
 
 use crate::close_reason::CloseReason;
 use crate::error::GetError;
-use crate::event::{Event, Observer};
+use crate::event::Event;
 use crate::stats::Stats;
 
 /// A pool's numbers, under one name.
@@ -139,7 +139,7 @@ impl PoolMetrics {
 
     /// Measures waits, dials and loans, and counts closed connections and callers turned away: pass
     /// it to [`Settings::observer`](crate::Settings::observer).
-    pub fn observer<E>(&self) -> impl Observer<E> + use<E> {
+    pub fn observer<E>(&self) -> impl Fn(&Event<'_, E>) + Send + Sync + use<E> {
         let events = self.events.clone();
         move |event: &Event<'_, E>| events.note(event)
     }

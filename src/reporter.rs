@@ -5,14 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::DialFailure;
-use crate::event::Observer;
+use crate::event::{Event, Observer};
 use crate::holder::Holder;
 use crate::log_lines::{SharedLog, Streak};
 
 /// A pool's name, its observer and its log. All keys of a keyed pool share one.
 pub(crate) struct Reporter<E> {
     name: Option<Arc<str>>,
-    observer: Option<Arc<dyn Observer<E>>>,
+    observer: Option<Arc<Observer<E>>>,
     log: SharedLog,
 }
 
@@ -21,8 +21,18 @@ impl<E> Reporter<E> {
         self.name = Some(name);
     }
 
-    pub(crate) fn set_observer(&mut self, observer: impl Observer<E>) {
-        self.observer = Some(Arc::new(observer));
+    /// Adds an observer, who is told after those that are there.
+    pub(crate) fn add_observer(&mut self, next: impl Fn(&Event<'_, E>) + Send + Sync + 'static)
+    where
+        E: 'static,
+    {
+        self.observer = Some(match self.observer.take() {
+            None => Arc::new(next),
+            Some(first) => Arc::new(move |event: &Event<'_, E>| {
+                first(event);
+                next(event);
+            }),
+        });
     }
 
     pub(crate) fn name(&self) -> Option<&Arc<str>> {
@@ -35,7 +45,7 @@ impl<E> Reporter<E> {
     }
 
     #[inline]
-    pub(crate) fn observer(&self) -> Option<&dyn Observer<E>> {
+    pub(crate) fn observer(&self) -> Option<&Observer<E>> {
         self.observer.as_deref()
     }
 

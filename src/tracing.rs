@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ::tracing::{debug, error, warn};
 
-use crate::event::{Event, Observer};
+use crate::event::Event;
 
 /// An observer that passes a pool's events to the subscriber: failures as warnings, the others at
 /// debug level.
@@ -38,7 +38,7 @@ use crate::event::{Event, Observer};
 /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
 /// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
 /// let traced = Traced::new("orders").slow_wait(Duration::from_millis(100));
-/// let pool = Pool::builder(dialer).observer(traced).build()?;
+/// let pool = Pool::builder(dialer).observer(traced.observer()).build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -60,10 +60,16 @@ impl Traced {
         self.slow_wait = slow_wait;
         self
     }
-}
 
-impl<E: std::error::Error + 'static> Observer<E> for Traced {
-    fn observe(&self, event: &Event<'_, E>) {
+    /// Tells the subscriber of each event: for [`Settings::observer`](crate::Settings::observer).
+    pub fn observer<E>(self) -> impl Fn(&Event<'_, E>) + Send + Sync + use<E>
+    where
+        E: std::error::Error + 'static,
+    {
+        move |event| self.note(event)
+    }
+
+    fn note<E: std::error::Error + 'static>(&self, event: &Event<'_, E>) {
         let Self { pool, slow_wait } = self;
         match event {
             Event::Lent { waited, .. } if waited > slow_wait => {

@@ -1,4 +1,4 @@
-//! Many keys under one budget (BUGS.md 1.10): who shares with whom, who makes room for whom, and
+//! Many keys under one budget (see `tests/README.md`): who shares with whom, who makes room for whom, and
 //! what is left of a key afterwards.
 
 mod common;

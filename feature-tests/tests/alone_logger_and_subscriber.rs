@@ -101,9 +101,13 @@ fn assert_kept<D: Dialer + fmt::Debug>(
     let recorder = PrometheusBuilder::new().build_recorder();
     let metrics = metrics::with_local_recorder(&recorder, || PoolMetrics::new("p"));
     let observer = || {
-        let told = told.clone();
-        let tell = move |event: &Event<'_, D::Error>| told.debug(event);
-        (tell, (metrics.observer(), Traced::new("p").slow_wait(Duration::ZERO)))
+        let (told, metrics) = (told.clone(), metrics.observer());
+        let traced = Traced::new("p").slow_wait(Duration::ZERO).observer();
+        move |event: &Event<'_, D::Error>| {
+            told.debug(event);
+            metrics(event);
+            traced(event);
+        }
     };
 
     told.debug(&good());

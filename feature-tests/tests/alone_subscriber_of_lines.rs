@@ -49,8 +49,9 @@ fn waits_dials_and_checks_are_spans_and_what_fails_or_is_slow_is_a_warning() {
         .with_writer(move || writer.clone())
         .init();
     let traced = Traced::new("orders").slow_wait(Duration::ZERO);
-    let (pool, server) =
-        common::pool(|b| b.name("orders").max_open(1).check_after(Duration::ZERO).observer(traced));
+    let (pool, server) = common::pool(|b| {
+        b.name("orders").max_open(1).check_after(Duration::ZERO).observer(traced.observer())
+    });
 
     drop(pool.get().unwrap());
     lines.has(&["DEBUG", "dial{pool=\"orders\"}", "latebind", "close"]);

@@ -3,7 +3,7 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
-use common::{Act, Refused, SHORT, Scripted, Server};
+use common::{Act, SHORT, Scripted, Server};
 use latebind::metrics::PoolMetrics;
 use latebind::{Guard, Pool};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -67,15 +67,14 @@ fn what_ends_is_counted_by_its_reason_and_what_takes_time_is_measured() {
     }
 }
 
-/// Two observers, where there is room for one.
 #[test]
-fn a_pair_of_observers_are_both_told() {
+fn the_numbers_of_one_pool_may_go_under_two_names() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let prometheus = recorder.handle();
-    let both = metrics::with_local_recorder(&recorder, || {
-        (PoolMetrics::new("a").observer::<Refused>(), PoolMetrics::new("b").observer::<Refused>())
+    let (a, b) = metrics::with_local_recorder(&recorder, || {
+        (PoolMetrics::new("a").observer(), PoolMetrics::new("b").observer())
     });
-    let (pool, _) = common::pool(|b| b.observer(both));
+    let (pool, _) = common::pool(|set| set.observer(a).observer(b));
     drop(pool.get().unwrap());
     let scrape = prometheus.render();
     assert_says(&scrape, r#"latebind_dial_seconds_count{pool="a"} 1"#);

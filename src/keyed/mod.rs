@@ -188,7 +188,7 @@ where
         self.shared.exchange.note_turned_away();
         if let Some(observer) = self.shared.reporter.observer() {
             let waited = Duration::ZERO;
-            catch(|| observer.observe(&Event::TurnedAway { error: &error, waited }));
+            catch(|| observer(&Event::TurnedAway { error: &error, waited }));
         }
         error
     }

@@ -76,8 +76,8 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[cold]
-    fn tell_observer(&self, observer: &dyn Observer<D::Error>, event: &Event<'_, D::Error>) {
-        if !self.is_inherited() && catch(|| observer.observe(event)).is_none() {
+    fn tell_observer(&self, observer: &Observer<D::Error>, event: &Event<'_, D::Error>) {
+        if !self.is_inherited() && catch(|| observer(event)).is_none() {
             self.note_panic();
         }
     }

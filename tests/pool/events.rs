@@ -7,13 +7,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
-use latebind::{CloseReason, Event, GetError, Observer, Pool, PooledConnection};
+use latebind::{CloseReason, Event, GetError, Pool, PooledConnection};
 
 /// Notes every event in a few words.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<String>>>);
 
 impl Notes {
+    fn observer(&self) -> impl Fn(&Event<'_, Refused>) + Send + Sync + use<> {
+        let notes = self.clone();
+        move |event| notes.0.lock().unwrap().push(in_words(event))
+    }
+
     /// What has been noted since the last time.
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
@@ -32,12 +37,6 @@ impl Notes {
         let is_end = |note: &String| note.starts_with("closed");
         await_that("it is closed", || self.0.lock().unwrap().iter().any(is_end));
         self.take().into_iter().filter(is_end).collect()
-    }
-}
-
-impl Observer<Refused> for Notes {
-    fn observe(&self, event: &Event<'_, Refused>) {
-        self.0.lock().unwrap().push(in_words(event));
     }
 }
 
@@ -76,7 +75,7 @@ fn in_words(event: &Event<'_, Refused>) -> String {
 #[test]
 fn a_loan_is_told_from_its_dial_to_its_end() {
     let notes = Notes::default();
-    let (pool, server) = pool(|b| b.max_open(1).observer(notes.clone()));
+    let (pool, server) = pool(|b| b.max_open(1).observer(notes.observer()));
     let held = pool.get().unwrap();
     assert_eq!(notes.take(), ["opened", "lent fresh after a wait"]);
     drop(held);
@@ -97,7 +96,7 @@ fn a_loan_is_told_from_its_dial_to_its_end() {
 #[test]
 fn one_who_waits_for_a_return_is_told_after_it() {
     let notes = Notes::default();
-    let (pool, server) = pool(|b| b.max_open(1).observer(notes.clone()));
+    let (pool, server) = pool(|b| b.max_open(1).observer(notes.observer()));
     let held = pool.get().unwrap();
     notes.take();
     thread::scope(|scope| {
@@ -112,7 +111,7 @@ fn one_who_waits_for_a_return_is_told_after_it() {
 #[test]
 fn whoever_is_turned_away_is_told_of_with_the_same_error() {
     let notes = Notes::default();
-    let (pool, server) = pool(|b| b.max_open(1).max_waiting(0).observer(notes.clone()));
+    let (pool, server) = pool(|b| b.max_open(1).max_waiting(0).observer(notes.observer()));
     server.on_dial([Act::Fail]);
     assert!(pool.get().is_err());
     assert_eq!(notes.take(), ["dial failed: refused (dial 1)", "turned away: unreachable"]);
@@ -182,7 +181,7 @@ fn times_are_told_as_they_were() {
 fn every_way_out_of_the_pool_has_its_reason() {
     let notes = Notes::default();
     let (pool, server) =
-        pool(|b| b.max_open(1).check_after(Duration::ZERO).observer(notes.clone()));
+        pool(|b| b.max_open(1).check_after(Duration::ZERO).observer(notes.observer()));
     PooledConnection::discard(pool.get().unwrap());
     assert_eq!(notes.take_ends(), ["closed: discarded"]);
 
@@ -240,7 +239,7 @@ fn every_way_out_of_the_pool_has_its_reason() {
 #[test]
 fn what_is_more_than_may_rest_is_closed_as_surplus() {
     let notes = Notes::default();
-    let (pool, server) = pool(|b| b.max_open(3).max_idle(2).observer(notes.clone()));
+    let (pool, server) = pool(|b| b.max_open(3).max_idle(2).observer(notes.observer()));
     let held = [pool.get().unwrap(), pool.get().unwrap(), pool.get().unwrap()];
     drop(held);
     assert_eq!(notes.take_ends(), ["closed: surplus"]);
@@ -256,7 +255,7 @@ fn a_connection_that_comes_back_long_after_it_was_written_off_is_closed_for_the_
         let limit = if flushes { LONG } else { SHORT };
         let (pool, server) = pool_that(
             |blocking| blocking.reset(true),
-            |b| b.max_open(1).check_timeout(limit).close_timeout(SHORT).observer(notes.clone()),
+            |b| b.max_open(1).check_timeout(limit).close_timeout(SHORT).observer(notes.observer()),
         );
         let gate = Gate::new();
         server.on_reset([gate.then(Act::Succeed)]);
@@ -410,9 +409,28 @@ fn an_observer_may_close_and_drain_the_pool() {
 }
 
 #[test]
+fn several_observers_are_told_in_the_order_in_which_they_were_set() {
+    let notes = Notes::default();
+    let (first, second) = (notes.clone(), notes.clone());
+    let (pool, _server) = pool(|b| {
+        b.max_open(1)
+            .observer(move |event| {
+                first.0.lock().unwrap().push(format!("first: {}", in_words(event)))
+            })
+            .observer(move |event| second.0.lock().unwrap().push(in_words(event)))
+    });
+    drop(pool.get().unwrap());
+    let told = notes.take();
+    assert_eq!(told.len(), 6, "{told:?}");
+    for pair in told.chunks(2) {
+        assert_eq!(pair[0], format!("first: {}", pair[1]));
+    }
+}
+
+#[test]
 fn an_observer_goes_with_its_pool() {
     let notes = Notes::default();
-    let (pool, _server) = pool(|b| b.max_open(1).observer(notes.clone()));
+    let (pool, _server) = pool(|b| b.max_open(1).observer(notes.observer()));
     drop(pool.get().unwrap());
     assert_eq!(Arc::strong_count(&notes.0), 2);
     drop(pool);

@@ -10,7 +10,8 @@ use crate::common::{
     Act, Connection, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool,
     pool_that,
 };
-use latebind::{Builder, Changes, CloseReason, Event, GetError, Pool, PooledConnection};
+use latebind::signatures::Changes;
+use latebind::{Builder, CloseReason, Event, GetError, Pool, PooledConnection};
 
 /// A limit short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(60);
