@@ -14,13 +14,16 @@ use crate::builder::Config;
 use crate::event::{AcquireEvent, ReleaseEvent};
 use crate::extensions::Extensions;
 use crate::manage::ManageConnection;
-use crate::outage::Outage;
+use crate::outage::{Attempt, Outage};
 
 /// What a pool, its dials and its connections share.
 pub(crate) struct Core<M: ManageConnection> {
     pub(crate) manager: M,
     pub(crate) config: Config<M>,
-    outage: Outage,
+    /// Whether connections can be opened.
+    dials: Outage,
+    /// Whether new connections are valid.
+    tests: Outage,
 }
 
 /// A connection, and what is kept with it.
@@ -37,6 +40,8 @@ pub(crate) struct Slot<M: ManageConnection> {
     is_proven: bool,
     /// Whether `is_valid` has begun, and has not said that it is.
     is_suspect: bool,
+    /// Whether it was ever found to be valid.
+    was_valid: bool,
 }
 
 /// The text of an error of the manager's, which itself may have to stay on its thread.
@@ -53,7 +58,7 @@ impl std::error::Error for Failure {}
 
 impl<M: ManageConnection> Core<M> {
     pub(crate) fn new(manager: M, config: Config<M>) -> Arc<Self> {
-        Arc::new(Self { manager, config, outage: Outage::default() })
+        Arc::new(Self { manager, config, dials: Outage::default(), tests: Outage::default() })
     }
 
     fn open(self: &Arc<Self>) -> Result<Slot<M>, Failure> {
@@ -77,6 +82,7 @@ impl<M: ManageConnection> Core<M> {
             idle_since: now,
             is_proven: false,
             is_suspect: false,
+            was_valid: false,
         })
     }
 
@@ -104,6 +110,10 @@ impl<M: ManageConnection> Slot<M> {
         }
         self.is_suspect = true;
         let outcome = self.core.manager.is_valid(&mut self.connection);
+        if !self.was_valid {
+            self.was_valid = outcome.is_ok();
+            self.core.tests.note(self.was_valid);
+        }
         outcome.map_err(|error| self.core.failed(error))?;
         self.is_suspect = false;
         Ok(())
@@ -118,12 +128,14 @@ impl<M: ManageConnection> Dialer for Driver<M> {
 
     fn dial(&self, _: Instant) -> Result<Slot<M>, Failure> {
         let Self(core) = self;
-        let attempt = core.outage.attempt();
+        core.tests.await_turn();
+        core.dials.await_turn();
+        let mut attempt = Attempt { outage: &core.dials, was_of_use: false };
         let slot = match &core.config.thread_pool {
             Some(threads) => core.open_on(threads)?,
             None => core.open()?,
         };
-        attempt.succeed();
+        attempt.was_of_use = true;
         Ok(slot)
     }
 

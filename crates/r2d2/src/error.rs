@@ -40,7 +40,9 @@ impl Error {
     /// `invalid` is the latest error of `is_valid` that this caller has met.
     pub(crate) fn new(error: &GetError<Failure>, invalid: Option<Failure>) -> Self {
         let text = match error {
-            GetError::Closed => "the pool belongs to the process that this one was forked from".into(),
+            GetError::Closed => {
+                "the pool belongs to the process that this one was forked from".into()
+            }
             _ => error.to_string(),
         };
         Self(match invalid {

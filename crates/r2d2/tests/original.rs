@@ -8,9 +8,9 @@
 #![allow(deprecated, missing_docs, unreachable_pub, clippy::all)] // As it was written.
 
 use parking_lot::Mutex;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{error, fmt, mem, thread};
 
@@ -188,17 +188,10 @@ fn test_issue_2_unlocked_during_is_valid() {
     let (s1, r1) = mpsc::sync_channel(0);
     let (s2, r2) = mpsc::sync_channel(0);
 
-    let manager = BlockingChecker {
-        first: AtomicBool::new(true),
-        s: Mutex::new(s1),
-        r: Mutex::new(r2),
-    };
+    let manager =
+        BlockingChecker { first: AtomicBool::new(true), s: Mutex::new(s1), r: Mutex::new(r2) };
 
-    let pool = Pool::builder()
-        .test_on_check_out(true)
-        .max_size(2)
-        .build(manager)
-        .unwrap();
+    let pool = Pool::builder().test_on_check_out(true).max_size(2).build(manager).unwrap();
 
     let p2 = pool.clone();
     let t = thread::spawn(move || {
@@ -255,20 +248,15 @@ fn test_drop_on_broken() {
 #[test]
 fn test_initialization_failure() {
     let manager = NthConnectFailManager { n: Mutex::new(0) };
-    let err = Pool::builder()
-        .connection_timeout(Duration::from_secs(1))
-        .build(manager)
-        .err()
-        .unwrap();
+    let err =
+        Pool::builder().connection_timeout(Duration::from_secs(1)).build(manager).err().unwrap();
     assert!(err.to_string().contains("blammo"));
 }
 
 #[test]
 fn test_lazy_initialization_failure() {
     let manager = NthConnectFailManager { n: Mutex::new(0) };
-    let pool = Pool::builder()
-        .connection_timeout(Duration::from_secs(1))
-        .build_unchecked(manager);
+    let pool = Pool::builder().connection_timeout(Duration::from_secs(1)).build_unchecked(manager);
     let err = pool.get().err().unwrap();
     assert!(err.to_string().contains("blammo"));
 }
@@ -341,10 +329,7 @@ fn test_connection_customizer() {
         }
     }
 
-    let pool = Pool::builder()
-        .connection_customizer(Box::new(Customizer))
-        .build(Handler)
-        .unwrap();
+    let pool = Pool::builder().connection_customizer(Box::new(Customizer)).build(Handler).unwrap();
 
     {
         let conn = pool.get().unwrap();
@@ -374,11 +359,7 @@ fn test_idle_timeout() {
         type Error = Error;
 
         fn connect(&self) -> Result<Connection, Error> {
-            if self.0.fetch_sub(1, Ordering::SeqCst) > 0 {
-                Ok(Connection)
-            } else {
-                Err(Error)
-            }
+            if self.0.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(Connection) } else { Err(Error) }
         }
 
         fn is_valid(&self, _: &mut Connection) -> Result<(), Error> {
@@ -421,11 +402,7 @@ fn idle_timeout_partial_use() {
         type Error = Error;
 
         fn connect(&self) -> Result<Connection, Error> {
-            if self.0.fetch_sub(1, Ordering::SeqCst) > 0 {
-                Ok(Connection)
-            } else {
-                Err(Error)
-            }
+            if self.0.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(Connection) } else { Err(Error) }
         }
 
         fn is_valid(&self, _: &mut Connection) -> Result<(), Error> {
@@ -469,11 +446,7 @@ fn test_max_lifetime() {
         type Error = Error;
 
         fn connect(&self) -> Result<Connection, Error> {
-            if self.0.fetch_sub(1, Ordering::SeqCst) > 0 {
-                Ok(Connection)
-            } else {
-                Err(Error)
-            }
+            if self.0.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(Connection) } else { Err(Error) }
         }
 
         fn is_valid(&self, _: &mut Connection) -> Result<(), Error> {
@@ -523,11 +496,7 @@ fn min_idle() {
         }
     }
 
-    let pool = Pool::builder()
-        .max_size(5)
-        .min_idle(Some(2))
-        .build(Handler)
-        .unwrap();
+    let pool = Pool::builder().max_size(5).min_idle(Some(2)).build(Handler).unwrap();
     thread::sleep(Duration::from_secs(1));
     assert_eq!(2, pool.state().idle_connections);
     assert_eq!(2, pool.state().connections);
