@@ -6,11 +6,12 @@
 
 #![allow(clippy::all)] // As they were written.
 
-use std::sync::mpsc;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use diesel::connection::TransactionManager;
 use diesel::prelude::*;
 use diesel::r2d2::*;
 use rusqlite as _; // Linked for the SQLite that comes with it.
@@ -54,11 +55,7 @@ fn establish_basic_connection() {
 #[test]
 fn is_valid() {
     let manager = ConnectionManager::<TestConnection>::new(database_url());
-    let pool = Pool::builder()
-        .max_size(1)
-        .test_on_check_out(true)
-        .build(manager)
-        .unwrap();
+    let pool = Pool::builder().max_size(1).test_on_check_out(true).build(manager).unwrap();
 
     pool.get().unwrap();
 }
@@ -69,11 +66,7 @@ fn pooled_connection_impls_connection() {
     use diesel::sql_types::Text;
 
     let manager = ConnectionManager::<TestConnection>::new(database_url());
-    let pool = Pool::builder()
-        .max_size(1)
-        .test_on_check_out(true)
-        .build(manager)
-        .unwrap();
+    let pool = Pool::builder().max_size(1).test_on_check_out(true).build(manager).unwrap();
     let mut conn = pool.get().unwrap();
 
     let query = select("foo".into_sql::<Text>());
@@ -157,8 +150,7 @@ fn check_pool_does_actually_hold_connections() {
         assert_eq!(checkin_count.load(Ordering::Relaxed), 1);
         assert_eq!(checkout_count.load(Ordering::Relaxed), 2);
 
-        <TestConnection as Connection>::TransactionManager::begin_transaction(&mut *conn)
-            .unwrap();
+        <TestConnection as Connection>::TransactionManager::begin_transaction(&mut *conn).unwrap();
     }
 
     // we are not interested in the acquire count here

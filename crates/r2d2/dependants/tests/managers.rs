@@ -21,7 +21,7 @@ use servers::redis::Redis;
 /// The error of the pool that is meant says who holds its connections. r2d2's does not.
 fn is_the_drop_in<M: ManageConnection>(pool: &Pool<M>) {
     let all: Vec<_> = (0..pool.max_size()).map(|_| pool.get().unwrap()).collect();
-    let error = pool.get_timeout(Duration::from_millis(1)).unwrap_err().to_string();
+    let error = pool.get_timeout(Duration::from_millis(1)).err().unwrap().to_string();
     assert!(error.contains(file!()), "{error}");
     drop(all);
 }
@@ -47,7 +47,7 @@ fn serves<M: ManageConnection>(
     }
 
     server.kill();
-    let error = pool.get_timeout(Duration::from_millis(500)).unwrap_err().to_string();
+    let error = pool.get_timeout(Duration::from_millis(500)).err().unwrap().to_string();
     let known = ["refused", "could not connect", "error connecting to server"];
     assert!(known.iter().any(|words| error.to_lowercase().contains(words)), "{error}");
     server.resume();

@@ -103,6 +103,7 @@ impl Poolable for Nothing {
     }
 }
 
+#[allow(dead_code)] // Nothing is asked of it.
 #[database("nothing")]
 struct NothingDb(Nothing);
 
