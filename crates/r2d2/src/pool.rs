@@ -168,7 +168,7 @@ impl<M: ManageConnection> Pool<M> {
         }
         let (mut left, mut invalid) = (timeout.max(LEAST_WAIT), None);
         loop {
-            match self.0.pool.get_timeout_owned(left).map(Self::test) {
+            match self.0.pool.checkout().timeout(left).get_owned().map(Self::test) {
                 Ok(Ok(guard)) => return Ok(self.lend(guard, start)),
                 Ok(Err(failure)) => invalid = Some(failure),
                 Err(error) => {
