@@ -8,6 +8,7 @@
 //! | [`testing`] | a pool in the tests of your program |
 //! | [`sizing`] | how large a pool should be, with figures |
 //! | [`troubleshooting`] | each error message: its meaning, and what to do |
+//! | [`r2d2`] | how a program of r2d2's moves by three lines of its `Cargo.toml`, and what differs |
 //! | [`pgbouncer`] | when a pool in each process is not enough |
 //! | [`systems`] | what differs on which system |
 //! | `drivers::in_async`, with feature `postgres` | tokio and axum: where a task may wait |
@@ -19,6 +20,9 @@ pub mod command_line {}
 #[doc = include_str!("links.md")]
 #[doc = include_str!("../docs/pgbouncer.md")]
 pub mod pgbouncer {}
+#[doc = include_str!("links.md")]
+#[doc = include_str!("../docs/r2d2.md")]
+pub mod r2d2 {}
 #[doc = include_str!("links.md")]
 #[doc = include_str!("../docs/sizing.md")]
 pub mod sizing {}
