@@ -237,7 +237,7 @@ fn a_dial_time_that_changes_tenfold_is_learned() {
 proptest! {
     /// However callers come and whatever they do: all are served, and while nothing comes back
     /// nobody waits longer than two hold-offs with room for a dial and none begun. The ledger's own
-    /// audit asserts that no dial is begun without a caller unmet.
+    /// audit asserts that no dial is begun without a caller unfailed.
     #[test]
     fn nobody_waits_for_long_on_returns_that_do_not_come(
         max_open in 1..20u32,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use crate::config::{Config, DialRule};
-use crate::ledger::effects::ErrandId;
+use crate::ledger::effects::JobId;
 use crate::ledger::{Effects, Entry, Ledger, Overdue, Request, Ticket, Verdict};
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip};
@@ -72,7 +72,7 @@ pub(crate) struct Caller {
 enum Event {
     Arrive(Caller),
     Return(Entry<()>, Caller),
-    Dialed(ErrandId, Duration),
+    Dialed(JobId, Duration),
 }
 
 struct Waiting {
@@ -210,7 +210,7 @@ impl Simulation {
         let is_due = |waiting: &Waiting| waiting.until == Some(at);
         let lookers = self.waiting.iter().filter(|(_, waiting)| is_due(waiting));
         let lookers: Vec<u64> = lookers.map(|(number, _)| *number).collect();
-        let effects = self.ledger.look(self.now);
+        let effects = self.ledger.tick(self.now);
         self.carry_out(effects);
         lookers.into_iter().for_each(|number| self.wake(number));
     }
@@ -249,7 +249,7 @@ impl Simulation {
     }
 
     fn carry_out(&mut self, effects: Orders) {
-        let Lists { wake, dials, asides, closes, .. } = effects.into();
+        let Lists { wake, dials, at_dialer, closes, .. } = effects.into();
         for order in dials {
             self.dials += 1;
             let took = (self.dial_time)(self.now - self.start);
@@ -257,7 +257,7 @@ impl Simulation {
             let at = self.now + ms(self.worker_time) + ms(took);
             self.plan(at, Event::Dialed(order.id, ms(took)));
         }
-        assert!(asides.is_empty() && closes.is_empty());
+        assert!(at_dialer.is_empty() && closes.is_empty());
         wake.into_iter().for_each(|number| self.wake(number));
         self.note_idle_wait();
     }
@@ -273,7 +273,7 @@ impl Simulation {
                 self.serve(entry, caller, since);
                 self.woken += u64::from(is_waking);
                 self.ledger.note_woken(self.woken);
-                let effects = self.ledger.look(self.now);
+                let effects = self.ledger.tick(self.now);
                 self.carry_out(effects);
             }
             Some((verdict, _)) => panic!("every caller is served: {verdict:?}"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::desk::{Desk, SECOND, ageless};
-use crate::ledger::{Request, Task};
+use crate::ledger::{Purpose, Request};
 use crate::moment::Moment;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -460,11 +460,11 @@ fn resting_connections_are_checked_in_turn_one_at_a_time() {
     let mut checked = Vec::new();
     while desk.now < rested + 5 * MINUTE {
         desk.next_upkeep();
-        while let Some(order) = desk.asides.pop() {
-            assert!(desk.asides.is_empty(), "one at a time");
-            assert_eq!(order.task, Task::KeepAlive);
+        while let Some(order) = desk.at_dialer.pop() {
+            assert!(desk.at_dialer.is_empty(), "one at a time");
+            assert_eq!(order.purpose, Purpose::KeepAlive);
             checked.push(order.entry.connection);
-            let orders = desk.ledger.back(order.id, order.entry, None, desk.now);
+            let orders = desk.ledger.back_from_dialer(order.id, order.entry, None, desk.now);
             desk.lay_out(orders);
         }
     }
@@ -483,8 +483,8 @@ fn a_check_is_no_use_and_does_not_keep_a_connection_from_idling_out() {
     let rested = desk.now;
     while desk.closes.is_empty() {
         desk.next_upkeep();
-        while let Some(order) = desk.asides.pop() {
-            let orders = desk.ledger.back(order.id, order.entry, None, desk.now);
+        while let Some(order) = desk.at_dialer.pop() {
+            let orders = desk.ledger.back_from_dialer(order.id, order.entry, None, desk.now);
             desk.lay_out(orders);
         }
     }
@@ -500,17 +500,21 @@ fn a_check_that_fails_or_hangs_is_the_end_of_that_connection_alone() {
     desk.fill(3);
     desk.now += MINUTE;
     desk.upkeep();
-    let failed = desk.asides.remove(0);
-    let orders =
-        desk.ledger.back(failed.id, failed.entry, Some(CloseReason::CheckFailed), desk.now);
+    let failed = desk.at_dialer.remove(0);
+    let orders = desk.ledger.back_from_dialer(
+        failed.id,
+        failed.entry,
+        Some(CloseReason::CheckFailed),
+        desk.now,
+    );
     desk.lay_out(orders);
-    assert_eq!(desk.asides.len(), 1, "the next one");
-    let _hangs = desk.asides.remove(0);
+    assert_eq!(desk.at_dialer.len(), 1, "the next one");
+    let _hangs = desk.at_dialer.remove(0);
     desk.now += desk.ledger.config().check_timeout;
     desk.upkeep();
-    assert_eq!(desk.asides.len(), 1, "and the next");
-    let sound = desk.asides.remove(0);
-    let orders = desk.ledger.back(sound.id, sound.entry, None, desk.now);
+    assert_eq!(desk.at_dialer.len(), 1, "and the next");
+    let sound = desk.at_dialer.remove(0);
+    let orders = desk.ledger.back_from_dialer(sound.id, sound.entry, None, desk.now);
     desk.lay_out(orders);
     assert_eq!((desk.stats().idle, desk.stats().check_failed_total), (1, 2));
 }
@@ -525,8 +529,8 @@ fn a_caller_counts_on_a_connection_that_is_being_checked() {
     desk.upkeep();
     let ticket = desk.queue(1);
     assert!(desk.dials.is_empty());
-    let order = desk.asides.remove(0);
-    let orders = desk.ledger.back(order.id, order.entry, None, desk.now);
+    let order = desk.at_dialer.remove(0);
+    let orders = desk.ledger.back_from_dialer(order.id, order.entry, None, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.granted(ticket).connection, 1);
 }
@@ -537,11 +541,11 @@ fn a_check_that_hangs_holds_up_no_other_although_nobody_calls() {
     let mut desk = Desk::with(Config { max_open: 2, check_idle_every: MINUTE, ..timeless() });
     desk.fill(2);
     desk.next_upkeep();
-    let hangs = desk.asides.remove(0);
+    let hangs = desk.at_dialer.remove(0);
     while desk.now < hangs.deadline.expect("a check has a limit") {
         desk.next_upkeep();
     }
-    assert_eq!((desk.asides.len(), desk.stats().check_failed_total), (1, 1), "the other's turn");
+    assert_eq!((desk.at_dialer.len(), desk.stats().check_failed_total), (1, 1), "the other's turn");
 }
 
 // ---- Doubt -------------------------------------------------------------------------------------
@@ -560,9 +564,9 @@ fn one_broken_connection_puts_all_that_rest_in_doubt() {
     assert_eq!(held.connection, 2);
     // What has rested since before is checked, however short its rest.
     let ticket = desk.queue(1);
-    let order = desk.asides.remove(0);
-    assert_eq!(order.task, Task::Check);
-    let orders = desk.ledger.back(order.id, order.entry, None, desk.now);
+    let order = desk.at_dialer.remove(0);
+    assert_eq!(order.purpose, Purpose::Check);
+    let orders = desk.ledger.back_from_dialer(order.id, order.entry, None, desk.now);
     desk.lay_out(orders);
     let proven = desk.granted(ticket);
     desk.give_back(proven);
@@ -584,13 +588,18 @@ fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
     desk.give_back(held);
     let held = desk.get();
     let ticket = desk.queue(1);
-    let stale = desk.asides.remove(0);
+    let stale = desk.at_dialer.remove(0);
     desk.give_back(held);
     let held = desk.granted(ticket);
     desk.give_back(held);
     desk.now += MILLISECOND;
-    let orders = desk.ledger.back(stale.id, stale.entry, Some(CloseReason::CheckFailed), desk.now);
+    let orders = desk.ledger.back_from_dialer(
+        stale.id,
+        stale.entry,
+        Some(CloseReason::CheckFailed),
+        desk.now,
+    );
     desk.lay_out(orders);
     assert!(matches!(desk.request(0, None), Request::Queued(_)));
-    assert_eq!(desk.asides.len(), 1, "the other one is checked, fresh as it is");
+    assert_eq!(desk.at_dialer.len(), 1, "the other one is checked, fresh as it is");
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::budget::Order;
+use crate::budget::BudgetOrder;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, DialRule};
-use crate::ledger::effects::ErrandId;
+use crate::ledger::effects::JobId;
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
 };
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip};
@@ -36,13 +36,13 @@ pub(crate) struct Desk {
     awake: u64,
     pub(crate) woken: Vec<u32>,
     pub(crate) dials: Vec<DialOrder<Slip<u32, Failure>>>,
-    pub(crate) asides: Vec<AsideOrder<u32>>,
+    pub(crate) at_dialer: Vec<AtDialerOrder<u32>>,
     pub(crate) closes: Vec<CloseOrder<u32>>,
     /// Dials ever ordered. The nth opens connection n.
     pub(crate) begun: u32,
     pub(crate) opened: u32,
     /// What others who share its budget are to be told.
-    pub(crate) orders: Vec<Order>,
+    pub(crate) orders: Vec<BudgetOrder>,
     /// When upkeep is ordered.
     pub(crate) alarm: Option<Moment>,
     /// Where the clock stood at first.
@@ -69,7 +69,7 @@ impl Desk {
             awake: 0,
             woken: Vec::new(),
             dials: Vec::new(),
-            asides: Vec::new(),
+            at_dialer: Vec::new(),
             closes: Vec::new(),
             begun: 0,
             opened: 0,
@@ -86,13 +86,13 @@ impl Desk {
     }
 
     pub(crate) fn lay_out(&mut self, orders: Effects<u32, Failure, Slip<u32, Failure>>) {
-        let Lists { wake, dials, asides, closes, alarm, orders, .. } = orders.into();
-        self.orders.extend(orders);
+        let Lists { wake, dials, at_dialer, closes, alarm, budget_orders, .. } = orders.into();
+        self.orders.extend(budget_orders);
         self.alarm = alarm.or(self.alarm);
         self.begun += u32::try_from(dials.len()).expect("few dials");
         self.woken.extend(wake);
         self.dials.extend(dials);
-        self.asides.extend(asides);
+        self.at_dialer.extend(at_dialer);
         self.closes.extend(closes);
     }
 
@@ -185,12 +185,12 @@ impl Desk {
     }
 
     /// The dial that has been ordered first fails.
-    pub(crate) fn refused(&mut self) -> ErrandId {
+    pub(crate) fn refused(&mut self) -> JobId {
         self.refused_as(false)
     }
 
     /// The same, perhaps for a reason that trying again cannot mend.
-    pub(crate) fn refused_as(&mut self, is_permanent: bool) -> ErrandId {
+    pub(crate) fn refused_as(&mut self, is_permanent: bool) -> JobId {
         let DialOrder { id, .. } = self.dials.remove(0);
         let orders = self.ledger.dial_failed(id, Failure::Of(id), is_permanent, self.now);
         self.lay_out(orders);
@@ -221,7 +221,7 @@ impl Desk {
     }
 
     pub(crate) fn look(&mut self) {
-        let orders = self.ledger.look(self.now);
+        let orders = self.ledger.tick(self.now);
         self.lay_out(orders);
     }
 

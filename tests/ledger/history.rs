@@ -108,7 +108,7 @@ impl Event {
             Self::DialFailed(pick) => world.dial_failed(pick, false, behind),
             Self::DialPanicked(pick) => world.dial_failed(pick, true, behind),
             Self::GiveBack(pick) => world.give_back(pick, behind),
-            Self::SetAsideForReset(pick) => world.set_aside_for_reset(pick, behind),
+            Self::SetAsideForReset(pick) => world.give_back_for_reset(pick, behind),
             Self::Back(pick, sound) => world.back(pick, sound, behind),
             Self::Retire(pick) => world.retire(pick, false, behind),
             Self::Break(pick) => world.retire(pick, true, behind),
@@ -292,7 +292,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
 fn hangs() -> impl Strategy<Value = Hangs> {
     let pattern = || prop_oneof![3 => Just(0), 1 => any::<u64>().prop_map(|bits| bits & bits << 1)];
     (pattern(), pattern(), pattern(), any::<bool>())
-        .prop_map(|(dials, asides, closes, upkeep)| Hangs { dials, asides, closes, upkeep })
+        .prop_map(|(dials, at_dialer, closes, upkeep)| Hangs { dials, at_dialer, closes, upkeep })
 }
 
 /// How likely each kind of event is in one history: some kinds never happen in it, and so others

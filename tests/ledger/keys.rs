@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::budget::{Budget, MemberId, Order, Report, What};
+use crate::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
-use crate::ledger::effects::ErrandId;
+use crate::ledger::effects::JobId;
 use crate::ledger::{
-    Access, AsideOrder, CloseOrder, Effects, Entry, Ledger, Refusal, Request, Share, Ticket,
-    Verdict,
+    AtDialerOrder, BudgetAccess, CloseOrder, Effects, Entry, Ledger, Refusal, Request, Share,
+    Ticket, Verdict,
 };
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -36,39 +36,39 @@ impl Common {
     }
 
     /// As the shell does it: the orders are to be delivered.
-    pub(crate) fn resize(&self, max_open: u32) -> Vec<Order> {
+    pub(crate) fn resize(&self, max_open: u32) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
             budget.resize(max_open);
-            budget.settle(&mut orders);
+            budget.issue_orders(&mut orders);
         });
         orders
     }
 
     /// As the shell does it when more may rest than shall.
-    pub(crate) fn trim(&self, at_rest: u32, max_idle: u32) -> Vec<Order> {
+    pub(crate) fn trim(&self, at_rest: u32, max_idle: u32) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
-            let ordered = budget.condemned() - budget.evicted_total();
+            let ordered = budget.evictions_ordered() - budget.evicted_total();
             let left = at_rest.saturating_sub(u32::try_from(ordered).unwrap());
             if left > max_idle {
-                budget.trim(left - max_idle);
-                budget.settle(&mut orders);
+                budget.note_surplus(left - max_idle);
+                budget.issue_orders(&mut orders);
             }
         });
         orders
     }
 
     /// The same, of an order whose member has gone.
-    pub(crate) fn take_back(&self, order: Order) -> Vec<Order> {
+    pub(crate) fn take_back(&self, order: BudgetOrder) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
-            let report = match order.what {
-                What::Grant => Report { freed: 1, granted: 1, ..Report::default() },
-                What::Evict { most, .. } => Report { refused: most, ..Report::default() },
+            let report = match order.action {
+                BudgetAction::Grant => Report { freed: 1, granted: 1, ..Report::default() },
+                BudgetAction::Evict { most, .. } => Report { refused: most, ..Report::default() },
             };
-            budget.report(order.to, report);
-            budget.settle(&mut orders);
+            budget.note_report(order.to, report);
+            budget.issue_orders(&mut orders);
         });
         orders
     }
@@ -80,8 +80,8 @@ impl Common {
     }
 }
 
-impl Access for Common {
-    fn with(&self, visit: &mut dyn FnMut(&mut Budget)) {
+impl BudgetAccess for Common {
+    fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget)) {
         visit(&mut self.0.lock().unwrap());
     }
 }
@@ -140,7 +140,7 @@ struct Caller {
     target: Option<u32>,
     state: State,
     /// The dial that was begun for it, while it is counted on.
-    dial: Option<ErrandId>,
+    dial: Option<JobId>,
     has_failed: bool,
     sleep: Sleep,
 }
@@ -183,19 +183,19 @@ enum Place {
 
 struct Dial {
     member: usize,
-    id: ErrandId,
+    id: JobId,
     is_counted: bool,
 }
 
-struct Aside {
+struct AtDialer {
     member: usize,
-    order: AsideOrder<u32>,
+    order: AtDialerOrder<u32>,
     is_counted: bool,
 }
 
 struct Close {
     member: usize,
-    id: ErrandId,
+    id: JobId,
     connection: u32,
     makes_room: bool,
 }
@@ -217,10 +217,10 @@ pub(crate) struct Keys {
     callers: Vec<Caller>,
     connections: BTreeMap<u32, Connection>,
     dials: Vec<Dial>,
-    asides: Vec<Aside>,
+    at_dialer: Vec<AtDialer>,
     closes: Vec<Close>,
     /// Orders on their way.
-    orders: Vec<Order>,
+    orders: Vec<BudgetOrder>,
     /// Members of which it was said that nothing is left.
     vacant: Vec<usize>,
     evicted: u32,
@@ -244,7 +244,7 @@ impl Keys {
             callers: Vec::new(),
             connections: BTreeMap::new(),
             dials: Vec::new(),
-            asides: Vec::new(),
+            at_dialer: Vec::new(),
             closes: Vec::new(),
             orders: Vec::new(),
             vacant: Vec::new(),
@@ -406,7 +406,7 @@ impl Keys {
         match told {
             Some(Verdict::Granted(entry)) => {
                 self.lend(caller, Some(ticket), entry);
-                let effects = self.books(member).look(now);
+                let effects = self.books(member).tick(now);
                 self.note(member, now, effects);
             }
             Some(_) => self.put_away(member, now),
@@ -468,8 +468,8 @@ impl Keys {
         let is_fresh = now.since(entry.idle_since()) <= check_after.min(max_idle_time);
         if !is_fresh || !self.may_rest_unseen(member, &entry, now) {
             self.event(member, |books, now| {
-                books.take_in(entry);
-                books.look(now)
+                books.take_from_place(entry);
+                books.tick(now)
             });
             return None;
         }
@@ -549,7 +549,7 @@ impl Keys {
     }
 
     /// The dial has come to its end, or is counted on no more.
-    fn part(&mut self, member: usize, dial: ErrandId, has_failed: bool) {
+    fn part(&mut self, member: usize, dial: JobId, has_failed: bool) {
         let is_sponsor = |it: &&mut Caller| it.member == member && it.dial == Some(dial);
         for it in self.callers.iter_mut().filter(is_sponsor) {
             (it.dial, it.has_failed) = (None, has_failed);
@@ -557,12 +557,12 @@ impl Keys {
     }
 
     pub(crate) fn back(&mut self, pick: usize, is_sound: bool) {
-        let Some(at) = choose(self.asides.len(), pick) else { return };
-        let Aside { member, order: AsideOrder { id, entry, task, .. }, .. } =
-            self.asides.remove(at);
+        let Some(at) = choose(self.at_dialer.len(), pick) else { return };
+        let AtDialer { member, order: AtDialerOrder { id, entry, purpose, .. }, .. } =
+            self.at_dialer.remove(at);
         self.connection(entry.connection).place = Place::AtRest;
         self.event(member, |books, now| {
-            books.back(id, entry, (!is_sound).then(|| task.fault()), now)
+            books.back_from_dialer(id, entry, (!is_sound).then(|| purpose.fault()), now)
         });
     }
 
@@ -576,9 +576,9 @@ impl Keys {
 
     // ---- Control -------------------------------------------------------------------------------
 
-    pub(crate) fn look(&mut self, key: usize) {
+    pub(crate) fn tick(&mut self, key: usize) {
         if let Some(member) = self.current[key] {
-            self.event(member, Ledger::look);
+            self.event(member, Ledger::tick);
         }
     }
 
@@ -591,7 +591,7 @@ impl Keys {
                 dial.id
             })
             .collect();
-        self.asides
+        self.at_dialer
             .iter_mut()
             .filter(|it| it.member == member)
             .for_each(|it| it.is_counted = false);
@@ -623,16 +623,16 @@ impl Keys {
     /// An order reaches its member.
     pub(crate) fn deliver(&mut self, pick: usize) {
         let Some(at) = choose(self.orders.len(), pick) else { return };
-        let Order { to, what } = self.orders.swap_remove(at);
+        let BudgetOrder { to, action } = self.orders.swap_remove(at);
         let member = to.0 as usize;
         if self.members[member].books.is_none() {
-            let orders = self.common.take_back(Order { to, what });
+            let orders = self.common.take_back(BudgetOrder { to, action });
             self.send(orders);
             return self.agree();
         }
-        self.event(member, |books, now| match what {
-            What::Grant => books.granted(now),
-            What::Evict { most, bar } => books.evict(most, bar, now),
+        self.event(member, |books, now| match action {
+            BudgetAction::Grant => books.slot_granted(now),
+            BudgetAction::Evict { most, bar } => books.evict(most, bar, now),
         });
     }
 
@@ -702,7 +702,7 @@ impl Keys {
     fn wake(&mut self, caller: usize) {
         let member = self.callers[caller].member;
         if self.is_up(caller) && self.members[member].books.is_some() {
-            self.event(member, Ledger::look);
+            self.event(member, Ledger::tick);
             // What that has led to is carried out before it looks at its own deadline.
             self.follow();
         }
@@ -795,7 +795,7 @@ impl Keys {
         let is_empty = self.pick(0, |it| matches!(it.state, State::Empty)).is_some();
         let end: fn(&mut Self) = match () {
             () if !self.closes.is_empty() => |keys| keys.closed(0),
-            () if !self.asides.is_empty() => |keys| keys.back(0, true),
+            () if !self.at_dialer.is_empty() => |keys| keys.back(0, true),
             () if is_held => |keys| keys.give_back(0),
             () if !self.dials.is_empty() && refuses => |keys| keys.dial_failed(0),
             () if !self.dials.is_empty() => |keys| keys.dialed(0),
@@ -823,14 +823,15 @@ impl Keys {
         let now = self.clock();
         let places = self.members[member].places.take();
         for entry in places.into_iter().flat_map(|it| it.at_rest) {
-            self.books(member).take_in(entry);
+            self.books(member).take_from_place(entry);
         }
         now
     }
 
     /// Notes what an event has come to, and puts away.
     fn note(&mut self, member: usize, now: Moment, effects: Orders) {
-        let Lists { wake, dials, asides, closes, alarm, orders, is_vacant, .. } = effects.into();
+        let Lists { wake, dials, at_dialer, closes, alarm, budget_orders, is_vacant, .. } =
+            effects.into();
         for caller in wake {
             self.callers[caller].sleep = Sleep::Awake;
         }
@@ -839,13 +840,13 @@ impl Keys {
         if self.is_prompt() {
             self.hear(member, making_room);
         }
-        let for_callers = self.unmet(member, now);
+        let for_callers = self.unfailed(member, now);
         for (begun, order) in dials.into_iter().enumerate() {
             self.begin_dial(member, order.id, small(begun) < for_callers, now);
         }
-        for order in asides {
+        for order in at_dialer {
             self.connection(order.entry.connection).place = Place::Out;
-            self.asides.push(Aside { member, order, is_counted: true });
+            self.at_dialer.push(AtDialer { member, order, is_counted: true });
         }
         let (making_room, others): (Vec<_>, Vec<_>) =
             closes.into_iter().partition(|order| order.reason == CloseReason::Evicted);
@@ -864,7 +865,7 @@ impl Keys {
         if is_vacant && !self.vacant.contains(&member) {
             self.vacant.push(member);
         }
-        self.send(orders);
+        self.send(budget_orders);
         self.put_away(member, now);
     }
 
@@ -900,7 +901,7 @@ impl Keys {
         }
     }
 
-    fn begin_dial(&mut self, member: usize, id: ErrandId, is_for_caller: bool, now: Moment) {
+    fn begin_dial(&mut self, member: usize, id: JobId, is_for_caller: bool, now: Moment) {
         let cold_since = self.cold(member, now).map(|(since, _)| since);
         self.dials.push(Dial { member, id, is_counted: true });
         let sponsor = self.sponsor(member, now).filter(|_| is_for_caller);
@@ -916,7 +917,7 @@ impl Keys {
     fn lay_out(&mut self, member: usize, now: Moment) {
         let most = self.setting.places;
         let Member { books: Some(books), places, .. } = &mut self.members[member] else { return };
-        let Some(ease) = books.ease(now) else { return };
+        let Some(ease) = books.may_lay_out_for(now) else { return };
         let mut at_rest = Vec::new();
         while at_rest.len() < most {
             let Some(entry) = books.lay_out(now) else { break };
@@ -925,10 +926,10 @@ impl Keys {
         *places = Some(Places { epoch: books.epoch(), until: now.after(ease), at_rest });
     }
 
-    fn send(&mut self, orders: Vec<Order>) {
+    fn send(&mut self, orders: Vec<BudgetOrder>) {
         for order in &orders {
             let to = order.to.0 as usize;
-            if order.what == What::Grant {
+            if order.action == BudgetAction::Grant {
                 if self.is_prompt() {
                     let (since, _) = self.members[to].want.expect("KEY-05: granted for nothing");
                     self.is_next(to, since);
@@ -952,12 +953,14 @@ impl Keys {
     }
 
     /// Callers in the queue for whom nothing is under way.
-    fn unmet(&self, member: usize, now: Moment) -> u32 {
+    fn unfailed(&self, member: usize, now: Moment) -> u32 {
         let Some(books) = &self.members[member].books else { return 0 };
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
-        let checks = self.asides.iter().filter(|it| it.member == member && it.is_counted).count();
-        let unmet = books.waiting().filter(|slip| !self.callers[slip.caller()].has_failed).count();
-        small(unmet).saturating_sub(small(counted + checks) + books.stats(now).idle)
+        let checks =
+            self.at_dialer.iter().filter(|it| it.member == member && it.is_counted).count();
+        let unfailed =
+            books.waiting().filter(|slip| !self.callers[slip.caller()].has_failed).count();
+        small(unfailed).saturating_sub(small(counted + checks) + books.stats(now).idle)
     }
 
     /// What a member lacks, for its callers or else for a warm-up, as far as its limits allow.
@@ -967,7 +970,7 @@ impl Keys {
         let dials = config.max_dialing().saturating_sub(stats.dialing);
         let room = (stats.max_open - stats.open()).min(dials);
         let cold = self.cold(member, now);
-        let lacking = self.unmet(member, now).min(room);
+        let lacking = self.unfailed(member, now).min(room);
         if let Some(sponsor) = self.sponsor(member, now).filter(|_| lacking > 0) {
             let since = self.callers[sponsor].since;
             return Some((cold.map_or(since, |(cold, _)| cold.min(since)), lacking));
@@ -1109,7 +1112,7 @@ impl Keys {
                 assert_eq!(stats.stalled, member.want.is_some(), "NO-STRANDED-WAITER: {stats}");
             }
         }
-        let grants = self.orders.iter().filter(|order| order.what == What::Grant).count();
+        let grants = self.orders.iter().filter(|order| order.action == BudgetAction::Grant).count();
         self.common.visit(|budget| {
             assert_eq!(budget.taken(), open + small(grants), "NO-LOST-SLOT");
             assert!(budget.taken() <= self.allowance, "BOUND: {} taken", budget.taken());

@@ -93,7 +93,7 @@ impl Event {
             Kind::Detach => keys.detach(pick),
             Kind::Back => keys.back(pick, is_sound),
             Kind::Closed => keys.closed(pick),
-            Kind::Look => keys.look(key),
+            Kind::Look => keys.tick(key),
             Kind::Flush => keys.flush(key),
             Kind::Resize => keys.resize(count.max(1)),
             Kind::Deliver => keys.deliver(pick),

@@ -177,7 +177,7 @@ fn who_retries_takes_what_is_returned_meanwhile() {
     assert_eq!(desk.granted(ticket).connection, 1);
 }
 
-/// Callers who sleep must be woken for the next attempt although it is nobody's errand.
+/// Callers who sleep must be woken for the next attempt although it is nobody's job.
 #[test]
 fn one_of_those_who_sleep_wakes_for_the_next_attempt() {
     let mut desk = retrying(2);

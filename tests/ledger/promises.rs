@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, DialRule};
 use crate::desk::{Desk, SECOND, ageless};
-use crate::ledger::{AsideOrder, Refusal, Request, Task, Verdict};
+use crate::ledger::{AtDialerOrder, Purpose, Refusal, Request, Verdict};
 use crate::stats::Stats;
 use crate::world::Failure;
 
@@ -236,7 +236,7 @@ fn a_flushed_connection_that_comes_back_frees_its_slot_for_the_waiter() {
     assert_eq!(desk.granted(waiting).connection, 2);
 }
 
-/// NO-STRANDED-WAITER: who sleeps without an alarm is told of the errand that begins meanwhile.
+/// NO-STRANDED-WAITER: who sleeps without an alarm is told of the job that begins meanwhile.
 #[test]
 fn the_last_who_sleeps_wakes_when_an_errand_is_overdue() {
     let mut desk = Desk::with(Config { max_open: 1, close_timeout: SECOND, ..ageless() });
@@ -552,9 +552,9 @@ fn an_idle_connection_is_checked_for_a_caller_although_a_dial_is_under_way() {
 
     desk.now += SECOND;
     let ticket = desk.queue(2);
-    let AsideOrder { id, entry, task, .. } = desk.asides.pop().expect("a check is begun");
-    assert_eq!(task, Task::Check);
-    let orders = desk.ledger.back(id, entry, None, desk.now);
+    let AtDialerOrder { id, entry, purpose, .. } = desk.at_dialer.pop().expect("a check is begun");
+    assert_eq!(purpose, Purpose::Check);
+    let orders = desk.ledger.back_from_dialer(id, entry, None, desk.now);
     desk.lay_out(orders);
     assert_eq!(desk.granted(ticket).connection, 1);
 }
@@ -568,9 +568,10 @@ fn dead_idle_connections_are_retired_one_by_one_and_then_one_is_dialed() {
     desk.now += SECOND;
     let ticket = desk.queue(1);
     for open in [2, 1, 0] {
-        assert_eq!((desk.asides.len(), desk.dials.len()), (1, 0));
-        let AsideOrder { id, entry, .. } = desk.asides.remove(0);
-        let orders = desk.ledger.back(id, entry, Some(CloseReason::CheckFailed), desk.now);
+        assert_eq!((desk.at_dialer.len(), desk.dials.len()), (1, 0));
+        let AtDialerOrder { id, entry, .. } = desk.at_dialer.remove(0);
+        let orders =
+            desk.ledger.back_from_dialer(id, entry, Some(CloseReason::CheckFailed), desk.now);
         desk.lay_out(orders);
         desk.close_all();
         let Stats { idle, in_use, .. } = desk.stats();
@@ -592,7 +593,7 @@ fn nobody_is_turned_away_whom_an_idle_connection_can_serve_after_a_check() {
     desk.give_back(entry);
     desk.now += SECOND;
     desk.queue(1);
-    assert_eq!(desk.asides.len(), 1);
+    assert_eq!(desk.at_dialer.len(), 1);
     let full = desk.request(2, None);
     assert!(matches!(full, Request::Refused(Refusal::QueueFull)));
     assert_eq!(desk.stats().queue_full_total, 1);
@@ -660,16 +661,16 @@ fn what_a_change_has_passed_by_comes_to_rest_in_its_turn_once_the_ledger_has_let
     let before = desk.ledger.epoch();
     desk.resize(2);
     assert!(desk.ledger.epoch() > before);
-    assert_eq!(desk.ledger.ease(desk.now), Some(Duration::MAX));
+    assert_eq!(desk.ledger.may_lay_out_for(desk.now), Some(Duration::MAX));
     assert_eq!(desk.closes.len(), 1, "the coldest, which alone was in the ledger");
 
     let [warmest, colder] = laid_out;
     assert_eq!((warmest.connection, colder.connection), (3, 2));
-    desk.ledger.take_in(warmest);
-    assert_eq!(desk.ledger.ease(desk.now), None, "something has yet to pass");
+    desk.ledger.take_from_place(warmest);
+    assert_eq!(desk.ledger.may_lay_out_for(desk.now), None, "something has yet to pass");
     assert_eq!((desk.stats().in_use, desk.stats().idle), (2, 0));
     desk.look();
-    desk.ledger.take_in(colder);
+    desk.ledger.take_from_place(colder);
     desk.look();
     assert_eq!((desk.stats().in_use, desk.stats().idle), (0, 2));
     let entry = desk.ledger.lay_out(desk.now).expect("something is idle");
@@ -874,11 +875,15 @@ fn callers_are_passed_for_longer_where_strict_order_takes_longer() {
     desk.give_back(two);
     assert_eq!(desk.stats().idle, 1, "while a connection is on its way to the first");
     let each = ms(10) / 9; // Nine loans had been made when the first ten milliseconds were over.
-    assert_eq!(desk.ledger.ease(desk.now), Some(5 * each - ms(1)), "five times strict order");
+    assert_eq!(
+        desk.ledger.may_lay_out_for(desk.now),
+        Some(5 * each - ms(1)),
+        "five times strict order"
+    );
     let _third = desk.queue(14);
-    assert_eq!(desk.ledger.ease(desk.now), Some(5 * least - ms(1)), "the most");
+    assert_eq!(desk.ledger.may_lay_out_for(desk.now), Some(5 * least - ms(1)), "the most");
     desk.now += 5 * least - ms(1);
-    assert_eq!(desk.ledger.ease(desk.now), None);
+    assert_eq!(desk.ledger.may_lay_out_for(desk.now), None);
     desk.look();
     assert_eq!(desk.stats().idle, 0);
     desk.granted(first);

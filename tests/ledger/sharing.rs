@@ -4,7 +4,7 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::{MemberId, Order, What};
+use crate::budget::{BudgetAction, BudgetOrder, MemberId};
 use crate::config::Config;
 use crate::desk::{Desk, SECOND, ageless};
 use crate::keys::Common;
@@ -67,18 +67,18 @@ impl Desks {
         self[0].orders.extend(orders);
     }
 
-    fn deliver(&mut self, order: Order) {
+    fn deliver(&mut self, order: BudgetOrder) {
         let desk = &mut self[order.to.0 as usize];
-        let effects = match order.what {
-            What::Grant => desk.ledger.granted(desk.now),
-            What::Evict { most, bar } => desk.ledger.evict(most, bar, desk.now),
+        let effects = match order.action {
+            BudgetAction::Grant => desk.ledger.slot_granted(desk.now),
+            BudgetAction::Evict { most, bar } => desk.ledger.evict(most, bar, desk.now),
         };
         desk.lay_out(effects);
     }
 
     /// The only order that there is, which is not delivered yet.
     #[track_caller]
-    fn take_order(&mut self) -> Order {
+    fn take_order(&mut self) -> BudgetOrder {
         let mut orders = self.desks.iter_mut().flat_map(|desk| std::mem::take(&mut desk.orders));
         let order = orders.next().expect("there is an order");
         assert_eq!(orders.next(), None, "one order");
@@ -237,7 +237,7 @@ fn a_slot_granted_to_one_who_has_given_up_is_the_next_ones() {
     keys.queue(2);
     keys[0].retire(held);
     let grant = keys.take_order();
-    assert_eq!((grant.to, grant.what), (MemberId(1), What::Grant));
+    assert_eq!((grant.to, grant.action), (MemberId(1), BudgetAction::Grant));
     keys[1].leave(ticket);
     assert_eq!(keys.taken(), 1, "the slot is on its way");
     keys.deliver(grant);
@@ -530,9 +530,9 @@ fn what_comes_back_from_a_check_is_as_cold_as_before() {
     // Both keys were asked, had nothing at rest, and are listed by what comes to rest from now on.
     keys.give_back(1, other);
     keys.give_back(0, warm);
-    let check = keys[0].asides.remove(0);
+    let check = keys[0].at_dialer.remove(0);
     let now = keys[0].now;
-    let effects = keys[0].ledger.back(check.id, check.entry, None, now);
+    let effects = keys[0].ledger.back_from_dialer(check.id, check.entry, None, now);
     keys[0].lay_out(effects);
     keys.pass_on();
     assert_eq!(keys.idle(), [2, 1, 0]);
@@ -575,15 +575,15 @@ fn one_connection_is_closed_for_one_slot() {
 fn what_comes_to_rest_while_somebody_lacks_a_slot_makes_room() {
     let mut keys = Desks::new(2, 1);
     let held = keys.lend(0);
-    assert!(keys[0].ledger.ease(keys[0].now).is_some());
+    assert!(keys[0].ledger.may_lay_out_for(keys[0].now).is_some());
     keys.queue(1);
-    assert_eq!(keys[0].ledger.ease(keys[0].now), None, "its return must be seen");
+    assert_eq!(keys[0].ledger.may_lay_out_for(keys[0].now), None, "its return must be seen");
     keys.give_back(0, held);
     assert_eq!((keys.idle(), keys.evicted()), ([0, 0], 1));
     keys.come_to_rest();
     assert_eq!(keys.evicted(), 1);
     keys[0].look();
-    assert!(keys[0].ledger.ease(keys[0].now).is_some(), "nobody waits for it any more");
+    assert!(keys[0].ledger.may_lay_out_for(keys[0].now).is_some(), "nobody waits for it any more");
 }
 
 /// An order to close finds that its connection has been lent; what it was for goes elsewhere.

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use crate::budget::Order;
-use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Overdue, Verdict, Waker, Work};
+use crate::budget::BudgetOrder;
+use crate::ledger::{
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Overdue, RareEffects, Verdict, Waker,
+};
 use crate::moment::Moment;
 
 /// What a caller is told, and whether it is waking up to it.
@@ -46,12 +48,12 @@ impl<K: Copy, F, C> Slip<K, F, C> {
 }
 
 impl<K: Copy, F, C> Waker<C, F> for Slip<K, F, C> {
-    fn tell(&self, verdict: Verdict<C, F>, is_waking: bool) {
+    fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
         let before = self.told.borrow_mut().replace((verdict, is_waking));
         assert!(before.is_none(), "a caller is told once");
     }
 
-    fn call(&self) {}
+    fn request_tick(&self) {}
 }
 
 /// The slips of all callers.
@@ -94,19 +96,28 @@ impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
 pub(crate) struct Lists<K, F, C = u32> {
     pub(crate) wake: Vec<K>,
     pub(crate) dials: Vec<DialOrder<Slip<K, F, C>>>,
-    pub(crate) asides: Vec<AsideOrder<C>>,
+    pub(crate) at_dialer: Vec<AtDialerOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
     pub(crate) alarm: Option<Moment>,
     pub(crate) judged: Option<u32>,
-    pub(crate) orders: Vec<Order>,
+    pub(crate) budget_orders: Vec<BudgetOrder>,
     pub(crate) is_vacant: bool,
 }
 
 impl<K: Copy, F, C> From<Effects<C, F, Slip<K, F, C>>> for Lists<K, F, C> {
     fn from(effects: Effects<C, F, Slip<K, F, C>>) -> Self {
-        let Work { wake, dials, asides, closes, alarm, judged, orders, is_vacant, .. } =
-            *effects.work.unwrap_or_default();
+        let RareEffects {
+            wake,
+            dials,
+            at_dialer,
+            closes,
+            alarm,
+            judged,
+            budget_orders,
+            is_vacant,
+            ..
+        } = *effects.rare.unwrap_or_default();
         let wake = effects.wake.into_iter().chain(wake).map(|slip| slip.caller).collect();
-        Self { wake, dials, asides, closes, alarm, judged, orders, is_vacant }
+        Self { wake, dials, at_dialer, closes, alarm, judged, budget_orders, is_vacant }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Task, Ticket, UPKEEP_LEAST,
-    Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, Request, Ticket,
+    UPKEEP_LEAST, Verdict,
 };
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -33,7 +33,7 @@ enum Item {
     Wake(u32, Option<u32>),
     Return(u32),
     DialEnds(DialOrder<Slip<u32, Failure>>, bool),
-    AsideEnds(AsideOrder<u32>),
+    AsideEnds(AtDialerOrder<u32>),
     CloseEnds(CloseOrder<u32>),
     Upkeep(Moment),
     Change,
@@ -207,10 +207,10 @@ impl Soak {
 
     fn event(&mut self, event: impl FnOnce(&mut Books, Moment) -> Orders) {
         for entry in self.places.take().into_iter().flatten() {
-            self.ledger.take_in(entry);
+            self.ledger.take_from_place(entry);
         }
         let orders = event(&mut self.ledger, self.now);
-        if self.ledger.ease(self.now).is_some() && self.dice(3) > 0 {
+        if self.ledger.may_lay_out_for(self.now).is_some() && self.dice(3) > 0 {
             let mut places = Vec::new();
             while places.len() < 8 {
                 let Some(entry) = self.ledger.lay_out(self.now) else { break };
@@ -233,8 +233,8 @@ impl Soak {
         let is_fresh = self.now.since(entry.idle_since()) <= check_after.min(max_idle_time);
         if !is_fresh || !self.may_rest_unseen(&entry) {
             self.event(|ledger, now| {
-                ledger.take_in(entry);
-                ledger.look(now)
+                ledger.take_from_place(entry);
+                ledger.tick(now)
             });
             return None;
         }
@@ -244,7 +244,7 @@ impl Soak {
     }
 
     fn carry_out(&mut self, orders: Orders) {
-        let Lists { wake, dials, asides, closes, alarm, .. } = orders.into();
+        let Lists { wake, dials, at_dialer, closes, alarm, .. } = orders.into();
         for caller in wake {
             let after = Duration::from_micros(self.dice(200));
             self.put(after, Item::Wake(caller, None));
@@ -270,14 +270,14 @@ impl Soak {
             let takes = self.about(takes);
             self.put(takes, Item::DialEnds(order, !away && luck % 50 > 0));
         }
-        for order in asides {
-            self.seen.keep_alives += u32::from(order.task == Task::KeepAlive);
+        for order in at_dialer {
+            self.seen.keep_alives += u32::from(order.purpose == Purpose::KeepAlive);
             let limit = self.ledger.config().close_timeout;
             let connection = self.connection(order.entry.connection);
             connection.is_aside = true;
             connection.slot_until = order.deadline.map(|deadline| deadline + limit);
             let takes = match self.dice(100) {
-                _ if matches!(order.task, Task::Judge { .. }) => Duration::ZERO,
+                _ if matches!(order.purpose, Purpose::Judge { .. }) => Duration::ZERO,
                 0 => self.about(4 * SECOND),
                 _ => self.about(MILLISECOND),
             };
@@ -331,15 +331,15 @@ impl Soak {
         self.event(|ledger, now| ledger.dialed(order.id, connection, None, Duration::MAX, now));
     }
 
-    fn aside_ends(&mut self, order: AsideOrder<u32>) {
+    fn aside_ends(&mut self, order: AtDialerOrder<u32>) {
         let is_sound = self.dice(20) > 0 && !self.is_away;
         let (now, is_late) = (self.now, order.deadline.is_some_and(|at| at <= self.now));
         let connection = self.connection(order.entry.connection);
         // What is written off goes on to be closed in its slot.
         (connection.is_aside, connection.rests_since) = (false, now);
         connection.slot_until = connection.slot_until.filter(|_| is_late);
-        let fault = (!is_sound).then(|| order.task.fault());
-        self.event(|ledger, now| ledger.back(order.id, order.entry, fault, now));
+        let fault = (!is_sound).then(|| order.purpose.fault());
+        self.event(|ledger, now| ledger.back_from_dialer(order.id, order.entry, fault, now));
     }
 
     fn close_ends(&mut self, order: &CloseOrder<u32>) {
@@ -431,7 +431,7 @@ impl Soak {
                 verdict = told.map(|(verdict, ())| verdict);
                 orders
             } else {
-                ledger.look(now)
+                ledger.tick(now)
             }
         });
         let verdict = verdict.or_else(|| self.slips.collect(id));
@@ -462,7 +462,7 @@ impl Soak {
             return;
         }
         if is_timer {
-            self.event(Ledger::look);
+            self.event(Ledger::tick);
         }
         self.wait_on(id);
     }
@@ -517,7 +517,7 @@ impl Soak {
                 self.detached += 1;
                 self.event(|ledger, now| ledger.detach(entry, now).1);
             }
-            4..15 => self.event(|ledger, now| ledger.set_aside_for_reset(entry, now)),
+            4..15 => self.event(|ledger, now| ledger.give_back_for_reset(entry, now)),
             _ if self.places.is_some() && self.may_rest_unseen(&entry) => {
                 entry.come_to_rest(now);
                 let expires = entry.expires;
@@ -525,7 +525,7 @@ impl Soak {
                 places.push(entry);
                 let upkeep = self.alarm.map_or(Moment::LAST, |at| at - UPKEEP_LEAST);
                 if expires < upkeep {
-                    self.event(Ledger::look);
+                    self.event(Ledger::tick);
                 }
             }
             _ => self.event(|ledger, now| ledger.give_back(entry, now)),
@@ -615,11 +615,15 @@ impl Soak {
 
     /// The load has ended. Everyone has been told once, and nothing is left over or missing.
     fn finish(mut self) -> Seen {
-        self.event(Ledger::look);
+        self.event(Ledger::tick);
         self.run();
         assert!(self.callers.is_empty(), "NO-STRANDED-WAITER: {:?}", self.callers);
         assert_eq!(self.told, self.arrived, "each is told exactly once");
-        self.places.take().into_iter().flatten().for_each(|entry| self.ledger.take_in(entry));
+        self.places
+            .take()
+            .into_iter()
+            .flatten()
+            .for_each(|entry| self.ledger.take_from_place(entry));
         let stats = self.ledger.stats(self.now);
         assert_eq!(self.opened, self.closed + self.detached + stats.idle, "{stats}");
         assert_eq!((stats.open(), stats.waiting), (stats.idle, 0), "{stats}");

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Breaker, Config, OnDialFailure, far_future};
-use crate::ledger::effects::ErrandId;
-use crate::ledger::spread::{Share, Spread};
+use crate::ledger::effects::JobId;
+use crate::ledger::spread::{Fraction, Spread};
 use crate::ledger::{
-    AsideOrder, DialOrder, Effects, Entry, Ledger, Overdue, Refusal, Request, Task, Ticket, Verdict,
+    AtDialerOrder, DialOrder, Effects, Entry, Ledger, Overdue, Purpose, Refusal, Request, Ticket,
+    Verdict,
 };
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -20,7 +21,7 @@ use crate::stats::Stats;
 /// How a dial failed: which one it was, or that it was overdue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    Of(ErrandId),
+    Of(JobId),
     Overdue(Duration),
 }
 
@@ -51,7 +52,7 @@ struct Connection {
     idle_since: Moment,
     proven_at: Moment,
     generation: u64,
-    share: Share,
+    fraction: Fraction,
     /// At rest: how sure it is that its successor may be dialed.
     leaving: Leaving,
     /// By the predicates up to which it has been judged.
@@ -75,8 +76,8 @@ enum Place {
     /// Given to a caller who has not collected it yet.
     Granted,
     Lent,
-    Aside,
-    /// Aside for too long, and to be closed when it is back.
+    AtDialer,
+    /// AtDialer for too long, and to be closed when it is back.
     Overdue,
     Closing,
     Closed,
@@ -99,9 +100,9 @@ struct Dial {
 }
 
 #[derive(Debug)]
-struct Aside {
-    id: ErrandId,
-    task: Task,
+struct AtDialer {
+    id: JobId,
+    purpose: Purpose,
     connection: u32,
     deadline: Option<Moment>,
     /// `None` once it is on its way back.
@@ -120,7 +121,7 @@ struct Party {
     since: Option<Moment>,
     deadline: Option<Moment>,
     failure: Option<Failure>,
-    dial: Option<ErrandId>,
+    dial: Option<JobId>,
     state: State,
     /// While it waits: whether it sleeps, and when it wakes by itself.
     sleep: Sleep,
@@ -173,7 +174,7 @@ enum Told {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hangs {
     pub(crate) dials: u64,
-    pub(crate) asides: u64,
+    pub(crate) at_dialer: u64,
     pub(crate) closes: u64,
     /// Whether no upkeep comes when it is due.
     pub(crate) upkeep: bool,
@@ -197,7 +198,7 @@ pub(crate) struct World {
     /// The epochs that predicates have begun which are still needed.
     predicates: Vec<u32>,
     hangs: Hangs,
-    errands: [u32; 3],
+    jobs: [u32; 3],
 
     parties: Vec<Party>,
     /// Callers in the queue, first come first.
@@ -205,12 +206,12 @@ pub(crate) struct World {
     connections: BTreeMap<u32, Connection>,
     /// At rest, the coldest first.
     idle: Vec<u32>,
-    dials: BTreeMap<ErrandId, Dial>,
-    asides: Vec<Aside>,
+    dials: BTreeMap<JobId, Dial>,
+    at_dialer: Vec<AtDialer>,
     /// Closes that the driver is at, and whether they hang.
-    closes: Vec<(ErrandId, u32, bool)>,
+    closes: Vec<(JobId, u32, bool)>,
     /// Slots held by what is on its way out.
-    closings: BTreeMap<ErrandId, (u32, Option<Moment>)>,
+    closings: BTreeMap<JobId, (u32, Option<Moment>)>,
 
     last_failure: Option<Failure>,
     /// Dials that have failed since the last that succeeded, and when the latest did.
@@ -247,13 +248,13 @@ impl World {
             epoch: 0,
             predicates: Vec::new(),
             hangs,
-            errands: [0; 3],
+            jobs: [0; 3],
             parties: Vec::new(),
             queue: Vec::new(),
             connections: BTreeMap::new(),
             idle: Vec::new(),
             dials: BTreeMap::new(),
-            asides: Vec::new(),
+            at_dialer: Vec::new(),
             closes: Vec::new(),
             closings: BTreeMap::new(),
             last_failure: None,
@@ -512,7 +513,7 @@ impl World {
     }
 
     fn look_at(&mut self, now: Moment) {
-        let orders = self.ledger.look(now);
+        let orders = self.ledger.tick(now);
         self.event(now, orders, |_, _| {});
     }
 
@@ -536,7 +537,7 @@ impl World {
                 idle_since: now,
                 proven_at: now,
                 generation: dial.generation,
-                share: world.spread.share(id.0),
+                fraction: world.spread.fraction(id.0),
                 leaving: Leaving::No,
                 judged: dial.judged,
                 abandoned: false,
@@ -574,43 +575,44 @@ impl World {
         });
     }
 
-    pub(crate) fn set_aside_for_reset(&mut self, pick: usize, behind: Duration) {
+    pub(crate) fn give_back_for_reset(&mut self, pick: usize, behind: Duration) {
         let now = self.read_clock(behind);
         let Some(entry) = self.take_held(pick, State::Gone) else { return };
         let connection = entry.connection;
-        let orders = self.ledger.set_aside_for_reset(entry, now);
+        let orders = self.ledger.give_back_for_reset(entry, now);
         self.event(now, orders, |world, now| {
             world.connection(connection).idle_since = now;
             world.connection(connection).reused = true;
-            world.set_aside(Task::Reset, connection, now);
+            world.send_to_dialer(Purpose::Reset, connection, now);
         });
     }
 
     pub(crate) fn back(&mut self, pick: usize, sound: bool, behind: Duration) {
         let now = self.read_clock(behind);
-        let able: Vec<_> = (0..self.asides.len()).filter(|at| !self.asides[*at].hangs).collect();
+        let able: Vec<_> =
+            (0..self.at_dialer.len()).filter(|at| !self.at_dialer[*at].hangs).collect();
         let Some(at) = choose(&able, pick) else { return };
-        let entry = self.asides[at].entry.take().expect("what is aside comes back once");
-        let fault = (!sound).then(|| self.asides[at].task.fault());
-        let orders = self.ledger.back(self.asides[at].id, entry, fault, now);
+        let entry = self.at_dialer[at].entry.take().expect("what is aside comes back once");
+        let fault = (!sound).then(|| self.at_dialer[at].purpose.fault());
+        let orders = self.ledger.back_from_dialer(self.at_dialer[at].id, entry, fault, now);
         self.event(now, orders, |world, now| {
-            let Aside { id, task, connection, written_off, .. } = world.asides.remove(at);
+            let AtDialer { id, purpose, connection, written_off, .. } = world.at_dialer.remove(at);
             if let Some(reason) = written_off {
                 let close = world.take_close(connection, reason, now);
-                assert_eq!(close, id, "the errand goes on under its name");
+                assert_eq!(close, id, "the job goes on under its name");
             } else if sound {
-                match task {
-                    Task::Judge { until, .. } => world.connection(connection).judged = until,
+                match purpose {
+                    Purpose::Judge { until, .. } => world.connection(connection).judged = until,
                     _ => world.connection(connection).proven_at = now,
                 }
                 world.shelve(connection, now);
             } else {
-                let reason = match task {
-                    Task::Check | Task::KeepAlive => CloseReason::CheckFailed,
-                    Task::Reset => CloseReason::ResetFailed,
-                    Task::Judge { .. } => CloseReason::Predicate,
+                let reason = match purpose {
+                    Purpose::Check | Purpose::KeepAlive => CloseReason::CheckFailed,
+                    Purpose::Reset => CloseReason::ResetFailed,
+                    Purpose::Judge { .. } => CloseReason::Predicate,
                 };
-                world.totals.check_failed_total += u64::from(is_check(task));
+                world.totals.check_failed_total += u64::from(is_check(purpose));
                 world.begin_close(connection, reason, now);
             }
         });
@@ -683,10 +685,10 @@ impl World {
                 let sponsor = dial.sponsor;
                 world.part(id, sponsor);
             }
-            for at in 0..world.asides.len() {
-                let Aside { id, connection, written_off, .. } = world.asides[at];
+            for at in 0..world.at_dialer.len() {
+                let AtDialer { id, connection, written_off, .. } = world.at_dialer[at];
                 if written_off.is_none() {
-                    world.asides[at].written_off = Some(CloseReason::Flushed);
+                    world.at_dialer[at].written_off = Some(CloseReason::Flushed);
                     world.note_closing(id, connection, now);
                     world.connection(connection).place = Place::Overdue;
                 }
@@ -773,9 +775,9 @@ impl World {
     /// Everyone finishes: what hangs returns, what is held comes back. Then nobody may be left
     /// waiting, and the pool is at rest; and then it is closed, and nothing is left of it.
     pub(crate) fn finish(mut self, refuses: bool) {
-        self.hangs = Hangs { dials: 0, asides: 0, closes: 0, upkeep: true };
+        self.hangs = Hangs { dials: 0, at_dialer: 0, closes: 0, upkeep: true };
         self.dials.values_mut().for_each(|dial| dial.hangs = false);
-        self.asides.iter_mut().for_each(|aside| aside.hangs = false);
+        self.at_dialer.iter_mut().for_each(|aside| aside.hangs = false);
         self.closes.iter_mut().for_each(|close| close.2 = false);
         self.come_to_rest(refuses);
         self.resume(Duration::ZERO);
@@ -818,7 +820,7 @@ impl World {
         loop {
             if !self.closes.is_empty() {
                 self.closed(0, zero);
-            } else if !self.asides.is_empty() {
+            } else if !self.at_dialer.is_empty() {
                 self.back(0, true, zero);
             } else if self.parties.iter().any(|p| matches!(p.state, State::Holding(_))) {
                 self.give_back(0, zero);
@@ -860,10 +862,10 @@ impl World {
     }
 
     fn assert_all_expected(&self) {
-        let Lists { wake, dials, asides, closes, .. } = &self.orders;
+        let Lists { wake, dials, at_dialer, closes, .. } = &self.orders;
         assert!(wake.is_empty(), "WAK-04: woken for nothing: {wake:?}");
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
-        assert!(asides.is_empty(), "set aside for nothing: {asides:?}");
+        assert!(at_dialer.is_empty(), "set aside for nothing: {at_dialer:?}");
         assert!(closes.is_empty(), "closed for nothing: {closes:?}");
     }
 
@@ -918,15 +920,15 @@ impl World {
             !self.suspended && self.missing(Leaving::Yes) > 0 && self.open() < self.config.max_open;
         // Once it is past, something else than time is in the way.
         let fill = self.next_fill().filter(|at| is_missing && *at > now);
-        // What an errand that hangs holds up.
+        // What an job that hangs holds up.
         let is_held_up = self.config.min_idle() > 0 || self.keep_alives() > 0;
-        let errand = self.next_errand_due().filter(|_| is_held_up);
+        let job = self.next_errand_due().filter(|_| is_held_up);
         // What is lent may come to rest out of sight.
         let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
         let shortest = max_lifetime.min(max_idle_time).min(check_idle_every);
         let is_out = self.at(&[Place::Granted, Place::Lent]) > 0;
         let unseen = now.after(shortest).filter(|_| is_out);
-        aging.chain([self.next_idled_out(), fill, errand, unseen]).flatten().min()
+        aging.chain([self.next_idled_out(), fill, job, unseen]).flatten().min()
     }
 
     /// When something next overruns its time limit or may be tried again, somebody must be awake to
@@ -945,10 +947,10 @@ impl World {
 
     fn next_errand_due(&self) -> Option<Moment> {
         let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
-        let asides =
-            self.asides.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
+        let at_dialer =
+            self.at_dialer.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
         let closings = self.closings.values().map(|(_, deadline)| *deadline);
-        dials.chain(asides).chain(closings).flatten().min()
+        dials.chain(at_dialer).chain(closings).flatten().min()
     }
 
     /// One of those who sleep wakes for that, or one is woken to hear of it.
@@ -990,11 +992,12 @@ impl World {
             self.note_failure(id, &dial, Failure::Overdue(self.config.dial_timeout), now);
             self.dials.insert(id, Dial { counted: false, ..dial });
         }
-        for at in 0..self.asides.len() {
-            let Aside { id, task, connection, deadline, written_off, .. } = self.asides[at];
+        for at in 0..self.at_dialer.len() {
+            let AtDialer { id, purpose, connection, deadline, written_off, .. } =
+                self.at_dialer[at];
             if written_off.is_none() && is_due(deadline) {
-                self.asides[at].written_off = Some(CloseReason::Late);
-                self.totals.check_failed_total += u64::from(is_check(task));
+                self.at_dialer[at].written_off = Some(CloseReason::Late);
+                self.totals.check_failed_total += u64::from(is_check(purpose));
                 self.note_closing(id, connection, now);
                 self.connection(connection).place = Place::Overdue;
             }
@@ -1051,7 +1054,7 @@ impl World {
                 self.tell(front, Told::Granted(connection));
             } else if self.checks() < self.queue.len() && !self.idle.is_empty() {
                 let stale = self.take_idle().expect("something is idle");
-                self.set_aside(Task::Check, stale, now);
+                self.send_to_dialer(Purpose::Check, stale, now);
             } else {
                 break;
             }
@@ -1101,7 +1104,7 @@ impl World {
     /// Of a server taken for lost, those who need a dial hear at once, except for one who tries.
     fn refuse(&mut self, now: Moment) {
         let Some(failure) = self.last_failure else { return };
-        if !self.is_broken_off() || self.may_probe(now) {
+        if !self.is_breaker_open() || self.may_probe(now) {
             return;
         }
         for party in &self.queue {
@@ -1171,7 +1174,7 @@ impl World {
             |idle: &u32| self.check_at(&self.connections[idle]).is_some_and(|due| due <= now);
         if let Some(at) = self.idle.iter().position(is_due) {
             let connection = self.idle.remove(at);
-            self.set_aside(Task::KeepAlive, connection, now);
+            self.send_to_dialer(Purpose::KeepAlive, connection, now);
         }
     }
 
@@ -1182,7 +1185,7 @@ impl World {
                 dial.is_none() && failure.is_none() && !self.is_expired(**party, now)
             };
             let sponsor = self.queue.iter().find(wants).copied();
-            let Some(sponsor) = sponsor.filter(|_| self.coming() < self.unmet()) else { break };
+            let Some(sponsor) = sponsor.filter(|_| self.coming() < self.unfailed()) else { break };
             if self.room(now) == 0 {
                 break;
             }
@@ -1214,7 +1217,7 @@ impl World {
         }
     }
 
-    fn begin_dial(&mut self, sponsor: Option<usize>, now: Moment) -> ErrandId {
+    fn begin_dial(&mut self, sponsor: Option<usize>, now: Moment) -> JobId {
         assert!(!self.orders.dials.is_empty(), "NO-STRANDED-WAITER: no dial for {sponsor:?}");
         let DialOrder { id, deadline, .. } = self.orders.dials.remove(0);
         assert_eq!(deadline, now.after(self.config.dial_timeout));
@@ -1228,19 +1231,19 @@ impl World {
             counted: true,
             hangs,
         };
-        assert!(self.dials.insert(id, dial).is_none(), "each errand has its own name");
+        assert!(self.dials.insert(id, dial).is_none(), "each job has its own name");
         self.totals.dials_total += 1;
         id
     }
 
     /// Nobody counts on that dial any more.
-    fn part(&mut self, id: ErrandId, sponsor: Option<usize>) {
+    fn part(&mut self, id: JobId, sponsor: Option<usize>) {
         if let Some(sponsor) = sponsor.map(|sponsor| &mut self.parties[sponsor]) {
             sponsor.dial = sponsor.dial.filter(|dial| *dial != id);
         }
     }
 
-    fn note_failure(&mut self, id: ErrandId, dial: &Dial, failure: Failure, now: Moment) {
+    fn note_failure(&mut self, id: JobId, dial: &Dial, failure: Failure, now: Moment) {
         self.last_failure = Some(failure);
         if dial.counted {
             (self.failures, self.failed_at) = (self.failures + 1, Some(now));
@@ -1318,7 +1321,7 @@ impl World {
             self.begin_close(connection, CloseReason::Surplus, now);
         } else if self.predicates.last() > Some(&self.connections[&connection].judged) {
             let since = self.connections[&connection].judged;
-            self.set_aside(Task::Judge { since, until: self.epoch }, connection, now);
+            self.send_to_dialer(Purpose::Judge { since, until: self.epoch }, connection, now);
         } else {
             let epoch = self.epoch;
             let idle = self.connection(connection);
@@ -1341,16 +1344,24 @@ impl World {
         }
     }
 
-    fn set_aside(&mut self, task: Task, connection: u32, now: Moment) {
-        let asides = &mut self.orders.asides;
-        let at = asides.iter().position(|order| order.entry.connection == connection);
-        let at = at.unwrap_or_else(|| panic!("{connection} is not set aside for {task:?}"));
-        let AsideOrder { id, task: ordered, entry, deadline } = asides.remove(at);
-        assert_eq!((ordered, deadline), (task, now.after(self.config.check_timeout)));
-        self.connection(connection).place = Place::Aside;
-        let hangs = self.hangs_next(1, self.hangs.asides);
+    fn send_to_dialer(&mut self, purpose: Purpose, connection: u32, now: Moment) {
+        let at_dialer = &mut self.orders.at_dialer;
+        let at = at_dialer.iter().position(|order| order.entry.connection == connection);
+        let at = at.unwrap_or_else(|| panic!("{connection} is not set aside for {purpose:?}"));
+        let AtDialerOrder { id, purpose: ordered, entry, deadline } = at_dialer.remove(at);
+        assert_eq!((ordered, deadline), (purpose, now.after(self.config.check_timeout)));
+        self.connection(connection).place = Place::AtDialer;
+        let hangs = self.hangs_next(1, self.hangs.at_dialer);
         let entry = Some(entry);
-        self.asides.push(Aside { id, task, connection, deadline, entry, written_off: None, hangs });
+        self.at_dialer.push(AtDialer {
+            id,
+            purpose,
+            connection,
+            deadline,
+            entry,
+            written_off: None,
+            hangs,
+        });
     }
 
     fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Moment) {
@@ -1369,13 +1380,13 @@ impl World {
         self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
     }
 
-    fn note_closing(&mut self, id: ErrandId, connection: u32, now: Moment) {
+    fn note_closing(&mut self, id: JobId, connection: u32, now: Moment) {
         self.totals.retired_total += 1;
         let due = now.after(self.config.close_timeout);
         assert!(self.closings.insert(id, (connection, due)).is_none());
     }
 
-    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Moment) -> ErrandId {
+    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Moment) -> JobId {
         let closes = &mut self.orders.closes;
         let at = closes.iter().position(|order| order.connection == connection);
         let at = at.unwrap_or_else(|| panic!("{connection} is not closed"));
@@ -1403,7 +1414,7 @@ impl World {
     }
 
     fn busy(&self) -> usize {
-        self.at(&[Place::Granted, Place::Lent, Place::Aside])
+        self.at(&[Place::Granted, Place::Lent, Place::AtDialer])
     }
 
     fn live(&self) -> u32 {
@@ -1415,13 +1426,13 @@ impl World {
     }
 
     fn checks(&self) -> usize {
-        let counts = |a: &&Aside| a.task != Task::Reset && a.written_off.is_none();
-        self.asides.iter().filter(counts).count()
+        let counts = |a: &&AtDialer| a.purpose != Purpose::Reset && a.written_off.is_none();
+        self.at_dialer.iter().filter(counts).count()
     }
 
     fn keep_alives(&self) -> usize {
-        let counts = |a: &&Aside| a.task == Task::KeepAlive && a.written_off.is_none();
-        self.asides.iter().filter(counts).count()
+        let counts = |a: &&AtDialer| a.purpose == Purpose::KeepAlive && a.written_off.is_none();
+        self.at_dialer.iter().filter(counts).count()
     }
 
     fn counted(&self) -> usize {
@@ -1432,7 +1443,7 @@ impl World {
         self.counted() + self.checks()
     }
 
-    fn unmet(&self) -> usize {
+    fn unfailed(&self) -> usize {
         self.queue.iter().filter(|party| self.parties[**party].failure.is_none()).count()
     }
 
@@ -1448,12 +1459,12 @@ impl World {
 
     // ---- Outages -------------------------------------------------------------------------------
 
-    fn is_broken_off(&self) -> bool {
+    fn is_breaker_open(&self) -> bool {
         self.config.breaker().is_some_and(|breaker| self.failures >= breaker.failures)
     }
 
     fn may_retry(&self) -> bool {
-        matches!(self.config.on_dial_failure, OnDialFailure::Retry(_)) && !self.is_broken_off()
+        matches!(self.config.on_dial_failure, OnDialFailure::Retry(_)) && !self.is_breaker_open()
     }
 
     /// With a breaker, and while dials fail: whether one may begin.
@@ -1462,7 +1473,8 @@ impl World {
     }
 
     fn next_probe(&self) -> Option<Moment> {
-        let Breaker { probe_every, .. } = self.config.breaker().filter(|_| self.is_broken_off())?;
+        let Breaker { probe_every, .. } =
+            self.config.breaker().filter(|_| self.is_breaker_open())?;
         let failed_at = self.failed_at?;
         Some(failed_at.after(probe_every).unwrap_or_else(|| far_future(failed_at)))
     }
@@ -1481,7 +1493,7 @@ impl World {
     /// The pause doubles with each failure, less up to a half of it.
     fn pause_ends(&self, backoff: Backoff) -> Option<Moment> {
         let half = backoff.pause(self.failures) / 2;
-        self.failed_at?.after(half + self.spread.share(u64::from(self.failures)).of(half))
+        self.failed_at?.after(half + self.spread.fraction(u64::from(self.failures)).of(half))
     }
 
     /// When `min_idle` may be dialed for; `None` is at once.
@@ -1498,7 +1510,7 @@ impl World {
             Leaving::Yes => false,
         };
         let staying = self.idle.iter().filter(stays).count();
-        let coming = staying + self.counted() + self.at(&[Place::Aside]);
+        let coming = staying + self.counted() + self.at(&[Place::AtDialer]);
         self.config.min_idle().saturating_sub(small(coming.saturating_sub(self.queue.len())))
     }
 
@@ -1507,7 +1519,7 @@ impl World {
     fn lifetime(&self, connection: &Connection) -> Option<Duration> {
         let Config { max_lifetime, lifetime_jitter, .. } = self.config;
         let jitter = lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);
-        (max_lifetime < Duration::MAX).then(|| max_lifetime - connection.share.of(jitter))
+        (max_lifetime < Duration::MAX).then(|| max_lifetime - connection.fraction.of(jitter))
     }
 
     fn ends_at(&self, connection: &Connection) -> Option<Moment> {
@@ -1522,7 +1534,7 @@ impl World {
     /// Within the last tenth of the interval, so that not all are checked at once.
     fn check_at(&self, connection: &Connection) -> Option<Moment> {
         let every = self.config.check_idle_every.max(UPKEEP_LEAST);
-        let after = every - connection.share.of(every / 10);
+        let after = every - connection.fraction.of(every / 10);
         connection.proven_at.after(after).filter(|_| every < Duration::MAX)
     }
 
@@ -1591,13 +1603,13 @@ impl World {
         }
         let queue = || self.queue.iter().filter(|party| !self.is_expired(**party, self.latest));
         let waiting = queue().count();
-        let unmet = queue().filter(|party| self.parties[**party].failure.is_none()).count();
+        let unfailed = queue().filter(|party| self.parties[**party].failure.is_none()).count();
         if waiting > 0 {
             let enough = self.idle.is_empty() || self.checks() >= waiting;
             assert!(enough, "NO-STRANDED-WAITER: {} idle, {waiting} wait", self.idle.len());
         }
-        let enough = self.room(self.latest) == 0 || self.coming() >= unmet;
-        assert!(enough, "NO-STRANDED-WAITER: a slot is free, {unmet} wait");
+        let enough = self.room(self.latest) == 0 || self.coming() >= unfailed;
+        assert!(enough, "NO-STRANDED-WAITER: a slot is free, {unfailed} wait");
         let holds_failure = |party: &&usize| self.parties[**party].failure.is_some();
         let is_hopeless = self.busy() == 0 && !self.may_retry();
         let hopeless = self.queue.iter().find(holds_failure).filter(|_| is_hopeless);
@@ -1619,7 +1631,7 @@ impl World {
         choose(&able, pick)
     }
 
-    fn pick_dial(&self, pick: usize) -> Option<ErrandId> {
+    fn pick_dial(&self, pick: usize) -> Option<JobId> {
         let able: Vec<_> = self.dials.iter().filter(|(_, d)| !d.hangs).map(|(id, _)| *id).collect();
         choose(&able, pick)
     }
@@ -1638,8 +1650,8 @@ impl World {
     }
 
     fn hangs_next(&mut self, kind: usize, pattern: u64) -> bool {
-        self.errands[kind] += 1;
-        pattern >> (self.errands[kind] % 64) & 1 == 1
+        self.jobs[kind] += 1;
+        pattern >> (self.jobs[kind] % 64) & 1 == 1
     }
 }
 
@@ -1656,8 +1668,8 @@ fn name(verdict: &Verdict<u32, Failure>) -> Told {
     }
 }
 
-fn is_check(task: Task) -> bool {
-    matches!(task, Task::Check | Task::KeepAlive)
+fn is_check(purpose: Purpose) -> bool {
+    matches!(purpose, Purpose::Check | Purpose::KeepAlive)
 }
 
 fn choose<T: Copy>(able: &[T], pick: usize) -> Option<T> {
