@@ -23,7 +23,7 @@
 //! | `settle` | the one sequence of decisions in which every event ends |
 //! | `serve`, `dialing`, `upkeep`, `watcher` | the steps of that sequence |
 //! | `moves` | how a connection changes its state |
-//! | `queue`, `idle`, `jobs`, `roster`, `epochs`, `share`, `outage` | the tables that those files work on |
+//! | `queue` (in a `slab`), `idle`, `jobs`, `roster`, `epochs`, `share`, `outage` | the tables that those files work on |
 //! | `dial_rule`, `bypass`, `spread` | rules that are numbers only |
 //! | `numbers` | what can be read of the pool |
 
@@ -48,6 +48,7 @@ mod roster;
 mod serve;
 mod settle;
 mod share;
+mod slab;
 mod slots;
 pub(crate) mod spread;
 mod upkeep;
@@ -228,7 +229,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     fn fresh_ticket(&mut self) -> Ticket {
-        Ticket { number: self.fresh_id(), slot: queue::NONE }
+        Ticket { number: self.fresh_id(), slot: slab::NONE }
     }
 }
 

@@ -16,6 +16,7 @@
 use crate::moment::Moment;
 
 use super::effects::{JobId, Ticket};
+use super::slab::{List, NONE, Slot};
 
 /// A caller who waits.
 #[derive(Debug)]
@@ -65,41 +66,14 @@ impl<F, W> Waiter<F, W> {
     }
 }
 
-/// The index of no slot.
-pub(super) const NONE: u32 = u32::MAX;
-
 /// Which of a slot's links belong to `all`, and which to the list of its standing.
 const BY_ARRIVAL: usize = 0;
 const BY_STANDING: usize = 1;
 
 #[derive(Debug)]
-struct Slot<F, W> {
-    /// The ticket's number of the caller who is here, or was here last.
-    number: u64,
-    waiter: Option<Waiter<F, W>>,
-    /// The slots before and after. A free slot has the next free one after it by arrival.
-    links: [(u32, u32); 2],
-}
-
-/// A list of slots in the order of their numbers.
-#[derive(Clone, Copy, Debug)]
-struct List {
-    first: u32,
-    last: u32,
-    /// The slot that was linked last, if it still is. Callers often change their standing in the order
-    /// of the queue, and then each is linked right behind this one.
-    latest: u32,
-    len: u32,
-}
-
-impl List {
-    const EMPTY: Self = Self { first: NONE, last: NONE, latest: NONE, len: 0 };
-}
-
-#[derive(Debug)]
 pub(super) struct Queue<F, W> {
-    slots: Vec<Slot<F, W>>,
-    /// The first of the free slots.
+    slots: Vec<Slot<Waiter<F, W>>>,
+    /// The first of the free slots, which are linked by arrival.
     free: u32,
     all: List,
     unsponsored: List,
@@ -155,7 +129,7 @@ impl<F, W> Queue<F, W> {
         waiter.is_ripe = number <= self.ripe_up_to;
         self.ripe += u32::from(waiter.is_ripe);
         let is_ripe = waiter.is_ripe;
-        let slot = Slot { number, waiter: Some(waiter), links: [(NONE, NONE); 2] };
+        let slot = Slot::new(number, waiter);
         let at = self.free;
         let at = if at == NONE {
             self.slots.push(slot);
@@ -165,8 +139,8 @@ impl<F, W> Queue<F, W> {
             self.slots[at as usize] = slot;
             at
         };
-        insert(&mut self.slots, &mut self.all, BY_ARRIVAL, at);
-        insert(&mut self.slots, &mut self.unsponsored, BY_STANDING, at);
+        self.all.insert(&mut self.slots, BY_ARRIVAL, at);
+        self.unsponsored.insert(&mut self.slots, BY_STANDING, at);
         let is_first = self.unripe == NONE || number < self.slots[self.unripe as usize].number;
         if !is_ripe && is_first {
             self.unripe = at;
@@ -201,10 +175,10 @@ impl<F, W> Queue<F, W> {
         if self.unripe == at {
             self.unripe = self.slots[at as usize].links[BY_ARRIVAL].1;
         }
-        unlink(&mut self.slots, &mut self.all, BY_ARRIVAL, at);
-        let waiter = self.slots[at as usize].waiter.take()?;
+        self.all.unlink(&mut self.slots, BY_ARRIVAL, at);
+        let waiter = self.slots[at as usize].value.take()?;
         if let Some(list) = list_of(&mut self.unsponsored, &mut self.failed, &waiter.standing) {
-            unlink(&mut self.slots, list, BY_STANDING, at);
+            list.unlink(&mut self.slots, BY_STANDING, at);
         }
         let has_failed = matches!(waiter.standing, Standing::Failed(_));
         self.ripe -= u32::from(waiter.is_ripe && !has_failed);
@@ -289,7 +263,7 @@ impl<F, W> Queue<F, W> {
     /// How many callers hold no failure and have waited since `before` or longer.
     pub(super) fn count_ripe(&mut self, before: Moment) -> u32 {
         while let Some(slot) = self.slots.get_mut(self.unripe as usize) {
-            let Some(waiter) = slot.waiter.as_mut().filter(|waiter| waiter.since <= before) else {
+            let Some(waiter) = slot.value.as_mut().filter(|waiter| waiter.since <= before) else {
                 break;
             };
             waiter.is_ripe = true;
@@ -329,19 +303,19 @@ impl<F, W> Queue<F, W> {
 
     fn get(&self, ticket: Ticket) -> Option<&Waiter<F, W>> {
         let slot = self.slots.get(ticket.slot as usize)?;
-        slot.waiter.as_ref().filter(|_| slot.number == ticket.number)
+        slot.value.as_ref().filter(|_| slot.number == ticket.number)
     }
 
     fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter<F, W>> {
         let slot = self.slots.get_mut(ticket.slot as usize)?;
-        slot.waiter.as_mut().filter(|_| slot.number == ticket.number)
+        slot.value.as_mut().filter(|_| slot.number == ticket.number)
     }
 
     /// The caller in slot `at`, if there is one.
     #[inline]
     fn at(&self, at: u32) -> Option<(Ticket, &Waiter<F, W>)> {
         let slot = self.slots.get(at as usize)?;
-        Some((Ticket { number: slot.number, slot: at }, slot.waiter.as_ref()?))
+        Some((Ticket { number: slot.number, slot: at }, slot.value.as_ref()?))
     }
 
     /// The callers of a list, from slot `from` on.
@@ -362,11 +336,11 @@ impl<F, W> Queue<F, W> {
         let before = std::mem::replace(&mut waiter.standing, standing);
         let lists = (&mut self.unsponsored, &mut self.failed);
         if let Some(list) = list_of(lists.0, lists.1, &before) {
-            unlink(&mut self.slots, list, BY_STANDING, ticket.slot);
+            list.unlink(&mut self.slots, BY_STANDING, ticket.slot);
         }
-        let waiter = self.slots[ticket.slot as usize].waiter.as_ref()?;
+        let waiter = self.slots[ticket.slot as usize].value.as_ref()?;
         if let Some(list) = list_of(lists.0, lists.1, &waiter.standing) {
-            insert(&mut self.slots, list, BY_STANDING, ticket.slot);
+            list.insert(&mut self.slots, BY_STANDING, ticket.slot);
         }
         Some(before)
     }
@@ -383,59 +357,6 @@ fn list_of<'a, F>(
         Standing::Sponsors(_) => None,
         Standing::Failed(_) => Some(failed),
     }
-}
-
-/// Links a slot into a list, by its number. It nearly always belongs at the back, or right behind the
-/// latest. A caller who comes back with an old ticket belongs near the front.
-fn insert<F, W>(slots: &mut [Slot<F, W>], list: &mut List, by: usize, at: u32) {
-    let number = slots[at as usize].number;
-    let is_behind = |other: u32| other != NONE && slots[other as usize].number < number;
-    let mut next = if list.last == NONE || is_behind(list.last) {
-        NONE
-    } else if is_behind(list.latest) {
-        list.latest
-    } else {
-        list.first
-    };
-    while next != NONE && slots[next as usize].number < number {
-        next = slots[next as usize].links[by].1;
-    }
-    let before = if next == NONE { list.last } else { slots[next as usize].links[by].0 };
-    slots[at as usize].links[by] = (before, next);
-    *next_link(slots, list, by, before) = at;
-    *previous_link(slots, list, by, next) = at;
-    list.latest = at;
-    list.len += 1;
-}
-
-fn unlink<F, W>(slots: &mut [Slot<F, W>], list: &mut List, by: usize, at: u32) {
-    let (before, next) = slots[at as usize].links[by];
-    *next_link(slots, list, by, before) = next;
-    *previous_link(slots, list, by, next) = before;
-    if list.latest == at {
-        list.latest = NONE;
-    }
-    list.len -= 1;
-}
-
-/// The link from slot `at` to the next. The link from no slot leads to the first.
-fn next_link<'a, F, W>(
-    slots: &'a mut [Slot<F, W>],
-    list: &'a mut List,
-    by: usize,
-    at: u32,
-) -> &'a mut u32 {
-    if at == NONE { &mut list.first } else { &mut slots[at as usize].links[by].1 }
-}
-
-/// The link from slot `at` to the one before. The link from no slot leads to the last.
-fn previous_link<'a, F, W>(
-    slots: &'a mut [Slot<F, W>],
-    list: &'a mut List,
-    by: usize,
-    at: u32,
-) -> &'a mut u32 {
-    if at == NONE { &mut list.last } else { &mut slots[at as usize].links[by].0 }
 }
 
 /// A length as the ledger counts.

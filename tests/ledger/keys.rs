@@ -1,8 +1,7 @@
-//! The Keys: several ledgers under one budget, with their callers, servers and places by script.
+//! `Keys`: several real ledgers under one real budget, with scripted callers, servers and places.
 //!
-//! The ledgers are real, and so is the budget. Kept beside them, the slow and obvious way, is what
-//! decides among keys: who waits for a slot and since when, and which connections rest and since
-//! when. After each event the promises that hold among keys are held against that.
+//! Keys knows beside them who waits for a slot and since when, and which connections are idle and since
+//! when. After each event it checks the promises that hold among keys against that.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -35,7 +34,7 @@ impl Common {
         visit(&mut self.0.lock().unwrap())
     }
 
-    /// As the shell does it: the orders are to be delivered.
+    /// Changes the bound as the shell does. The orders must be delivered.
     pub(crate) fn resize(&self, max_open: u32) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
@@ -45,7 +44,7 @@ impl Common {
         orders
     }
 
-    /// As the shell does it when more may rest than shall.
+    /// Reports idle connections beyond `max_idle`, as the shell does.
     pub(crate) fn trim(&self, at_rest: u32, max_idle: u32) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
@@ -59,7 +58,7 @@ impl Common {
         orders
     }
 
-    /// The same, of an order whose member has gone.
+    /// Takes back an order whose member has gone.
     pub(crate) fn take_back(&self, order: BudgetOrder) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
@@ -73,7 +72,7 @@ impl Common {
         orders
     }
 
-    /// All that it keeps, in so many words; without what it only counts.
+    /// Everything that the budget keeps, without its totals, for the tests of what is left.
     pub(crate) fn contents(&self) -> String {
         let contents = self.visit(|budget| format!("{budget:?}"));
         contents.split("evicted_total").next().expect("there is a first part").to_owned()
@@ -89,21 +88,21 @@ impl BudgetAccess for Common {
 /// When orders from key to key are delivered, and by what clock things happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// Before anything else happens; and the clock never runs back. Then what is decided among keys
-    /// is known to the last connection.
+    /// Before anything else happens, and the clock never runs back. Then Keys knows each decision among
+    /// keys exactly.
     AtOnce,
-    /// At any time and in any order, as by threads that are held up.
+    /// At any time and in any order, as if threads were held up.
     Late,
 }
 
-/// What a history of keys begins with.
+/// The settings with which a history of keys begins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) keys: usize,
     pub(crate) each: Config,
     pub(crate) max_open_total: u32,
     pub(crate) max_idle_total: Option<u32>,
-    /// Places of each key, where connections rest out of its ledger's sight.
+    /// How many places each key has, for connections that are laid out.
     pub(crate) places: usize,
     pub(crate) delivery: Delivery,
 }
@@ -116,7 +115,7 @@ struct Member {
     /// `None`: the gate is shut.
     places: Option<Places>,
     alarm: Option<Moment>,
-    /// Since when its first caller without a dial waits, and how many slots it lacks, by the Keys.
+    /// Since when its first caller without a dial has waited, and how many slots it lacks, as Keys knows.
     want: Option<(Moment, u32)>,
     /// Whether it has been granted a slot, and nothing has happened to it since.
     is_granted: bool,
@@ -136,7 +135,7 @@ struct Caller {
     ticket: Option<Ticket>,
     since: Moment,
     deadline: Option<Moment>,
-    /// What a warm-up wants open.
+    /// How many connections a warm-up wants open.
     target: Option<u32>,
     state: State,
     /// The dial that was begun for it, while it is counted on.
@@ -147,9 +146,9 @@ struct Caller {
 
 #[derive(Debug)]
 enum State {
-    /// In the queue; or it has not heard yet that it is not, if orders may be late.
+    /// In the queue. If orders may be late, it may have left the queue without knowing.
     Waiting,
-    /// Out of the queue, and has yet to look at its connections.
+    /// Out of the queue, and has yet to check its connection.
     Told(Verdict<u32, Failure>),
     Holding(Entry<u32>),
     /// Was given a broken connection and has retired it.
@@ -173,7 +172,7 @@ struct Connection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// In the ledger or in a place. While orders are late, perhaps granted.
+    /// In the ledger or in a place. If orders are late, perhaps granted.
     AtRest,
     Out,
     Closing,
@@ -204,7 +203,7 @@ pub(crate) struct Keys {
     setting: Setting,
     common: Arc<Common>,
     max_open_total: u32,
-    /// What may be taken: the bound, or what was taken when it was lowered and is still.
+    /// The most that may be taken: the bound, or more after it was lowered, until enough is returned.
     allowance: u32,
     now: Moment,
     /// How far the clock of the event at hand is behind.
@@ -221,7 +220,7 @@ pub(crate) struct Keys {
     closes: Vec<Close>,
     /// Orders on their way.
     orders: Vec<BudgetOrder>,
-    /// Members of which it was said that nothing is left.
+    /// Members that have reported that nothing is left of them.
     vacant: Vec<usize>,
     evicted: u32,
 }
@@ -252,7 +251,7 @@ impl Keys {
         }
     }
 
-    /// One thing happens, by a clock that is behind, and all that follows from it at once.
+    /// One event, by a clock that is behind, and everything that follows from it at once.
     pub(crate) fn step(&mut self, behind: Duration, what: impl FnOnce(&mut Self)) {
         self.behind = if self.is_prompt() { Duration::ZERO } else { behind };
         what(self);
@@ -277,7 +276,7 @@ impl Keys {
         is_trimmed
     }
 
-    /// Whatever follows at once from what has happened.
+    /// Delivers what follows at once from an event.
     fn follow(&mut self) {
         while self.is_prompt() && (self.trim() || self.follow_up()) {}
     }
@@ -309,7 +308,7 @@ impl Keys {
         }
     }
 
-    /// KEY-02: whoever has found a key's ledger before it closed is told so, and asks another.
+    /// KEY-02: a caller who found a key's ledger before it closed is refused, and asks another.
     fn ask_those_who_have_closed(&mut self, key: usize) {
         for member in 0..self.members.len() {
             let is_left = self.members[member].key == key && self.current[key] != Some(member);
@@ -381,7 +380,7 @@ impl Keys {
         self.note(member, now, effects);
     }
 
-    /// A caller wakes, for a reason or for none; and sleeps again if it has to.
+    /// A caller wakes, for a reason or for none, and sleeps again if it has to.
     pub(crate) fn collect(&mut self, pick: usize) {
         if let Some(caller) = self.pick(pick, |it| matches!(it.state, State::Waiting)) {
             self.collect_of(caller);
@@ -409,7 +408,7 @@ impl Keys {
                 let effects = self.books(member).tick(now);
                 self.note(member, now, effects);
             }
-            Some(_) => self.put_away(member, now),
+            Some(_) => self.end_event(member, now),
             None if is_late => {
                 let (told, effects) = self.books(member).leave(ticket, now, |_| ());
                 if told.is_none() {
@@ -421,12 +420,12 @@ impl Keys {
                 let until = self.books(member).sleep(ticket, deadline);
                 let it = &mut self.callers[caller];
                 (it.state, it.sleep) = (State::Waiting, Sleep::Until(until));
-                self.put_away(member, now);
+                self.end_event(member, now);
             }
         }
     }
 
-    /// What a caller has been told; it may have woken up to that.
+    /// Collects a caller's verdict. The caller counts as woken if it was asleep.
     fn collect_slip(&mut self, caller: usize) -> Option<Verdict<u32, Failure>> {
         let member = self.callers[caller].member;
         let before = self.slips.woken;
@@ -444,7 +443,7 @@ impl Keys {
         let Some(caller) = self.pick(pick, may_be) else { return };
         let Caller { member, ticket, .. } = self.callers[caller];
         if self.members[member].books.is_none() {
-            // The call comes after the key's ledger has closed, which told every caller so.
+            // The key's ledger may have closed before, which gave every caller a verdict.
             assert!(self.slips.is_told(caller), "KEY-02: closed with somebody in it");
             return;
         }
@@ -460,7 +459,7 @@ impl Keys {
 
     // ---- Connections ---------------------------------------------------------------------------
 
-    /// The way without the ledger: where the gate is open, and something rests that is fresh.
+    /// Takes a connection from a place without the ledger, if the gate is open and one there is fresh.
     fn take_unseen(&mut self, member: usize) -> Option<Entry<u32>> {
         let now = self.clock();
         let entry = self.gate(member, now)?.at_rest.pop()?;
@@ -504,8 +503,7 @@ impl Keys {
         }
     }
 
-    /// The connection is of no more use. One whose caller was the first to look at it may be asked
-    /// for again, with the same place.
+    /// The connection is broken. If it was just granted, its caller may ask again with the same ticket.
     pub(crate) fn retire(&mut self, pick: usize, to_rejoin: bool) {
         let then = if to_rejoin { State::Empty } else { State::Gone };
         let Some((member, entry)) = self.take_held(pick, then) else { return };
@@ -548,7 +546,7 @@ impl Keys {
         self.event(member, |books, now| books.dial_failed(id, Failure::Of(id), false, now));
     }
 
-    /// The dial has come to its end, or is counted on no more.
+    /// The dial has ended, or is written off.
     fn part(&mut self, member: usize, dial: JobId, has_failed: bool) {
         let is_sponsor = |it: &&mut Caller| it.member == member && it.dial == Some(dial);
         for it in self.callers.iter_mut().filter(is_sponsor) {
@@ -636,7 +634,7 @@ impl Keys {
         });
     }
 
-    /// Somebody has heard that nothing is left of a member.
+    /// Somebody learns that nothing is left of a member.
     pub(crate) fn close_if_vacant(&mut self, pick: usize) {
         let Some(at) = choose(self.vacant.len(), pick) else { return };
         let member = self.vacant.swap_remove(at);
@@ -661,8 +659,7 @@ impl Keys {
         assert!(!is_left, "KEY-02: closed with somebody in it");
         let open = self.books(member).stats(now).open();
         assert_eq!(open, 0, "KEY-02: closed with something in it");
-        // A close that has taken too long still holds on to it; and of two that go, whoever has found
-        // one before.
+        // A close that has taken too long may still refer to it.
         if self.alive(member) == 0 && member % 2 == 0 {
             self.members[member].books = None;
         }
@@ -670,7 +667,7 @@ impl Keys {
 
     pub(crate) fn wait(&mut self, time: Duration) {
         self.behind = Duration::ZERO;
-        // Whoever is awake goes to sleep, or leaves, before time passes.
+        // Callers who are awake go to sleep, or leave, before time passes.
         for caller in 0..self.callers.len() {
             let Caller { state: State::Waiting, sleep, .. } = self.callers[caller] else {
                 continue;
@@ -698,12 +695,12 @@ impl Keys {
         }
     }
 
-    /// A caller wakes: by the clock, and so looks; or because it was told to.
+    /// A caller wakes, by the clock or by its waker, and reports `tick`.
     fn wake(&mut self, caller: usize) {
         let member = self.callers[caller].member;
         if self.is_up(caller) && self.members[member].books.is_some() {
             self.event(member, Ledger::tick);
-            // What that has led to is carried out before it looks at its own deadline.
+            // The effects are carried out before it looks at its own deadline.
             self.follow();
         }
         if matches!(self.callers[caller].state, State::Waiting) {
@@ -711,7 +708,7 @@ impl Keys {
         }
     }
 
-    /// Whether a caller that sleeps is woken by the clock.
+    /// Whether the clock wakes a caller that sleeps.
     fn is_up(&self, caller: usize) -> bool {
         let Caller { state, sleep, .. } = &self.callers[caller];
         let is_due = |until: Option<Moment>| until.is_some_and(|until| until <= self.now);
@@ -720,11 +717,11 @@ impl Keys {
 
     // ---- The end -------------------------------------------------------------------------------
 
-    /// Everything under way ends, and whatever is held comes back. Then nobody may be left waiting;
-    /// and when the last connection is closed, nothing may be left of anything.
+    /// Everything under way ends, and all connections come back. Then nobody may be left waiting. When the
+    /// last connection is closed, nothing may be left of any key.
     pub(crate) fn finish(mut self, refuses: bool, closes: bool) {
         self.come_to_rest(refuses);
-        // To warm a key up is to keep what rests there for it, and perhaps there is no more to be had.
+        // A warm-up keeps its key's idle connections, and perhaps there are no more to be had.
         let is_warm_up = |it: &Caller| it.target.is_some() && matches!(it.state, State::Waiting);
         while let Some(caller) = self.pick(0, is_warm_up) {
             self.callers[caller].deadline = Some(self.clock());
@@ -776,8 +773,7 @@ impl Keys {
         panic!("it never comes to rest");
     }
 
-    /// When a caller wakes by itself, if more than its deadline may come of that: another attempt to
-    /// dial.
+    /// When a caller wakes by itself for another attempt to dial, rather than for its deadline.
     fn next_up(&self) -> Option<Moment> {
         let until = self.callers.iter().filter_map(|it| match (&it.state, it.target, it.sleep) {
             (State::Waiting, None, Sleep::Until(until)) => until,
@@ -810,7 +806,7 @@ impl Keys {
         true
     }
 
-    // ---- What an event comes to ----------------------------------------------------------------
+    // ---- The outcome of an event ----------------------------------------------------------------
 
     fn event(&mut self, member: usize, event: impl FnOnce(&mut Books, Moment) -> Orders) {
         let now = self.open(member);
@@ -818,7 +814,7 @@ impl Keys {
         self.note(member, now, effects);
     }
 
-    /// Shuts the gate, and takes in what rests out of sight.
+    /// Shuts the gate, and takes the connections from the places.
     fn open(&mut self, member: usize) -> Moment {
         let now = self.clock();
         let places = self.members[member].places.take();
@@ -828,7 +824,7 @@ impl Keys {
         now
     }
 
-    /// Notes what an event has come to, and puts away.
+    /// Takes note of an event's effects, and lays connections out again.
     fn note(&mut self, member: usize, now: Moment, effects: Orders) {
         let Lists { wake, dials, at_dialer, closes, alarm, budget_orders, is_vacant, .. } =
             effects.into();
@@ -866,17 +862,17 @@ impl Keys {
             self.vacant.push(member);
         }
         self.send(budget_orders);
-        self.put_away(member, now);
+        self.end_event(member, now);
     }
 
-    fn put_away(&mut self, member: usize, now: Moment) {
+    fn end_event(&mut self, member: usize, now: Moment) {
         self.lay_out(member, now);
         self.agree();
     }
 
-    /// Whoever is out of the queue, or warm, hears why; while so many connections begin to make room.
+    /// Checks those who have left the queue or are warm, while so many connections begin to make room.
     fn hear(&mut self, member: usize, making_room: usize) {
-        // Its callers may have what a warm-up has waited for: it is warm all the same.
+        // A warm-up has ended well even if callers have its connections now.
         let warming = self.warm_ups(member).map(|(_, since)| since).min();
         let books = self.members[member].books.as_mut().expect("its books are open");
         let waiting: Vec<_> = books.waiting().map(Slip::caller).collect();
@@ -940,9 +936,9 @@ impl Keys {
         self.orders.extend(orders);
     }
 
-    // ---- What is decided among keys, the slow and obvious way ----------------------------------
+    // ---- Decisions among keys, slow and obvious ----------------------------------
 
-    /// The first caller of the queue for whom a dial may be begun.
+    /// The first caller in the queue for whom a dial may begin.
     fn sponsor(&self, member: usize, now: Moment) -> Option<usize> {
         let books = self.members[member].books.as_ref()?;
         let may_dial = |caller: &usize| {
@@ -963,7 +959,7 @@ impl Keys {
         small(unfailed).saturating_sub(small(counted + checks) + books.stats(now).idle)
     }
 
-    /// What a member lacks, for its callers or else for a warm-up, as far as its limits allow.
+    /// The slots that a member lacks, for its callers or else for a warm-up, within its limits.
     fn want(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
         let books = self.members[member].books.as_ref().filter(|_| self.is_prompt())?;
         let (stats, config) = (books.stats(now), &self.setting.each);
@@ -979,7 +975,7 @@ impl Keys {
         (lacking.min(room) > 0).then_some((since, lacking.min(room)))
     }
 
-    /// Since when the first warm-up waits that lacks a connection, and how many are lacking for all.
+    /// Since when the first warm-up that lacks a connection has waited, and how many all of them lack.
     fn cold(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
         let stats = self.members[member].books.as_ref()?.stats(now);
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
@@ -991,21 +987,21 @@ impl Keys {
         Some((since, cold.map(|(target, _)| lacks(target)).max()?))
     }
 
-    /// What those want who wait for a key to be warm, and since when they do.
+    /// The targets of a key's warm-ups, and since when they have waited.
     fn warm_ups(&self, member: usize) -> impl Iterator<Item = (u32, Moment)> + Clone {
         let is_waiting =
             move |it: &&Caller| it.member == member && matches!(it.state, State::Waiting);
         self.callers.iter().filter(is_waiting).filter_map(|it| Some((it.target?, it.since)))
     }
 
-    /// Since when the first of those waits who are not served yet, callers and warm-ups.
+    /// Since when the first caller or warm-up that is not served yet has waited.
     fn waits_since(&self, member: usize) -> Option<Moment> {
         let books = self.members[member].books.as_ref()?;
         let callers = books.waiting().map(|slip| self.callers[slip.caller()].since);
         callers.chain(self.warm_ups(member).map(|(_, since)| since)).min()
     }
 
-    /// Members who have waited for a slot since before then, and for whom nothing makes room.
+    /// Members that have waited for a slot since before `since`, and for which nothing makes room.
     fn passed(&self, member: usize, since: Moment, making_room: usize) -> usize {
         let older = self.wants().filter(|(other, want)| *other != member && want.0 < since);
         let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.max_open_total);
@@ -1013,14 +1009,14 @@ impl Keys {
         older.count().saturating_sub(closes.saturating_sub(beyond as usize))
     }
 
-    /// BOUNDED-BYPASS, with a bound of nothing: a key whose caller is lent a connection has waited for
-    /// longer than anybody of another who lacks a slot.
+    /// BOUNDED-BYPASS with a bound of zero: a caller who is lent a connection has waited for longer than
+    /// anybody of another key who lacks a slot.
     fn passes_nobody(&self, member: usize, since: Moment, making_room: usize) {
         let passed = self.passed(member, since, making_room);
         assert_eq!(passed, 0, "BOUNDED-BYPASS: of {member}, before others");
     }
 
-    /// The members that wait for a slot and have none on its way, with what they lack.
+    /// The members that wait for a slot and have none on its way, with the slots that they lack.
     fn wants(&self) -> impl Iterator<Item = (usize, (Moment, u32))> {
         let wants = self.members.iter().enumerate().filter(|(_, it)| !it.is_granted);
         wants.filter_map(|(member, it)| Some((member, it.want?)))
@@ -1046,7 +1042,7 @@ impl Keys {
             return;
         }
         if !self.is_evictable(member) {
-            // Then somebody has waited for longer than all who wait for it.
+            // Then somebody of its own has waited for longer than all others.
             let since = self.waits_since(member).expect("else it is evictable");
             assert!(self.passed(member, since, 0) > 0, "KEY-07: {connection} is another's");
             return;
@@ -1057,8 +1053,8 @@ impl Keys {
         assert!(self.needed() > 0, "{connection} is closed for nobody");
     }
 
-    /// Connections at rest that must go: for those who lack a slot, and for a lowered bound, less
-    /// what is being closed for them; or else beyond what may rest.
+    /// How many idle connections must be closed: one for each slot that is lacking or beyond a lowered
+    /// bound, less those being closed for that; or else the surplus beyond `max_idle`.
     fn needed(&self) -> i64 {
         let lacking: u32 = self.wants().map(|(_, (_, slots))| slots).sum();
         let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.max_open_total);
@@ -1069,7 +1065,7 @@ impl Keys {
         surplus.map_or(slots, |surplus| surplus.max(slots))
     }
 
-    /// KEY-04. Once all orders have been delivered, nothing rests that somebody lacks.
+    /// KEY-04: once all orders are delivered, nothing is idle that somebody lacks.
     fn nobody_stalls_beside_what_rests(&self) {
         let is_at_rest = |member: &usize| {
             let Some(books) = &self.members[*member].books else { return false };
@@ -1091,7 +1087,7 @@ impl Keys {
 
     // ---- Sums, and what must be true of them ---------------------------------------------------
 
-    /// What a member's server sees.
+    /// The numbers that a member's server sees.
     fn alive(&self, member: usize) -> u32 {
         let is_open = |it: &&Connection| it.member == member && it.place != Place::Ended;
         let dials = self.dials.iter().filter(|it| it.member == member).count();
@@ -1116,7 +1112,7 @@ impl Keys {
         self.common.visit(|budget| {
             assert_eq!(budget.taken(), open + small(grants), "NO-LOST-SLOT");
             assert!(budget.taken() <= self.allowance, "BOUND: {} taken", budget.taken());
-            // Who has a slot on its way may ask for no further one.
+            // A member with a slot on its way may claim no further one.
             let has_asked = budget.stalled();
             let are_coming = grants > 0 && has_asked <= stalled;
             assert!(has_asked == stalled || are_coming, "who is stalled has asked");
@@ -1133,7 +1129,7 @@ impl Keys {
         self.now - self.behind
     }
 
-    /// The key's ledger, which is made if there is none.
+    /// The key's ledger, created if there is none.
     fn member(&mut self, key: usize) -> usize {
         if let Some(member) = self.current[key] {
             return member;
@@ -1152,7 +1148,7 @@ impl Keys {
         });
         self.current[key] = Some(member);
         if self.is_closed {
-            // As one that is not entered any more.
+            // Its member is not in the map any more.
             self.event(member, Ledger::close);
         }
         member

@@ -1,4 +1,4 @@
-//! Where the callers of a test find what the ledger tells them, and its orders as lists.
+//! `Slip`, the waker of a test's caller, and a ledger's effects as lists.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,10 +11,10 @@ use crate::ledger::{
 };
 use crate::moment::Moment;
 
-/// What a caller is told, and whether it is waking up to it.
+/// A caller's verdict, and whether it is waking up to it.
 type Told<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;
 
-/// The way to one caller.
+/// The waker of one caller.
 pub(crate) struct Slip<K, F, C = u32> {
     caller: K,
     told: Told<F, C>,
@@ -41,7 +41,7 @@ impl<K: Copy, F, C> Slip<K, F, C> {
         self.caller
     }
 
-    /// What the caller has been told, and whether it is waking up to it.
+    /// Takes the caller's verdict, and whether it is waking up to it.
     pub(crate) fn take(&self) -> Option<(Verdict<C, F>, bool)> {
         self.told.take()
     }
@@ -56,7 +56,7 @@ impl<K: Copy, F, C> Waker<C, F> for Slip<K, F, C> {
     fn request_tick(&self) {}
 }
 
-/// The slips of all callers.
+/// The wakers of all callers.
 #[derive(Debug)]
 pub(crate) struct Slips<K, F> {
     slips: BTreeMap<K, Slip<K, F>>,
@@ -71,19 +71,19 @@ impl<K, F> Default for Slips<K, F> {
 }
 
 impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
-    /// For a caller who waits from now on, in place of an old one.
+    /// The waker for a caller who waits from now on. It replaces the caller's former one.
     pub(crate) fn give(&mut self, caller: K) -> Slip<K, F> {
         let slip = Slip::new(caller);
         self.slips.insert(caller, slip.clone());
         slip
     }
 
-    /// Whether the caller has been told something that it has not collected.
+    /// Whether the caller has a verdict that it has not collected.
     pub(crate) fn is_told(&self, caller: K) -> bool {
         self.slips.get(&caller).is_some_and(|slip| slip.told.borrow().is_some())
     }
 
-    /// What the caller has been told, which counts as woken up if it was waking.
+    /// Collects the caller's verdict. The caller counts as woken if it was asleep.
     pub(crate) fn collect(&mut self, caller: K) -> Option<Verdict<u32, F>> {
         let (verdict, is_waking) = self.slips.get(&caller)?.take()?;
         self.woken += u64::from(is_waking);
@@ -91,7 +91,7 @@ impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
     }
 }
 
-/// What an event asks for, as lists.
+/// The effects of an event as lists.
 #[derive(Debug)]
 pub(crate) struct Lists<K, F, C = u32> {
     pub(crate) wake: Vec<K>,

@@ -1,7 +1,7 @@
-//! Simulated hours with every feature on: a load, a server and a clock by script, random but seeded.
+//! Simulated hours with every feature on, with a scripted load, server and clock, random but seeded.
 //!
-//! What the server and the callers see is kept beside the ledger and held against it throughout;
-//! at the end everything balances to the last connection.
+//! The test records what the server and the callers see, and compares it with the ledger throughout. At
+//! the end every connection is accounted for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The latest that upkeep comes after its time.
+/// Upkeep comes late by at most this.
 const LATENESS: Duration = Duration::from_millis(20);
 
 type Books = Ledger<u32, Failure, Slip<u32, Failure>>;
@@ -29,7 +29,7 @@ type Orders = Effects<u32, Failure, Slip<u32, Failure>>;
 #[derive(Debug)]
 enum Item {
     Arrive,
-    /// By the ledger, or by the timer of the sleep with that number.
+    /// Woken by the ledger, or by the timer of the sleep with this number.
     Wake(u32, Option<u32>),
     Return(u32),
     DialEnds(DialOrder<Slip<u32, Failure>>, bool),
@@ -42,7 +42,7 @@ enum Item {
     ServerComes,
 }
 
-/// Somebody who wants something of the pool.
+/// A caller or a warm-up.
 #[derive(Debug)]
 struct Caller {
     ticket: Option<Ticket>,
@@ -50,22 +50,22 @@ struct Caller {
     deadline: Option<Moment>,
     is_waiting: bool,
     holds: Option<Entry<u32>>,
-    /// What a warm-up wants open; 0 for one who wants a connection.
+    /// How many connections a warm-up wants open; 0 for a caller.
     target: u32,
     sleeps: u32,
 }
 
-/// What the server knows of a connection that is open, and since when it rests.
+/// An open connection as the server knows it, and since when it has been idle.
 #[derive(Debug)]
 struct Connection {
     opened_at: Moment,
     rests_since: Moment,
     is_aside: bool,
-    /// When its slot may be freed although it is open: its close, check or reset hangs.
+    /// When its slot may be freed although it is open, as its close, check or reset hangs.
     slot_until: Option<Moment>,
 }
 
-/// How often each thing has happened: so that it is known to happen at all.
+/// How often each kind of event has happened, to assert that all do.
 #[derive(Debug, Default)]
 struct Seen {
     unseen_loans: u32,
@@ -87,7 +87,7 @@ struct Soak {
     /// Items on the agenda that are not upkeep.
     pending: u32,
     numbers: u64,
-    /// Those who wait or hold a connection.
+    /// Callers who wait or hold a connection.
     callers: BTreeMap<u32, Caller>,
     arrived: u32,
     told: u32,
@@ -97,13 +97,13 @@ struct Soak {
     closed: u32,
     detached: u32,
     is_away: bool,
-    /// When `min_idle` last lacked nothing that the server could give.
+    /// When `min_idle` was last fulfilled as far as the server allowed.
     complete_at: Moment,
     /// When the server last went or came back, or the settings changed.
     changed_at: Moment,
     allowance: u32,
     alarm: Option<Moment>,
-    /// At rest in places; `None`: the gate is shut.
+    /// Connections in the places; `None`: the gate is shut.
     places: Option<Vec<Entry<u32>>>,
     seen: Seen,
 }
@@ -161,7 +161,7 @@ impl Soak {
         least + least.mul_f64(self.dice(1000) as f64 / 1000.0)
     }
 
-    /// Until nothing is under way any more, and nobody comes.
+    /// Runs until nothing is under way and nobody comes.
     fn run(&mut self) {
         while self.pending > 0 {
             let ((at, _), item) = self.agenda.pop_first().expect("something is pending");
@@ -226,7 +226,7 @@ impl Soak {
         entry.epoch == self.ledger.epoch() && self.now < entry.expires
     }
 
-    /// The way without the ledger.
+    /// Takes a connection from a place, without the ledger.
     fn take_unseen(&mut self) -> Option<Entry<u32>> {
         let entry = self.places.as_mut()?.pop()?;
         let Config { check_after, max_idle_time, .. } = *self.ledger.config();
@@ -299,7 +299,7 @@ impl Soak {
         let connection = self.connection(order.connection);
         let until = now + close_timeout;
         connection.slot_until = Some(connection.slot_until.map_or(until, |at| at.min(until)));
-        // No alarm is lost: what rests ends in time, as far as that can be said from outside.
+        // No alarm is lost: idle connections end in time, as far as that is visible from outside.
         let due = match order.reason {
             CloseReason::Expired => connection.opened_at + max_lifetime,
             CloseReason::IdleTooLong if min_idle == 0 => connection.rests_since + max_idle_time,
@@ -335,7 +335,7 @@ impl Soak {
         let is_sound = self.dice(20) > 0 && !self.is_away;
         let (now, is_late) = (self.now, order.deadline.is_some_and(|at| at <= self.now));
         let connection = self.connection(order.entry.connection);
-        // What is written off goes on to be closed in its slot.
+        // A connection that is written off is closed in its slot.
         (connection.is_aside, connection.rests_since) = (false, now);
         connection.slot_until = connection.slot_until.filter(|_| is_late);
         let fault = (!is_sound).then(|| order.purpose.fault());
@@ -362,7 +362,7 @@ impl Soak {
         }
     }
 
-    /// Somebody comes for a connection.
+    /// A caller asks for a connection.
     fn call(&mut self) {
         let patience =
             [Some(20 * MILLISECOND), Some(SECOND), Some(5 * SECOND), Some(30 * SECOND), None]
@@ -417,7 +417,7 @@ impl Soak {
         }
     }
 
-    /// The caller looks for what has become of its wait, and else sleeps.
+    /// The caller collects its verdict, or else sleeps.
     fn wait_on(&mut self, id: u32) {
         let Caller { ticket, deadline, .. } = *self.caller(id);
         let ticket = ticket.expect("who waits has a ticket");
@@ -486,7 +486,7 @@ impl Soak {
         assert!(age < lifetime.saturating_add(MILLISECOND), "LIFE-03: {age:?} of {lifetime:?}");
         let ticket = self.caller(id).ticket;
         if ticket.is_some() && self.dice(100) == 0 {
-            // Broken: the place is kept.
+            // The connection is broken: the caller keeps its place in the queue.
             self.told -= 1;
             self.event(|ledger, now| ledger.retire(entry, CloseReason::Broken, now));
             return self.ask(id, ticket);
@@ -588,7 +588,7 @@ impl Soak {
         }
     }
 
-    // ---- What must be true ---------------------------------------------------------------------
+    // ---- Invariants ---------------------------------------------------------------------
 
     fn open(&self) -> u32 {
         self.ledger.stats(self.now).open()
@@ -601,7 +601,7 @@ impl Soak {
         assert!(open <= self.allowance, "BOUND: the server sees {open} of {}", self.allowance);
         let alive = self.connections.len() as u32 + self.dialing;
         assert!((open..=alive).contains(&stats.open()), "{open} to {alive}: {stats}");
-        // While the server is there, nothing is lacking for longer than the longest pause.
+        // While the server answers, `min_idle` is fulfilled within the longest pause.
         let resting = stats.idle + self.places.as_ref().map_or(0, |places| places.len() as u32);
         let is_full = stats.open() >= stats.max_open;
         let is_coming = stats.dialing > 0 || stats.in_use > 0 || stats.waiting > 0;
@@ -613,7 +613,7 @@ impl Soak {
         assert!(self.now - self.complete_at <= 11 * SECOND, "min_idle {least}: {stats}");
     }
 
-    /// The load has ended. Everyone has been told once, and nothing is left over or missing.
+    /// The load has ended. Everyone has had one verdict, and nothing is left over or missing.
     fn finish(mut self) -> Seen {
         self.event(Ledger::tick);
         self.run();
@@ -659,7 +659,7 @@ fn next(state: &mut u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// Settings by which everything happens within a minute or so.
+/// Settings under which every kind of event happens within about a minute.
 fn config(random: &mut u64) -> Config {
     let mut dice = |sides: u64| (next(random) % sides) as u32;
     let backoff = Backoff::new(10 * MILLISECOND, SECOND);
