@@ -164,7 +164,7 @@ fn callers_who_keep_theirs_wait_5_ms_more_where_dials_that_took_nothing_take_lon
 }
 
 #[test]
-fn where_dials_take_nothing_callers_who_keep_theirs_wait_for_one_dial_more() {
+fn with_instant_dials_callers_who_keep_theirs_wait_for_one_dial_more() {
     for dial in [0.0, 0.1, 0.25] {
         let ramp = (0..50).map(|_| (2000.0, once(1e6)));
         let adaptive = run(Adaptive, 50, 5, move |_| dial, ramp);

@@ -55,7 +55,7 @@ fn a_connection_is_not_lent_beyond_its_lifetime_although_nobody_kept_it_up() {
 
 /// LIFE-04, LIFE-05: busy or not, and however many wait.
 #[test]
-fn a_busy_connection_ends_at_its_return_and_whoever_waits_for_it_gets_a_new_one() {
+fn a_busy_connection_expires_at_its_return_and_its_waiter_gets_a_new_one() {
     let mut harness = Harness::with(Config { max_open: 1, max_lifetime: SECOND, ..timeless() });
     let mut held = harness.dial_and_get();
     let opened = harness.now;
@@ -78,7 +78,7 @@ fn a_busy_connection_ends_at_its_return_and_whoever_waits_for_it_gets_a_new_one(
 /// With a lifetime that is too short to use a connection, none is replaced at once, neither for
 /// `min_idle` nor for a warm-up.
 #[test]
-fn what_ends_as_soon_as_it_is_there_is_not_dialed_for_without_end() {
+fn connections_that_expire_at_once_are_not_dialed_for_without_end() {
     let brief = Config { max_open: 4, max_lifetime: Duration::from_nanos(1), ..timeless() };
     for (config, target) in [(Config { min_idle: 2, ..brief }, 0), (brief, 2)] {
         let mut harness = Harness::with(config);
@@ -174,7 +174,7 @@ fn limits_without_end_never_overflow_and_order_no_upkeep() {
 
 /// LIFE-06, LIFE-10.
 #[test]
-fn what_has_rested_too_long_is_closed_when_somebody_calls_if_not_before() {
+fn a_connection_that_has_been_idle_too_long_is_closed_by_the_next_call_at_the_latest() {
     let mut harness = Harness::with(Config { max_idle_time: SECOND, ..timeless() });
     harness.fill(1);
     harness.now += SECOND - MILLISECOND;
@@ -262,7 +262,7 @@ fn upkeep_is_ordered_while_anything_is_in_use() {
 // ---- min_idle ----------------------------------------------------------------------------------
 
 #[test]
-fn min_idle_is_dialed_for_at_once_and_what_is_under_way_is_counted() {
+fn min_idle_is_dialed_for_at_once_and_counts_dials_under_way() {
     let mut harness = Harness::with(Config { max_open: 5, min_idle: 3, ..timeless() });
     harness.tick();
     assert_eq!(harness.dials.len(), 3);
@@ -280,7 +280,7 @@ fn min_idle_is_dialed_for_at_once_and_what_is_under_way_is_counted() {
 }
 
 #[test]
-fn a_caller_takes_what_is_dialed_for_min_idle_and_that_is_made_good() {
+fn a_caller_takes_a_connection_dialed_for_min_idle_and_another_is_dialed() {
     let mut harness = Harness::with(Config { max_open: 5, min_idle: 1, ..timeless() });
     harness.tick();
     let ticket = harness.queue(1);
@@ -350,7 +350,7 @@ fn upkeep_does_not_come_all_the_time_while_a_second_attempt_is_under_way() {
 
 /// LIFE-13.
 #[test]
-fn whatever_the_limits_no_more_rest_or_are_open_than_they_say() {
+fn any_mix_of_limits_bounds_open_and_idle_connections() {
     for max_open in [1, 2, u32::MAX] {
         for max_idle in [None, Some(0), Some(1), Some(max_open)] {
             for min_idle in [0, 1, 2, u32::MAX] {

@@ -231,9 +231,9 @@ impl Harness {
     }
 
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
-        let (told, orders) = self.ledger.leave(ticket, self.now, |_| ());
+        let (left, orders) = self.ledger.leave(ticket, self.now, |_| ());
         self.note_effects(orders);
-        match told {
+        match left {
             Some((Verdict::Late(failure), ())) => failure,
             other => panic!("not late: {other:?}"),
         }

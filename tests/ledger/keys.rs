@@ -149,7 +149,7 @@ enum State {
     /// In the queue. If orders may be late, it may have left the queue without knowing.
     Waiting,
     /// Out of the queue, and has yet to check its connection.
-    Told(Verdict<u32, Failure>),
+    HasVerdict(Verdict<u32, Failure>),
     Holding(Entry<u32>),
     /// Was given a broken connection and has retired it.
     Empty,
@@ -258,7 +258,7 @@ impl Keys {
         self.trim();
         self.follow();
         if self.orders.is_empty() {
-            self.nobody_stalls_beside_what_rests();
+            self.nobody_stalls_beside_idle_connections();
         }
     }
 
@@ -284,7 +284,7 @@ impl Keys {
     fn follow_up(&mut self) -> bool {
         if !self.orders.is_empty() {
             self.deliver(self.orders.len() - 1);
-        } else if let Some(caller) = self.pick(0, |it| matches!(it.state, State::Told(_))) {
+        } else if let Some(caller) = self.pick(0, |it| matches!(it.state, State::HasVerdict(_))) {
             self.collect_of(caller);
         } else if !self.vacant.is_empty() {
             self.close_if_vacant(0);
@@ -302,7 +302,7 @@ impl Keys {
         let deadline = patience.and_then(|patience| self.clock().after(patience));
         self.callers.push(Caller::new(member, self.clock(), deadline, None));
         let caller = self.callers.len() - 1;
-        match self.take_unseen(member) {
+        match self.take_from_place(member) {
             Some(entry) => self.lend(caller, None, entry),
             None => self.ask(caller),
         }
@@ -391,18 +391,18 @@ impl Keys {
         let Caller { member, ticket, deadline, .. } = self.callers[caller];
         let ticket = ticket.expect("who waits has a ticket");
         if self.members[member].books.is_none() {
-            let told = self.collect_slip(caller);
-            assert!(!matches!(told, None | Some(Verdict::Granted(_))), "KEY-02: {told:?}");
+            let verdict = self.collect_verdict(caller);
+            assert!(!matches!(verdict, None | Some(Verdict::Granted(_))), "KEY-02: {verdict:?}");
             self.callers[caller].state = State::Gone;
             return;
         }
         let now = self.open(member);
-        let told = match std::mem::replace(&mut self.callers[caller].state, State::Gone) {
-            State::Told(verdict) => Some(verdict),
-            _ => self.collect_slip(caller),
+        let verdict = match std::mem::replace(&mut self.callers[caller].state, State::Gone) {
+            State::HasVerdict(verdict) => Some(verdict),
+            _ => self.collect_verdict(caller),
         };
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
-        match told {
+        match verdict {
             Some(Verdict::Granted(entry)) => {
                 self.lend(caller, Some(ticket), entry);
                 let effects = self.books(member).tick(now);
@@ -410,8 +410,8 @@ impl Keys {
             }
             Some(_) => self.end_event(member, now),
             None if is_late => {
-                let (told, effects) = self.books(member).leave(ticket, now, |_| ());
-                if told.is_none() {
+                let (left, effects) = self.books(member).leave(ticket, now, |_| ());
+                if left.is_none() {
                     self.callers[caller].state = State::Waiting;
                 }
                 self.note(member, now, effects);
@@ -426,16 +426,16 @@ impl Keys {
     }
 
     /// Collects a caller's verdict. The caller counts as woken if it was asleep.
-    fn collect_slip(&mut self, caller: usize) -> Option<Verdict<u32, Failure>> {
+    fn collect_verdict(&mut self, caller: usize) -> Option<Verdict<u32, Failure>> {
         let member = self.callers[caller].member;
         let before = self.slips.woken;
-        let told = self.slips.collect(caller);
+        let verdict = self.slips.collect(caller);
         self.members[member].woken += self.slips.woken - before;
         let woken = self.members[member].woken;
         if let Some(books) = &mut self.members[member].books {
             books.note_woken(woken);
         }
-        told
+        verdict
     }
 
     pub(crate) fn cancel(&mut self, pick: usize) {
@@ -444,7 +444,7 @@ impl Keys {
         let Caller { member, ticket, .. } = self.callers[caller];
         if self.members[member].books.is_none() {
             // The key's ledger may have closed before, which gave every caller a verdict.
-            assert!(self.slips.is_told(caller), "KEY-02: closed with somebody in it");
+            assert!(self.slips.has_verdict(caller), "KEY-02: closed with somebody in it");
             return;
         }
         let ticket = ticket.expect("who waits has a ticket");
@@ -460,12 +460,12 @@ impl Keys {
     // ---- Connections ---------------------------------------------------------------------------
 
     /// Takes a connection from a place without the ledger, if the gate is open and one there is fresh.
-    fn take_unseen(&mut self, member: usize) -> Option<Entry<u32>> {
+    fn take_from_place(&mut self, member: usize) -> Option<Entry<u32>> {
         let now = self.clock();
         let entry = self.gate(member, now)?.at_rest.pop()?;
         let Config { check_after, max_idle_time, .. } = self.setting.each;
         let is_fresh = now.since(entry.idle_since()) <= check_after.min(max_idle_time);
-        if !is_fresh || !self.may_rest_unseen(member, &entry, now) {
+        if !is_fresh || !self.may_rest_in_place(member, &entry, now) {
             self.event(member, |books, now| {
                 books.take_from_place(entry);
                 books.tick(now)
@@ -481,7 +481,7 @@ impl Keys {
         places.until.is_none_or(|until| now <= until).then_some(places)
     }
 
-    fn may_rest_unseen(&mut self, member: usize, entry: &Entry<u32>, now: Moment) -> bool {
+    fn may_rest_in_place(&mut self, member: usize, entry: &Entry<u32>, now: Moment) -> bool {
         let gate = self.gate(member, now);
         gate.is_some_and(|it| it.epoch == entry.epoch) && now < entry.expires
     }
@@ -492,7 +492,7 @@ impl Keys {
         let connection = self.connection(entry.connection);
         (connection.place, connection.idle_since) = (Place::AtRest, now);
         let most = self.setting.places;
-        let may_rest = self.may_rest_unseen(member, &entry, now);
+        let may_rest = self.may_rest_in_place(member, &entry, now);
         match self.gate(member, now).filter(|it| may_rest && it.at_rest.len() < most) {
             Some(places) => {
                 entry.come_to_rest(now);
@@ -652,7 +652,7 @@ impl Keys {
         self.note(member, now, effects);
         let mut its = self.callers.iter().enumerate().filter(|(_, it)| it.member == member);
         let is_left = its.any(|(at, it)| match it.state {
-            State::Waiting => !self.slips.is_told(at),
+            State::Waiting => !self.slips.has_verdict(at),
             State::Holding(_) => true,
             _ => false,
         });
@@ -834,7 +834,7 @@ impl Keys {
         let is_evicted = |order: &&CloseOrder<u32>| order.reason == CloseReason::Evicted;
         let making_room = closes.iter().filter(is_evicted).count();
         if self.is_prompt() {
-            self.hear(member, making_room);
+            self.note_verdict(member, making_room);
         }
         let for_callers = self.unfailed(member, now);
         for (begun, order) in dials.into_iter().enumerate() {
@@ -871,7 +871,7 @@ impl Keys {
     }
 
     /// Checks those who have left the queue or are warm, while so many connections begin to make room.
-    fn hear(&mut self, member: usize, making_room: usize) {
+    fn note_verdict(&mut self, member: usize, making_room: usize) {
         // A warm-up has ended well even if callers have its connections now.
         let warming = self.warm_ups(member).map(|(_, since)| since).min();
         let books = self.members[member].books.as_mut().expect("its books are open");
@@ -883,8 +883,8 @@ impl Keys {
                 continue;
             }
             let is_warm_up = it.target.is_some();
-            let verdict = self.collect_slip(at);
-            assert!(verdict.is_some() || is_warm_up, "out of the queue, and not told");
+            let verdict = self.collect_verdict(at);
+            assert!(verdict.is_some() || is_warm_up, "out of the queue without a verdict");
             let Some(verdict) = verdict else { continue };
             if let Verdict::Granted(entry) = &verdict {
                 let number = entry.connection;
@@ -893,7 +893,7 @@ impl Keys {
                 let since = warming.map_or(since, |warming| warming.min(since));
                 self.passes_nobody(member, since, making_room);
             }
-            self.callers[at].state = State::Told(verdict);
+            self.callers[at].state = State::HasVerdict(verdict);
         }
     }
 
@@ -1066,7 +1066,7 @@ impl Keys {
     }
 
     /// KEY-04: once all orders are delivered, nothing is idle that somebody lacks.
-    fn nobody_stalls_beside_what_rests(&self) {
+    fn nobody_stalls_beside_idle_connections(&self) {
         let is_at_rest = |member: &usize| {
             let Some(books) = &self.members[*member].books else { return false };
             let unseen = self.members[*member].places.as_ref().map_or(0, |it| it.at_rest.len());

@@ -100,7 +100,7 @@ fn pauses_grow_to_their_most_and_differ() {
 
 /// HEAL-04: no storm, however many wait.
 #[test]
-fn of_all_who_retry_one_at_a_time_dials_until_one_has_succeeded() {
+fn retrying_callers_dial_one_at_a_time_until_a_dial_succeeds() {
     let mut harness = retrying(8);
     let tickets: Vec<_> = (0..8).map(|caller| harness.queue(caller)).collect();
     assert_eq!(harness.dials.len(), 8, "each has its own first dial");
@@ -141,7 +141,7 @@ fn a_new_callers_first_dial_waits_for_no_pause() {
 
 /// REASON: the deadline holds, and its error has a cause.
 #[test]
-fn who_retries_in_vain_is_told_why_at_the_deadline() {
+fn a_caller_who_retries_in_vain_gets_the_reason_at_its_deadline() {
     let mut harness = retrying(1);
     let ticket = harness.queue_for(1, SECOND);
     let began = harness.now;
@@ -168,7 +168,7 @@ fn who_retries_in_vain_is_told_why_at_the_deadline() {
 }
 
 #[test]
-fn who_retries_takes_what_is_returned_meanwhile() {
+fn a_retrying_caller_takes_a_connection_that_is_returned_meanwhile() {
     let mut harness = retrying(2);
     let held = harness.dial_and_get();
     let ticket = harness.queue(1);
@@ -254,7 +254,7 @@ fn while_dials_fail_no_more_than_one_is_in_flight() {
 }
 
 #[test]
-fn however_many_ask_there_are_no_more_dials_than_the_breaker_says() {
+fn the_breaker_bounds_dials_however_many_callers_ask() {
     let mut harness =
         Harness::with(Config { breaker: Some(Some(Breaker::default())), ..ageless() });
     let began = harness.now;
@@ -311,7 +311,7 @@ fn when_a_probe_succeeds_those_who_wait_for_a_return_may_dial() {
 
 /// Idle connections are lent while the breaker is open.
 #[test]
-fn an_open_breaker_keeps_nobody_from_what_is_idle() {
+fn an_open_breaker_keeps_nobody_from_idle_connections() {
     let mut harness = Harness::with(breaking(1));
     let (one, other) = (harness.dial_and_get(), harness.dial_and_get());
     let ticket = harness.queue(1);

@@ -106,7 +106,7 @@ fn a_caller_whose_own_dial_is_taken_waits_on() {
     let second_dial = harness.dials.pop().expect("each has a dial");
     let orders = harness.ledger.dialed(second_dial.id, 7, None, Duration::MAX, harness.now);
     harness.note_effects(orders);
-    assert_eq!(harness.granted(first).connection, 7, "whoever has waited longest takes it");
+    assert_eq!(harness.granted(first).connection, 7, "the longest-waiting caller takes it");
     assert!(harness.collect(second).is_none());
     assert_eq!(harness.begun, 2, "the dial of the first is now the second's");
     harness.dialed();
@@ -260,7 +260,7 @@ fn the_last_who_sleeps_wakes_when_an_errand_is_overdue() {
 
 /// The same when the watcher leaves.
 #[test]
-fn whoever_leaves_hands_the_watch_on() {
+fn a_watcher_who_leaves_is_replaced() {
     let mut harness = Harness::new(1);
     let held = harness.dial_and_get();
     let (first, second) = (harness.queue(1), harness.queue_for(2, SECOND));
@@ -319,7 +319,7 @@ fn nothing_remains_of_callers_who_leave_from_behind_a_patient_one() {
 
 /// CAN-06.
 #[test]
-fn a_deadline_that_has_passed_begins_nothing_but_takes_what_is_idle() {
+fn a_caller_whose_deadline_has_passed_begins_nothing_but_takes_an_idle_connection() {
     let mut harness = Harness::new(1);
     let refused = harness.request(1, Some(Duration::ZERO));
     assert!(matches!(refused, Request::Refused(Refusal::TooLate)));
@@ -434,7 +434,7 @@ fn fifty_waiters_are_served_in_order() {
 
 /// FAIR-02, FAIR-05.
 #[test]
-fn whoever_returns_and_asks_again_stands_behind_who_waits() {
+fn a_caller_who_returns_and_asks_again_stands_behind_the_queue() {
     let mut harness = Harness::new(1);
     let held = harness.dial_and_get();
     let waiting = harness.queue(1);
@@ -466,7 +466,7 @@ fn a_caller_who_is_given_a_broken_connection_keeps_its_place() {
 /// hold-off, for the bound on passing, and among keys.
 #[test]
 fn a_caller_who_is_given_a_broken_connection_keeps_its_seniority() {
-    let bypass = Duration::from_micros(500); // Too short for the pace of loans to be told.
+    let bypass = Duration::from_micros(500); // Too short to measure the rate of loans.
     let mut harness = Harness::new(2);
     let (one, other) = (harness.dial_and_get(), harness.dial_and_get());
     let orders =
@@ -652,7 +652,7 @@ fn a_warm_up_does_not_fail_by_a_dial_from_before_a_flush() {
 
 /// SHUT-12: the generation is that of the dial's beginning.
 #[test]
-fn what_began_before_a_flush_is_not_lent_after_it() {
+fn a_connection_whose_dial_began_before_a_flush_is_not_lent_after_it() {
     let mut harness = Harness::new(3);
     let (held, resting) = (harness.dial_and_get(), harness.dial_and_get());
     let left = harness.queue(1);
@@ -661,18 +661,18 @@ fn what_began_before_a_flush_is_not_lent_after_it() {
     assert_eq!((harness.stats().idle, harness.stats().in_use, harness.stats().dialing), (1, 1, 1));
 
     harness.flush();
-    assert_eq!(harness.closes.len(), 1, "what rests is closed at once");
+    assert_eq!(harness.closes.len(), 1, "idle connections are closed at once");
     harness.give_back(held);
-    assert_eq!(harness.closes.len(), 2, "what is in use, when it comes back");
+    assert_eq!(harness.closes.len(), 2, "a connection in use is closed when it comes back");
     harness.dialed();
-    assert_eq!(harness.closes.len(), 3, "what was being dialed, when it is open");
+    assert_eq!(harness.closes.len(), 3, "a dialed connection is closed when it is open");
     harness.close_all();
     assert_eq!((harness.stats().open(), harness.stats().retired_total), (0, 3));
 }
 
 /// A connection that is laid out while the settings change passes the ledger before it is lent again.
 #[test]
-fn what_a_change_has_passed_by_comes_to_rest_in_its_turn_once_the_ledger_has_let_it_pass() {
+fn a_connection_laid_out_during_a_change_becomes_idle_in_its_order_once_the_ledger_lets_it_pass() {
     let config = Config { max_open: 3, check_after: Duration::MAX, ..ageless() };
     let mut harness = Harness::with(config);
     let entries = [harness.dial_and_get(), harness.dial_and_get(), harness.dial_and_get()];
@@ -852,7 +852,7 @@ fn serve_everyone(config: Config, warm_up_to: u32) {
 
 /// NO-STRANDED-WAITER: a connection that newcomers may take is no surplus while somebody waits.
 #[test]
-fn what_waits_for_a_hand_over_is_not_closed_as_one_too_many() {
+fn a_connection_that_waits_for_a_hand_over_is_not_surplus() {
     let bypass = SECOND;
     let config = Config { max_open: 2, max_idle: Some(0), ..ageless() };
     let mut harness = Harness::with(config);

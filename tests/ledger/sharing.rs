@@ -201,7 +201,7 @@ fn a_key_with_several_callers_waits_its_turn_for_each() {
 
 /// The caller with the oldest claim has been served by a return since.
 #[test]
-fn a_caller_who_was_served_otherwise_leaves_its_turn_to_whoever_has_waited_longest_then() {
+fn a_caller_who_was_served_by_a_return_leaves_its_slot_to_the_longest_waiting() {
     let mut keys = Desks::new(3, 2);
     let (own, other) = (keys.lend(1), keys.lend(0));
     let first = keys.queue(1);
@@ -323,7 +323,7 @@ fn busy_key(bypass: Duration) -> (Desks, Entry<u32>) {
 
 /// BOUNDED-BYPASS: beyond the bound a connection's key does not matter.
 #[test]
-fn whoever_has_lacked_a_slot_for_the_bound_is_passed_by_nobody_of_a_busy_key_who_came_later() {
+fn no_later_caller_of_a_busy_key_passes_one_who_has_lacked_a_slot_for_the_bound() {
     let (mut keys, held) = busy_key(4 * SECOND);
     let other = keys.queue(1);
     let own = keys.queue(0);
@@ -341,7 +341,7 @@ fn whoever_has_lacked_a_slot_for_the_bound_is_passed_by_nobody_of_a_busy_key_who
 
 /// BOUNDED-BYPASS: within the bound a connection stays with its key.
 #[test]
-fn whoever_has_lacked_a_slot_for_less_than_the_bound_may_be_passed() {
+fn a_caller_who_has_lacked_a_slot_for_less_than_the_bound_may_be_passed() {
     let (mut keys, held) = busy_key(4 * SECOND);
     let other = keys.queue(1);
     let own = keys.queue(0);
@@ -360,7 +360,7 @@ fn whoever_has_lacked_a_slot_for_less_than_the_bound_may_be_passed() {
 
 /// In its own queue nobody is passed for the sake of another key.
 #[test]
-fn whoever_has_waited_longer_than_any_who_lack_a_slot_is_served_first() {
+fn a_caller_who_has_waited_longer_than_all_who_lack_a_slot_is_served_first() {
     let (mut keys, held) = busy_key(Duration::ZERO);
     let own = keys.queue(0);
     keys.queue(1);
@@ -371,12 +371,12 @@ fn whoever_has_waited_longer_than_any_who_lack_a_slot_is_served_first() {
 
 /// A connection that became idle is not lent to newcomers before the order to close it arrives.
 #[test]
-fn what_comes_to_rest_beside_a_claim_that_is_due_rests_for_nobody() {
+fn a_connection_that_becomes_idle_beside_a_due_claim_is_closed_for_it() {
     let (mut keys, held) = busy_key(SECOND);
     keys.queue(1);
     keys[0].give_back(held);
     assert_eq!((keys.idle(), keys.evicted()), ([0, 0], 1));
-    assert_eq!(keys[0].orders, [], "nobody need be told");
+    assert_eq!(keys[0].orders, [], "no order is needed");
 }
 
 /// One connection is closed for each claim that is due.
@@ -488,7 +488,7 @@ fn a_warm_up_of_more_asks_for_its_own_turn_once_the_first_is_warm() {
 
 /// The connections of a warm-up are kept from those who came later, and from nobody else.
 #[test]
-fn what_a_warm_up_has_opened_makes_room_for_whoever_has_waited_longer() {
+fn connections_of_a_warm_up_make_room_for_callers_who_have_waited_longer() {
     let mut keys = Desks::new(3, 2);
     let (one, other) = (keys.lend(0), keys.lend(2));
     keys[1].queue(0);
@@ -518,7 +518,7 @@ fn a_key_used_since_it_was_listed_makes_no_room_before_a_colder_one() {
 
 /// A check does not count as use, and may take longer than others are idle.
 #[test]
-fn what_comes_back_from_a_check_is_as_cold_as_before() {
+fn a_connection_that_comes_back_from_a_check_is_as_cold_as_before() {
     let each = Config { check_after: SECOND, ..unchecked(3) };
     let mut keys = Desks::with(3, each, 3, None);
     let (warm, other) = (keys.lend(0), keys.lend(1));
@@ -544,7 +544,7 @@ fn what_comes_back_from_a_check_is_as_cold_as_before() {
 
 /// KEY-08: several of the coldest may be of one key.
 #[test]
-fn of_many_that_must_go_at_once_the_coldest_do() {
+fn the_coldest_of_many_are_closed_when_several_must_go_at_once() {
     let mut keys = Desks::new(3, 5);
     let held: Vec<_> = (0..3).map(|_| keys.lend(0)).collect();
     held.into_iter().for_each(|entry| keys.give_back(0, entry));
@@ -574,7 +574,7 @@ fn one_connection_is_closed_for_one_slot() {
 /// KEY-04: a connection that is lent makes room as soon as it is idle, even if it would come to rest in a
 /// place.
 #[test]
-fn what_comes_to_rest_while_somebody_lacks_a_slot_makes_room() {
+fn a_connection_that_becomes_idle_while_a_slot_is_lacking_makes_room() {
     let mut keys = Desks::new(2, 1);
     let held = keys.lend(0);
     assert!(keys[0].ledger.may_lay_out_for(keys[0].now).is_some());
@@ -648,7 +648,7 @@ fn ten_thousand_keys_in_use_are_asked_once() {
 // ---- Idle connections of all keys --------------------------------------------------------------------------------
 
 #[test]
-fn beyond_what_may_rest_one_is_closed_for_each_that_comes_to_rest() {
+fn beyond_the_bound_on_idle_connections_each_new_one_costs_another() {
     let mut keys = Desks::with(3, unchecked(9), 9, Some(2));
     let held: Vec<_> =
         (0..3).flat_map(|key| [(key, keys.lend(key)), (key, keys.lend(key))]).collect();
@@ -663,7 +663,7 @@ fn beyond_what_may_rest_one_is_closed_for_each_that_comes_to_rest() {
 
 /// It is closed anyway: the caller of another key takes its slot.
 #[test]
-fn what_is_closed_because_too_many_rest_makes_room_as_well() {
+fn a_surplus_connection_that_is_closed_makes_room_as_well() {
     let mut keys = Desks::with(3, unchecked(2), 2, Some(1));
     let held = [keys.lend(0), keys.lend(1)];
     let [one, other] = held;
@@ -686,7 +686,7 @@ fn a_warm_up_that_lacks_slots_closes_nothing_that_it_has_opened() {
     keys.come_to_rest();
     assert_eq!((keys[0].begun, keys.idle(), keys.evicted()), (1, [1, 0], 0));
     keys.queue(1);
-    assert_eq!(keys.evicted(), 0, "what it has opened is kept until its end");
+    assert_eq!(keys.evicted(), 0, "the warm-up's connections are kept until its end");
     keys[0].leave(ticket);
     keys.pass_on();
     assert_eq!(keys.idle(), [0, 0]);
@@ -720,7 +720,7 @@ fn two_warm_ups_that_lack_each_others_slots_do_not_take_turns() {
 
 /// REASON.
 #[test]
-fn who_waited_for_a_slot_is_told_so_and_nobody_else() {
+fn only_a_caller_who_waited_for_a_slot_is_told_that_the_key_stalled() {
     let each = Config { check_after: SECOND, ..unchecked(2) };
     let mut keys = Desks::with(2, each, 2, None);
     let (own, _other) = (keys.lend(0), keys.lend(1));

@@ -12,17 +12,17 @@ use crate::ledger::{
 use crate::moment::Moment;
 
 /// A caller's verdict, and whether it is waking up to it.
-type Told<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;
+type VerdictCell<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;
 
 /// The waker of one caller.
 pub(crate) struct Slip<K, F, C = u32> {
     caller: K,
-    told: Told<F, C>,
+    verdict: VerdictCell<F, C>,
 }
 
 impl<K: Copy, F, C> Clone for Slip<K, F, C> {
     fn clone(&self) -> Self {
-        Self { caller: self.caller, told: Rc::clone(&self.told) }
+        Self { caller: self.caller, verdict: Rc::clone(&self.verdict) }
     }
 }
 
@@ -34,7 +34,7 @@ impl<K: fmt::Debug, F, C> fmt::Debug for Slip<K, F, C> {
 
 impl<K: Copy, F, C> Slip<K, F, C> {
     pub(crate) fn new(caller: K) -> Self {
-        Self { caller, told: Rc::default() }
+        Self { caller, verdict: Rc::default() }
     }
 
     pub(crate) fn caller(&self) -> K {
@@ -43,14 +43,14 @@ impl<K: Copy, F, C> Slip<K, F, C> {
 
     /// Takes the caller's verdict, and whether it is waking up to it.
     pub(crate) fn take(&self) -> Option<(Verdict<C, F>, bool)> {
-        self.told.take()
+        self.verdict.take()
     }
 }
 
 impl<K: Copy, F, C> Waker<C, F> for Slip<K, F, C> {
     fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
-        let before = self.told.borrow_mut().replace((verdict, is_waking));
-        assert!(before.is_none(), "a caller is told once");
+        let before = self.verdict.borrow_mut().replace((verdict, is_waking));
+        assert!(before.is_none(), "a caller gets one verdict");
     }
 
     fn request_tick(&self) {}
@@ -79,8 +79,8 @@ impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
     }
 
     /// Whether the caller has a verdict that it has not collected.
-    pub(crate) fn is_told(&self, caller: K) -> bool {
-        self.slips.get(&caller).is_some_and(|slip| slip.told.borrow().is_some())
+    pub(crate) fn has_verdict(&self, caller: K) -> bool {
+        self.slips.get(&caller).is_some_and(|slip| slip.verdict.borrow().is_some())
     }
 
     /// Collects the caller's verdict. The caller counts as woken if it was asleep.

@@ -33,7 +33,7 @@ enum Item {
     Wake(u32, Option<u32>),
     Return(u32),
     DialEnds(DialOrder<Slip<u32, Failure>>, bool),
-    AsideEnds(AtDialerOrder<u32>),
+    BackFromDialer(AtDialerOrder<u32>),
     CloseEnds(CloseOrder<u32>),
     Upkeep(Moment),
     Change,
@@ -60,7 +60,7 @@ struct Caller {
 struct Connection {
     opened_at: Moment,
     rests_since: Moment,
-    is_aside: bool,
+    is_at_dialer: bool,
     /// When its slot may be freed although it is open, as its close, check or reset hangs.
     slot_until: Option<Moment>,
 }
@@ -90,7 +90,7 @@ struct Soak {
     /// Callers who wait or hold a connection.
     callers: BTreeMap<u32, Caller>,
     arrived: u32,
-    told: u32,
+    verdicts: u32,
     connections: BTreeMap<u32, Connection>,
     dialing: u32,
     opened: u32,
@@ -124,7 +124,7 @@ impl Soak {
             numbers: 0,
             callers: BTreeMap::new(),
             arrived: 0,
-            told: 0,
+            verdicts: 0,
             connections: BTreeMap::new(),
             dialing: 0,
             opened: 0,
@@ -152,13 +152,13 @@ impl Soak {
         self.agenda.insert((self.now + after, self.numbers), item);
     }
 
-    fn dice(&mut self, sides: u64) -> u64 {
+    fn random(&mut self, sides: u64) -> u64 {
         next(&mut self.random) % sides
     }
 
     /// At least this, and at most twice as much.
     fn about(&mut self, least: Duration) -> Duration {
-        least + least.mul_f64(self.dice(1000) as f64 / 1000.0)
+        least + least.mul_f64(self.random(1000) as f64 / 1000.0)
     }
 
     /// Runs until nothing is under way and nobody comes.
@@ -172,7 +172,7 @@ impl Soak {
                 Item::Wake(caller, sleep) => self.wake(caller, sleep),
                 Item::Return(caller) => self.come_back(caller),
                 Item::DialEnds(order, succeeds) => self.dial_ends(&order, succeeds),
-                Item::AsideEnds(order) => self.aside_ends(order),
+                Item::BackFromDialer(order) => self.back_from_dialer(order),
                 Item::CloseEnds(order) => self.close_ends(&order),
                 Item::Upkeep(alarm) if self.alarm == Some(alarm) => {
                     self.alarm = None;
@@ -195,7 +195,7 @@ impl Soak {
     fn go(&mut self, away: bool) {
         (self.is_away, self.changed_at) = (away, self.now);
         if away {
-            let outage = self.about(3 * SECOND) * (1 + self.dice(4) as u32);
+            let outage = self.about(3 * SECOND) * (1 + self.random(4) as u32);
             self.put(outage, Item::ServerComes);
         } else if !self.is_over() {
             let up = self.about(60 * SECOND);
@@ -210,7 +210,7 @@ impl Soak {
             self.ledger.take_from_place(entry);
         }
         let orders = event(&mut self.ledger, self.now);
-        if self.ledger.may_lay_out_for(self.now).is_some() && self.dice(3) > 0 {
+        if self.ledger.may_lay_out_for(self.now).is_some() && self.random(3) > 0 {
             let mut places = Vec::new();
             while places.len() < 8 {
                 let Some(entry) = self.ledger.lay_out(self.now) else { break };
@@ -222,16 +222,16 @@ impl Soak {
         self.carry_out(orders);
     }
 
-    fn may_rest_unseen(&self, entry: &Entry<u32>) -> bool {
+    fn may_rest_in_place(&self, entry: &Entry<u32>) -> bool {
         entry.epoch == self.ledger.epoch() && self.now < entry.expires
     }
 
     /// Takes a connection from a place, without the ledger.
-    fn take_unseen(&mut self) -> Option<Entry<u32>> {
+    fn take_from_place(&mut self) -> Option<Entry<u32>> {
         let entry = self.places.as_mut()?.pop()?;
         let Config { check_after, max_idle_time, .. } = *self.ledger.config();
         let is_fresh = self.now.since(entry.idle_since()) <= check_after.min(max_idle_time);
-        if !is_fresh || !self.may_rest_unseen(&entry) {
+        if !is_fresh || !self.may_rest_in_place(&entry) {
             self.event(|ledger, now| {
                 ledger.take_from_place(entry);
                 ledger.tick(now)
@@ -246,12 +246,12 @@ impl Soak {
     fn carry_out(&mut self, orders: Orders) {
         let Lists { wake, dials, at_dialer, closes, alarm, .. } = orders.into();
         for caller in wake {
-            let after = Duration::from_micros(self.dice(200));
+            let after = Duration::from_micros(self.random(200));
             self.put(after, Item::Wake(caller, None));
         }
         if let Some(alarm) = alarm {
             self.alarm = Some(alarm);
-            let late = LATENESS.mul_f64(self.dice(100) as f64 / 100.0);
+            let late = LATENESS.mul_f64(self.random(100) as f64 / 100.0);
             self.put(alarm.since(self.now) + late, Item::Upkeep(alarm));
         }
         let waiting = self.callers.values().filter(|caller| caller.is_waiting);
@@ -261,7 +261,7 @@ impl Soak {
         self.seen.refilled += u32::from(demand == 0 && !dials.is_empty());
         for order in dials {
             self.dialing += 1;
-            let (away, luck) = (self.is_away, self.dice(1000));
+            let (away, luck) = (self.is_away, self.random(1000));
             let takes = match luck {
                 0..5 => 30 * SECOND,
                 5..100 if away => 4 * SECOND,
@@ -274,18 +274,18 @@ impl Soak {
             self.seen.keep_alives += u32::from(order.purpose == Purpose::KeepAlive);
             let limit = self.ledger.config().close_timeout;
             let connection = self.connection(order.entry.connection);
-            connection.is_aside = true;
+            connection.is_at_dialer = true;
             connection.slot_until = order.deadline.map(|deadline| deadline + limit);
-            let takes = match self.dice(100) {
+            let takes = match self.random(100) {
                 _ if matches!(order.purpose, Purpose::Judge { .. }) => Duration::ZERO,
                 0 => self.about(4 * SECOND),
                 _ => self.about(MILLISECOND),
             };
-            self.put(takes, Item::AsideEnds(order));
+            self.put(takes, Item::BackFromDialer(order));
         }
         for order in closes {
             self.begin_close(&order);
-            let hangs = self.dice(100) == 0;
+            let hangs = self.random(100) == 0;
             let takes = self.about(if hangs { 4 * SECOND } else { MILLISECOND / 2 });
             self.put(takes, Item::CloseEnds(order));
         }
@@ -326,17 +326,17 @@ impl Soak {
         self.opened += 1;
         let (connection, now) = (self.opened, self.now);
         let opened =
-            Connection { opened_at: now, rests_since: now, is_aside: false, slot_until: None };
+            Connection { opened_at: now, rests_since: now, is_at_dialer: false, slot_until: None };
         self.connections.insert(connection, opened);
         self.event(|ledger, now| ledger.dialed(order.id, connection, None, Duration::MAX, now));
     }
 
-    fn aside_ends(&mut self, order: AtDialerOrder<u32>) {
-        let is_sound = self.dice(20) > 0 && !self.is_away;
+    fn back_from_dialer(&mut self, order: AtDialerOrder<u32>) {
+        let is_sound = self.random(20) > 0 && !self.is_away;
         let (now, is_late) = (self.now, order.deadline.is_some_and(|at| at <= self.now));
         let connection = self.connection(order.entry.connection);
         // A connection that is written off is closed in its slot.
-        (connection.is_aside, connection.rests_since) = (false, now);
+        (connection.is_at_dialer, connection.rests_since) = (false, now);
         connection.slot_until = connection.slot_until.filter(|_| is_late);
         let fault = (!is_sound).then(|| order.purpose.fault());
         self.event(|ledger, now| ledger.back_from_dialer(order.id, order.entry, fault, now));
@@ -352,7 +352,7 @@ impl Soak {
 
     fn arrive(&mut self) {
         if !self.is_over() {
-            let pause = match self.dice(1000) {
+            let pause = match self.random(1000) {
                 0 => self.about(30 * SECOND), // The load goes away for a while.
                 1..300 => Duration::ZERO,
                 _ => self.about(80 * MILLISECOND),
@@ -366,9 +366,9 @@ impl Soak {
     fn call(&mut self) {
         let patience =
             [Some(20 * MILLISECOND), Some(SECOND), Some(5 * SECOND), Some(30 * SECOND), None]
-                [self.dice(5) as usize];
+                [self.random(5) as usize];
         let caller = self.newcomer(patience, 0);
-        match self.take_unseen() {
+        match self.take_from_place() {
             Some(entry) => self.lend(caller, entry),
             None => self.ask(caller, None),
         }
@@ -427,8 +427,8 @@ impl Soak {
             ledger.note_woken(woken);
             let is_late = deadline.is_some_and(|deadline| deadline <= now);
             if verdict.is_none() && is_late {
-                let (told, orders) = ledger.leave(ticket, now, |_| ());
-                verdict = told.map(|(verdict, ())| verdict);
+                let (left, orders) = ledger.leave(ticket, now, |_| ());
+                verdict = left.map(|(verdict, ())| verdict);
                 orders
             } else {
                 ledger.tick(now)
@@ -467,33 +467,33 @@ impl Soak {
         self.wait_on(id);
     }
 
-    fn tell(&mut self, id: u32) {
+    fn note_verdict(&mut self, id: u32) {
         let caller = self.caller(id);
-        assert!(caller.is_waiting, "told although it does not wait: {caller:?}");
+        assert!(caller.is_waiting, "has a verdict although it does not wait: {caller:?}");
         caller.is_waiting = false;
-        self.told += 1;
+        self.verdicts += 1;
     }
 
     fn turn_away(&mut self, id: u32) {
-        self.tell(id);
+        self.note_verdict(id);
         self.callers.remove(&id);
     }
 
     fn lend(&mut self, id: u32, entry: Entry<u32>) {
-        self.tell(id);
+        self.note_verdict(id);
         let lifetime = self.ledger.config().max_lifetime;
         let age = entry.age(self.now);
         assert!(age < lifetime.saturating_add(MILLISECOND), "LIFE-03: {age:?} of {lifetime:?}");
         let ticket = self.caller(id).ticket;
-        if ticket.is_some() && self.dice(100) == 0 {
+        if ticket.is_some() && self.random(100) == 0 {
             // The connection is broken: the caller keeps its place in the queue.
-            self.told -= 1;
+            self.verdicts -= 1;
             self.event(|ledger, now| ledger.retire(entry, CloseReason::Broken, now));
             return self.ask(id, ticket);
         }
         let entry = entry;
         self.caller(id).holds = Some(entry);
-        let hold = match self.dice(1000) {
+        let hold = match self.random(1000) {
             0 => 20 * SECOND,
             1..50 => SECOND,
             _ => 20 * MILLISECOND,
@@ -507,7 +507,7 @@ impl Soak {
         let mut entry = caller.holds.expect("it holds a connection");
         let now = self.now;
         self.connection(entry.connection).rests_since = now;
-        match self.dice(100) {
+        match self.random(100) {
             dice @ 0..3 => {
                 let reasons = [CloseReason::Discarded, CloseReason::Panicked, CloseReason::Broken];
                 self.event(|ledger, now| ledger.retire(entry, reasons[dice as usize], now));
@@ -518,7 +518,7 @@ impl Soak {
                 self.event(|ledger, now| ledger.detach(entry, now).1);
             }
             4..15 => self.event(|ledger, now| ledger.give_back_for_reset(entry, now)),
-            _ if self.places.is_some() && self.may_rest_unseen(&entry) => {
+            _ if self.places.is_some() && self.may_rest_in_place(&entry) => {
                 entry.come_to_rest(now);
                 let expires = entry.expires;
                 let places = self.places.as_mut().expect("just looked");
@@ -540,10 +540,10 @@ impl Soak {
         }
         let pause = self.about(4 * SECOND);
         self.put(pause, Item::Change);
-        match self.dice(16) {
+        match self.random(16) {
             0 => {
                 let until = self.now + self.ledger.config().close_timeout;
-                for connection in self.connections.values_mut().filter(|it| it.is_aside) {
+                for connection in self.connections.values_mut().filter(|it| it.is_at_dialer) {
                     let before = connection.slot_until.unwrap_or(until);
                     connection.slot_until = Some(before.min(until));
                 }
@@ -562,7 +562,7 @@ impl Soak {
                 self.event(|ledger, now| ledger.reconfigure(config, now));
             }
             5..7 => {
-                let target = self.dice(8) as u32;
+                let target = self.random(8) as u32;
                 let caller = self.newcomer(Some(5 * SECOND), target);
                 let mut ticket = None;
                 let slip = self.slips.give(caller);
@@ -618,7 +618,7 @@ impl Soak {
         self.event(Ledger::tick);
         self.run();
         assert!(self.callers.is_empty(), "NO-STRANDED-WAITER: {:?}", self.callers);
-        assert_eq!(self.told, self.arrived, "each is told exactly once");
+        assert_eq!(self.verdicts, self.arrived, "each gets exactly one verdict");
         self.places
             .take()
             .into_iter()

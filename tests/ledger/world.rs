@@ -151,7 +151,7 @@ enum Want {
 enum State {
     Waiting,
     /// It has a verdict that it has not collected.
-    Told(Outcome),
+    HasVerdict(Outcome),
     Holding(Entry<u32>),
     /// It was given a broken connection and has retired it.
     Empty,
@@ -427,7 +427,8 @@ impl World {
 
     /// A client wakes, for a reason or for none, and collects its verdict if it has one.
     pub(crate) fn collect(&mut self, pick: usize) {
-        let client = self.pick_client(pick, |p| matches!(p.state, State::Waiting | State::Told(_)));
+        let client =
+            self.pick_client(pick, |p| matches!(p.state, State::Waiting | State::HasVerdict(_)));
         if let Some(client) = client {
             if !self.collect_of(client) && !self.is_expired(client, self.now) {
                 self.fall_asleep(client);
@@ -438,19 +439,19 @@ impl World {
 
     fn collect_of(&mut self, client: usize) -> bool {
         let ticket = self.clients[client].ticket.expect("who waits has a ticket");
-        let told = self.slips.collect(client);
+        let collected = self.slips.collect(client);
         self.ledger.note_woken(self.slips.woken);
-        match (told, &self.clients[client].state) {
+        match (collected, &self.clients[client].state) {
             (None, State::Waiting) => return false,
-            (Some(verdict), State::Told(told)) => {
-                assert_eq!(name(&verdict), *told, "the verdict for client {client}");
+            (Some(verdict), State::HasVerdict(expected)) => {
+                assert_eq!(name(&verdict), *expected, "the verdict for client {client}");
                 self.clients[client].state = State::Gone;
                 if let Verdict::Granted(entry) = verdict {
                     self.hold(client, ticket, entry);
                 }
                 self.look_at(self.now);
             }
-            (verdict, state) => panic!("client {client} is {state:?} and is told {verdict:?}"),
+            (verdict, state) => panic!("client {client} is {state:?} and gets {verdict:?}"),
         }
         true
     }
@@ -466,7 +467,7 @@ impl World {
             if world.queue.contains(&client) {
                 world.queue.retain(|waiting| *waiting != client);
                 world.totals.cancelled_total += 1;
-                world.tell(client, Outcome::Cancelled);
+                world.notify(client, Outcome::Cancelled);
             }
         });
     }
@@ -475,8 +476,9 @@ impl World {
     pub(crate) fn leave(&mut self, pick: usize) {
         let now = self.read_clock(Duration::ZERO);
         let late = |p: &Client| p.deadline.is_some_and(|deadline| deadline <= now);
-        let client = self
-            .pick_client(pick, |p| matches!(p.state, State::Waiting | State::Told(_)) && late(p));
+        let client = self.pick_client(pick, |p| {
+            matches!(p.state, State::Waiting | State::HasVerdict(_)) && late(p)
+        });
         if let Some(client) = client {
             self.collect_or_leave(client, now);
         }
@@ -485,11 +487,14 @@ impl World {
     fn collect_or_leave(&mut self, client: usize, now: Moment) {
         if !self.collect_of(client) {
             let ticket = self.clients[client].ticket.expect("who waits has a ticket");
-            let (told, orders) = self.ledger.leave(ticket, now, |_| ());
+            let (left, orders) = self.ledger.leave(ticket, now, |_| ());
             self.event(now, orders, |world, _| {
-                let Some((verdict, ())) = told else {
+                let Some((verdict, ())) = left else {
                     let state = &world.clients[client].state;
-                    return assert!(matches!(state, State::Told(_)), "is told nothing: {state:?}");
+                    return assert!(
+                        matches!(state, State::HasVerdict(_)),
+                        "gets no verdict: {state:?}"
+                    );
                 };
                 assert_eq!(name(&verdict), world.lateness(client), "REASON: of client {client}");
                 if world.queue.contains(&client) {
@@ -545,7 +550,7 @@ impl World {
                 abandoned: false,
             };
             world.connections.insert(connection, opened);
-            world.shelve(connection, now);
+            world.admit(connection, now);
         });
     }
 
@@ -573,7 +578,7 @@ impl World {
             let returned = world.connection(connection);
             returned.reused = true;
             (returned.proven_at, returned.idle_since) = (now, now);
-            world.shelve(connection, now);
+            world.admit(connection, now);
         });
     }
 
@@ -594,7 +599,8 @@ impl World {
         let able: Vec<_> =
             (0..self.at_dialer.len()).filter(|at| !self.at_dialer[*at].hangs).collect();
         let Some(at) = choose(&able, pick) else { return };
-        let entry = self.at_dialer[at].entry.take().expect("what is aside comes back once");
+        let entry =
+            self.at_dialer[at].entry.take().expect("a connection comes back from the dialer once");
         let fault = (!sound).then(|| self.at_dialer[at].purpose.fault());
         let orders = self.ledger.back_from_dialer(self.at_dialer[at].id, entry, fault, now);
         self.event(now, orders, |world, now| {
@@ -607,7 +613,7 @@ impl World {
                     Purpose::Judge { until, .. } => world.connection(connection).judged = until,
                     _ => world.connection(connection).proven_at = now,
                 }
-                world.shelve(connection, now);
+                world.admit(connection, now);
             } else {
                 let reason = match purpose {
                     Purpose::Check | Purpose::KeepAlive => CloseReason::CheckFailed,
@@ -669,7 +675,7 @@ impl World {
         self.clients.push(Client::new(want, Some(ticket), deadline, State::Waiting));
         self.event(now, orders, |world, _| {
             if is_closed {
-                world.clients[client].state = State::Told(Outcome::Closed);
+                world.clients[client].state = State::HasVerdict(Outcome::Closed);
             }
         });
     }
@@ -707,7 +713,7 @@ impl World {
             assert_eq!(epoch, world.epoch, "each predicate has its own");
             world.predicates.push(epoch);
             for connection in idle {
-                world.shelve(connection, now);
+                world.admit(connection, now);
             }
         });
     }
@@ -742,7 +748,7 @@ impl World {
             for client in 0..world.clients.len() {
                 let Client { want, state, .. } = &world.clients[client];
                 if matches!(state, State::Waiting) && *want != Want::Rest {
-                    world.tell(client, Outcome::Closed);
+                    world.notify(client, Outcome::Closed);
                 }
             }
         });
@@ -779,7 +785,7 @@ impl World {
     pub(crate) fn finish(mut self, refuses: bool) {
         self.hangs = Hangs { dials: 0, at_dialer: 0, closes: 0, upkeep: true };
         self.dials.values_mut().for_each(|dial| dial.hangs = false);
-        self.at_dialer.iter_mut().for_each(|aside| aside.hangs = false);
+        self.at_dialer.iter_mut().for_each(|stay| stay.hangs = false);
         self.closes.iter_mut().for_each(|close| close.2 = false);
         self.come_to_rest(refuses);
         self.resume(Duration::ZERO);
@@ -796,7 +802,7 @@ impl World {
         self.close(Duration::ZERO);
         self.drain(None, Duration::ZERO);
         self.come_to_rest(refuses);
-        assert_eq!(self.waiting().count(), 0, "a drained pool is told so");
+        assert_eq!(self.waiting().count(), 0, "a drain of a closed pool ends");
         assert_eq!(self.ledger.stats(self.now).open(), 0, "a drained pool is empty");
         for (id, connection) in &self.connections {
             let place = connection.place;
@@ -826,7 +832,8 @@ impl World {
                 self.back(0, true, zero);
             } else if self.clients.iter().any(|p| matches!(p.state, State::Holding(_))) {
                 self.give_back(0, zero);
-            } else if let Some(client) = self.pick_client(0, |p| matches!(p.state, State::Told(_)))
+            } else if let Some(client) =
+                self.pick_client(0, |p| matches!(p.state, State::HasVerdict(_)))
             {
                 self.collect_of(client);
             } else if !self.dials.is_empty() && refuses {
@@ -857,7 +864,7 @@ impl World {
         self.expire(now);
         what(self, now);
         self.settle(now);
-        self.keep_watch();
+        self.appoint_watcher();
         self.forget_predicates();
         self.note_alarm(now);
         self.assert_all_expected();
@@ -868,7 +875,7 @@ impl World {
         let Lists { wake, dials, at_dialer, closes, .. } = &self.orders;
         assert!(wake.is_empty(), "WAK-04: woken for nothing: {wake:?}");
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
-        assert!(at_dialer.is_empty(), "set aside for nothing: {at_dialer:?}");
+        assert!(at_dialer.is_empty(), "sent to the dialer for nothing: {at_dialer:?}");
         assert!(closes.is_empty(), "closed for nothing: {closes:?}");
     }
 
@@ -925,7 +932,7 @@ impl World {
         let fill = self.next_fill().filter(|at| is_missing && *at > now);
         // A job that hangs must not hold these up.
         let is_held_up = self.config.min_idle() > 0 || self.keep_alives() > 0;
-        let job = self.next_errand_due().filter(|_| is_held_up);
+        let job = self.next_job_due().filter(|_| is_held_up);
         // A connection in use may come to rest in a place.
         let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
         let shortest = max_lifetime.min(max_idle_time).min(check_idle_every);
@@ -936,7 +943,7 @@ impl World {
 
     /// When a job next overruns its time limit, or a caller may dial again: somebody must be awake then.
     fn next_due(&self) -> Option<Moment> {
-        [self.next_errand_due(), self.next_retry(), self.next_warm_up()].into_iter().flatten().min()
+        [self.next_job_due(), self.next_retry(), self.next_warm_up()].into_iter().flatten().min()
     }
 
     /// When a warm-up may dial, if one waits for that time.
@@ -947,16 +954,16 @@ impl World {
         self.replaces_at.filter(|_| self.clients.iter().any(warms))
     }
 
-    fn next_errand_due(&self) -> Option<Moment> {
+    fn next_job_due(&self) -> Option<Moment> {
         let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
         let at_dialer =
-            self.at_dialer.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
+            self.at_dialer.iter().filter(|a| a.written_off.is_none()).map(|stay| stay.deadline);
         let closings = self.closings.values().map(|(_, deadline)| *deadline);
         dials.chain(at_dialer).chain(closings).flatten().min()
     }
 
     /// The watcher wakes for that, or a sleeper is woken to become the watcher.
-    fn keep_watch(&mut self) {
+    fn appoint_watcher(&mut self) {
         let is_waiting = |client: &Client| matches!(client.state, State::Waiting);
         let to_tick = self.orders.wake.iter().find(|woken| is_waiting(&self.clients[**woken]));
         if let Some(client) = to_tick.copied() {
@@ -1021,7 +1028,7 @@ impl World {
                 for client in 0..self.clients.len() {
                     let Client { want, state, .. } = &self.clients[client];
                     if matches!(state, State::Waiting) && *want == Want::Rest {
-                        self.tell(client, Outcome::Drained);
+                        self.notify(client, Outcome::Drained);
                     }
                 }
             }
@@ -1047,13 +1054,13 @@ impl World {
         while let Some(&front) = self.queue.first() {
             if self.is_expired(front, now) {
                 self.queue.remove(0);
-                self.clients[front].state = State::Told(self.lateness(front));
+                self.clients[front].state = State::HasVerdict(self.lateness(front));
                 self.totals.timed_out_total += 1;
             } else if self.is_fresh(now) {
                 self.queue.remove(0);
                 let connection = self.take_idle().expect("something is idle");
                 self.lend(connection, now);
-                self.tell(front, Outcome::Granted(connection));
+                self.notify(front, Outcome::Granted(connection));
             } else if self.checks() < self.queue.len() && !self.idle.is_empty() {
                 let stale = self.take_idle().expect("something is idle");
                 self.send_to_dialer(Purpose::Check, stale, now);
@@ -1070,7 +1077,7 @@ impl World {
             let failure = self.clients[client].failure.filter(|_| is_hopeless && !self.may_retry());
             if let Some(failure) = failure {
                 self.queue.retain(|waiting| *waiting != client);
-                self.tell(client, Outcome::Failed(failure));
+                self.notify(client, Outcome::Failed(failure));
             }
         }
     }
@@ -1119,7 +1126,7 @@ impl World {
             for client in 0..self.clients.len() {
                 let Client { want, state, .. } = &self.clients[client];
                 if matches!((want, state), (Want::WarmUp(_), State::Waiting)) {
-                    self.tell(client, Outcome::Failed(failure));
+                    self.notify(client, Outcome::Failed(failure));
                 }
             }
         }
@@ -1214,7 +1221,7 @@ impl World {
                 continue;
             };
             if self.idle.len() + self.busy() >= target.min(self.config.max_idle()) as usize {
-                self.tell(at, Outcome::Warm);
+                self.notify(at, Outcome::Warm);
             }
         }
     }
@@ -1258,19 +1265,19 @@ impl World {
         }
         let is_warm_up = matches!(sponsor.want, Want::WarmUp(_));
         if is_warm_up && dial.counted && matches!(sponsor.state, State::Waiting) {
-            self.tell(client, Outcome::Failed(failure));
+            self.notify(client, Outcome::Failed(failure));
         }
     }
 
     /// A client gets its verdict, and is woken.
-    fn tell(&mut self, client: usize, told: Outcome) {
+    fn notify(&mut self, client: usize, outcome: Outcome) {
         self.take_wake(client);
-        if let Outcome::Granted(_) = told {
+        if let Outcome::Granted(_) = outcome {
             let earlier =
                 self.queue.iter().find(|p| self.clients[**p].ticket < self.clients[client].ticket);
             assert_eq!(earlier, None, "LATE-BINDING: the longest-waiting caller is served first");
         }
-        if let Outcome::Failed(_) = told {
+        if let Outcome::Failed(_) = outcome {
             let may_wait = self.config.on_dial_failure != OnDialFailure::Fail;
             let is_caller = self.clients[client].want == Want::Connection;
             assert!(
@@ -1280,7 +1287,7 @@ impl World {
         }
         let Client { state, dial, failure, .. } = &mut self.clients[client];
         assert!(matches!(state, State::Waiting), "two verdicts for client {client}");
-        *state = State::Told(told);
+        *state = State::HasVerdict(outcome);
         (*dial, *failure) = (None, None);
     }
 
@@ -1309,7 +1316,7 @@ impl World {
         (*own, *state) = (Some(ticket), State::Holding(entry));
     }
 
-    fn shelve(&mut self, connection: u32, now: Moment) {
+    fn admit(&mut self, connection: u32, now: Moment) {
         // Until it is somewhere again it counts nowhere.
         self.connection(connection).place = Place::Kept;
         let surplus = self.live() >= self.config.max_open;
@@ -1349,7 +1356,8 @@ impl World {
     fn send_to_dialer(&mut self, purpose: Purpose, connection: u32, now: Moment) {
         let at_dialer = &mut self.orders.at_dialer;
         let at = at_dialer.iter().position(|order| order.entry.connection == connection);
-        let at = at.unwrap_or_else(|| panic!("{connection} is not set aside for {purpose:?}"));
+        let at =
+            at.unwrap_or_else(|| panic!("{connection} is not sent to the dialer for {purpose:?}"));
         let AtDialerOrder { id, purpose: ordered, entry, deadline } = at_dialer.remove(at);
         assert_eq!((ordered, deadline), (purpose, now.after(self.config.check_timeout)));
         self.connection(connection).place = Place::AtDialer;
@@ -1614,7 +1622,7 @@ impl World {
         let holds_failure = |client: &&usize| self.clients[**client].failure.is_some();
         let is_hopeless = self.busy() == 0 && !self.may_retry();
         let hopeless = self.queue.iter().find(holds_failure).filter(|_| is_hopeless);
-        assert_eq!(hopeless, None, "REASON: waits for what cannot come");
+        assert_eq!(hopeless, None, "REASON: waits although nothing can come");
     }
 
     // ---- Picking -------------------------------------------------------------------------------
