@@ -1,26 +1,25 @@
 //! The budget: the slots that the keys of one keyed pool share, as plain data.
 //!
-//! Each key has a ledger of its own and is a *member* here. A member takes a slot before each dial
-//! and gives it back when its connection is closed; one that gets none is *stalled*, and is granted
-//! the next that comes free if it has waited longest. While anyone is stalled, whoever rests coldest
-//! is ordered to close a connection for it.
+//! Each key has a ledger of its own and is a *member* here. A member takes a slot before each dial and
+//! returns it when the connection is closed. A member that gets none is *stalled*: its *claim* waits, and
+//! the claim that has waited longest gets the next free slot. While anyone is stalled, the member whose
+//! connection has been idle longest is ordered to close it.
 //!
-//! # Who rests coldest
+//! # Whose connection has been idle longest
 //!
-//! A member with connections is *listed* by a time before which none of them came to rest. That
-//! time is allowed to be old: connections are lent and given back without a word to the budget. So
-//! the first on the list is ordered to evict only if it rests at least as long as the next on the
-//! list (`bar`), and is listed anew by the true time if not. Each order that finds out so much is
-//! paid for by the loans since the last, so what a slot costs is O(log n) in the members. A member
-//! that has nothing at rest is not listed; it *watches* instead, and says when something comes to
-//! rest.
+//! The budget cannot know exactly, as connections are lent and given back without it. Each member with
+//! connections is *listed* by a time before which none of them became idle, and that time may be old. The
+//! first on the list is ordered to evict, but only connections that have been idle for as long as the next
+//! on the list says (`bar`). Otherwise it is listed again, by the true time. Loans since the last order pay
+//! for that, so a slot costs O(log n) in the members. A member with nothing idle is not listed; it reports
+//! as soon as something becomes idle.
 //!
 //! # Who may be passed, and for how long
 //!
-//! What comes back to a member goes to a caller of that member, which costs no dial; so a member with
-//! many callers passes those who are stalled. A claim that has waited for longer than the bound of
-//! BOUNDED-BYPASS is passed by nobody who has waited less: a member that watches asks whether there is
-//! one when something comes to rest (`yields`), and closes that for it.
+//! A connection that comes back goes to a caller of the same key, which costs no dial. So a busy key passes
+//! those who are stalled. But nobody who has waited less passes a claim that has waited for the bound of
+//! BOUNDED-BYPASS: a member that is not listed asks whether there is such a claim when something becomes
+//! idle, and closes the connection for it (`must_yield`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,75 +29,78 @@ use crate::moment::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct MemberId(pub(crate) u64);
 
-/// Something that a member is to be told, once no lock is held.
+/// An order to a member. It is delivered once no lock is held.
 #[must_use = "a slot or a stalled caller is lost with it"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Order {
+pub(crate) struct BudgetOrder {
     pub(crate) to: MemberId,
-    pub(crate) what: What,
+    pub(crate) action: BudgetAction,
 }
 
-/// What a member is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum What {
-    /// A slot is the member's.
+pub(crate) enum BudgetAction {
+    /// The member has one slot more.
     Grant,
-    /// Close the coldest connections, at most so many, that have rested since `bar` or longer.
-    /// `None`: however long.
+    /// The member must close its coldest connections: at most `most`, and only those that have been idle
+    /// since `bar` or longer. `None`: however long.
     Evict { most: u32, bar: Option<Moment> },
 }
 
-/// What a member that wants more slots than there are waits for.
+/// The slots that a member lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ask {
+pub(crate) struct Claim {
     /// Since when its longest-waiting caller without a slot has waited.
     pub(crate) since: Moment,
     /// How many slots it could use.
     pub(crate) slots: u32,
 }
 
-/// What has become of a member since it was last here.
+/// What has happened to a member's slots since its last report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
-    /// Slots that it gives back.
+    /// Slots that it returns.
     pub(crate) freed: u32,
-    /// Slots that it was granted, and knows of since.
+    /// Grants that have reached it.
     pub(crate) granted: u32,
-    /// Of these, how many are of connections that it was ordered to close.
+    /// How many of `freed` are of connections that were closed for other members.
     pub(crate) made_room: u32,
-    /// Connections that it was ordered to close, and does since.
+    /// Connections that it was ordered to close and is closing.
     pub(crate) evicted: u32,
-    /// Those that it was ordered to close and does not have.
+    /// Connections that it was ordered to close and does not have.
     pub(crate) refused: u32,
 }
 
 /// The slots of all members together.
 ///
+/// All fields are written and read under the budget's lock, which may be taken while a ledger is locked,
+/// and never the other way about.
+///
 /// | promise | how it is kept here |
 /// | --- | --- |
-/// | `BOUND` | `taken <= max_open`: a slot is taken before its dial begins, and given back when its connection is closed |
-/// | `NO-LOST-SLOT` | a slot is free, or some member's, or on its way to one in an order |
-/// | `BOUNDED-BYPASS` | a claim that has waited for the bound is granted a slot before anybody who has waited less is lent what comes back to a member that watches |
-/// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are asked for, or nobody is listed |
+/// | `BOUND` | `taken <= max_open`: a slot is taken before its dial begins, and returned when its connection is closed |
+/// | `NO-LOST-SLOT` | a slot is free, or held by a member, or on its way to one in an order |
+/// | `BOUNDED-BYPASS` | a claim that has waited for the bound is granted a slot before anybody who has waited less is lent a connection that comes back to a member that is not listed |
+/// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are claimed, or nobody is listed |
 #[derive(Debug)]
 pub(crate) struct Budget {
     max_open: u32,
-    /// Slots that are some member's, or on their way to one.
+    /// Slots that members hold, or that are on their way to one.
     taken: u32,
-    /// Who waits for a slot, longest first.
+    /// The claims, the longest-waiting first.
     stalled: BTreeSet<(Moment, MemberId)>,
-    asks: BTreeMap<MemberId, Ask>,
-    /// Slots on their way to members, who ask for them still.
+    /// The same claims by member.
+    claims: BTreeMap<MemberId, Claim>,
+    /// All slots that are claimed.
+    claimed: u32,
+    /// Slots on their way to members.
     granted: BTreeMap<MemberId, u32>,
-    /// The slots that they ask for.
-    asked: u32,
-    /// Connections that rest beyond the bound on these, when somebody last counted.
+    /// Idle connections beyond the bound on these, when they were last counted.
     surplus: u32,
-    /// Who may have connections at rest, by a time since when none of them has rested longer.
+    /// Members that may have idle connections, by a time since when none has been idle longer.
     listed: BTreeSet<(Moment, MemberId)>,
-    /// Connections that were ordered to be closed, where nobody has answered yet.
-    ordered: u32,
-    /// Connections that are being closed because of such an order.
+    /// Connections that were ordered to be closed, and whose members have not answered.
+    unanswered: u32,
+    /// Connections that are being closed for other members.
     making_room: u32,
     evicted_total: u64,
 }
@@ -109,133 +111,134 @@ impl Budget {
             max_open,
             taken: 0,
             stalled: BTreeSet::new(),
-            asks: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            claimed: 0,
             granted: BTreeMap::new(),
-            asked: 0,
             surplus: 0,
             listed: BTreeSet::new(),
-            ordered: 0,
+            unanswered: 0,
             making_room: 0,
             evicted_total: 0,
         }
     }
 
-    /// Takes a slot for a member whose caller has waited since `since`, unless there is none or
-    /// somebody has waited longer.
-    pub(crate) fn take(&mut self, member: MemberId, since: Moment) -> bool {
+    /// Takes a slot for a member whose caller has waited since `since`, unless none is free or a claim
+    /// has waited longer.
+    pub(crate) fn take_slot(&mut self, member: MemberId, since: Moment) -> bool {
         let is_next = self.stalled.first().is_none_or(|first| (since, member) <= *first);
         let may_take = is_next && self.free() > 0;
         self.taken += u32::from(may_take);
         may_take
     }
 
-    /// Notes what a member says.
-    pub(crate) fn report(&mut self, member: MemberId, report: Report) {
-        if let Some(granted) = self.granted.get_mut(&member) {
-            *granted -= report.granted;
-            if *granted == 0 {
+    pub(crate) fn note_report(&mut self, member: MemberId, report: Report) {
+        let Report { freed, granted, made_room, evicted, refused } = report;
+        if let Some(coming) = self.granted.get_mut(&member) {
+            *coming -= granted;
+            if *coming == 0 {
                 self.granted.remove(&member);
             }
         }
-        self.taken -= report.freed;
-        self.making_room -= report.made_room;
-        self.ordered -= report.evicted + report.refused;
-        self.making_room += report.evicted;
-        self.evicted_total += u64::from(report.evicted);
-        self.surplus = self.surplus.saturating_sub(report.evicted);
+        self.taken -= freed;
+        self.making_room -= made_room;
+        self.unanswered -= evicted + refused;
+        self.making_room += evicted;
+        self.evicted_total += u64::from(evicted);
+        self.surplus = self.surplus.saturating_sub(evicted);
     }
 
-    /// A member waits for slots, for others than before, or no more. Those on their way to it are
-    /// among them.
-    pub(crate) fn ask(&mut self, member: MemberId, ask: Option<Ask>) {
+    /// Replaces a member's claim. Slots on their way to the member count towards it.
+    pub(crate) fn set_claim(&mut self, member: MemberId, claim: Option<Claim>) {
         let coming = self.granted.get(&member).copied().unwrap_or(0);
-        let ask = ask.filter(|ask| ask.slots > coming);
-        let ask = ask.map(|ask| Ask { slots: ask.slots - coming, ..ask });
-        if let Some(before) = self.asks.remove(&member) {
+        let claim = claim.filter(|claim| claim.slots > coming);
+        let claim = claim.map(|claim| Claim { slots: claim.slots - coming, ..claim });
+        if let Some(before) = self.claims.remove(&member) {
             self.stalled.remove(&(before.since, member));
-            self.asked -= before.slots;
+            self.claimed -= before.slots;
         }
-        if let Some(ask) = ask {
-            self.asks.insert(member, ask);
-            self.stalled.insert((ask.since, member));
-            self.asked += ask.slots;
+        if let Some(claim) = claim {
+            self.claims.insert(member, claim);
+            self.stalled.insert((claim.since, member));
+            self.claimed += claim.slots;
         }
     }
 
-    /// Whether a member must close a connection that it could lend: there is a claim that `is_due`
-    /// before its own callers, and nothing makes room for it. If so it does, without an order.
-    pub(crate) fn yields(&mut self, member: MemberId, is_due: impl Fn(Moment) -> bool) -> bool {
+    /// Whether a member must close a connection that it could lend, as a claim `is_due` before its own
+    /// callers and nothing makes room for that claim yet. The close counts as begun if so.
+    pub(crate) fn must_yield(&mut self, member: MemberId, is_due: impl Fn(Moment) -> bool) -> bool {
         let due = self.stalled.iter().take_while(|(since, _)| is_due(*since));
-        // Its own may be of somebody who has left since, and is told anew at the end of this event.
+        // The member's own claim may be out of date: it is replaced at the end of this event.
         let mut due = due.filter(|(_, other)| *other != member);
-        // What makes room already is theirs, but for what is taken beyond a lowered bound.
-        let coming = (self.making_room + self.ordered).saturating_sub(self.beyond());
-        let yields = due.nth(coming as usize).is_some();
-        self.making_room += u32::from(yields);
-        self.evicted_total += u64::from(yields);
-        yields
+        // Closes under way make room for the first claims, except what a lowered bound takes away.
+        let coming = (self.making_room + self.unanswered).saturating_sub(self.excess());
+        let must_yield = due.nth(coming as usize).is_some();
+        self.making_room += u32::from(must_yield);
+        self.evicted_total += u64::from(must_yield);
+        must_yield
     }
 
-    /// A member may have something at rest, though nothing that has rested since before `since`.
+    /// A member may have something idle, though nothing that has been idle since before `since`.
     pub(crate) fn list(&mut self, member: MemberId, since: Moment) {
         self.listed.insert((since, member));
     }
 
-    /// A member that was listed has nothing open any more. It may have been given an order since.
-    pub(crate) fn strike(&mut self, member: MemberId, since: Moment) {
+    /// Removes a member that was listed by `since`, if an order has not removed it already.
+    pub(crate) fn unlist(&mut self, member: MemberId, since: Moment) {
         self.listed.remove(&(since, member));
     }
 
-    /// Sets the bound anew. What is out may exceed a lowered one until it is back.
+    /// Changes the bound. Slots that are taken may exceed a lowered one until they are returned.
     pub(crate) fn resize(&mut self, max_open: u32) {
         self.max_open = max_open;
     }
 
-    /// So many connections more than those that are ordered to go rest beyond the bound on these:
-    /// the coldest of all must go as well.
-    pub(crate) fn trim(&mut self, surplus: u32) {
-        self.surplus = surplus + self.ordered;
+    /// The idle connections exceed the bound on these by `surplus`, without those that were ordered to be
+    /// closed. The coldest of all must be closed as well.
+    pub(crate) fn note_surplus(&mut self, surplus: u32) {
+        self.surplus = surplus + self.unanswered;
     }
 
-    /// Connections that have ever been ordered to go, less those of orders that were refused.
-    pub(crate) fn condemned(&self) -> u64 {
-        self.evicted_total + u64::from(self.ordered)
+    /// Connections that were ever ordered to be closed, without those of refused orders.
+    pub(crate) fn evictions_ordered(&self) -> u64 {
+        self.evicted_total + u64::from(self.unanswered)
     }
 
-    /// What follows from all that: whoever has been here must carry these out.
-    pub(crate) fn settle(&mut self, orders: &mut Vec<Order>) {
+    /// The orders that follow from what has changed. Whoever changes the budget must call this next, and
+    /// deliver the orders.
+    pub(crate) fn issue_orders(&mut self, orders: &mut Vec<BudgetOrder>) {
         while self.free() > 0 {
             let Some(&(_, to)) = self.stalled.first() else { break };
-            // It asks anew when it has the slot: then its longest wait is another's.
-            self.ask(to, None);
+            // It claims again when the slot has reached it, for the caller who waits longest then.
+            self.set_claim(to, None);
             self.taken += 1;
             *self.granted.entry(to).or_default() += 1;
-            orders.push(Order { to, what: What::Grant });
+            orders.push(BudgetOrder { to, action: BudgetAction::Grant });
         }
-        let most = self.wanted().saturating_sub(self.ordered);
+        let most = self.evictions_wanted().saturating_sub(self.unanswered);
         let coldest = if most > 0 { self.listed.pop_first() } else { None };
         if let Some((_, to)) = coldest {
-            // All of one, which may have several of the coldest: what it refuses, the next is asked.
+            // One member gets the whole order, as it may have several of the coldest. What it refuses is
+            // ordered of the next.
             let bar = self.listed.first().map(|(since, _)| *since);
-            self.ordered += most;
-            orders.push(Order { to, what: What::Evict { most, bar } });
+            self.unanswered += most;
+            orders.push(BudgetOrder { to, action: BudgetAction::Evict { most, bar } });
         }
-        if self.listed.is_empty() && self.ordered == 0 {
-            // Whatever rested has been taken since. Whoever brings it back counts anew.
+        if self.listed.is_empty() && self.unanswered == 0 {
+            // What was idle has been lent since. It is counted again when it comes back.
             self.surplus = 0;
         }
         self.audit();
     }
 
-    /// Connections that should be ordered to be closed: one for each slot that is asked for and that
-    /// no close under way will free, and one for each surplus one.
-    fn wanted(&self) -> u32 {
-        let slots = self.asked.saturating_add(self.beyond());
+    /// How many connections should be under order to be closed: one for each claimed slot that no close
+    /// under way will free, or one for each surplus connection if those are more.
+    fn evictions_wanted(&self) -> u32 {
+        let slots = self.claimed.saturating_add(self.excess());
         slots.saturating_sub(self.making_room).max(self.surplus)
     }
 
-    /// What is taken beyond a lowered bound, and so is nobody's gain when it comes free.
-    fn beyond(&self) -> u32 {
+    /// Slots taken beyond a lowered bound. Nobody gets these when they are returned.
+    fn excess(&self) -> u32 {
         self.taken.saturating_sub(self.max_open)
     }
 
@@ -247,12 +250,12 @@ impl Budget {
         self.max_open
     }
 
-    /// Slots that are some member's, or on their way to one.
+    /// Slots that members hold, or that are on their way to one.
     pub(crate) fn taken(&self) -> u32 {
         self.taken
     }
 
-    /// Members that wait for a slot.
+    /// How many members wait for a slot.
     pub(crate) fn stalled(&self) -> usize {
         self.stalled.len()
     }
@@ -261,13 +264,13 @@ impl Budget {
         self.evicted_total
     }
 
-    /// The promises, by name.
+    /// Asserts the promises, by name.
     fn audit(&self) {
         debug_assert!(self.stalled.is_empty() || self.free() == 0, "NO-STRANDED-WAITER: slot");
         debug_assert!(
-            self.ordered >= self.wanted() || self.listed.is_empty(),
+            self.unanswered >= self.evictions_wanted() || self.listed.is_empty(),
             "NO-STRANDED-WAITER: idle"
         );
-        debug_assert_eq!(self.asks.len(), self.stalled.len(), "who is stalled has asked");
+        debug_assert_eq!(self.claims.len(), self.stalled.len(), "each stalled member has a claim");
     }
 }

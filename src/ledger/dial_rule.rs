@@ -1,10 +1,15 @@
 //! The dial rule: how many dials the callers in the queue want now.
 //!
-//! A dial for every caller who finds nothing idle opens 45 connections for a spike that five would
-//! have served in less time than one dial takes; one dial at a time makes callers who keep what
-//! they get wait for each other's. The adaptive rule has both: it first gives the connections in
-//! use an eighth of a dial to come back, and then dials for those callers whom returns, at the rate
-//! at which they came, would not serve within one dial.
+//! A dial for every caller who finds nothing idle opens 45 connections for a spike that five would have
+//! served in less time than one dial takes. One dial at a time makes callers who keep their connections
+//! wait for each other's dials. The adaptive rule avoids both:
+//!
+//! 1. A caller first waits for an eighth of a dial's time, the *hold-off*. Then it is *ripe*.
+//! 2. The returns of the last hold-off predict how many callers will be served without a dial while a
+//!    dial lasts.
+//! 3. Dials begin for the ripe callers beyond those, less what is coming already.
+//!
+//! Without connections in use, or without a known dial time, every caller gets a dial at once.
 //!
 //! | dial of 150 ms, 5 idle, at most 50 | spike: 50 callers for 2 ms | 50 callers who keep theirs |
 //! | --- | --- | --- |
@@ -12,18 +17,18 @@
 //! | one at a time | 18 ms, 1 dial | 6,750 ms |
 //! | `Adaptive` | 18 ms, no dial | 169 ms |
 //!
-//! A return counts for those who wait only if no newcomer has come for it: else, where more callers
-//! come than connections return, the queue would grow for as long as a dial takes. With one caller
-//! a millisecond for 5 ms on 2 connections, and dials of 150 ms, the 99th percentile of the waits
-//! falls from 48 ms to 9 ms by that, and the longest from 158 ms to 118 ms (a dial for each: 0 ms
-//! and 92 ms; `tests/dial_rule`, "short holds, dials of 150 ms").
+//! A return counts for those who wait only if no newcomer came for it. Otherwise, if more callers come
+//! than connections return, the queue would grow for as long as a dial takes. With one caller a
+//! millisecond for 5 ms on 2 connections, and dials of 150 ms, this lowers the 99th percentile of the
+//! waits from 48 ms to 9 ms, and the longest wait from 158 ms to 118 ms (a dial for each: 0 ms and 92 ms;
+//! `tests/dial_rule`, "short holds, dials of 150 ms").
 //!
-//! An eighth of a dial that takes nothing is no time to see anything return, and the dial time may
-//! have changed since it was measured. So where a dial took at most 250 µs and none has opened a
-//! connection since the first in the queue came, the first dials are a probe: one for each eight
-//! callers is begun at once. The others have theirs begun as soon as any of those ends, and until
-//! then the rule takes a dial to last 40 ms: they give the connections in use 5 ms. Every return counts
-//! for them, as those who have just come are the same burst.
+//! If dials are very short, an eighth of one is too short to see a return, and the dial time may have
+//! changed since it was measured. So if a dial took at most 250 µs, and none has opened a connection since
+//! the first in the queue came, the first dials are a *probe*: one for each eight callers begins at once.
+//! The other callers get theirs as soon as one of those ends. Until then the rule assumes that a dial
+//! lasts 40 ms, so that they give the connections in use 5 ms. Every return counts for them, as the
+//! newcomers belong to the same burst.
 //!
 //! | 5 idle, opened when a dial took 0.1 ms | 150 ms now: spike | 150 ms now: 50 keep theirs | 0.1 ms still: 50 keep theirs |
 //! | --- | --- | --- | --- |
@@ -36,42 +41,41 @@ use std::time::Duration;
 use crate::config::DialRule;
 use crate::moment::Moment;
 
-/// The part of a dial that a caller waits for returns before a dial is begun for it: no caller is
-/// served later by more than that, and in that time it is seen whether anything returns.
-const HOLD_OFF_SHARE: u32 = 8;
+/// The part of a dial's time that a caller waits for returns before a dial begins for it. It delays no
+/// caller by more, and is long enough to see whether anything returns.
+const HOLD_OFF_PART: u32 = 8;
 
-/// The most that a caller waits before that, however long a dial takes.
+/// The longest hold-off, however long a dial takes.
 const HOLD_OFF_MOST: Duration = Duration::from_millis(250);
 
-/// Below this a hold-off is not worth its timer, which the kernel may let run 50 µs over
-/// (timerslack, prctl(2)): such a dial is begun at once.
+/// The shortest hold-off. A shorter one is not worth its timer, which the kernel may let run 50 µs over
+/// (timerslack, prctl(2)): the dial begins at once.
 const HOLD_OFF_LEAST: Duration = Duration::from_micros(50);
 
-/// The least time between two looks: a look costs a change of threads, about 33 µs.
+/// The least time between two looks at the rule: each costs a change of threads, about 33 µs.
 pub(super) const LOOK_LEAST: Duration = Duration::from_millis(1);
 
-/// The longest dial time that must be proven by a probe: what a probe may cost where nothing has
-/// changed.
+/// The longest dial time that a probe must confirm. If nothing has changed, a probe costs the other
+/// callers this much.
 const PROBED_MOST: Duration = Duration::from_micros(250);
 
-/// What a dial is taken to last until a probe has ended: by its hold-off, 5 ms, a loan of a few
-/// queries has ended, and those who would have had a dial at once lose no more than that.
+/// The dial time that is assumed until a probe has ended. Its hold-off is 5 ms: by then a loan of a few
+/// queries has ended, and callers who would have had a dial at once lose no more than that.
 const UNPROVEN: Duration = Duration::from_millis(40);
 
-/// Returns remembered. With more than this within one hold-off, eight times as many are expected
-/// within one dial.
+/// How many returns are remembered. This many in one hold-off predict eight times as many in one dial.
 const RETURNS_MOST: usize = 1024;
 
-/// What the queue looks like to the rule.
+/// What the rule knows of the queue and the connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outlook {
-    /// Since when the first in the queue waits.
+    /// Since when the first in the queue has waited.
     pub(super) first_since: Option<Moment>,
-    /// Callers in the queue who hold no dial error.
-    pub(super) unmet: u32,
+    /// Callers in the queue who hold no dial's failure.
+    pub(super) unfailed: u32,
     /// Those of them who have waited for the hold-off.
     pub(super) ripe: u32,
-    /// Dials and checks under way and idle connections that one of them can count on.
+    /// Dials and checks under way and idle connections, each of which will serve one of them.
     pub(super) coming: u32,
     /// The dials among them.
     pub(super) dialing: u32,
@@ -86,7 +90,7 @@ pub(super) struct Pace {
     dial_time: Option<Duration>,
     /// When a dial last opened a connection; `None`: never.
     dialed_at: Option<Moment>,
-    /// When connections came back to a queue, lately.
+    /// When connections came back while callers waited, during the last hold-off.
     returns: VecDeque<Moment>,
 }
 
@@ -112,31 +116,30 @@ impl Pace {
     }
 
     /// Nobody waits any more.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn forget_returns(&mut self) {
         self.returns.clear();
     }
 
-    /// Whether the dial time is out of date for callers the first of whom has waited since then.
+    /// Whether the dial time needs a probe: it is short, and older than the wait of the first caller.
     fn is_unproven(&self, first_since: Option<Moment>) -> bool {
         self.dial_time.is_some_and(|dial_time| dial_time <= PROBED_MOST)
             && first_since.is_some_and(|since| self.dialed_at < Some(since))
     }
 
-    /// How long the rule takes a dial to last; `None` before the first.
+    /// The dial time that the rule assumes; `None` before the first dial.
     fn expected_dial_time(&self, first_since: Option<Moment>) -> Option<Duration> {
         if self.is_unproven(first_since) { Some(UNPROVEN) } else { self.dial_time }
     }
 
-    /// How long a caller waits for returns before a dial is begun for it; `None`: not at all.
+    /// How long a caller waits for returns before a dial begins for it; `None`: not at all.
     pub(super) fn hold_off(&self, first_since: Option<Moment>) -> Option<Duration> {
         let dial_time = self.expected_dial_time(first_since)?;
-        let hold_off = (dial_time / HOLD_OFF_SHARE).min(HOLD_OFF_MOST);
+        let hold_off = (dial_time / HOLD_OFF_PART).min(HOLD_OFF_MOST);
         (hold_off >= HOLD_OFF_LEAST).then_some(hold_off)
     }
 
-    /// How many connections will have come back to those who wait now when a dial begun now has
-    /// ended: as many as came back during the last hold-off and were not wanted by the newcomers
-    /// of that time, for each hold-off that a dial takes.
+    /// How many connections will have come back to those who wait now by the end of a dial that begins
+    /// now: the returns of the last hold-off, less its newcomers, for each hold-off that a dial takes.
     fn expected_returns(&mut self, outlook: &Outlook, hold_off: Duration, now: Moment) -> u32 {
         let Some(dial_time) = self.expected_dial_time(outlook.first_since) else { return 0 };
         let is_old = |at: &Moment| now.since(*at) >= hold_off;
@@ -145,16 +148,16 @@ impl Pace {
         }
         let seen = u32::try_from(self.returns.len()).unwrap_or(u32::MAX);
         let is_unproven = self.is_unproven(outlook.first_since);
-        let newcomers = if is_unproven { 0 } else { outlook.unmet - outlook.ripe };
+        let newcomers = if is_unproven { 0 } else { outlook.unfailed - outlook.ripe };
         let surplus = f64::from(seen.saturating_sub(newcomers));
         (surplus * dial_time.div_duration_f64(hold_off)) as u32
     }
 
-    /// The dials to begin now, before the limits on them are looked at. Never more than callers
-    /// unmet: what is begun is begun for a caller (NO-DEMAND-NO-DIAL).
+    /// How many dials should begin now, before the limits on them are applied. Never more than callers
+    /// without a failure: each dial has a sponsor (NO-DEMAND-NO-DIAL).
     pub(super) fn wanted(&mut self, rule: DialRule, outlook: Outlook, now: Moment) -> u32 {
-        let Outlook { first_since, unmet, ripe, coming, dialing, busy } = outlook;
-        let unserved = unmet.saturating_sub(coming);
+        let Outlook { first_since, unfailed, ripe, coming, dialing, busy } = outlook;
+        let unserved = unfailed.saturating_sub(coming);
         let hold_off = self.hold_off(first_since);
         let Some(hold_off) = hold_off.filter(|_| rule != DialRule::Eager && busy > 0) else {
             return unserved;
@@ -162,7 +165,7 @@ impl Pace {
         let returns = self.expected_returns(&outlook, hold_off, now);
         let wanted = ripe.saturating_sub(coming).saturating_sub(returns);
         if self.is_unproven(first_since) {
-            let probes = unmet.div_ceil(HOLD_OFF_SHARE).saturating_sub(dialing);
+            let probes = unfailed.div_ceil(HOLD_OFF_PART).saturating_sub(dialing);
             return wanted.max(probes.min(unserved));
         }
         wanted

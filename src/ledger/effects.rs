@@ -1,22 +1,21 @@
-//! What an event of the ledger asks its caller to do once the lock is free.
+//! Effects: what the shell has to do after an event, once the lock is free.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
-
 use crate::abort::AbortHandle;
-use crate::budget::Order;
+use crate::budget::BudgetOrder;
+use crate::close_reason::CloseReason;
 use crate::moment::Moment;
 
 use super::entry::Entry;
 
-/// A caller's place in the queue. Smaller means earlier.
+/// Names a caller who waits. A smaller ticket is served earlier.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ticket {
     /// The caller's seniority, which it keeps when it asks again.
     pub(super) number: u64,
-    /// Where the queue has it, which is no part of what it is.
+    /// The caller's slot in the queue's slab. It only speeds up the search, and is not compared.
     pub(super) slot: u32,
 }
 
@@ -40,39 +39,41 @@ impl Ord for Ticket {
     }
 }
 
-/// Names one dial, check, reset or close that is under way.
+/// Names one job: a dial, a stay at the dialer, or a close, from its order until it is reported as
+/// ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ErrandId(pub(crate) u64);
+pub(crate) struct JobId(pub(crate) u64);
 
-/// A slot is reserved: dial, then say `dialed` or `dial_failed`.
+/// Order to dial, for which a slot is reserved. Its end is reported by `dialed` or `dial_failed`.
 #[derive(Debug)]
 pub(crate) struct DialOrder<W> {
-    pub(crate) id: ErrandId,
+    pub(crate) id: JobId,
     /// `None`: no limit.
     pub(crate) deadline: Option<Moment>,
-    /// Whose need it is; `None` if it is the pool's own.
+    /// The caller whose need it is; `None`: the pool's own, for `min_idle`.
     pub(crate) sponsor: Option<W>,
 }
 
-/// What a connection is set aside for.
+/// Why a connection is at the dialer. Predicates are no part of the dialer, but a connection that is
+/// being judged is handled as one that is being checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// On the way to a caller.
+pub(crate) enum Purpose {
+    /// A check before the next loan.
     Check,
-    /// A check too, in the middle of a long rest.
+    /// A check in the middle of a long rest.
     KeepAlive,
-    /// On the way back from one.
+    /// A reset after a loan.
     Reset,
-    /// It was judged by the predicates up to `since`, and shall be by those up to `until`.
+    /// The predicates up to `since` have judged it, and those up to `until` are to.
     Judge { since: u32, until: u32 },
 }
 
-impl Task {
+impl Purpose {
     pub(super) fn is_check(self) -> bool {
         matches!(self, Self::Check | Self::KeepAlive)
     }
 
-    /// Why the connection is closed if the task finds a fault.
+    /// Why the connection is closed if it fails.
     pub(crate) fn fault(self) -> CloseReason {
         match self {
             Self::Check | Self::KeepAlive => CloseReason::CheckFailed,
@@ -82,72 +83,73 @@ impl Task {
     }
 }
 
-/// A connection is set aside: do the task, then say `back`.
+/// Order to check, reset or judge a connection. Its end is reported by `back_from_dialer`.
 #[derive(Debug)]
-pub(crate) struct AsideOrder<C> {
-    pub(crate) id: ErrandId,
-    pub(crate) task: Task,
+pub(crate) struct AtDialerOrder<C> {
+    pub(crate) id: JobId,
+    pub(crate) purpose: Purpose,
     pub(crate) entry: Entry<C>,
     /// `None`: no limit.
     pub(crate) deadline: Option<Moment>,
 }
 
-/// A connection is retired: close it, then say `closed`.
+/// Order to close a retired connection. Its end is reported by `closed`.
 #[derive(Debug)]
 pub(crate) struct CloseOrder<C> {
-    pub(crate) id: ErrandId,
+    pub(crate) id: JobId,
     pub(crate) connection: C,
-    /// To be dropped before the connection is closed.
+    /// Must be dropped before the connection is closed.
     pub(crate) handle: Option<AbortHandle>,
     pub(crate) reason: CloseReason,
     /// How old it was when it was retired.
     pub(crate) age: Duration,
 }
 
-/// Everything to do after unlocking. Nothing in it may be dropped undone.
+/// Everything to do after unlocking. Each part must be carried out: dropping one loses a slot, a
+/// connection or a caller, and may run user code under the lock.
 #[must_use = "a slot, a connection or a caller is lost with these"]
 #[derive(Debug)]
 pub(crate) struct Effects<C, F, W> {
-    /// A caller to wake: it has been told a verdict, or must look.
+    /// A caller to wake: it has a verdict, or must report `tick`.
     pub(crate) wake: Option<W>,
-    /// What most events do not ask for, and so is made when one does.
-    pub(crate) work: Option<Box<Work<C, F, W>>>,
+    /// Allocated only when an event needs it, as most events do not.
+    pub(crate) rare: Option<Box<RareEffects<C, F, W>>>,
 }
 
-/// What there is to do but to wake one caller.
+/// Effects other than to wake one caller.
 #[derive(Debug)]
-pub(crate) struct Work<C, F, W> {
+pub(crate) struct RareEffects<C, F, W> {
     /// Further callers to wake, before all else.
     pub(crate) wake: Vec<W>,
-    /// The handle of a connection that is to be detached: to be dropped before that.
+    /// The abort handle of a connection that is detached. Must be dropped before that.
     pub(crate) handle: Option<AbortHandle>,
     pub(crate) dials: Vec<DialOrder<W>>,
-    pub(crate) asides: Vec<AsideOrder<C>>,
+    pub(crate) at_dialer: Vec<AtDialerOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
-    /// Errors that nobody wants any more: user code, so not to be dropped under the lock.
-    pub(crate) spent: Vec<F>,
-    /// When somebody must tell the ledger `upkeep`, if that is sooner than was said before.
+    /// Errors that nobody wants any more. Dropping them runs user code, which the lock forbids.
+    pub(crate) unwanted: Vec<F>,
+    /// When to report `upkeep`, if that is sooner than was ordered before.
     pub(crate) alarm: Option<Moment>,
-    /// The predicates up to that epoch have judged all that they had to.
+    /// The predicates up to this epoch have judged everything, and may be dropped.
     pub(crate) judged: Option<u32>,
-    /// What others with whom the budget is shared are to be told.
-    pub(crate) orders: Vec<Order>,
-    /// Nothing is left here of a key: its ledger may go.
+    /// The budget's orders to the ledgers of other keys.
+    pub(crate) budget_orders: Vec<BudgetOrder>,
+    /// Nothing is left of this key: its ledger may be dropped.
     pub(crate) is_vacant: bool,
 }
 
-impl<C, F, W> Default for Work<C, F, W> {
+impl<C, F, W> Default for RareEffects<C, F, W> {
     fn default() -> Self {
         Self {
             wake: Vec::new(),
             handle: None,
             dials: Vec::new(),
-            asides: Vec::new(),
+            at_dialer: Vec::new(),
             closes: Vec::new(),
-            spent: Vec::new(),
+            unwanted: Vec::new(),
             alarm: None,
             judged: None,
-            orders: Vec::new(),
+            budget_orders: Vec::new(),
             is_vacant: false,
         }
     }
@@ -156,53 +158,64 @@ impl<C, F, W> Default for Work<C, F, W> {
 impl<C, F, W> Effects<C, F, W> {
     #[inline]
     pub(crate) fn none() -> Self {
-        Self { wake: None, work: None }
+        Self { wake: None, rare: None }
     }
 
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.wake.is_none() && self.work.is_none()
+        let Self { wake, rare } = self;
+        wake.is_none() && rare.is_none()
     }
 
-    /// To add work to.
-    pub(super) fn work(&mut self) -> &mut Work<C, F, W> {
-        self.work.get_or_insert_default()
+    pub(super) fn rare(&mut self) -> &mut RareEffects<C, F, W> {
+        self.rare.get_or_insert_default()
     }
 
-    /// Has a caller woken.
     #[inline]
     pub(super) fn wake(&mut self, waker: W) {
         if self.wake.is_none() {
             self.wake = Some(waker);
         } else {
-            self.work().wake.push(waker);
+            self.rare().wake.push(waker);
         }
     }
 
-    /// An error that nobody wants any more, if it is one.
+    /// Has an error dropped outside the lock, if there is one.
     #[inline]
-    pub(super) fn spend(&mut self, failure: Option<F>) {
+    pub(super) fn discard(&mut self, failure: Option<F>) {
         if let Some(failure) = failure {
-            self.work().spent.push(failure);
+            self.rare().unwanted.push(failure);
         }
     }
 
-    /// Adds what a later event under the same lock asks for.
+    /// Adds the effects of a later event under the same lock.
     pub(crate) fn append(&mut self, later: Self) {
-        later.wake.into_iter().for_each(|waker| self.wake(waker));
-        let Some(later) = later.work else { return };
-        let Work { wake, handle, dials, asides, closes, spent, .. } = *later;
-        let Work { alarm, judged, orders, is_vacant, .. } = *later;
-        let work = self.work();
-        work.wake.extend(wake);
+        let Self { wake, rare } = later;
+        wake.into_iter().for_each(|waker| self.wake(waker));
+        let Some(later) = rare else { return };
+        // Without `..`, so that a new field cannot be forgotten.
+        let RareEffects {
+            wake,
+            handle,
+            dials,
+            at_dialer,
+            closes,
+            unwanted,
+            alarm,
+            judged,
+            budget_orders,
+            is_vacant,
+        } = *later;
+        let rare = self.rare();
+        rare.wake.extend(wake);
         debug_assert!(handle.is_none(), "a detachment is an event of its own");
-        work.dials.extend(dials);
-        work.asides.extend(asides);
-        work.closes.extend(closes);
-        work.spent.extend(spent);
-        work.alarm = alarm.or(work.alarm);
-        work.judged = judged.or(work.judged);
-        work.orders.extend(orders);
-        work.is_vacant = is_vacant;
+        rare.dials.extend(dials);
+        rare.at_dialer.extend(at_dialer);
+        rare.closes.extend(closes);
+        rare.unwanted.extend(unwanted);
+        rare.alarm = alarm.or(rare.alarm);
+        rare.judged = judged.or(rare.judged);
+        rare.budget_orders.extend(budget_orders);
+        rare.is_vacant = is_vacant;
     }
 }

@@ -6,55 +6,59 @@ use std::time::Duration;
 
 use crate::moment::{Moment, TICK_MOST};
 
-use super::roster::{LINES, Page, Record};
-use super::spread::Share;
+use super::roster::{LINES, LoanRecord, Page};
+use super::spread::Fraction;
 
-/// A connection that counts in `open`, outside the ledger's own tables.
+/// A connection together with the right to its slot.
 ///
-/// It is the permit of its slot: only the ledger makes one, and only `give_back`, `retire`,
-/// `detach` and their like end one. Whoever holds it must see to one of them even if it panics.
-/// Behind a box, so that it moves between threads as one word.
+/// Only the ledger makes one, and only an event such as `give_back`, `retire` or `detach` ends one.
+/// The holder must report one of these even if it panics. The content is boxed, so that an entry
+/// moves between threads as one word.
 #[derive(Debug)]
 pub(crate) struct Entry<C>(Box<Body<C>>);
 
-/// Whoever has the entry reads and writes it, alone: the ledger under its lock, a borrower outside.
+/// The content of an entry. Only the holder of the entry reads and writes it: the ledger under its
+/// lock, a place, or a borrower.
 ///
-/// Two entries never share a cache line: different threads write to them at the same time.
+/// Aligned to a cache line, as different threads write to different entries at the same time.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct Body<C> {
     pub(crate) connection: C,
-    /// Whether it is lent as it came from its dial: if it is broken, another dial is no remedy.
+    /// Whether it is lent straight from its dial. If it is broken then, another dial would not help.
+    /// Written by the ledger, read by the borrower.
     pub(crate) just_dialed: bool,
-    /// Whether it is lent to a caller who has to check it first.
+    /// Whether the borrower has to check it first. Written by the ledger, read by the borrower.
     pub(crate) must_check: bool,
-    /// The epoch in which the ledger last let it pass; at first that in which its dial *began*.
+    /// The epoch in which the ledger last let it pass; at first the epoch in which its dial *began*.
+    /// Written by the ledger, compared with the gate's epoch by whoever returns it to a place.
     pub(crate) epoch: u32,
-    /// When it has to end, as far as is known out of the ledger's sight: at `Moment::FIRST`, the
-    /// ledger must be asked. Written under the ledger's lock, read by whoever has the entry.
+    /// When it has to end, by a coarse clock; `Moment::FIRST`: only the ledger can tell. Written by the
+    /// ledger, read by borrowers and places.
     pub(crate) expires: Moment,
-    /// Whether its end is near: noted while it is idle.
+    /// Whether its end is near, so that a successor may be dialed. Meaningful while it is idle.
     pub(super) is_leaving: bool,
-    /// By what part of the jitters it acts early.
-    pub(super) share: Share,
-    /// When it last came to rest after a dial or a loan. A check is neither. A return out of the
-    /// ledger's sight writes it by the coarse clock, rather too early than after a doubt.
+    /// By what part of each jitter it acts early.
+    pub(super) fraction: Fraction,
+    /// When it last came to rest after a dial or a loan; a check does not count. A return to a place
+    /// writes it by the coarse clock, which is never ahead: so a rest from before a doubt never seems
+    /// to have begun after it.
     pub(super) idle_since: Moment,
     /// When it was last known to be alive: dialed, returned, or checked.
     pub(super) proven_at: Moment,
-    /// Where its record is. Two fields and no type of their own, which would be padded.
+    /// Its record is `page[line]`. A type for the two would be padded.
     page: Arc<Page>,
     line: u8,
 }
 
-// With a connection of one word it fills one line.
+// With a connection of one word it fills one cache line.
 const _: () = assert!(size_of::<Body<u64>>() <= 64);
 
 impl<C> Entry<C> {
     pub(super) fn new(
         connection: C,
         epoch: u32,
-        share: Share,
+        fraction: Fraction,
         (page, line): (Arc<Page>, u8),
     ) -> Self {
         let opened_at = page[usize::from(line)].opened_at();
@@ -65,7 +69,7 @@ impl<C> Entry<C> {
             epoch,
             expires: Moment::FIRST,
             is_leaving: false,
-            share,
+            fraction,
             idle_since: opened_at,
             proven_at: opened_at,
             page,
@@ -73,36 +77,36 @@ impl<C> Entry<C> {
         }))
     }
 
-    /// The connection, and where its record is.
+    /// The connection, with the page and line of its record.
     pub(super) fn into_parts(self) -> (C, Arc<Page>, u8) {
         let body = *self.0;
         (body.connection, body.page, body.line)
     }
 
-    /// The connection alone, of which the ledger is not told: it is another process's.
+    /// The connection alone. The ledger must not learn of it: it is a copy of another process's.
     pub(crate) fn into_connection(self) -> C {
         self.0.connection
     }
 
-    /// What others may know of it.
     #[inline]
-    pub(crate) fn record(&self) -> &Record {
-        // Within bounds as it is; so said, nothing need be checked.
+    pub(crate) fn record(&self) -> &LoanRecord {
+        // The remainder changes nothing, and spares the bounds check.
         &self.0.page[usize::from(self.0.line) % LINES]
     }
 
-    /// Whether an earlier caller has had it.
+    /// Whether it was lent before its latest loan.
     pub(crate) fn is_reused(&self) -> bool {
         self.record().loans() > 1
     }
 
-    /// Notes when it has to end: out of the ledger's sight by a coarse reading, which is late.
-    pub(super) fn date(&mut self, end: Moment) {
+    /// Notes when it has to end. Outside the ledger that is compared with a coarse clock, which may be
+    /// late by `TICK_MOST`.
+    pub(super) fn set_end(&mut self, end: Moment) {
         let is_endless = end == Moment::LAST;
         self.0.expires = if is_endless { end } else { end.before(TICK_MOST).unwrap_or(end) };
     }
 
-    /// When it has to end, if that is noted; `Moment::LAST` is never.
+    /// When it has to end; `Moment::LAST` is never, `None` is not known.
     #[inline]
     pub(super) fn known_end(&self) -> Option<Moment> {
         let expires = self.0.expires;
@@ -124,12 +128,12 @@ impl<C> Entry<C> {
         (self.idle_since, self.proven_at) = (now, now);
     }
 
-    /// It is alive at that moment.
+    /// It has passed a check.
     pub(crate) fn prove(&mut self, now: Moment) {
         self.proven_at = now;
     }
 
-    /// Tells it from every other entry for as long as it exists: it stays where it is on the heap.
+    /// Identifies the entry while it exists, as its content stays in one place on the heap.
     pub(super) fn address(&self) -> usize {
         std::ptr::from_ref::<Body<C>>(&self.0).addr()
     }

@@ -1,4 +1,4 @@
-//! The idle connections, in the order in which they came to rest, and when time will change one.
+//! The idle connections, in the order in which they came to rest, and when time will next change one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,36 +10,39 @@ use super::entry::Entry;
 use super::queue::count;
 use super::upkeep::UPKEEP_LEAST;
 
-/// A connection is replaced before it has to end, by this or by two dials, whichever is longer.
+/// With `min_idle`, a successor is dialed this long before a connection has to end, or by the time of
+/// two dials if that is longer.
 const LEAD_LEAST: Duration = Duration::from_secs(1);
 
-/// No connection is replaced before it has lived three quarters of its life.
-const LEAD_SHARE: u64 = 4;
+/// No connection is replaced before it has lived three quarters of its life: at most this part of it
+/// is left.
+const LEAD_PART: u64 = 4;
 
-/// Checks that were begun together do not fall due together again: by this part of the interval.
+/// Each check is earlier by a random part of a tenth of the interval, so that checks that were due
+/// together once are not due together again.
 const CHECK_SPREAD: u64 = 10;
 
-/// What nanoseconds cannot say, nobody sees the end of.
+/// A time limit of this many nanoseconds, 584 years, is none.
 const NEVER: u64 = u64::MAX;
 
-/// What time does to a connection at rest, in nanoseconds: `NEVER` is for ever.
+/// The limits of age, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aging {
     max_lifetime: u64,
     lifetime_jitter: u64,
     check_every: u64,
-    /// How long before its end a connection is replaced; `NEVER`: it is not.
+    /// How long before its end a connection is replaced; `NEVER`: it is not replaced before.
     lead: u64,
     /// For how long a connection may be lent without a check.
     pub(super) check_after: u64,
-    /// For how long it may rest.
+    /// For how long a connection may be idle.
     pub(super) max_idle_time: u64,
-    /// The shortest of all limits of age, and of loans.
+    /// The shortest of all limits of age, idle time, checks and loans.
     pub(super) shortest: u64,
 }
 
 impl Aging {
-    /// Connections are replaced early only where `min_idle` would want them back at once.
+    /// A `lead` is set only with `min_idle`, which would dial for an ended connection at once.
     pub(super) fn new(config: &Config, dial_time: Option<Duration>) -> Self {
         let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = *config;
         let jitter = config.lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);
@@ -67,7 +70,7 @@ impl Aging {
     }
 
     fn lifetime<C>(&self, entry: &Entry<C>) -> Option<u64> {
-        let early = entry.share.of_nanos(self.lifetime_jitter);
+        let early = entry.fraction.of_nanos(self.lifetime_jitter);
         (self.max_lifetime < NEVER).then(|| self.max_lifetime - early)
     }
 
@@ -76,15 +79,15 @@ impl Aging {
         let Some(lifetime) = self.lifetime(entry).filter(|_| self.lead < NEVER) else {
             return Moment::LAST;
         };
-        entry.opened_at().after_nanos(lifetime - self.lead.min(lifetime / LEAD_SHARE))
+        entry.opened_at().after_nanos(lifetime - self.lead.min(lifetime / LEAD_PART))
     }
 
-    /// When it is to be checked, if it still rests then.
+    /// When it is to be checked, if it is still idle then.
     fn check_at<C>(&self, entry: &Entry<C>) -> Moment {
         if self.check_every == NEVER {
             return Moment::LAST;
         }
-        let early = entry.share.of_nanos(self.check_every / CHECK_SPREAD);
+        let early = entry.fraction.of_nanos(self.check_every / CHECK_SPREAD);
         entry.proven_at.after_nanos(self.check_every - early)
     }
 
@@ -101,13 +104,13 @@ impl Aging {
     }
 }
 
-/// Connections at rest, the most recently used at the back.
+/// The idle connections, the most recently used at the back.
 #[derive(Debug)]
 pub(super) struct Idle<C> {
     entries: VecDeque<Entry<C>>,
-    /// Of these, the ones whose end is near: they do not count towards `min_idle`.
+    /// How many of them have `is_leaving`. They do not count towards `min_idle`.
     leaving: u32,
-    /// Before this, time changes nothing about them; perhaps not then either.
+    /// Time changes nothing about them before this, and perhaps nothing then.
     due: Moment,
 }
 
@@ -120,7 +123,7 @@ impl<C> Idle<C> {
         count(self.entries.len())
     }
 
-    /// Those whose end is not near.
+    /// How many are not about to end.
     pub(super) fn staying(&self) -> u32 {
         self.len() - self.leaving
     }
@@ -144,24 +147,24 @@ impl<C> Idle<C> {
         self.entries.iter_mut()
     }
 
-    /// The most recently used one.
+    /// The most recently used connection.
     pub(super) fn warmest(&self) -> Option<&Entry<C>> {
         self.entries.back()
     }
 
-    /// The one that has rested longest.
+    /// The connection that has been idle longest.
     pub(super) fn coldest(&self) -> Option<&Entry<C>> {
         self.entries.front()
     }
 
     pub(super) fn take_warmest(&mut self) -> Option<Entry<C>> {
         let entry = self.entries.pop_back();
-        self.noted(entry)
+        self.note_taken(entry)
     }
 
     pub(super) fn take_coldest(&mut self) -> Option<Entry<C>> {
         let entry = self.entries.pop_front();
-        self.noted(entry)
+        self.note_taken(entry)
     }
 
     pub(super) fn take_all(&mut self) -> VecDeque<Entry<C>> {
@@ -169,7 +172,7 @@ impl<C> Idle<C> {
         std::mem::take(&mut self.entries)
     }
 
-    /// The one to do without: one whose end is near, or else the coldest.
+    /// The connection that is missed least: one whose end is near, or else the coldest.
     pub(super) fn take_surplus(&mut self) -> Option<Entry<C>> {
         if self.leaving == 0 {
             return self.take_coldest();
@@ -177,7 +180,7 @@ impl<C> Idle<C> {
         self.take_where(|entry| entry.is_leaving)
     }
 
-    /// Takes out one that has to end by now, and notes those whose end is near.
+    /// Takes one connection that has to end by now. If there is none, marks those whose end is near.
     pub(super) fn take_ended(&mut self, aging: &Aging, now: Moment) -> Option<Entry<C>> {
         if !self.is_due(now) {
             return None;
@@ -194,8 +197,8 @@ impl<C> Idle<C> {
         ended
     }
 
-    /// Takes out one whose check is due, if there is one and `checks` may be made; and settles when
-    /// to look next.
+    /// Takes one connection whose check is due, if `checks` may be made. Sets when to look next: call
+    /// it after `take_ended` has found nothing.
     pub(super) fn take_unchecked(
         &mut self,
         aging: &Aging,
@@ -213,27 +216,27 @@ impl<C> Idle<C> {
         unchecked
     }
 
-    /// When to look at them again.
+    /// When time may change something about them; `None` is never.
     pub(super) fn due(&self) -> Option<Moment> {
         // If that connection has left, there is nothing to wake up for.
         (self.due < Moment::LAST && !self.entries.is_empty()).then_some(self.due)
     }
 
-    /// The settings have changed: whatever was known of anyone's end is out of date.
-    pub(super) fn reconsider(&mut self, now: Moment) {
-        self.look_again(now);
+    /// The settings have changed, so all noted ends are out of date.
+    pub(super) fn forget_ends(&mut self, now: Moment) {
+        self.set_due(now);
         self.leaving = 0;
         for entry in &mut self.entries {
             (entry.is_leaving, entry.expires) = (false, Moment::FIRST);
         }
     }
 
-    /// A check is possible again.
-    pub(super) fn look_again(&mut self, now: Moment) {
-        self.due = now;
+    /// Something about them may change at `at`.
+    pub(super) fn set_due(&mut self, at: Moment) {
+        self.due = at;
     }
 
-    /// Whether time changes nothing about them before that.
+    /// Whether time changes nothing about them before `at`.
     #[inline]
     pub(super) fn is_quiet_until(&self, at: Moment) -> bool {
         at <= self.due
@@ -247,10 +250,10 @@ impl<C> Idle<C> {
     fn take_where(&mut self, is_it: impl FnMut(&Entry<C>) -> bool) -> Option<Entry<C>> {
         let at = self.entries.iter().position(is_it)?;
         let entry = self.entries.remove(at);
-        self.noted(entry)
+        self.note_taken(entry)
     }
 
-    fn noted(&mut self, entry: Option<Entry<C>>) -> Option<Entry<C>> {
+    fn note_taken(&mut self, entry: Option<Entry<C>>) -> Option<Entry<C>> {
         self.leaving -= entry.as_ref().map_or(0, |entry| u32::from(entry.is_leaving));
         entry
     }

@@ -7,25 +7,25 @@ use crate::moment::Moment;
 
 use super::spread::Spread;
 
-/// The pauses between dials for connections that nobody waits for. They are not worth more than a dial
-/// every ten seconds to a server that is away, and one every ten minutes where the dialer says that
-/// trying again cannot help.
+/// The pauses between dials for `min_idle` while dials fail. Nobody waits for these connections, so a
+/// server that is away gets at most one dial every ten seconds, or every ten minutes if the dialer says
+/// that trying again cannot help.
 const REFILL_FIRST: Duration = Duration::from_millis(100);
 const REFILL_MOST: Duration = Duration::from_secs(10);
 const REFILL_MOST_PERMANENT: Duration = Duration::from_secs(10 * 60);
 
-/// After so many probes' time without a failure, nobody has asked for long: a keyed pool may forget
-/// that its breaker was open.
+/// After this many probe intervals without a failure nobody has asked for a while, and a keyed pool may
+/// forget that the breaker was open.
 const MEMORY: u32 = 10;
 
-/// What the latest dials have come to.
+/// The failures of the latest dials.
 #[derive(Debug)]
 pub(super) struct Outage {
-    /// How many have failed since the last that succeeded.
+    /// How many dials have failed since the last one that succeeded.
     failures: u32,
-    /// When the latest of them did.
+    /// When the latest of them failed.
     failed_at: Option<Moment>,
-    /// Whether that one said that trying again cannot help.
+    /// Whether the latest failure said that trying again cannot help.
     is_permanent: bool,
     spread: Spread,
 }
@@ -49,18 +49,18 @@ impl Outage {
         self.failures == 0
     }
 
-    /// Whether callers are turned away by this breaker.
+    /// Whether this breaker refuses callers.
     pub(super) fn has_opened(&self, breaker: Option<Breaker>) -> bool {
         breaker.is_some_and(|breaker| self.failures >= breaker.failures)
     }
 
-    /// When the next dial may try whether the outage is over; `None` is at once.
+    /// When the next dial may probe whether the outage is over; `None` is at once.
     pub(super) fn next_probe(&self, breaker: Breaker) -> Option<Moment> {
         let failed_at = self.failed_at.filter(|_| self.has_opened(Some(breaker)))?;
         Some(failed_at.after(breaker.probe_every).unwrap_or_else(|| far_future(failed_at)))
     }
 
-    /// When it may be forgotten that dials have failed; `None` is at once.
+    /// When the failures may be forgotten; `None` is at once.
     pub(super) fn forgotten_at(&self, breaker: Breaker) -> Option<Moment> {
         self.failed_at?.after(breaker.probe_every.saturating_mul(MEMORY))
     }
@@ -69,11 +69,11 @@ impl Outage {
     pub(super) fn next_retry(&self, backoff: Backoff) -> Option<Moment> {
         let failed_at = self.failed_at?;
         let half = backoff.pause(self.failures) / 2;
-        let share = self.spread.share(u64::from(self.failures));
-        failed_at.after(half + share.of(half))
+        let fraction = self.spread.fraction(u64::from(self.failures));
+        failed_at.after(half + fraction.of(half))
     }
 
-    /// When `min_idle` may be restored; `None` is at once.
+    /// When a dial for `min_idle` may begin; `None` is at once.
     pub(super) fn next_refill(&self) -> Option<Moment> {
         let most = if self.is_permanent { REFILL_MOST_PERMANENT } else { REFILL_MOST };
         self.next_retry(Backoff::new(REFILL_FIRST, most))

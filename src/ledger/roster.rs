@@ -1,4 +1,7 @@
-//! `Roster`: what is known of each connection wherever it is: its loans, and who has it.
+//! The roster: for each open connection, how often it was lent, and who has it.
+//!
+//! Most loans begin and end without the ledger. So each connection has a record that its holder writes
+//! without a lock, and that the ledger reads.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -7,46 +10,49 @@ use std::thread::ThreadId;
 use crate::moment::Moment;
 use crate::sync::AtomicCell;
 
-/// Records that are allocated together: few enough that the last connection of a page keeps little
-/// alive, enough to share the cache line on which their reference count lies.
+/// How many records are allocated together. Few, so that the last connection of a page keeps little
+/// memory alive; more than one, so that they share the cache line of their reference count.
 pub(super) const LINES: usize = 4;
 
-/// Some records, behind a reference count that is touched only when a connection opens or ends.
-pub(super) type Page = [Record; LINES];
+/// Records behind one reference count, which is touched only when a connection opens or ends.
+pub(super) type Page = [LoanRecord; LINES];
 
-/// Eight bytes at an address where they are read and written at once: 32-bit x86 keeps a `u64` at
-/// any that four divides.
+/// Aligns eight bytes so that they are read and written at once. 32-bit x86 aligns a `u64` to four
+/// bytes only.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(align(8))]
 struct Word<T>(T);
 
-/// One connection's record. Whoever has its entry writes; whoever has locked the ledger reads.
+/// One connection's record. The holder of the entry writes it; a thread that has locked the ledger
+/// reads it.
 ///
-/// Two records never share a cache line: different threads write to them at each checkout.
+/// Aligned to a cache line, as different threads write to different records at each checkout.
 ///
 /// # One loan at a time
 ///
-/// A reader must not mix up two loans. A loan is written in this order: its number, since when, by
-/// whom, from where; its end takes the place away from where. Every store releases, every load
-/// acquires (crossbeam's do, without a lock for one word), and a reader loads the number first and
-/// last. Having read number n, it sees the end of loan n - 1, so that the place it sees, if there is
-/// one, is that of loan n or a later one, and with the place all that was stored before it. Had
-/// anything been of a later loan, the number would be when it is read again.
+/// A reader must not mix up two loans. A loan is written in this order: number, start, thread, call
+/// site. The end of a loan clears the call site. Every store releases and every load acquires
+/// (crossbeam's do, and need no lock for one word). A reader loads the number first and last. Having
+/// read number n, it sees the end of loan n - 1; so a call site that it sees is of loan n or of a later
+/// one, and it sees everything that was stored before that call site. If any field belonged to a later
+/// loan, rereading the number would show a larger one.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub(crate) struct Record {
-    /// How many there have been. Written by whoever has the entry.
+pub(crate) struct LoanRecord {
+    /// How many loans there have been. Written by the holder of the entry.
     loans: AtomicCell<Word<u64>>,
-    /// How many of them are in the ledger's totals. Written under its lock.
+    /// How many of them are in the ledger's totals. Written and read under the ledger's lock.
     counted: AtomicCell<Word<u64>>,
-    /// Which loan was last found to last too long. Written under the ledger's lock.
+    /// The number of the last loan that was reported as too long. Written and read under that lock.
     overlong: AtomicCell<Word<u64>>,
-    /// Since when, by whom and from where the latest is. Written by whoever has the entry.
+    /// Start, thread and call site of the latest loan. Written by the holder of the entry, read under
+    /// that lock.
     since: AtomicCell<Word<Moment>>,
     thread: AtomicCell<Word<Option<ThreadId>>>,
     /// `None`: nobody holds the connection.
     location: AtomicCell<Option<&'static Location<'static>>>,
-    /// When its dial ended. Here for want of room in the entry. Written under the ledger's lock.
+    /// When its dial ended. It is here because the entry has no room left. Written under that lock
+    /// before the entry exists, read by the holder of the entry.
     opened_at: AtomicCell<Word<Moment>>,
 }
 
@@ -55,17 +61,17 @@ pub(crate) struct Record {
 pub(crate) struct Loan {
     /// Since when, by the coarse clock.
     pub(crate) since: Moment,
-    /// Who asked for it.
+    /// The thread that asked for it.
     pub(crate) thread: ThreadId,
-    /// Where.
+    /// The call site.
     pub(crate) location: &'static Location<'static>,
 }
 
-impl Record {
-    /// One loan more, whether or not anybody comes to hold the connection.
+impl LoanRecord {
+    /// Counts one more loan, even if its caller never gets the connection.
     #[inline]
     pub(crate) fn count_loan(&self) {
-        // There is one writer, so this need be no read-modify-write.
+        // There is one writer, so no read-modify-write is needed.
         self.loans.store(Word(self.loans() + 1));
     }
 
@@ -82,7 +88,7 @@ impl Record {
         self.location.store(Some(loan.location));
     }
 
-    /// Since when the latest holder has it or had it.
+    /// When the latest loan began, over or not.
     #[inline]
     pub(crate) fn since(&self) -> Moment {
         self.since.load().0
@@ -98,8 +104,8 @@ impl Record {
         self.opened_at.load().0
     }
 
-    /// The loans that have not been counted, which are from now on.
-    pub(super) fn count(&self) -> Tally {
+    /// The loans that are not in the ledger's totals, which count as added from now on.
+    pub(super) fn take_uncounted(&self) -> LoanCount {
         let uncounted = self.uncounted();
         if uncounted.lent > 0 {
             self.counted.store(Word(self.counted.load().0 + uncounted.lent));
@@ -107,11 +113,11 @@ impl Record {
         uncounted
     }
 
-    fn uncounted(&self) -> Tally {
+    fn uncounted(&self) -> LoanCount {
         let (loans, counted) = (self.loans(), self.counted.load().0);
-        // The first of a connection's loans is no reuse.
+        // The first loan of a connection is no reuse.
         let reused = loans.saturating_sub(1) - counted.saturating_sub(1);
-        Tally { lent: loans - counted, reused }
+        LoanCount { lent: loans - counted, reused }
     }
 
     fn begin(&self, opened_at: Moment) {
@@ -121,7 +127,7 @@ impl Record {
         self.opened_at.store(Word(opened_at));
     }
 
-    /// The loan that it is out on. `None` also if it changes hands at this moment.
+    /// The loan under way. `None` also if the connection changes hands at this moment.
     fn loan(&self) -> Option<Loan> {
         let number = self.loans();
         let location = self.location.load()?;
@@ -131,9 +137,9 @@ impl Record {
     }
 }
 
-/// Loans, and those of connections that had been lent before.
+/// Numbers of loans. `reused` are those of connections that had been lent before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct LoanCount {
     pub(super) lent: u64,
     pub(super) reused: u64,
 }
@@ -141,12 +147,12 @@ pub(super) struct Tally {
 /// The records of all connections that have an entry.
 #[derive(Debug, Default)]
 pub(super) struct Roster {
-    /// With the lines that are taken: one bit for each.
+    /// Each with its lines that are taken, one bit for each.
     pages: Vec<(Arc<Page>, u8)>,
 }
 
 impl Roster {
-    /// A line for a new connection.
+    /// Assigns a page and line to a new connection.
     pub(super) fn enroll(&mut self, opened_at: Moment) -> (Arc<Page>, u8) {
         let has_room = |(_, taken): &(_, u8)| taken.count_ones() < LINES as u32;
         let at = self.pages.iter().position(has_room).unwrap_or_else(|| {
@@ -160,33 +166,32 @@ impl Roster {
         (Arc::clone(page), line)
     }
 
-    /// The connection on this line has come to its end.
+    /// Frees the line of a connection that ends.
     pub(super) fn strike(&mut self, page: &Arc<Page>, line: u8) {
         let at = self.pages.iter().position(|(other, _)| Arc::ptr_eq(page, other));
         let at = at.expect("the page of an entry is on the roster");
-        debug_assert_eq!(page[usize::from(line)].uncounted(), Tally::default());
+        debug_assert_eq!(page[usize::from(line)].uncounted(), LoanCount::default());
         self.pages[at].1 &= !(1 << line);
         if self.pages[at].1 == 0 {
             self.pages.swap_remove(at);
         }
     }
 
-    /// The loans that have not been counted yet.
-    pub(super) fn uncounted(&self) -> Tally {
-        self.records().map(Record::uncounted).fold(Tally::default(), |sum, more| Tally {
-            lent: sum.lent + more.lent,
-            reused: sum.reused + more.reused,
+    /// The loans that are not in the ledger's totals.
+    pub(super) fn uncounted(&self) -> LoanCount {
+        self.records().map(LoanRecord::uncounted).fold(LoanCount::default(), |sum, more| {
+            LoanCount { lent: sum.lent + more.lent, reused: sum.reused + more.reused }
         })
     }
 
     /// The connections in somebody's hands.
     pub(super) fn loans(&self) -> Vec<Loan> {
-        self.records().filter_map(Record::loan).collect()
+        self.records().filter_map(LoanRecord::loan).collect()
     }
 
-    /// The loans that began before `limit` and were not found here before.
+    /// The loans that began before `limit` and were not returned here before.
     pub(super) fn take_overlong(&self, limit: Moment) -> Vec<Loan> {
-        let take = |record: &Record| {
+        let take = |record: &LoanRecord| {
             let (number, loan) = (record.loans(), record.loan()?);
             let is_news = loan.since < limit && record.overlong.load().0 != number;
             is_news.then(|| record.overlong.store(Word(number)))?;
@@ -195,7 +200,7 @@ impl Roster {
         self.records().filter_map(take).collect()
     }
 
-    fn records(&self) -> impl Iterator<Item = &Record> {
+    fn records(&self) -> impl Iterator<Item = &LoanRecord> {
         self.pages.iter().flat_map(|(page, _)| page.iter())
     }
 }

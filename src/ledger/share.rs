@@ -1,35 +1,45 @@
-//! `Share`: a ledger's part in a budget that it has with others.
+//! `Share`: one ledger's slots of a budget that several ledgers share, and its dealings with that
+//! budget.
+//!
+//! During an event the ledger takes slots (`take_slot`) and notes what else concerns the budget. After
+//! the event `report_to_budget` returns the slots that are not open, claims those that are lacking, and
+//! says what this ledger could close for others. The budget is locked only when there is something to
+//! say.
+//!
+//! A share is part of its ledger: it is written and read under the ledger's lock. The budget has a lock
+//! of its own, which `BudgetAccess` takes for the time of one visit.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::budget::{Ask, Budget, MemberId, Order, Report};
+use crate::budget::{Budget, BudgetOrder, Claim, MemberId, Report};
 use crate::moment::Moment;
 
-use super::effects::ErrandId;
+use super::effects::JobId;
 use super::queue::count;
 
-/// The way to a budget. It is gone while a ledger is locked, so it must lead to no ledger.
-pub(crate) trait Access: Send + Sync {
-    fn with(&self, visit: &mut dyn FnMut(&mut Budget));
+/// Access to the budget. It is used with a ledger locked, so it must not lock one.
+pub(crate) trait BudgetAccess: Send + Sync {
+    fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget));
 }
 
-/// Whether the budget has this member on its list.
+/// What the budget was last told of this ledger's idle connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listing {
     /// Nothing is open.
     Unlisted,
-    /// Under that time. Perhaps no more: an order to evict takes a member from the list.
+    /// None of them has been idle since before this time. The budget may have struck the listing by now,
+    /// as an order to evict does.
     Listed(Moment),
-    /// Something is open and nothing was at rest: the budget is to hear when something is.
-    Watching,
+    /// Something is open and nothing was idle: the budget must hear when something is.
+    AwaitsIdle,
 }
 
-/// What is at rest, and could be closed for another member.
+/// What this ledger could close for another key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtRest {
-    /// Since when the coldest connection has rested, if nobody of this ledger's own waits for it.
+    /// Since when the coldest connection has been idle, if nobody of this key waits for it.
     pub(super) coldest: Option<Moment>,
     /// Whether anything is open that is not on its way out.
     pub(super) is_any_live: bool,
@@ -38,30 +48,32 @@ pub(super) struct AtRest {
 /// One ledger's slots.
 pub(crate) struct Share {
     member: MemberId,
-    budget: Arc<dyn Access>,
+    budget: Arc<dyn BudgetAccess>,
     /// Slots taken from the budget. After each event, as many as are open.
     held: u32,
-    /// Closes under way that were ordered.
-    making_room: BTreeSet<ErrandId>,
+    /// Closes under way that make room for other keys.
+    making_room: BTreeSet<JobId>,
     listing: Listing,
-    /// What an order to evict has come to: whether as much is being closed as it said.
+    /// The answer to an order to evict, until it is reported: whether as many connections are being
+    /// closed as the order said.
     answer: Option<bool>,
-    /// Closes that were ordered or owed, since that was last asked.
-    condemned: u32,
-    /// What could not be had since the last `begin`.
-    lacks: Option<Ask>,
+    /// Connections closed for other keys since `take_evicting`.
+    evicting: u32,
+    /// What this event could not get.
+    shortage: Option<Claim>,
     /// Whether there was no slot for those who waited last.
     was_refused: bool,
-    /// What the budget was last asked for.
-    asked: Option<Ask>,
-    /// Whether the budget has been dealt with since it last settled, or has forgotten what it was
-    /// asked, as it does when it grants a slot.
-    is_unsettled: bool,
+    /// What the budget has been told to be claimed.
+    claimed: Option<Claim>,
+    /// Whether the budget must be visited although nothing is new: it has been used since it last issued
+    /// orders, or it has dropped this ledger's claim, as it does when it grants a slot.
+    must_visit: bool,
+    /// What the budget is to be told at the next visit.
     report: Report,
 }
 
 impl Share {
-    pub(crate) fn new(member: MemberId, budget: Arc<dyn Access>) -> Self {
+    pub(crate) fn new(member: MemberId, budget: Arc<dyn BudgetAccess>) -> Self {
         Self {
             member,
             budget,
@@ -69,50 +81,43 @@ impl Share {
             making_room: BTreeSet::new(),
             listing: Listing::Unlisted,
             answer: None,
-            condemned: 0,
-            lacks: None,
+            evicting: 0,
+            shortage: None,
             was_refused: false,
-            asked: None,
-            is_unsettled: false,
+            claimed: None,
+            must_visit: false,
             report: Report::default(),
         }
     }
 
-    /// An event may want slots from here on.
-    pub(super) fn begin(&mut self) {
-        self.lacks = None;
+    /// Before the decisions of an event, which find anew what is lacking.
+    pub(super) fn forget_shortage(&mut self) {
+        self.shortage = None;
     }
 
-    /// Takes a slot for a dial, if there is one for a caller who has waited `since` then. If not,
-    /// `wanted` of them are lacking, this one among them.
-    pub(super) fn take(&mut self, since: Moment, wanted: u32, open: u32) -> bool {
-        self.free_down_to(open);
-        let (member, report) = (self.member, std::mem::take(&mut self.report));
-        let mut is_taken = false;
-        self.budget.with(&mut |budget| {
-            budget.report(member, report);
-            is_taken = budget.take(member, since);
-        });
-        self.is_unsettled = true;
+    /// Takes a slot for a dial, for a caller who has waited `since` then. If there is none for it,
+    /// `wanted` slots are lacking, this one included.
+    pub(super) fn take_slot(&mut self, since: Moment, wanted: u32, open: u32) -> bool {
+        let is_taken = self.visit(open, |budget, member| budget.take_slot(member, since));
         self.held += u32::from(is_taken);
         if !is_taken {
-            self.lacks = Some(Ask { since, slots: wanted });
+            self.shortage = Some(Claim { since, slots: wanted });
         }
         is_taken
     }
 
-    /// A slot has been granted.
-    pub(super) fn granted(&mut self) {
+    /// The budget has granted a slot.
+    pub(super) fn note_grant(&mut self) {
         self.held += 1;
         self.report.granted += 1;
     }
 
     /// Whether a dial is wanted for which there is no slot.
     pub(super) fn is_stalled(&self) -> bool {
-        self.lacks.is_some()
+        self.shortage.is_some()
     }
 
-    /// Somebody waits, and is told in the end whether it was for a slot.
+    /// Somebody waits, and will be told whether it was for a slot.
     pub(super) fn note_wait(&mut self) {
         self.was_refused = self.is_stalled();
     }
@@ -122,105 +127,120 @@ impl Share {
         self.was_refused
     }
 
-    /// An order to evict has come, and is carried out by these closes: by fewer than it says if no
-    /// more rests as long as it says.
-    pub(super) fn answer(&mut self, most: u32, closes: impl Iterator<Item = ErrandId>) {
+    /// Answers an order to evict `most` connections with these `closes`. They are fewer if no more have
+    /// been idle for as long as the order says.
+    pub(super) fn answer(&mut self, most: u32, closes: impl Iterator<Item = JobId>) {
         let before = self.making_room.len();
         self.making_room.extend(closes);
         let evicted = count(self.making_room.len() - before);
-        self.condemned += evicted;
+        self.evicting += evicted;
         self.report.evicted += evicted;
         self.report.refused += most - evicted;
         self.answer = Some(evicted == most);
     }
 
-    /// Whether a connection must be closed for a claim of another member that `is_due`. A slot that
-    /// this event has freed counts: it may be what the claim needs.
-    pub(super) fn owes(&mut self, open: u32, is_due: impl Fn(Moment) -> bool) -> bool {
-        self.free_down_to(open);
-        let (member, report) = (self.member, std::mem::take(&mut self.report));
-        let mut owes = false;
-        self.budget.with(&mut |budget| {
-            budget.report(member, report);
-            owes = budget.yields(member, &is_due);
-        });
-        self.is_unsettled = true;
-        owes
+    /// Whether a connection must be closed for a claim of another key that `is_due`. Slots that this
+    /// event has freed are returned first, as the claim may need no more.
+    pub(super) fn must_yield(&mut self, open: u32, is_due: impl Fn(Moment) -> bool) -> bool {
+        self.visit(open, |budget, member| budget.must_yield(member, &is_due))
     }
 
-    /// That is the close.
-    pub(super) fn yielded(&mut self, close: ErrandId) {
+    /// `close` is the close that `must_yield` demanded.
+    pub(super) fn note_yield(&mut self, close: JobId) {
         self.making_room.insert(close);
-        self.condemned += 1;
+        self.evicting += 1;
     }
 
-    /// Connections whose closes were ordered or owed, since it was last asked.
-    pub(super) fn take_condemned(&mut self) -> u32 {
-        std::mem::take(&mut self.condemned)
+    /// How many connections have been closed for other keys since this was last asked.
+    pub(super) fn take_evicting(&mut self) -> u32 {
+        std::mem::take(&mut self.evicting)
     }
 
-    /// A close has come to its end.
-    pub(super) fn closed(&mut self, id: ErrandId) {
+    pub(super) fn note_close_ended(&mut self, id: JobId) {
         self.report.made_room += u32::from(self.making_room.remove(&id));
     }
 
-    /// Whether the budget must hear of each connection that comes to rest.
-    pub(super) fn is_awaited(&self) -> bool {
-        self.listing == Listing::Watching
+    /// Whether the budget must hear of each connection that becomes idle.
+    pub(super) fn awaits_idle(&self) -> bool {
+        self.listing == Listing::AwaitsIdle
     }
 
-    /// Whether there is nothing to give back and nothing to say after an event.
-    pub(super) fn is_quiet(&self, open: u32, coldest: Option<Moment>) -> bool {
+    /// Whether `report_to_budget` would say nothing.
+    pub(super) fn has_nothing_to_report(&self, open: u32, coldest: Option<Moment>) -> bool {
         let Listing::Listed(since) = self.listing else { return false };
         open == self.held
             && coldest.is_none_or(|coldest| since <= coldest)
-            && !self.is_unsettled
+            && !self.must_visit
             && self.answer.is_none()
-            && self.lacks.is_none()
-            && self.asked.is_none()
+            && self.shortage.is_none()
+            && self.claimed.is_none()
             && self.report == Report::default()
     }
 
-    /// After an event: gives back what is not needed, and says what has changed.
-    pub(super) fn settle(&mut self, open: u32, rest: AtRest, now: Moment, orders: &mut Vec<Order>) {
+    /// After an event: returns the slots that are not needed, and reports what has changed. The budget's
+    /// orders to other members are added to `orders`.
+    pub(super) fn report_to_budget(
+        &mut self,
+        open: u32,
+        rest: AtRest,
+        now: Moment,
+        orders: &mut Vec<BudgetOrder>,
+    ) {
         self.free_down_to(open);
         let answer = self.answer.take();
-        // An order takes its member from the list.
-        let since = match answer {
-            Some(true) => Listing::Unlisted,
-            Some(false) => Listing::Watching,
-            None => self.listing,
-        };
-        let listing = match since {
-            _ if !rest.is_any_live => Listing::Unlisted,
-            Listing::Watching => rest.coldest.map_or(Listing::Watching, Listing::Listed),
-            Listing::Unlisted => Listing::Listed(rest.coldest.unwrap_or(now)),
-            // What comes back from a check has rested since before.
-            Listing::Listed(since) => {
-                Listing::Listed(rest.coldest.map_or(since, |coldest| coldest.min(since)))
-            }
-        };
+        let listing = self.next_listing(answer, rest, now);
         let is_moved = listing != self.listing || answer.is_some();
-        let is_news = is_moved || self.asked != self.lacks || self.report != Report::default();
-        if !is_news && !self.is_unsettled {
+        let is_news = is_moved || self.claimed != self.shortage || self.report != Report::default();
+        if !is_news && !self.must_visit {
             return;
         }
-        (self.asked, self.is_unsettled) = (self.lacks, false);
-        let (member, lacks, report) = (self.member, self.lacks, std::mem::take(&mut self.report));
+        (self.claimed, self.must_visit) = (self.shortage, false);
+        let (member, claim, report) = (self.member, self.claimed, std::mem::take(&mut self.report));
         let before = std::mem::replace(&mut self.listing, listing);
-        self.budget.with(&mut |budget| {
-            budget.report(member, report);
-            budget.ask(member, lacks);
+        self.budget.with_budget(&mut |budget| {
+            budget.note_report(member, report);
+            budget.set_claim(member, claim);
             if is_moved {
                 if let Listing::Listed(since) = before {
-                    budget.strike(member, since);
+                    budget.unlist(member, since);
                 }
                 if let Listing::Listed(since) = listing {
                     budget.list(member, since);
                 }
             }
-            budget.settle(orders);
+            budget.issue_orders(orders);
         });
+    }
+
+    fn next_listing(&self, answer: Option<bool>, rest: AtRest, now: Moment) -> Listing {
+        // An order to evict has struck this member from the list.
+        let before = match answer {
+            Some(true) => Listing::Unlisted,
+            Some(false) => Listing::AwaitsIdle,
+            None => self.listing,
+        };
+        match before {
+            _ if !rest.is_any_live => Listing::Unlisted,
+            Listing::AwaitsIdle => rest.coldest.map_or(Listing::AwaitsIdle, Listing::Listed),
+            Listing::Unlisted => Listing::Listed(rest.coldest.unwrap_or(now)),
+            // A connection that comes back from a check has been idle since before.
+            Listing::Listed(since) => {
+                Listing::Listed(rest.coldest.map_or(since, |coldest| coldest.min(since)))
+            }
+        }
+    }
+
+    /// Asks the budget something, after a report of what is new.
+    fn visit(&mut self, open: u32, ask: impl Fn(&mut Budget, MemberId) -> bool) -> bool {
+        self.free_down_to(open);
+        let (member, report) = (self.member, std::mem::take(&mut self.report));
+        let mut answer = false;
+        self.budget.with_budget(&mut |budget| {
+            budget.note_report(member, report);
+            answer = ask(budget, member);
+        });
+        self.must_visit = true;
+        answer
     }
 
     fn free_down_to(&mut self, open: u32) {
@@ -235,12 +255,12 @@ impl Share {
 
 impl fmt::Debug for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { member, held, listing, asked, .. } = self;
+        let Self { member, held, listing, claimed, .. } = self;
         f.debug_struct("Share")
             .field("member", member)
             .field("held", held)
             .field("listing", listing)
-            .field("asked", asked)
+            .field("claimed", claimed)
             .finish_non_exhaustive()
     }
 }

@@ -81,7 +81,7 @@ impl<D: Dialer> Shell<D> {
         loop {
             debug_assert!(ledger.is_settled(), "an event has seen to what was swept in");
             // The exchange has taken connections that make room for others off the count already.
-            let left = ledger.at_rest() + ledger.take_condemned();
+            let left = ledger.at_rest() + ledger.take_evicting();
             self.count_idle(i64::from(left) - i64::from(at_rest));
             let is_laid_out = self.lay_out(ledger, now);
             let is_kept = ledger.keeps_from_queue(is_laid_out);
@@ -94,7 +94,7 @@ impl<D: Dialer> Shell<D> {
                 break;
             }
             at_rest = self.sweep(ledger);
-            orders.append(ledger.look(now));
+            orders.append(ledger.tick(now));
         }
         self.note_numbers(locked, now);
         (value, orders)
@@ -105,7 +105,7 @@ impl<D: Dialer> Shell<D> {
         if ledger.is_anyone_waking() {
             ledger.note_woken(self.woken.load(Ordering::Acquire));
         }
-        self.places.sweep(|entry| ledger.take_in(entry));
+        self.places.sweep(|entry| ledger.take_from_place(entry));
         ledger.at_rest()
     }
 
@@ -116,14 +116,14 @@ impl<D: Dialer> Shell<D> {
         if !may_lay_out(ledger.config(), self.blocking) {
             return false;
         }
-        let Some(ease) = ledger.ease(now) else { return false };
+        let Some(ease) = ledger.may_lay_out_for(now) else { return false };
         self.places.grow(ledger.live(), ledger.config().max_idle());
-        let (epoch, until, spare) = (ledger.epoch(), now.after(ease), ledger.spare_rest());
+        let (epoch, until, spare) = (ledger.epoch(), now.after(ease), ledger.spare_idle());
         let mut found = Vec::new();
         let lay_out = || ledger.lay_out(now);
         self.places.open(epoch, until, spare, lay_out, |entry| found.push(entry));
         for entry in found {
-            ledger.take_in(entry);
+            ledger.take_from_place(entry);
         }
         true
     }

@@ -150,7 +150,7 @@ impl<D: Dialer> Shell<D> {
                     self.knobs.set(&config);
                     (Ok(()), locked.ledger.reconfigure(config, now))
                 }
-                Err(error) => (Err(error), locked.ledger.look(now)),
+                Err(error) => (Err(error), locked.ledger.tick(now)),
             });
         self.carry_out(orders);
         outcome
@@ -200,7 +200,7 @@ impl<D: Dialer> Shell<D> {
     fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Moment) -> T) -> Option<T> {
         let mut value = None;
         self.event(|ledger, now| {
-            let effects = ledger.look(now);
+            let effects = ledger.tick(now);
             value = Some(read(ledger, now));
             effects
         });

@@ -11,8 +11,8 @@ use crate::dialer::Dialer;
 use crate::error::DialFailure;
 use crate::event::Event;
 use crate::holder::Holder;
-use crate::ledger::effects::ErrandId;
-use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Loan, Task, Work};
+use crate::ledger::effects::JobId;
+use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Loan, Purpose, RareEffects};
 use crate::maintenance::Upkeep;
 use crate::moment::Moment;
 use crate::spans;
@@ -92,11 +92,11 @@ impl<D: Dialer> Shell<D> {
         })
     }
 
-    fn may_block(&self, task: Task) -> bool {
-        match task {
-            Task::Check | Task::KeepAlive => self.blocking.check,
-            Task::Reset => true,
-            Task::Judge { .. } => false,
+    fn may_block(&self, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Check | Purpose::KeepAlive => self.blocking.check,
+            Purpose::Reset => true,
+            Purpose::Judge { .. } => false,
         }
     }
 
@@ -144,20 +144,22 @@ impl<D: Dialer> Shell<D> {
                     Err(failure) => self.dial_failed(id, failure, took, now),
                 }
             }
-            Errand::Aside(AsideOrder { id, task, mut entry, deadline }) => {
+            Errand::Aside(AtDialerOrder { id, purpose, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
-                let mut fault = task.fault();
-                let is_sound = match task {
-                    Task::Judge { since, until } => self.may_stay(connection, since, until),
-                    Task::Check | Task::KeepAlive if !self.is_sound(connection) => {
+                let mut fault = purpose.fault();
+                let is_sound = match purpose {
+                    Purpose::Judge { since, until } => self.may_stay(connection, since, until),
+                    Purpose::Check | Purpose::KeepAlive if !self.is_sound(connection) => {
                         fault = CloseReason::Broken;
                         false
                     }
-                    Task::Check | Task::KeepAlive => self.passes_check(connection, task, deadline),
-                    Task::Reset => self.has_passed(task, |dialer| dialer.reset(connection)),
+                    Purpose::Check | Purpose::KeepAlive => {
+                        self.passes_check(connection, purpose, deadline)
+                    }
+                    Purpose::Reset => self.has_passed(purpose, |dialer| dialer.reset(connection)),
                 };
                 let (fault, now) = ((!is_sound).then_some(fault), now());
-                self.report(|books| books.back(id, entry, fault, now))
+                self.report(|books| books.back_from_dialer(id, entry, fault, now))
             }
             Errand::Close(CloseOrder { id, connection, handle, reason, age }) => {
                 catch(|| drop(handle));
@@ -174,18 +176,18 @@ impl<D: Dialer> Shell<D> {
     fn passes_check(
         &self,
         connection: &mut Connection<D>,
-        task: Task,
+        purpose: Purpose,
         deadline: Option<Moment>,
     ) -> bool {
         self.in_span(spans::check, || {
-            self.has_passed(task, |dialer| dialer.check(connection, latest(deadline)))
+            self.has_passed(purpose, |dialer| dialer.check(connection, latest(deadline)))
         })
     }
 
     /// Whether a connection passes a check on this thread, whose caller is about to have it.
     pub(super) fn passes_own_check(&self, entry: &mut Lent<D>) -> bool {
         let deadline = now().after(self.knobs.check_timeout());
-        let passes = self.passes_check(&mut entry.connection, Task::Check, deadline);
+        let passes = self.passes_check(&mut entry.connection, Purpose::Check, deadline);
         if passes {
             entry.prove(now());
         }
@@ -200,7 +202,7 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Moment>,
     ) -> bool {
         let is_new = entry.just_dialed && !entry.is_reused();
-        let passes = is_new || self.passes_check(&mut entry.connection, Task::Check, deadline);
+        let passes = is_new || self.passes_check(&mut entry.connection, Purpose::Check, deadline);
         if passes {
             self.give_back(entry, false);
         } else {
@@ -211,7 +213,7 @@ impl<D: Dialer> Shell<D> {
 
     fn dial_failed(
         &self,
-        id: ErrandId,
+        id: JobId,
         failure: Failure<D>,
         took: Duration,
         now: Moment,
@@ -221,7 +223,7 @@ impl<D: Dialer> Shell<D> {
         let mut is_refusing = false;
         let orders = self.report(|books| {
             let orders = books.dial_failed(id, failure, is_permanent, now);
-            is_refusing = books.is_broken_off();
+            is_refusing = books.is_breaker_open();
             orders
         });
         self.log(|reporter| reporter.log_failure(&self.streak, &cause, is_refusing));
@@ -236,7 +238,7 @@ impl<D: Dialer> Shell<D> {
 }
 
 /// The effects that are left once callers have been woken.
-type Rest<C, F> = Box<Work<C, F, Way<C, F>>>;
+type Rest<C, F> = Box<RareEffects<C, F, Way<C, F>>>;
 
 impl<C, F> Effects<C, F, Way<C, F>> {
     /// Wakes the callers, and returns the other effects.
@@ -244,17 +246,17 @@ impl<C, F> Effects<C, F, Way<C, F>> {
         if let Some(bell) = self.wake {
             bell.ring();
         }
-        for bell in self.work.iter().flat_map(|work| &work.wake) {
+        for bell in self.rare.iter().flat_map(|rare| &rare.wake) {
             bell.ring();
         }
-        self.work
+        self.rare
     }
 }
 
 /// A job outside the lock, which holds the slot that it is done for.
 enum Errand<D: Dialer> {
     Dial(DialOrder<Caller<D>>),
-    Aside(AsideOrder<Connection<D>>),
+    Aside(AtDialerOrder<Connection<D>>),
     Close(CloseOrder<Connection<D>>),
 }
 
@@ -264,7 +266,7 @@ enum Call<D: Dialer> {
     Forget(AbortHandle),
     Perform(Errand<D>),
     /// Reports a dial for which there was no thread.
-    DialFailed(ErrandId, Failure<D>),
+    DialFailed(JobId, Failure<D>),
     /// Drops an error that nobody wants any more.
     Spend(Failure<D>),
     /// Drops the predicates up to that epoch.
@@ -286,10 +288,22 @@ impl<D: Dialer> Calls<D> {
         // Most events concern one shell: nothing is allocated for others then.
         let (mut first, mut others) = (Some((shell, work)), Vec::new());
         while let Some((shell, work)) = first.take().or_else(|| others.pop()) {
-            let Work { handle, dials, asides, closes, spent, .. } = *work;
-            let Work { alarm, judged, orders, is_vacant, .. } = *work;
-            if let Some(membership) = shell.membership.as_ref().filter(|_| !orders.is_empty()) {
-                for (shell, effects) in membership.pass_on(orders) {
+            let RareEffects {
+                wake: _,
+                handle,
+                dials,
+                at_dialer,
+                closes,
+                unwanted,
+                alarm,
+                judged,
+                budget_orders,
+                is_vacant,
+            } = *work;
+            if let Some(membership) =
+                shell.membership.as_ref().filter(|_| !budget_orders.is_empty())
+            {
+                for (shell, effects) in membership.pass_on(budget_orders) {
                     others.extend(effects.wake_first().map(|work| (shell, work)));
                 }
             }
@@ -299,20 +313,20 @@ impl<D: Dialer> Calls<D> {
             let mut add = |call| self.0.push_back((Arc::clone(&shell), call));
             handle.map(Call::Forget).into_iter().for_each(&mut add);
             let dials = dials.into_iter().map(|order| (Errand::Dial(order), true));
-            let asides = asides.into_iter().map(|order| {
-                let may_block = shell.may_block(order.task);
+            let at_dialer = at_dialer.into_iter().map(|order| {
+                let may_block = shell.may_block(order.purpose);
                 (Errand::Aside(order), may_block)
             });
             let closes =
                 closes.into_iter().map(|order| (Errand::Close(order), shell.blocking.close));
-            for (errand, may_block) in dials.chain(asides).chain(closes) {
+            for (errand, may_block) in dials.chain(at_dialer).chain(closes) {
                 if may_block {
                     shell.send(errand).into_iter().for_each(&mut add);
                 } else {
                     add(Call::Perform(errand));
                 }
             }
-            spent.into_iter().map(Call::Spend).for_each(&mut add);
+            unwanted.into_iter().map(Call::Spend).for_each(&mut add);
             judged.map(Call::ForgetPredicates).into_iter().for_each(&mut add);
             if is_vacant {
                 add(Call::TellVacant);

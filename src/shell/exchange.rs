@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use crate::budget::{Budget, MemberId, Order, Report, What};
+use crate::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
 use crate::config::Config;
 use crate::dialer::Dialer;
-use crate::ledger::{Access, Ledger, Share};
+use crate::ledger::{BudgetAccess, Ledger, Share};
 use crate::reporter::Reporter;
 use crate::shelf::Tally;
 use crate::sync::{AtomicU64, Mutex, Ordering, Process, catch, seed};
@@ -129,15 +129,15 @@ impl<D: Dialer> Exchange<D> {
     /// Has the coldest connections closed, as many as rest beyond the bound.
     #[cold]
     fn trim(&self, idle: &IdleCount) {
-        self.change(|budget| budget.trim(idle.surplus()));
+        self.change(|budget| budget.note_surplus(idle.surplus()));
     }
 
     /// Changes the budget, and carries out what follows from that.
     fn change(&self, change: impl Fn(&mut Budget)) {
         let mut orders = Vec::new();
-        self.with(&mut |budget| {
+        self.with_budget(&mut |budget| {
             change(budget);
-            budget.settle(&mut orders);
+            budget.issue_orders(&mut orders);
         });
         for (shell, effects) in self.pass_on(orders) {
             shell.carry_out(effects);
@@ -181,12 +181,12 @@ impl<D: Dialer> Exchange<D> {
     }
 
     /// Delivers the budget's orders to their members. The caller carries out the effects.
-    fn pass_on(&self, mut orders: Vec<Order>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
+    fn pass_on(&self, mut orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
         let mut told = Vec::new();
         while let Some(order) = orders.pop() {
             let shell = self.members.lock().shells.get(&order.to).and_then(Weak::upgrade);
             if let Some(shell) = shell {
-                let effects = shell.obey(order.what);
+                let effects = shell.obey(order.action);
                 told.push((shell, effects));
             } else {
                 self.take_back(order, &mut orders);
@@ -196,24 +196,24 @@ impl<D: Dialer> Exchange<D> {
     }
 
     /// Answers an order for a member that has gone.
-    fn take_back(&self, order: Order, orders: &mut Vec<Order>) {
-        let report = match order.what {
-            What::Grant => Report { freed: 1, granted: 1, ..Report::default() },
-            What::Evict { most, .. } => Report { refused: most, ..Report::default() },
+    fn take_back(&self, order: BudgetOrder, orders: &mut Vec<BudgetOrder>) {
+        let report = match order.action {
+            BudgetAction::Grant => Report { freed: 1, granted: 1, ..Report::default() },
+            BudgetAction::Evict { most, .. } => Report { refused: most, ..Report::default() },
         };
-        self.with(&mut |budget| {
-            budget.report(order.to, report);
-            budget.settle(orders);
+        self.with_budget(&mut |budget| {
+            budget.note_report(order.to, report);
+            budget.issue_orders(orders);
         });
     }
 }
 
 impl<D: Dialer> Shell<D> {
-    fn obey(&self, what: What) -> Orders<D> {
+    fn obey(&self, action: BudgetAction) -> Orders<D> {
         let orders = self.transact(|locked, now| {
-            let orders = match what {
-                What::Grant => locked.ledger.granted(now),
-                What::Evict { most, bar } => locked.ledger.evict(most, bar, now),
+            let orders = match action {
+                BudgetAction::Grant => locked.ledger.slot_granted(now),
+                BudgetAction::Evict { most, bar } => locked.ledger.evict(most, bar, now),
             };
             ((), orders)
         });
@@ -221,22 +221,22 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
-impl<D: Dialer> Access for Exchange<D> {
-    fn with(&self, visit: &mut dyn FnMut(&mut Budget)) {
+impl<D: Dialer> BudgetAccess for Exchange<D> {
+    fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget)) {
         let mut budget = self.budget.lock();
-        let condemned = budget.condemned();
+        let condemned = budget.evictions_ordered();
         visit(&mut budget);
         if let Some(idle) = &self.idle {
             idle.taken.store(u64::from(budget.taken()), Ordering::SeqCst);
             // Inside the budget's lock, so that two threads cannot both condemn one for one surplus.
-            idle.add(condemned as i64 - budget.condemned() as i64);
+            idle.add(condemned as i64 - budget.evictions_ordered() as i64);
         }
     }
 }
 
 impl<D: Dialer> Membership<D> {
     /// Delivers the budget's orders to their members. The caller carries out the effects.
-    pub(super) fn pass_on(&self, orders: Vec<Order>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
+    pub(super) fn pass_on(&self, orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
         self.exchange.pass_on(orders)
     }
 

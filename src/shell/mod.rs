@@ -42,7 +42,7 @@ use crate::error::{DialFailure, GetError};
 use crate::event::Event;
 use crate::histogram::Timings;
 use crate::holder::Site;
-use crate::ledger::{Effects, Entry, Ledger, Loan, Refusal, Task, Verdict, Work};
+use crate::ledger::{Effects, Entry, Ledger, Loan, Purpose, RareEffects, Refusal, Verdict};
 use crate::log_lines::Streak;
 use crate::moment::Moment;
 use crate::places::{Open, Places};
@@ -69,7 +69,7 @@ type Lent<D> = Entry<Connection<D>>;
 type Refused<D> = GetError<<D as Dialer>::Error>;
 type Answer<D> = Verdict<Connection<D>, Failure<D>>;
 type Orders<D> = Effects<Connection<D>, Failure<D>, Caller<D>>;
-type Duties<D> = Work<Connection<D>, Failure<D>, Caller<D>>;
+type Duties<D> = RareEffects<Connection<D>, Failure<D>, Caller<D>>;
 
 type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 
@@ -168,7 +168,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Starts the dials for `min_idle`.
     pub(crate) fn begin(self: &Arc<Self>) {
-        self.event(Ledger::look);
+        self.event(Ledger::tick);
     }
 
     /// Whether this process inherited the pool from its parent, by a fork.
@@ -282,8 +282,8 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn pass_on(self: &Arc<Self>, entry: Lent<D>) -> Option<Lent<D>> {
         self.event(|ledger, now| {
-            ledger.take_in(entry);
-            ledger.look(now)
+            ledger.take_from_place(entry);
+            ledger.tick(now)
         });
         None
     }
@@ -424,13 +424,13 @@ impl<D: Dialer> Shell<D> {
         }
         if was_touched {
             let Some(needs_reset) = self.user_code(|dialer| dialer.needs_reset(connection)) else {
-                self.task_failed(Task::Reset, None);
+                self.task_failed(Purpose::Reset, None);
                 return self.retire(entry, CloseReason::ResetFailed);
             };
             if needs_reset && self.resets_aside() {
-                return self.event(|ledger, now| ledger.set_aside_for_reset(entry, now));
+                return self.event(|ledger, now| ledger.give_back_for_reset(entry, now));
             }
-            if needs_reset && !self.has_passed(Task::Reset, |dialer| dialer.reset(connection)) {
+            if needs_reset && !self.has_passed(Purpose::Reset, |dialer| dialer.reset(connection)) {
                 return self.retire(entry, CloseReason::ResetFailed);
             }
         }
@@ -447,7 +447,7 @@ impl<D: Dialer> Shell<D> {
                 }
                 // Read after the gate, and written before the gate is opened: see `Knobs`.
                 if self.knobs.is_before_upkeep(expires) {
-                    self.event(Ledger::look);
+                    self.event(Ledger::tick);
                 }
             }
             _ => self.give_back_slowly(entry),

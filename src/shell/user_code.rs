@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dialer::Dialer;
 use crate::event::{Event, Observer};
-use crate::ledger::Task;
+use crate::ledger::Purpose;
 use crate::reporter::Reporter;
 use crate::spans::{self, Span};
 use crate::sync::catch;
@@ -42,7 +42,7 @@ impl<D: Dialer> Shell<D> {
     #[inline]
     pub(super) fn has_passed(
         &self,
-        task: Task,
+        purpose: Purpose,
         code: impl FnOnce(&D) -> Result<(), D::Error>,
     ) -> bool {
         let error = match self.user_code(code) {
@@ -50,14 +50,14 @@ impl<D: Dialer> Shell<D> {
             Some(Err(error)) => Some(error),
             None => None,
         };
-        self.task_failed(task, error);
+        self.task_failed(purpose, error);
         false
     }
 
     #[cold]
-    pub(super) fn task_failed(&self, task: Task, error: Option<D::Error>) {
-        self.tell(|| match task {
-            Task::Reset => Event::ResetFailed { error: error.as_ref() },
+    pub(super) fn task_failed(&self, purpose: Purpose, error: Option<D::Error>) {
+        self.tell(|| match purpose {
+            Purpose::Reset => Event::ResetFailed { error: error.as_ref() },
             _ => Event::CheckFailed { error: error.as_ref() },
         });
         self.user_code(|_| drop(error));

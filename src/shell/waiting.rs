@@ -27,11 +27,11 @@ pub(super) struct Told<C, F> {
 pub(super) type Way<C, F> = Arc<Bell<Told<C, F>>>;
 
 impl<C, F> Waker<C, F> for Way<C, F> {
-    fn tell(&self, verdict: Verdict<C, F>, is_waking: bool) {
+    fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
         self.put(Told { verdict, is_waking });
     }
 
-    fn call(&self) {
+    fn request_tick(&self) {
         Bell::call(self);
     }
 }
@@ -185,7 +185,7 @@ impl<D: Dialer> Shell<D> {
                     let account = |books: &_| Account::after_wait(self.name(), books, asking, now);
                     return ledger.leave(ticket, now, account);
                 }
-                let orders = ledger.look(now);
+                let orders = ledger.tick(now);
                 until = orders.is_empty().then(|| ledger.sleep(ticket, deadline));
                 (None, orders)
             });
@@ -203,7 +203,7 @@ impl<D: Dialer> Shell<D> {
         if is_waking {
             self.woken.fetch_add(1, Ordering::AcqRel);
             if self.is_kept.load(Ordering::Acquire) != 0 {
-                self.event(Ledger::look);
+                self.event(Ledger::tick);
             }
         }
         if matches!(verdict, Verdict::Granted(_) | Verdict::Warm) {

@@ -28,7 +28,7 @@ mod slips;
 #[allow(unreachable_pub)]
 mod stats;
 
-/// The door of the crate, as far as these files need it.
+/// The crate's `sync`, as far as these files need it.
 mod sync {
     pub(crate) use crossbeam_utils::atomic::AtomicCell;
 }
@@ -44,7 +44,7 @@ fn once(hold: f64) -> Caller {
     Caller { hold, again: None }
 }
 
-/// All callers of a scenario, under one rule.
+/// Runs all callers of a scenario under one rule.
 fn run(
     rule: DialRule,
     max_open: u32,
@@ -55,7 +55,7 @@ fn run(
     run_with(0.0, rule, max_open, idle, dial_time, callers)
 }
 
-/// The same, where each dial begins so many milliseconds after it is ordered.
+/// The same, with each dial beginning `worker_time` milliseconds after it is ordered.
 fn run_with(
     worker_time: f64,
     rule: DialRule,
@@ -130,14 +130,14 @@ fn with_dials_of_a_millisecond_a_ramp_is_served_as_soon() {
     assert!(adaptive.longest_wait() <= 1.13, "{}", adaptive.longest_wait());
 }
 
-/// A dial time that holds for the connections that are open from the start, and one for all others.
+/// One dial time for the connections that are open from the start, and another for all others.
 fn changed(before: f64, now: f64) -> impl FnMut(std::time::Duration) -> f64 + 'static {
     move |since| if since.is_zero() { before } else { now }
 }
 
 #[test]
 fn a_spike_opens_few_connections_though_dials_that_took_nothing_take_long_now() {
-    // All at once, or as threads that start at once come to ask on few cores.
+    // Either all at once, or spread out as threads that start at once on few cores.
     for (before, gap) in [(0.0, 0.0), (0.1, 0.0), (0.25, 0.0), (0.1, 0.03)] {
         let spike = (0..50).map(move |nth| (2000.0 + f64::from(nth) * gap, once(2.0)));
         let adaptive = run(Adaptive, 50, 5, changed(before, 150.0), spike);
@@ -164,7 +164,7 @@ fn callers_who_keep_theirs_wait_5_ms_more_where_dials_that_took_nothing_take_lon
 }
 
 #[test]
-fn where_dials_take_nothing_callers_who_keep_theirs_wait_for_one_dial_more() {
+fn with_instant_dials_callers_who_keep_theirs_wait_for_one_dial_more() {
     for dial in [0.0, 0.1, 0.25] {
         let ramp = (0..50).map(|_| (2000.0, once(1e6)));
         let adaptive = run(Adaptive, 50, 5, move |_| dial, ramp);
@@ -235,9 +235,9 @@ fn a_dial_time_that_changes_tenfold_is_learned() {
 }
 
 proptest! {
-    /// However callers come and whatever they do: all are served, and while nothing comes back
-    /// nobody waits longer than two hold-offs with room for a dial and none begun. The ledger's own
-    /// audit asserts that no dial is begun without a caller unmet.
+    /// For any arrivals and holds, all callers are served. While nothing comes back, nobody waits for
+    /// longer than two hold-offs with room for a dial and none begun. The ledger's own audit asserts that
+    /// no dial begins without a caller who needs it.
     #[test]
     fn nobody_waits_for_long_on_returns_that_do_not_come(
         max_open in 1..20u32,

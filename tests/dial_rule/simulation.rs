@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use crate::config::{Config, DialRule};
-use crate::ledger::effects::ErrandId;
+use crate::ledger::effects::JobId;
 use crate::ledger::{Effects, Entry, Ledger, Overdue, Request, Ticket, Verdict};
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip};
@@ -55,24 +55,24 @@ impl From<Overdue> for Failure {
     }
 }
 
-/// Connections are nothing but counted, and a caller is woken by its number.
+/// Connections carry no data, and a caller is woken by its number.
 type Way = Slip<u64, Failure, ()>;
 type Books = Ledger<(), Failure, Way>;
 type Orders = Effects<(), Failure, Way>;
 
-/// What a caller does with its turn.
+/// How a caller behaves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
     /// How long it keeps its connection, in milliseconds.
     pub(crate) hold: f64,
-    /// After how many milliseconds it asks again once it has returned it; `None`: never.
+    /// How many milliseconds after returning it the caller asks again; `None`: never.
     pub(crate) again: Option<f64>,
 }
 
 enum Event {
     Arrive(Caller),
     Return(Entry<()>, Caller),
-    Dialed(ErrandId, Duration),
+    Dialed(JobId, Duration),
 }
 
 struct Waiting {
@@ -80,7 +80,7 @@ struct Waiting {
     slip: Way,
     caller: Caller,
     since: Moment,
-    /// When its wait ends by the clock, as it was told when it fell asleep.
+    /// When it wakes by the clock, as the ledger said when it fell asleep.
     until: Option<Moment>,
 }
 
@@ -95,7 +95,7 @@ pub(crate) struct Simulation {
     agenda: BinaryHeap<Reverse<(Moment, u64)>>,
     events: BTreeMap<u64, Event>,
     next: u64,
-    /// Those who wait, by number.
+    /// The callers who wait, by number.
     waiting: BTreeMap<u64, Waiting>,
     /// How long each caller has waited, in milliseconds, in order of service.
     pub(crate) waits: Vec<f64>,
@@ -105,13 +105,13 @@ pub(crate) struct Simulation {
     /// How many callers have woken up to a connection.
     woken: u64,
     last_return: Moment,
-    /// The longest time that somebody waited while nothing came back and no dial was on the way to
-    /// it, in milliseconds.
+    /// The longest time that a caller waited while nothing came back and no dial was under way for it, in
+    /// milliseconds.
     pub(crate) longest_idle_wait: f64,
 }
 
 impl Simulation {
-    /// A pool with `idle` connections open, that knows how long a dial takes if it has any.
+    /// A pool with `idle` connections open. If it has any, it knows how long a dial takes.
     pub(crate) fn new(
         rule: DialRule,
         max_open: u32,
@@ -167,14 +167,14 @@ impl Simulation {
         self.waits.iter().copied().fold(0.0, f64::max)
     }
 
-    /// The wait that a share of the callers did not exceed.
+    /// The wait that this part of the callers did not exceed.
     pub(crate) fn wait_percentile(&self, share: f64) -> f64 {
         let mut waits = self.waits.clone();
         waits.sort_by(f64::total_cmp);
         waits[((waits.len() as f64 * share) as usize).min(waits.len() - 1)]
     }
 
-    /// Has a caller come `at` milliseconds after the start.
+    /// Lets a caller come `at` milliseconds after the start.
     pub(crate) fn arrive(&mut self, at: f64, caller: Caller) {
         let at = self.start + ms(at);
         self.plan(at, Event::Arrive(caller));
@@ -210,7 +210,7 @@ impl Simulation {
         let is_due = |waiting: &Waiting| waiting.until == Some(at);
         let lookers = self.waiting.iter().filter(|(_, waiting)| is_due(waiting));
         let lookers: Vec<u64> = lookers.map(|(number, _)| *number).collect();
-        let effects = self.ledger.look(self.now);
+        let effects = self.ledger.tick(self.now);
         self.carry_out(effects);
         lookers.into_iter().for_each(|number| self.wake(number));
     }
@@ -249,7 +249,7 @@ impl Simulation {
     }
 
     fn carry_out(&mut self, effects: Orders) {
-        let Lists { wake, dials, asides, closes, .. } = effects.into();
+        let Lists { wake, dials, at_dialer, closes, .. } = effects.into();
         for order in dials {
             self.dials += 1;
             let took = (self.dial_time)(self.now - self.start);
@@ -257,12 +257,12 @@ impl Simulation {
             let at = self.now + ms(self.worker_time) + ms(took);
             self.plan(at, Event::Dialed(order.id, ms(took)));
         }
-        assert!(asides.is_empty() && closes.is_empty());
+        assert!(at_dialer.is_empty() && closes.is_empty());
         wake.into_iter().for_each(|number| self.wake(number));
         self.note_idle_wait();
     }
 
-    /// What a caller does who is woken, and before it first falls asleep.
+    /// Handles a caller who is woken, or who is about to sleep for the first time.
     fn wake(&mut self, number: u64) {
         let Some(waiting) = self.waiting.get_mut(&number) else { return };
         match waiting.slip.take() {
@@ -273,7 +273,7 @@ impl Simulation {
                 self.serve(entry, caller, since);
                 self.woken += u64::from(is_waking);
                 self.ledger.note_woken(self.woken);
-                let effects = self.ledger.look(self.now);
+                let effects = self.ledger.tick(self.now);
                 self.carry_out(effects);
             }
             Some((verdict, _)) => panic!("every caller is served: {verdict:?}"),

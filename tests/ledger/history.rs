@@ -1,4 +1,4 @@
-//! Any history: whatever happens, in whatever order, the promises hold after each event.
+//! Random histories: the promises hold after each event, in any order of events.
 
 use std::time::Duration;
 
@@ -8,8 +8,7 @@ use proptest::prelude::*;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
 use crate::world::{Hangs, World};
 
-/// One thing that can happen. A `usize` picks one of those that it can happen to; if it can happen
-/// to nobody, nothing does.
+/// One event. A `usize` picks its object among those that qualify; if none does, nothing happens.
 #[derive(Clone, Debug)]
 enum Event {
     Request(Option<Duration>),
@@ -17,7 +16,7 @@ enum Event {
     Collect(usize),
     Leave(usize),
     Cancel(usize),
-    Look,
+    Tick,
     Upkeep,
     Dialed(usize),
     DialFailed(usize),
@@ -69,7 +68,7 @@ impl Event {
             Self::TryRequest => 1,
             Self::Collect(_) => 2,
             Self::Leave(_) => 3,
-            Self::Look => 4,
+            Self::Tick => 4,
             Self::Dialed(_) => 5,
             Self::DialFailed(_) => 6,
             Self::DialPanicked(_) => 7,
@@ -102,13 +101,13 @@ impl Event {
             Self::Collect(pick) => world.collect(pick),
             Self::Leave(pick) => world.leave(pick),
             Self::Cancel(pick) => world.cancel(pick, behind),
-            Self::Look => world.look(behind),
+            Self::Tick => world.tick(behind),
             Self::Upkeep => world.upkeep(behind),
             Self::Dialed(pick) => world.dialed(pick, behind),
             Self::DialFailed(pick) => world.dial_failed(pick, false, behind),
             Self::DialPanicked(pick) => world.dial_failed(pick, true, behind),
             Self::GiveBack(pick) => world.give_back(pick, behind),
-            Self::SetAsideForReset(pick) => world.set_aside_for_reset(pick, behind),
+            Self::SetAsideForReset(pick) => world.give_back_for_reset(pick, behind),
             Self::Back(pick, sound) => world.back(pick, sound, behind),
             Self::Retire(pick) => world.retire(pick, false, behind),
             Self::Break(pick) => world.retire(pick, true, behind),
@@ -150,7 +149,7 @@ impl Change {
     }
 }
 
-/// From an instant to beyond every time limit, and for ever.
+/// From zero to beyond every time limit, and for ever.
 pub(crate) fn span() -> impl Strategy<Value = Duration> {
     prop_oneof![
         Just(Duration::from_millis(1)),
@@ -188,7 +187,7 @@ fn breaker() -> impl Strategy<Value = Option<Breaker>> {
     prop::option::weighted(0.4, (1..4u32, span()).prop_map(|(n, every)| Breaker::new(n, every)))
 }
 
-/// In half of the histories without end.
+/// Without end in half of the histories.
 fn age() -> impl Strategy<Value = Duration> {
     prop_oneof![Just(Duration::MAX), span()]
 }
@@ -221,7 +220,7 @@ fn event() -> impl Strategy<Value = Event> {
         9 => pick().prop_map(Event::Collect),
         2 => pick().prop_map(Event::Leave),
         2 => pick().prop_map(Event::Cancel),
-        1 => Just(Event::Look),
+        1 => Just(Event::Tick),
         1 => Just(Event::Upkeep),
         6 => pick().prop_map(Event::Dialed),
         3 => pick().prop_map(Event::DialFailed),
@@ -266,8 +265,8 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
             max_idle,
             max_dialing,
             max_waiting,
-            // The World dials and hands over as soon as there is reason to: `tests/dial_rule` and
-            // the models of the places have the rest.
+            // The World dials and hands over without delay: `tests/dial_rule` and
+            // the models of the places cover the rest.
             dial_rule: DialRule::Eager,
             bypass: Duration::ZERO,
             min_idle,
@@ -288,15 +287,15 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
     })
 }
 
-/// Each call of the dialer returns in some histories, and in others every so often one does not.
+/// In some histories every call of the dialer returns; in others some do not.
 fn hangs() -> impl Strategy<Value = Hangs> {
     let pattern = || prop_oneof![3 => Just(0), 1 => any::<u64>().prop_map(|bits| bits & bits << 1)];
     (pattern(), pattern(), pattern(), any::<bool>())
-        .prop_map(|(dials, asides, closes, upkeep)| Hangs { dials, asides, closes, upkeep })
+        .prop_map(|(dials, at_dialer, closes, upkeep)| Hangs { dials, at_dialer, closes, upkeep })
 }
 
-/// How likely each kind of event is in one history: some kinds never happen in it, and so others
-/// are met in company that they would seldom have.
+/// How likely each kind of event is in one history. Some kinds never happen in it, so that others meet in
+/// combinations that would otherwise be rare.
 fn weights() -> impl Strategy<Value = [u8; KINDS]> {
     let weight = prop_oneof![1 => Just(0), 1 => Just(80), 4 => Just(255)];
     vec(weight, KINDS).prop_map(|weights| {
@@ -306,15 +305,15 @@ fn weights() -> impl Strategy<Value = [u8; KINDS]> {
     })
 }
 
-/// An event, the dice that say whether it happens, and how far its clock is behind.
+/// An event, the number that decides whether it happens, and how far its clock is behind.
 fn throw() -> impl Strategy<Value = (Event, u8, Duration)> {
     let behind = prop_oneof![6 => Just(0), 1 => 1..4u64].prop_map(Duration::from_millis);
     (event(), 0..255u8, behind)
 }
 
 proptest! {
-    /// Whatever happens, in whatever order, the books balance and the promises hold; and once
-    /// everyone has finished, nobody is left waiting and nothing is left open.
+    /// In any order of events the numbers add up and the promises hold. Once everyone has finished, nobody
+    /// is left waiting and nothing is left open.
     #[test]
     fn any_history_balances_and_drains(
         config in config(),

@@ -1,20 +1,19 @@
-//! The Keys: several ledgers under one budget, with their callers, servers and places by script.
+//! `Keys`: several real ledgers under one real budget, with scripted callers, servers and places.
 //!
-//! The ledgers are real, and so is the budget. Kept beside them, the slow and obvious way, is what
-//! decides among keys: who waits for a slot and since when, and which connections rest and since
-//! when. After each event the promises that hold among keys are held against that.
+//! Keys knows beside them who waits for a slot and since when, and which connections are idle and since
+//! when. After each event it checks the promises that hold among keys against that.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::budget::{Budget, MemberId, Order, Report, What};
+use crate::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
-use crate::ledger::effects::ErrandId;
+use crate::ledger::effects::JobId;
 use crate::ledger::{
-    Access, AsideOrder, CloseOrder, Effects, Entry, Ledger, Refusal, Request, Share, Ticket,
-    Verdict,
+    AtDialerOrder, BudgetAccess, CloseOrder, Effects, Entry, Ledger, Refusal, Request, Share,
+    Ticket, Verdict,
 };
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -35,53 +34,53 @@ impl Common {
         visit(&mut self.0.lock().unwrap())
     }
 
-    /// As the shell does it: the orders are to be delivered.
-    pub(crate) fn resize(&self, max_open: u32) -> Vec<Order> {
+    /// Changes the bound as the shell does. The orders must be delivered.
+    pub(crate) fn resize(&self, max_open: u32) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
             budget.resize(max_open);
-            budget.settle(&mut orders);
+            budget.issue_orders(&mut orders);
         });
         orders
     }
 
-    /// As the shell does it when more may rest than shall.
-    pub(crate) fn trim(&self, at_rest: u32, max_idle: u32) -> Vec<Order> {
+    /// Reports idle connections beyond `max_idle`, as the shell does.
+    pub(crate) fn trim(&self, at_rest: u32, max_idle: u32) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
-            let ordered = budget.condemned() - budget.evicted_total();
+            let ordered = budget.evictions_ordered() - budget.evicted_total();
             let left = at_rest.saturating_sub(u32::try_from(ordered).unwrap());
             if left > max_idle {
-                budget.trim(left - max_idle);
-                budget.settle(&mut orders);
+                budget.note_surplus(left - max_idle);
+                budget.issue_orders(&mut orders);
             }
         });
         orders
     }
 
-    /// The same, of an order whose member has gone.
-    pub(crate) fn take_back(&self, order: Order) -> Vec<Order> {
+    /// Takes back an order whose member has gone.
+    pub(crate) fn take_back(&self, order: BudgetOrder) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
-            let report = match order.what {
-                What::Grant => Report { freed: 1, granted: 1, ..Report::default() },
-                What::Evict { most, .. } => Report { refused: most, ..Report::default() },
+            let report = match order.action {
+                BudgetAction::Grant => Report { freed: 1, granted: 1, ..Report::default() },
+                BudgetAction::Evict { most, .. } => Report { refused: most, ..Report::default() },
             };
-            budget.report(order.to, report);
-            budget.settle(&mut orders);
+            budget.note_report(order.to, report);
+            budget.issue_orders(&mut orders);
         });
         orders
     }
 
-    /// All that it keeps, in so many words; without what it only counts.
+    /// Everything that the budget keeps, without its totals, for the tests of what is left.
     pub(crate) fn contents(&self) -> String {
         let contents = self.visit(|budget| format!("{budget:?}"));
         contents.split("evicted_total").next().expect("there is a first part").to_owned()
     }
 }
 
-impl Access for Common {
-    fn with(&self, visit: &mut dyn FnMut(&mut Budget)) {
+impl BudgetAccess for Common {
+    fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget)) {
         visit(&mut self.0.lock().unwrap());
     }
 }
@@ -89,21 +88,21 @@ impl Access for Common {
 /// When orders from key to key are delivered, and by what clock things happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// Before anything else happens; and the clock never runs back. Then what is decided among keys
-    /// is known to the last connection.
+    /// Before anything else happens, and the clock never runs back. Then Keys knows each decision among
+    /// keys exactly.
     AtOnce,
-    /// At any time and in any order, as by threads that are held up.
+    /// At any time and in any order, as if threads were held up.
     Late,
 }
 
-/// What a history of keys begins with.
+/// The settings with which a history of keys begins.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) keys: usize,
     pub(crate) each: Config,
     pub(crate) max_open_total: u32,
     pub(crate) max_idle_total: Option<u32>,
-    /// Places of each key, where connections rest out of its ledger's sight.
+    /// How many places each key has, for connections that are laid out.
     pub(crate) places: usize,
     pub(crate) delivery: Delivery,
 }
@@ -116,7 +115,7 @@ struct Member {
     /// `None`: the gate is shut.
     places: Option<Places>,
     alarm: Option<Moment>,
-    /// Since when its first caller without a dial waits, and how many slots it lacks, by the Keys.
+    /// Since when its first caller without a dial has waited, and how many slots it lacks, as Keys knows.
     want: Option<(Moment, u32)>,
     /// Whether it has been granted a slot, and nothing has happened to it since.
     is_granted: bool,
@@ -136,21 +135,21 @@ struct Caller {
     ticket: Option<Ticket>,
     since: Moment,
     deadline: Option<Moment>,
-    /// What a warm-up wants open.
+    /// How many connections a warm-up wants open.
     target: Option<u32>,
     state: State,
     /// The dial that was begun for it, while it is counted on.
-    dial: Option<ErrandId>,
+    dial: Option<JobId>,
     has_failed: bool,
     sleep: Sleep,
 }
 
 #[derive(Debug)]
 enum State {
-    /// In the queue; or it has not heard yet that it is not, if orders may be late.
+    /// In the queue. If orders may be late, it may have left the queue without knowing.
     Waiting,
-    /// Out of the queue, and has yet to look at its connections.
-    Told(Verdict<u32, Failure>),
+    /// Out of the queue, and has yet to check its connection.
+    HasVerdict(Verdict<u32, Failure>),
     Holding(Entry<u32>),
     /// Was given a broken connection and has retired it.
     Empty,
@@ -173,7 +172,7 @@ struct Connection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// In the ledger or in a place. While orders are late, perhaps granted.
+    /// In the ledger or in a place. If orders are late, perhaps granted.
     AtRest,
     Out,
     Closing,
@@ -183,19 +182,19 @@ enum Place {
 
 struct Dial {
     member: usize,
-    id: ErrandId,
+    id: JobId,
     is_counted: bool,
 }
 
-struct Aside {
+struct AtDialer {
     member: usize,
-    order: AsideOrder<u32>,
+    order: AtDialerOrder<u32>,
     is_counted: bool,
 }
 
 struct Close {
     member: usize,
-    id: ErrandId,
+    id: JobId,
     connection: u32,
     makes_room: bool,
 }
@@ -204,7 +203,7 @@ pub(crate) struct Keys {
     setting: Setting,
     common: Arc<Common>,
     max_open_total: u32,
-    /// What may be taken: the bound, or what was taken when it was lowered and is still.
+    /// The most that may be taken: the bound, or more after it was lowered, until enough is returned.
     allowance: u32,
     now: Moment,
     /// How far the clock of the event at hand is behind.
@@ -217,11 +216,11 @@ pub(crate) struct Keys {
     callers: Vec<Caller>,
     connections: BTreeMap<u32, Connection>,
     dials: Vec<Dial>,
-    asides: Vec<Aside>,
+    at_dialer: Vec<AtDialer>,
     closes: Vec<Close>,
     /// Orders on their way.
-    orders: Vec<Order>,
-    /// Members of which it was said that nothing is left.
+    orders: Vec<BudgetOrder>,
+    /// Members that have reported that nothing is left of them.
     vacant: Vec<usize>,
     evicted: u32,
 }
@@ -244,7 +243,7 @@ impl Keys {
             callers: Vec::new(),
             connections: BTreeMap::new(),
             dials: Vec::new(),
-            asides: Vec::new(),
+            at_dialer: Vec::new(),
             closes: Vec::new(),
             orders: Vec::new(),
             vacant: Vec::new(),
@@ -252,14 +251,14 @@ impl Keys {
         }
     }
 
-    /// One thing happens, by a clock that is behind, and all that follows from it at once.
+    /// One event, by a clock that is behind, and everything that follows from it at once.
     pub(crate) fn step(&mut self, behind: Duration, what: impl FnOnce(&mut Self)) {
         self.behind = if self.is_prompt() { Duration::ZERO } else { behind };
         what(self);
         self.trim();
         self.follow();
         if self.orders.is_empty() {
-            self.nobody_stalls_beside_what_rests();
+            self.nobody_stalls_beside_idle_connections();
         }
     }
 
@@ -277,7 +276,7 @@ impl Keys {
         is_trimmed
     }
 
-    /// Whatever follows at once from what has happened.
+    /// Delivers what follows at once from an event.
     fn follow(&mut self) {
         while self.is_prompt() && (self.trim() || self.follow_up()) {}
     }
@@ -285,7 +284,7 @@ impl Keys {
     fn follow_up(&mut self) -> bool {
         if !self.orders.is_empty() {
             self.deliver(self.orders.len() - 1);
-        } else if let Some(caller) = self.pick(0, |it| matches!(it.state, State::Told(_))) {
+        } else if let Some(caller) = self.pick(0, |it| matches!(it.state, State::HasVerdict(_))) {
             self.collect_of(caller);
         } else if !self.vacant.is_empty() {
             self.close_if_vacant(0);
@@ -303,13 +302,13 @@ impl Keys {
         let deadline = patience.and_then(|patience| self.clock().after(patience));
         self.callers.push(Caller::new(member, self.clock(), deadline, None));
         let caller = self.callers.len() - 1;
-        match self.take_unseen(member) {
+        match self.take_from_place(member) {
             Some(entry) => self.lend(caller, None, entry),
             None => self.ask(caller),
         }
     }
 
-    /// KEY-02: whoever has found a key's ledger before it closed is told so, and asks another.
+    /// KEY-02: a caller who found a key's ledger before it closed is refused, and asks another.
     fn ask_those_who_have_closed(&mut self, key: usize) {
         for member in 0..self.members.len() {
             let is_left = self.members[member].key == key && self.current[key] != Some(member);
@@ -381,7 +380,7 @@ impl Keys {
         self.note(member, now, effects);
     }
 
-    /// A caller wakes, for a reason or for none; and sleeps again if it has to.
+    /// A caller wakes, for a reason or for none, and sleeps again if it has to.
     pub(crate) fn collect(&mut self, pick: usize) {
         if let Some(caller) = self.pick(pick, |it| matches!(it.state, State::Waiting)) {
             self.collect_of(caller);
@@ -392,27 +391,27 @@ impl Keys {
         let Caller { member, ticket, deadline, .. } = self.callers[caller];
         let ticket = ticket.expect("who waits has a ticket");
         if self.members[member].books.is_none() {
-            let told = self.collect_slip(caller);
-            assert!(!matches!(told, None | Some(Verdict::Granted(_))), "KEY-02: {told:?}");
+            let verdict = self.collect_verdict(caller);
+            assert!(!matches!(verdict, None | Some(Verdict::Granted(_))), "KEY-02: {verdict:?}");
             self.callers[caller].state = State::Gone;
             return;
         }
         let now = self.open(member);
-        let told = match std::mem::replace(&mut self.callers[caller].state, State::Gone) {
-            State::Told(verdict) => Some(verdict),
-            _ => self.collect_slip(caller),
+        let verdict = match std::mem::replace(&mut self.callers[caller].state, State::Gone) {
+            State::HasVerdict(verdict) => Some(verdict),
+            _ => self.collect_verdict(caller),
         };
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
-        match told {
+        match verdict {
             Some(Verdict::Granted(entry)) => {
                 self.lend(caller, Some(ticket), entry);
-                let effects = self.books(member).look(now);
+                let effects = self.books(member).tick(now);
                 self.note(member, now, effects);
             }
-            Some(_) => self.put_away(member, now),
+            Some(_) => self.end_event(member, now),
             None if is_late => {
-                let (told, effects) = self.books(member).leave(ticket, now, |_| ());
-                if told.is_none() {
+                let (left, effects) = self.books(member).leave(ticket, now, |_| ());
+                if left.is_none() {
                     self.callers[caller].state = State::Waiting;
                 }
                 self.note(member, now, effects);
@@ -421,22 +420,22 @@ impl Keys {
                 let until = self.books(member).sleep(ticket, deadline);
                 let it = &mut self.callers[caller];
                 (it.state, it.sleep) = (State::Waiting, Sleep::Until(until));
-                self.put_away(member, now);
+                self.end_event(member, now);
             }
         }
     }
 
-    /// What a caller has been told; it may have woken up to that.
-    fn collect_slip(&mut self, caller: usize) -> Option<Verdict<u32, Failure>> {
+    /// Collects a caller's verdict. The caller counts as woken if it was asleep.
+    fn collect_verdict(&mut self, caller: usize) -> Option<Verdict<u32, Failure>> {
         let member = self.callers[caller].member;
         let before = self.slips.woken;
-        let told = self.slips.collect(caller);
+        let verdict = self.slips.collect(caller);
         self.members[member].woken += self.slips.woken - before;
         let woken = self.members[member].woken;
         if let Some(books) = &mut self.members[member].books {
             books.note_woken(woken);
         }
-        told
+        verdict
     }
 
     pub(crate) fn cancel(&mut self, pick: usize) {
@@ -444,8 +443,8 @@ impl Keys {
         let Some(caller) = self.pick(pick, may_be) else { return };
         let Caller { member, ticket, .. } = self.callers[caller];
         if self.members[member].books.is_none() {
-            // The call comes after the key's ledger has closed, which told every caller so.
-            assert!(self.slips.is_told(caller), "KEY-02: closed with somebody in it");
+            // The key's ledger may have closed before, which gave every caller a verdict.
+            assert!(self.slips.has_verdict(caller), "KEY-02: closed with somebody in it");
             return;
         }
         let ticket = ticket.expect("who waits has a ticket");
@@ -460,16 +459,16 @@ impl Keys {
 
     // ---- Connections ---------------------------------------------------------------------------
 
-    /// The way without the ledger: where the gate is open, and something rests that is fresh.
-    fn take_unseen(&mut self, member: usize) -> Option<Entry<u32>> {
+    /// Takes a connection from a place without the ledger, if the gate is open and one there is fresh.
+    fn take_from_place(&mut self, member: usize) -> Option<Entry<u32>> {
         let now = self.clock();
         let entry = self.gate(member, now)?.at_rest.pop()?;
         let Config { check_after, max_idle_time, .. } = self.setting.each;
         let is_fresh = now.since(entry.idle_since()) <= check_after.min(max_idle_time);
-        if !is_fresh || !self.may_rest_unseen(member, &entry, now) {
+        if !is_fresh || !self.may_rest_in_place(member, &entry, now) {
             self.event(member, |books, now| {
-                books.take_in(entry);
-                books.look(now)
+                books.take_from_place(entry);
+                books.tick(now)
             });
             return None;
         }
@@ -482,7 +481,7 @@ impl Keys {
         places.until.is_none_or(|until| now <= until).then_some(places)
     }
 
-    fn may_rest_unseen(&mut self, member: usize, entry: &Entry<u32>, now: Moment) -> bool {
+    fn may_rest_in_place(&mut self, member: usize, entry: &Entry<u32>, now: Moment) -> bool {
         let gate = self.gate(member, now);
         gate.is_some_and(|it| it.epoch == entry.epoch) && now < entry.expires
     }
@@ -493,7 +492,7 @@ impl Keys {
         let connection = self.connection(entry.connection);
         (connection.place, connection.idle_since) = (Place::AtRest, now);
         let most = self.setting.places;
-        let may_rest = self.may_rest_unseen(member, &entry, now);
+        let may_rest = self.may_rest_in_place(member, &entry, now);
         match self.gate(member, now).filter(|it| may_rest && it.at_rest.len() < most) {
             Some(places) => {
                 entry.come_to_rest(now);
@@ -504,8 +503,7 @@ impl Keys {
         }
     }
 
-    /// The connection is of no more use. One whose caller was the first to look at it may be asked
-    /// for again, with the same place.
+    /// The connection is broken. If it was just granted, its caller may ask again with the same ticket.
     pub(crate) fn retire(&mut self, pick: usize, to_rejoin: bool) {
         let then = if to_rejoin { State::Empty } else { State::Gone };
         let Some((member, entry)) = self.take_held(pick, then) else { return };
@@ -548,8 +546,8 @@ impl Keys {
         self.event(member, |books, now| books.dial_failed(id, Failure::Of(id), false, now));
     }
 
-    /// The dial has come to its end, or is counted on no more.
-    fn part(&mut self, member: usize, dial: ErrandId, has_failed: bool) {
+    /// The dial has ended, or is written off.
+    fn part(&mut self, member: usize, dial: JobId, has_failed: bool) {
         let is_sponsor = |it: &&mut Caller| it.member == member && it.dial == Some(dial);
         for it in self.callers.iter_mut().filter(is_sponsor) {
             (it.dial, it.has_failed) = (None, has_failed);
@@ -557,12 +555,12 @@ impl Keys {
     }
 
     pub(crate) fn back(&mut self, pick: usize, is_sound: bool) {
-        let Some(at) = choose(self.asides.len(), pick) else { return };
-        let Aside { member, order: AsideOrder { id, entry, task, .. }, .. } =
-            self.asides.remove(at);
+        let Some(at) = choose(self.at_dialer.len(), pick) else { return };
+        let AtDialer { member, order: AtDialerOrder { id, entry, purpose, .. }, .. } =
+            self.at_dialer.remove(at);
         self.connection(entry.connection).place = Place::AtRest;
         self.event(member, |books, now| {
-            books.back(id, entry, (!is_sound).then(|| task.fault()), now)
+            books.back_from_dialer(id, entry, (!is_sound).then(|| purpose.fault()), now)
         });
     }
 
@@ -576,9 +574,9 @@ impl Keys {
 
     // ---- Control -------------------------------------------------------------------------------
 
-    pub(crate) fn look(&mut self, key: usize) {
+    pub(crate) fn tick(&mut self, key: usize) {
         if let Some(member) = self.current[key] {
-            self.event(member, Ledger::look);
+            self.event(member, Ledger::tick);
         }
     }
 
@@ -591,7 +589,7 @@ impl Keys {
                 dial.id
             })
             .collect();
-        self.asides
+        self.at_dialer
             .iter_mut()
             .filter(|it| it.member == member)
             .for_each(|it| it.is_counted = false);
@@ -623,20 +621,20 @@ impl Keys {
     /// An order reaches its member.
     pub(crate) fn deliver(&mut self, pick: usize) {
         let Some(at) = choose(self.orders.len(), pick) else { return };
-        let Order { to, what } = self.orders.swap_remove(at);
+        let BudgetOrder { to, action } = self.orders.swap_remove(at);
         let member = to.0 as usize;
         if self.members[member].books.is_none() {
-            let orders = self.common.take_back(Order { to, what });
+            let orders = self.common.take_back(BudgetOrder { to, action });
             self.send(orders);
             return self.agree();
         }
-        self.event(member, |books, now| match what {
-            What::Grant => books.granted(now),
-            What::Evict { most, bar } => books.evict(most, bar, now),
+        self.event(member, |books, now| match action {
+            BudgetAction::Grant => books.slot_granted(now),
+            BudgetAction::Evict { most, bar } => books.evict(most, bar, now),
         });
     }
 
-    /// Somebody has heard that nothing is left of a member.
+    /// Somebody learns that nothing is left of a member.
     pub(crate) fn close_if_vacant(&mut self, pick: usize) {
         let Some(at) = choose(self.vacant.len(), pick) else { return };
         let member = self.vacant.swap_remove(at);
@@ -654,15 +652,14 @@ impl Keys {
         self.note(member, now, effects);
         let mut its = self.callers.iter().enumerate().filter(|(_, it)| it.member == member);
         let is_left = its.any(|(at, it)| match it.state {
-            State::Waiting => !self.slips.is_told(at),
+            State::Waiting => !self.slips.has_verdict(at),
             State::Holding(_) => true,
             _ => false,
         });
         assert!(!is_left, "KEY-02: closed with somebody in it");
         let open = self.books(member).stats(now).open();
         assert_eq!(open, 0, "KEY-02: closed with something in it");
-        // A close that has taken too long still holds on to it; and of two that go, whoever has found
-        // one before.
+        // A close that has taken too long may still refer to it.
         if self.alive(member) == 0 && member % 2 == 0 {
             self.members[member].books = None;
         }
@@ -670,7 +667,7 @@ impl Keys {
 
     pub(crate) fn wait(&mut self, time: Duration) {
         self.behind = Duration::ZERO;
-        // Whoever is awake goes to sleep, or leaves, before time passes.
+        // Callers who are awake go to sleep, or leave, before time passes.
         for caller in 0..self.callers.len() {
             let Caller { state: State::Waiting, sleep, .. } = self.callers[caller] else {
                 continue;
@@ -698,12 +695,12 @@ impl Keys {
         }
     }
 
-    /// A caller wakes: by the clock, and so looks; or because it was told to.
+    /// A caller wakes, by the clock or by its waker, and reports `tick`.
     fn wake(&mut self, caller: usize) {
         let member = self.callers[caller].member;
         if self.is_up(caller) && self.members[member].books.is_some() {
-            self.event(member, Ledger::look);
-            // What that has led to is carried out before it looks at its own deadline.
+            self.event(member, Ledger::tick);
+            // The effects are carried out before it looks at its own deadline.
             self.follow();
         }
         if matches!(self.callers[caller].state, State::Waiting) {
@@ -711,7 +708,7 @@ impl Keys {
         }
     }
 
-    /// Whether a caller that sleeps is woken by the clock.
+    /// Whether the clock wakes a caller that sleeps.
     fn is_up(&self, caller: usize) -> bool {
         let Caller { state, sleep, .. } = &self.callers[caller];
         let is_due = |until: Option<Moment>| until.is_some_and(|until| until <= self.now);
@@ -720,11 +717,11 @@ impl Keys {
 
     // ---- The end -------------------------------------------------------------------------------
 
-    /// Everything under way ends, and whatever is held comes back. Then nobody may be left waiting;
-    /// and when the last connection is closed, nothing may be left of anything.
+    /// Everything under way ends, and all connections come back. Then nobody may be left waiting. When the
+    /// last connection is closed, nothing may be left of any key.
     pub(crate) fn finish(mut self, refuses: bool, closes: bool) {
         self.come_to_rest(refuses);
-        // To warm a key up is to keep what rests there for it, and perhaps there is no more to be had.
+        // A warm-up keeps its key's idle connections, and perhaps there are no more to be had.
         let is_warm_up = |it: &Caller| it.target.is_some() && matches!(it.state, State::Waiting);
         while let Some(caller) = self.pick(0, is_warm_up) {
             self.callers[caller].deadline = Some(self.clock());
@@ -776,8 +773,7 @@ impl Keys {
         panic!("it never comes to rest");
     }
 
-    /// When a caller wakes by itself, if more than its deadline may come of that: another attempt to
-    /// dial.
+    /// When a caller wakes by itself for another attempt to dial, rather than for its deadline.
     fn next_up(&self) -> Option<Moment> {
         let until = self.callers.iter().filter_map(|it| match (&it.state, it.target, it.sleep) {
             (State::Waiting, None, Sleep::Until(until)) => until,
@@ -795,7 +791,7 @@ impl Keys {
         let is_empty = self.pick(0, |it| matches!(it.state, State::Empty)).is_some();
         let end: fn(&mut Self) = match () {
             () if !self.closes.is_empty() => |keys| keys.closed(0),
-            () if !self.asides.is_empty() => |keys| keys.back(0, true),
+            () if !self.at_dialer.is_empty() => |keys| keys.back(0, true),
             () if is_held => |keys| keys.give_back(0),
             () if !self.dials.is_empty() && refuses => |keys| keys.dial_failed(0),
             () if !self.dials.is_empty() => |keys| keys.dialed(0),
@@ -810,7 +806,7 @@ impl Keys {
         true
     }
 
-    // ---- What an event comes to ----------------------------------------------------------------
+    // ---- The outcome of an event ----------------------------------------------------------------
 
     fn event(&mut self, member: usize, event: impl FnOnce(&mut Books, Moment) -> Orders) {
         let now = self.open(member);
@@ -818,34 +814,35 @@ impl Keys {
         self.note(member, now, effects);
     }
 
-    /// Shuts the gate, and takes in what rests out of sight.
+    /// Shuts the gate, and takes the connections from the places.
     fn open(&mut self, member: usize) -> Moment {
         let now = self.clock();
         let places = self.members[member].places.take();
         for entry in places.into_iter().flat_map(|it| it.at_rest) {
-            self.books(member).take_in(entry);
+            self.books(member).take_from_place(entry);
         }
         now
     }
 
-    /// Notes what an event has come to, and puts away.
+    /// Takes note of an event's effects, and lays connections out again.
     fn note(&mut self, member: usize, now: Moment, effects: Orders) {
-        let Lists { wake, dials, asides, closes, alarm, orders, is_vacant, .. } = effects.into();
+        let Lists { wake, dials, at_dialer, closes, alarm, budget_orders, is_vacant, .. } =
+            effects.into();
         for caller in wake {
             self.callers[caller].sleep = Sleep::Awake;
         }
         let is_evicted = |order: &&CloseOrder<u32>| order.reason == CloseReason::Evicted;
         let making_room = closes.iter().filter(is_evicted).count();
         if self.is_prompt() {
-            self.hear(member, making_room);
+            self.note_verdict(member, making_room);
         }
-        let for_callers = self.unmet(member, now);
+        let for_callers = self.unfailed(member, now);
         for (begun, order) in dials.into_iter().enumerate() {
             self.begin_dial(member, order.id, small(begun) < for_callers, now);
         }
-        for order in asides {
+        for order in at_dialer {
             self.connection(order.entry.connection).place = Place::Out;
-            self.asides.push(Aside { member, order, is_counted: true });
+            self.at_dialer.push(AtDialer { member, order, is_counted: true });
         }
         let (making_room, others): (Vec<_>, Vec<_>) =
             closes.into_iter().partition(|order| order.reason == CloseReason::Evicted);
@@ -864,18 +861,18 @@ impl Keys {
         if is_vacant && !self.vacant.contains(&member) {
             self.vacant.push(member);
         }
-        self.send(orders);
-        self.put_away(member, now);
+        self.send(budget_orders);
+        self.end_event(member, now);
     }
 
-    fn put_away(&mut self, member: usize, now: Moment) {
+    fn end_event(&mut self, member: usize, now: Moment) {
         self.lay_out(member, now);
         self.agree();
     }
 
-    /// Whoever is out of the queue, or warm, hears why; while so many connections begin to make room.
-    fn hear(&mut self, member: usize, making_room: usize) {
-        // Its callers may have what a warm-up has waited for: it is warm all the same.
+    /// Checks those who have left the queue or are warm, while so many connections begin to make room.
+    fn note_verdict(&mut self, member: usize, making_room: usize) {
+        // A warm-up has ended well even if callers have its connections now.
         let warming = self.warm_ups(member).map(|(_, since)| since).min();
         let books = self.members[member].books.as_mut().expect("its books are open");
         let waiting: Vec<_> = books.waiting().map(Slip::caller).collect();
@@ -886,8 +883,8 @@ impl Keys {
                 continue;
             }
             let is_warm_up = it.target.is_some();
-            let verdict = self.collect_slip(at);
-            assert!(verdict.is_some() || is_warm_up, "out of the queue, and not told");
+            let verdict = self.collect_verdict(at);
+            assert!(verdict.is_some() || is_warm_up, "out of the queue without a verdict");
             let Some(verdict) = verdict else { continue };
             if let Verdict::Granted(entry) = &verdict {
                 let number = entry.connection;
@@ -896,11 +893,11 @@ impl Keys {
                 let since = warming.map_or(since, |warming| warming.min(since));
                 self.passes_nobody(member, since, making_room);
             }
-            self.callers[at].state = State::Told(verdict);
+            self.callers[at].state = State::HasVerdict(verdict);
         }
     }
 
-    fn begin_dial(&mut self, member: usize, id: ErrandId, is_for_caller: bool, now: Moment) {
+    fn begin_dial(&mut self, member: usize, id: JobId, is_for_caller: bool, now: Moment) {
         let cold_since = self.cold(member, now).map(|(since, _)| since);
         self.dials.push(Dial { member, id, is_counted: true });
         let sponsor = self.sponsor(member, now).filter(|_| is_for_caller);
@@ -916,7 +913,7 @@ impl Keys {
     fn lay_out(&mut self, member: usize, now: Moment) {
         let most = self.setting.places;
         let Member { books: Some(books), places, .. } = &mut self.members[member] else { return };
-        let Some(ease) = books.ease(now) else { return };
+        let Some(ease) = books.may_lay_out_for(now) else { return };
         let mut at_rest = Vec::new();
         while at_rest.len() < most {
             let Some(entry) = books.lay_out(now) else { break };
@@ -925,10 +922,10 @@ impl Keys {
         *places = Some(Places { epoch: books.epoch(), until: now.after(ease), at_rest });
     }
 
-    fn send(&mut self, orders: Vec<Order>) {
+    fn send(&mut self, orders: Vec<BudgetOrder>) {
         for order in &orders {
             let to = order.to.0 as usize;
-            if order.what == What::Grant {
+            if order.action == BudgetAction::Grant {
                 if self.is_prompt() {
                     let (since, _) = self.members[to].want.expect("KEY-05: granted for nothing");
                     self.is_next(to, since);
@@ -939,9 +936,9 @@ impl Keys {
         self.orders.extend(orders);
     }
 
-    // ---- What is decided among keys, the slow and obvious way ----------------------------------
+    // ---- Decisions among keys, slow and obvious ----------------------------------
 
-    /// The first caller of the queue for whom a dial may be begun.
+    /// The first caller in the queue for whom a dial may begin.
     fn sponsor(&self, member: usize, now: Moment) -> Option<usize> {
         let books = self.members[member].books.as_ref()?;
         let may_dial = |caller: &usize| {
@@ -952,22 +949,24 @@ impl Keys {
     }
 
     /// Callers in the queue for whom nothing is under way.
-    fn unmet(&self, member: usize, now: Moment) -> u32 {
+    fn unfailed(&self, member: usize, now: Moment) -> u32 {
         let Some(books) = &self.members[member].books else { return 0 };
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
-        let checks = self.asides.iter().filter(|it| it.member == member && it.is_counted).count();
-        let unmet = books.waiting().filter(|slip| !self.callers[slip.caller()].has_failed).count();
-        small(unmet).saturating_sub(small(counted + checks) + books.stats(now).idle)
+        let checks =
+            self.at_dialer.iter().filter(|it| it.member == member && it.is_counted).count();
+        let unfailed =
+            books.waiting().filter(|slip| !self.callers[slip.caller()].has_failed).count();
+        small(unfailed).saturating_sub(small(counted + checks) + books.stats(now).idle)
     }
 
-    /// What a member lacks, for its callers or else for a warm-up, as far as its limits allow.
+    /// The slots that a member lacks, for its callers or else for a warm-up, within its limits.
     fn want(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
         let books = self.members[member].books.as_ref().filter(|_| self.is_prompt())?;
         let (stats, config) = (books.stats(now), &self.setting.each);
         let dials = config.max_dialing().saturating_sub(stats.dialing);
         let room = (stats.max_open - stats.open()).min(dials);
         let cold = self.cold(member, now);
-        let lacking = self.unmet(member, now).min(room);
+        let lacking = self.unfailed(member, now).min(room);
         if let Some(sponsor) = self.sponsor(member, now).filter(|_| lacking > 0) {
             let since = self.callers[sponsor].since;
             return Some((cold.map_or(since, |(cold, _)| cold.min(since)), lacking));
@@ -976,7 +975,7 @@ impl Keys {
         (lacking.min(room) > 0).then_some((since, lacking.min(room)))
     }
 
-    /// Since when the first warm-up waits that lacks a connection, and how many are lacking for all.
+    /// Since when the first warm-up that lacks a connection has waited, and how many all of them lack.
     fn cold(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
         let stats = self.members[member].books.as_ref()?.stats(now);
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
@@ -988,21 +987,21 @@ impl Keys {
         Some((since, cold.map(|(target, _)| lacks(target)).max()?))
     }
 
-    /// What those want who wait for a key to be warm, and since when they do.
+    /// The targets of a key's warm-ups, and since when they have waited.
     fn warm_ups(&self, member: usize) -> impl Iterator<Item = (u32, Moment)> + Clone {
         let is_waiting =
             move |it: &&Caller| it.member == member && matches!(it.state, State::Waiting);
         self.callers.iter().filter(is_waiting).filter_map(|it| Some((it.target?, it.since)))
     }
 
-    /// Since when the first of those waits who are not served yet, callers and warm-ups.
+    /// Since when the first caller or warm-up that is not served yet has waited.
     fn waits_since(&self, member: usize) -> Option<Moment> {
         let books = self.members[member].books.as_ref()?;
         let callers = books.waiting().map(|slip| self.callers[slip.caller()].since);
         callers.chain(self.warm_ups(member).map(|(_, since)| since)).min()
     }
 
-    /// Members who have waited for a slot since before then, and for whom nothing makes room.
+    /// Members that have waited for a slot since before `since`, and for which nothing makes room.
     fn passed(&self, member: usize, since: Moment, making_room: usize) -> usize {
         let older = self.wants().filter(|(other, want)| *other != member && want.0 < since);
         let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.max_open_total);
@@ -1010,14 +1009,14 @@ impl Keys {
         older.count().saturating_sub(closes.saturating_sub(beyond as usize))
     }
 
-    /// BOUNDED-BYPASS, with a bound of nothing: a key whose caller is lent a connection has waited for
-    /// longer than anybody of another who lacks a slot.
+    /// BOUNDED-BYPASS with a bound of zero: a caller who is lent a connection has waited for longer than
+    /// anybody of another key who lacks a slot.
     fn passes_nobody(&self, member: usize, since: Moment, making_room: usize) {
         let passed = self.passed(member, since, making_room);
         assert_eq!(passed, 0, "BOUNDED-BYPASS: of {member}, before others");
     }
 
-    /// The members that wait for a slot and have none on its way, with what they lack.
+    /// The members that wait for a slot and have none on its way, with the slots that they lack.
     fn wants(&self) -> impl Iterator<Item = (usize, (Moment, u32))> {
         let wants = self.members.iter().enumerate().filter(|(_, it)| !it.is_granted);
         wants.filter_map(|(member, it)| Some((member, it.want?)))
@@ -1043,7 +1042,7 @@ impl Keys {
             return;
         }
         if !self.is_evictable(member) {
-            // Then somebody has waited for longer than all who wait for it.
+            // Then somebody of its own has waited for longer than all others.
             let since = self.waits_since(member).expect("else it is evictable");
             assert!(self.passed(member, since, 0) > 0, "KEY-07: {connection} is another's");
             return;
@@ -1054,8 +1053,8 @@ impl Keys {
         assert!(self.needed() > 0, "{connection} is closed for nobody");
     }
 
-    /// Connections at rest that must go: for those who lack a slot, and for a lowered bound, less
-    /// what is being closed for them; or else beyond what may rest.
+    /// How many idle connections must be closed: one for each slot that is lacking or beyond a lowered
+    /// bound, less those being closed for that; or else the surplus beyond `max_idle`.
     fn needed(&self) -> i64 {
         let lacking: u32 = self.wants().map(|(_, (_, slots))| slots).sum();
         let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.max_open_total);
@@ -1066,8 +1065,8 @@ impl Keys {
         surplus.map_or(slots, |surplus| surplus.max(slots))
     }
 
-    /// KEY-04. Once all orders have been delivered, nothing rests that somebody lacks.
-    fn nobody_stalls_beside_what_rests(&self) {
+    /// KEY-04: once all orders are delivered, nothing is idle that somebody lacks.
+    fn nobody_stalls_beside_idle_connections(&self) {
         let is_at_rest = |member: &usize| {
             let Some(books) = &self.members[*member].books else { return false };
             let unseen = self.members[*member].places.as_ref().map_or(0, |it| it.at_rest.len());
@@ -1088,7 +1087,7 @@ impl Keys {
 
     // ---- Sums, and what must be true of them ---------------------------------------------------
 
-    /// What a member's server sees.
+    /// The numbers that a member's server sees.
     fn alive(&self, member: usize) -> u32 {
         let is_open = |it: &&Connection| it.member == member && it.place != Place::Ended;
         let dials = self.dials.iter().filter(|it| it.member == member).count();
@@ -1109,11 +1108,11 @@ impl Keys {
                 assert_eq!(stats.stalled, member.want.is_some(), "NO-STRANDED-WAITER: {stats}");
             }
         }
-        let grants = self.orders.iter().filter(|order| order.what == What::Grant).count();
+        let grants = self.orders.iter().filter(|order| order.action == BudgetAction::Grant).count();
         self.common.visit(|budget| {
             assert_eq!(budget.taken(), open + small(grants), "NO-LOST-SLOT");
             assert!(budget.taken() <= self.allowance, "BOUND: {} taken", budget.taken());
-            // Who has a slot on its way may ask for no further one.
+            // A member with a slot on its way may claim no further one.
             let has_asked = budget.stalled();
             let are_coming = grants > 0 && has_asked <= stalled;
             assert!(has_asked == stalled || are_coming, "who is stalled has asked");
@@ -1130,7 +1129,7 @@ impl Keys {
         self.now - self.behind
     }
 
-    /// The key's ledger, which is made if there is none.
+    /// The key's ledger, created if there is none.
     fn member(&mut self, key: usize) -> usize {
         if let Some(member) = self.current[key] {
             return member;
@@ -1149,7 +1148,7 @@ impl Keys {
         });
         self.current[key] = Some(member);
         if self.is_closed {
-            // As one that is not entered any more.
+            // Its member is not in the map any more.
             self.event(member, Ledger::close);
         }
         member

@@ -1,5 +1,5 @@
-//! Any history of several keys under one budget: the promises that hold among them do so after each
-//! event, and in the end nothing is left of anything.
+//! Random histories of several keys under one budget: the promises among keys hold after each event, and
+//! in the end nothing is left of any key.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::config::{Config, DialRule, OnDialFailure};
 use crate::history::{config, passing_time, patience};
 use crate::keys::{Delivery, Keys, Setting};
 
-/// What can happen, and how often it does.
+/// The kinds of events, with their frequencies.
 const KINDS: [(Kind, usize); 20] = [
     (Kind::Request, 12),
     (Kind::TryRequest, 1),
@@ -58,8 +58,7 @@ enum Kind {
     Wait,
 }
 
-/// One thing that may happen. A `usize` picks one of those that it can happen to; if it can happen
-/// to nobody, nothing does.
+/// One event. A `usize` picks its object among those that qualify; if none does, nothing happens.
 #[derive(Clone, Debug)]
 struct Event {
     kind: Kind,
@@ -69,7 +68,7 @@ struct Event {
     patience: Option<Duration>,
     time: Duration,
     is_sound: bool,
-    /// Of 255: how rare its kind may be in a history for it to happen.
+    /// The event happens if its kind has at least this weight, of 255, in the history.
     dice: u8,
     behind: Duration,
 }
@@ -93,7 +92,7 @@ impl Event {
             Kind::Detach => keys.detach(pick),
             Kind::Back => keys.back(pick, is_sound),
             Kind::Closed => keys.closed(pick),
-            Kind::Look => keys.look(key),
+            Kind::Look => keys.tick(key),
             Kind::Flush => keys.flush(key),
             Kind::Resize => keys.resize(count.max(1)),
             Kind::Deliver => keys.deliver(pick),
@@ -125,7 +124,7 @@ fn weights() -> impl Strategy<Value = [u8; KINDS.len()]> {
     })
 }
 
-/// Settings under which it is known beside the ledger what each member lacks.
+/// Settings under which Keys can tell what each member lacks.
 fn plain(config: Config) -> Config {
     let on_dial_failure = match config.on_dial_failure {
         OnDialFailure::Retry(_) => OnDialFailure::AwaitReturn,
@@ -134,7 +133,7 @@ fn plain(config: Config) -> Config {
     Config {
         min_idle: 0,
         max_lifetime: Duration::MAX,
-        // What has rested too long is closed for that, and may be what was to make room.
+        // A connection that has been idle for too long may be the one that was to make room.
         max_idle_time: Duration::MAX,
         check_idle_every: Duration::MAX,
         on_dial_failure,
@@ -163,7 +162,7 @@ fn setting(delivery: Delivery) -> impl Strategy<Value = Setting> {
         let (max_open_total, max_idle_total) = totals;
         let mut each = each;
         if delivery == Delivery::AtOnce && max_idle_total.is_some() {
-            // What a key closes by its own bound may have been counted towards that of all.
+            // A connection that a key closes by its own bound may have counted towards the common one.
             each.max_idle = None;
         }
         let places = places.min(each.max_idle() as usize);
@@ -188,8 +187,8 @@ fn live_through(
 }
 
 proptest! {
-    /// Orders from key to key are delivered at once: then who is granted a slot, and whose connection
-    /// is closed for it, is known beforehand.
+    /// Orders are delivered at once: then it is known who is granted a slot, and whose connection is
+    /// closed for it.
     #[test]
     fn in_any_history_slots_go_to_the_longest_waiting_and_the_coldest_connections_make_room(
         setting in setting(Delivery::AtOnce),
@@ -200,7 +199,7 @@ proptest! {
         live_through(setting, weights, &history, end);
     }
 
-    /// Orders may be late and cross each other, as between threads, and find their member gone.
+    /// Orders may be late, cross each other as between threads, and find their member gone.
     #[test]
     fn in_any_history_of_keys_no_slot_is_lost_and_nobody_is_left_waiting(
         setting in setting(Delivery::Late),

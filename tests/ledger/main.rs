@@ -1,6 +1,6 @@
-//! The ledger by itself: any history of events, and the promises that a history names badly.
+//! The ledger by itself: random histories, and tests of single promises.
 //!
-//! Compiles the ledger's own files, with a clock turned by hand and integers for connections.
+//! Compiles the ledger's own files, with a hand-turned clock and integers for connections.
 
 #![allow(dead_code, missing_docs, unreachable_pub)] // The files are the crate's, not this test's.
 
@@ -23,7 +23,7 @@ mod moments;
 mod stats;
 
 mod aging;
-mod desk;
+mod harness;
 mod history;
 mod keys;
 mod keys_history;
@@ -34,7 +34,7 @@ mod slips;
 mod soak;
 mod world;
 
-/// The door of the crate, as far as these files need it.
+/// The crate's `sync`, as far as these files need it.
 mod sync {
     pub(crate) use crossbeam_utils::atomic::AtomicCell;
 }

@@ -1,18 +1,18 @@
-//! What becomes of callers while dials fail: told at once, kept waiting, tried again, refused.
+//! Callers while dials fail: failed at once, kept waiting, allowed to retry, refused.
 
 use std::time::Duration;
 
 use crate::config::{Backoff, Breaker, Config, OnDialFailure};
-use crate::desk::{Desk, SECOND, ageless};
+use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::{Request, Ticket, Verdict};
 use crate::world::Failure;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const PROBE_EVERY: Duration = Duration::from_millis(90);
 
-fn retrying(max_open: u32) -> Desk {
+fn retrying(max_open: u32) -> Harness {
     let on_dial_failure = OnDialFailure::Retry(Backoff::default());
-    Desk::with(Config { max_open, on_dial_failure, ..ageless() })
+    Harness::with(Config { max_open, on_dial_failure, ..ageless() })
 }
 
 fn breaking(failures: u32) -> Config {
@@ -20,16 +20,16 @@ fn breaking(failures: u32) -> Config {
     Config { max_open: 5, breaker, ..ageless() }
 }
 
-impl Desk {
-    /// Turns the clock to when a sleeper wakes by itself, and has it look.
-    fn sleep_and_look(&mut self, ticket: Ticket) {
+impl Harness {
+    /// Turns the clock to the time when a sleeper wakes by itself, and ticks.
+    fn sleep_and_tick(&mut self, ticket: Ticket) {
         let until = self.sleep(ticket).expect("there is something to wake for");
         assert!(until > self.now, "no spinning");
         self.now = until;
-        self.look();
+        self.tick();
     }
 
-    /// A caller who is turned away at once, and by what.
+    /// A caller who is refused at once, and the failure that it gets.
     fn refused_at_once(&mut self) -> Failure {
         let dials = self.dials.len();
         let ticket = self.queue(0);
@@ -38,57 +38,57 @@ impl Desk {
     }
 }
 
-// ---- What a failed dial means for its caller ----------------------------------------------------
+// ---- A failed dial and its caller ----------------------------------------------------
 
 #[test]
 fn a_caller_may_be_told_at_once_whatever_is_in_use() {
     let on_dial_failure = OnDialFailure::Fail;
-    let mut desk = Desk::with(Config { max_open: 2, on_dial_failure, ..ageless() });
-    let _held = desk.dial_and_get();
-    let ticket = desk.queue(1);
-    let id = desk.refused();
-    assert_eq!(desk.failure(ticket), Failure::Of(id));
+    let mut harness = Harness::with(Config { max_open: 2, on_dial_failure, ..ageless() });
+    let _held = harness.dial_and_get();
+    let ticket = harness.queue(1);
+    let id = harness.refused();
+    assert_eq!(harness.failure(ticket), Failure::Of(id));
 }
 
-/// By default it keeps its place while something is in use (CAN-13).
+/// CAN-13: by default the caller keeps its place while something is in use.
 #[test]
 fn a_caller_whose_dial_has_failed_may_yet_be_served_by_a_return() {
-    let mut desk = Desk::new(2);
-    let held = desk.dial_and_get();
-    let ticket = desk.queue(1);
-    desk.refused();
-    assert!(desk.collect(ticket).is_none());
-    desk.give_back(held);
-    assert_eq!(desk.granted(ticket).connection, 1);
+    let mut harness = Harness::new(2);
+    let held = harness.dial_and_get();
+    let ticket = harness.queue(1);
+    harness.refused();
+    assert!(harness.collect(ticket).is_none());
+    harness.give_back(held);
+    assert_eq!(harness.granted(ticket).connection, 1);
 }
 
 // ---- Retry -------------------------------------------------------------------------------------
 
 #[test]
 fn a_caller_who_retries_is_served_when_the_server_is_back() {
-    let mut desk = retrying(1);
-    let ticket = desk.queue(1);
+    let mut harness = retrying(1);
+    let ticket = harness.queue(1);
     for _ in 0..20 {
-        desk.refused();
-        assert!(desk.dials.is_empty(), "not without a pause");
-        assert_eq!(desk.stats().open(), 0, "a pause holds no slot");
-        desk.sleep_and_look(ticket);
-        assert_eq!(desk.dials.len(), 1);
+        harness.refused();
+        assert!(harness.dials.is_empty(), "not without a pause");
+        assert_eq!(harness.stats().open(), 0, "a pause holds no slot");
+        harness.sleep_and_tick(ticket);
+        assert_eq!(harness.dials.len(), 1);
     }
-    desk.dialed();
-    assert_eq!(desk.granted(ticket).connection, 1);
+    harness.dialed();
+    assert_eq!(harness.granted(ticket).connection, 1);
 }
 
 #[test]
 fn pauses_grow_to_their_most_and_differ() {
-    let mut desk = retrying(1);
-    let ticket = desk.queue(1);
+    let mut harness = retrying(1);
+    let ticket = harness.queue(1);
     let mut pauses = Vec::new();
     for _ in 0..12 {
-        let failed = desk.now;
-        desk.refused();
-        desk.sleep_and_look(ticket);
-        pauses.push(desk.now - failed);
+        let failed = harness.now;
+        harness.refused();
+        harness.sleep_and_tick(ticket);
+        pauses.push(harness.now - failed);
     }
     let (first, most) = (10 * MILLISECOND, 100 * MILLISECOND);
     assert!((first / 2..=first).contains(&pauses[0]), "{pauses:?}");
@@ -100,95 +100,95 @@ fn pauses_grow_to_their_most_and_differ() {
 
 /// HEAL-04: no storm, however many wait.
 #[test]
-fn of_all_who_retry_one_at_a_time_dials_until_one_has_succeeded() {
-    let mut desk = retrying(8);
-    let tickets: Vec<_> = (0..8).map(|caller| desk.queue(caller)).collect();
-    assert_eq!(desk.dials.len(), 8, "each has its own first dial");
+fn retrying_callers_dial_one_at_a_time_until_a_dial_succeeds() {
+    let mut harness = retrying(8);
+    let tickets: Vec<_> = (0..8).map(|caller| harness.queue(caller)).collect();
+    assert_eq!(harness.dials.len(), 8, "each has its own first dial");
     for _ in 0..8 {
-        desk.refused();
+        harness.refused();
     }
-    let began = desk.now;
+    let began = harness.now;
     let mut retries = 0;
-    while desk.now < began + 5 * SECOND {
-        assert!(desk.dials.is_empty());
-        desk.sleep_and_look(tickets[0]);
-        assert_eq!(desk.dials.len(), 1);
-        desk.refused();
+    while harness.now < began + 5 * SECOND {
+        assert!(harness.dials.is_empty());
+        harness.sleep_and_tick(tickets[0]);
+        assert_eq!(harness.dials.len(), 1);
+        harness.refused();
         retries += 1;
     }
     assert!((50..=110).contains(&retries), "{retries} in 5 s");
-    desk.sleep_and_look(tickets[0]);
-    desk.dialed();
-    assert_eq!(desk.dials.len(), 7, "the server is back: all of them dial");
-    (0..7).for_each(|_| desk.dialed());
+    harness.sleep_and_tick(tickets[0]);
+    harness.dialed();
+    assert_eq!(harness.dials.len(), 7, "the server is back: all of them dial");
+    (0..7).for_each(|_| harness.dialed());
     for ticket in tickets {
-        drop(desk.granted(ticket));
+        drop(harness.granted(ticket));
     }
 }
 
 #[test]
 fn a_new_callers_first_dial_waits_for_no_pause() {
-    let mut desk = retrying(2);
-    let first = desk.queue(1);
-    desk.refused();
-    let second = desk.queue(2);
-    assert_eq!(desk.dials.len(), 1);
-    desk.dialed();
-    drop(desk.granted(first));
-    desk.dialed();
-    drop(desk.granted(second));
+    let mut harness = retrying(2);
+    let first = harness.queue(1);
+    harness.refused();
+    let second = harness.queue(2);
+    assert_eq!(harness.dials.len(), 1);
+    harness.dialed();
+    drop(harness.granted(first));
+    harness.dialed();
+    drop(harness.granted(second));
 }
 
 /// REASON: the deadline holds, and its error has a cause.
 #[test]
-fn who_retries_in_vain_is_told_why_at_the_deadline() {
-    let mut desk = retrying(1);
-    let ticket = desk.queue_for(1, SECOND);
-    let began = desk.now;
-    let mut latest = desk.refused();
-    while desk.now < began + SECOND {
-        let until = desk.ledger.sleep(ticket, Some(began + SECOND));
-        desk.now = until.expect("it has a deadline");
-        desk.look();
-        if desk.now < began + SECOND {
-            latest = desk.refused();
+fn a_caller_who_retries_in_vain_gets_the_reason_at_its_deadline() {
+    let mut harness = retrying(1);
+    let ticket = harness.queue_for(1, SECOND);
+    let began = harness.now;
+    let mut latest = harness.refused();
+    while harness.now < began + SECOND {
+        let until = harness.ledger.sleep(ticket, Some(began + SECOND));
+        harness.now = until.expect("it has a deadline");
+        harness.tick();
+        if harness.now < began + SECOND {
+            latest = harness.refused();
         }
     }
-    match desk.collect(ticket) {
+    match harness.collect(ticket) {
         Some(Verdict::Late(failure)) => {
             assert_eq!(failure, Some(Failure::Of(latest)));
         }
-        None => assert_eq!(desk.leave(ticket), Some(Failure::Of(latest))),
+        None => assert_eq!(harness.leave(ticket), Some(Failure::Of(latest))),
         other => panic!("not late: {other:?}"),
     }
-    assert!(desk.dials.is_empty(), "NO-DEMAND-NO-DIAL");
-    desk.now += 60 * SECOND;
-    desk.look();
-    assert!(desk.dials.is_empty(), "NO-DEMAND-NO-DIAL");
+    assert!(harness.dials.is_empty(), "NO-DEMAND-NO-DIAL");
+    harness.now += 60 * SECOND;
+    harness.tick();
+    assert!(harness.dials.is_empty(), "NO-DEMAND-NO-DIAL");
 }
 
 #[test]
-fn who_retries_takes_what_is_returned_meanwhile() {
-    let mut desk = retrying(2);
-    let held = desk.dial_and_get();
-    let ticket = desk.queue(1);
-    desk.refused();
-    desk.give_back(held);
-    assert_eq!(desk.granted(ticket).connection, 1);
+fn a_retrying_caller_takes_a_connection_that_is_returned_meanwhile() {
+    let mut harness = retrying(2);
+    let held = harness.dial_and_get();
+    let ticket = harness.queue(1);
+    harness.refused();
+    harness.give_back(held);
+    assert_eq!(harness.granted(ticket).connection, 1);
 }
 
-/// Callers who sleep must be woken for the next attempt although it is nobody's errand.
+/// Callers who sleep must be woken for the next attempt although it is nobody's job.
 #[test]
 fn one_of_those_who_sleep_wakes_for_the_next_attempt() {
-    let mut desk = retrying(2);
-    let (first, second) = (desk.queue(1), desk.queue(2));
-    assert!(desk.sleep(first).is_some() && desk.sleep(second).is_none());
-    let failed = desk.now;
+    let mut harness = retrying(2);
+    let (first, second) = (harness.queue(1), harness.queue(2));
+    assert!(harness.sleep(first).is_some() && harness.sleep(second).is_none());
+    let failed = harness.now;
     for _ in 0..2 {
-        desk.refused();
+        harness.refused();
     }
-    assert_eq!(desk.woken, [2], "both would sleep beyond the next attempt");
-    let until = desk.sleep(second).expect("the next attempt");
+    assert_eq!(harness.woken, [2], "both would sleep beyond the next attempt");
+    let until = harness.sleep(second).expect("the next attempt");
     assert!(until <= failed + 20 * MILLISECOND);
 }
 
@@ -196,202 +196,203 @@ fn one_of_those_who_sleep_wakes_for_the_next_attempt() {
 
 #[test]
 fn after_so_many_failures_callers_are_refused_at_once_with_the_latest() {
-    let mut desk = Desk::with(breaking(3));
+    let mut harness = Harness::with(breaking(3));
     for _ in 0..3 {
-        let ticket = desk.queue(1);
-        let id = desk.refused();
-        assert_eq!(desk.failure(ticket), Failure::Of(id));
+        let ticket = harness.queue(1);
+        let id = harness.refused();
+        assert_eq!(harness.failure(ticket), Failure::Of(id));
     }
-    let latest = desk.ledger.last_failure().expect("dials have failed");
+    let latest = harness.ledger.last_failure().expect("dials have failed");
     for _ in 0..10 {
-        assert_eq!(desk.refused_at_once(), latest);
-        desk.now += MILLISECOND;
+        assert_eq!(harness.refused_at_once(), latest);
+        harness.now += MILLISECOND;
     }
-    assert_eq!((desk.begun, desk.stats().open()), (3, 0));
+    assert_eq!((harness.begun, harness.stats().open()), (3, 0));
 }
 
 #[test]
 fn one_at_a_time_probes_and_the_others_are_refused_meanwhile() {
-    let mut desk = Desk::with(breaking(1));
-    let ticket = desk.queue(1);
-    desk.refused();
-    desk.failure(ticket);
-    desk.now += PROBE_EVERY - MILLISECOND;
-    desk.refused_at_once();
-    desk.now += MILLISECOND;
-    let probe = desk.queue(1);
-    assert_eq!(desk.dials.len(), 1, "its turn has come");
-    desk.refused_at_once();
-    desk.now += SECOND;
-    desk.refused_at_once();
-    desk.dialed();
-    let entry = desk.granted(probe);
+    let mut harness = Harness::with(breaking(1));
+    let ticket = harness.queue(1);
+    harness.refused();
+    harness.failure(ticket);
+    harness.now += PROBE_EVERY - MILLISECOND;
+    harness.refused_at_once();
+    harness.now += MILLISECOND;
+    let probe = harness.queue(1);
+    assert_eq!(harness.dials.len(), 1, "its turn has come");
+    harness.refused_at_once();
+    harness.now += SECOND;
+    harness.refused_at_once();
+    harness.dialed();
+    let entry = harness.granted(probe);
     // It is closed again.
-    let other = desk.queue(2);
-    assert_eq!(desk.dials.len(), 1);
-    desk.dialed();
-    drop((entry, desk.granted(other)));
+    let other = harness.queue(2);
+    assert_eq!(harness.dials.len(), 1);
+    harness.dialed();
+    drop((entry, harness.granted(other)));
 }
 
-/// Dials are in flight one at a time from the first failure on, whatever was asked for.
+/// From the first failure on one dial at a time is under way, however many are wanted.
 #[test]
 fn while_dials_fail_no_more_than_one_is_in_flight() {
-    let mut desk = Desk::with(breaking(3));
-    let tickets: Vec<_> = (0..5).map(|caller| desk.queue(caller)).collect();
-    assert_eq!(desk.dials.len(), 5, "nothing has failed yet");
+    let mut harness = Harness::with(breaking(3));
+    let tickets: Vec<_> = (0..5).map(|caller| harness.queue(caller)).collect();
+    assert_eq!(harness.dials.len(), 5, "nothing has failed yet");
     for _ in 0..2 {
-        desk.refused();
+        harness.refused();
     }
-    let sixth = desk.queue(6);
-    assert_eq!(desk.dials.len(), 3, "no other is begun");
+    let sixth = harness.queue(6);
+    assert_eq!(harness.dials.len(), 3, "no other is begun");
     for _ in 0..3 {
-        desk.refused();
+        harness.refused();
     }
-    assert!(desk.dials.is_empty());
+    assert!(harness.dials.is_empty());
     for ticket in tickets.into_iter().chain([sixth]) {
-        desk.failure(ticket);
+        harness.failure(ticket);
     }
 }
 
 #[test]
-fn however_many_ask_there_are_no_more_dials_than_the_breaker_says() {
-    let mut desk = Desk::with(Config { breaker: Some(Some(Breaker::default())), ..ageless() });
-    let began = desk.now;
-    while desk.now < began + 5 * SECOND {
-        let ticket = desk.queue(1);
-        while !desk.dials.is_empty() {
-            desk.refused();
+fn the_breaker_bounds_dials_however_many_callers_ask() {
+    let mut harness =
+        Harness::with(Config { breaker: Some(Some(Breaker::default())), ..ageless() });
+    let began = harness.now;
+    while harness.now < began + 5 * SECOND {
+        let ticket = harness.queue(1);
+        while !harness.dials.is_empty() {
+            harness.refused();
         }
-        desk.failure(ticket);
-        desk.now += MILLISECOND;
+        harness.failure(ticket);
+        harness.now += MILLISECOND;
     }
-    assert!((50..=60).contains(&desk.begun), "{} dials in 5 s", desk.begun);
+    assert!((50..=60).contains(&harness.begun), "{} dials in 5 s", harness.begun);
 }
 
-/// CAN-13 holds for them as well: something in use may serve them.
+/// CAN-13 holds for refused callers as well: something in use may serve them.
 #[test]
 fn a_caller_whom_a_return_can_serve_is_not_refused() {
-    let mut desk = Desk::with(breaking(1));
-    let held = desk.dial_and_get();
-    let ticket = desk.queue(1);
-    desk.refused();
-    let late = desk.queue(2);
-    assert!(desk.dials.is_empty());
-    desk.give_back(held);
-    let entry = desk.granted(ticket);
-    desk.give_back(entry);
-    let entry = desk.granted(late);
+    let mut harness = Harness::with(breaking(1));
+    let held = harness.dial_and_get();
+    let ticket = harness.queue(1);
+    harness.refused();
+    let late = harness.queue(2);
+    assert!(harness.dials.is_empty());
+    harness.give_back(held);
+    let entry = harness.granted(ticket);
+    harness.give_back(entry);
+    let entry = harness.granted(late);
     // The last one that could serve them is lost.
-    let third = desk.queue(3);
-    desk.retire(entry);
-    desk.failure(third);
+    let third = harness.queue(3);
+    harness.retire(entry);
+    harness.failure(third);
 }
 
-/// Who was refused a dial and waits for a return need not wait for that once the server is back.
+/// A caller who was refused a dial and waits for a return gets a dial once the server is back.
 #[test]
 fn when_a_probe_succeeds_those_who_wait_for_a_return_may_dial() {
-    let mut desk = Desk::with(breaking(1));
-    let _held = desk.dial_and_get();
-    let first = desk.queue(1);
-    desk.refused();
-    let second = desk.queue(2);
-    assert!(desk.dials.is_empty());
-    desk.now += PROBE_EVERY;
-    let third = desk.queue(3);
-    assert_eq!(desk.dials.len(), 1, "the probe");
-    desk.dialed();
-    drop(desk.granted(first));
-    assert_eq!(desk.dials.len(), 2);
+    let mut harness = Harness::with(breaking(1));
+    let _held = harness.dial_and_get();
+    let first = harness.queue(1);
+    harness.refused();
+    let second = harness.queue(2);
+    assert!(harness.dials.is_empty());
+    harness.now += PROBE_EVERY;
+    let third = harness.queue(3);
+    assert_eq!(harness.dials.len(), 1, "the probe");
+    harness.dialed();
+    drop(harness.granted(first));
+    assert_eq!(harness.dials.len(), 2);
     for ticket in [second, third] {
-        desk.dialed();
-        drop(desk.granted(ticket));
+        harness.dialed();
+        drop(harness.granted(ticket));
     }
 }
 
-/// What rests is lent, breaker or no breaker.
+/// Idle connections are lent while the breaker is open.
 #[test]
-fn an_open_breaker_keeps_nobody_from_what_is_idle() {
-    let mut desk = Desk::with(breaking(1));
-    let (one, other) = (desk.dial_and_get(), desk.dial_and_get());
-    let ticket = desk.queue(1);
-    desk.refused();
-    desk.give_back(one);
-    drop(desk.granted(ticket));
-    desk.give_back(other);
-    assert!(matches!(desk.request(0, None), Request::Granted(..)));
+fn an_open_breaker_keeps_nobody_from_idle_connections() {
+    let mut harness = Harness::with(breaking(1));
+    let (one, other) = (harness.dial_and_get(), harness.dial_and_get());
+    let ticket = harness.queue(1);
+    harness.refused();
+    harness.give_back(one);
+    drop(harness.granted(ticket));
+    harness.give_back(other);
+    assert!(matches!(harness.request(0, None), Request::Granted(..)));
 }
 
 #[test]
 fn a_warm_up_is_refused_as_callers_are() {
-    let mut desk = Desk::with(breaking(1));
-    let ticket = desk.queue(1);
-    desk.refused();
-    desk.failure(ticket);
-    let warm_up = desk.warm_up(2, 7);
-    desk.failure(warm_up);
-    assert!(desk.dials.is_empty());
+    let mut harness = Harness::with(breaking(1));
+    let ticket = harness.queue(1);
+    harness.refused();
+    harness.failure(ticket);
+    let warm_up = harness.warm_up(2, 7);
+    harness.failure(warm_up);
+    assert!(harness.dials.is_empty());
 }
 
 /// With both, callers try again until the breaker opens, and are refused then.
 #[test]
 fn retries_end_when_the_breaker_opens() {
     let on_dial_failure = OnDialFailure::Retry(Backoff::default());
-    let mut desk = Desk::with(Config { on_dial_failure, ..breaking(3) });
-    let ticket = desk.queue(1);
+    let mut harness = Harness::with(Config { on_dial_failure, ..breaking(3) });
+    let ticket = harness.queue(1);
     for _ in 0..2 {
-        desk.refused();
-        assert!(desk.collect(ticket).is_none());
-        desk.sleep_and_look(ticket);
+        harness.refused();
+        assert!(harness.collect(ticket).is_none());
+        harness.sleep_and_tick(ticket);
     }
-    desk.refused();
-    desk.failure(ticket);
-    desk.refused_at_once();
+    harness.refused();
+    harness.failure(ticket);
+    harness.refused_at_once();
 }
 
-/// A dial that hangs beyond its limit is a failure like any other, and no reason not to probe.
+/// A dial that hangs beyond its limit counts as a failure, and does not prevent a probe.
 #[test]
 fn a_dial_that_hangs_opens_the_breaker_and_a_probe_may_follow() {
     let config = Config { dial_timeout: SECOND, ..breaking(1) };
-    let mut desk = Desk::with(config);
-    let ticket = desk.queue(1);
-    let _hangs = desk.dials.pop();
-    desk.now += SECOND;
-    desk.look();
-    desk.failure(ticket);
-    desk.refused_at_once();
-    desk.now += PROBE_EVERY;
-    let probe = desk.queue(2);
-    desk.dialed();
-    drop(desk.granted(probe));
+    let mut harness = Harness::with(config);
+    let ticket = harness.queue(1);
+    let _hangs = harness.dials.pop();
+    harness.now += SECOND;
+    harness.tick();
+    harness.failure(ticket);
+    harness.refused_at_once();
+    harness.now += PROBE_EVERY;
+    let probe = harness.queue(2);
+    harness.dialed();
+    drop(harness.granted(probe));
 }
 
 #[test]
 fn a_breaker_that_never_tries_again_does_not_try_at_once() {
     let breaker = Some(Breaker::new(1, Duration::MAX));
-    let mut desk = Desk::with(Config { breaker: Some(breaker), ..breaking(1) });
-    let ticket = desk.queue(1);
-    desk.refused();
-    desk.failure(ticket);
-    desk.now += 1_000_000 * SECOND;
-    desk.refused_at_once();
+    let mut harness = Harness::with(Config { breaker: Some(breaker), ..breaking(1) });
+    let ticket = harness.queue(1);
+    harness.refused();
+    harness.failure(ticket);
+    harness.now += 1_000_000 * SECOND;
+    harness.refused_at_once();
 }
 
-/// A wrong password, say: nobody calls, and only a person can mend it. An outage ends by itself.
+/// A permanent failure, such as a wrong password, needs a person to mend it. An outage ends by itself.
 #[test]
 fn dials_for_min_idle_that_cannot_help_are_tried_ever_less_often() {
     const HOUR: Duration = Duration::from_secs(60 * 60);
     let tried = |is_permanent| {
-        let mut desk = Desk::with(Config { min_idle: 5, ..ageless() });
-        let began = desk.now;
-        desk.look();
+        let mut harness = Harness::with(Config { min_idle: 5, ..ageless() });
+        let began = harness.now;
+        harness.tick();
         let mut tried = Vec::new();
-        while desk.now < began + 2 * HOUR {
-            while !desk.dials.is_empty() {
-                tried.push(desk.now.since(began));
-                desk.refused_as(is_permanent);
+        while harness.now < began + 2 * HOUR {
+            while !harness.dials.is_empty() {
+                tried.push(harness.now.since(began));
+                harness.refused_as(is_permanent);
             }
-            desk.now = desk.alarm.take().expect("another attempt is ordered");
-            desk.upkeep();
+            harness.now = harness.alarm.take().expect("another attempt is ordered");
+            harness.upkeep();
         }
         tried.partition_point(|at| *at < HOUR)
     };

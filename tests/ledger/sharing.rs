@@ -1,12 +1,12 @@
-//! Several ledgers under one budget: what a history of them names badly, one sentence each.
+//! Several ledgers under one budget: one test for each promise among them.
 
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::{MemberId, Order, What};
+use crate::budget::{BudgetAction, BudgetOrder, MemberId};
 use crate::config::Config;
-use crate::desk::{Desk, SECOND, ageless};
+use crate::harness::{Harness, SECOND, ageless};
 use crate::keys::Common;
 use crate::ledger::{Entry, Share, Ticket};
 
@@ -15,33 +15,33 @@ fn unchecked(max_open: u32) -> Config {
     Config { max_open, check_after: Duration::MAX, ..ageless() }
 }
 
-/// A desk for each key, under one budget and by one clock.
+/// A harness for each key, under one budget and by one clock.
 struct Desks {
     common: Arc<Common>,
-    desks: Vec<Desk>,
+    harnesses: Vec<Harness>,
     max_idle: Option<u32>,
 }
 
 impl Desks {
-    /// Keys of which each may have as many connections as all of them together.
+    /// Keys that may each have as many connections as all of them together.
     fn new(keys: usize, max_open_total: u32) -> Self {
         Self::with(keys, unchecked(max_open_total), max_open_total, None)
     }
 
     fn with(keys: usize, each: Config, max_open: u32, max_idle: Option<u32>) -> Self {
         let common = Common::new(max_open);
-        let desk = |key| {
+        let harness = |key| {
             let share = Share::new(MemberId(key), Arc::clone(&common) as _);
-            Desk::with(each).sharing(share)
+            Harness::with(each).sharing(share)
         };
-        let mut desks: Vec<_> = (0..keys as u64).map(desk).collect();
-        let now = desks[0].now;
-        desks.iter_mut().for_each(|desk| desk.now = now);
-        Self { common, desks, max_idle }
+        let mut harnesses: Vec<_> = (0..keys as u64).map(harness).collect();
+        let now = harnesses[0].now;
+        harnesses.iter_mut().for_each(|harness| harness.now = now);
+        Self { common, harnesses, max_idle }
     }
 
     fn wait(&mut self, time: Duration) {
-        self.desks.iter_mut().for_each(|desk| desk.now += time);
+        self.harnesses.iter_mut().for_each(|harness| harness.now += time);
     }
 
     // ---- Orders from key to key ----------------------------------------------------------------
@@ -50,7 +50,7 @@ impl Desks {
     fn pass_on(&mut self) -> usize {
         let mut delivered = 0;
         self.trim();
-        while let Some(at) = self.desks.iter().position(|desk| !desk.orders.is_empty()) {
+        while let Some(at) = self.harnesses.iter().position(|harness| !harness.orders.is_empty()) {
             let orders = std::mem::take(&mut self[at].orders);
             delivered += orders.len();
             orders.into_iter().for_each(|order| self.deliver(order));
@@ -59,27 +59,28 @@ impl Desks {
         delivered
     }
 
-    /// Orders to be delivered, if more rest than shall.
+    /// The orders if idle connections exceed the bound.
     fn trim(&mut self) {
         let Some(max_idle) = self.max_idle else { return };
-        let at_rest = self.desks.iter().map(|desk| desk.ledger.at_rest()).sum();
+        let at_rest = self.harnesses.iter().map(|harness| harness.ledger.at_rest()).sum();
         let orders = self.common.trim(at_rest, max_idle);
         self[0].orders.extend(orders);
     }
 
-    fn deliver(&mut self, order: Order) {
-        let desk = &mut self[order.to.0 as usize];
-        let effects = match order.what {
-            What::Grant => desk.ledger.granted(desk.now),
-            What::Evict { most, bar } => desk.ledger.evict(most, bar, desk.now),
+    fn deliver(&mut self, order: BudgetOrder) {
+        let harness = &mut self[order.to.0 as usize];
+        let effects = match order.action {
+            BudgetAction::Grant => harness.ledger.slot_granted(harness.now),
+            BudgetAction::Evict { most, bar } => harness.ledger.evict(most, bar, harness.now),
         };
-        desk.lay_out(effects);
+        harness.note_effects(effects);
     }
 
-    /// The only order that there is, which is not delivered yet.
+    /// Takes the only order, undelivered.
     #[track_caller]
-    fn take_order(&mut self) -> Order {
-        let mut orders = self.desks.iter_mut().flat_map(|desk| std::mem::take(&mut desk.orders));
+    fn take_order(&mut self) -> BudgetOrder {
+        let mut orders =
+            self.harnesses.iter_mut().flat_map(|harness| std::mem::take(&mut harness.orders));
         let order = orders.next().expect("there is an order");
         assert_eq!(orders.next(), None, "one order");
         order
@@ -93,14 +94,14 @@ impl Desks {
 
     // ---- Callers and connections, all orders delivered -----------------------------------------
 
-    /// A connection of that key, dialed and lent.
+    /// A connection of this key, dialed and lent.
     fn lend(&mut self, key: usize) -> Entry<u32> {
         let entry = self[key].dial_and_get();
         self.pass_on();
         entry
     }
 
-    /// A connection of that key that has come to rest now; a second later.
+    /// A connection of this key becomes idle; then a second passes.
     fn rest(&mut self, key: usize) {
         let entry = self.lend(key);
         self.give_back(key, entry);
@@ -117,7 +118,7 @@ impl Desks {
         self.pass_on();
     }
 
-    /// A caller of that key waits; a second later.
+    /// A caller of this key joins the queue; then a second passes.
     fn queue(&mut self, key: usize) -> Ticket {
         let ticket = self[key].queue(0);
         self.pass_on();
@@ -131,16 +132,17 @@ impl Desks {
         ticket
     }
 
-    /// Everything under way ends well, one by one, and what follows from that, until nothing is under
-    /// way.
+    /// Ends every job well, one by one, with what follows, until none is under way.
     fn come_to_rest(&mut self) {
         for _ in 0..100 {
-            self.desks.iter_mut().for_each(Desk::close_all);
+            self.harnesses.iter_mut().for_each(Harness::close_all);
             self.pass_on();
-            if let Some(desk) = self.desks.iter_mut().find(|desk| !desk.dials.is_empty()) {
-                desk.dialed();
+            if let Some(harness) =
+                self.harnesses.iter_mut().find(|harness| !harness.dials.is_empty())
+            {
+                harness.dialed();
                 self.pass_on();
-            } else if self.desks.iter().all(|desk| desk.closes.is_empty()) {
+            } else if self.harnesses.iter().all(|harness| harness.closes.is_empty()) {
                 return;
             }
         }
@@ -167,20 +169,20 @@ impl Desks {
 }
 
 impl Index<usize> for Desks {
-    type Output = Desk;
+    type Output = Harness;
 
-    fn index(&self, key: usize) -> &Desk {
-        &self.desks[key]
+    fn index(&self, key: usize) -> &Harness {
+        &self.harnesses[key]
     }
 }
 
 impl IndexMut<usize> for Desks {
-    fn index_mut(&mut self, key: usize) -> &mut Desk {
-        &mut self.desks[key]
+    fn index_mut(&mut self, key: usize) -> &mut Harness {
+        &mut self.harnesses[key]
     }
 }
 
-// ---- Whose slot it is --------------------------------------------------------------------------
+// ---- Who gets a slot --------------------------------------------------------------------------
 
 #[test]
 fn a_key_with_several_callers_waits_its_turn_for_each() {
@@ -197,9 +199,9 @@ fn a_key_with_several_callers_waits_its_turn_for_each() {
     }
 }
 
-/// The oldest claim to a slot is of a caller who has been served by a return since.
+/// The caller with the oldest claim has been served by a return since.
 #[test]
-fn a_caller_who_was_served_otherwise_leaves_its_turn_to_whoever_has_waited_longest_then() {
+fn a_caller_who_was_served_by_a_return_leaves_its_slot_to_the_longest_waiting() {
     let mut keys = Desks::new(3, 2);
     let (own, other) = (keys.lend(1), keys.lend(0));
     let first = keys.queue(1);
@@ -207,7 +209,7 @@ fn a_caller_who_was_served_otherwise_leaves_its_turn_to_whoever_has_waited_longe
     keys.queue(1);
     keys.give_back(1, own);
     keys[1].granted(first);
-    keys[1].look();
+    keys[1].tick();
     keys.pass_on();
     keys.retire(0, other);
     assert_eq!(keys.dialing(), [0, 0, 1]);
@@ -237,7 +239,7 @@ fn a_slot_granted_to_one_who_has_given_up_is_the_next_ones() {
     keys.queue(2);
     keys[0].retire(held);
     let grant = keys.take_order();
-    assert_eq!((grant.to, grant.what), (MemberId(1), What::Grant));
+    assert_eq!((grant.to, grant.action), (MemberId(1), BudgetAction::Grant));
     keys[1].leave(ticket);
     assert_eq!(keys.taken(), 1, "the slot is on its way");
     keys.deliver(grant);
@@ -245,8 +247,8 @@ fn a_slot_granted_to_one_who_has_given_up_is_the_next_ones() {
     assert_eq!(keys.dialing(), [0, 0, 1]);
 }
 
-/// The key settles before it hears of the slot that it is granted: nothing is closed for what it
-/// lacks no more, and the next slot is another's.
+/// A key needs its granted slot no more by the time of the order: nothing is closed for it, and the next
+/// slot goes to another key.
 #[test]
 fn a_slot_on_its_way_is_not_asked_for_again() {
     let mut keys = Desks::new(4, 3);
@@ -260,7 +262,7 @@ fn a_slot_on_its_way_is_not_asked_for_again() {
     keys[0].close_all();
     let grant = keys.take_order();
     keys[3].give_back(lent);
-    keys[1].look();
+    keys[1].tick();
     assert_eq!(keys.evicted(), 0, "nothing makes room for a key that has a slot coming");
     keys[0].retire(other);
     keys[0].close_all();
@@ -270,7 +272,7 @@ fn a_slot_on_its_way_is_not_asked_for_again() {
     assert_eq!((keys.dialing(), keys.evicted()), ([0, 1, 1, 0], 0));
 }
 
-/// Its member has gone, as the shell finds.
+/// The same, and its member has gone.
 #[test]
 fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
     let mut keys = Desks::new(3, 1);
@@ -288,7 +290,7 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
     assert_eq!(keys.dialing(), [0, 0, 1]);
 }
 
-/// The same of one that is closed and not gone yet.
+/// The same, and its member is closed and not gone yet.
 #[test]
 fn a_slot_granted_to_closed_books_is_the_next_ones() {
     let mut keys = Desks::new(3, 1);
@@ -299,7 +301,7 @@ fn a_slot_granted_to_closed_books_is_the_next_ones() {
     let grant = keys.take_order();
     let now = keys[1].now;
     let effects = keys[1].ledger.close(now);
-    keys[1].lay_out(effects);
+    keys[1].note_effects(effects);
     keys.deliver(grant);
     keys.pass_on();
     assert_eq!(keys.dialing(), [0, 0, 1]);
@@ -307,21 +309,21 @@ fn a_slot_granted_to_closed_books_is_the_next_ones() {
 
 // ---- Who may be passed -------------------------------------------------------------------------
 
-/// Key 0 has the only connection, under that bound.
+/// Key 0 has the only connection, under this bound on passing.
 fn busy_key(bypass: Duration) -> (Desks, Entry<u32>) {
     let mut keys = Desks::new(2, 1);
-    for desk in &mut keys.desks {
-        let config = Config { bypass, ..*desk.ledger.config() };
-        let effects = desk.ledger.reconfigure(config, desk.now);
-        desk.lay_out(effects);
+    for harness in &mut keys.harnesses {
+        let config = Config { bypass, ..*harness.ledger.config() };
+        let effects = harness.ledger.reconfigure(config, harness.now);
+        harness.note_effects(effects);
     }
     let held = keys.lend(0);
     (keys, held)
 }
 
-/// BOUNDED-BYPASS. Whose connection it is does not matter any more.
+/// BOUNDED-BYPASS: beyond the bound a connection's key does not matter.
 #[test]
-fn whoever_has_lacked_a_slot_for_the_bound_is_passed_by_nobody_of_a_busy_key_who_came_later() {
+fn no_later_caller_of_a_busy_key_passes_one_who_has_lacked_a_slot_for_the_bound() {
     let (mut keys, held) = busy_key(4 * SECOND);
     let other = keys.queue(1);
     let own = keys.queue(0);
@@ -330,16 +332,16 @@ fn whoever_has_lacked_a_slot_for_the_bound_is_passed_by_nobody_of_a_busy_key_who
     keys.come_to_rest();
     assert_eq!((keys.evicted(), keys[0].stats().waiting), (1, 1));
     let held = keys[1].granted(other);
-    // Nobody of its own waits for that: it makes room for him who was first in his own queue.
+    // Nobody of its own key waits: it makes room for the first of the other queue.
     keys.give_back(1, held);
     keys.come_to_rest();
     keys[0].granted(own);
     assert_eq!((keys.evicted(), keys.taken()), (2, 1));
 }
 
-/// BOUNDED-BYPASS: within the bound a connection is of more use where it is.
+/// BOUNDED-BYPASS: within the bound a connection stays with its key.
 #[test]
-fn whoever_has_lacked_a_slot_for_less_than_the_bound_may_be_passed() {
+fn a_caller_who_has_lacked_a_slot_for_less_than_the_bound_may_be_passed() {
     let (mut keys, held) = busy_key(4 * SECOND);
     let other = keys.queue(1);
     let own = keys.queue(0);
@@ -348,7 +350,7 @@ fn whoever_has_lacked_a_slot_for_less_than_the_bound_may_be_passed() {
     keys.pass_on();
     let held = keys[0].granted(own);
     keys.queue(0);
-    // Five times as long as strict order takes: loans of two seconds have been seen.
+    // The bound is five times the wait in strict order, after loans of two seconds.
     keys.wait(11 * SECOND);
     keys[0].give_back(held);
     keys.come_to_rest();
@@ -358,7 +360,7 @@ fn whoever_has_lacked_a_slot_for_less_than_the_bound_may_be_passed() {
 
 /// In its own queue nobody is passed for the sake of another key.
 #[test]
-fn whoever_has_waited_longer_than_any_who_lack_a_slot_is_served_first() {
+fn a_caller_who_has_waited_longer_than_all_who_lack_a_slot_is_served_first() {
     let (mut keys, held) = busy_key(Duration::ZERO);
     let own = keys.queue(0);
     keys.queue(1);
@@ -367,17 +369,17 @@ fn whoever_has_waited_longer_than_any_who_lack_a_slot_is_served_first() {
     assert_eq!(keys.evicted(), 0);
 }
 
-/// One that has come to rest is not lent to newcomers before the order to close it has arrived.
+/// A connection that became idle is not lent to newcomers before the order to close it arrives.
 #[test]
-fn what_comes_to_rest_beside_a_claim_that_is_due_rests_for_nobody() {
+fn a_connection_that_becomes_idle_beside_a_due_claim_is_closed_for_it() {
     let (mut keys, held) = busy_key(SECOND);
     keys.queue(1);
     keys[0].give_back(held);
     assert_eq!((keys.idle(), keys.evicted()), ([0, 0], 1));
-    assert_eq!(keys[0].orders, [], "nobody need be told");
+    assert_eq!(keys[0].orders, [], "no order is needed");
 }
 
-/// As many are closed as there are claims that are due, and for each one.
+/// One connection is closed for each claim that is due.
 #[test]
 fn a_claim_that_is_due_is_made_room_for_once() {
     let mut keys = Desks::new(3, 3);
@@ -395,7 +397,7 @@ fn a_claim_that_is_due_is_made_room_for_once() {
     assert_eq!(keys.dialing(), [0, 1, 1]);
 }
 
-/// The claim of a caller who has given up since gives nobody's connection away.
+/// No connection is closed for the claim of a caller who has given up.
 #[test]
 fn a_claim_that_was_withdrawn_makes_no_room() {
     let mut keys = Desks::new(2, 1);
@@ -409,7 +411,7 @@ fn a_claim_that_was_withdrawn_makes_no_room() {
     assert_eq!(keys.evicted(), 0);
 }
 
-/// What makes room for a lowered bound is no claim's.
+/// A connection closed for a lowered bound makes room for no claim.
 #[test]
 fn a_lowered_bound_makes_no_room_for_a_claim() {
     let mut keys = Desks::new(2, 3);
@@ -427,7 +429,7 @@ fn a_lowered_bound_makes_no_room_for_a_claim() {
     assert_eq!((keys.dialing(), keys.taken()), ([0, 1], 2));
 }
 
-/// Its seniority is that of its beginning, however often it asks.
+/// A warm-up counts as waiting since its beginning, however often it asks.
 #[test]
 fn a_warm_up_that_began_before_a_caller_came_has_the_slot_before_him() {
     let mut keys = Desks::new(3, 1);
@@ -435,13 +437,13 @@ fn a_warm_up_that_began_before_a_caller_came_has_the_slot_before_him() {
     keys.warm_up(1, 1);
     keys.wait(SECOND);
     keys.queue(2);
-    keys[1].look();
+    keys[1].tick();
     keys.pass_on();
     keys.retire(0, held);
     assert_eq!(keys.dialing(), [0, 1, 0]);
 }
 
-/// When it gives up, what it has opened rests.
+/// When a warm-up gives up, its connections stay idle.
 #[test]
 fn a_warm_up_that_gives_up_makes_no_room_for_itself() {
     let mut keys = Desks::new(2, 2);
@@ -469,7 +471,7 @@ fn a_warm_up_keeps_its_turn_when_a_caller_of_its_key_comes() {
     keys[1].granted(own);
 }
 
-/// Of two, the one that began later does not lend its turn to the other's further connections.
+/// The later of two warm-ups does not pass its turn on to the other's further connections.
 #[test]
 fn a_warm_up_of_more_asks_for_its_own_turn_once_the_first_is_warm() {
     let mut keys = Desks::new(4, 3);
@@ -484,9 +486,9 @@ fn a_warm_up_of_more_asks_for_its_own_turn_once_the_first_is_warm() {
     }
 }
 
-/// What a warm-up has opened is kept for it from those who came later, and from nobody else.
+/// The connections of a warm-up are kept from those who came later, and from nobody else.
 #[test]
-fn what_a_warm_up_has_opened_makes_room_for_whoever_has_waited_longer() {
+fn connections_of_a_warm_up_make_room_for_callers_who_have_waited_longer() {
     let mut keys = Desks::new(3, 2);
     let (one, other) = (keys.lend(0), keys.lend(2));
     keys[1].queue(0);
@@ -502,7 +504,7 @@ fn what_a_warm_up_has_opened_makes_room_for_whoever_has_waited_longer() {
 
 // ---- Who makes room ----------------------------------------------------------------------------
 
-/// KEY-08. It was first on the list for what has been used since.
+/// KEY-08: the connection by which a key was first on the list has been used since.
 #[test]
 fn a_key_used_since_it_was_listed_makes_no_room_before_a_colder_one() {
     let mut keys = Desks::new(3, 2);
@@ -514,9 +516,9 @@ fn a_key_used_since_it_was_listed_makes_no_room_before_a_colder_one() {
     assert_eq!(keys.idle(), [1, 0, 0]);
 }
 
-/// A check is no use of a connection, and may last longer than others rest.
+/// A check does not count as use, and may take longer than others are idle.
 #[test]
-fn what_comes_back_from_a_check_is_as_cold_as_before() {
+fn a_connection_that_comes_back_from_a_check_is_as_cold_as_before() {
     let each = Config { check_after: SECOND, ..unchecked(3) };
     let mut keys = Desks::with(3, each, 3, None);
     let (warm, other) = (keys.lend(0), keys.lend(1));
@@ -527,22 +529,22 @@ fn what_comes_back_from_a_check_is_as_cold_as_before() {
     keys.pass_on();
     keys[0].leave(checking);
     keys[2].leave(stalled);
-    // Both keys were asked, had nothing at rest, and are listed by what comes to rest from now on.
+    // Both keys were asked and had nothing idle. They are listed by what becomes idle from now on.
     keys.give_back(1, other);
     keys.give_back(0, warm);
-    let check = keys[0].asides.remove(0);
+    let check = keys[0].at_dialer.remove(0);
     let now = keys[0].now;
-    let effects = keys[0].ledger.back(check.id, check.entry, None, now);
-    keys[0].lay_out(effects);
+    let effects = keys[0].ledger.back_from_dialer(check.id, check.entry, None, now);
+    keys[0].note_effects(effects);
     keys.pass_on();
     assert_eq!(keys.idle(), [2, 1, 0]);
     keys.queue(2);
     assert_eq!(keys.idle(), [1, 1, 0]);
 }
 
-/// KEY-08, of several: all of the coldest may be one key's.
+/// KEY-08: several of the coldest may be of one key.
 #[test]
-fn of_many_that_must_go_at_once_the_coldest_do() {
+fn the_coldest_of_many_are_closed_when_several_must_go_at_once() {
     let mut keys = Desks::new(3, 5);
     let held: Vec<_> = (0..3).map(|_| keys.lend(0)).collect();
     held.into_iter().for_each(|entry| keys.give_back(0, entry));
@@ -554,14 +556,14 @@ fn of_many_that_must_go_at_once_the_coldest_do() {
     assert_eq!(keys.idle(), [0, 0, 1]);
 }
 
-/// KEY-04, and that nothing is closed twice for one slot, however often its key is heard of.
+/// KEY-04: nothing is closed twice for one slot, however many events its key has.
 #[test]
 fn one_connection_is_closed_for_one_slot() {
     let mut keys = Desks::new(4, 3);
     (0..3).for_each(|key| keys.rest(key));
     keys.queue(3);
     for _ in 0..3 {
-        keys[3].look();
+        keys[3].tick();
         keys.pass_on();
     }
     assert_eq!((keys.idle(), keys.evicted()), ([0, 1, 1, 0], 1));
@@ -569,24 +571,24 @@ fn one_connection_is_closed_for_one_slot() {
     assert_eq!((keys.taken(), keys.evicted()), (3, 1));
 }
 
-/// KEY-04, second half: what is lent makes room as soon as it rests, and is seen to although it would
-/// rest out of its ledger's sight.
+/// KEY-04: a connection that is lent makes room as soon as it is idle, even if it would come to rest in a
+/// place.
 #[test]
-fn what_comes_to_rest_while_somebody_lacks_a_slot_makes_room() {
+fn a_connection_that_becomes_idle_while_a_slot_is_lacking_makes_room() {
     let mut keys = Desks::new(2, 1);
     let held = keys.lend(0);
-    assert!(keys[0].ledger.ease(keys[0].now).is_some());
+    assert!(keys[0].ledger.may_lay_out_for(keys[0].now).is_some());
     keys.queue(1);
-    assert_eq!(keys[0].ledger.ease(keys[0].now), None, "its return must be seen");
+    assert_eq!(keys[0].ledger.may_lay_out_for(keys[0].now), None, "its return must be seen");
     keys.give_back(0, held);
     assert_eq!((keys.idle(), keys.evicted()), ([0, 0], 1));
     keys.come_to_rest();
     assert_eq!(keys.evicted(), 1);
-    keys[0].look();
-    assert!(keys[0].ledger.ease(keys[0].now).is_some(), "nobody waits for it any more");
+    keys[0].tick();
+    assert!(keys[0].ledger.may_lay_out_for(keys[0].now).is_some(), "nobody waits for it any more");
 }
 
-/// An order to close finds that its connection has been lent; what it was for goes elsewhere.
+/// An order to evict finds its connection lent, and so goes to another key.
 #[test]
 fn an_order_that_finds_nothing_at_rest_is_given_to_the_next_coldest() {
     let mut keys = Desks::new(3, 2);
@@ -611,7 +613,7 @@ fn an_order_that_finds_its_key_gone_is_given_to_the_next_coldest() {
     let evict = keys.take_order();
     let lent = keys[0].get();
     keys[0].retire(lent);
-    // Its slot was free by that, and the caller's; another lacks one now.
+    // That freed its slot, which went to the caller. Another caller lacks one now.
     keys.pass_on();
     keys.queue(2);
     let now = keys[0].now;
@@ -622,7 +624,7 @@ fn an_order_that_finds_its_key_gone_is_given_to_the_next_coldest() {
     assert_eq!((keys.idle(), keys.evicted()), ([0, 0, 0], 1));
 }
 
-/// KEY-05: each key is asked once whether anything of it rests, and not again before something does.
+/// KEY-05: each key is asked once whether it has something idle, and not again before it does.
 #[test]
 fn ten_thousand_keys_in_use_are_asked_once() {
     const KEYS: usize = 10_000;
@@ -643,10 +645,10 @@ fn ten_thousand_keys_in_use_are_asked_once() {
     assert_eq!(keys[KEYS].stats().dialing, 1);
 }
 
-// ---- What rests --------------------------------------------------------------------------------
+// ---- Idle connections of all keys --------------------------------------------------------------------------------
 
 #[test]
-fn beyond_what_may_rest_one_is_closed_for_each_that_comes_to_rest() {
+fn beyond_the_bound_on_idle_connections_each_new_one_costs_another() {
     let mut keys = Desks::with(3, unchecked(9), 9, Some(2));
     let held: Vec<_> =
         (0..3).flat_map(|key| [(key, keys.lend(key)), (key, keys.lend(key))]).collect();
@@ -661,7 +663,7 @@ fn beyond_what_may_rest_one_is_closed_for_each_that_comes_to_rest() {
 
 /// It is closed anyway: the caller of another key takes its slot.
 #[test]
-fn what_is_closed_because_too_many_rest_makes_room_as_well() {
+fn a_surplus_connection_that_is_closed_makes_room_as_well() {
     let mut keys = Desks::with(3, unchecked(2), 2, Some(1));
     let held = [keys.lend(0), keys.lend(1)];
     let [one, other] = held;
@@ -684,7 +686,7 @@ fn a_warm_up_that_lacks_slots_closes_nothing_that_it_has_opened() {
     keys.come_to_rest();
     assert_eq!((keys[0].begun, keys.idle(), keys.evicted()), (1, [1, 0], 0));
     keys.queue(1);
-    assert_eq!(keys.evicted(), 0, "what it has opened is kept until its end");
+    assert_eq!(keys.evicted(), 0, "the warm-up's connections are kept until its end");
     keys[0].leave(ticket);
     keys.pass_on();
     assert_eq!(keys.idle(), [0, 0]);
@@ -718,14 +720,14 @@ fn two_warm_ups_that_lack_each_others_slots_do_not_take_turns() {
 
 /// REASON.
 #[test]
-fn who_waited_for_a_slot_is_told_so_and_nobody_else() {
+fn only_a_caller_who_waited_for_a_slot_is_told_that_the_key_stalled() {
     let each = Config { check_after: SECOND, ..unchecked(2) };
     let mut keys = Desks::with(2, each, 2, None);
     let (own, _other) = (keys.lend(0), keys.lend(1));
     let waits_for_a_slot = |keys: &mut Desks| {
         keys[0].queue_for(0, SECOND);
         keys.wait(SECOND);
-        keys[0].look();
+        keys[0].tick();
         keys[0].ledger.stats_after_wait(keys[0].now).stalled
     };
     assert!(waits_for_a_slot(&mut keys));
@@ -735,7 +737,7 @@ fn who_waited_for_a_slot_is_told_so_and_nobody_else() {
     assert!(!waits_for_a_slot(&mut keys), "but for a check");
 }
 
-// ---- What is left of a key ---------------------------------------------------------------------
+// ---- The end of a key ---------------------------------------------------------------------
 
 /// KEY-02.
 #[test]

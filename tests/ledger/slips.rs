@@ -1,26 +1,28 @@
-//! Where the callers of a test find what the ledger tells them, and its orders as lists.
+//! `Slip`, the waker of a test's caller, and a ledger's effects as lists.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use crate::budget::Order;
-use crate::ledger::{AsideOrder, CloseOrder, DialOrder, Effects, Overdue, Verdict, Waker, Work};
+use crate::budget::BudgetOrder;
+use crate::ledger::{
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Overdue, RareEffects, Verdict, Waker,
+};
 use crate::moment::Moment;
 
-/// What a caller is told, and whether it is waking up to it.
-type Told<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;
+/// A caller's verdict, and whether it is waking up to it.
+type VerdictCell<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;
 
-/// The way to one caller.
+/// The waker of one caller.
 pub(crate) struct Slip<K, F, C = u32> {
     caller: K,
-    told: Told<F, C>,
+    verdict: VerdictCell<F, C>,
 }
 
 impl<K: Copy, F, C> Clone for Slip<K, F, C> {
     fn clone(&self) -> Self {
-        Self { caller: self.caller, told: Rc::clone(&self.told) }
+        Self { caller: self.caller, verdict: Rc::clone(&self.verdict) }
     }
 }
 
@@ -32,29 +34,29 @@ impl<K: fmt::Debug, F, C> fmt::Debug for Slip<K, F, C> {
 
 impl<K: Copy, F, C> Slip<K, F, C> {
     pub(crate) fn new(caller: K) -> Self {
-        Self { caller, told: Rc::default() }
+        Self { caller, verdict: Rc::default() }
     }
 
     pub(crate) fn caller(&self) -> K {
         self.caller
     }
 
-    /// What the caller has been told, and whether it is waking up to it.
+    /// Takes the caller's verdict, and whether it is waking up to it.
     pub(crate) fn take(&self) -> Option<(Verdict<C, F>, bool)> {
-        self.told.take()
+        self.verdict.take()
     }
 }
 
 impl<K: Copy, F, C> Waker<C, F> for Slip<K, F, C> {
-    fn tell(&self, verdict: Verdict<C, F>, is_waking: bool) {
-        let before = self.told.borrow_mut().replace((verdict, is_waking));
-        assert!(before.is_none(), "a caller is told once");
+    fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
+        let before = self.verdict.borrow_mut().replace((verdict, is_waking));
+        assert!(before.is_none(), "a caller gets one verdict");
     }
 
-    fn call(&self) {}
+    fn request_tick(&self) {}
 }
 
-/// The slips of all callers.
+/// The wakers of all callers.
 #[derive(Debug)]
 pub(crate) struct Slips<K, F> {
     slips: BTreeMap<K, Slip<K, F>>,
@@ -69,19 +71,19 @@ impl<K, F> Default for Slips<K, F> {
 }
 
 impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
-    /// For a caller who waits from now on, in place of an old one.
+    /// The waker for a caller who waits from now on. It replaces the caller's former one.
     pub(crate) fn give(&mut self, caller: K) -> Slip<K, F> {
         let slip = Slip::new(caller);
         self.slips.insert(caller, slip.clone());
         slip
     }
 
-    /// Whether the caller has been told something that it has not collected.
-    pub(crate) fn is_told(&self, caller: K) -> bool {
-        self.slips.get(&caller).is_some_and(|slip| slip.told.borrow().is_some())
+    /// Whether the caller has a verdict that it has not collected.
+    pub(crate) fn has_verdict(&self, caller: K) -> bool {
+        self.slips.get(&caller).is_some_and(|slip| slip.verdict.borrow().is_some())
     }
 
-    /// What the caller has been told, which counts as woken up if it was waking.
+    /// Collects the caller's verdict. The caller counts as woken if it was asleep.
     pub(crate) fn collect(&mut self, caller: K) -> Option<Verdict<u32, F>> {
         let (verdict, is_waking) = self.slips.get(&caller)?.take()?;
         self.woken += u64::from(is_waking);
@@ -89,24 +91,33 @@ impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
     }
 }
 
-/// What an event asks for, as lists.
+/// The effects of an event as lists.
 #[derive(Debug)]
 pub(crate) struct Lists<K, F, C = u32> {
     pub(crate) wake: Vec<K>,
     pub(crate) dials: Vec<DialOrder<Slip<K, F, C>>>,
-    pub(crate) asides: Vec<AsideOrder<C>>,
+    pub(crate) at_dialer: Vec<AtDialerOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
     pub(crate) alarm: Option<Moment>,
     pub(crate) judged: Option<u32>,
-    pub(crate) orders: Vec<Order>,
+    pub(crate) budget_orders: Vec<BudgetOrder>,
     pub(crate) is_vacant: bool,
 }
 
 impl<K: Copy, F, C> From<Effects<C, F, Slip<K, F, C>>> for Lists<K, F, C> {
     fn from(effects: Effects<C, F, Slip<K, F, C>>) -> Self {
-        let Work { wake, dials, asides, closes, alarm, judged, orders, is_vacant, .. } =
-            *effects.work.unwrap_or_default();
+        let RareEffects {
+            wake,
+            dials,
+            at_dialer,
+            closes,
+            alarm,
+            judged,
+            budget_orders,
+            is_vacant,
+            ..
+        } = *effects.rare.unwrap_or_default();
         let wake = effects.wake.into_iter().chain(wake).map(|slip| slip.caller).collect();
-        Self { wake, dials, asides, closes, alarm, judged, orders, is_vacant }
+        Self { wake, dials, at_dialer, closes, alarm, judged, budget_orders, is_vacant }
     }
 }

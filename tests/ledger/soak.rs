@@ -1,7 +1,7 @@
-//! Simulated hours with every feature on: a load, a server and a clock by script, random but seeded.
+//! Simulated hours with every feature on, with a scripted load, server and clock, random but seeded.
 //!
-//! What the server and the callers see is kept beside the ledger and held against it throughout;
-//! at the end everything balances to the last connection.
+//! The test records what the server and the callers see, and compares it with the ledger throughout. At
+//! the end every connection is accounted for.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Task, Ticket, UPKEEP_LEAST,
-    Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, Request, Ticket,
+    UPKEEP_LEAST, Verdict,
 };
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -20,7 +20,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// The latest that upkeep comes after its time.
+/// Upkeep comes late by at most this.
 const LATENESS: Duration = Duration::from_millis(20);
 
 type Books = Ledger<u32, Failure, Slip<u32, Failure>>;
@@ -29,11 +29,11 @@ type Orders = Effects<u32, Failure, Slip<u32, Failure>>;
 #[derive(Debug)]
 enum Item {
     Arrive,
-    /// By the ledger, or by the timer of the sleep with that number.
+    /// Woken by the ledger, or by the timer of the sleep with this number.
     Wake(u32, Option<u32>),
     Return(u32),
     DialEnds(DialOrder<Slip<u32, Failure>>, bool),
-    AsideEnds(AsideOrder<u32>),
+    BackFromDialer(AtDialerOrder<u32>),
     CloseEnds(CloseOrder<u32>),
     Upkeep(Moment),
     Change,
@@ -42,7 +42,7 @@ enum Item {
     ServerComes,
 }
 
-/// Somebody who wants something of the pool.
+/// A caller or a warm-up.
 #[derive(Debug)]
 struct Caller {
     ticket: Option<Ticket>,
@@ -50,22 +50,22 @@ struct Caller {
     deadline: Option<Moment>,
     is_waiting: bool,
     holds: Option<Entry<u32>>,
-    /// What a warm-up wants open; 0 for one who wants a connection.
+    /// How many connections a warm-up wants open; 0 for a caller.
     target: u32,
     sleeps: u32,
 }
 
-/// What the server knows of a connection that is open, and since when it rests.
+/// An open connection as the server knows it, and since when it has been idle.
 #[derive(Debug)]
 struct Connection {
     opened_at: Moment,
     rests_since: Moment,
-    is_aside: bool,
-    /// When its slot may be freed although it is open: its close, check or reset hangs.
+    is_at_dialer: bool,
+    /// When its slot may be freed although it is open, as its close, check or reset hangs.
     slot_until: Option<Moment>,
 }
 
-/// How often each thing has happened: so that it is known to happen at all.
+/// How often each kind of event has happened, to assert that all do.
 #[derive(Debug, Default)]
 struct Seen {
     unseen_loans: u32,
@@ -87,23 +87,23 @@ struct Soak {
     /// Items on the agenda that are not upkeep.
     pending: u32,
     numbers: u64,
-    /// Those who wait or hold a connection.
+    /// Callers who wait or hold a connection.
     callers: BTreeMap<u32, Caller>,
     arrived: u32,
-    told: u32,
+    verdicts: u32,
     connections: BTreeMap<u32, Connection>,
     dialing: u32,
     opened: u32,
     closed: u32,
     detached: u32,
     is_away: bool,
-    /// When `min_idle` last lacked nothing that the server could give.
+    /// When `min_idle` was last fulfilled as far as the server allowed.
     complete_at: Moment,
     /// When the server last went or came back, or the settings changed.
     changed_at: Moment,
     allowance: u32,
     alarm: Option<Moment>,
-    /// At rest in places; `None`: the gate is shut.
+    /// Connections in the places; `None`: the gate is shut.
     places: Option<Vec<Entry<u32>>>,
     seen: Seen,
 }
@@ -124,7 +124,7 @@ impl Soak {
             numbers: 0,
             callers: BTreeMap::new(),
             arrived: 0,
-            told: 0,
+            verdicts: 0,
             connections: BTreeMap::new(),
             dialing: 0,
             opened: 0,
@@ -152,16 +152,16 @@ impl Soak {
         self.agenda.insert((self.now + after, self.numbers), item);
     }
 
-    fn dice(&mut self, sides: u64) -> u64 {
+    fn random(&mut self, sides: u64) -> u64 {
         next(&mut self.random) % sides
     }
 
     /// At least this, and at most twice as much.
     fn about(&mut self, least: Duration) -> Duration {
-        least + least.mul_f64(self.dice(1000) as f64 / 1000.0)
+        least + least.mul_f64(self.random(1000) as f64 / 1000.0)
     }
 
-    /// Until nothing is under way any more, and nobody comes.
+    /// Runs until nothing is under way and nobody comes.
     fn run(&mut self) {
         while self.pending > 0 {
             let ((at, _), item) = self.agenda.pop_first().expect("something is pending");
@@ -172,7 +172,7 @@ impl Soak {
                 Item::Wake(caller, sleep) => self.wake(caller, sleep),
                 Item::Return(caller) => self.come_back(caller),
                 Item::DialEnds(order, succeeds) => self.dial_ends(&order, succeeds),
-                Item::AsideEnds(order) => self.aside_ends(order),
+                Item::BackFromDialer(order) => self.back_from_dialer(order),
                 Item::CloseEnds(order) => self.close_ends(&order),
                 Item::Upkeep(alarm) if self.alarm == Some(alarm) => {
                     self.alarm = None;
@@ -195,7 +195,7 @@ impl Soak {
     fn go(&mut self, away: bool) {
         (self.is_away, self.changed_at) = (away, self.now);
         if away {
-            let outage = self.about(3 * SECOND) * (1 + self.dice(4) as u32);
+            let outage = self.about(3 * SECOND) * (1 + self.random(4) as u32);
             self.put(outage, Item::ServerComes);
         } else if !self.is_over() {
             let up = self.about(60 * SECOND);
@@ -207,10 +207,10 @@ impl Soak {
 
     fn event(&mut self, event: impl FnOnce(&mut Books, Moment) -> Orders) {
         for entry in self.places.take().into_iter().flatten() {
-            self.ledger.take_in(entry);
+            self.ledger.take_from_place(entry);
         }
         let orders = event(&mut self.ledger, self.now);
-        if self.ledger.ease(self.now).is_some() && self.dice(3) > 0 {
+        if self.ledger.may_lay_out_for(self.now).is_some() && self.random(3) > 0 {
             let mut places = Vec::new();
             while places.len() < 8 {
                 let Some(entry) = self.ledger.lay_out(self.now) else { break };
@@ -222,19 +222,19 @@ impl Soak {
         self.carry_out(orders);
     }
 
-    fn may_rest_unseen(&self, entry: &Entry<u32>) -> bool {
+    fn may_rest_in_place(&self, entry: &Entry<u32>) -> bool {
         entry.epoch == self.ledger.epoch() && self.now < entry.expires
     }
 
-    /// The way without the ledger.
-    fn take_unseen(&mut self) -> Option<Entry<u32>> {
+    /// Takes a connection from a place, without the ledger.
+    fn take_from_place(&mut self) -> Option<Entry<u32>> {
         let entry = self.places.as_mut()?.pop()?;
         let Config { check_after, max_idle_time, .. } = *self.ledger.config();
         let is_fresh = self.now.since(entry.idle_since()) <= check_after.min(max_idle_time);
-        if !is_fresh || !self.may_rest_unseen(&entry) {
+        if !is_fresh || !self.may_rest_in_place(&entry) {
             self.event(|ledger, now| {
-                ledger.take_in(entry);
-                ledger.look(now)
+                ledger.take_from_place(entry);
+                ledger.tick(now)
             });
             return None;
         }
@@ -244,14 +244,14 @@ impl Soak {
     }
 
     fn carry_out(&mut self, orders: Orders) {
-        let Lists { wake, dials, asides, closes, alarm, .. } = orders.into();
+        let Lists { wake, dials, at_dialer, closes, alarm, .. } = orders.into();
         for caller in wake {
-            let after = Duration::from_micros(self.dice(200));
+            let after = Duration::from_micros(self.random(200));
             self.put(after, Item::Wake(caller, None));
         }
         if let Some(alarm) = alarm {
             self.alarm = Some(alarm);
-            let late = LATENESS.mul_f64(self.dice(100) as f64 / 100.0);
+            let late = LATENESS.mul_f64(self.random(100) as f64 / 100.0);
             self.put(alarm.since(self.now) + late, Item::Upkeep(alarm));
         }
         let waiting = self.callers.values().filter(|caller| caller.is_waiting);
@@ -261,7 +261,7 @@ impl Soak {
         self.seen.refilled += u32::from(demand == 0 && !dials.is_empty());
         for order in dials {
             self.dialing += 1;
-            let (away, luck) = (self.is_away, self.dice(1000));
+            let (away, luck) = (self.is_away, self.random(1000));
             let takes = match luck {
                 0..5 => 30 * SECOND,
                 5..100 if away => 4 * SECOND,
@@ -270,22 +270,22 @@ impl Soak {
             let takes = self.about(takes);
             self.put(takes, Item::DialEnds(order, !away && luck % 50 > 0));
         }
-        for order in asides {
-            self.seen.keep_alives += u32::from(order.task == Task::KeepAlive);
+        for order in at_dialer {
+            self.seen.keep_alives += u32::from(order.purpose == Purpose::KeepAlive);
             let limit = self.ledger.config().close_timeout;
             let connection = self.connection(order.entry.connection);
-            connection.is_aside = true;
+            connection.is_at_dialer = true;
             connection.slot_until = order.deadline.map(|deadline| deadline + limit);
-            let takes = match self.dice(100) {
-                _ if matches!(order.task, Task::Judge { .. }) => Duration::ZERO,
+            let takes = match self.random(100) {
+                _ if matches!(order.purpose, Purpose::Judge { .. }) => Duration::ZERO,
                 0 => self.about(4 * SECOND),
                 _ => self.about(MILLISECOND),
             };
-            self.put(takes, Item::AsideEnds(order));
+            self.put(takes, Item::BackFromDialer(order));
         }
         for order in closes {
             self.begin_close(&order);
-            let hangs = self.dice(100) == 0;
+            let hangs = self.random(100) == 0;
             let takes = self.about(if hangs { 4 * SECOND } else { MILLISECOND / 2 });
             self.put(takes, Item::CloseEnds(order));
         }
@@ -299,7 +299,7 @@ impl Soak {
         let connection = self.connection(order.connection);
         let until = now + close_timeout;
         connection.slot_until = Some(connection.slot_until.map_or(until, |at| at.min(until)));
-        // No alarm is lost: what rests ends in time, as far as that can be said from outside.
+        // No alarm is lost: idle connections end in time, as far as that is visible from outside.
         let due = match order.reason {
             CloseReason::Expired => connection.opened_at + max_lifetime,
             CloseReason::IdleTooLong if min_idle == 0 => connection.rests_since + max_idle_time,
@@ -326,20 +326,20 @@ impl Soak {
         self.opened += 1;
         let (connection, now) = (self.opened, self.now);
         let opened =
-            Connection { opened_at: now, rests_since: now, is_aside: false, slot_until: None };
+            Connection { opened_at: now, rests_since: now, is_at_dialer: false, slot_until: None };
         self.connections.insert(connection, opened);
         self.event(|ledger, now| ledger.dialed(order.id, connection, None, Duration::MAX, now));
     }
 
-    fn aside_ends(&mut self, order: AsideOrder<u32>) {
-        let is_sound = self.dice(20) > 0 && !self.is_away;
+    fn back_from_dialer(&mut self, order: AtDialerOrder<u32>) {
+        let is_sound = self.random(20) > 0 && !self.is_away;
         let (now, is_late) = (self.now, order.deadline.is_some_and(|at| at <= self.now));
         let connection = self.connection(order.entry.connection);
-        // What is written off goes on to be closed in its slot.
-        (connection.is_aside, connection.rests_since) = (false, now);
+        // A connection that is written off is closed in its slot.
+        (connection.is_at_dialer, connection.rests_since) = (false, now);
         connection.slot_until = connection.slot_until.filter(|_| is_late);
-        let fault = (!is_sound).then(|| order.task.fault());
-        self.event(|ledger, now| ledger.back(order.id, order.entry, fault, now));
+        let fault = (!is_sound).then(|| order.purpose.fault());
+        self.event(|ledger, now| ledger.back_from_dialer(order.id, order.entry, fault, now));
     }
 
     fn close_ends(&mut self, order: &CloseOrder<u32>) {
@@ -352,7 +352,7 @@ impl Soak {
 
     fn arrive(&mut self) {
         if !self.is_over() {
-            let pause = match self.dice(1000) {
+            let pause = match self.random(1000) {
                 0 => self.about(30 * SECOND), // The load goes away for a while.
                 1..300 => Duration::ZERO,
                 _ => self.about(80 * MILLISECOND),
@@ -362,13 +362,13 @@ impl Soak {
         }
     }
 
-    /// Somebody comes for a connection.
+    /// A caller asks for a connection.
     fn call(&mut self) {
         let patience =
             [Some(20 * MILLISECOND), Some(SECOND), Some(5 * SECOND), Some(30 * SECOND), None]
-                [self.dice(5) as usize];
+                [self.random(5) as usize];
         let caller = self.newcomer(patience, 0);
-        match self.take_unseen() {
+        match self.take_from_place() {
             Some(entry) => self.lend(caller, entry),
             None => self.ask(caller, None),
         }
@@ -417,7 +417,7 @@ impl Soak {
         }
     }
 
-    /// The caller looks for what has become of its wait, and else sleeps.
+    /// The caller collects its verdict, or else sleeps.
     fn wait_on(&mut self, id: u32) {
         let Caller { ticket, deadline, .. } = *self.caller(id);
         let ticket = ticket.expect("who waits has a ticket");
@@ -427,11 +427,11 @@ impl Soak {
             ledger.note_woken(woken);
             let is_late = deadline.is_some_and(|deadline| deadline <= now);
             if verdict.is_none() && is_late {
-                let (told, orders) = ledger.leave(ticket, now, |_| ());
-                verdict = told.map(|(verdict, ())| verdict);
+                let (left, orders) = ledger.leave(ticket, now, |_| ());
+                verdict = left.map(|(verdict, ())| verdict);
                 orders
             } else {
-                ledger.look(now)
+                ledger.tick(now)
             }
         });
         let verdict = verdict.or_else(|| self.slips.collect(id));
@@ -462,38 +462,38 @@ impl Soak {
             return;
         }
         if is_timer {
-            self.event(Ledger::look);
+            self.event(Ledger::tick);
         }
         self.wait_on(id);
     }
 
-    fn tell(&mut self, id: u32) {
+    fn note_verdict(&mut self, id: u32) {
         let caller = self.caller(id);
-        assert!(caller.is_waiting, "told although it does not wait: {caller:?}");
+        assert!(caller.is_waiting, "has a verdict although it does not wait: {caller:?}");
         caller.is_waiting = false;
-        self.told += 1;
+        self.verdicts += 1;
     }
 
     fn turn_away(&mut self, id: u32) {
-        self.tell(id);
+        self.note_verdict(id);
         self.callers.remove(&id);
     }
 
     fn lend(&mut self, id: u32, entry: Entry<u32>) {
-        self.tell(id);
+        self.note_verdict(id);
         let lifetime = self.ledger.config().max_lifetime;
         let age = entry.age(self.now);
         assert!(age < lifetime.saturating_add(MILLISECOND), "LIFE-03: {age:?} of {lifetime:?}");
         let ticket = self.caller(id).ticket;
-        if ticket.is_some() && self.dice(100) == 0 {
-            // Broken: the place is kept.
-            self.told -= 1;
+        if ticket.is_some() && self.random(100) == 0 {
+            // The connection is broken: the caller keeps its place in the queue.
+            self.verdicts -= 1;
             self.event(|ledger, now| ledger.retire(entry, CloseReason::Broken, now));
             return self.ask(id, ticket);
         }
         let entry = entry;
         self.caller(id).holds = Some(entry);
-        let hold = match self.dice(1000) {
+        let hold = match self.random(1000) {
             0 => 20 * SECOND,
             1..50 => SECOND,
             _ => 20 * MILLISECOND,
@@ -507,7 +507,7 @@ impl Soak {
         let mut entry = caller.holds.expect("it holds a connection");
         let now = self.now;
         self.connection(entry.connection).rests_since = now;
-        match self.dice(100) {
+        match self.random(100) {
             dice @ 0..3 => {
                 let reasons = [CloseReason::Discarded, CloseReason::Panicked, CloseReason::Broken];
                 self.event(|ledger, now| ledger.retire(entry, reasons[dice as usize], now));
@@ -517,15 +517,15 @@ impl Soak {
                 self.detached += 1;
                 self.event(|ledger, now| ledger.detach(entry, now).1);
             }
-            4..15 => self.event(|ledger, now| ledger.set_aside_for_reset(entry, now)),
-            _ if self.places.is_some() && self.may_rest_unseen(&entry) => {
+            4..15 => self.event(|ledger, now| ledger.give_back_for_reset(entry, now)),
+            _ if self.places.is_some() && self.may_rest_in_place(&entry) => {
                 entry.come_to_rest(now);
                 let expires = entry.expires;
                 let places = self.places.as_mut().expect("just looked");
                 places.push(entry);
                 let upkeep = self.alarm.map_or(Moment::LAST, |at| at - UPKEEP_LEAST);
                 if expires < upkeep {
-                    self.event(Ledger::look);
+                    self.event(Ledger::tick);
                 }
             }
             _ => self.event(|ledger, now| ledger.give_back(entry, now)),
@@ -540,10 +540,10 @@ impl Soak {
         }
         let pause = self.about(4 * SECOND);
         self.put(pause, Item::Change);
-        match self.dice(16) {
+        match self.random(16) {
             0 => {
                 let until = self.now + self.ledger.config().close_timeout;
-                for connection in self.connections.values_mut().filter(|it| it.is_aside) {
+                for connection in self.connections.values_mut().filter(|it| it.is_at_dialer) {
                     let before = connection.slot_until.unwrap_or(until);
                     connection.slot_until = Some(before.min(until));
                 }
@@ -562,7 +562,7 @@ impl Soak {
                 self.event(|ledger, now| ledger.reconfigure(config, now));
             }
             5..7 => {
-                let target = self.dice(8) as u32;
+                let target = self.random(8) as u32;
                 let caller = self.newcomer(Some(5 * SECOND), target);
                 let mut ticket = None;
                 let slip = self.slips.give(caller);
@@ -588,7 +588,7 @@ impl Soak {
         }
     }
 
-    // ---- What must be true ---------------------------------------------------------------------
+    // ---- Invariants ---------------------------------------------------------------------
 
     fn open(&self) -> u32 {
         self.ledger.stats(self.now).open()
@@ -601,7 +601,7 @@ impl Soak {
         assert!(open <= self.allowance, "BOUND: the server sees {open} of {}", self.allowance);
         let alive = self.connections.len() as u32 + self.dialing;
         assert!((open..=alive).contains(&stats.open()), "{open} to {alive}: {stats}");
-        // While the server is there, nothing is lacking for longer than the longest pause.
+        // While the server answers, `min_idle` is fulfilled within the longest pause.
         let resting = stats.idle + self.places.as_ref().map_or(0, |places| places.len() as u32);
         let is_full = stats.open() >= stats.max_open;
         let is_coming = stats.dialing > 0 || stats.in_use > 0 || stats.waiting > 0;
@@ -613,13 +613,17 @@ impl Soak {
         assert!(self.now - self.complete_at <= 11 * SECOND, "min_idle {least}: {stats}");
     }
 
-    /// The load has ended. Everyone has been told once, and nothing is left over or missing.
+    /// The load has ended. Everyone has had one verdict, and nothing is left over or missing.
     fn finish(mut self) -> Seen {
-        self.event(Ledger::look);
+        self.event(Ledger::tick);
         self.run();
         assert!(self.callers.is_empty(), "NO-STRANDED-WAITER: {:?}", self.callers);
-        assert_eq!(self.told, self.arrived, "each is told exactly once");
-        self.places.take().into_iter().flatten().for_each(|entry| self.ledger.take_in(entry));
+        assert_eq!(self.verdicts, self.arrived, "each gets exactly one verdict");
+        self.places
+            .take()
+            .into_iter()
+            .flatten()
+            .for_each(|entry| self.ledger.take_from_place(entry));
         let stats = self.ledger.stats(self.now);
         assert_eq!(self.opened, self.closed + self.detached + stats.idle, "{stats}");
         assert_eq!((stats.open(), stats.waiting), (stats.idle, 0), "{stats}");
@@ -655,7 +659,7 @@ fn next(state: &mut u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// Settings by which everything happens within a minute or so.
+/// Settings under which every kind of event happens within about a minute.
 fn config(random: &mut u64) -> Config {
     let mut dice = |sides: u64| (next(random) % sides) as u32;
     let backoff = Backoff::new(10 * MILLISECOND, SECOND);

@@ -1,26 +1,27 @@
-//! The World: the same pool kept the slow and obvious way, with the driver's side of it.
+//! `World`: a second implementation of the ledger, slow and obvious, with the dialer and the callers.
 //!
-//! After each event the ledger's orders must be those that the World expects, its `Stats` must be
-//! the World's numbers, and the promises must hold as the driver and the callers see them.
+//! After each event the ledger's orders must be those that the World expects, its `Stats` must equal the
+//! World's numbers, and the promises must hold as the dialer and the callers see them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Breaker, Config, OnDialFailure, far_future};
-use crate::ledger::effects::ErrandId;
-use crate::ledger::spread::{Share, Spread};
+use crate::ledger::effects::JobId;
+use crate::ledger::spread::{Fraction, Spread};
 use crate::ledger::{
-    AsideOrder, DialOrder, Effects, Entry, Ledger, Overdue, Refusal, Request, Task, Ticket, Verdict,
+    AtDialerOrder, DialOrder, Effects, Entry, Ledger, Overdue, Purpose, Refusal, Request, Ticket,
+    Verdict,
 };
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
 use crate::stats::Stats;
 
-/// How a dial failed: which one it was, or that it was overdue.
+/// How a dial failed: by itself, with its id, or by its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    Of(ErrandId),
+    Of(JobId),
     Overdue(Duration),
 }
 
@@ -35,14 +36,14 @@ type Orders = Effects<u32, Failure, Slip<usize, Failure>>;
 /// The least time between two upkeeps.
 const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
-/// How the pool's lives and pauses are spread.
+/// The seed of the pool's lifetimes and pauses.
 const SEED: u64 = 5;
 
-/// A connection that `min_idle` needs is replaced at least so long before its end, but not in the
-/// first three quarters of its life.
+/// With `min_idle`, a connection is replaced at least this long before its end, but not in the first
+/// three quarters of its life.
 const LEAD_LEAST: Duration = Duration::from_secs(1);
 
-/// A connection, as the driver and its borrowers know it.
+/// A connection, as the dialer and its borrowers know it.
 #[derive(Debug)]
 struct Connection {
     place: Place,
@@ -51,17 +52,17 @@ struct Connection {
     idle_since: Moment,
     proven_at: Moment,
     generation: u64,
-    share: Share,
-    /// At rest: how sure it is that its successor may be dialed.
+    fraction: Fraction,
+    /// Whether its successor may be dialed, while it is idle.
     leaving: Leaving,
-    /// By the predicates up to which it has been judged.
+    /// The epoch up to which predicates have judged it.
     judged: u32,
-    /// Its slot was freed although it is not closed: the one case that `BOUND` leaves out.
+    /// Its slot was freed before its close returned. `BOUND` does not count it.
     abandoned: bool,
 }
 
-/// By how much a connection is replaced early depends on how long dials take on average. The World
-/// knows bounds of that.
+/// A connection is replaced early by a time that depends on the average dial time. The World knows only
+/// bounds of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaving {
     No,
@@ -75,8 +76,8 @@ enum Place {
     /// Given to a caller who has not collected it yet.
     Granted,
     Lent,
-    Aside,
-    /// Aside for too long, and to be closed when it is back.
+    AtDialer,
+    /// At the dialer for too long. It is closed when it is back.
     Overdue,
     Closing,
     Closed,
@@ -94,39 +95,39 @@ struct Dial {
     deadline: Option<Moment>,
     /// Whether a caller may still count on it.
     counted: bool,
-    /// Never ends before the end of the history.
+    /// Whether it ends only at the end of the history.
     hangs: bool,
 }
 
 #[derive(Debug)]
-struct Aside {
-    id: ErrandId,
-    task: Task,
+struct AtDialer {
+    id: JobId,
+    purpose: Purpose,
     connection: u32,
     deadline: Option<Moment>,
     /// `None` once it is on its way back.
     entry: Option<Entry<u32>>,
-    /// Why it is closed when it is back, once it is retired already.
+    /// Why it is closed when it is back, if it is retired already.
     written_off: Option<CloseReason>,
     hangs: bool,
 }
 
-/// Somebody who wants something of the pool.
+/// A caller, a warm-up or a drain.
 #[derive(Debug)]
-struct Party {
+struct Client {
     want: Want,
     ticket: Option<Ticket>,
     /// When it first asked.
     since: Option<Moment>,
     deadline: Option<Moment>,
     failure: Option<Failure>,
-    dial: Option<ErrandId>,
+    dial: Option<JobId>,
     state: State,
-    /// While it waits: whether it sleeps, and when it wakes by itself.
+    /// Whether it sleeps while it waits, and when it wakes by itself.
     sleep: Sleep,
 }
 
-impl Party {
+impl Client {
     fn new(want: Want, ticket: Option<Ticket>, deadline: Option<Moment>, state: State) -> Self {
         let (since, failure, dial, sleep) = (None, None, None, Sleep::Awake);
         Self { want, ticket, since, deadline, failure, dial, state, sleep }
@@ -142,23 +143,23 @@ enum Sleep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Want {
     Connection,
-    Warmth(u32),
+    WarmUp(u32),
     Rest,
 }
 
 #[derive(Debug)]
 enum State {
     Waiting,
-    /// There is a verdict; it has not been collected.
-    Told(Told),
+    /// It has a verdict that it has not collected.
+    HasVerdict(Outcome),
     Holding(Entry<u32>),
-    /// Was given a broken connection and has retired it.
+    /// It was given a broken connection and has retired it.
     Empty,
     Gone,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum Outcome {
     Granted(u32),
     Failed(Failure),
     Late(Option<Failure>),
@@ -169,13 +170,13 @@ enum Told {
     Drained,
 }
 
-/// How many calls of the dialer never return while the history lasts: bit n for the nth.
+/// Which calls of the dialer return only at the end of the history: bit n for the nth call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hangs {
     pub(crate) dials: u64,
-    pub(crate) asides: u64,
+    pub(crate) at_dialer: u64,
     pub(crate) closes: u64,
-    /// Whether no upkeep comes when it is due.
+    /// Whether upkeep never comes by the alarm.
     pub(crate) upkeep: bool,
 }
 
@@ -184,50 +185,50 @@ pub(crate) struct World {
     ledger: Ledger<u32, Failure, Slip<usize, Failure>>,
     slips: Slips<usize, Failure>,
     now: Moment,
-    /// The latest time that an event was given.
+    /// The latest time that an event has had.
     latest: Moment,
     config: Config,
-    /// What may be open: `max_open`, or what was out when it was lowered and is out still.
+    /// The most that may be open: `max_open`, or more after it was lowered, until enough has closed.
     allowance: u32,
     closed: bool,
     suspended: bool,
     generation: u64,
     /// Raised by flush, reconfigure and retire_where.
     epoch: u32,
-    /// The epochs that predicates have begun which are still needed.
+    /// The epochs of the predicates that are still needed.
     predicates: Vec<u32>,
     hangs: Hangs,
-    errands: [u32; 3],
+    jobs: [u32; 3],
 
-    parties: Vec<Party>,
-    /// Callers in the queue, first come first.
+    clients: Vec<Client>,
+    /// The callers in the queue, the first to come first.
     queue: Vec<usize>,
     connections: BTreeMap<u32, Connection>,
-    /// At rest, the coldest first.
+    /// The idle connections, the coldest first.
     idle: Vec<u32>,
-    dials: BTreeMap<ErrandId, Dial>,
-    asides: Vec<Aside>,
-    /// Closes that the driver is at, and whether they hang.
-    closes: Vec<(ErrandId, u32, bool)>,
-    /// Slots held by what is on its way out.
-    closings: BTreeMap<ErrandId, (u32, Option<Moment>)>,
+    dials: BTreeMap<JobId, Dial>,
+    at_dialer: Vec<AtDialer>,
+    /// Closes that the dialer has begun, and whether they hang.
+    closes: Vec<(JobId, u32, bool)>,
+    /// Slots that count as closing.
+    closings: BTreeMap<JobId, (u32, Option<Moment>)>,
 
     last_failure: Option<Failure>,
-    /// Dials that have failed since the last that succeeded, and when the latest did.
+    /// Dials that have failed since the last one that succeeded, and when the latest failed.
     failures: u32,
     failed_at: Option<Moment>,
-    /// When connections at rest may be replaced, after one that ended younger than `UPKEEP_LEAST`.
+    /// When idle connections may be replaced, after one that ended younger than `UPKEEP_LEAST`.
     replaces_at: Option<Moment>,
     spread: Spread,
     /// The longest that a dial has taken.
     longest_dial: Duration,
-    /// For when upkeep is ordered, and when it last came.
+    /// When upkeep is ordered for, and when it last came.
     alarm: Option<Moment>,
     upkept_at: Option<Moment>,
     /// When a connection was last found broken.
     doubted_at: Option<Moment>,
     totals: Stats,
-    /// What the ledger has ordered and the World has not yet expected.
+    /// The ledger's orders that the World has not yet accounted for.
     orders: Lists<usize, Failure>,
 }
 
@@ -247,13 +248,13 @@ impl World {
             epoch: 0,
             predicates: Vec::new(),
             hangs,
-            errands: [0; 3],
-            parties: Vec::new(),
+            jobs: [0; 3],
+            clients: Vec::new(),
             queue: Vec::new(),
             connections: BTreeMap::new(),
             idle: Vec::new(),
             dials: BTreeMap::new(),
-            asides: Vec::new(),
+            at_dialer: Vec::new(),
             closes: Vec::new(),
             closings: BTreeMap::new(),
             last_failure: None,
@@ -272,7 +273,7 @@ impl World {
 
     // ---- Events --------------------------------------------------------------------------------
 
-    /// The clock of the next events: this much behind the furthest that it has been.
+    /// The time of the next event: this much behind the furthest that the clock has been.
     fn read_clock(&mut self, behind: Duration) -> Moment {
         let now = self.now - behind;
         self.latest = self.latest.max(now);
@@ -280,71 +281,73 @@ impl World {
     }
 
     pub(crate) fn wait(&mut self, time: Duration) {
-        // Whoever is awake goes to sleep, or leaves, before time passes.
-        for party in 0..self.parties.len() {
-            let Party { state: State::Waiting, sleep, .. } = self.parties[party] else { continue };
-            if self.is_expired(party, self.now) {
-                self.collect_or_leave(party, self.now);
-            } else if sleep == Sleep::Awake || self.is_up(party) {
-                self.fall_asleep(party);
+        // Clients who are awake go to sleep, or leave, before time passes.
+        for client in 0..self.clients.len() {
+            let Client { state: State::Waiting, sleep, .. } = self.clients[client] else {
+                continue;
+            };
+            if self.is_expired(client, self.now) {
+                self.collect_or_leave(client, self.now);
+            } else if sleep == Sleep::Awake || self.is_up(client) {
+                self.fall_asleep(client);
             }
         }
         self.now += time;
         if !self.hangs.upkeep && self.alarm.is_some_and(|alarm| alarm <= self.now) {
             self.upkeep(Duration::ZERO);
         }
-        // Whoever is woken by the clock looks. Nobody else does.
-        for party in 0..self.parties.len() {
-            if self.is_up(party) {
-                self.look(Duration::ZERO);
+        // Only clients who are woken by the clock report `tick`.
+        for client in 0..self.clients.len() {
+            if self.is_up(client) {
+                self.tick(Duration::ZERO);
             }
         }
         self.agree();
     }
 
-    /// Whether a party that sleeps is woken by the clock.
-    fn is_up(&self, party: usize) -> bool {
-        match self.parties[party] {
-            Party { state: State::Waiting, sleep: Sleep::Until(Some(until)), .. } => {
+    /// Whether the clock wakes a client that sleeps.
+    fn is_up(&self, client: usize) -> bool {
+        match self.clients[client] {
+            Client { state: State::Waiting, sleep: Sleep::Until(Some(until)), .. } => {
                 until <= self.now
             }
             _ => false,
         }
     }
 
-    fn fall_asleep(&mut self, party: usize) {
-        let Party { ticket, deadline, .. } = self.parties[party];
+    fn fall_asleep(&mut self, client: usize) {
+        let Client { ticket, deadline, .. } = self.clients[client];
         let ticket = ticket.expect("who waits has a ticket");
         let until = self.ledger.sleep(ticket, deadline);
         let as_watch = deadline.into_iter().chain(self.next_due()).min();
         assert!(until == deadline || until == as_watch, "{until:?}");
-        self.parties[party].sleep = Sleep::Until(until);
+        self.clients[client].sleep = Sleep::Until(until);
     }
 
     pub(crate) fn request(&mut self, patience: Option<Duration>, behind: Duration) {
         let now = self.read_clock(behind);
         let deadline = patience.and_then(|patience| now.after(patience));
-        self.parties.push(Party::new(Want::Connection, None, deadline, State::Gone));
-        self.ask(self.parties.len() - 1, now);
+        self.clients.push(Client::new(Want::Connection, None, deadline, State::Gone));
+        self.ask(self.clients.len() - 1, now);
     }
 
     pub(crate) fn rejoin(&mut self, pick: usize, behind: Duration) {
         let now = self.read_clock(behind);
-        if let Some(party) = self.pick_party(pick, |p| matches!(p.state, State::Empty)) {
-            self.ask(party, now);
+        if let Some(client) = self.pick_client(pick, |p| matches!(p.state, State::Empty)) {
+            self.ask(client, now);
         }
     }
 
-    fn ask(&mut self, party: usize, now: Moment) {
-        let since = *self.parties[party].since.get_or_insert(now);
-        let Party { ticket: place, deadline, .. } = self.parties[party];
+    fn ask(&mut self, client: usize, now: Moment) {
+        let since = *self.clients[client].since.get_or_insert(now);
+        let Client { ticket: place, deadline, .. } = self.clients[client];
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         let at_once = |world: &Self| {
             !world.closed && !world.suspended && world.queue.is_empty() && world.is_fresh(now)
         };
-        let slip = self.slips.give(party);
+        let slip = self.slips.give(client);
         let (request, orders) = self.ledger.request(place, since, deadline, now, || slip);
-        self.parties[party].state = State::Gone;
+        self.clients[client].state = State::Gone;
         match request {
             Request::Granted(ticket, entry) => {
                 self.event(now, orders, |world, _| {
@@ -355,25 +358,25 @@ impl World {
                     let connection = world.take_idle().expect("something is idle");
                     assert_eq!(entry.connection, connection, "the most recently used is lent");
                     world.lend(connection, now);
-                    world.hold(party, ticket, entry);
+                    world.hold(client, ticket, entry);
                 });
             }
             Request::Queued(ticket) => {
                 assert!(!self.closed && !is_late, "waits for no reason");
                 assert!(place.is_none_or(|place| place == ticket), "FAIR-04: the place is lost");
-                self.parties[party].ticket = Some(ticket);
+                self.clients[client].ticket = Some(ticket);
                 let sleeps_at_once = orders.is_empty();
                 self.event(now, orders, |world, _| {
                     assert!(!at_once(world), "waits for no reason");
                     assert!(place.is_some() || !world.is_queue_full(now), "the queue is full");
                     world.totals.waited_total += u64::from(place.is_none());
-                    world.parties[party].state = State::Waiting;
-                    world.parties[party].sleep = Sleep::Awake;
-                    world.queue.push(party);
-                    world.queue.sort_by_key(|party| world.parties[*party].ticket);
+                    world.clients[client].state = State::Waiting;
+                    world.clients[client].sleep = Sleep::Awake;
+                    world.queue.push(client);
+                    world.queue.sort_by_key(|client| world.clients[*client].ticket);
                 });
-                if sleeps_at_once && matches!(self.parties[party].state, State::Waiting) {
-                    self.fall_asleep(party);
+                if sleeps_at_once && matches!(self.clients[client].state, State::Waiting) {
+                    self.fall_asleep(client);
                 }
             }
             Request::Refused(Refusal::Closed) => {
@@ -417,93 +420,98 @@ impl World {
                 world.lend(connection, now);
                 world.connection(connection).place = Place::Lent;
                 let holds = State::Holding(entry);
-                world.parties.push(Party::new(Want::Connection, None, None, holds));
+                world.clients.push(Client::new(Want::Connection, None, None, holds));
             }
         });
     }
 
-    /// Somebody wakes, for a reason or for none, and looks whether there is a verdict.
+    /// A client wakes, for a reason or for none, and collects its verdict if it has one.
     pub(crate) fn collect(&mut self, pick: usize) {
-        let party = self.pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)));
-        if let Some(party) = party {
-            if !self.collect_of(party) && !self.is_expired(party, self.now) {
-                self.fall_asleep(party);
+        let client =
+            self.pick_client(pick, |p| matches!(p.state, State::Waiting | State::HasVerdict(_)));
+        if let Some(client) = client {
+            if !self.collect_of(client) && !self.is_expired(client, self.now) {
+                self.fall_asleep(client);
             }
         }
         self.agree();
     }
 
-    fn collect_of(&mut self, party: usize) -> bool {
-        let ticket = self.parties[party].ticket.expect("who waits has a ticket");
-        let told = self.slips.collect(party);
+    fn collect_of(&mut self, client: usize) -> bool {
+        let ticket = self.clients[client].ticket.expect("who waits has a ticket");
+        let collected = self.slips.collect(client);
         self.ledger.note_woken(self.slips.woken);
-        match (told, &self.parties[party].state) {
+        match (collected, &self.clients[client].state) {
             (None, State::Waiting) => return false,
-            (Some(verdict), State::Told(told)) => {
-                assert_eq!(name(&verdict), *told, "the verdict for party {party}");
-                self.parties[party].state = State::Gone;
+            (Some(verdict), State::HasVerdict(expected)) => {
+                assert_eq!(name(&verdict), *expected, "the verdict for client {client}");
+                self.clients[client].state = State::Gone;
                 if let Verdict::Granted(entry) = verdict {
-                    self.hold(party, ticket, entry);
+                    self.hold(client, ticket, entry);
                 }
                 self.look_at(self.now);
             }
-            (verdict, state) => panic!("party {party} is {state:?} and is told {verdict:?}"),
+            (verdict, state) => panic!("client {client} is {state:?} and gets {verdict:?}"),
         }
         true
     }
 
-    /// Somebody is told to wait no longer, who may not wait any more.
+    /// A client is cancelled. It may have stopped waiting before.
     pub(crate) fn cancel(&mut self, pick: usize, behind: Duration) {
         let now = self.read_clock(behind);
-        let party = self.pick_party(pick, |p| p.want == Want::Connection && p.ticket.is_some());
-        let Some(party) = party else { return };
-        let ticket = self.parties[party].ticket.expect("just picked by that");
+        let client = self.pick_client(pick, |p| p.want == Want::Connection && p.ticket.is_some());
+        let Some(client) = client else { return };
+        let ticket = self.clients[client].ticket.expect("just picked by that");
         let orders = self.ledger.cancel(ticket, now);
         self.event(now, orders, |world, _| {
-            if world.queue.contains(&party) {
-                world.queue.retain(|waiting| *waiting != party);
+            if world.queue.contains(&client) {
+                world.queue.retain(|waiting| *waiting != client);
                 world.totals.cancelled_total += 1;
-                world.tell(party, Told::Cancelled);
+                world.notify(client, Outcome::Cancelled);
             }
         });
     }
 
-    /// Somebody whose deadline has passed collects, or else leaves.
+    /// A client whose deadline has passed collects its verdict, or else leaves.
     pub(crate) fn leave(&mut self, pick: usize) {
         let now = self.read_clock(Duration::ZERO);
-        let late = |p: &Party| p.deadline.is_some_and(|deadline| deadline <= now);
-        let party = self
-            .pick_party(pick, |p| matches!(p.state, State::Waiting | State::Told(_)) && late(p));
-        if let Some(party) = party {
-            self.collect_or_leave(party, now);
+        let late = |p: &Client| p.deadline.is_some_and(|deadline| deadline <= now);
+        let client = self.pick_client(pick, |p| {
+            matches!(p.state, State::Waiting | State::HasVerdict(_)) && late(p)
+        });
+        if let Some(client) = client {
+            self.collect_or_leave(client, now);
         }
     }
 
-    fn collect_or_leave(&mut self, party: usize, now: Moment) {
-        if !self.collect_of(party) {
-            let ticket = self.parties[party].ticket.expect("who waits has a ticket");
-            let (told, orders) = self.ledger.leave(ticket, now, |_| ());
+    fn collect_or_leave(&mut self, client: usize, now: Moment) {
+        if !self.collect_of(client) {
+            let ticket = self.clients[client].ticket.expect("who waits has a ticket");
+            let (left, orders) = self.ledger.leave(ticket, now, |_| ());
             self.event(now, orders, |world, _| {
-                let Some((verdict, ())) = told else {
-                    let state = &world.parties[party].state;
-                    return assert!(matches!(state, State::Told(_)), "is told nothing: {state:?}");
+                let Some((verdict, ())) = left else {
+                    let state = &world.clients[client].state;
+                    return assert!(
+                        matches!(state, State::HasVerdict(_)),
+                        "gets no verdict: {state:?}"
+                    );
                 };
-                assert_eq!(name(&verdict), world.lateness(party), "REASON: of party {party}");
-                if world.queue.contains(&party) {
+                assert_eq!(name(&verdict), world.lateness(client), "REASON: of client {client}");
+                if world.queue.contains(&client) {
                     world.totals.timed_out_total += 1;
-                    world.queue.retain(|waiting| *waiting != party);
+                    world.queue.retain(|waiting| *waiting != client);
                 }
-                world.parties[party].state = State::Gone;
+                world.clients[client].state = State::Gone;
             });
         }
     }
 
-    pub(crate) fn look(&mut self, behind: Duration) {
+    pub(crate) fn tick(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
         self.look_at(now);
     }
 
-    /// The time has come for which it was ordered, or another.
+    /// Upkeep comes, at the time of the alarm or at another.
     pub(crate) fn upkeep(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
         (self.alarm, self.upkept_at) = (None, Some(now));
@@ -512,7 +520,7 @@ impl World {
     }
 
     fn look_at(&mut self, now: Moment) {
-        let orders = self.ledger.look(now);
+        let orders = self.ledger.tick(now);
         self.event(now, orders, |_, _| {});
     }
 
@@ -536,13 +544,13 @@ impl World {
                 idle_since: now,
                 proven_at: now,
                 generation: dial.generation,
-                share: world.spread.share(id.0),
+                fraction: world.spread.fraction(id.0),
                 leaving: Leaving::No,
                 judged: dial.judged,
                 abandoned: false,
             };
             world.connections.insert(connection, opened);
-            world.shelve(connection, now);
+            world.admit(connection, now);
         });
     }
 
@@ -570,47 +578,49 @@ impl World {
             let returned = world.connection(connection);
             returned.reused = true;
             (returned.proven_at, returned.idle_since) = (now, now);
-            world.shelve(connection, now);
+            world.admit(connection, now);
         });
     }
 
-    pub(crate) fn set_aside_for_reset(&mut self, pick: usize, behind: Duration) {
+    pub(crate) fn give_back_for_reset(&mut self, pick: usize, behind: Duration) {
         let now = self.read_clock(behind);
         let Some(entry) = self.take_held(pick, State::Gone) else { return };
         let connection = entry.connection;
-        let orders = self.ledger.set_aside_for_reset(entry, now);
+        let orders = self.ledger.give_back_for_reset(entry, now);
         self.event(now, orders, |world, now| {
             world.connection(connection).idle_since = now;
             world.connection(connection).reused = true;
-            world.set_aside(Task::Reset, connection, now);
+            world.send_to_dialer(Purpose::Reset, connection, now);
         });
     }
 
     pub(crate) fn back(&mut self, pick: usize, sound: bool, behind: Duration) {
         let now = self.read_clock(behind);
-        let able: Vec<_> = (0..self.asides.len()).filter(|at| !self.asides[*at].hangs).collect();
+        let able: Vec<_> =
+            (0..self.at_dialer.len()).filter(|at| !self.at_dialer[*at].hangs).collect();
         let Some(at) = choose(&able, pick) else { return };
-        let entry = self.asides[at].entry.take().expect("what is aside comes back once");
-        let fault = (!sound).then(|| self.asides[at].task.fault());
-        let orders = self.ledger.back(self.asides[at].id, entry, fault, now);
+        let entry =
+            self.at_dialer[at].entry.take().expect("a connection comes back from the dialer once");
+        let fault = (!sound).then(|| self.at_dialer[at].purpose.fault());
+        let orders = self.ledger.back_from_dialer(self.at_dialer[at].id, entry, fault, now);
         self.event(now, orders, |world, now| {
-            let Aside { id, task, connection, written_off, .. } = world.asides.remove(at);
+            let AtDialer { id, purpose, connection, written_off, .. } = world.at_dialer.remove(at);
             if let Some(reason) = written_off {
                 let close = world.take_close(connection, reason, now);
-                assert_eq!(close, id, "the errand goes on under its name");
+                assert_eq!(close, id, "the job goes on under its name");
             } else if sound {
-                match task {
-                    Task::Judge { until, .. } => world.connection(connection).judged = until,
+                match purpose {
+                    Purpose::Judge { until, .. } => world.connection(connection).judged = until,
                     _ => world.connection(connection).proven_at = now,
                 }
-                world.shelve(connection, now);
+                world.admit(connection, now);
             } else {
-                let reason = match task {
-                    Task::Check | Task::KeepAlive => CloseReason::CheckFailed,
-                    Task::Reset => CloseReason::ResetFailed,
-                    Task::Judge { .. } => CloseReason::Predicate,
+                let reason = match purpose {
+                    Purpose::Check | Purpose::KeepAlive => CloseReason::CheckFailed,
+                    Purpose::Reset => CloseReason::ResetFailed,
+                    Purpose::Judge { .. } => CloseReason::Predicate,
                 };
-                world.totals.check_failed_total += u64::from(is_check(task));
+                world.totals.check_failed_total += u64::from(is_check(purpose));
                 world.begin_close(connection, reason, now);
             }
         });
@@ -618,7 +628,7 @@ impl World {
 
     pub(crate) fn retire(&mut self, pick: usize, to_rejoin: bool, behind: Duration) {
         let now = self.read_clock(behind);
-        // Only who has a place can ask again with it: not who came by `try_request`.
+        // A caller of `try_request` has no ticket, and so cannot ask again.
         let then = if to_rejoin { State::Empty } else { State::Gone };
         let Some(entry) = self.take_held(pick, then) else { return };
         let connection = entry.connection;
@@ -639,7 +649,7 @@ impl World {
         });
     }
 
-    /// The driver's close has returned.
+    /// The dialer's close has returned.
     pub(crate) fn closed(&mut self, pick: usize, behind: Duration) {
         let now = self.read_clock(behind);
         let able: Vec<_> = (0..self.closes.len()).filter(|at| !self.closes[*at].2).collect();
@@ -656,16 +666,16 @@ impl World {
 
     pub(crate) fn warm_up(&mut self, target: u32, patience: Option<Duration>, behind: Duration) {
         let now = self.read_clock(behind);
-        let party = self.parties.len();
-        let slip = self.slips.give(party);
+        let client = self.clients.len();
+        let slip = self.slips.give(client);
         let (ticket, orders) = self.ledger.warm_up(target, now, || slip);
         let is_closed = self.closed;
         let deadline = patience.and_then(|patience| now.after(patience));
-        let want = Want::Warmth(target);
-        self.parties.push(Party::new(want, Some(ticket), deadline, State::Waiting));
+        let want = Want::WarmUp(target);
+        self.clients.push(Client::new(want, Some(ticket), deadline, State::Waiting));
         self.event(now, orders, |world, _| {
             if is_closed {
-                world.parties[party].state = State::Told(Told::Closed);
+                world.clients[client].state = State::HasVerdict(Outcome::Closed);
             }
         });
     }
@@ -683,10 +693,10 @@ impl World {
                 let sponsor = dial.sponsor;
                 world.part(id, sponsor);
             }
-            for at in 0..world.asides.len() {
-                let Aside { id, connection, written_off, .. } = world.asides[at];
+            for at in 0..world.at_dialer.len() {
+                let AtDialer { id, connection, written_off, .. } = world.at_dialer[at];
                 if written_off.is_none() {
-                    world.asides[at].written_off = Some(CloseReason::Flushed);
+                    world.at_dialer[at].written_off = Some(CloseReason::Flushed);
                     world.note_closing(id, connection, now);
                     world.connection(connection).place = Place::Overdue;
                 }
@@ -703,7 +713,7 @@ impl World {
             assert_eq!(epoch, world.epoch, "each predicate has its own");
             world.predicates.push(epoch);
             for connection in idle {
-                world.shelve(connection, now);
+                world.admit(connection, now);
             }
         });
     }
@@ -721,7 +731,7 @@ impl World {
                 let coldest = world.idle.remove(0);
                 world.begin_close(coldest, CloseReason::Surplus, now);
             }
-            // Whose end was near by the limits of before.
+            // The former limits do not count any more.
             world.connections.values_mut().for_each(|it| it.leaving = Leaving::No);
             world.retire_aged(now);
         });
@@ -735,10 +745,10 @@ impl World {
             world.last_failure = None;
             world.close_idle(CloseReason::PoolClosed, now);
             world.queue.clear();
-            for party in 0..world.parties.len() {
-                let Party { want, state, .. } = &world.parties[party];
+            for client in 0..world.clients.len() {
+                let Client { want, state, .. } = &world.clients[client];
                 if matches!(state, State::Waiting) && *want != Want::Rest {
-                    world.tell(party, Told::Closed);
+                    world.notify(client, Outcome::Closed);
                 }
             }
         });
@@ -756,26 +766,26 @@ impl World {
         self.event(now, orders, |world, _| world.suspended = false);
     }
 
-    /// Somebody waits for the end of a pool that is closed.
+    /// A client waits until a closed pool has nothing open.
     pub(crate) fn drain(&mut self, patience: Option<Duration>, behind: Duration) {
         if !self.closed {
             return;
         }
         let now = self.read_clock(behind);
-        let party = self.parties.len();
-        let slip = self.slips.give(party);
+        let client = self.clients.len();
+        let slip = self.slips.give(client);
         let (ticket, orders) = self.ledger.drain(now, || slip);
         let deadline = patience.and_then(|patience| now.after(patience));
-        self.parties.push(Party::new(Want::Rest, Some(ticket), deadline, State::Waiting));
+        self.clients.push(Client::new(Want::Rest, Some(ticket), deadline, State::Waiting));
         self.event(now, orders, |_, _| {});
     }
 
-    /// Everyone finishes: what hangs returns, what is held comes back. Then nobody may be left
-    /// waiting, and the pool is at rest; and then it is closed, and nothing is left of it.
+    /// Everything ends: calls that hang return, and connections come back. Then nobody may be left
+    /// waiting. At last the pool is closed, and nothing may be left open.
     pub(crate) fn finish(mut self, refuses: bool) {
-        self.hangs = Hangs { dials: 0, asides: 0, closes: 0, upkeep: true };
+        self.hangs = Hangs { dials: 0, at_dialer: 0, closes: 0, upkeep: true };
         self.dials.values_mut().for_each(|dial| dial.hangs = false);
-        self.asides.iter_mut().for_each(|aside| aside.hangs = false);
+        self.at_dialer.iter_mut().for_each(|stay| stay.hangs = false);
         self.closes.iter_mut().for_each(|close| close.2 = false);
         self.come_to_rest(refuses);
         self.resume(Duration::ZERO);
@@ -792,7 +802,7 @@ impl World {
         self.close(Duration::ZERO);
         self.drain(None, Duration::ZERO);
         self.come_to_rest(refuses);
-        assert_eq!(self.waiting().count(), 0, "a drained pool is told so");
+        assert_eq!(self.waiting().count(), 0, "a drain of a closed pool ends");
         assert_eq!(self.ledger.stats(self.now).open(), 0, "a drained pool is empty");
         for (id, connection) in &self.connections {
             let place = connection.place;
@@ -800,7 +810,7 @@ impl World {
         }
     }
 
-    /// Nobody calls any more, and the server answers: what time does is seen to by upkeep alone.
+    /// Nobody calls any more, and the server answers: upkeep alone does what time requires.
     fn live_on(&mut self) {
         for _ in 0..6 {
             let Some(alarm) = self.alarm.filter(|_| !self.closed) else { break };
@@ -818,19 +828,21 @@ impl World {
         loop {
             if !self.closes.is_empty() {
                 self.closed(0, zero);
-            } else if !self.asides.is_empty() {
+            } else if !self.at_dialer.is_empty() {
                 self.back(0, true, zero);
-            } else if self.parties.iter().any(|p| matches!(p.state, State::Holding(_))) {
+            } else if self.clients.iter().any(|p| matches!(p.state, State::Holding(_))) {
                 self.give_back(0, zero);
-            } else if let Some(party) = self.pick_party(0, |p| matches!(p.state, State::Told(_))) {
-                self.collect_of(party);
+            } else if let Some(client) =
+                self.pick_client(0, |p| matches!(p.state, State::HasVerdict(_)))
+            {
+                self.collect_of(client);
             } else if !self.dials.is_empty() && refuses {
                 self.dial_failed(0, false, zero);
             } else if !self.dials.is_empty() {
                 self.dialed(0, zero);
-            } else if let Some(party) = self.pick_party(0, |p| matches!(p.state, State::Empty)) {
-                self.ask(party, self.now);
-            } else if self.queue.iter().any(|party| self.is_expired(*party, self.now)) {
+            } else if let Some(client) = self.pick_client(0, |p| matches!(p.state, State::Empty)) {
+                self.ask(client, self.now);
+            } else if self.queue.iter().any(|client| self.is_expired(*client, self.now)) {
                 self.leave(0);
             } else if let Some(next) = self.next_retry() {
                 // The server is back for the next attempt.
@@ -845,14 +857,14 @@ impl World {
         self.agree();
     }
 
-    // ---- What an event comes to ----------------------------------------------------------------
+    // ---- The outcome of an event ----------------------------------------------------------------
 
     fn event(&mut self, now: Moment, orders: Orders, what: impl FnOnce(&mut Self, Moment)) {
         self.orders = orders.into();
         self.expire(now);
         what(self, now);
         self.settle(now);
-        self.keep_watch();
+        self.appoint_watcher();
         self.forget_predicates();
         self.note_alarm(now);
         self.assert_all_expected();
@@ -860,14 +872,14 @@ impl World {
     }
 
     fn assert_all_expected(&self) {
-        let Lists { wake, dials, asides, closes, .. } = &self.orders;
+        let Lists { wake, dials, at_dialer, closes, .. } = &self.orders;
         assert!(wake.is_empty(), "WAK-04: woken for nothing: {wake:?}");
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
-        assert!(asides.is_empty(), "set aside for nothing: {asides:?}");
+        assert!(at_dialer.is_empty(), "sent to the dialer for nothing: {at_dialer:?}");
         assert!(closes.is_empty(), "closed for nothing: {closes:?}");
     }
 
-    /// A predicate is needed while there is something from before it that it has not judged.
+    /// A predicate is needed while something older has not been judged by it.
     fn forget_predicates(&mut self) {
         let at_large = self.connections.values().filter(|connection| {
             !matches!(connection.place, Place::Closing | Place::Closed | Place::Kept)
@@ -882,7 +894,7 @@ impl World {
         self.predicates.retain(is_needed);
     }
 
-    /// Upkeep is ordered for whatever time alone will do.
+    /// Upkeep is ordered for the next change that time alone makes.
     fn note_alarm(&mut self, now: Moment) {
         let least = self.upkept_at.and_then(|last| last.after(UPKEEP_LEAST));
         if let Some(ordered) = self.orders.alarm {
@@ -895,7 +907,7 @@ impl World {
         }
         if !self.closed {
             if let Some(due) = self.next_by_time(now) {
-                // Nobody is asked to come in the past, by whatever clock it was said.
+                // No alarm is in the past, even if the clock has run back.
                 let due = due.max(self.latest).max(least.unwrap_or(due));
                 let alarm = self.alarm;
                 assert!(
@@ -906,7 +918,7 @@ impl World {
         }
     }
 
-    /// When time alone will next do something, although nobody calls.
+    /// When time alone will next change something, although nobody calls.
     fn next_by_time(&self, now: Moment) -> Option<Moment> {
         let aging = self.idle.iter().map(|idle| &self.connections[idle]).flat_map(|idle| {
             let is_noted = idle.leaving != Leaving::No;
@@ -916,64 +928,63 @@ impl World {
         });
         let is_missing =
             !self.suspended && self.missing(Leaving::Yes) > 0 && self.open() < self.config.max_open;
-        // Once it is past, something else than time is in the way.
+        // If it is past, something else than time is in the way.
         let fill = self.next_fill().filter(|at| is_missing && *at > now);
-        // What an errand that hangs holds up.
+        // A job that hangs must not hold these up.
         let is_held_up = self.config.min_idle() > 0 || self.keep_alives() > 0;
-        let errand = self.next_errand_due().filter(|_| is_held_up);
-        // What is lent may come to rest out of sight.
+        let job = self.next_job_due().filter(|_| is_held_up);
+        // A connection in use may come to rest in a place.
         let Config { max_lifetime, max_idle_time, check_idle_every, .. } = self.config;
         let shortest = max_lifetime.min(max_idle_time).min(check_idle_every);
         let is_out = self.at(&[Place::Granted, Place::Lent]) > 0;
         let unseen = now.after(shortest).filter(|_| is_out);
-        aging.chain([self.next_idled_out(), fill, errand, unseen]).flatten().min()
+        aging.chain([self.next_idled_out(), fill, job, unseen]).flatten().min()
     }
 
-    /// When something next overruns its time limit or may be tried again, somebody must be awake to
-    /// see it.
+    /// When a job next overruns its time limit, or a caller may dial again: somebody must be awake then.
     fn next_due(&self) -> Option<Moment> {
-        [self.next_errand_due(), self.next_retry(), self.next_warm_up()].into_iter().flatten().min()
+        [self.next_job_due(), self.next_retry(), self.next_warm_up()].into_iter().flatten().min()
     }
 
-    /// When a warm-up may dial, if one waits for that.
+    /// When a warm-up may dial, if one waits for that time.
     fn next_warm_up(&self) -> Option<Moment> {
-        let warms = |party: &Party| {
-            matches!(party, Party { want: Want::Warmth(_), state: State::Waiting, .. })
+        let warms = |client: &Client| {
+            matches!(client, Client { want: Want::WarmUp(_), state: State::Waiting, .. })
         };
-        self.replaces_at.filter(|_| self.parties.iter().any(warms))
+        self.replaces_at.filter(|_| self.clients.iter().any(warms))
     }
 
-    fn next_errand_due(&self) -> Option<Moment> {
+    fn next_job_due(&self) -> Option<Moment> {
         let dials = self.dials.values().filter(|dial| dial.counted).map(|dial| dial.deadline);
-        let asides =
-            self.asides.iter().filter(|a| a.written_off.is_none()).map(|aside| aside.deadline);
+        let at_dialer =
+            self.at_dialer.iter().filter(|a| a.written_off.is_none()).map(|stay| stay.deadline);
         let closings = self.closings.values().map(|(_, deadline)| *deadline);
-        dials.chain(asides).chain(closings).flatten().min()
+        dials.chain(at_dialer).chain(closings).flatten().min()
     }
 
-    /// One of those who sleep wakes for that, or one is woken to hear of it.
-    fn keep_watch(&mut self) {
-        let is_waiting = |party: &Party| matches!(party.state, State::Waiting);
-        let to_look = self.orders.wake.iter().find(|woken| is_waiting(&self.parties[**woken]));
-        if let Some(party) = to_look.copied() {
-            assert!(self.next_due().is_some(), "WAK-04: party {party} is woken for nothing");
-            assert!(matches!(self.parties[party].sleep, Sleep::Until(_)), "it is awake already");
-            self.take_wake(party);
-            self.parties[party].sleep = Sleep::Awake;
+    /// The watcher wakes for that, or a sleeper is woken to become the watcher.
+    fn appoint_watcher(&mut self) {
+        let is_waiting = |client: &Client| matches!(client.state, State::Waiting);
+        let to_tick = self.orders.wake.iter().find(|woken| is_waiting(&self.clients[**woken]));
+        if let Some(client) = to_tick.copied() {
+            assert!(self.next_due().is_some(), "WAK-04: client {client} is woken for nothing");
+            assert!(matches!(self.clients[client].sleep, Sleep::Until(_)), "it is awake already");
+            self.take_wake(client);
+            self.clients[client].sleep = Sleep::Awake;
         }
         let Some(due) = self.next_due() else { return };
-        let mut waiting = self.parties.iter().filter(|party| is_waiting(party)).peekable();
+        let mut waiting = self.clients.iter().filter(|client| is_waiting(client)).peekable();
         let is_watched = waiting.peek().is_none()
-            || waiting.any(|party| match party.sleep {
+            || waiting.any(|client| match client.sleep {
                 Sleep::Awake => true,
                 Sleep::Until(until) => until.is_some_and(|until| until <= due),
             });
         assert!(is_watched, "DEADLINE: nobody wakes at {due:?}");
     }
 
-    fn take_wake(&mut self, party: usize) {
-        let at = self.orders.wake.iter().position(|woken| *woken == party);
-        let at = at.unwrap_or_else(|| panic!("party {party} is not woken"));
+    fn take_wake(&mut self, client: usize) {
+        let at = self.orders.wake.iter().position(|woken| *woken == client);
+        let at = at.unwrap_or_else(|| panic!("client {client} is not woken"));
         self.orders.wake.remove(at);
     }
 
@@ -990,11 +1001,12 @@ impl World {
             self.note_failure(id, &dial, Failure::Overdue(self.config.dial_timeout), now);
             self.dials.insert(id, Dial { counted: false, ..dial });
         }
-        for at in 0..self.asides.len() {
-            let Aside { id, task, connection, deadline, written_off, .. } = self.asides[at];
+        for at in 0..self.at_dialer.len() {
+            let AtDialer { id, purpose, connection, deadline, written_off, .. } =
+                self.at_dialer[at];
             if written_off.is_none() && is_due(deadline) {
-                self.asides[at].written_off = Some(CloseReason::Late);
-                self.totals.check_failed_total += u64::from(is_check(task));
+                self.at_dialer[at].written_off = Some(CloseReason::Late);
+                self.totals.check_failed_total += u64::from(is_check(purpose));
                 self.note_closing(id, connection, now);
                 self.connection(connection).place = Place::Overdue;
             }
@@ -1013,10 +1025,10 @@ impl World {
     fn settle(&mut self, now: Moment) {
         if self.closed {
             if self.open() == 0 {
-                for party in 0..self.parties.len() {
-                    let Party { want, state, .. } = &self.parties[party];
+                for client in 0..self.clients.len() {
+                    let Client { want, state, .. } = &self.clients[client];
                     if matches!(state, State::Waiting) && *want == Want::Rest {
-                        self.tell(party, Told::Drained);
+                        self.notify(client, Outcome::Drained);
                     }
                 }
             }
@@ -1042,16 +1054,16 @@ impl World {
         while let Some(&front) = self.queue.first() {
             if self.is_expired(front, now) {
                 self.queue.remove(0);
-                self.parties[front].state = State::Told(self.lateness(front));
+                self.clients[front].state = State::HasVerdict(self.lateness(front));
                 self.totals.timed_out_total += 1;
             } else if self.is_fresh(now) {
                 self.queue.remove(0);
                 let connection = self.take_idle().expect("something is idle");
                 self.lend(connection, now);
-                self.tell(front, Told::Granted(connection));
+                self.notify(front, Outcome::Granted(connection));
             } else if self.checks() < self.queue.len() && !self.idle.is_empty() {
                 let stale = self.take_idle().expect("something is idle");
-                self.set_aside(Task::Check, stale, now);
+                self.send_to_dialer(Purpose::Check, stale, now);
             } else {
                 break;
             }
@@ -1061,29 +1073,29 @@ impl World {
     fn fail_hopeless(&mut self) {
         let fails_at_once = self.config.on_dial_failure == OnDialFailure::Fail;
         let is_hopeless = fails_at_once || self.busy() == 0;
-        for party in self.queue.clone() {
-            let failure = self.parties[party].failure.filter(|_| is_hopeless && !self.may_retry());
+        for client in self.queue.clone() {
+            let failure = self.clients[client].failure.filter(|_| is_hopeless && !self.may_retry());
             if let Some(failure) = failure {
-                self.queue.retain(|waiting| *waiting != party);
-                self.tell(party, Told::Failed(failure));
+                self.queue.retain(|waiting| *waiting != client);
+                self.notify(client, Outcome::Failed(failure));
             }
         }
     }
 
-    /// While dials fail, one caller at a time dials again; once one has succeeded, all may.
+    /// While dials fail, one caller at a time dials again. Once a dial has succeeded, all may.
     fn revive(&mut self, now: Moment) {
         let may_dial_again = self.may_retry() || self.config.breaker().is_some();
         if may_dial_again && self.failures == 0 {
-            for party in &self.queue {
-                self.parties[*party].failure = None;
+            for client in &self.queue {
+                self.clients[*client].failure = None;
             }
         } else if self.next_retry().is_some_and(|at| at <= now) {
-            let failed = self.queue.iter().find(|party| self.parties[**party].failure.is_some());
-            self.parties[*failed.expect("one waits to retry")].failure = None;
+            let failed = self.queue.iter().find(|client| self.clients[**client].failure.is_some());
+            self.clients[*failed.expect("one waits to retry")].failure = None;
         }
     }
 
-    /// Keeps `min_idle` at rest. How many are about to end is known within bounds.
+    /// Keeps `min_idle` connections idle. The World knows only bounds of how many are about to end.
     fn fill(&mut self, now: Moment) {
         let is_paused = self.next_fill().is_some_and(|at| at > now);
         let is_tried = self.failures > 0 && self.counted() > 0;
@@ -1098,29 +1110,29 @@ impl World {
         }
     }
 
-    /// Of a server taken for lost, those who need a dial hear at once, except for one who tries.
+    /// While the breaker is open, callers who need a dial are refused at once, except the one that probes.
     fn refuse(&mut self, now: Moment) {
         let Some(failure) = self.last_failure else { return };
-        if !self.is_broken_off() || self.may_probe(now) {
+        if !self.is_breaker_open() || self.may_probe(now) {
             return;
         }
-        for party in &self.queue {
-            let Party { dial, failure: own, .. } = &mut self.parties[*party];
+        for client in &self.queue {
+            let Client { dial, failure: own, .. } = &mut self.clients[*client];
             if dial.is_none() && own.is_none() {
                 *own = Some(failure);
             }
         }
         if self.counted() == 0 {
-            for party in 0..self.parties.len() {
-                let Party { want, state, .. } = &self.parties[party];
-                if matches!((want, state), (Want::Warmth(_), State::Waiting)) {
-                    self.tell(party, Told::Failed(failure));
+            for client in 0..self.clients.len() {
+                let Client { want, state, .. } = &self.clients[client];
+                if matches!((want, state), (Want::WarmUp(_), State::Waiting)) {
+                    self.notify(client, Outcome::Failed(failure));
                 }
             }
         }
     }
 
-    /// One whose end is near, or else the coldest.
+    /// A connection whose end is near, or else the coldest.
     fn close_surplus(&mut self, now: Moment) {
         let closes = &self.orders.closes;
         let is_ordered = |idle: &u32| closes.iter().any(|order| order.connection == *idle);
@@ -1132,7 +1144,7 @@ impl World {
         self.begin_close(surplus, CloseReason::Surplus, now);
     }
 
-    /// Closes what has lived or rested too long, and notes whose end is near.
+    /// Closes connections that have lived or been idle for too long, and marks those whose end is near.
     fn retire_aged(&mut self, now: Moment) {
         let is_by = |moment: Option<Moment>| moment.is_some_and(|moment| moment <= now);
         let has_ended = |idle: &u32| is_by(self.ends_at(&self.connections[idle]));
@@ -1162,7 +1174,7 @@ impl World {
         }
     }
 
-    /// One at a time is checked while nobody wants it.
+    /// Checks one idle connection at a time.
     fn check_coldest(&mut self, now: Moment) {
         if self.keep_alives() > 0 {
             return;
@@ -1171,25 +1183,25 @@ impl World {
             |idle: &u32| self.check_at(&self.connections[idle]).is_some_and(|due| due <= now);
         if let Some(at) = self.idle.iter().position(is_due) {
             let connection = self.idle.remove(at);
-            self.set_aside(Task::KeepAlive, connection, now);
+            self.send_to_dialer(Purpose::KeepAlive, connection, now);
         }
     }
 
     fn begin_dials(&mut self, now: Moment) {
         loop {
-            let wants = |party: &&usize| {
-                let Party { dial, failure, .. } = &self.parties[**party];
-                dial.is_none() && failure.is_none() && !self.is_expired(**party, now)
+            let wants = |client: &&usize| {
+                let Client { dial, failure, .. } = &self.clients[**client];
+                dial.is_none() && failure.is_none() && !self.is_expired(**client, now)
             };
             let sponsor = self.queue.iter().find(wants).copied();
-            let Some(sponsor) = sponsor.filter(|_| self.coming() < self.unmet()) else { break };
+            let Some(sponsor) = sponsor.filter(|_| self.coming() < self.unfailed()) else { break };
             if self.room(now) == 0 {
                 break;
             }
-            self.parties[sponsor].dial = Some(self.begin_dial(Some(sponsor), now));
+            self.clients[sponsor].dial = Some(self.begin_dial(Some(sponsor), now));
         }
-        let warm_ups = self.parties.iter().enumerate().filter_map(|(at, party)| match party {
-            Party { want: Want::Warmth(target), state: State::Waiting, .. } => Some((at, *target)),
+        let warm_ups = self.clients.iter().enumerate().filter_map(|(at, client)| match client {
+            Client { want: Want::WarmUp(target), state: State::Waiting, .. } => Some((at, *target)),
             _ => None,
         });
         let Some((sponsor, target)) = warm_ups.max_by_key(|(_, target)| *target) else { return };
@@ -1203,18 +1215,18 @@ impl World {
     }
 
     fn finish_warm_ups(&mut self) {
-        for at in 0..self.parties.len() {
-            let Party { want: Want::Warmth(target), state: State::Waiting, .. } = self.parties[at]
+        for at in 0..self.clients.len() {
+            let Client { want: Want::WarmUp(target), state: State::Waiting, .. } = self.clients[at]
             else {
                 continue;
             };
             if self.idle.len() + self.busy() >= target.min(self.config.max_idle()) as usize {
-                self.tell(at, Told::Warm);
+                self.notify(at, Outcome::Warm);
             }
         }
     }
 
-    fn begin_dial(&mut self, sponsor: Option<usize>, now: Moment) -> ErrandId {
+    fn begin_dial(&mut self, sponsor: Option<usize>, now: Moment) -> JobId {
         assert!(!self.orders.dials.is_empty(), "NO-STRANDED-WAITER: no dial for {sponsor:?}");
         let DialOrder { id, deadline, .. } = self.orders.dials.remove(0);
         assert_eq!(deadline, now.after(self.config.dial_timeout));
@@ -1228,54 +1240,54 @@ impl World {
             counted: true,
             hangs,
         };
-        assert!(self.dials.insert(id, dial).is_none(), "each errand has its own name");
+        assert!(self.dials.insert(id, dial).is_none(), "each job has its own name");
         self.totals.dials_total += 1;
         id
     }
 
-    /// Nobody counts on that dial any more.
-    fn part(&mut self, id: ErrandId, sponsor: Option<usize>) {
-        if let Some(sponsor) = sponsor.map(|sponsor| &mut self.parties[sponsor]) {
+    /// The dial is written off.
+    fn part(&mut self, id: JobId, sponsor: Option<usize>) {
+        if let Some(sponsor) = sponsor.map(|sponsor| &mut self.clients[sponsor]) {
             sponsor.dial = sponsor.dial.filter(|dial| *dial != id);
         }
     }
 
-    fn note_failure(&mut self, id: ErrandId, dial: &Dial, failure: Failure, now: Moment) {
+    fn note_failure(&mut self, id: JobId, dial: &Dial, failure: Failure, now: Moment) {
         self.last_failure = Some(failure);
         if dial.counted {
             (self.failures, self.failed_at) = (self.failures + 1, Some(now));
         }
-        let Some(party) = dial.sponsor else { return };
-        let sponsor = &mut self.parties[party];
+        let Some(client) = dial.sponsor else { return };
+        let sponsor = &mut self.clients[client];
         if sponsor.dial == Some(id) {
             sponsor.dial = None;
             sponsor.failure = Some(failure);
         }
-        let is_warm_up = matches!(sponsor.want, Want::Warmth(_));
+        let is_warm_up = matches!(sponsor.want, Want::WarmUp(_));
         if is_warm_up && dial.counted && matches!(sponsor.state, State::Waiting) {
-            self.tell(party, Told::Failed(failure));
+            self.notify(client, Outcome::Failed(failure));
         }
     }
 
-    /// A verdict is passed, and whoever it concerns is woken.
-    fn tell(&mut self, party: usize, told: Told) {
-        self.take_wake(party);
-        if let Told::Granted(_) = told {
+    /// A client gets its verdict, and is woken.
+    fn notify(&mut self, client: usize, outcome: Outcome) {
+        self.take_wake(client);
+        if let Outcome::Granted(_) = outcome {
             let earlier =
-                self.queue.iter().find(|p| self.parties[**p].ticket < self.parties[party].ticket);
+                self.queue.iter().find(|p| self.clients[**p].ticket < self.clients[client].ticket);
             assert_eq!(earlier, None, "LATE-BINDING: the longest-waiting caller is served first");
         }
-        if let Told::Failed(_) = told {
+        if let Outcome::Failed(_) = outcome {
             let may_wait = self.config.on_dial_failure != OnDialFailure::Fail;
-            let is_caller = self.parties[party].want == Want::Connection;
+            let is_caller = self.clients[client].want == Want::Connection;
             assert!(
                 !is_caller || !may_wait || self.busy() == 0,
-                "REASON: a return could have served {party}"
+                "REASON: a return could have served {client}"
             );
         }
-        let Party { state, dial, failure, .. } = &mut self.parties[party];
-        assert!(matches!(state, State::Waiting), "two verdicts for party {party}");
-        *state = State::Told(told);
+        let Client { state, dial, failure, .. } = &mut self.clients[client];
+        assert!(matches!(state, State::Waiting), "two verdicts for client {client}");
+        *state = State::HasVerdict(outcome);
         (*dial, *failure) = (None, None);
     }
 
@@ -1295,17 +1307,17 @@ impl World {
         self.totals.reused_total += u64::from(reused);
     }
 
-    fn hold(&mut self, party: usize, ticket: Ticket, entry: Entry<u32>) {
+    fn hold(&mut self, client: usize, ticket: Ticket, entry: Entry<u32>) {
         let lent = self.connection(entry.connection);
         assert_eq!(lent.place, Place::Granted, "nobody else holds it");
         lent.place = Place::Lent;
         assert_eq!(entry.is_reused(), lent.reused);
-        let Party { ticket: own, state, .. } = &mut self.parties[party];
+        let Client { ticket: own, state, .. } = &mut self.clients[client];
         (*own, *state) = (Some(ticket), State::Holding(entry));
     }
 
-    fn shelve(&mut self, connection: u32, now: Moment) {
-        // Until it has a place again it counts nowhere.
+    fn admit(&mut self, connection: u32, now: Moment) {
+        // Until it is somewhere again it counts nowhere.
         self.connection(connection).place = Place::Kept;
         let surplus = self.live() >= self.config.max_open;
         if self.closed {
@@ -1318,20 +1330,20 @@ impl World {
             self.begin_close(connection, CloseReason::Surplus, now);
         } else if self.predicates.last() > Some(&self.connections[&connection].judged) {
             let since = self.connections[&connection].judged;
-            self.set_aside(Task::Judge { since, until: self.epoch }, connection, now);
+            self.send_to_dialer(Purpose::Judge { since, until: self.epoch }, connection, now);
         } else {
             let epoch = self.epoch;
             let idle = self.connection(connection);
             (idle.place, idle.judged, idle.leaving) = (Place::Idle, epoch, Leaving::No);
             self.idle.push(connection);
-            // A clock that is behind may have it come back before others.
+            // With a clock that is behind, it may have come to rest before others.
             self.idle.sort_by_key(|idle| self.connections[idle].idle_since);
         }
     }
 
-    fn lateness(&self, party: usize) -> Told {
-        let failure = self.parties[party].failure.or(self.last_failure);
-        if self.suspended { Told::Suspended(failure) } else { Told::Late(failure) }
+    fn lateness(&self, client: usize) -> Outcome {
+        let failure = self.clients[client].failure.or(self.last_failure);
+        if self.suspended { Outcome::Suspended(failure) } else { Outcome::Late(failure) }
     }
 
     fn begin_epoch(&mut self) {
@@ -1341,16 +1353,25 @@ impl World {
         }
     }
 
-    fn set_aside(&mut self, task: Task, connection: u32, now: Moment) {
-        let asides = &mut self.orders.asides;
-        let at = asides.iter().position(|order| order.entry.connection == connection);
-        let at = at.unwrap_or_else(|| panic!("{connection} is not set aside for {task:?}"));
-        let AsideOrder { id, task: ordered, entry, deadline } = asides.remove(at);
-        assert_eq!((ordered, deadline), (task, now.after(self.config.check_timeout)));
-        self.connection(connection).place = Place::Aside;
-        let hangs = self.hangs_next(1, self.hangs.asides);
+    fn send_to_dialer(&mut self, purpose: Purpose, connection: u32, now: Moment) {
+        let at_dialer = &mut self.orders.at_dialer;
+        let at = at_dialer.iter().position(|order| order.entry.connection == connection);
+        let at =
+            at.unwrap_or_else(|| panic!("{connection} is not sent to the dialer for {purpose:?}"));
+        let AtDialerOrder { id, purpose: ordered, entry, deadline } = at_dialer.remove(at);
+        assert_eq!((ordered, deadline), (purpose, now.after(self.config.check_timeout)));
+        self.connection(connection).place = Place::AtDialer;
+        let hangs = self.hangs_next(1, self.hangs.at_dialer);
         let entry = Some(entry);
-        self.asides.push(Aside { id, task, connection, deadline, entry, written_off: None, hangs });
+        self.at_dialer.push(AtDialer {
+            id,
+            purpose,
+            connection,
+            deadline,
+            entry,
+            written_off: None,
+            hangs,
+        });
     }
 
     fn begin_close(&mut self, connection: u32, reason: CloseReason, now: Moment) {
@@ -1369,13 +1390,13 @@ impl World {
         self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
     }
 
-    fn note_closing(&mut self, id: ErrandId, connection: u32, now: Moment) {
+    fn note_closing(&mut self, id: JobId, connection: u32, now: Moment) {
         self.totals.retired_total += 1;
         let due = now.after(self.config.close_timeout);
         assert!(self.closings.insert(id, (connection, due)).is_none());
     }
 
-    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Moment) -> ErrandId {
+    fn take_close(&mut self, connection: u32, reason: CloseReason, now: Moment) -> JobId {
         let closes = &mut self.orders.closes;
         let at = closes.iter().position(|order| order.connection == connection);
         let at = at.unwrap_or_else(|| panic!("{connection} is not closed"));
@@ -1403,7 +1424,7 @@ impl World {
     }
 
     fn busy(&self) -> usize {
-        self.at(&[Place::Granted, Place::Lent, Place::Aside])
+        self.at(&[Place::Granted, Place::Lent, Place::AtDialer])
     }
 
     fn live(&self) -> u32 {
@@ -1415,13 +1436,13 @@ impl World {
     }
 
     fn checks(&self) -> usize {
-        let counts = |a: &&Aside| a.task != Task::Reset && a.written_off.is_none();
-        self.asides.iter().filter(counts).count()
+        let counts = |a: &&AtDialer| a.purpose != Purpose::Reset && a.written_off.is_none();
+        self.at_dialer.iter().filter(counts).count()
     }
 
     fn keep_alives(&self) -> usize {
-        let counts = |a: &&Aside| a.task == Task::KeepAlive && a.written_off.is_none();
-        self.asides.iter().filter(counts).count()
+        let counts = |a: &&AtDialer| a.purpose == Purpose::KeepAlive && a.written_off.is_none();
+        self.at_dialer.iter().filter(counts).count()
     }
 
     fn counted(&self) -> usize {
@@ -1432,8 +1453,8 @@ impl World {
         self.counted() + self.checks()
     }
 
-    fn unmet(&self) -> usize {
-        self.queue.iter().filter(|party| self.parties[**party].failure.is_none()).count()
+    fn unfailed(&self) -> usize {
+        self.queue.iter().filter(|client| self.clients[**client].failure.is_none()).count()
     }
 
     fn room(&self, now: Moment) -> u32 {
@@ -1448,49 +1469,49 @@ impl World {
 
     // ---- Outages -------------------------------------------------------------------------------
 
-    fn is_broken_off(&self) -> bool {
+    fn is_breaker_open(&self) -> bool {
         self.config.breaker().is_some_and(|breaker| self.failures >= breaker.failures)
     }
 
     fn may_retry(&self) -> bool {
-        matches!(self.config.on_dial_failure, OnDialFailure::Retry(_)) && !self.is_broken_off()
+        matches!(self.config.on_dial_failure, OnDialFailure::Retry(_)) && !self.is_breaker_open()
     }
 
-    /// With a breaker, and while dials fail: whether one may begin.
+    /// Whether the breaker lets a dial begin while dials fail.
     fn may_probe(&self, now: Moment) -> bool {
         self.counted() == 0 && self.next_probe().is_none_or(|next| next <= now)
     }
 
     fn next_probe(&self) -> Option<Moment> {
-        let Breaker { probe_every, .. } = self.config.breaker().filter(|_| self.is_broken_off())?;
+        let Breaker { probe_every, .. } =
+            self.config.breaker().filter(|_| self.is_breaker_open())?;
         let failed_at = self.failed_at?;
         Some(failed_at.after(probe_every).unwrap_or_else(|| far_future(failed_at)))
     }
 
-    /// When the first caller whose dial has failed may dial again, if there is one that waits for
-    /// that alone.
+    /// When the first caller whose dial has failed may dial again, if one waits for that alone.
     fn next_retry(&self) -> Option<Moment> {
         let OnDialFailure::Retry(backoff) = self.config.on_dial_failure else { return None };
-        let mut callers = self.queue.iter().map(|party| &self.parties[*party]);
+        let mut callers = self.queue.iter().map(|client| &self.clients[*client]);
         let is_tried = self.counted() > 0
             || callers.clone().any(|caller| caller.dial.is_none() && caller.failure.is_none());
         let is_wanted = !self.suspended && callers.any(|caller| caller.failure.is_some());
         if is_wanted && !is_tried && self.may_retry() { self.pause_ends(backoff) } else { None }
     }
 
-    /// The pause doubles with each failure, less up to a half of it.
+    /// The pause doubles with each failure, and is shortened by up to a half.
     fn pause_ends(&self, backoff: Backoff) -> Option<Moment> {
         let half = backoff.pause(self.failures) / 2;
-        self.failed_at?.after(half + self.spread.share(u64::from(self.failures)).of(half))
+        self.failed_at?.after(half + self.spread.fraction(u64::from(self.failures)).of(half))
     }
 
-    /// When `min_idle` may be dialed for; `None` is at once.
+    /// When a dial for `min_idle` may begin; `None` is at once.
     fn next_fill(&self) -> Option<Moment> {
         let pauses = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         self.pause_ends(pauses).max(self.next_probe()).max(self.replaces_at)
     }
 
-    /// What `min_idle` lacks, if those count as leaving who are at least so sure to.
+    /// How many connections `min_idle` lacks, without those that are leaving with at least this certainty.
     fn missing(&self, least: Leaving) -> u32 {
         let stays = |idle: &&u32| match self.connections[*idle].leaving {
             Leaving::No => true,
@@ -1498,7 +1519,7 @@ impl World {
             Leaving::Yes => false,
         };
         let staying = self.idle.iter().filter(stays).count();
-        let coming = staying + self.counted() + self.at(&[Place::Aside]);
+        let coming = staying + self.counted() + self.at(&[Place::AtDialer]);
         self.config.min_idle().saturating_sub(small(coming.saturating_sub(self.queue.len())))
     }
 
@@ -1507,7 +1528,7 @@ impl World {
     fn lifetime(&self, connection: &Connection) -> Option<Duration> {
         let Config { max_lifetime, lifetime_jitter, .. } = self.config;
         let jitter = lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);
-        (max_lifetime < Duration::MAX).then(|| max_lifetime - connection.share.of(jitter))
+        (max_lifetime < Duration::MAX).then(|| max_lifetime - connection.fraction.of(jitter))
     }
 
     fn ends_at(&self, connection: &Connection) -> Option<Moment> {
@@ -1519,10 +1540,10 @@ impl World {
         connection.opened_at.after(lifetime - lead.min(lifetime / 4))
     }
 
-    /// Within the last tenth of the interval, so that not all are checked at once.
+    /// Checks come within the last tenth of the interval, so that not all come at once.
     fn check_at(&self, connection: &Connection) -> Option<Moment> {
         let every = self.config.check_idle_every.max(UPKEEP_LEAST);
-        let after = every - connection.share.of(every / 10);
+        let after = every - connection.fraction.of(every / 10);
         connection.proven_at.after(after).filter(|_| every < Duration::MAX)
     }
 
@@ -1538,8 +1559,8 @@ impl World {
         most.is_some_and(|most| self.queue.len() >= most)
     }
 
-    fn is_expired(&self, party: usize, now: Moment) -> bool {
-        self.parties[party].deadline.is_some_and(|deadline| deadline <= now)
+    fn is_expired(&self, client: usize, now: Moment) -> bool {
+        self.clients[client].deadline.is_some_and(|deadline| deadline <= now)
     }
 
     fn is_fresh(&self, now: Moment) -> bool {
@@ -1549,12 +1570,12 @@ impl World {
             && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
 
-    /// The callers and warm-ups that nobody has told anything.
-    fn waiting(&self) -> impl Iterator<Item = &Party> {
-        self.parties.iter().filter(|party| matches!(party.state, State::Waiting))
+    /// The callers and warm-ups without a verdict.
+    fn waiting(&self) -> impl Iterator<Item = &Client> {
+        self.clients.iter().filter(|client| matches!(client.state, State::Waiting))
     }
 
-    /// The ledger's numbers are the World's, and the promises hold.
+    /// Asserts that the ledger's numbers are the World's, and that the promises hold.
     fn agree(&self) {
         let now = self.now;
         let expected = Stats {
@@ -1567,7 +1588,7 @@ impl World {
             overdue: small(
                 self.dials.values().filter(|d| d.deadline.is_some_and(|at| at <= now)).count(),
             ),
-            // The World does not keep it: see `promises` for who waits how long.
+            // The World does not measure it: `promises` shows who waits how long.
             wait_time_total: self.ledger.stats(now).wait_time_total,
             ..self.totals
         };
@@ -1589,19 +1610,19 @@ impl World {
         if self.suspended {
             return; // Whatever is free is left over, until it is resumed.
         }
-        let queue = || self.queue.iter().filter(|party| !self.is_expired(**party, self.latest));
+        let queue = || self.queue.iter().filter(|client| !self.is_expired(**client, self.latest));
         let waiting = queue().count();
-        let unmet = queue().filter(|party| self.parties[**party].failure.is_none()).count();
+        let unfailed = queue().filter(|client| self.clients[**client].failure.is_none()).count();
         if waiting > 0 {
             let enough = self.idle.is_empty() || self.checks() >= waiting;
             assert!(enough, "NO-STRANDED-WAITER: {} idle, {waiting} wait", self.idle.len());
         }
-        let enough = self.room(self.latest) == 0 || self.coming() >= unmet;
-        assert!(enough, "NO-STRANDED-WAITER: a slot is free, {unmet} wait");
-        let holds_failure = |party: &&usize| self.parties[**party].failure.is_some();
+        let enough = self.room(self.latest) == 0 || self.coming() >= unfailed;
+        assert!(enough, "NO-STRANDED-WAITER: a slot is free, {unfailed} wait");
+        let holds_failure = |client: &&usize| self.clients[**client].failure.is_some();
         let is_hopeless = self.busy() == 0 && !self.may_retry();
         let hopeless = self.queue.iter().find(holds_failure).filter(|_| is_hopeless);
-        assert_eq!(hopeless, None, "REASON: waits for what cannot come");
+        assert_eq!(hopeless, None, "REASON: waits although nothing can come");
     }
 
     // ---- Picking -------------------------------------------------------------------------------
@@ -1614,50 +1635,50 @@ impl World {
         self.idle.pop()
     }
 
-    fn pick_party(&self, pick: usize, is_able: impl Fn(&Party) -> bool) -> Option<usize> {
-        let able: Vec<_> = (0..self.parties.len()).filter(|p| is_able(&self.parties[*p])).collect();
+    fn pick_client(&self, pick: usize, is_able: impl Fn(&Client) -> bool) -> Option<usize> {
+        let able: Vec<_> = (0..self.clients.len()).filter(|p| is_able(&self.clients[*p])).collect();
         choose(&able, pick)
     }
 
-    fn pick_dial(&self, pick: usize) -> Option<ErrandId> {
+    fn pick_dial(&self, pick: usize) -> Option<JobId> {
         let able: Vec<_> = self.dials.iter().filter(|(_, d)| !d.hangs).map(|(id, _)| *id).collect();
         choose(&able, pick)
     }
 
     fn take_held(&mut self, pick: usize, then: State) -> Option<Entry<u32>> {
         let needs_place = matches!(then, State::Empty);
-        let party = self.pick_party(pick, |p| {
+        let client = self.pick_client(pick, |p| {
             matches!(p.state, State::Holding(_)) && (p.ticket.is_some() || !needs_place)
         })?;
-        let State::Holding(entry) = std::mem::replace(&mut self.parties[party].state, then) else {
+        let State::Holding(entry) = std::mem::replace(&mut self.clients[client].state, then) else {
             unreachable!("just picked as a holder")
         };
-        // Until it has a place again it counts nowhere.
+        // Until it is somewhere again it counts nowhere.
         self.connection(entry.connection).place = Place::Kept;
         Some(entry)
     }
 
     fn hangs_next(&mut self, kind: usize, pattern: u64) -> bool {
-        self.errands[kind] += 1;
-        pattern >> (self.errands[kind] % 64) & 1 == 1
+        self.jobs[kind] += 1;
+        pattern >> (self.jobs[kind] % 64) & 1 == 1
     }
 }
 
-fn name(verdict: &Verdict<u32, Failure>) -> Told {
+fn name(verdict: &Verdict<u32, Failure>) -> Outcome {
     match verdict {
-        Verdict::Granted(entry) => Told::Granted(entry.connection),
-        Verdict::Failed(failure) => Told::Failed(*failure),
-        Verdict::Late(failure) => Told::Late(*failure),
-        Verdict::Suspended(failure) => Told::Suspended(*failure),
-        Verdict::Closed => Told::Closed,
-        Verdict::Cancelled => Told::Cancelled,
-        Verdict::Warm => Told::Warm,
-        Verdict::Drained => Told::Drained,
+        Verdict::Granted(entry) => Outcome::Granted(entry.connection),
+        Verdict::Failed(failure) => Outcome::Failed(*failure),
+        Verdict::Late(failure) => Outcome::Late(*failure),
+        Verdict::Suspended(failure) => Outcome::Suspended(*failure),
+        Verdict::Closed => Outcome::Closed,
+        Verdict::Cancelled => Outcome::Cancelled,
+        Verdict::Warm => Outcome::Warm,
+        Verdict::Drained => Outcome::Drained,
     }
 }
 
-fn is_check(task: Task) -> bool {
-    matches!(task, Task::Check | Task::KeepAlive)
+fn is_check(purpose: Purpose) -> bool {
+    matches!(purpose, Purpose::Check | Purpose::KeepAlive)
 }
 
 fn choose<T: Copy>(able: &[T], pick: usize) -> Option<T> {

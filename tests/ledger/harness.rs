@@ -1,14 +1,14 @@
-//! A ledger on a desk: its orders lie there until a test carries them out, by a hand-turned clock.
+//! `Harness`: one ledger by a hand-turned clock, whose orders wait until a test carries them out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::budget::Order;
+use crate::budget::BudgetOrder;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, DialRule};
-use crate::ledger::effects::ErrandId;
+use crate::ledger::effects::JobId;
 use crate::ledger::{
-    AsideOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
 };
 use crate::moment::Moment;
 use crate::slips::{Lists, Slip};
@@ -17,7 +17,7 @@ use crate::world::Failure;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// Settings under which time changes nothing but how long a check counts.
+/// Settings under which time changes nothing, except that a check counts for a while only.
 pub(crate) fn ageless() -> Config {
     Config {
         max_lifetime: Duration::MAX,
@@ -27,8 +27,8 @@ pub(crate) fn ageless() -> Config {
     }
 }
 
-/// A ledger with its orders laid out, until a test carries them out.
-pub(crate) struct Desk {
+/// A ledger, and its orders that no test has carried out yet.
+pub(crate) struct Harness {
     pub(crate) ledger: Ledger<u32, Failure, Slip<u32, Failure>>,
     pub(crate) now: Moment,
     slips: BTreeMap<Ticket, Slip<u32, Failure>>,
@@ -36,25 +36,25 @@ pub(crate) struct Desk {
     awake: u64,
     pub(crate) woken: Vec<u32>,
     pub(crate) dials: Vec<DialOrder<Slip<u32, Failure>>>,
-    pub(crate) asides: Vec<AsideOrder<u32>>,
+    pub(crate) at_dialer: Vec<AtDialerOrder<u32>>,
     pub(crate) closes: Vec<CloseOrder<u32>>,
     /// Dials ever ordered. The nth opens connection n.
     pub(crate) begun: u32,
     pub(crate) opened: u32,
-    /// What others who share its budget are to be told.
-    pub(crate) orders: Vec<Order>,
-    /// When upkeep is ordered.
+    /// The budget's orders to other members.
+    pub(crate) orders: Vec<BudgetOrder>,
+    /// When upkeep is ordered for.
     pub(crate) alarm: Option<Moment>,
-    /// Where the clock stood at first.
+    /// The time at the start.
     pub(crate) started: Moment,
 }
 
-impl Desk {
+impl Harness {
     pub(crate) fn new(max_open: u32) -> Self {
         Self::with(Config { max_open, ..ageless() })
     }
 
-    /// Dials and hands over as soon as there is reason to.
+    /// A ledger that dials and hands over without delay.
     pub(crate) fn with(config: Config) -> Self {
         Self::seeded(config, 0)
     }
@@ -69,7 +69,7 @@ impl Desk {
             awake: 0,
             woken: Vec::new(),
             dials: Vec::new(),
-            asides: Vec::new(),
+            at_dialer: Vec::new(),
             closes: Vec::new(),
             begun: 0,
             opened: 0,
@@ -79,20 +79,20 @@ impl Desk {
         }
     }
 
-    /// The same, with its slots from a budget.
+    /// The same ledger, with its slots from a budget.
     pub(crate) fn sharing(mut self, share: Share) -> Self {
         self.ledger = self.ledger.sharing(share);
         self
     }
 
-    pub(crate) fn lay_out(&mut self, orders: Effects<u32, Failure, Slip<u32, Failure>>) {
-        let Lists { wake, dials, asides, closes, alarm, orders, .. } = orders.into();
-        self.orders.extend(orders);
+    pub(crate) fn note_effects(&mut self, orders: Effects<u32, Failure, Slip<u32, Failure>>) {
+        let Lists { wake, dials, at_dialer, closes, alarm, budget_orders, .. } = orders.into();
+        self.orders.extend(budget_orders);
         self.alarm = alarm.or(self.alarm);
         self.begun += u32::try_from(dials.len()).expect("few dials");
         self.woken.extend(wake);
         self.dials.extend(dials);
-        self.asides.extend(asides);
+        self.at_dialer.extend(at_dialer);
         self.closes.extend(closes);
     }
 
@@ -104,7 +104,7 @@ impl Desk {
         if let Request::Queued(ticket) = request {
             self.slips.insert(ticket, slip);
         }
-        self.lay_out(orders);
+        self.note_effects(orders);
         request
     }
 
@@ -115,7 +115,7 @@ impl Desk {
         let (request, orders) = self.ledger.request(Some(ticket), since, None, self.now, waker);
         let Request::Queued(ticket) = request else { panic!("does not wait: {request:?}") };
         self.slips.insert(ticket, slip);
-        self.lay_out(orders);
+        self.note_effects(orders);
         ticket
     }
 
@@ -123,11 +123,11 @@ impl Desk {
         let slip = Slip::new(caller);
         let (ticket, orders) = self.ledger.warm_up(target, self.now, || slip.clone());
         self.slips.insert(ticket, slip);
-        self.lay_out(orders);
+        self.note_effects(orders);
         ticket
     }
 
-    /// What the holder of `ticket` has been told. Others may be served by its waking up.
+    /// Collects the verdict of the holder of `ticket`. Its waking up may serve others.
     pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Verdict<u32, Failure>> {
         let (verdict, is_waking) = self.slips.get(&ticket)?.take()?;
         self.awake += u64::from(is_waking);
@@ -176,33 +176,33 @@ impl Desk {
         }
     }
 
-    /// The dial that has been ordered first succeeds.
+    /// The dial that was ordered first succeeds.
     pub(crate) fn dialed(&mut self) {
         let DialOrder { id, .. } = self.dials.remove(0);
         self.opened += 1;
         let orders = self.ledger.dialed(id, self.opened, None, Duration::MAX, self.now);
-        self.lay_out(orders);
+        self.note_effects(orders);
     }
 
-    /// The dial that has been ordered first fails.
-    pub(crate) fn refused(&mut self) -> ErrandId {
+    /// The dial that was ordered first fails.
+    pub(crate) fn refused(&mut self) -> JobId {
         self.refused_as(false)
     }
 
-    /// The same, perhaps for a reason that trying again cannot mend.
-    pub(crate) fn refused_as(&mut self, is_permanent: bool) -> ErrandId {
+    /// The same, perhaps for a reason for which trying again cannot help.
+    pub(crate) fn refused_as(&mut self, is_permanent: bool) -> JobId {
         let DialOrder { id, .. } = self.dials.remove(0);
         let orders = self.ledger.dial_failed(id, Failure::Of(id), is_permanent, self.now);
-        self.lay_out(orders);
+        self.note_effects(orders);
         id
     }
 
     pub(crate) fn give_back(&mut self, entry: Entry<u32>) {
         let orders = self.ledger.give_back(entry, self.now);
-        self.lay_out(orders);
+        self.note_effects(orders);
     }
 
-    /// Its borrower does without a connection, which is closed at once.
+    /// A borrower discards its connection, which is closed at once.
     pub(crate) fn retire(&mut self, entry: Entry<u32>) {
         self.retire_as(entry, CloseReason::Discarded);
         self.close_all();
@@ -210,49 +210,49 @@ impl Desk {
 
     pub(crate) fn retire_as(&mut self, entry: Entry<u32>, reason: CloseReason) {
         let orders = self.ledger.retire(entry, reason, self.now);
-        self.lay_out(orders);
+        self.note_effects(orders);
     }
 
     pub(crate) fn close_all(&mut self) {
         while let Some(CloseOrder { id, .. }) = self.closes.pop() {
             let orders = self.ledger.closed(id, self.now);
-            self.lay_out(orders);
+            self.note_effects(orders);
         }
     }
 
-    pub(crate) fn look(&mut self) {
-        let orders = self.ledger.look(self.now);
-        self.lay_out(orders);
+    pub(crate) fn tick(&mut self) {
+        let orders = self.ledger.tick(self.now);
+        self.note_effects(orders);
     }
 
     pub(crate) fn upkeep(&mut self) {
         let orders = self.ledger.upkeep(self.now);
-        self.lay_out(orders);
+        self.note_effects(orders);
     }
 
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
-        let (told, orders) = self.ledger.leave(ticket, self.now, |_| ());
-        self.lay_out(orders);
-        match told {
+        let (left, orders) = self.ledger.leave(ticket, self.now, |_| ());
+        self.note_effects(orders);
+        match left {
             Some((Verdict::Late(failure), ())) => failure,
             other => panic!("not late: {other:?}"),
         }
     }
 
-    /// A caller falls asleep, who has all the time in the world.
+    /// A caller without a deadline falls asleep.
     pub(crate) fn sleep(&mut self, ticket: Ticket) -> Option<Moment> {
         self.ledger.sleep(ticket, None)
     }
 
     pub(crate) fn flush(&mut self) {
         let orders = self.ledger.flush(self.now);
-        self.lay_out(orders);
+        self.note_effects(orders);
     }
 
     pub(crate) fn resize(&mut self, max_open: u32) {
         let config = Config { max_open, ..*self.ledger.config() };
         let orders = self.ledger.reconfigure(config, self.now);
-        self.lay_out(orders);
+        self.note_effects(orders);
     }
 
     pub(crate) fn stats(&self) -> Stats {

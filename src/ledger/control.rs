@@ -1,0 +1,131 @@
+//! Events that concern the pool as a whole: warm up, suspend, flush, change settings, close, drain.
+
+use crate::abort::AbortHandle;
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::moment::Moment;
+
+use super::Ledger;
+use super::answers::{Overdue, Verdict, Waker};
+use super::effects::{Effects, Ticket};
+use super::jobs::Sponsor;
+use super::watcher::{Sleeper, WarmUp};
+
+impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
+    /// A caller wants `target` connections open, within `max_idle`, and waits for them.
+    pub(crate) fn warm_up(
+        &mut self,
+        target: u32,
+        now: Moment,
+        waker: impl FnOnce() -> W,
+    ) -> (Ticket, Effects<C, F, W>) {
+        let ticket = self.fresh_ticket();
+        let effects = self.settled(now, |ledger, _| {
+            if ledger.closed {
+                waker().set_verdict(Verdict::Closed, false);
+            } else {
+                let sleeper = Sleeper::new(waker());
+                ledger.others.warm_ups.insert(ticket, WarmUp { target, since: now, sleeper });
+            }
+        });
+        (ticket, effects)
+    }
+
+    /// Nothing is lent and nothing dialed until `resume`.
+    pub(crate) fn suspend(&mut self, now: Moment) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.suspended = true)
+    }
+
+    pub(crate) fn resume(&mut self, now: Moment) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| ledger.suspended = false)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// No connection whose dial began before now is lent again.
+    pub(crate) fn flush(&mut self, now: Moment) -> Effects<C, F, W> {
+        self.settled(now, |ledger, effects| {
+            ledger.begin_epoch();
+            ledger.epochs.flush();
+            ledger.close_idle(CloseReason::Flushed, now, effects);
+            while let Some((id, sponsor)) = ledger.jobs.dials.write_off_first() {
+                if let Sponsor::Caller(sponsor) = sponsor {
+                    ledger.queue.end_dial(sponsor, id);
+                }
+            }
+            while let Some(id) = ledger.jobs.at_dialer.write_off_first(CloseReason::Flushed) {
+                ledger.note_closing(id, now);
+            }
+        })
+    }
+
+    /// A predicate is to judge every connection whose dial began before now: idle ones at once, the
+    /// others before they are lent again. Returns the epoch by which the orders name the predicate.
+    pub(crate) fn retire_where(&mut self, now: Moment) -> (u32, Effects<C, F, W>) {
+        self.event(now, |ledger, effects| {
+            let before = ledger.unclosed();
+            let idle = ledger.idle.take_all();
+            ledger.begin_epoch();
+            ledger.epochs.begin_judging(before);
+            for entry in idle {
+                ledger.admit(entry, now, effects);
+            }
+            ledger.epochs.current()
+        })
+    }
+
+    /// Replaces the settings, which are checked already. Connections in use may exceed a lowered limit
+    /// until they are back.
+    pub(crate) fn reconfigure(&mut self, config: Config, now: Moment) -> Effects<C, F, W> {
+        self.settled(now, |ledger, effects| {
+            ledger.ceiling = config.max_open.max(ledger.open_count());
+            ledger.config = config;
+            ledger.renew_aging();
+            ledger.begin_epoch();
+            ledger.idle.forget_ends(now);
+            while ledger.live() > ledger.config.max_open {
+                let Some(surplus) = ledger.idle.take_surplus() else { break };
+                ledger.begin_close(surplus, CloseReason::Surplus, now, effects);
+            }
+            ledger.retire_aged(now, effects);
+        })
+    }
+
+    /// No connection is lent from now on. Idle ones are closed, and callers in the queue are refused.
+    pub(crate) fn close(&mut self, now: Moment) -> Effects<C, F, W> {
+        self.settled(now, |ledger, effects| {
+            ledger.closed = true;
+            ledger.close_idle(CloseReason::PoolClosed, now, effects);
+            effects.discard(ledger.dialing.last_failure.take());
+            while let Some((ticket, waiter)) = ledger.queue.pop_front() {
+                ledger.end_wait(ticket, waiter, Verdict::Closed, now, effects);
+            }
+            for (ticket, warm_up) in std::mem::take(&mut ledger.others.warm_ups) {
+                ledger.notify(ticket, warm_up.sleeper, Verdict::Closed, effects);
+            }
+        })
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The abort handles of a closed pool's connections in use, as far as the dialer gave any.
+    pub(crate) fn handles_in_use(&self) -> Vec<AbortHandle> {
+        debug_assert!(self.closed, "what is aborted here is never lent again");
+        self.handles.values().cloned().collect()
+    }
+
+    /// A caller waits until a closed pool has nothing open.
+    pub(crate) fn drain(
+        &mut self,
+        now: Moment,
+        waker: impl FnOnce() -> W,
+    ) -> (Ticket, Effects<C, F, W>) {
+        let ticket = self.fresh_ticket();
+        self.others.drains.insert(ticket, Sleeper::new(waker()));
+        (ticket, self.settled(now, |_, _| {}))
+    }
+}

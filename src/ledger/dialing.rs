@@ -1,0 +1,250 @@
+//! Dials for callers: how many may begin, which begin now, and what follows from a failure.
+//!
+//! `room` is how many may begin: slots, `max_dialing`, the breaker, the budget. `wanted` is how many the
+//! queue wants by the dial rule. Each dial begins for a sponsor: the longest-waiting caller without a
+//! dial or a failure of its own, or the warm-up with the largest target.
+//!
+//! A failure goes to the sponsor if it still waits (`note_failure`). It wants no further dial then, until
+//! the pool may try again (`revive`).
+
+use std::time::Duration;
+
+use crate::config::{Backoff, DialRule, OnDialFailure};
+use crate::moment::Moment;
+
+use super::Ledger;
+use super::answers::{Overdue, Verdict, Waker};
+use super::dial_rule::{LOOK_LEAST, Outlook, Pace};
+use super::effects::{DialOrder, Effects, JobId};
+use super::jobs::{Dial, Sponsor};
+use super::outage::Outage;
+use super::spread::Spread;
+use super::watcher::WarmUp;
+
+/// What is known of dials that have ended.
+#[derive(Debug)]
+pub(super) struct Dialing<F> {
+    pub(super) pace: Pace,
+    pub(super) outage: Outage,
+    /// How the latest dial failed. `None` if none has failed since one succeeded.
+    pub(super) last_failure: Option<F>,
+    /// When the dial rule must be asked again, if it holds a dial back.
+    pub(super) look_at: Option<Moment>,
+}
+
+impl<F> Dialing<F> {
+    pub(super) fn new(spread: Spread) -> Self {
+        Self {
+            pace: Pace::default(),
+            outage: Outage::new(spread),
+            last_failure: None,
+            look_at: None,
+        }
+    }
+}
+
+impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
+    /// How many dials may begin now.
+    pub(super) fn room(&self, now: Moment) -> u32 {
+        let slots = self.config.max_open.saturating_sub(self.open_count());
+        if slots == 0 || self.is_stalled() {
+            return 0;
+        }
+        let dials = self.config.max_dialing().saturating_sub(self.jobs.dials.len());
+        slots.min(dials).min(self.probes(now))
+    }
+
+    /// How many dials the breaker lets begin now.
+    pub(super) fn probes(&self, now: Moment) -> u32 {
+        match self.config.breaker() {
+            Some(breaker) if !self.dialing.outage.is_over() => {
+                let next = self.dialing.outage.next_probe(breaker);
+                let is_due = next.is_none_or(|next| next <= now);
+                u32::from(is_due && self.jobs.dials.counted_on() == 0)
+            }
+            _ => u32::MAX,
+        }
+    }
+
+    /// Whether callers who need a dial are refused.
+    pub(crate) fn is_breaker_open(&self) -> bool {
+        self.dialing.outage.has_opened(self.config.breaker())
+    }
+
+    /// Begins the dials that callers and warm-ups want and that the limits allow.
+    pub(super) fn begin_dials(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        if self.queue.is_empty() && self.others.warm_ups.is_empty() {
+            return;
+        }
+        let room = self.room(now);
+        let wanted = if room == 0 { 0 } else { self.wanted(now).min(room) };
+        for begun in 0..wanted {
+            let Some((sponsor, since)) = self.queue.sponsor(now) else { break };
+            // A caller's dial warms the pool up as well.
+            let since = self.lacking_since().map_or(since, |warm_up| warm_up.min(since));
+            if !self.take_slot(since, wanted - begun) {
+                break;
+            }
+            let id = self.begin_dial(Sponsor::Caller(sponsor), now, effects);
+            self.queue.begin_dial(sponsor, id);
+        }
+        if self.others.warm_ups.is_empty() || self.upkeep.replaces_at.is_some() {
+            return;
+        }
+        let largest = self.others.warm_ups.iter().max_by_key(|(_, it)| it.target);
+        let Some((&sponsor, warm_up)) = largest else { return };
+        let wanted = warm_up.target.min(self.config.max_idle()).saturating_sub(self.counted_on());
+        let wanted = wanted.min(self.room(now));
+        for begun in 0..wanted {
+            let Some(since) = self.lacking_since() else { break };
+            if !self.take_slot(since, wanted - begun) {
+                break;
+            }
+            self.begin_dial(Sponsor::Caller(sponsor), now, effects);
+        }
+    }
+
+    /// Open connections, and dials that can be counted on.
+    fn counted_on(&self) -> u32 {
+        self.live() - self.jobs.dials.len() + self.jobs.dials.counted_on()
+    }
+
+    /// Since when the first warm-up has waited that lacks a connection.
+    fn lacking_since(&self) -> Option<Moment> {
+        let counted_on = self.counted_on();
+        let lacks = |it: &&WarmUp<W>| it.target.min(self.config.max_idle()) > counted_on;
+        self.others.warm_ups.values().find(lacks).map(|warm_up| warm_up.since)
+    }
+
+    /// How many dials the callers in the queue want.
+    fn wanted(&mut self, now: Moment) -> u32 {
+        if self.queue.is_empty() {
+            return 0;
+        }
+        let hold_off = self.hold_off().unwrap_or_default();
+        let outlook = Outlook {
+            first_since: self.queue.front_since(),
+            unfailed: self.queue.unfailed(),
+            ripe: now.before(hold_off).map_or(0, |before| self.queue.count_ripe(before)),
+            coming: self.coming(),
+            dialing: self.jobs.dials.counted_on(),
+            busy: self.busy(),
+        };
+        self.dialing.pace.wanted(self.config.dial_rule, outlook, now)
+    }
+
+    /// How long callers in the queue wait for connections in use before a dial begins for them. `None`:
+    /// not at all.
+    fn hold_off(&self) -> Option<Duration> {
+        self.dialing.pace.hold_off(self.queue.front_since())
+    }
+
+    /// Notes when the dial rule must be asked again, if it holds back a dial for which there is room.
+    pub(super) fn plan_dial_look(&mut self, now: Moment) {
+        let is_held_back = self.config.dial_rule != DialRule::Eager
+            && !self.suspended
+            && self.coming() < self.queue.unfailed()
+            && self.room(now) > 0
+            && self.busy() > 0
+            && self.hold_off().is_some();
+        if !is_held_back {
+            self.dialing.look_at = None;
+        } else if self.dialing.look_at.is_none_or(|at| at <= now) {
+            self.dialing.look_at = self.next_dial_look(now);
+        }
+    }
+
+    fn next_dial_look(&self, now: Moment) -> Option<Moment> {
+        let hold_off = self.hold_off()?;
+        let ripens = self.queue.unripe_since().and_then(|since| since.after(hold_off));
+        let again = now.after(hold_off.max(LOOK_LEAST));
+        if self.queue.has_ripe() { again.into_iter().chain(ripens).min() } else { ripens }
+    }
+
+    /// A connection has come back, which the dial rule counts while anyone waits.
+    pub(super) fn note_return(&mut self, now: Moment) {
+        if !self.queue.is_empty() {
+            self.dialing.pace.note_return(now);
+        }
+    }
+
+    pub(super) fn begin_dial(
+        &mut self,
+        sponsor: Sponsor,
+        now: Moment,
+        effects: &mut Effects<C, F, W>,
+    ) -> JobId {
+        let id = JobId(self.fresh_id());
+        let deadline = now.after(self.config.dial_timeout);
+        let epoch = self.epochs.current();
+        self.jobs.dials.begin(id, Dial { sponsor, epoch, began: now, deadline });
+        self.totals.dials_total += 1;
+        let sponsor = match sponsor {
+            Sponsor::Caller(ticket) => {
+                let of_warm_up = || self.others.warm_ups.get(&ticket).map(|it| &it.sleeper.waker);
+                self.queue.waker(ticket).or_else(of_warm_up).cloned()
+            }
+            Sponsor::Pool | Sponsor::Nobody => None,
+        };
+        effects.rare().dials.push(DialOrder { id, deadline, sponsor });
+        id
+    }
+
+    /// A dial has failed, or was written off. Its sponsor gets the failure if it still waits, and the
+    /// pool remembers the latest one.
+    pub(super) fn note_failure(
+        &mut self,
+        sponsor: Sponsor,
+        dial: JobId,
+        failure: F,
+        is_permanent: bool,
+        now: Moment,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        effects.discard(self.dialing.last_failure.replace(failure.clone()));
+        if sponsor != Sponsor::Nobody {
+            self.dialing.outage.note_failure(is_permanent, now);
+        }
+        let Sponsor::Caller(sponsor) = sponsor else {
+            effects.discard(Some(failure));
+            return;
+        };
+        if let Some(warm_up) = self.others.warm_ups.remove(&sponsor) {
+            self.notify(sponsor, warm_up.sleeper, Verdict::Failed(failure), effects);
+        } else {
+            effects.discard(self.queue.fail(sponsor, dial, failure));
+        }
+    }
+
+    /// Lets callers dial again whose dials have failed or who were refused one: all of them once a dial
+    /// has succeeded, and until then one at a time, after a pause.
+    pub(super) fn revive(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        if !self.queue.any_failed() {
+            return;
+        }
+        let may_dial_again = self.backoff().is_some() || self.config.breaker().is_some();
+        if may_dial_again && self.dialing.outage.is_over() {
+            while self.queue.any_failed() {
+                effects.discard(self.queue.revive_first());
+            }
+        } else if self.next_retry().is_some_and(|at| at <= now) {
+            effects.discard(self.queue.revive_first());
+        }
+    }
+
+    /// When a caller whose dial has failed may dial again, if one waits for that.
+    pub(super) fn next_retry(&self) -> Option<Moment> {
+        let is_wanted = self.queue.any_failed() && !self.queue.any_unsponsored();
+        let is_alone = is_wanted && self.jobs.dials.counted_on() == 0 && !self.suspended;
+        let backoff = self.backoff().filter(|_| is_alone)?;
+        self.dialing.outage.next_retry(backoff)
+    }
+
+    /// The pauses after which callers whose dials have failed may dial again. `None`: they may not.
+    pub(super) fn backoff(&self) -> Option<Backoff> {
+        match self.config.on_dial_failure {
+            OnDialFailure::Retry(backoff) if !self.is_breaker_open() => Some(backoff),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! How a connection changes its state: lent, back, idle, at the dialer, closing.
+//!
+//! Each of these changes the tables and adds to the effects what the shell has to do for it. None
+//! decides whether the change is due.
+
+use crate::abort::AbortHandle;
+use crate::close_reason::CloseReason;
+use crate::moment::Moment;
+
+use super::Ledger;
+use super::answers::{Overdue, Waker};
+use super::effects::{AtDialerOrder, CloseOrder, Effects, JobId, Purpose};
+use super::entry::Entry;
+use super::roster::LoanCount;
+use super::upkeep::UPKEEP_LEAST;
+
+impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
+    pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Moment) -> Entry<C> {
+        self.in_use += 1;
+        entry.just_dialed = entry.record().loans() == 0 && entry.opened_at() == now;
+        entry.must_check = false;
+        entry.record().count_loan();
+        self.count_loans(&entry);
+        self.note_end(&mut entry);
+        entry
+    }
+
+    /// A connection in use comes back from its caller.
+    pub(super) fn end_loan(&mut self, entry: &Entry<C>) {
+        self.in_use -= 1;
+        entry.record().let_go();
+        self.count_loans(entry);
+    }
+
+    /// Adds a connection's loans to the totals, as far as the ledger has not seen them.
+    pub(super) fn count_loans(&mut self, entry: &Entry<C>) {
+        let LoanCount { lent, reused } = entry.record().take_uncounted();
+        self.totals.lent_total += lent;
+        self.totals.reused_total += reused;
+    }
+
+    /// Makes a connection idle if it may be lent again. Otherwise it is closed, or sent to be judged if
+    /// a predicate has yet to judge it.
+    pub(super) fn admit(&mut self, entry: Entry<C>, now: Moment, effects: &mut Effects<C, F, W>) {
+        let is_surplus = self.live() >= self.config.max_open;
+        let surplus = is_surplus.then_some(CloseReason::Surplus);
+        // The limits may have changed since its end was noted.
+        let known_end = entry.known_end().filter(|_| entry.epoch == self.epochs.current());
+        let end = known_end.unwrap_or_else(|| self.aging.ends_at(&entry));
+        let expired = (end <= now).then_some(CloseReason::Expired);
+        if let Some(reason) = self.unfitness(&entry).or(expired).or(surplus) {
+            self.begin_close(entry, reason, now, effects);
+        } else if self.epochs.must_judge(entry.epoch) {
+            let purpose = Purpose::Judge { since: entry.epoch, until: self.epochs.current() };
+            self.send_to_dialer(purpose, entry, now, effects);
+        } else {
+            self.add_idle(entry);
+        }
+    }
+
+    /// Why a connection may not be lent again even if it is sound.
+    fn unfitness(&self, entry: &Entry<C>) -> Option<CloseReason> {
+        if self.closed {
+            Some(CloseReason::PoolClosed)
+        } else {
+            self.epochs.is_flushed(entry.epoch).then_some(CloseReason::Flushed)
+        }
+    }
+
+    /// Adds a connection to the idle ones, in the order in which they came to rest.
+    pub(super) fn add_idle(&mut self, mut entry: Entry<C>) {
+        let epoch = self.epochs.current();
+        if entry.epoch != epoch {
+            // The limits may have changed since its end was noted.
+            (entry.epoch, entry.expires) = (epoch, Moment::FIRST);
+        }
+        self.note_end(&mut entry);
+        self.idle.insert(entry, &self.aging);
+    }
+
+    /// Notes on a connection when it has to end, if that is not known.
+    pub(super) fn note_end(&self, entry: &mut Entry<C>) {
+        if entry.known_end().is_none() {
+            entry.set_end(self.aging.ends_at(entry));
+        }
+    }
+
+    /// Makes every connection that is out now pass the ledger when it comes back.
+    pub(super) fn begin_epoch(&mut self) {
+        let epoch = self.epochs.begin();
+        for entry in self.idle.iter_mut() {
+            entry.epoch = epoch;
+        }
+    }
+
+    pub(super) fn send_to_dialer(
+        &mut self,
+        purpose: Purpose,
+        entry: Entry<C>,
+        now: Moment,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        let id = JobId(self.fresh_id());
+        let deadline = now.after(self.config.check_timeout);
+        self.jobs.at_dialer.begin(id, purpose, deadline);
+        effects.rare().at_dialer.push(AtDialerOrder { id, purpose, entry, deadline });
+    }
+
+    /// A connection is back from the dialer. `Err` says why it is retired already.
+    pub(super) fn end_at_dialer(&mut self, id: JobId, now: Moment) -> Result<Purpose, CloseReason> {
+        self.jobs.at_dialer.end(id).inspect(|purpose| self.note_check_ended(*purpose, now))
+    }
+
+    pub(super) fn begin_close(
+        &mut self,
+        entry: Entry<C>,
+        reason: CloseReason,
+        now: Moment,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        if reason.casts_doubt() {
+            // Other idle connections may be broken as well: they are checked before they are lent.
+            self.doubted_at = Some(now);
+        }
+        let has_aged = matches!(reason, CloseReason::Expired | CloseReason::IdleTooLong);
+        if has_aged && entry.age(now) < UPKEEP_LEAST {
+            self.upkeep.replaces_at = now.after(UPKEEP_LEAST);
+        }
+        let id = JobId(self.fresh_id());
+        self.epochs.note_gone(entry.epoch);
+        self.note_closing(id, now);
+        self.totals.count_retired(reason);
+        self.order_close(id, entry, reason, now, effects);
+    }
+
+    /// A slot counts as closing from now on.
+    pub(super) fn note_closing(&mut self, id: JobId, now: Moment) {
+        self.totals.retired_total += 1;
+        self.jobs.closings.begin(id, now.after(self.config.close_timeout));
+    }
+
+    /// Orders the close of a connection whose slot counts as closing already.
+    pub(super) fn order_close(
+        &mut self,
+        id: JobId,
+        entry: Entry<C>,
+        reason: CloseReason,
+        now: Moment,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        let age = entry.age(now);
+        let (connection, handle) = self.take_apart(entry);
+        effects.rare().closes.push(CloseOrder { id, connection, handle, reason, age });
+    }
+
+    /// The connection, to be closed or detached, and its abort handle, to be dropped before that.
+    pub(super) fn take_apart(&mut self, entry: Entry<C>) -> (C, Option<AbortHandle>) {
+        let handle = self.handles.remove(&entry.address());
+        let (connection, page, line) = entry.into_parts();
+        self.roster.strike(&page, line);
+        (connection, handle)
+    }
+
+    pub(super) fn close_idle(
+        &mut self,
+        reason: CloseReason,
+        now: Moment,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        while let Some(entry) = self.idle.take_coldest() {
+            self.begin_close(entry, reason, now, effects);
+        }
+    }
+}
