@@ -702,7 +702,7 @@ impl Shared {
                     piece = piece.min((rate as usize / 20).max(1));
                 }
             }
-            match to.write(&bytes[..piece]) {
+            match self.write(direction, to, &bytes[..piece]) {
                 Ok(count) => {
                     bytes = &bytes[count..];
                     *handed_on += count as u64;
@@ -710,7 +710,6 @@ impl Shared {
                         let took = Duration::from_secs_f64(count as f64 / f64::from(rate.max(1)));
                         due = Instant::now() + took;
                     }
-                    self.count(direction, count as u64);
                     if is_answer && self.left_until_cut(*handed_on) == Some(0) {
                         return Err(io::ErrorKind::ConnectionAborted.into());
                     }
@@ -727,13 +726,17 @@ impl Shared {
         Some(usize::try_from(cut_after.saturating_sub(handed_on)).unwrap_or(usize::MAX))
     }
 
-    fn count(&self, direction: Direction, bytes: u64) {
-        let counts = &mut self.state().counts;
+    /// Writes and counts under one lock, so that whoever has read something finds it counted.
+    fn write(&self, direction: Direction, to: &Socket, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.state();
+        let count = to.write(bytes)?;
         match direction {
-            Direction::ToClient => counts.to_client += bytes,
-            Direction::ToServer => counts.to_server += bytes,
+            Direction::ToClient => state.counts.to_client += count as u64,
+            Direction::ToServer => state.counts.to_server += count as u64,
         }
+        drop(state);
         self.changed.notify_all();
+        Ok(count)
     }
 
     /// Waits while nothing is to be handed on, and until then; says whether the connection lives.

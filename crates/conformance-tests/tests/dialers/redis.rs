@@ -189,6 +189,7 @@ conformance!(
         needs_reset_is_false_for_an_untouched_one: "the client does not tell what was done with it",
     },
     fails {
+        dial_keeps_its_deadline_with_a_slow_peer: "had not ended", // Each read has the limit.
         is_broken_sees_a_reset: "does not see", // The client reads only when it is used.
         is_broken_sees_an_end: "does not see",
     },
@@ -203,6 +204,7 @@ conformance!(
         needs_reset_is_false_for_an_untouched_one: "the client does not tell what was done with it",
     },
     fails {
+        dial_keeps_its_deadline_with_a_slow_peer: "had not ended", // Each read has the limit.
         is_broken_sees_a_reset: "does not see", // The client reads only when it is used.
         is_broken_sees_an_end: "does not see",
     },

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use latebind::net::Connection;
 use latebind::net::Stream;
@@ -97,7 +98,13 @@ fn nonblocking<S: Stream>() -> Trace<Connection<S>> {
     Trace::new(
         "the mode in which nothing waits",
         |connection: &mut Connection<S>| Ok(connection.set_nonblocking(true)?),
-        finds_another_answer,
+        |connection| {
+            // Nothing is due, so that a read waits for the limit.
+            connection.set_timeouts(Some(Duration::from_secs(1)))?;
+            let begun = Instant::now();
+            let _ = connection.read(&mut [0]);
+            Ok(begun.elapsed() < Duration::from_millis(500))
+        },
     )
 }
 

@@ -100,8 +100,9 @@ pub fn dial_keeps_its_deadline_with_a_silent_peer<S: Subject>(subject: S) {
 /// See [`Subject`], where another check is called.
 pub fn dial_keeps_its_deadline_with_a_slow_peer<S: Subject>(subject: S) {
     let (stage, proxy) = Stage::with_proxy(subject);
-    proxy.throttle(10);
-    if let Ok(connection) = stage.dial_within(DEADLINE, DEADLINE + SLACK).0 {
+    proxy.throttle(2); // A read waits for half a second, and a short handshake for some seconds.
+    let deadline = 2 * DEADLINE;
+    if let Ok(connection) = stage.dial_within(deadline, deadline + SLACK).0 {
         proxy.throttle(None);
         stage.close(connection, LONG);
     }
@@ -152,8 +153,10 @@ pub fn dial_takes_the_second_address<S: Subject>(subject: S) {
         panic!("the subject has no dialer_to_any");
     };
     stage.dialer = Arc::new(dialer);
-    let connection = stage.dial();
-    stage.close(stage.ask(connection, "by the second address"), LONG);
+    match stage.dial_within(SOON, SOON + SLACK).0 {
+        Ok(connection) => drop(stage.close(stage.ask(connection, "by the second address"), LONG)),
+        Err(error) => panic!("the dial has not come to the second address: {}", all_causes(&error)),
+    }
 }
 
 /// A dial that gives up closes what it has opened, and leaves it to nobody.
