@@ -189,6 +189,9 @@ conformance!(
         needs_reset_is_false_for_an_untouched_one: "the client does not tell what was done with it",
     },
     fails {
+        // The client waits for each answer of its handshake for as long as it may for all.
+        dial_closes_what_it_gives_up: "had not ended",
+        dial_keeps_its_deadline_with_a_silent_peer: "had not ended",
         dial_keeps_its_deadline_with_a_slow_peer: "had not ended", // Each read has the limit.
         is_broken_sees_a_reset: "does not see", // The client reads only when it is used.
         is_broken_sees_an_end: "does not see",
@@ -204,6 +207,9 @@ conformance!(
         needs_reset_is_false_for_an_untouched_one: "the client does not tell what was done with it",
     },
     fails {
+        // The client waits for each answer of its handshake for as long as it may for all.
+        dial_closes_what_it_gives_up: "had not ended",
+        dial_keeps_its_deadline_with_a_silent_peer: "had not ended",
         dial_keeps_its_deadline_with_a_slow_peer: "had not ended", // Each read has the limit.
         is_broken_sees_a_reset: "does not see", // The client reads only when it is used.
         is_broken_sees_an_end: "does not see",
