@@ -135,11 +135,7 @@ impl<D: Dialer> Dialer for Faulty<D> {
         self.script.perform(Hook::IsBroken).is_err() || self.dialer.is_broken(connection)
     }
 
-    fn check(
-        &self,
-        connection: &mut D::Connection,
-        deadline: Instant,
-    ) -> Result<(), Self::Error> {
+    fn check(&self, connection: &mut D::Connection, deadline: Instant) -> Result<(), Self::Error> {
         self.inject(Hook::Check)?;
         self.dialer.check(connection, deadline).map_err(FaultyError::Own)
     }

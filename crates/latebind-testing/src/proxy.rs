@@ -231,9 +231,10 @@ impl Proxy {
     /// ```
     pub fn before(server: &Address) -> io::Result<Self> {
         match server {
-            Address::InProcess => {
-                Err(io::Error::new(io::ErrorKind::Unsupported, "there is no server to stand before"))
-            }
+            Address::InProcess => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "there is no server to stand before",
+            )),
             Address::Tcp(address) => Self::tcp(*address),
             #[cfg(unix)]
             Address::Unix(path) => Self::unix(path),
@@ -751,8 +752,11 @@ impl Shared {
             if wait.is_zero() {
                 return true;
             }
-            state =
-                self.changed.wait_timeout(state, wait).unwrap_or_else(|poison| poison.into_inner()).0;
+            state = self
+                .changed
+                .wait_timeout(state, wait)
+                .unwrap_or_else(|poison| poison.into_inner())
+                .0;
         }
     }
 
@@ -949,9 +953,16 @@ pub struct BlackHole {
 /// What keeps the queue full.
 #[derive(Debug)]
 enum Held {
-    Tcp { _listener: TcpListener, _queue: Vec<TcpStream> },
+    Tcp {
+        _listener: TcpListener,
+        _queue: Vec<TcpStream>,
+    },
     #[cfg(target_os = "linux")]
-    Unix { _listener: UnixListener, _queue: Vec<socket2::Socket>, _folder: tempfile::TempDir },
+    Unix {
+        _listener: UnixListener,
+        _queue: Vec<socket2::Socket>,
+        _folder: tempfile::TempDir,
+    },
 }
 
 impl BlackHole {

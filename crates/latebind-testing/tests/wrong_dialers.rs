@@ -164,8 +164,10 @@ impl Dialer for Wrong {
                 Ok(toy)
             }
             Fault::DialKeepsAThread => {
-                thread::spawn(|| loop {
-                    thread::park();
+                thread::spawn(|| {
+                    loop {
+                        thread::park();
+                    }
                 });
                 self.toy.dial(deadline)
             }
@@ -193,7 +195,9 @@ impl Dialer for Wrong {
                 let _ = toy.stream.set_nonblocking(false);
                 matches!(outcome, Ok(0))
             }
-            Fault::IsBrokenSeesErrorsAlone => toy.stream.take_error().is_ok_and(|error| error.is_some()),
+            Fault::IsBrokenSeesErrorsAlone => {
+                toy.stream.take_error().is_ok_and(|error| error.is_some())
+            }
             Fault::IsBrokenSeesNothing | Fault::CheckPassesAll | Fault::DialAsksNothing => false,
             _ => self.toy.is_broken(toy),
         }

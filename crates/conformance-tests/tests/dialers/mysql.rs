@@ -58,7 +58,9 @@ fn trace(name: &str, leave: &'static str, is_left: &'static str) -> Trace<Conn> 
     Trace::new(
         name,
         move |connection: &mut Conn| Ok(connection.query_drop(leave)?),
-        move |connection| Ok(connection.query_first::<Option<i64>, _>(is_left)?.flatten() == Some(1)),
+        move |connection| {
+            Ok(connection.query_first::<Option<i64>, _>(is_left)?.flatten() == Some(1))
+        },
     )
 }
 
@@ -89,7 +91,9 @@ fn traces_of_a_session() -> Vec<Trace<Conn>> {
         ),
         Trace::new(
             "a temporary table",
-            |connection: &mut Conn| Ok(connection.query_drop("CREATE TEMPORARY TABLE mine (id int)")?),
+            |connection: &mut Conn| {
+                Ok(connection.query_drop("CREATE TEMPORARY TABLE mine (id int)")?)
+            },
             |connection| Ok(connection.query_drop("SELECT * FROM mine").is_ok()),
         ),
         Trace::new(

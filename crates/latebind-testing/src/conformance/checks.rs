@@ -119,7 +119,10 @@ pub fn dial_ends_soon_where_it_is_refused<S: Subject>(subject: S) {
     let (outcome, _) = stage.dial_within(LONG, SOON);
     let Err(error) = outcome else { panic!("the dial has opened a connection to nobody") };
     let told = all_causes(&error);
-    assert!(!stage.dialer.is_permanent(&error), "a server that is down is no permanent one: {told}");
+    assert!(
+        !stage.dialer.is_permanent(&error),
+        "a server that is down is no permanent one: {told}"
+    );
     assert!(!stage.dialer.is_at_limit(&error), "a server that is down is not full: {told}");
 }
 
