@@ -25,7 +25,7 @@ use mysql::Value;
 use mysql::from_row_opt;
 use mysql::prelude::Queryable;
 
-use super::async_thread::is_async_thread;
+use super::async_thread::must_not_wait;
 use super::on_return::GOODBYE;
 use super::on_return::OnReturn;
 use super::on_return::RESET_TIMEOUT;
@@ -103,6 +103,8 @@ use crate::net::resolve::Resolver;
 /// server to the handshake and the `init` commands, unless
 /// [`read_timeout`](OptsBuilder::read_timeout) is shorter. The addresses of a name share the time:
 /// each first has a quarter of a second to connect, and those that were too slow share the rest.
+/// The limit holds for each read, so a server that sends its handshake byte by byte can make a dial
+/// overrun its deadline.
 /// With TLS the client crate needs the name and so resolves it itself; it tries only the first
 /// address.
 ///
@@ -547,7 +549,7 @@ impl Dialer for MysqlDialer {
     }
 
     fn must_not_wait(&self) -> bool {
-        self.asks_on_return() && is_async_thread()
+        self.asks_on_return() && must_not_wait()
     }
 
     fn blocking(&self) -> Blocking {

@@ -23,7 +23,7 @@ use postgres::tls::TlsConnect;
 use postgres::types::FromSql;
 use postgres::types::Type;
 
-use super::async_thread::is_async_thread;
+use super::async_thread::must_not_wait;
 use super::on_return::OnReturn;
 use crate::abort::AbortHandle;
 use crate::dialer::Blocking;
@@ -73,8 +73,8 @@ use crate::net::partial_deadline;
 ///
 /// The returning thread waits for that round trip, unless
 /// [`reset_in_background`](Self::reset_in_background) gives it to a thread of the pool's own. At a
-/// return on a thread of an async program, a thread of the pool's own always does it: see
-/// [`in_async`](super::in_async).
+/// return on a thread of an async program (see [`in_async`](super::in_async)) or in the destructor
+/// of a thread-local, a thread of the pool's own always does it.
 ///
 /// # How broken connections are detected
 ///
@@ -439,7 +439,7 @@ where
 
     /// A reset waits for the server, and the client panics if a tokio task waits.
     fn must_not_wait(&self) -> bool {
-        self.on_return != OnReturn::Keep && is_async_thread()
+        self.on_return != OnReturn::Keep && must_not_wait()
     }
 
     /// Sends a request to cancel the statement under way.

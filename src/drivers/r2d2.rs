@@ -11,7 +11,7 @@ use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::error::OneLine;
 
-use super::async_thread::is_async_thread;
+use super::async_thread::must_not_wait;
 
 /// Opens the connections of an r2d2 [manager](ManageConnection).
 ///
@@ -235,7 +235,7 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
 
     /// `has_broken` may ask the server, and a thread that runs tasks must not wait for that.
     fn must_not_wait(&self) -> bool {
-        is_async_thread()
+        must_not_wait()
     }
 
     fn close(&self, connection: M::Connection) {

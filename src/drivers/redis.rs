@@ -26,7 +26,7 @@ use redis::ServerError;
 use redis::ServerErrorKind;
 use redis::Value;
 
-use super::async_thread::is_async_thread;
+use super::async_thread::must_not_wait;
 use super::on_return::GOODBYE;
 use super::on_return::OnReturn;
 use super::on_return::RESET_TIMEOUT;
@@ -98,7 +98,9 @@ use crate::net::resolve::Resolver;
 /// The time left until the dial's deadline limits its TCP connect, and each of the answers that
 /// follow (authentication, and a `PING`, which fails if the server wants a password or is loading
 /// its data, and then fails the dial). The addresses of a name share the time: each first has a
-/// quarter of a second, and those that were too slow share the rest. With TLS the client crate
+/// quarter of a second, and those that were too slow share the rest. The limit holds for each read of
+/// each answer, so a silent server, or one that answers byte by byte, can make a dial overrun its
+/// deadline. With TLS the client crate
 /// needs the name and so resolves it itself; it gives each address the whole time.
 ///
 /// A borrower's commands have the dialer's limit ([`command_timeout`](Self::command_timeout), none
@@ -565,7 +567,7 @@ impl Dialer for RedisDialer {
     }
 
     fn must_not_wait(&self) -> bool {
-        self.asks_on_return() && is_async_thread()
+        self.asks_on_return() && must_not_wait()
     }
 
     /// Says goodbye (`QUIT`), and waits for the server to close its end: from then on the server no
