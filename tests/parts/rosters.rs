@@ -8,13 +8,13 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::moment::Moment;
-use crate::roster::{Loan, Record, Roster, Tally};
+use crate::roster::{Loan, LoanCount, LoanRecord, Roster};
 
 /// As long as a cache line and not two, on 32 bits as well. That it takes no lock there is for the
 /// compiler to say.
 #[test]
 fn a_record_has_a_cache_line_of_its_own() {
-    assert_eq!((size_of::<Record>(), align_of::<Record>()), (64, 64));
+    assert_eq!((size_of::<LoanRecord>(), align_of::<LoanRecord>()), (64, 64));
 }
 
 fn sites() -> [&'static Location<'static>; 2] {
@@ -78,15 +78,15 @@ fn lines_are_used_again_and_pages_that_nobody_uses_are_freed() {
     for (page, line) in &lines {
         let record = &page[usize::from(*line)];
         record.count_loan();
-        assert_eq!(record.count(), Tally { lent: 1, reused: 0 });
+        assert_eq!(record.take_uncounted(), LoanCount { lent: 1, reused: 0 });
         record.count_loan();
         record.count_loan();
     }
-    assert_eq!(roster.uncounted(), Tally { lent: 200, reused: 200 });
+    assert_eq!(roster.uncounted(), LoanCount { lent: 200, reused: 200 });
     for (page, line) in &lines {
-        assert_eq!(page[usize::from(*line)].count(), Tally { lent: 2, reused: 2 });
+        assert_eq!(page[usize::from(*line)].take_uncounted(), LoanCount { lent: 2, reused: 2 });
     }
-    assert_eq!(roster.uncounted(), Tally::default());
+    assert_eq!(roster.uncounted(), LoanCount::default());
 
     // Every second one ends: its line is the next to be taken.
     let mut nth = 0;

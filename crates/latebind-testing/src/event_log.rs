@@ -13,7 +13,6 @@ use std::time::Instant;
 use latebind::CloseReason;
 use latebind::Dialer;
 use latebind::Event;
-use latebind::Observer;
 use latebind::Pool;
 
 use crate::limits::comes_true;
@@ -31,7 +30,7 @@ use crate::script::Script;
 ///
 /// let dialer = Scripted::new();
 /// let log = EventLog::new().with_script(dialer.script());
-/// let pool = Pool::builder(dialer).observer(log.clone()).build()?;
+/// let pool = Pool::builder(dialer).observer(log.observer()).build()?;
 ///
 /// drop(pool.get()?);
 /// log.wait_for(Duration::from_secs(5), |notes| notes.iter().any(|note| note.kind == Kind::Returned));
@@ -60,7 +59,7 @@ struct Shared {
 /// use latebind_testing::{EventLog, Kind, Scripted};
 ///
 /// let log = EventLog::new();
-/// let pool = Pool::builder(Scripted::new()).observer(log.clone()).build()?;
+/// let pool = Pool::builder(Scripted::new()).observer(log.observer()).build()?;
 /// drop(pool.get()?);
 /// let first = &log.notes()[0];
 /// assert_eq!(first.kind, Kind::Opened);
@@ -145,6 +144,16 @@ impl EventLog {
     pub fn with_script(mut self, script: Script) -> Self {
         self.script = Some(script);
         self
+    }
+
+    /// Notes the events of a pool: for the pool's `observer`.
+    ///
+    /// # Examples
+    ///
+    /// See [`EventLog`].
+    pub fn observer<E: Error + 'static>(&self) -> impl Fn(&Event<'_, E>) + Send + Sync + use<E> {
+        let log = self.clone();
+        move |event: &Event<'_, E>| log.note(event)
     }
 
     /// All that was told so far, in order.
@@ -281,8 +290,8 @@ impl fmt::Debug for EventLog {
     }
 }
 
-impl<E: Error + 'static> Observer<E> for EventLog {
-    fn observe(&self, event: &Event<'_, E>) {
+impl EventLog {
+    fn note<E: Error + 'static>(&self, event: &Event<'_, E>) {
         let (kind, text) = described(event);
         let current = thread::current();
         let thread =

@@ -37,7 +37,7 @@ fn said(work: impl FnOnce()) -> String {
 fn scripted() -> (Pool<Scripted>, EventLog) {
     let dialer = Scripted::new();
     let log = EventLog::new().with_script(dialer.script());
-    let pool = Pool::builder(dialer).breaker(None).observer(log.clone()).build().unwrap();
+    let pool = Pool::builder(dialer).breaker(None).observer(log.observer()).build().unwrap();
     (pool, log)
 }
 
@@ -64,7 +64,7 @@ fn a_log_sees_what_the_dialer_has_counted_otherwise() {
     assert!(text.contains("0 were opened, but 0 closed, 0 detached, 1 idle"), "{text}");
     let other = Scripted::new();
     let strange = EventLog::new().with_script(other.script());
-    let pool = Pool::builder(Scripted::new()).observer(strange.clone()).build().unwrap();
+    let pool = Pool::builder(Scripted::new()).observer(strange.observer()).build().unwrap();
     drop(pool.get().unwrap());
     let text = said(|| strange.assert_balanced(&pool, Duration::from_millis(20)));
     assert!(text.contains("the dialer has counted"), "{text}");
@@ -173,7 +173,7 @@ fn a_pool_balances_whatever_a_seed_does_to_it() {
         .max_open(3)
         .check_after(Duration::ZERO)
         .breaker(None)
-        .observer(log.clone())
+        .observer(log.observer())
         .build()
         .unwrap();
     thread::scope(|scope| {

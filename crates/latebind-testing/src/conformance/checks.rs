@@ -805,7 +805,7 @@ fn assert_goes_back<S: Subject>(subject: S, place: &str, at: impl FnOnce(&S, Beg
         Box::new(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 drop(guard);
-                drop(other.get_timeout_owned(LONG).map_err(|error| panic!("{error}")));
+                drop(other.checkout().timeout(LONG).get_owned().map_err(|error| panic!("{error}")));
             }));
             let _ = report.send(outcome.map_err(|panic| message(&*panic)));
         })
@@ -837,7 +837,7 @@ pub fn books_balance_through_an_outage<S: Subject>(subject: S) {
         .max_open(3)
         .check_after(Duration::ZERO)
         .dial_timeout(Duration::from_secs(5))
-        .observer(log.clone())
+        .observer(log.observer())
         .build()
         .unwrap_or_else(|error| panic!("{error}"));
     let (is_over, answers) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -884,7 +884,7 @@ fn pooled<S: Subject>(subject: S, server: &crate::Address) -> (Arc<S>, Pool<S::D
 
 #[track_caller]
 fn owned<D: Dialer>(pool: &Pool<D>) -> OwnedConnection<D> {
-    let guard = pool.get_timeout_owned(LONG);
+    let guard = pool.checkout().timeout(LONG).get_owned();
     guard.unwrap_or_else(|error| panic!("{} gives no connection: {error}", type_name::<D>()))
 }
 
