@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crate::config::{Breaker, Config, ConfigError, DialRule, OnDialFailure};
 use crate::dialer::Dialer;
-use crate::event::Event;
 use crate::keyed::{DialerFor, KeyedConfig, KeyedPool};
 use crate::pool::Pool;
-use crate::reporter::Reporter;
-use crate::threads::{Threads, crew_of};
+use crate::report::event::Event;
+use crate::report::reporter::Reporter;
+use crate::runtime::threads::{Threads, crew_of};
 
 impl<D: Dialer> Pool<D> {
     /// Opens a pool with the default settings. It dials nothing yet.

@@ -4,15 +4,15 @@ use std::fmt;
 use std::panic::Location;
 use std::time::{Duration, Instant};
 
-use crate::cancel::Cancel;
 use crate::dialer::Dialer;
-use crate::error::GetError;
 use crate::guard::{Guard, OwnedConnection, PooledConnection};
-use crate::holder::Site;
 use crate::ledger::Entry;
 use crate::pool::Pool;
+use crate::report::error::GetError;
+use crate::report::holder::Site;
+use crate::runtime::sync::now;
 use crate::shell::Terms;
-use crate::sync::now;
+use crate::shell::cancel::Cancel;
 
 impl<D: Dialer> Pool<D> {
     /// Lends a connection, waiting for at most `get_timeout` (30 s unless the

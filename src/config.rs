@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 /// When the pool dials for callers that find nothing idle.
 ///

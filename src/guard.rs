@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
 use crate::dialer::Dialer;
 use crate::ledger::Entry;
+use crate::ledger::close_reason::CloseReason;
 use crate::pool::Pool;
+use crate::runtime::sync::now;
 use crate::shell::Shell;
-use crate::sync::now;
 
 /// A borrowed connection, for as long as the borrow of its pool lasts.
 ///

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
-use crate::error::{DialFailure, GetError};
-use crate::histogram::Histograms;
-use crate::holder::Holder;
-use crate::reporter::Reporter;
+use crate::ledger::stats::Stats;
+use crate::report::error::{DialFailure, GetError};
+use crate::report::histogram::Histograms;
+use crate::report::holder::Holder;
+use crate::report::reporter::Reporter;
+use crate::runtime::sync::now;
+use crate::runtime::workers::Crew;
 use crate::shell::Shell;
-use crate::stats::Stats;
-use crate::sync::now;
-use crate::workers::Crew;
 
 /// A pool of connections, shared by any number of threads.
 ///

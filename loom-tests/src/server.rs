@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
-use crate::error::GetError;
 use crate::keyed::{KeyedConfig, KeyedPool};
 use crate::pool::Pool;
-use crate::reporter::Reporter;
+use crate::report::error::GetError;
+use crate::report::reporter::Reporter;
+use crate::runtime::sync::{Condvar, Mutex, Planned, never};
+use crate::runtime::workers::Crew;
 use crate::shell::{Exchange, Shell};
-use crate::sync::{Condvar, Mutex, Planned, never};
-use crate::workers::Crew;
 
 thread_local! {
     /// Dialers that the runs of a model have made, less those that are gone.

@@ -9,7 +9,7 @@ use r2d2::ManageConnection;
 
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
-use crate::error::OneLine;
+use crate::report::error::OneLine;
 
 use super::async_thread::must_not_wait;
 

@@ -21,7 +21,7 @@ use rusqlite::ffi;
 use crate::abort::AbortHandle;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
-use crate::sync::coarse_now;
+use crate::runtime::sync::coarse_now;
 
 /// How long returns may go without a test of the file: the default of `check_after`.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

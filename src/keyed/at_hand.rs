@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{
+use crate::runtime::sync::{
     AtomicCell, AtomicFigure, AtomicU64, Ordering, ROWS, SLOTS, catch, last_slot, own_row,
     set_last_slot,
 };

@@ -6,13 +6,13 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cancel::Cancel;
 use crate::dialer::Dialer;
-use crate::error::GetError;
 use crate::guard::Guard;
-use crate::holder::Site;
+use crate::report::error::GetError;
+use crate::report::holder::Site;
+use crate::runtime::sync::now;
 use crate::shell::Terms;
-use crate::sync::now;
+use crate::shell::cancel::Cancel;
 
 use super::directory::Record;
 use super::{KeyedConnection, KeyedPool, Lease, Lent, OwnedKeyedConnection};

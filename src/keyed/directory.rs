@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError};
 
 use crate::dialer::Dialer;
 use crate::pool::Pool;
+use crate::runtime::sync::{AtomicU64, Hashing, Ordering, Process, ShardedLock};
 use crate::shell::Shell;
-use crate::sync::{AtomicU64, Hashing, Ordering, Process, ShardedLock};
 
 use super::at_hand::{AtHand, Item};
 

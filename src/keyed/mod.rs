@@ -12,17 +12,17 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
-use crate::error::GetError;
-use crate::event::Event;
 use crate::guard::Guard;
-use crate::holder::{Holder, Holders};
 use crate::ledger::Entry;
+use crate::ledger::stats::Stats;
 use crate::pool::{Drained, Pool};
-use crate::reporter::Reporter;
+use crate::report::error::GetError;
+use crate::report::event::Event;
+use crate::report::holder::{Holder, Holders};
+use crate::report::reporter::Reporter;
+use crate::runtime::sync::{catch, now};
+use crate::runtime::workers::Crew;
 use crate::shell::{Exchange, OnVacant};
-use crate::stats::Stats;
-use crate::sync::{catch, now};
-use crate::workers::Crew;
 
 use self::directory::{Directory, IsClosed, Record};
 

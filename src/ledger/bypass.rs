@@ -22,7 +22,7 @@
 use std::time::Duration;
 
 use crate::config::nanoseconds;
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 /// The bound, as a multiple of the wait in strict order.
 const STRETCH: u64 = 5;

@@ -1,6 +1,6 @@
 //! Events of callers: they ask, sleep, wake, and stop waiting.
 
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 use super::Ledger;
 use super::answers::{Attempt, Overdue, Refusal, Request, Verdict, Waker};

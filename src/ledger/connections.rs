@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::abort::AbortHandle;
-use crate::close_reason::CloseReason;
-use crate::moment::Moment;
+use crate::ledger::close_reason::CloseReason;
+use crate::runtime::moment::Moment;
 
 use super::Ledger;
 use super::answers::{Overdue, Waker};

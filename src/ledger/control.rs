@@ -1,9 +1,9 @@
 //! Events that concern the pool as a whole: warm up, suspend, flush, change settings, close, drain.
 
 use crate::abort::AbortHandle;
-use crate::close_reason::CloseReason;
 use crate::config::Config;
-use crate::moment::Moment;
+use crate::ledger::close_reason::CloseReason;
+use crate::runtime::moment::Moment;
 
 use super::Ledger;
 use super::answers::{Overdue, Verdict, Waker};

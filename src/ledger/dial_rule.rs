@@ -39,7 +39,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::DialRule;
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 /// The part of a dial's time that a caller waits for returns before a dial begins for it. It delays no
 /// caller by more, and is long enough to see whether anything returns.

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::config::{Backoff, DialRule, OnDialFailure};
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 use super::Ledger;
 use super::answers::{Overdue, Verdict, Waker};

@@ -4,9 +4,9 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::abort::AbortHandle;
-use crate::budget::BudgetOrder;
-use crate::close_reason::CloseReason;
-use crate::moment::Moment;
+use crate::ledger::budget::BudgetOrder;
+use crate::ledger::close_reason::CloseReason;
+use crate::runtime::moment::Moment;
 
 use super::entry::Entry;
 

@@ -4,7 +4,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::moment::{Moment, TICK_MOST};
+use crate::runtime::moment::{Moment, TICK_MOST};
 
 use super::roster::{LINES, LoanRecord, Page};
 use super::spread::Fraction;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::{Config, nanoseconds};
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 use super::entry::Entry;
 use super::queue::count;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 use super::Ledger;
 use super::answers::{Overdue, Waker};

@@ -28,8 +28,10 @@
 //! | `numbers` | what can be read of the pool |
 
 mod answers;
+pub(crate) mod budget;
 mod bypass;
 mod callers;
+pub(crate) mod close_reason;
 mod connections;
 mod control;
 mod dial_rule;
@@ -51,6 +53,7 @@ mod share;
 mod slab;
 mod slots;
 pub(crate) mod spread;
+pub(crate) mod stats;
 mod upkeep;
 mod watcher;
 
@@ -58,8 +61,8 @@ use std::collections::BTreeMap;
 
 use crate::abort::AbortHandle;
 use crate::config::Config;
-use crate::moment::Moment;
-use crate::stats::Stats;
+use crate::ledger::stats::Stats;
+use crate::runtime::moment::Moment;
 
 use self::bypass::Bypass;
 use self::dialing::Dialing;

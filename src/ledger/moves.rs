@@ -4,8 +4,8 @@
 //! decides whether the change is due.
 
 use crate::abort::AbortHandle;
-use crate::close_reason::CloseReason;
-use crate::moment::Moment;
+use crate::ledger::close_reason::CloseReason;
+use crate::runtime::moment::Moment;
 
 use super::Ledger;
 use super::answers::{Overdue, Waker};

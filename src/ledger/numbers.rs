@@ -1,8 +1,8 @@
 //! What can be read of a pool: its numbers, its loans, its settings.
 
 use crate::config::Config;
-use crate::moment::Moment;
-use crate::stats::Stats;
+use crate::ledger::stats::Stats;
+use crate::runtime::moment::Moment;
 
 use super::answers::{Overdue, Waker};
 use super::roster::LoanCount;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{Backoff, Breaker, far_future};
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 use super::spread::Spread;
 

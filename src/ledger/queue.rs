@@ -13,7 +13,7 @@
 //! For the dial rule the queue also counts its *ripe* callers: those who have waited for the hold-off.
 //! `unripe` moves down the queue as they ripen, so that each caller is visited once.
 
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 use super::effects::{JobId, Ticket};
 use super::slab::{List, NONE, Slot};

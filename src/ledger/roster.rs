@@ -7,8 +7,8 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::thread::ThreadId;
 
-use crate::moment::Moment;
-use crate::sync::AtomicCell;
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::AtomicCell;
 
 /// How many records are allocated together. Few, so that the last connection of a page keeps little
 /// memory alive; more than one, so that they share the cache line of their reference count.

@@ -14,8 +14,8 @@
 //! After nearly every event of a busy pool only step 4 has anything to do; `is_plain` finds that out
 //! from a few numbers.
 
-use crate::close_reason::CloseReason;
-use crate::moment::Moment;
+use crate::ledger::close_reason::CloseReason;
+use crate::runtime::moment::Moment;
 
 use super::Ledger;
 use super::answers::{Overdue, Verdict, Waker};

@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::budget::{Budget, BudgetOrder, Claim, MemberId, Report};
-use crate::moment::Moment;
+use crate::ledger::budget::{Budget, BudgetOrder, Claim, MemberId, Report};
+use crate::runtime::moment::Moment;
 
 use super::effects::JobId;
 use super::queue::count;

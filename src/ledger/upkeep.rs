@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
-use crate::moment::Moment;
+use crate::ledger::close_reason::CloseReason;
+use crate::runtime::moment::Moment;
 
 use super::answers::{Overdue, Waker};
 use super::effects::{Effects, Purpose};

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 use super::answers::{Overdue, Verdict, Waker};
 use super::effects::{Effects, Ticket};

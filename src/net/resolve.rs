@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 use std::thread;
 use std::time::Instant;
 
-use crate::process::PerProcess;
+use crate::runtime::process::PerProcess;
 
 use super::error::NetError;
 

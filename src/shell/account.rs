@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use crate::error::{DialFailure, GetError};
-use crate::holder::{Holders, is_self_deadlock};
+use crate::ledger::stats::Stats;
 use crate::ledger::{Ledger, Loan, Refusal, Verdict};
-use crate::moment::Moment;
-use crate::stats::Stats;
-use crate::sync::{coarse_now, now, this_thread};
+use crate::report::error::{DialFailure, GetError};
+use crate::report::holder::{Holders, is_self_deadlock};
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{coarse_now, now, this_thread};
 
 use super::waiting::Way;
 

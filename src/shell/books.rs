@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use crate::dialer::Dialer;
-use crate::moment::Moment;
-use crate::stats::Stats;
-use crate::sync::{MutexGuard, Ordering, now};
+use crate::ledger::stats::Stats;
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{MutexGuard, Ordering, now};
 
 use super::account::Asking;
 use super::knobs::may_lay_out;

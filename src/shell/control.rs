@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use crate::bell::Bell;
-use crate::cancel::Cancellable;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
-use crate::error::GetError;
-use crate::histogram::Histograms;
-use crate::holder::Holder;
+use crate::ledger::stats::Stats;
 use crate::ledger::{Ledger, Ticket, Verdict};
-use crate::moment::Moment;
-use crate::spans::Callers;
-use crate::stats::Stats;
-use crate::sync::now;
-use crate::workers::Enlistment;
+use crate::report::error::GetError;
+use crate::report::histogram::Histograms;
+use crate::report::holder::Holder;
+use crate::report::spans::Callers;
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::now;
+use crate::runtime::workers::Enlistment;
+use crate::shell::bell::Bell;
+use crate::shell::cancel::Cancellable;
 
 use super::account::turned_away;
 use super::books::Reading;

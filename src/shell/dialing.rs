@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::dialer::Dialer;
-use crate::error::DialFailure;
-use crate::moment::Moment;
-use crate::shelf::Figure;
-use crate::sync::{now, pause};
+use crate::report::error::DialFailure;
+use crate::runtime::moment::Moment;
+use crate::runtime::shelf::Figure;
+use crate::runtime::sync::{now, pause};
 
 use super::errands::latest;
 use super::{Connection, Failure, Shell};

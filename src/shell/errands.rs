@@ -5,19 +5,19 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::abort::AbortHandle;
-use crate::close_reason::CloseReason;
 use crate::config::far_future;
 use crate::dialer::Dialer;
-use crate::error::DialFailure;
-use crate::event::Event;
-use crate::holder::Holder;
+use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Loan, Purpose, RareEffects};
-use crate::maintenance::Upkeep;
-use crate::moment::Moment;
-use crate::spans;
-use crate::sync::{catch, coarse_now, now};
-use crate::workers::Job;
+use crate::report::error::DialFailure;
+use crate::report::event::Event;
+use crate::report::holder::Holder;
+use crate::report::spans;
+use crate::runtime::maintenance::Upkeep;
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{catch, coarse_now, now};
+use crate::runtime::workers::Job;
 
 use super::waiting::Way;
 use super::{Books, Caller, Connection, Duties, Failure, Lent, Orders, Shell};

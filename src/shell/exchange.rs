@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use crate::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
 use crate::config::Config;
 use crate::dialer::Dialer;
+use crate::ledger::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
 use crate::ledger::{BudgetAccess, Ledger, Share};
-use crate::reporter::Reporter;
-use crate::shelf::Tally;
-use crate::sync::{AtomicU64, Mutex, Ordering, Process, catch, seed};
-use crate::workers::{Crew, Enlistment};
+use crate::report::reporter::Reporter;
+use crate::runtime::shelf::Tally;
+use crate::runtime::sync::{AtomicU64, Mutex, Ordering, Process, catch, seed};
+use crate::runtime::workers::{Crew, Enlistment};
 
 use super::dialing::LastClose;
 use super::{Orders, Shell};

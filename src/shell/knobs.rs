@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::config::{Config, nanoseconds};
 use crate::dialer::Blocking;
 use crate::ledger::UPKEEP_LEAST;
-use crate::moment::Moment;
-use crate::shelf::Figure;
-use crate::sync::now;
+use crate::runtime::moment::Moment;
+use crate::runtime::shelf::Figure;
+use crate::runtime::sync::now;
 
 /// Shorter rests than this are timed by precise readings of the clock: it is a few ticks of the
 /// slowest kernel's timer (100 Hz), by which the coarse ones may be late.

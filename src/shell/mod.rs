@@ -19,12 +19,15 @@
 //! | a pool that is used in the child of a fork | the child compares a number and takes no lock: see `Shell::is_inherited` | none; `tests/fork.rs` forks |
 
 mod account;
+pub(crate) mod bell;
 mod books;
+pub(crate) mod cancel;
 mod control;
 mod dialing;
 mod errands;
 mod exchange;
 mod knobs;
+pub(crate) mod places;
 mod terms;
 mod user_code;
 mod waiting;
@@ -34,22 +37,24 @@ use std::mem::offset_of;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cancel::Cancel;
-use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
-use crate::error::{DialFailure, GetError};
-use crate::event::Event;
-use crate::histogram::Timings;
-use crate::holder::Site;
+use crate::ledger::close_reason::CloseReason;
 use crate::ledger::{Effects, Entry, Ledger, Loan, Purpose, RareEffects, Refusal, Verdict};
-use crate::log_lines::Streak;
-use crate::moment::Moment;
-use crate::places::{Open, Places};
-use crate::reporter::Reporter;
-use crate::shelf::Latest;
-use crate::sync::{AtomicFigure, AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread};
-use crate::workers::{Crew, Enlistment};
+use crate::report::error::{DialFailure, GetError};
+use crate::report::event::Event;
+use crate::report::histogram::Timings;
+use crate::report::holder::Site;
+use crate::report::log_lines::Streak;
+use crate::report::reporter::Reporter;
+use crate::runtime::moment::Moment;
+use crate::runtime::shelf::Latest;
+use crate::runtime::sync::{
+    AtomicFigure, AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread,
+};
+use crate::runtime::workers::{Crew, Enlistment};
+use crate::shell::cancel::Cancel;
+use crate::shell::places::{Open, Places};
 
 use self::account::Account;
 use self::books::{Locked, Reading};

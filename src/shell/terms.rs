@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cancel::Cancel;
-use crate::holder::Site;
-use crate::moment::Moment;
+use crate::report::holder::Site;
+use crate::runtime::moment::Moment;
+use crate::shell::cancel::Cancel;
 
 /// How long a checkout may wait, and who may end it.
 #[derive(Clone, Copy)]

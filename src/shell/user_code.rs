@@ -4,11 +4,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::dialer::Dialer;
-use crate::event::{Event, Observer};
 use crate::ledger::Purpose;
-use crate::reporter::Reporter;
-use crate::spans::{self, Span};
-use crate::sync::catch;
+use crate::report::event::{Event, Observer};
+use crate::report::reporter::Reporter;
+use crate::report::spans::{self, Span};
+use crate::runtime::sync::catch;
 
 use super::{Connection, Shell};
 

@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use crate::bell::{Bell, Woken};
-use crate::cancel::{Cancel, Cancellable, IsCancelled};
-use crate::close_reason::CloseReason;
 use crate::dialer::Dialer;
-use crate::error::GetError;
+use crate::ledger::close_reason::CloseReason;
 use crate::ledger::{Ledger, Request, Ticket, Verdict, Waker};
-use crate::moment::Moment;
-use crate::spans::{self, Callers};
-use crate::sync::{Ordering, now};
+use crate::report::error::GetError;
+use crate::report::spans::{self, Callers};
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{Ordering, now};
+use crate::shell::bell::{Bell, Woken};
+use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 
 use super::account::{Account, refused, turned_away};
 use super::{Answer, Books, Caller, Failure, Lent, Refused, Shell};

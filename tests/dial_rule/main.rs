@@ -3,34 +3,29 @@
 #[path = "../../src/abort.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub)]
 mod abort;
-#[allow(dead_code)]
-#[path = "../../src/budget.rs"]
-mod budget;
-#[path = "../../src/close_reason.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod close_reason;
 #[path = "../../src/config.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod config;
 #[path = "../../src/ledger/mod.rs"]
-#[allow(dead_code, unused_imports)]
+#[allow(dead_code, missing_docs, unreachable_pub, unused_imports)]
 mod ledger;
-#[allow(dead_code)]
-#[path = "../../src/moment.rs"]
-mod moment;
 #[path = "../moments/mod.rs"]
 mod moments;
 mod simulation;
 #[path = "../ledger/slips.rs"]
 #[allow(dead_code)]
 mod slips;
-#[path = "../../src/stats.rs"]
-#[allow(unreachable_pub)]
-mod stats;
 
-/// The crate's `sync`, as far as these files need it.
-mod sync {
-    pub(crate) use crossbeam_utils::atomic::AtomicCell;
+/// The crate's `runtime`, as far as these files need it.
+#[allow(dead_code)]
+#[path = "."]
+mod runtime {
+    #[path = "../../src/runtime/moment.rs"]
+    pub(crate) mod moment;
+
+    pub(crate) mod sync {
+        pub(crate) use crossbeam_utils::atomic::AtomicCell;
+    }
 }
 
 use proptest::prelude::*;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::{Config, DialRule};
 use crate::ledger::effects::JobId;
 use crate::ledger::{Effects, Entry, Ledger, Overdue, Request, Ticket, Verdict};
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip};
 
 /// Milliseconds, the unit of all scenarios.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::harness::{Harness, SECOND, ageless};
+use crate::ledger::close_reason::CloseReason;
 use crate::ledger::{Purpose, Request};
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MILLISECOND: Duration = Duration::from_millis(1);

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::budget::BudgetOrder;
-use crate::close_reason::CloseReason;
 use crate::config::{Config, DialRule};
+use crate::ledger::budget::BudgetOrder;
+use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
+use crate::ledger::stats::Stats;
 use crate::ledger::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
 };
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip};
-use crate::stats::Stats;
 use crate::world::Failure;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);

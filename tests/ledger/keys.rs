@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
-use crate::close_reason::CloseReason;
 use crate::config::Config;
+use crate::ledger::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
+use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::{
     AtDialerOrder, BudgetAccess, CloseOrder, Effects, Entry, Ledger, Refusal, Request, Share,
     Ticket, Verdict,
 };
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
 use crate::world::Failure;
 

@@ -6,21 +6,12 @@
 
 #[path = "../../src/abort.rs"]
 mod abort;
-#[path = "../../src/budget.rs"]
-mod budget;
-#[path = "../../src/close_reason.rs"]
-mod close_reason;
 #[path = "../../src/config.rs"]
 mod config;
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
-#[allow(dead_code)]
-#[path = "../../src/moment.rs"]
-mod moment;
 #[path = "../moments/mod.rs"]
 mod moments;
-#[path = "../../src/stats.rs"]
-mod stats;
 
 mod aging;
 mod harness;
@@ -34,7 +25,13 @@ mod slips;
 mod soak;
 mod world;
 
-/// The crate's `sync`, as far as these files need it.
-mod sync {
-    pub(crate) use crossbeam_utils::atomic::AtomicCell;
+/// The crate's `runtime`, as far as these files need it.
+#[path = "."]
+mod runtime {
+    #[path = "../../src/runtime/moment.rs"]
+    pub(crate) mod moment;
+
+    pub(crate) mod sync {
+        pub(crate) use crossbeam_utils::atomic::AtomicCell;
+    }
 }

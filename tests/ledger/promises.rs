@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
 use crate::config::{Config, DialRule};
 use crate::harness::{Harness, SECOND, ageless};
+use crate::ledger::close_reason::CloseReason;
+use crate::ledger::stats::Stats;
 use crate::ledger::{AtDialerOrder, Purpose, Refusal, Request, Verdict};
-use crate::stats::Stats;
 use crate::world::Failure;
 
 // ---- Accounting --------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ use std::ops::{Index, IndexMut};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::budget::{BudgetAction, BudgetOrder, MemberId};
 use crate::config::Config;
 use crate::harness::{Harness, SECOND, ageless};
 use crate::keys::Common;
+use crate::ledger::budget::{BudgetAction, BudgetOrder, MemberId};
 use crate::ledger::{Entry, Share, Ticket};
 
 /// Settings of each key, under which time changes nothing.

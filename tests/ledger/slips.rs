@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use crate::budget::BudgetOrder;
+use crate::ledger::budget::BudgetOrder;
 use crate::ledger::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Overdue, RareEffects, Verdict, Waker,
 };
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 /// A caller's verdict, and whether it is waking up to it.
 type VerdictCell<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;

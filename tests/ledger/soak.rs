@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
+use crate::ledger::close_reason::CloseReason;
 use crate::ledger::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, Request, Ticket,
     UPKEEP_LEAST, Verdict,
 };
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
 use crate::world::Failure;
 

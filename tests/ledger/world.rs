@@ -6,17 +6,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
 use crate::config::{Backoff, Breaker, Config, OnDialFailure, far_future};
+use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::spread::{Fraction, Spread};
+use crate::ledger::stats::Stats;
 use crate::ledger::{
     AtDialerOrder, DialOrder, Effects, Entry, Ledger, Overdue, Purpose, Refusal, Request, Ticket,
     Verdict,
 };
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
-use crate::stats::Stats;
 
 /// How a dial failed: by itself, with its id, or by its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 impl Add<Duration> for Moment {
     type Output = Self;

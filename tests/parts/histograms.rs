@@ -7,7 +7,7 @@ use crate::common::*;
 use latebind::PooledConnection;
 use proptest::prelude::*;
 
-use crate::histogram::{Histogram, Histograms, Timings};
+use crate::report::histogram::{Histogram, Histograms, Timings};
 
 /// The tick of the coarsest clock by which loans are measured.
 const TICK: Duration = Duration::from_millis(10);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);

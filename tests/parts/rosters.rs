@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::moment::Moment;
 use crate::roster::{Loan, LoanCount, LoanRecord, Roster};
+use crate::runtime::moment::Moment;
 
 /// As long as a cache line and not two, on 32 bits as well. That it takes no lock there is for the
 /// compiler to say.

@@ -7,9 +7,9 @@ use loom::thread;
 use super::check_within;
 use crate::config::Config;
 use crate::dialer::Blocking;
-use crate::maintenance;
+use crate::runtime::maintenance;
+use crate::runtime::sync::{advance, search_finely};
 use crate::server::{Act, assert_at_rest, finish, keyed_pool, never_due, pool_with};
-use crate::sync::{advance, search_finely};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -12,11 +12,11 @@ use std::time::Duration;
 use loom::thread;
 
 use super::check;
-use crate::moment::Moment;
-use crate::places::Places;
 use crate::roster::{Loan, Roster};
-use crate::shelf::{Figure, Shelf};
-use crate::sync::{self, advance, now};
+use crate::runtime::moment::Moment;
+use crate::runtime::shelf::{Figure, Shelf};
+use crate::runtime::sync::{self, advance, now};
+use crate::shell::places::Places;
 
 /// ACC-14. Put against lay-out: whoever puts the other's connection out of its place has it in hand.
 #[test]

@@ -4,10 +4,10 @@ use loom::thread;
 
 use super::{SOON, check, check_within};
 use crate::dialer::Blocking;
-use crate::error::GetError;
 use crate::guard::OwnedConnection;
+use crate::report::error::GetError;
+use crate::runtime::sync::{never, rest_for_ever};
 use crate::server::{Act, assert_at_rest, finish, never_due, pool, pool_with};
-use crate::sync::{never, rest_for_ever};
 
 /// SHUT-01: one connection in use, two who wait for it, and a close. They are told at once.
 #[test]
@@ -124,7 +124,7 @@ fn a_drain_that_gives_up_says_what_is_out() {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
         let returning = thread::spawn(move || drop(held));
-        let drained = pool.drain((crate::sync::now() + SOON).into());
+        let drained = pool.drain((crate::runtime::sync::now() + SOON).into());
         assert!(drained.in_use + drained.closing <= 1 && drained.dialing == 0, "{drained:?}");
         assert!(!drained.is_complete() || server.books().open == 0, "{drained:?}");
         returning.join().unwrap();

@@ -5,9 +5,9 @@ use std::time::Duration;
 use loom::thread;
 
 use super::{SOON, check, check_within};
-use crate::cancel::Cancel;
-use crate::error::GetError;
+use crate::report::error::GetError;
 use crate::server::{assert_at_rest, pool};
+use crate::shell::cancel::Cancel;
 
 /// Suspend against take: what rests is lent before the suspension or after it.
 #[test]

@@ -5,11 +5,11 @@ use loom::thread;
 use super::{SOON, check, check_within};
 use crate::config::Config;
 use crate::dialer::Blocking;
-use crate::error::GetError;
 use crate::guard::PooledConnection;
+use crate::ledger::stats::Stats;
 use crate::pool::Pool;
+use crate::report::error::GetError;
 use crate::server::{Act, Failed, Scripted, assert_at_rest, finish, never_due, pool, pool_with};
-use crate::stats::Stats;
 
 /// Whether the caller was served; if not, it was for one dial's failure.
 fn was_served(outcome: Result<u32, Failed>) -> bool {

@@ -105,8 +105,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::runtime::sync;
 use crate::server::assert_none_left;
-use crate::sync;
 
 /// A deadline that may pass at any moment, or not.
 const SOON: Duration = Duration::from_secs(1);

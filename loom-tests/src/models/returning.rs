@@ -3,10 +3,10 @@
 use loom::thread;
 
 use super::{SOON, check, check_within};
-use crate::error::GetError;
 use crate::guard::{OwnedConnection, PooledConnection};
+use crate::report::error::GetError;
+use crate::runtime::sync;
 use crate::server::{assert_at_rest, finish, pool};
-use crate::sync;
 
 /// WAK-01, WAK-14: one connection, one caller who comes as it is given back, and nobody else ever.
 #[test]

@@ -6,13 +6,13 @@ use std::time::Duration;
 use loom::thread;
 
 use super::{SOON, check, check_within};
-use crate::cancel::Cancel;
 use crate::config::Config;
-use crate::error::GetError;
 use crate::guard::Guard;
 use crate::keyed::KeyedPool;
+use crate::report::error::GetError;
+use crate::runtime::sync::{advance, never, rest_for_ever, search_finely};
 use crate::server::{Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key};
-use crate::sync::{advance, never, rest_for_ever, search_finely};
+use crate::shell::cancel::Cancel;
 
 type Keyed = KeyedPool<u32, Scripted>;
 

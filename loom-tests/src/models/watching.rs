@@ -6,9 +6,9 @@ use std::time::Duration;
 use loom::thread;
 
 use super::{SOON, check_within};
-use crate::sync::{self, Condvar, Mutex, now};
-use crate::whole::maintenance::Upkeep;
-use crate::whole::workers::{Crew, Enlistment, Job};
+use crate::runtime::sync::{self, Condvar, Mutex, now};
+use crate::runtime::whole::maintenance::Upkeep;
+use crate::runtime::whole::workers::{Crew, Enlistment, Job};
 
 /// Counts what has been done, and waits for it: what is lost is a deadlock.
 struct Done {

@@ -8,11 +8,11 @@ use loom::thread;
 use super::{SOON, check, check_within};
 use crate::config::Config;
 use crate::dialer::Blocking;
-use crate::error::GetError;
 use crate::guard::PooledConnection;
 use crate::pool::Pool;
+use crate::report::error::GetError;
+use crate::runtime::sync;
 use crate::server::{Scripted, assert_at_rest, finish, never_due, pool, pool_with};
-use crate::sync;
 
 /// Two dials, one after the other: the second comes as the worker of the first goes to rest, rests,
 /// or goes.

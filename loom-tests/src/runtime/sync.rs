@@ -18,7 +18,7 @@ pub(crate) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 pub(crate) use std::sync::OnceLock; // Set under a lock of loom's only.
 
 use crate::config::far_future;
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
 thread_local! {
     static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use crate::ledger::Ticket;
-use crate::sync::{Mutex, MutexGuard, Process};
+use crate::runtime::sync::{Mutex, MutexGuard, Process};
 
 /// Ends the waits of callers from another thread.
 ///

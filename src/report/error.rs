@@ -6,9 +6,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::holder::Holders;
 use crate::ledger::Overdue;
-use crate::stats::Stats;
+use crate::ledger::stats::Stats;
+use crate::report::holder::Holders;
 
 /// Why [`Pool::get`](crate::Pool::get) or another checkout failed.
 ///

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use crate::atomic_cell::AtomicCell;
+use crate::runtime::atomic_cell::AtomicCell;
 
 /// The number of forks between the first process with a pool and this one. On cache lines of its own:
 /// each checkout reads it, and the linker may put data beside it that the program writes often.

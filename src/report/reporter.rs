@@ -4,10 +4,10 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::DialFailure;
-use crate::event::{Event, Observer};
-use crate::holder::Holder;
-use crate::log_lines::{SharedLog, Streak};
+use crate::report::error::DialFailure;
+use crate::report::event::{Event, Observer};
+use crate::report::holder::Holder;
+use crate::report::log_lines::{SharedLog, Streak};
 
 /// A pool's name, its observer and its log. All keys of a keyed pool share one.
 pub(crate) struct Reporter<E> {

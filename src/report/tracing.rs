@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ::tracing::{debug, error, warn};
 
-use crate::event::Event;
+use crate::report::event::Event;
 
 /// An observer that passes a pool's events to the subscriber: failures as warnings, the others at
 /// debug level.

@@ -30,10 +30,10 @@ use ::metrics::{
     describe_histogram, gauge, histogram,
 };
 
-use crate::close_reason::CloseReason;
-use crate::error::GetError;
-use crate::event::Event;
-use crate::stats::Stats;
+use crate::ledger::close_reason::CloseReason;
+use crate::ledger::stats::Stats;
+use crate::report::error::GetError;
+use crate::report::event::Event;
 
 /// A pool's numbers, under one name.
 ///

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use crate::workers::Crew;
+use crate::runtime::workers::Crew;
 
 /// Starts threads for pools, which share them. A handle: all clones are the same.
 ///

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
+use crate::ledger::close_reason::CloseReason;
 
 /// A pool's numbers: the connections that it holds now, and totals since it was opened.
 ///

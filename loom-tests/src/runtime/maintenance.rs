@@ -7,9 +7,9 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
-use crate::moment::Moment;
-use crate::sync::{Condvar, MutexGuard, now};
-use crate::workers::{Crew, State};
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{Condvar, MutexGuard, now};
+use crate::runtime::workers::{Crew, State};
 
 /// Something that asks to be woken now and then.
 pub(crate) trait Upkeep: Send + Sync {
@@ -54,7 +54,7 @@ impl Crew {
         ASKED.with_borrow_mut(|asked| asked.retain(|(_, other)| !other.ptr_eq(pool)));
     }
 
-    pub(crate) fn watch(&self, _: &mut MutexGuard<'_, State>, _: &Arc<Condvar>) {}
+    pub(super) fn watch(&self, _: &mut MutexGuard<'_, State>, _: &Arc<Condvar>) {}
 }
 
 /// Wakes every pool that has asked for it.

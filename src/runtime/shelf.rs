@@ -4,7 +4,7 @@
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{
+use crate::runtime::sync::{
     AtomicBool, AtomicCell, AtomicFigure, AtomicI64, Mutex, Ordering, STRIPES, stripe,
 };
 

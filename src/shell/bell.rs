@@ -4,9 +4,9 @@
 
 use std::thread::ThreadId;
 
-use crate::moment::Moment;
-use crate::spans::Callers;
-use crate::sync::{Condvar, Mutex, Wake, this_thread};
+use crate::report::spans::Callers;
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{Condvar, Mutex, Wake, this_thread};
 
 /// Wakes one thread, the one that made it, and holds what that thread waits for.
 pub(crate) struct Bell<T> {

@@ -6,8 +6,8 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use crate::ledger::Loan;
-use crate::moment::Moment;
-use crate::sync::{coarse_now, thread_name};
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{coarse_now, thread_name};
 
 /// The line of the program that asked for a connection.
 pub(crate) type Site = &'static Location<'static>;

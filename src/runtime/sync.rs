@@ -18,10 +18,10 @@ pub(crate) use std::sync::atomic::{
 
 use std::sync::atomic::AtomicUsize;
 
-use crate::moment::Moment;
+use crate::runtime::moment::Moment;
 
-pub(crate) use crate::atomic_cell::AtomicCell;
-pub(crate) use crate::process::{PerProcess, Process};
+pub(crate) use crate::runtime::atomic_cell::AtomicCell;
+pub(crate) use crate::runtime::process::{PerProcess, Process};
 pub(crate) use crossbeam_utils::sync::ShardedLock;
 
 // ---- Locks and waiting ---------------------------------------------------------------------------

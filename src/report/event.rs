@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::close_reason::CloseReason;
-use crate::error::{DialFailure, GetError};
-use crate::holder::Holder;
+use crate::ledger::close_reason::CloseReason;
+use crate::report::error::{DialFailure, GetError};
+use crate::report::holder::Holder;
 
 /// Receives the events of a pool: see [`Settings::observer`](crate::Settings::observer).
 pub(crate) type Observer<E> = dyn Fn(&Event<'_, E>) + Send + Sync;

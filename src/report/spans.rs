@@ -8,7 +8,7 @@ mod kept {
     use tracing::debug_span;
     use tracing::span::EnteredSpan;
 
-    use crate::sync::catch;
+    use crate::runtime::sync::catch;
 
     pub(crate) const ARE_KEPT: bool = true;
 

@@ -31,9 +31,9 @@
 //! Only the holder of the ledger's lock changes the gate. Any thread may change a place, by a swap that
 //! leaves what was there in its own hands. So a connection is in one place or in one hand.
 
-use crate::moment::Moment;
-use crate::shelf::{Figure, Shelf};
-use crate::sync::{AtomicU64, OnceLock, Ordering, last_place, now, set_last_place};
+use crate::runtime::moment::Moment;
+use crate::runtime::shelf::{Figure, Shelf};
+use crate::runtime::sync::{AtomicU64, OnceLock, Ordering, last_place, now, set_last_place};
 
 /// The most places of a pool. A thread that finds all of them empty has looked at as many cache
 /// lines, and takes the lock; so does one that returns to a pool where all are taken.

@@ -14,10 +14,10 @@ mod kept {
 
     use log::Level;
 
-    use crate::error::{DialFailure, OneLine};
-    use crate::holder::Holder;
-    use crate::moment::Moment;
-    use crate::sync::{Mutex, catch, now};
+    use crate::report::error::{DialFailure, OneLine};
+    use crate::report::holder::Holder;
+    use crate::runtime::moment::Moment;
+    use crate::runtime::sync::{Mutex, catch, now};
 
     /// The most lines of one kind in each `PERIOD`, so that a fault that comes and goes many times
     /// a second writes only a few.
@@ -199,8 +199,8 @@ mod kept {
 
 #[cfg(not(feature = "log"))]
 mod kept {
-    use crate::error::DialFailure;
-    use crate::holder::Holder;
+    use crate::report::error::DialFailure;
+    use crate::report::holder::Holder;
 
     /// Nothing.
     #[derive(Clone, Debug, Default)]

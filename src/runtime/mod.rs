@@ -1,0 +1,17 @@
+//! Locks, threads, clocks and processes: all that a pool needs of the system, but for its sockets. The
+//! loom models have a twin of `sync` and of `maintenance`.
+
+#[forbid(unsafe_code)]
+pub(crate) mod atomic_cell;
+#[forbid(unsafe_code)]
+pub(crate) mod maintenance;
+pub(crate) mod moment;
+pub(crate) mod process;
+#[forbid(unsafe_code)]
+pub(crate) mod shelf;
+#[forbid(unsafe_code)]
+pub(crate) mod sync;
+#[forbid(unsafe_code)]
+pub(crate) mod threads;
+#[forbid(unsafe_code)]
+pub(crate) mod workers;
