@@ -5,7 +5,7 @@
 //! Copyright (c) 2014-2016 Steven Fackler, licensed under MIT or Apache-2.0: see `LICENSE-MIT-r2d2`
 //! beside `Cargo.toml`, and `LICENSE-APACHE` in the root of the repository.
 
-#![allow(deprecated, missing_docs, unreachable_pub, clippy::all)] // As it was written.
+#![allow(deprecated, missing_docs, unreachable_pub, unused_qualifications, clippy::all)] // As it was written.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
