@@ -28,7 +28,7 @@ use crate::driver::Failure;
 /// let taken = pool.get()?;
 /// let error = pool.get_timeout(Duration::from_millis(10)).unwrap_err();
 /// let text = error.to_string();
-/// assert!(text.starts_with("timed out waiting for connection: no connection came free in 10."));
+/// assert!(text.starts_with("timed out waiting for connection: no connection came free in "));
 /// assert!(text.contains("in use 1"), "{text}");
 /// assert!(text.contains("held for"), "{text}"); // and by which thread, since which line
 /// # Ok::<(), r2d2::Error>(())
