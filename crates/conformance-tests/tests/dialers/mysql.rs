@@ -164,7 +164,7 @@ conformance!(
     mod rolls_back for Subjected<false>,
     without {
         check_refuses_an_unfit_peer: "is made with a server of its own, below",
-        dial_takes_the_second_address: "the addresses of a name have one port: tests/driver_mysql.rs has two",
+        dial_takes_the_second_address: "the addresses of a name have one port: see feature-tests",
         needs_reset_is_false_for_an_untouched_one: "the client does not tell what was done with it",
     },
     fails {
@@ -176,7 +176,7 @@ conformance!(
     mod resets for Subjected<true>,
     without {
         check_refuses_an_unfit_peer: "is made with a server of its own, below",
-        dial_takes_the_second_address: "the addresses of a name have one port: tests/driver_mysql.rs has two",
+        dial_takes_the_second_address: "the addresses of a name have one port: see feature-tests",
         needs_reset_is_false_for_an_untouched_one: "the client does not tell what was done with it",
     },
     fails {

@@ -185,7 +185,7 @@ conformance!(
     without {
         abort_handle_frees_a_borrower: "the client lends nobody its socket",
         check_refuses_an_unfit_peer: "is made with a server of its own, below",
-        dial_takes_the_second_address: "the addresses of a name have one port: tests/driver_redis.rs has two",
+        dial_takes_the_second_address: "the addresses of a name have one port: see feature-tests",
         needs_reset_is_false_for_an_untouched_one: "the client does not tell what was done with it",
     },
     fails {
@@ -203,7 +203,7 @@ conformance!(
     without {
         abort_handle_frees_a_borrower: "the client lends nobody its socket",
         check_refuses_an_unfit_peer: "is made with a server of its own, below",
-        dial_takes_the_second_address: "the addresses of a name have one port: tests/driver_redis.rs has two",
+        dial_takes_the_second_address: "the addresses of a name have one port: see feature-tests",
         needs_reset_is_false_for_an_untouched_one: "the client does not tell what was done with it",
     },
     fails {

@@ -805,7 +805,7 @@ fn assert_goes_back<S: Subject>(subject: S, place: &str, at: impl FnOnce(&S, Beg
         Box::new(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 drop(guard);
-                drop(other.checkout().timeout(LONG).get_owned().map_err(|error| panic!("{error}")));
+                drop(other.get_timeout(LONG).map_err(|error| panic!("{error}")));
             }));
             let _ = report.send(outcome.map_err(|panic| message(&*panic)));
         })
@@ -878,13 +878,14 @@ pub fn books_balance_through_an_outage<S: Subject>(subject: S) {
 /// A pool of one connection.
 fn pooled<S: Subject>(subject: S, server: &crate::Address) -> (Arc<S>, Pool<S::Dialer>) {
     let dialer = subject.dialer(server);
-    let pool = Pool::builder(dialer).max_open(1).check_after(Duration::MAX).build();
+    let pool =
+        Pool::builder(dialer).max_open(1).check_after(Duration::MAX).get_timeout(LONG).build();
     (Arc::new(subject), pool.unwrap_or_else(|error| panic!("{error}")))
 }
 
 #[track_caller]
 fn owned<D: Dialer>(pool: &Pool<D>) -> OwnedConnection<D> {
-    let guard = pool.checkout().timeout(LONG).get_owned();
+    let guard = pool.get_owned();
     guard.unwrap_or_else(|error| panic!("{} gives no connection: {error}", type_name::<D>()))
 }
 
