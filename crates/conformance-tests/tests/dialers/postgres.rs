@@ -70,7 +70,7 @@ fn notification() -> Trace<Client> {
     Trace::new(
         "a notification that the client has kept",
         |client: &mut Client| Ok(client.batch_execute("LISTEN news; NOTIFY news; SELECT 1")?),
-        |client| Ok(client.notifications().len() > 0),
+        |client| Ok(!client.notifications().is_empty()),
     )
 }
 

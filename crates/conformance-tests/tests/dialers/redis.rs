@@ -119,7 +119,8 @@ fn traces_of_a_session() -> Vec<Trace<Connection>> {
             |connection: &mut Connection| {
                 let subscribe = redis::cmd("SUBSCRIBE").arg("news").get_packed_command();
                 connection.send_packed_command(&subscribe)?;
-                Ok(drop(connection.recv_response()?))
+                connection.recv_response()?;
+                Ok(())
             },
             |connection| Ok(ask(connection).is_err()),
         ),

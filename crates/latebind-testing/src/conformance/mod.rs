@@ -64,7 +64,7 @@ pub fn run_alone<S: Subject>(module: &str, name: &str, check: fn(S)) {
     alone(&format!("{path}::{name}"), || run(check));
 }
 
-/// Makes a test of each check of the [suite](crate::conformance), in a module of that name.
+/// Makes a test of each check of the [suite](mod@crate::conformance), in a module of that name.
 ///
 /// A check that does not concern a dialer is left out with a reason, which `cargo test` shows beside
 /// it. A check that a dialer is known to fail is listed with a part of what it says: it is run, and the

@@ -36,7 +36,7 @@ pub type ConnectionOf<S> = <<S as Subject>::Dialer as Dialer>::Connection;
 /// See [`Subject::send`].
 pub type Receive<C> = Box<dyn FnOnce(&mut C) -> Result<(), Failure>>;
 
-/// What the [suite](crate::conformance) has to be told about a dialer.
+/// What the [suite](mod@crate::conformance) has to be told about a dialer.
 ///
 /// The first five must be said. The others have a default that says nothing: a check that needs to be
 /// told more fails then, unless it is [left out](crate::conformance!) with a reason.
