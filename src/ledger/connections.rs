@@ -106,7 +106,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                         ledger.note_return(now);
                     }
                     Purpose::Judge { since, until } => {
-                        entry.epoch = until;
+                        entry.pass(until);
                         ledger.epochs.note_judged(since, until);
                     }
                 }

@@ -99,6 +99,14 @@ impl<C> Entry<C> {
         self.record().loans() > 1
     }
 
+    /// The ledger lets it pass in `epoch`. The limits may have changed since its end was noted, so that is
+    /// forgotten if the epoch is a new one.
+    pub(super) fn pass(&mut self, epoch: u32) {
+        if self.epoch != epoch {
+            (self.epoch, self.expires) = (epoch, Moment::FIRST);
+        }
+    }
+
     /// Notes when it has to end. Outside the ledger that is compared with a coarse clock, which may be
     /// late by `TICK_MOST`.
     pub(super) fn set_end(&mut self, end: Moment) {

@@ -69,11 +69,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Adds a connection to the idle ones, in the order in which they came to rest.
     pub(super) fn add_idle(&mut self, mut entry: Entry<C>) {
-        let epoch = self.epochs.current();
-        if entry.epoch != epoch {
-            // The limits may have changed since its end was noted.
-            (entry.epoch, entry.expires) = (epoch, Moment::FIRST);
-        }
+        entry.pass(self.epochs.current());
         self.note_end(&mut entry);
         self.idle.insert(entry, &self.aging);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{Purpose, Request};
+use crate::ledger::{AtDialerOrder, Purpose, Request};
 use crate::runtime::moment::Moment;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -606,4 +606,36 @@ fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
     harness.note_effects(orders);
     assert!(matches!(harness.request(0, None), Request::Queued(_)));
     assert_eq!(harness.at_dialer.len(), 1, "the other one is checked, fresh as it is");
+}
+
+// ---- Changed limits ----------------------------------------------------------------------------
+
+/// The end that was noted before the change does not count after the judgement either.
+#[test]
+fn a_connection_that_is_judged_after_a_change_ends_by_the_new_lifetime() {
+    for (before, after) in [(10, 100), (100, 10)] {
+        let lifetime = |seconds| Config {
+            max_open: 1,
+            max_lifetime: seconds * SECOND,
+            lifetime_jitter: Some(Duration::ZERO),
+            ..ageless()
+        };
+        let mut harness = Harness::with(lifetime(before));
+        let entry = harness.dial_and_get();
+        let effects = harness.ledger.reconfigure(lifetime(after), harness.now);
+        harness.note_effects(effects);
+        let (_, effects) = harness.ledger.retire_where(harness.now);
+        harness.note_effects(effects);
+
+        harness.now += (after - 5).min(20) * SECOND;
+        harness.give_back(entry);
+        let AtDialerOrder { id, entry, .. } = harness.at_dialer.remove(0);
+        let effects = harness.ledger.back_from_dialer(id, entry, None, harness.now);
+        harness.note_effects(effects);
+        assert_eq!(harness.stats().idle, 1, "{before} s, then {after} s: it may be lent still");
+
+        harness.now = harness.started + after * SECOND;
+        harness.upkeep();
+        assert_eq!(harness.stats().idle, 0, "{before} s, then {after} s: it has ended");
+    }
 }
