@@ -86,6 +86,13 @@ impl Moment {
         self.0.try_into().unwrap_or(0)
     }
 
+    /// Whether this is before the moment that `as_nanos` says of another.
+    #[inline]
+    pub(crate) fn is_before_nanos(self, nanos: u64) -> bool {
+        // `LAST` is the largest that `as_nanos` says.
+        self.0 < nanos as i64
+    }
+
     /// The time from `earlier` to this; zero if this is before it.
     #[inline]
     pub(crate) fn since(self, earlier: Self) -> Duration {

@@ -60,7 +60,7 @@ impl Knobs {
     /// Whether a connection that ends then ends before the next upkeep comes, which so must come sooner.
     #[inline]
     pub(super) fn is_before_upkeep(&self, expires: Moment) -> bool {
-        expires.as_nanos() < self.next_upkeep.get()
+        expires.is_before_nanos(self.next_upkeep.get())
     }
 
     /// Whether a connection that has rested since then needs neither a check nor a close. `now` is a
