@@ -30,7 +30,8 @@ impl MariaDb {
             let mut install = Command::new(&install);
             install.args(["--no-defaults", "--auth-root-authentication-method=normal"]);
             install.args(["--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=4M"]);
-            prepare(folder, install.arg(format!("--datadir={}", folder.join("data").display())));
+            install.arg(format!("--datadir={}", folder.join("data").display()));
+            prepare(folder, install.env("TMPDIR", folder));
         });
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
         let server = Self(Server::start(folder, Program { program, settings }));
@@ -78,6 +79,8 @@ struct Program {
 impl Recipe for Program {
     fn command(&self, folder: &Path, port: u16) -> Command {
         let mut command = Command::new(&self.program);
+        // One that starts removes what another has in a folder for temporary tables.
+        command.env("TMPDIR", folder);
         command.args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve"]);
         command.arg(format!("--datadir={}", folder.join("data").display()));
         command.arg(format!("--socket={}", folder.join("socket").display()));

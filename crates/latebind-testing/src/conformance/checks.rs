@@ -100,7 +100,7 @@ pub fn dial_keeps_its_deadline_with_a_silent_peer<S: Subject>(subject: S) {
 /// See [`Subject`], where another check is called.
 pub fn dial_keeps_its_deadline_with_a_slow_peer<S: Subject>(subject: S) {
     let (stage, proxy) = Stage::with_proxy(subject);
-    proxy.throttle(2); // A read waits for half a second, and a short handshake for some seconds.
+    proxy.throttle(1); // A read waits for less than the deadline, and a short handshake for longer.
     if let Ok(connection) = stage.dial_within(DEADLINE, DEADLINE + SLACK).0 {
         proxy.throttle(None);
         stage.close(connection, LONG);
@@ -185,10 +185,10 @@ pub fn dial_closes_what_it_gives_up<S: Subject>(subject: S) {
 /// See [`Subject`], where another check is called.
 pub fn dial_leaves_no_time_limit<S: Subject>(subject: S) {
     let (stage, proxy) = Stage::with_proxy(subject);
-    let deadline = Duration::from_millis(1500);
+    let deadline = 2 * DEADLINE;
     let (outcome, _) = stage.dial_within(deadline, LONG);
     let Ok(connection) = outcome else { panic!("the dial has failed within {deadline:?}") };
-    proxy.delay(deadline + DEADLINE);
+    proxy.delay(deadline + Duration::from_millis(500));
     stage.close(stage.ask(connection, "that is answered later than the dial's deadline"), LONG);
 }
 
@@ -360,10 +360,10 @@ fn assert_found_dead<S: Subject>(stage: &Stage<S>, connection: ConnectionOf<S>) 
 pub fn check_leaves_no_time_limit<S: Subject>(subject: S) {
     let (stage, proxy) = Stage::with_proxy(subject);
     let connection = stage.ask(stage.dial(), "after the dial");
-    let deadline = Duration::from_millis(1500);
+    let deadline = 2 * DEADLINE;
     let (connection, (outcome, _)) = stage.check(connection, deadline, LONG);
     assert!(outcome.is_ok(), "the check has failed within {deadline:?}");
-    proxy.delay(deadline + DEADLINE);
+    proxy.delay(deadline + Duration::from_millis(500));
     stage.close(stage.ask(connection, "that is answered later than the check's deadline"), LONG);
 }
 

@@ -18,11 +18,12 @@ use crate::proxy::Proxy;
 /// Long enough that only a fault can use it up.
 pub(super) const LONG: Duration = Duration::from_secs(20);
 
-/// A deadline that is to be kept. Three times as much is clearly more than it and [`SLACK`] together.
-pub(super) const DEADLINE: Duration = Duration::from_millis(800);
+/// A deadline that is to be kept. A limit for each of four answers, instead of all, lasts clearly longer
+/// than it and [`SLACK`] together.
+pub(super) const DEADLINE: Duration = Duration::from_millis(1500);
 
 /// How much later than its deadline a call may end, on a machine that has much else to do.
-pub(super) const SLACK: Duration = Duration::from_millis(1500);
+pub(super) const SLACK: Duration = Duration::from_millis(2500);
 
 pub(super) type ErrorOf<S> = <<S as Subject>::Dialer as Dialer>::Error;
 
