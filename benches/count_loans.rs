@@ -2,7 +2,7 @@
 //! count.
 //!
 //! All ways are in one program, so that the code of a loan has several callers, as in a real one.
-//! In `count_cycles` it has one caller, is inlined there, and is some fifty instructions shorter.
+//! In `count_cycles` it has one caller, is inlined there, and is some twenty instructions shorter.
 
 mod support;
 
