@@ -1,0 +1,69 @@
+//! Dialers that are made of closures or of other dialers.
+//!
+//! Each is a [`Dialer`] over a [`Dialer`], so that they combine: hooks over hosts over a driver, say.
+//! The pool knows nothing of them, and a program that uses none pays for none.
+//!
+//! | for | use | a guard is |
+//! | --- | --- | --- |
+//! | a dial in one closure | [`dialer_fn`] | what the closure opens |
+//! | dialers of several types in one | [`BoxDialer`], [`AnyPool`] | the connection |
+//!
+//! A `Box`, an `Arc` or a `&'static` reference of a dialer is a dialer too.
+
+mod forward;
+mod function;
+
+use std::error::Error;
+
+use crate::dialer::Dialer;
+use crate::pool::Pool;
+
+pub use function::FnDialer;
+pub use function::dialer_fn;
+
+/// Any error, as closures of a program's own give it. The `?` operator makes one of each error.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A dialer of any type that opens a `C` and fails with an `E`.
+///
+/// # Examples
+///
+/// ```
+/// use std::net::TcpStream;
+/// use latebind::dialers::{BoxDialer, dialer_fn};
+/// use latebind::net::{NetError, TcpConnection, TcpDialer};
+///
+/// fn dialer(is_local: bool) -> BoxDialer<TcpConnection, NetError> {
+///     let remote = TcpDialer::new("cache.example", 6379);
+///     if !is_local {
+///         return Box::new(remote);
+///     }
+///     Box::new(dialer_fn(|deadline| {
+///         let local = TcpDialer::new("localhost", 6379);
+///         latebind::Dialer::dial(&local, deadline)
+///     }))
+/// }
+/// # drop((dialer(true), dialer(false)));
+/// ```
+pub type BoxDialer<C, E> = Box<dyn Dialer<Connection = C, Error = E>>;
+
+/// A pool whose type does not name its dialer.
+///
+/// Each call of the dialer goes through a table of functions, which adds some nanoseconds to a
+/// checkout and return.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::Pool;
+/// use latebind::dialers::AnyPool;
+/// use latebind::net::{NetError, TcpConnection, TcpDialer};
+///
+/// struct Service {
+///     pool: AnyPool<TcpConnection, NetError>,
+/// }
+///
+/// let service = Service { pool: Pool::new(Box::new(TcpDialer::new("cache.example", 6379))) };
+/// # drop(service.pool);
+/// ```
+pub type AnyPool<C, E> = Pool<BoxDialer<C, E>>;

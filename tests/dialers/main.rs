@@ -1,0 +1,6 @@
+//! Dialers that are made of closures or of other dialers.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod pointers_and_closures;
