@@ -7,11 +7,13 @@
 //! | --- | --- | --- |
 //! | a dial in one closure | [`dialer_fn`] | what the closure opens |
 //! | dialers of several types in one | [`BoxDialer`], [`AnyPool`] | the connection |
+//! | something that is kept with each connection | [`WithStorage`] | [`Stored`] |
 //!
 //! A `Box`, an `Arc` or a `&'static` reference of a dialer is a dialer too.
 
 mod forward;
 mod function;
+mod stored;
 
 use std::error::Error;
 
@@ -20,6 +22,8 @@ use crate::pool::Pool;
 
 pub use function::FnDialer;
 pub use function::dialer_fn;
+pub use stored::Stored;
+pub use stored::WithStorage;
 
 /// Any error, as closures of a program's own give it. The `?` operator makes one of each error.
 pub type BoxError = Box<dyn Error + Send + Sync>;

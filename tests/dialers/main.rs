@@ -4,3 +4,4 @@
 mod common;
 
 mod pointers_and_closures;
+mod storage;
