@@ -7,12 +7,14 @@
 //! | --- | --- | --- |
 //! | a dial in one closure | [`dialer_fn`] | what the closure opens |
 //! | dialers of several types in one | [`BoxDialer`], [`AnyPool`] | the connection |
+//! | passwords and tokens that change | [`FromSource`] | [`Stored`] |
 //! | something that is kept with each connection | [`WithStorage`] | [`Stored`] |
 //!
 //! A `Box`, an `Arc` or a `&'static` reference of a dialer is a dialer too.
 
 mod forward;
 mod function;
+mod source;
 mod stored;
 
 use std::error::Error;
@@ -22,6 +24,9 @@ use crate::pool::Pool;
 
 pub use function::FnDialer;
 pub use function::dialer_fn;
+pub use source::FromSource;
+pub use source::Issued;
+pub use source::SourceError;
 pub use stored::Stored;
 pub use stored::WithStorage;
 

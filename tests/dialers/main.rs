@@ -3,5 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod credentials;
 mod pointers_and_closures;
 mod storage;
