@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | a dial in one closure | [`dialer_fn`] | what the closure opens |
 //! | dialers of several types in one | [`BoxDialer`], [`AnyPool`] | the connection |
+//! | code of your own at each dial, loan, return and close | [`Hooked`] | the connection |
 //! | passwords and tokens that change | [`FromSource`] | [`Stored`] |
 //! | something that is kept with each connection | [`WithStorage`] | [`Stored`] |
 //!
@@ -14,16 +15,22 @@
 
 mod forward;
 mod function;
+mod hooks;
 mod source;
 mod stored;
 
 use std::error::Error;
+use std::panic;
+use std::panic::AssertUnwindSafe;
 
 use crate::dialer::Dialer;
 use crate::pool::Pool;
 
 pub use function::FnDialer;
 pub use function::dialer_fn;
+pub use hooks::Hook;
+pub use hooks::HookError;
+pub use hooks::Hooked;
 pub use source::FromSource;
 pub use source::Issued;
 pub use source::SourceError;
@@ -76,3 +83,23 @@ pub type BoxDialer<C, E> = Box<dyn Dialer<Connection = C, Error = E>>;
 /// # drop(service.pool);
 /// ```
 pub type AnyPool<C, E> = Pool<BoxDialer<C, E>>;
+
+/// A dialed connection, once `prepare` has succeeded. Where that fails or panics, the dialer closes
+/// the connection first, so that the server no longer counts it when its slot is free.
+fn prepared<D: Dialer, E>(
+    dialer: &D,
+    mut connection: D::Connection,
+    prepare: impl FnOnce(&mut D::Connection) -> Result<(), E>,
+) -> Result<D::Connection, E> {
+    match panic::catch_unwind(AssertUnwindSafe(|| prepare(&mut connection))) {
+        Ok(Ok(())) => Ok(connection),
+        Ok(Err(error)) => {
+            dialer.close(connection);
+            Err(error)
+        }
+        Err(panic) => {
+            dialer.close(connection);
+            panic::resume_unwind(panic)
+        }
+    }
+}

@@ -4,5 +4,6 @@
 mod common;
 
 mod credentials;
+mod hooks;
 mod pointers_and_closures;
 mod storage;
