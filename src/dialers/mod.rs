@@ -8,6 +8,7 @@
 //! | a dial in one closure | [`dialer_fn`] | what the closure opens |
 //! | dialers of several types in one | [`BoxDialer`], [`AnyPool`] | the connection |
 //! | code of your own at each dial, loan, return and close | [`Hooked`] | the connection |
+//! | several hosts, one of which serves | [`Hosts`] | [`Stored`], which dereferences to the connection |
 //! | passwords and tokens that change | [`FromSource`] | [`Stored`] |
 //! | something that is kept with each connection | [`WithStorage`] | [`Stored`] |
 //!
@@ -16,6 +17,7 @@
 mod forward;
 mod function;
 mod hooks;
+mod hosts;
 mod source;
 mod stored;
 
@@ -31,6 +33,12 @@ pub use function::dialer_fn;
 pub use hooks::Hook;
 pub use hooks::HookError;
 pub use hooks::Hooked;
+pub use hosts::Host;
+pub use hosts::HostAttempt;
+pub use hosts::HostFailure;
+pub use hosts::HostOrder;
+pub use hosts::Hosts;
+pub use hosts::HostsError;
 pub use source::FromSource;
 pub use source::Issued;
 pub use source::SourceError;

@@ -5,5 +5,6 @@ mod common;
 
 mod credentials;
 mod hooks;
+mod hosts;
 mod pointers_and_closures;
 mod storage;
