@@ -193,6 +193,16 @@ pub trait Dialer: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether a [`reset`](Self::reset) leaves a session as its dial did, so that what was set up on it
+    /// since is gone.
+    ///
+    /// The pool does not ask. Dialers over this one do, which then set the session up again
+    /// ([`Hooked`](crate::dialers::Hooked)) or forget what they have kept of it
+    /// ([`WithStorage`](crate::dialers::WithStorage)). The default says no.
+    fn reset_wipes(&self) -> bool {
+        false
+    }
+
     /// Whether the calling thread must not wait for the peer, for example because it runs the tasks
     /// of an async program.
     ///

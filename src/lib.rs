@@ -23,6 +23,8 @@ mod config;
 #[forbid(unsafe_code)]
 mod dialer;
 #[forbid(unsafe_code)]
+pub mod dialers;
+#[forbid(unsafe_code)]
 pub mod drivers;
 #[forbid(unsafe_code)]
 mod guard;

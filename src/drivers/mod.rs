@@ -41,6 +41,8 @@ mod r2d2;
 mod redis;
 #[cfg(feature = "rusqlite")]
 mod rusqlite;
+#[cfg(feature = "postgres")]
+mod statements;
 
 #[cfg(feature = "mysql")]
 pub use self::mysql::MysqlDialer;
@@ -54,3 +56,5 @@ pub use self::r2d2::{R2d2Call, R2d2Dialer, R2d2Error};
 pub use self::redis::RedisDialer;
 #[cfg(feature = "rusqlite")]
 pub use self::rusqlite::SqliteDialer;
+#[cfg(feature = "postgres")]
+pub use self::statements::Statements;

@@ -176,6 +176,22 @@ impl MysqlDialer {
         }
     }
 
+    /// Opens connections as other options say, with all other settings as they are: for a password
+    /// that has changed, say, by [`FromSource`](crate::dialers::FromSource).
+    #[must_use]
+    pub fn opts(mut self, opts: Opts) -> Self {
+        let of_server = |opts: &Opts| (opts.get_ip_or_hostname().into_owned(), opts.get_tcp_port());
+        if opts.get_user() != self.opts.get_user() {
+            self.user = Arc::default();
+        }
+        if of_server(&opts) != of_server(&self.opts) {
+            self.user = Arc::default();
+            self.socket = Arc::default();
+        }
+        self.opts = opts;
+        self
+    }
+
     /// How a used connection is cleaned before the next borrower gets it.
     ///
     /// Defaults to [`OnReturn::Rollback`]: one round trip at each return.
@@ -546,6 +562,10 @@ impl Dialer for MysqlDialer {
 
     fn abort_handle(&self, connection: &Conn) -> Option<AbortHandle> {
         if self.abortable { borrowed::abort_handle(connection) } else { None }
+    }
+
+    fn reset_wipes(&self) -> bool {
+        self.on_return == OnReturn::ResetSession
     }
 
     fn must_not_wait(&self) -> bool {

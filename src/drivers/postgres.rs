@@ -201,6 +201,14 @@ where
         }
     }
 
+    /// Opens connections as another configuration says, with all other settings as they are: for a
+    /// password that has changed, say, by [`FromSource`](crate::dialers::FromSource).
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
     /// Resolves names by a function of your own instead of the system's resolver.
     ///
     /// It runs on a thread of its own, which is left behind if it takes too long. The addresses are
@@ -435,6 +443,10 @@ where
             self.check_access(client)?;
         }
         drop_notifications(client)
+    }
+
+    fn reset_wipes(&self) -> bool {
+        self.on_return == OnReturn::ResetSession
     }
 
     /// A reset waits for the server, and the client panics if a tokio task waits.

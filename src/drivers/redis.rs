@@ -172,6 +172,21 @@ impl RedisDialer {
         }
     }
 
+    /// Opens connections as another client has it, with all other settings as they are: for a
+    /// password that has changed, say, by [`FromSource`](crate::dialers::FromSource).
+    #[must_use]
+    pub fn client(mut self, client: Client) -> Self {
+        let settings = |client: &Client| {
+            let info = client.get_connection_info();
+            (info.addr().to_string(), info.redis_settings().username().map(str::to_owned))
+        };
+        if settings(&client) != settings(&self.client) {
+            self.rights = Arc::default();
+        }
+        self.client = client;
+        self
+    }
+
     /// How a used connection is cleaned before the next borrower gets it.
     ///
     /// Defaults to [`OnReturn::Rollback`]: one round trip at each return.
@@ -564,6 +579,10 @@ impl Dialer for RedisDialer {
             OnReturn::Rollback => self.undo(connection),
             OnReturn::ResetSession => self.restore_session(connection),
         })
+    }
+
+    fn reset_wipes(&self) -> bool {
+        self.on_return == OnReturn::ResetSession
     }
 
     fn must_not_wait(&self) -> bool {

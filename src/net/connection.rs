@@ -117,7 +117,41 @@ impl<S> Connection<S> {
 impl<S: Stream> Connection<S> {
     /// Whether this is known to be unusable: failed, closed by the peer, or with bytes unread after
     /// a loan.
-    pub(super) fn is_broken(&mut self) -> bool {
+    ///
+    /// For [`Dialer::is_broken`](crate::Dialer::is_broken) of a dialer over a stream of your own. It
+    /// neither waits nor asks the peer, as [`Stream::liveness`] does not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use std::net::TcpStream;
+    /// use std::time::Instant;
+    /// use latebind::Dialer;
+    /// use latebind::net::Connection;
+    ///
+    /// struct ByProxy;
+    ///
+    /// impl Dialer for ByProxy {
+    ///     type Connection = Connection<TcpStream>; // or over a `Stream` of your own
+    ///     type Error = io::Error;
+    ///
+    ///     fn dial(&self, _deadline: Instant) -> io::Result<Self::Connection> {
+    ///         let stream = TcpStream::connect("proxy.example:1080")?; // and shake hands with it
+    ///         Ok(Connection::new(stream))
+    ///     }
+    ///
+    ///     fn is_broken(&self, connection: &mut Self::Connection) -> bool {
+    ///         connection.is_broken()
+    ///     }
+    ///
+    ///     fn reset(&self, connection: &mut Self::Connection) -> io::Result<()> {
+    ///         Ok(connection.reset_for_next()?)
+    ///     }
+    /// }
+    /// ```
+    #[must_use]
+    pub fn is_broken(&mut self) -> bool {
         if self.failed.load(Ordering::Relaxed) {
             return true;
         }
@@ -128,8 +162,21 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Makes this ready for its next borrower.
-    pub(super) fn reset_for_next(&mut self) -> Result<(), NetError> {
+    /// Makes this fit for its next borrower: blocking, without time limits, and from now on one that
+    /// has been lent, on which unread bytes are somebody's answer.
+    ///
+    /// For [`Dialer::reset`](crate::Dialer::reset) of a dialer over a stream of your own. It does not
+    /// wait.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Unread`] if something is unread or the connection is unusable, and
+    /// [`NetError::Reset`] with what [`Stream::reset`] says.
+    ///
+    /// # Examples
+    ///
+    /// See [`is_broken`](Self::is_broken).
+    pub fn reset_for_next(&mut self) -> Result<(), NetError> {
         if !self.lent_before {
             self.lent_before = true;
             // `is_broken` treated this as a fresh connection a moment ago: test it again as a used

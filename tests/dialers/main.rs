@@ -1,0 +1,10 @@
+//! Dialers that are made of closures or of other dialers.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod credentials;
+mod hooks;
+mod hosts;
+mod pointers_and_closures;
+mod storage;

@@ -1,0 +1,284 @@
+//! Dialers made of pointers and of closures, and over a stream of one's own.
+
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::common::Refused;
+use crate::common::Scripted;
+use crate::common::used;
+use latebind::AbortHandle;
+use latebind::Blocking;
+use latebind::Dialer;
+use latebind::Pool;
+use latebind::PooledConnection;
+use latebind::dialers::AnyPool;
+use latebind::dialers::FnDialer;
+use latebind::dialers::dialer_fn;
+use latebind::net::Connection;
+use latebind::net::Liveness;
+use latebind::net::Stream;
+
+/// Writes down what it is asked, and answers everything otherwise than a dialer does by default.
+#[derive(Default)]
+struct Chatty(Arc<Mutex<Vec<&'static str>>>);
+
+impl Chatty {
+    fn note(&self, asked: &'static str) {
+        self.0.lock().unwrap().push(asked);
+    }
+}
+
+impl Dialer for Chatty {
+    type Connection = u32;
+    type Error = Refused;
+
+    fn dial(&self, _: Instant) -> Result<u32, Refused> {
+        self.note("dial");
+        Ok(7)
+    }
+
+    fn is_permanent(&self, _: &Refused) -> bool {
+        self.note("is_permanent");
+        true
+    }
+
+    fn is_at_limit(&self, _: &Refused) -> bool {
+        self.note("is_at_limit");
+        true
+    }
+
+    fn is_broken(&self, _: &mut u32) -> bool {
+        self.note("is_broken");
+        true
+    }
+
+    fn check(&self, _: &mut u32, _: Instant) -> Result<(), Refused> {
+        self.note("check");
+        Err(Refused(1))
+    }
+
+    fn needs_reset(&self, _: &mut u32) -> bool {
+        self.note("needs_reset");
+        false
+    }
+
+    fn reset(&self, _: &mut u32) -> Result<(), Refused> {
+        self.note("reset");
+        Err(Refused(2))
+    }
+
+    fn reset_wipes(&self) -> bool {
+        self.note("reset_wipes");
+        true
+    }
+
+    fn must_not_wait(&self) -> bool {
+        self.note("must_not_wait");
+        true
+    }
+
+    fn close(&self, _: u32) {
+        self.note("close");
+    }
+
+    fn abort_handle(&self, _: &u32) -> Option<AbortHandle> {
+        self.note("abort_handle");
+        Some(AbortHandle::new(|| ()))
+    }
+
+    fn blocking(&self) -> Blocking {
+        self.note("blocking");
+        Blocking::default().check(false).reset(true).close(true)
+    }
+}
+
+fn ask_everything(dialer: &impl Dialer<Connection = u32, Error = Refused>) {
+    assert_eq!(dialer.dial(Instant::now()), Ok(7));
+    assert!(dialer.is_permanent(&Refused(0)));
+    assert!(dialer.is_at_limit(&Refused(0)));
+    assert!(dialer.is_broken(&mut 7));
+    assert_eq!(dialer.check(&mut 7, Instant::now()), Err(Refused(1)));
+    assert!(!dialer.needs_reset(&mut 7));
+    assert_eq!(dialer.reset(&mut 7), Err(Refused(2)));
+    assert!(dialer.reset_wipes());
+    assert!(dialer.must_not_wait());
+    dialer.close(7);
+    assert!(dialer.abort_handle(&7).is_some());
+    assert_eq!(dialer.blocking(), Blocking::default().check(false).reset(true).close(true));
+}
+
+#[test]
+fn a_pointer_to_a_dialer_answers_all_that_the_dialer_does() {
+    let chatty = Chatty::default();
+    let asked = Arc::clone(&chatty.0);
+    ask_everything(&chatty);
+    let all = std::mem::take(&mut *asked.lock().unwrap());
+    assert_eq!(all.len(), 12, "{all:?}");
+    let same = |pointer: &str| {
+        assert_eq!(*asked.lock().unwrap(), all, "{pointer}");
+        asked.lock().unwrap().clear();
+    };
+    let boxed: Box<dyn Dialer<Connection = u32, Error = Refused>> = Box::new(chatty);
+    ask_everything(&boxed);
+    same("Box");
+    let shared = Arc::new(boxed);
+    ask_everything(&shared);
+    same("Arc");
+    let leaked: &'static _ = Box::leak(Box::new(shared));
+    ask_everything(&leaked);
+    same("a reference");
+}
+
+#[test]
+fn pools_of_different_dialers_have_one_type() {
+    let (scripted, server) = Scripted::new();
+    let shared = Arc::new(scripted.clone());
+    let dial = scripted.clone();
+    let by_closure = dialer_fn(move |deadline| dial.dial(deadline));
+    let pools: [AnyPool<crate::common::Connection, Refused>; 3] = [
+        Pool::new(Box::new(scripted)),
+        Pool::new(Box::new(shared)),
+        Pool::new(Box::new(by_closure)),
+    ];
+    for (index, pool) in (1..).zip(&pools) {
+        assert_eq!(pool.get().unwrap().id, index);
+    }
+    assert_eq!(server.dials(), 3);
+}
+
+/// A service's own field needs no type that cannot be written.
+struct Service {
+    pool: Pool<FnDialer<u32, Refused>>,
+}
+
+#[test]
+fn closures_do_what_they_are_given_for() {
+    let [dials, checks, resets, closes] = [(); 4].map(|()| Arc::new(AtomicU32::new(0)));
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let count = |count: &Arc<AtomicU32>| {
+        let count = Arc::clone(count);
+        move || count.fetch_add(1, SeqCst) + 1
+    };
+    let (dial, check, reset, close) =
+        (count(&dials), count(&checks), count(&resets), count(&closes));
+    let breaks = Arc::clone(&is_broken);
+    let dialer = dialer_fn(move |_| Ok(dial()))
+        .broken_if(move |id| *id == 1 && breaks.load(SeqCst))
+        .check_with(move |_, _| {
+            check();
+            Ok(())
+        })
+        .reset_with(move |_| {
+            reset();
+            Ok(())
+        })
+        .close_with(move |_| {
+            close();
+        });
+    let builder = Pool::builder(dialer).check_after(Duration::ZERO);
+    let service = Service { pool: builder.build().unwrap() };
+
+    drop(used(service.pool.get().unwrap()));
+    assert_eq!((dials.load(SeqCst), resets.load(SeqCst)), (1, 1));
+    assert_eq!(*service.pool.get().unwrap(), 1, "the same one, after a check");
+    assert_eq!(checks.load(SeqCst), 1);
+    is_broken.store(true, SeqCst);
+    assert_eq!(*service.pool.get().unwrap(), 2, "the first was broken");
+    service.pool.close();
+    assert_eq!(closes.load(SeqCst), 2);
+}
+
+#[test]
+fn closures_that_are_not_given_find_nothing_wrong_and_need_no_thread() {
+    let dialer = dialer_fn(|_| Ok::<_, Refused>(1));
+    assert!(!dialer.is_broken(&mut 1) && !dialer.needs_reset(&mut 1));
+    assert_eq!(dialer.check(&mut 1, Instant::now()), Ok(()));
+    assert!(!dialer.blocking().check, "a check that there is none of does not block");
+    let with_check = dialer.check_with(|_, _| Ok(()));
+    assert!(with_check.blocking().check);
+}
+
+/// A tunnel: a stream that is none of std's.
+struct Tunnel(TcpStream);
+
+impl Read for Tunnel {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Tunnel {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.0.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Stream for Tunnel {
+    fn set_timeouts(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.0.set_timeouts(limit)
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.0.set_nonblocking(nonblocking)
+    }
+
+    fn liveness(&mut self) -> io::Result<Liveness> {
+        self.0.liveness()
+    }
+}
+
+struct TunnelDialer(SocketAddr);
+
+impl Dialer for TunnelDialer {
+    type Connection = Connection<Tunnel>;
+    type Error = io::Error;
+
+    fn dial(&self, _deadline: Instant) -> io::Result<Self::Connection> {
+        Ok(Connection::new(Tunnel(TcpStream::connect(self.0)?)))
+    }
+
+    fn is_broken(&self, connection: &mut Self::Connection) -> bool {
+        connection.is_broken()
+    }
+
+    fn reset(&self, connection: &mut Self::Connection) -> io::Result<()> {
+        Ok(connection.reset_for_next()?)
+    }
+}
+
+#[test]
+fn a_stream_of_ones_own_brings_no_borrower_what_another_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pool = Pool::new(TunnelDialer(listener.local_addr().unwrap()));
+
+    let mut connection = pool.get().unwrap();
+    let (mut served, _) = listener.accept().unwrap();
+    connection.set_timeouts(Some(Duration::from_secs(20))).unwrap();
+    connection.write_all(b"a").unwrap();
+    drop(connection);
+    let mut again = pool.get().unwrap();
+    assert!(PooledConnection::is_reused(&again));
+    assert_eq!(again.0.read_timeout().unwrap(), None, "the limit of the one before is gone");
+
+    served.write_all(b"an answer that nobody reads").unwrap();
+    again.0.peek(&mut [0]).unwrap(); // It has arrived.
+    again.flush().unwrap();
+    drop(again);
+    assert!(!PooledConnection::is_reused(&pool.get().unwrap()));
+    assert_eq!(pool.stats().retired_total, 1);
+}
