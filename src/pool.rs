@@ -331,7 +331,7 @@ impl<D: Dialer> Pool<D> {
     /// # Examples
     ///
     /// ```
-    /// use std::time::Instant;
+    /// use std::time::{Duration, Instant};
     ///
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
     /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
@@ -366,7 +366,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// ```
     /// use std::io::Read;
-    /// use std::time::Instant;
+    /// use std::time::{Duration, Instant};
     /// use latebind::{Pool, net::TcpDialer};
     ///
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
