@@ -55,10 +55,11 @@ pub struct Hooked<D: Dialer> {
     on_connect: Vec<Arc<FallibleHook<D>>>,
     before_lend: Vec<Arc<FallibleHook<D>>>,
     on_return: Vec<Arc<FallibleHook<D>>>,
-    on_close: Vec<Arc<dyn Fn(&mut D::Connection) + Send + Sync>>,
+    on_close: Vec<Arc<CloseHook<D>>>,
     reset_in_background: bool,
 }
 
+type CloseHook<D> = dyn Fn(&mut <D as Dialer>::Connection) + Send + Sync;
 type FallibleHook<D> = dyn Fn(&mut <D as Dialer>::Connection) -> Result<(), BoxError> + Send + Sync;
 
 impl<D: Dialer> Hooked<D> {
@@ -138,7 +139,7 @@ impl<D: Dialer> Hooked<D> {
     /// session as the next borrower would have it.
     ///
     /// If it fails, the connection is retired, all that rest then are checked before they are lent, and
-    /// no caller sees the error; an [`Observer`](crate::Observer) does. It does not run for a guard
+    /// no caller sees the error; an [observer](crate::Settings::observer) does. It does not run for a guard
     /// that was never dereferenced, nor for a connection that is broken or whose reset failed. It runs
     /// on the thread that returns the connection unless the dialer has its resets done elsewhere or
     /// [`reset_in_background`](Self::reset_in_background) says so.

@@ -80,6 +80,11 @@ pub struct Stats {
     pub surplus_total: u64,
     /// Retired connections that were closed to make room for other keys.
     pub evicted_total: u64,
+    /// Retired connections that had reached their `max_lifetime`.
+    pub expired_total: u64,
+    /// Retired connections that had been idle for `max_idle_time`. If there are many, the pool is
+    /// larger than its program needs most of the time.
+    pub idle_too_long_total: u64,
     /// Connections that their borrowers took out of the pool, to keep.
     pub detached_total: u64,
     /// Loans that lasted longer than `leak_after`, each counted once.
@@ -104,6 +109,8 @@ impl Stats {
             CloseReason::ResetFailed => self.reset_failed_total += 1,
             CloseReason::Surplus => self.surplus_total += 1,
             CloseReason::Evicted => self.evicted_total += 1,
+            CloseReason::Expired => self.expired_total += 1,
+            CloseReason::IdleTooLong => self.idle_too_long_total += 1,
             _ => {}
         }
     }

@@ -31,7 +31,7 @@ pub(super) struct Account {
 /// The set is made when a caller is first turned away, and serves for a while: a wait that ends well
 /// costs nothing.
 #[derive(Default)]
-pub(super) struct Asking(Option<Threads>);
+pub(super) struct Asking(Option<Box<Threads>>); // Boxed, as few pools ever make it.
 
 struct Threads {
     /// By the clock that dates loans.
@@ -62,7 +62,9 @@ impl Asking {
         all: impl FnOnce() -> I,
     ) -> &Threads {
         self.forget_old(now);
-        self.0.get_or_insert_with(|| Threads { made_at: coarse_now(), ids: all().collect() })
+        self.0.get_or_insert_with(|| {
+            Box::new(Threads { made_at: coarse_now(), ids: all().collect() })
+        })
     }
 }
 

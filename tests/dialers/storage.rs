@@ -58,7 +58,7 @@ fn what_is_stored_stays_with_its_connection() {
     PooledConnection::discard(pool.get().unwrap());
     let mut fresh = pool.get().unwrap();
     assert_eq!(fresh.stored().0, 0, "another connection has a storage of its own");
-    fresh.push_str("s");
+    fresh.push('s');
     assert_eq!(fresh.len(), 8, "a guard is used as the connection");
     let (session, _) = PooledConnection::detach(fresh).into_parts();
     assert_eq!(session, "sessions");

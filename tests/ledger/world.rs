@@ -1388,6 +1388,8 @@ impl World {
         self.totals.broken_total += u64::from(reason == CloseReason::Broken);
         self.totals.reset_failed_total += u64::from(reason == CloseReason::ResetFailed);
         self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
+        self.totals.expired_total += u64::from(reason == CloseReason::Expired);
+        self.totals.idle_too_long_total += u64::from(reason == CloseReason::IdleTooLong);
     }
 
     fn note_closing(&mut self, id: JobId, connection: u32, now: Moment) {

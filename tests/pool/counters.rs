@@ -36,6 +36,8 @@ fn assert_balanced(before: &Stats, stats: &Stats) {
             stats.broken_total,
             stats.reset_failed_total,
             stats.surplus_total,
+            stats.expired_total,
+            stats.idle_too_long_total,
             stats.detached_total,
             stats.close_timeouts_total,
             stats.panics_total,
