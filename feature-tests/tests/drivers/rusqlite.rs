@@ -356,7 +356,7 @@ fn a_file_removed_under_a_pool_is_made_by_one_that_writes_and_missed_by_one_that
     assert_eq!(table(&reader.get().unwrap()), "old");
     std::fs::remove_file(folder.path().join("test.db")).unwrap();
     let error = reader.get().unwrap_err();
-    assert!(error.to_string().contains("dial one that writes first"), "{error}");
+    assert!(error.to_string().contains("open one that writes first"), "{error}");
     writer.get().unwrap().execute_batch("CREATE TABLE new (id)").unwrap();
     await_that("readers see it", || reader.get().is_ok_and(|reader| table(&reader) == "new"));
 }
