@@ -130,7 +130,8 @@ impl<C> Scripted<C> {
     /// let pool = Pool::new(Scripted::new());
     /// drop(pool.get()?);
     /// pool.dialer().break_all();
-    /// assert_eq!(ScriptedConnection::number(&pool.get()?), 2, "the first is not lent again");
+    /// let guard = pool.get()?;
+    /// assert_eq!(ScriptedConnection::number(&guard), 2, "the first is not lent again");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn break_all(&self) {
