@@ -68,15 +68,15 @@ impl Statements {
     ///
     /// ```no_run
     /// # use latebind::{Pool, dialers::WithStorage, drivers::{PostgresDialer, Statements}};
-    /// # fn example(
-    /// #     pool: &Pool<WithStorage<PostgresDialer<postgres::NoTls>, Own>>,
-    /// # ) -> Result<(), Box<dyn std::error::Error>> {
     /// #[derive(Default)]
     /// struct Own {
     ///     statements: Statements,
     ///     last_tenant: Option<String>,
     /// }
     ///
+    /// # fn example(
+    /// #     pool: &Pool<WithStorage<PostgresDialer<postgres::NoTls>, Own>>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
     /// let mut connection = pool.get()?;
     /// let (client, own) = connection.split();
     /// let count = own.statements.prepare(client, "SELECT count(*) FROM account")?;
