@@ -139,10 +139,10 @@ impl<D: Dialer> Hooked<D> {
     /// session as the next borrower would have it.
     ///
     /// If it fails, the connection is retired, all that rest then are checked before they are lent, and
-    /// no caller sees the error; an [observer](crate::Settings::observer) does. It does not run for a guard
-    /// that was never dereferenced, nor for a connection that is broken or whose reset failed. It runs
-    /// on the thread that returns the connection unless the dialer has its resets done elsewhere or
-    /// [`reset_in_background`](Self::reset_in_background) says so.
+    /// the error goes to an [observer](crate::Settings::observer) and to no caller. It does not run for
+    /// a guard that was never dereferenced, nor for a connection that is broken or whose reset failed.
+    /// It runs on the thread that returns the connection unless the dialer has its resets done
+    /// elsewhere or [`reset_in_background`](Self::reset_in_background) says so.
     #[must_use]
     pub fn on_return(
         mut self,
