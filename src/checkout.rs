@@ -34,7 +34,7 @@ impl<D: Dialer> Pool<D> {
     #[inline]
     #[track_caller]
     pub fn get(&self) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Terms::at(Location::caller())).map(|entry| Guard::new(self, entry))
+        self.checkout().get()
     }
 
     /// Lends a connection, waiting for at most `timeout`.
@@ -51,8 +51,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         timeout: Duration,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Terms::at(Location::caller()).timeout(timeout))
-            .map(|entry| Guard::new(self, entry))
+        self.checkout().timeout(timeout).get()
     }
 
     /// Lends a connection, waiting until `deadline` at the latest.
@@ -65,8 +64,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         deadline: Instant,
     ) -> Result<PooledConnection<'_, D>, GetError<D::Error>> {
-        self.lend(Terms::at(Location::caller()).deadline(deadline))
-            .map(|entry| Guard::new(self, entry))
+        self.checkout().deadline(deadline).get()
     }
 
     /// Lends an idle connection if there is one and nobody waits for it.
@@ -114,8 +112,7 @@ impl<D: Dialer> Pool<D> {
     /// ```
     #[track_caller]
     pub fn get_owned(&self) -> Result<OwnedConnection<D>, GetError<D::Error>> {
-        let entry = self.lend(Terms::at(Location::caller()));
-        entry.map(|entry| Guard::new(self.clone(), entry))
+        self.checkout().get_owned()
     }
 
     /// As [`try_get`](Self::try_get), with a guard that borrows nothing.
@@ -132,7 +129,7 @@ impl<D: Dialer> Pool<D> {
     /// Begins a checkout whose time limit and cancellation are its own.
     #[inline]
     #[track_caller]
-    pub fn checkout(&self) -> Checkout<'_, D> {
+    pub fn checkout<'c>(&self) -> Checkout<'_, 'c, D> {
         Checkout { pool: self, terms: Terms::at(Location::caller()) }
     }
 
@@ -167,7 +164,7 @@ impl<D: Dialer> Pool<D> {
         &self,
         work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
     ) -> Result<T, E> {
-        Guard::with(self.get()?, work)
+        self.checkout().with(work)
     }
 
     /// Does `work` with a connection, and once more if the first one turns out to have been dead: see
@@ -244,7 +241,8 @@ impl<D: Dialer> Pool<D> {
 /// [`get_owned`](Self::get_owned) or [`with`](Self::with) carries it out.
 ///
 /// Unless it is told otherwise it waits for the pool's
-/// [`get_timeout`](crate::Settings::get_timeout), and nobody can cancel it.
+/// [`get_timeout`](crate::Settings::get_timeout), and nobody can cancel it. It borrows the pool (`'p`)
+/// and perhaps a [`Cancel`] (`'c`); its guard borrows the pool at most.
 ///
 /// # Examples
 ///
@@ -261,16 +259,17 @@ impl<D: Dialer> Pool<D> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a checkout does nothing until `get`, `get_owned` or `with` is called"]
-pub struct Checkout<'a, D: Dialer> {
-    pool: &'a Pool<D>,
-    terms: Terms<'a>,
+pub struct Checkout<'p, 'c, D: Dialer> {
+    pool: &'p Pool<D>,
+    terms: Terms<'c>,
 }
 
-impl<'a, D: Dialer> Checkout<'a, D> {
+impl<'p, 'c, D: Dialer> Checkout<'p, 'c, D> {
     /// Waits for at most `timeout`, in the queue, for a dial and for a check together.
     ///
     /// `Duration::MAX` means no limit. Zero takes a connection that is idle and needs no check, and
     /// begins no dial.
+    #[inline]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { terms: self.terms.timeout(timeout), ..self }
     }
@@ -284,7 +283,7 @@ impl<'a, D: Dialer> Checkout<'a, D> {
     ///
     /// A connection that comes at that moment is lent all the same. A dial that this caller's need
     /// has begun goes on for the next caller, as it does when a caller's time is up.
-    pub fn cancel(self, cancel: &'a Cancel) -> Self {
+    pub fn cancel(self, cancel: &'c Cancel) -> Self {
         Self { terms: self.terms.cancelled_by(cancel), ..self }
     }
 
@@ -294,7 +293,8 @@ impl<'a, D: Dialer> Checkout<'a, D> {
     ///
     /// [`GetError::Cancelled`] if the checkout is cancelled, or was before this call; otherwise
     /// [`GetError`] says why there was no connection, with the numbers of that moment.
-    pub fn get(self) -> Result<PooledConnection<'a, D>, GetError<D::Error>> {
+    #[inline]
+    pub fn get(self) -> Result<PooledConnection<'p, D>, GetError<D::Error>> {
         self.pool.lend(self.terms).map(|entry| Guard::new(self.pool, entry))
     }
 
@@ -319,9 +319,7 @@ impl<'a, D: Dialer> Checkout<'a, D> {
     ) -> Result<T, E> {
         Guard::with(self.get()?, work)
     }
-}
 
-impl<'a, D: Dialer> Checkout<'a, D> {
     /// Does `work` with a connection, and does it once more with another one if the first was dead.
     ///
     /// A server may close a connection while it rests, and a request that is sent just then is lost.
@@ -363,8 +361,8 @@ impl<'a, D: Dialer> Checkout<'a, D> {
         mut work: impl FnMut(&mut D::Connection) -> Result<T, E>,
         was_unsent: impl FnOnce(&E) -> bool,
     ) -> Result<T, E> {
-        let Self { pool, terms } = self;
-        let mut guard = Self { pool, terms }.get()?;
+        let borrow = || self.pool.lend(self.terms).map(|entry| Guard::new(self.pool, entry));
+        let mut guard = borrow()?;
         if !Guard::is_reused(&guard) {
             return Guard::with(guard, work);
         }
@@ -372,14 +370,14 @@ impl<'a, D: Dialer> Checkout<'a, D> {
             Ok(value) => Ok(value),
             Err(error) if was_unsent(&error) => {
                 Guard::doubt(guard);
-                Guard::with(Self { pool, terms }.get()?, work)
+                Guard::with(borrow()?, work)
             }
             Err(error) => Guard::with(guard, |_| Err(error)),
         }
     }
 }
 
-impl<D: Dialer> fmt::Debug for Checkout<'_, D> {
+impl<D: Dialer> fmt::Debug for Checkout<'_, '_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Checkout").finish_non_exhaustive()
     }

@@ -47,8 +47,7 @@ where
     #[inline]
     #[track_caller]
     pub fn get(&self, key: &K) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Terms::at(Location::caller()));
-        lent.map(|lent| Lease::guard(self, lent))
+        self.checkout(key).get()
     }
 
     /// As [`get`](Self::get), waiting for at most `timeout` in all: see
@@ -64,8 +63,7 @@ where
         key: &K,
         timeout: Duration,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Terms::at(Location::caller()).timeout(timeout));
-        lent.map(|lent| Lease::guard(self, lent))
+        self.checkout(key).timeout(timeout).get()
     }
 
     /// As [`get`](Self::get), waiting until `deadline` at the latest.
@@ -79,8 +77,7 @@ where
         key: &K,
         deadline: Instant,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Terms::at(Location::caller()).deadline(deadline));
-        lent.map(|lent| Lease::guard(self, lent))
+        self.checkout(key).deadline(deadline).get()
     }
 
     /// Lends an idle connection of that key, if there is one and no caller waits for it. Does no
@@ -125,14 +122,13 @@ where
     /// The errors of [`get`](Self::get).
     #[track_caller]
     pub fn get_owned(&self, key: &K) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
-        let lent = self.lend(key, Terms::at(Location::caller()));
-        lent.map(|lent| Lease::guard(self.clone(), lent))
+        self.checkout(key).get_owned()
     }
 
     /// Begins a checkout of a connection of `key`, whose time limit and cancellation are its own.
     #[inline]
     #[track_caller]
-    pub fn checkout<'a>(&'a self, key: &'a K) -> KeyedCheckout<'a, K, D> {
+    pub fn checkout<'k>(&self, key: &'k K) -> KeyedCheckout<'_, 'k, K, D> {
         KeyedCheckout { pool: self, key, terms: Terms::at(Location::caller()) }
     }
 
@@ -148,24 +144,23 @@ where
         key: &K,
         work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
     ) -> Result<T, E> {
-        Guard::with(self.get(key)?, work)
+        self.checkout(key).with(work)
     }
 
     #[inline]
     fn lend(&self, key: &K, terms: Terms<'_>) -> Result<Lent<K, D>, GetError<D::Error>> {
-        let found = self.shared.directory.find(key);
-        // Otherwise the key's pool says that the checkout is cancelled, and counts it.
-        if !terms.is_cancelled() {
-            let entry = found.as_ref().and_then(|it| it.pool.shell().take_resting(terms.site));
-            match (entry, found) {
-                (Some(entry), Some(record)) => Ok((record, entry)),
-                (_, found) => self.lend_slowly(found, key, terms),
-            }
-        } else if found.is_none() {
-            Err(self.turned_away(GetError::Cancelled))
-        } else {
-            self.lend_slowly(found, key, terms)
-        }
+        let is_cancelled = terms.is_cancelled();
+        let found = match self.shared.directory.find(key) {
+            // The key's pool says that the checkout is cancelled, and counts it.
+            Some(record) if is_cancelled => Some(record),
+            Some(record) => match record.pool.shell().take_resting(terms.site) {
+                Some(entry) => return Ok((record, entry)),
+                None => Some(record),
+            },
+            None if is_cancelled => return Err(self.turned_away(GetError::Cancelled)),
+            None => None,
+        };
+        self.lend_slowly(found, key, terms)
     }
 
     #[cold]
@@ -193,6 +188,9 @@ where
 
 /// A checkout of a key's connection from a [`KeyedPool`], as a value: see [`Checkout`](crate::Checkout).
 ///
+/// It borrows the pool (`'p`), and the key and perhaps a [`Cancel`] (`'k`); its guard borrows the pool
+/// at most.
+///
 /// # Examples
 ///
 /// ```
@@ -208,18 +206,19 @@ where
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a checkout does nothing until `get`, `get_owned` or `with` is called"]
-pub struct KeyedCheckout<'a, K: Send + Sync + 'static, D: Dialer> {
-    pool: &'a KeyedPool<K, D>,
-    key: &'a K,
-    terms: Terms<'a>,
+pub struct KeyedCheckout<'p, 'k, K: Send + Sync + 'static, D: Dialer> {
+    pool: &'p KeyedPool<K, D>,
+    key: &'k K,
+    terms: Terms<'k>,
 }
 
-impl<'a, K, D> KeyedCheckout<'a, K, D>
+impl<'p, 'k, K, D> KeyedCheckout<'p, 'k, K, D>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     D: Dialer,
 {
     /// Waits for at most `timeout`: see [`Checkout::timeout`](crate::Checkout::timeout).
+    #[inline]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { terms: self.terms.timeout(timeout), ..self }
     }
@@ -230,7 +229,7 @@ where
     }
 
     /// Lets `cancel` end the wait, from another thread: see [`Checkout::cancel`](crate::Checkout::cancel).
-    pub fn cancel(self, cancel: &'a Cancel) -> Self {
+    pub fn cancel(self, cancel: &'k Cancel) -> Self {
         Self { terms: self.terms.cancelled_by(cancel), ..self }
     }
 
@@ -239,7 +238,8 @@ where
     /// # Errors
     ///
     /// The errors of [`Checkout::get`](crate::Checkout::get).
-    pub fn get(self) -> Result<KeyedConnection<'a, K, D>, GetError<D::Error>> {
+    #[inline]
+    pub fn get(self) -> Result<KeyedConnection<'p, K, D>, GetError<D::Error>> {
         self.pool.lend(self.key, self.terms).map(|lent| Lease::guard(self.pool, lent))
     }
 
@@ -265,7 +265,7 @@ where
     }
 }
 
-impl<K: Send + Sync + 'static, D: Dialer> fmt::Debug for KeyedCheckout<'_, K, D> {
+impl<K: Send + Sync + 'static, D: Dialer> fmt::Debug for KeyedCheckout<'_, '_, K, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedCheckout").finish_non_exhaustive()
     }

@@ -115,6 +115,26 @@ fn a_checkout_of_a_key_has_all_that_one_of_a_pool_has() {
     assert_eq!(server.dials.load(SeqCst), 2, "nothing is dialed for who is cancelled already");
 }
 
+#[test]
+fn a_guard_outlives_the_key_and_the_cancellation_of_its_checkout() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let guard = {
+        let cancel = Cancel::new();
+        pool.checkout().cancel(&cancel).get().unwrap()
+    };
+    assert_eq!(guard.id, 1);
+    drop(guard);
+    await_rest(&pool, &server);
+
+    let (dialer, _server) = Scripted::new();
+    let pool = KeyedPool::new(move |_: &String| dialer.clone());
+    let guard = {
+        let (key, cancel) = (String::from("of its own"), Cancel::new());
+        pool.checkout(&key).cancel(&cancel).get().unwrap()
+    };
+    assert_eq!(guard.id, 1);
+}
+
 // ---- Once more ----------------------------------------------------------------------------------
 
 /// What the work of these tests comes to.
