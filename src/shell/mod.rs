@@ -259,8 +259,7 @@ impl<D: Dialer> Shell<D> {
         if self.blocking.check || !self.knobs.may_rest_on(entry.idle_since()) {
             return self.pass_on(entry);
         }
-        (entry.must_check, entry.just_dialed) = (true, false);
-        match self.fault_at_loan(&mut entry) {
+        match self.fault_by_check(&mut entry) {
             None => Some(entry),
             Some(fault) => {
                 self.retire(entry, fault);

@@ -124,19 +124,25 @@ impl<D: Dialer> Checkout<'_, D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    /// Checks a connection that is about to be lent, and says what is wrong with it.
-    pub(super) fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
+    /// Looks at a connection that the ledger has lent, and says what is wrong with it.
+    fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
         if entry.must_check {
-            if !self.is_sound(&mut entry.connection) {
-                return Some(CloseReason::Broken);
-            }
-            if !self.passes_own_check(entry) {
-                return Some(CloseReason::CheckFailed);
-            }
+            return self.fault_by_check(entry);
         }
-        // A look follows a check too: a check may leave a sign that only `is_broken` reads.
         let is_broken = !entry.just_dialed && !self.is_sound(&mut entry.connection);
         is_broken.then_some(CloseReason::Broken)
+    }
+
+    /// Has this thread check a connection that is about to be lent, and says what is wrong with it.
+    pub(super) fn fault_by_check(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
+        if !self.is_sound(&mut entry.connection) {
+            return Some(CloseReason::Broken);
+        }
+        if !self.passes_own_check(entry) {
+            return Some(CloseReason::CheckFailed);
+        }
+        // A check may leave a sign that only `is_broken` reads.
+        (!self.is_sound(&mut entry.connection)).then_some(CloseReason::Broken)
     }
 
     /// Waits, and lets `cancel` end the wait.
