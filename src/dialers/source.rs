@@ -44,7 +44,7 @@ use crate::dialer::Dialer;
 /// use latebind::drivers::PostgresDialer;
 /// use postgres::{Config, NoTls};
 ///
-/// # fn fetch_token() -> std::io::Result<(String, Duration)> { unimplemented!() }
+/// # fn fetch_token() -> std::io::Result<(String, Duration)> { Ok(Default::default()) }
 /// let config: Config = "host=db.example user=app".parse()?;
 /// let settings = PostgresDialer::new(config.clone(), NoTls);
 /// let dialer = FromSource::new(settings, move |dialer, _deadline| {

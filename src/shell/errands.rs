@@ -201,6 +201,7 @@ impl<D: Dialer> Shell<D> {
         mut entry: Lent<D>,
         deadline: Option<Moment>,
     ) -> bool {
+        // The flag is that of its latest loan by the ledger: others may have borrowed it since.
         let is_new = entry.just_dialed && !entry.is_reused();
         let passes = is_new || self.passes_check(&mut entry.connection, Purpose::Check, deadline);
         if passes {
