@@ -39,6 +39,8 @@ struct Nest {
     pool: Mutex<Option<Pool<Nosy>>>,
     ask: Box<Ask>,
     asked: Mutex<Vec<Call>>,
+    /// Calls that are asking at this moment, on whatever thread.
+    asking: AtomicU32,
     refuses: AtomicBool,
     blocking: Blocking,
 }
@@ -54,8 +56,10 @@ impl Nosy {
         let Some(pool) = pool else { return };
         // What is asked leads to further calls on this thread.
         if !IS_INSIDE.replace(true) {
+            self.0.asking.fetch_add(1, SeqCst);
             self.0.asked.lock().unwrap().push(call);
             (self.0.ask)(&pool, call);
+            self.0.asking.fetch_sub(1, SeqCst);
             IS_INSIDE.set(false);
         }
     }
@@ -73,6 +77,7 @@ impl Nosy {
             pool: Mutex::default(),
             ask: Box::new(ask),
             asked: Mutex::default(),
+            asking: AtomicU32::default(),
             refuses: AtomicBool::default(),
             blocking: Blocking::default().check(may_block).reset(may_block).close(may_block),
         }));
@@ -107,7 +112,8 @@ impl Nosy {
         }
         await_that("nothing is under way", || {
             let stats = pool.stats();
-            stats.in_use + stats.dialing + stats.closing + stats.waiting == 0
+            let calls = dialer.0.asking.load(SeqCst);
+            stats.in_use + stats.dialing + stats.closing + stats.waiting + calls == 0
         });
         // The pool and its dialer hold each other.
         dialer.0.pool.lock().unwrap().take();
@@ -262,6 +268,7 @@ fn every_call_of_a_dialer_and_every_drop_may_let_the_last_handle_go() {
                     }
                 }),
                 asked: Mutex::default(),
+                asking: AtomicU32::default(),
                 refuses: AtomicBool::default(),
                 blocking: Blocking::default().close(true),
             }));
