@@ -3,9 +3,7 @@
 //!
 //! To the ledger a connection that is laid out is in use, whether or not a caller has it. Each event
 //! begins with all of them taken back (`take_from_place`). It ends with the idle ones laid out again,
-//! for as long as nobody has to be served first (`may_lay_out_for`).
-
-use std::time::Duration;
+//! for as long as nobody has to be served first (`may_lay_out_until`).
 
 use crate::runtime::moment::Moment;
 
@@ -16,8 +14,9 @@ use super::queue::count;
 use super::share::Share;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
-    /// For how long connections may be lent and given back without the ledger. `None`: not at all.
-    pub(crate) fn may_lay_out_for(&self, now: Moment) -> Option<Duration> {
+    /// Until when connections may be lent and given back without the ledger. `None`: not at all;
+    /// `Moment::LAST`: without limit.
+    pub(crate) fn may_lay_out_until(&self, now: Moment) -> Option<Moment> {
         if self.closed
             || self.suspended
             || !self.outdated.is_empty()
@@ -27,10 +26,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             return None;
         }
         if self.queue.is_empty() {
-            return Some(Duration::MAX);
+            return Some(Moment::LAST);
         }
         // With nothing idle there is nothing to lay out, and no gate to shut again later.
-        if self.idle.is_empty() { None } else { self.may_be_passed_for(now) }
+        if self.idle.is_empty() { None } else { self.may_be_passed_until(now) }
     }
 
     /// Whether something is idle, laid out or not, and the callers in the queue may be kept from it

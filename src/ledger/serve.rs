@@ -1,7 +1,6 @@
 //! Serving the queue: who gets an idle connection, and who is refused.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use crate::config::OnDialFailure;
 use crate::runtime::moment::Moment;
@@ -40,10 +39,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Whether newcomers may be served before the queue.
     pub(super) fn may_be_passed(&self, now: Moment) -> bool {
-        self.may_be_passed_for(now).is_some()
+        self.may_be_passed_until(now).is_some()
     }
 
-    /// For how long newcomers may be served before the queue: while a connection is on its way to a
+    /// Until when newcomers may be served before the queue: while a connection is on its way to a
     /// caller who is waking up, until the first of the others has waited for the bound.
     ///
     /// A caller who was awake when it was given a connection does not count as waking up. It may be in
@@ -52,13 +51,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// To hand a connection over costs a change of threads, during which it is of no use to anyone.
     /// While the waits are short, one connection at a time is handed over; once a wait is long, all of
     /// them are. So no wait becomes much longer than the bound.
-    pub(super) fn may_be_passed_for(&self, now: Moment) -> Option<Duration> {
+    pub(super) fn may_be_passed_until(&self, now: Moment) -> Option<Moment> {
         if self.wakes.waking() == 0 {
             return None;
         }
-        let waited = now.nanos_since(self.queue.front_since()?);
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
-        (waited < bound).then(|| Duration::from_nanos(bound - waited))
+        let until = self.queue.front_since()?.after_nanos(bound);
+        (now < until).then_some(until)
     }
 
     /// Measures how fast connections are lent, as long as anyone waits for one.

@@ -71,7 +71,7 @@ impl Moment {
     /// The moment `span` nanoseconds after this one; `LAST`, meaning never, if it is out of range.
     #[inline]
     pub(crate) fn after_nanos(self, span: u64) -> Self {
-        Self(i64::try_from(span).map_or(i64::MAX, |span| self.0.saturating_add(span)))
+        Self(self.0.saturating_add_unsigned(span))
     }
 
     /// The moment `span` before this one; `None` if it is out of range.
@@ -83,7 +83,7 @@ impl Moment {
     /// Nanoseconds since the clock began; 0 for an earlier moment.
     #[inline]
     pub(crate) fn as_nanos(self) -> u64 {
-        self.0.try_into().unwrap_or(0)
+        self.0.max(0).unsigned_abs()
     }
 
     /// Whether this is before the moment that `as_nanos` says of another.
@@ -102,7 +102,7 @@ impl Moment {
     /// The same in nanoseconds, which costs no division.
     #[inline]
     pub(crate) fn nanos_since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0).try_into().unwrap_or(0)
+        self.0.saturating_sub(earlier.0).max(0).unsigned_abs()
     }
 
     /// Whether this is at most `span` nanoseconds after `earlier`, or before it. Both are readings of

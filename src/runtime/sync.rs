@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{PoisonError, TryLockError};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::Duration;
 
@@ -270,7 +270,19 @@ pub(crate) fn set_last_slot(slot: usize) {
     let _ = LAST_SLOT.try_with(|last| last.set(slot));
 }
 
+/// What this thread has laid by, if it is a `T`.
+pub(crate) fn take_spare<T: Any + Send + Sync>() -> Option<Arc<T>> {
+    SPARE.try_with(Cell::take).ok()??.downcast().ok()
+}
+
+/// Lays one thing by for this thread's next use, in place of an allocation. What was laid by before is
+/// dropped.
+pub(crate) fn lay_by(spare: Arc<dyn Any + Send + Sync>) {
+    let _ = SPARE.try_with(|own| own.set(Some(spare)));
+}
+
 thread_local! {
+    static SPARE: Cell<Option<Arc<dyn Any + Send + Sync>>> = const { Cell::new(None) };
     /// This thread's id, once it has been asked for.
     static THIS_THREAD: Cell<Option<ThreadId>> = const { Cell::new(None) };
     static IS_NAMED: Named = Named::enter();

@@ -2,11 +2,12 @@
 //!
 //! The models compile this file as it is.
 
+use std::sync::Arc;
 use std::thread::ThreadId;
 
-use crate::report::spans::Callers;
+use crate::report::spans::{self, Callers};
 use crate::runtime::moment::Moment;
-use crate::runtime::sync::{Condvar, Mutex, Wake, this_thread};
+use crate::runtime::sync::{Condvar, Mutex, Wake, lay_by, take_spare, this_thread};
 
 /// Wakes one thread, the one that made it, and holds what that thread waits for.
 pub(crate) struct Bell<T> {
@@ -22,6 +23,15 @@ struct Tray<T> {
     is_called: bool,
 }
 
+impl<T> Tray<T> {
+    fn take(&mut self) -> Option<T> {
+        let item = self.item.take()?;
+        // A thread that has been told has nothing to look for.
+        self.is_called = false;
+        Some(item)
+    }
+}
+
 /// How a wait at a bell has ended.
 pub(crate) enum Woken<T> {
     /// It found this on the tray.
@@ -32,13 +42,27 @@ pub(crate) enum Woken<T> {
     Late,
 }
 
-impl<T> Bell<T> {
+impl<T: Send + 'static> Bell<T> {
     /// A bell for this thread, which is in `span` of the program.
-    pub(crate) fn new(span: Callers) -> Self {
-        let tray = Mutex::new(Tray { item: None, is_called: false });
-        Self { tray, condvar: Condvar::default(), thread: this_thread(), span }
+    pub(crate) fn new(span: Callers) -> Arc<Self> {
+        // A thread that still rings the bell keeps it from being used again.
+        let spare = take_spare::<Self>().filter(|spare| Arc::strong_count(spare) == 1);
+        spare.unwrap_or_else(|| {
+            let tray = Mutex::new(Tray { item: None, is_called: false });
+            Arc::new(Self { tray, condvar: Condvar::default(), thread: this_thread(), span })
+        })
     }
 
+    /// Keeps the bell for the next wait of this thread, which made it and has been told.
+    pub(crate) fn lay_by(self: Arc<Self>) {
+        // It would keep the program's span open.
+        if !spans::ARE_KEPT {
+            lay_by(self);
+        }
+    }
+}
+
+impl<T> Bell<T> {
     /// The span in which the thread waits.
     pub(crate) fn span(&self) -> &Callers {
         &self.span
@@ -69,21 +93,21 @@ impl<T> Bell<T> {
 
     /// Takes what lies on the tray.
     pub(crate) fn take(&self) -> Option<T> {
-        self.tray.lock().item.take()
+        self.tray.lock().take()
     }
 
     /// Waits until something lies on the tray, until called, or until `until`; `None` sets no limit.
     pub(crate) fn wait(&self, until: Option<Moment>) -> Woken<T> {
         let mut tray = self.tray.lock();
         loop {
-            if let Some(item) = tray.item.take() {
+            if let Some(item) = tray.take() {
                 return Woken::Told(item);
             }
             if std::mem::take(&mut tray.is_called) {
                 return Woken::Called;
             }
             if self.condvar.wait(&mut tray, until) == Wake::Late {
-                return tray.item.take().map_or(Woken::Late, Woken::Told);
+                return tray.take().map_or(Woken::Late, Woken::Told);
             }
         }
     }

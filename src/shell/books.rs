@@ -116,9 +116,9 @@ impl<D: Dialer> Shell<D> {
         if !may_lay_out(ledger.config(), self.blocking) {
             return false;
         }
-        let Some(ease) = ledger.may_lay_out_for(now) else { return false };
+        let Some(until) = ledger.may_lay_out_until(now) else { return false };
         self.places.grow(ledger.live(), ledger.config().max_idle());
-        let (epoch, until, spare) = (ledger.epoch(), now.after(ease), ledger.spare_idle());
+        let (epoch, spare) = (ledger.epoch(), ledger.spare_idle());
         let mut found = Vec::new();
         let lay_out = || ledger.lay_out(now);
         self.places.open(epoch, until, spare, lay_out, |entry| found.push(entry));

@@ -31,7 +31,7 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
-        let bell = Arc::new(Bell::new(Callers::current()));
+        let bell = Bell::new(Callers::current());
         let start = now();
         let (ticket, orders) =
             self.transact(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
@@ -96,7 +96,7 @@ impl<D: Dialer> Shell<D> {
             return Stats::default();
         }
         self.close();
-        let bell = Arc::new(Bell::new(Callers::current()));
+        let bell = Bell::new(Callers::current());
         let (ticket, orders) =
             self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
         self.carry_out(orders);

@@ -256,12 +256,12 @@ impl<T> Places<T> {
     }
 
     /// Lays connections out until `more` or the places run out, and opens the gate with room for `spare`
-    /// more connections. `until` limits the opening. `found` gets a connection that a returner had put
+    /// more connections. `until` limits the opening, if it is not `Moment::LAST`. `found` gets a connection that a returner had put
     /// down and has yet to take back.
     pub(crate) fn open(
         &self,
         epoch: u32,
-        until: Option<Moment>,
+        until: Moment,
         spare: u32,
         mut more: impl FnMut() -> Option<T>,
         mut found: impl FnMut(T),
@@ -274,11 +274,12 @@ impl<T> Places<T> {
             place.swap(item).into_iter().for_each(&mut found);
         }
         self.last_seen.set(laid_out);
-        if let Some(until) = until {
+        let is_timed = until < Moment::LAST;
+        if is_timed {
             self.until.store(until.as_nanos(), Ordering::Relaxed);
         }
         let room = spare.saturating_add(laid_out as u32).min(PLACES_MOST);
-        self.gate.store(Open::new(epoch, room, until.is_some()).0, Ordering::Release);
+        self.gate.store(Open::new(epoch, room, is_timed).0, Ordering::Release);
     }
 }
 

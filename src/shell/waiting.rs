@@ -85,7 +85,7 @@ impl<D: Dialer> Checkout<'_, D> {
         let ((request, since, until), orders) = shell.transact(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
-                Arc::clone(bell.insert(Arc::new(Bell::new(span))))
+                Arc::clone(bell.insert(Bell::new(span)))
             };
             let (place, since) =
                 (turn.map(|turn| turn.ticket), turn.map_or(now, |turn| turn.since));
@@ -116,7 +116,9 @@ impl<D: Dialer> Checkout<'_, D> {
         let bell = bell.expect("a caller who is queued has a bell");
         // The subscriber's code runs at both ends of the span.
         let wait = || shell.wait_unless(self.cancel, ticket, &bell, deadline, until);
-        match if spans::ARE_KEPT { shell.in_span(spans::wait, wait) } else { wait() } {
+        let waited = if spans::ARE_KEPT { shell.in_span(spans::wait, wait) } else { wait() };
+        bell.lay_by();
+        match waited {
             (Verdict::Granted(entry), _) => Ok((Turn { ticket, since }, entry)),
             (verdict, account) => Err(turned_away(verdict, account, start)),
         }

@@ -125,7 +125,7 @@ struct Member {
 
 struct Places {
     epoch: u32,
-    until: Option<Moment>,
+    until: Moment,
     at_rest: Vec<Entry<u32>>,
 }
 
@@ -478,7 +478,7 @@ impl Keys {
 
     fn gate(&mut self, member: usize, now: Moment) -> Option<&mut Places> {
         let places = self.members[member].places.as_mut()?;
-        places.until.is_none_or(|until| now <= until).then_some(places)
+        (now <= places.until).then_some(places)
     }
 
     fn may_rest_in_place(&mut self, member: usize, entry: &Entry<u32>, now: Moment) -> bool {
@@ -913,13 +913,13 @@ impl Keys {
     fn lay_out(&mut self, member: usize, now: Moment) {
         let most = self.setting.places;
         let Member { books: Some(books), places, .. } = &mut self.members[member] else { return };
-        let Some(ease) = books.may_lay_out_for(now) else { return };
+        let Some(until) = books.may_lay_out_until(now) else { return };
         let mut at_rest = Vec::new();
         while at_rest.len() < most {
             let Some(entry) = books.lay_out(now) else { break };
             at_rest.push(entry);
         }
-        *places = Some(Places { epoch: books.epoch(), until: now.after(ease), at_rest });
+        *places = Some(Places { epoch: books.epoch(), until, at_rest });
     }
 
     fn send(&mut self, orders: Vec<BudgetOrder>) {

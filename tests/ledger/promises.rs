@@ -7,6 +7,7 @@ use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::stats::Stats;
 use crate::ledger::{AtDialerOrder, Purpose, Refusal, Request, Verdict};
+use crate::runtime::moment::Moment;
 use crate::world::Failure;
 
 // ---- Accounting --------------------------------------------------------------------------------
@@ -685,13 +686,13 @@ fn a_connection_laid_out_during_a_change_becomes_idle_in_its_order_once_the_ledg
     let before = harness.ledger.epoch();
     harness.resize(2);
     assert!(harness.ledger.epoch() > before);
-    assert_eq!(harness.ledger.may_lay_out_for(harness.now), Some(Duration::MAX));
+    assert_eq!(harness.ledger.may_lay_out_until(harness.now), Some(Moment::LAST));
     assert_eq!(harness.closes.len(), 1, "the coldest, which alone was in the ledger");
 
     let [warmest, colder] = laid_out;
     assert_eq!((warmest.connection, colder.connection), (3, 2));
     harness.ledger.take_from_place(warmest);
-    assert_eq!(harness.ledger.may_lay_out_for(harness.now), None, "something has yet to pass");
+    assert_eq!(harness.ledger.may_lay_out_until(harness.now), None, "something has yet to pass");
     assert_eq!((harness.stats().in_use, harness.stats().idle), (2, 0));
     harness.tick();
     harness.ledger.take_from_place(colder);
@@ -902,14 +903,15 @@ fn callers_are_passed_for_longer_where_strict_order_takes_longer() {
     assert_eq!(harness.stats().idle, 1, "while a connection is on its way to the first");
     let each = ms(10) / 9; // Nine loans had been made when the first ten milliseconds were over.
     assert_eq!(
-        harness.ledger.may_lay_out_for(harness.now),
-        Some(5 * each - ms(1)),
+        harness.ledger.may_lay_out_until(harness.now),
+        harness.now.after(5 * each - ms(1)),
         "five times strict order"
     );
     let _third = harness.queue(14);
-    assert_eq!(harness.ledger.may_lay_out_for(harness.now), Some(5 * least - ms(1)), "the most");
+    let until = harness.now.after(5 * least - ms(1));
+    assert_eq!(harness.ledger.may_lay_out_until(harness.now), until, "the most");
     harness.now += 5 * least - ms(1);
-    assert_eq!(harness.ledger.may_lay_out_for(harness.now), None);
+    assert_eq!(harness.ledger.may_lay_out_until(harness.now), None);
     harness.tick();
     assert_eq!(harness.stats().idle, 0);
     harness.granted(first);

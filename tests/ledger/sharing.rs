@@ -577,15 +577,18 @@ fn one_connection_is_closed_for_one_slot() {
 fn a_connection_that_becomes_idle_while_a_slot_is_lacking_makes_room() {
     let mut keys = Desks::new(2, 1);
     let held = keys.lend(0);
-    assert!(keys[0].ledger.may_lay_out_for(keys[0].now).is_some());
+    assert!(keys[0].ledger.may_lay_out_until(keys[0].now).is_some());
     keys.queue(1);
-    assert_eq!(keys[0].ledger.may_lay_out_for(keys[0].now), None, "its return must be seen");
+    assert_eq!(keys[0].ledger.may_lay_out_until(keys[0].now), None, "its return must be seen");
     keys.give_back(0, held);
     assert_eq!((keys.idle(), keys.evicted()), ([0, 0], 1));
     keys.come_to_rest();
     assert_eq!(keys.evicted(), 1);
     keys[0].tick();
-    assert!(keys[0].ledger.may_lay_out_for(keys[0].now).is_some(), "nobody waits for it any more");
+    assert!(
+        keys[0].ledger.may_lay_out_until(keys[0].now).is_some(),
+        "nobody waits for it any more"
+    );
 }
 
 /// An order to evict finds its connection lent, and so goes to another key.

@@ -210,7 +210,7 @@ impl Soak {
             self.ledger.take_from_place(entry);
         }
         let orders = event(&mut self.ledger, self.now);
-        if self.ledger.may_lay_out_for(self.now).is_some() && self.random(3) > 0 {
+        if self.ledger.may_lay_out_until(self.now).is_some() && self.random(3) > 0 {
             let mut places = Vec::new();
             while places.len() < 8 {
                 let Some(entry) = self.ledger.lay_out(self.now) else { break };

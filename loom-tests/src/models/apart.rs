@@ -31,7 +31,7 @@ fn what_is_displaced_as_connections_are_laid_out_is_not_lost() {
         });
         let (mut there, mut idle) = (Vec::new(), vec![2]);
         places.sweep(|it| there.push(it));
-        places.open(open.epoch(), None, 0, || idle.pop(), |it| there.push(it));
+        places.open(open.epoch(), Moment::LAST, 0, || idle.pop(), |it| there.push(it));
         if let Err(left) = returning.join().unwrap() {
             there.extend(left.into_iter().flatten());
         }
@@ -70,7 +70,7 @@ fn a_gate_that_is_open_for_a_time_is_passed_no_longer() {
         let places = Places::<u32>::new(1);
         places.sweep(|_| {});
         let limit = Duration::from_millis(2);
-        places.open(0, now().after(limit), 1, || None, |_| {});
+        places.open(0, now().after_nanos(limit.as_nanos() as u64), 1, || None, |_| {});
         advance(limit);
         assert!(places.gate().is_some(), "until then");
         advance(Duration::from_nanos(1));
@@ -89,7 +89,7 @@ fn no_more_is_put_down_than_the_gate_has_room_for() {
         }
         let mut there = Vec::new();
         places.sweep(|it| there.push(it));
-        places.open(0, None, 1, || None, |_| {});
+        places.open(0, Moment::LAST, 1, || None, |_| {});
         let open = places.gate().expect("it is open again");
         let left = there.into_iter().filter_map(|it| places.put(it, open).err()).count();
         assert_eq!((left, places.resting()), (2, 1));
@@ -129,7 +129,7 @@ fn a_figure_set_before_the_gate_is_opened_is_read_after_it() {
             }
         });
         shared.1.set(1);
-        shared.0.open(7, None, 1, || None, |_| {});
+        shared.0.open(7, Moment::LAST, 1, || None, |_| {});
         looking.join().unwrap();
     });
 }

@@ -230,6 +230,14 @@ pub(crate) fn last_slot() -> usize {
 }
 
 pub(crate) fn set_last_slot(_slot: usize) {}
+
+/// Nothing is laid by: a thread of the system is all threads of a model.
+pub(crate) fn take_spare<T>() -> Option<Arc<T>> {
+    None
+}
+
+pub(crate) fn lay_by<T>(_spare: Arc<T>) {}
+
 /// A model has one process, which forks no other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process;
