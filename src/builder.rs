@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::hash::Hash;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Breaker, Config, ConfigError, DialRule, OnDialFailure};
 use crate::dialer::Dialer;
-use crate::keyed::{DialerFor, KeyedConfig, KeyedPool};
+use crate::keyed::{DialerFor, KeyedConfig, KeyedPool, MaxOpenFor};
 use crate::pool::Pool;
 use crate::report::event::Event;
 use crate::report::reporter::Reporter;
@@ -79,10 +80,30 @@ where
         Settings::of(ToOpenKeyed {
             dialer_for: Arc::new(dialer_for),
             reporter: Reporter::default(),
+            max_open_for: None,
             max_open_total: MAX_OPEN_TOTAL,
             max_idle_total: None,
             threads: None,
         })
+    }
+
+    /// Changes the settings of each key, of those with a pool at once and of the others when they get one.
+    /// Takes time proportional to the number of keys.
+    ///
+    /// [`resize_total`](Self::resize_total) changes the bound on all keys together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{KeyedPool, net::TcpDialer};
+    /// use std::time::Duration;
+    ///
+    /// let pool = KeyedPool::new(|port: &u16| TcpDialer::new("localhost", *port));
+    /// pool.reconfigure().max_open(4).max_idle_time(Duration::from_secs(20)).apply()?;
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn reconfigure(&self) -> KeyedChanges<'_, K, D> {
+        Settings::of(ToChangeKeyed(self))
     }
 }
 
@@ -115,6 +136,7 @@ pub type KeyedBuilder<K, D> = Settings<ToOpenKeyed<K, D>>;
 pub struct ToOpenKeyed<K, D: Dialer> {
     dialer_for: DialerFor<K, D>,
     reporter: Reporter<<D as Dialer>::Error>,
+    max_open_for: Option<MaxOpenFor<K>>,
     max_open_total: u32,
     max_idle_total: Option<u32>,
     threads: Option<Threads>,
@@ -123,6 +145,17 @@ pub struct ToOpenKeyed<K, D: Dialer> {
 /// The settings are for a running pool. See [`Changes`].
 #[derive(Debug)]
 pub struct ToChange<'p, D: Dialer>(&'p Pool<D>);
+
+/// Changes the settings of all keys of a running [`KeyedPool`]: starts at [`KeyedPool::reconfigure`],
+/// ends with [`apply`](Settings::apply).
+pub type KeyedChanges<'p, K, D> = Settings<ToChangeKeyed<'p, K, D>>;
+
+/// The settings are for all keys of a running keyed pool. See [`KeyedChanges`].
+#[derive(Debug)]
+pub struct ToChangeKeyed<'p, K, D>(&'p KeyedPool<K, D>)
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    D: Dialer;
 
 /// Makes one setting.
 type Change = Arc<dyn Fn(&mut Config) + Send + Sync>;
@@ -288,8 +321,9 @@ impl<T> Settings<T> {
     ///
     /// When dials have failed as many times in a row as the [`Breaker`] says, callers that nothing
     /// idle or in use can serve are turned away with the latest failure. One dial at a time tests
-    /// whether the server is back: it begins for the next caller after the pause. From the first
-    /// failure on, no more than one dial is under way. When a dial succeeds, callers that waited
+    /// whether the server is back: it begins for the next caller after the pause, or if none comes, for
+    /// the first that waits for a return, unless the failure is [permanent](Dialer::is_permanent). From
+    /// the first failure on, no more than one dial is under way. When a dial succeeds, callers that waited
     /// for a return meanwhile may dial again. So no caller waits for a server known to be away, and
     /// a server that comes back meets one dial and not a hundred.
     ///
@@ -474,6 +508,33 @@ where
         self
     }
 
+    /// The most connections open at once for each key of which `max_open_for` says so, in place of
+    /// [`max_open`](Self::max_open): for a server that allows fewer than the others, for example.
+    ///
+    /// It is asked when a key gets a pool, and again at each [`apply`](Settings::<ToChangeKeyed<K, D>>::apply).
+    /// It may use the pool; a panic in it reaches the caller, as one in the key's own code does. By default
+    /// no key has a limit of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{KeyedPool, net::TcpDialer};
+    /// use std::num::NonZeroU32;
+    ///
+    /// let pool = KeyedPool::builder(|host: &&'static str| TcpDialer::new(*host, 80))
+    ///     .max_open(6)
+    ///     .max_open_for(|host| if *host == "slow.example" { NonZeroU32::new(2) } else { None })
+    ///     .build()?;
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn max_open_for(
+        mut self,
+        max_open_for: impl Fn(&K) -> Option<NonZeroU32> + Send + Sync + 'static,
+    ) -> Self {
+        self.of.max_open_for = Some(Arc::new(max_open_for));
+        self
+    }
+
     /// The most idle connections, over all keys. Beyond it the one that has been idle longest is
     /// closed, whatever its key.
     ///
@@ -517,9 +578,34 @@ where
     /// that nobody uses.
     pub fn build(self) -> Result<KeyedPool<K, D>, ConfigError> {
         let each = self.checked(Config::default())?;
-        let ToOpenKeyed { dialer_for, reporter, max_open_total, max_idle_total, threads } = self.of;
+        let ToOpenKeyed {
+            dialer_for,
+            reporter,
+            max_open_for,
+            max_open_total,
+            max_idle_total,
+            threads,
+        } = self.of;
         let config = KeyedConfig { each, max_open_total, max_idle_total }.check()?;
-        Ok(KeyedPool::open(dialer_for, &config, reporter, crew_of(threads.as_ref())))
+        let crew = crew_of(threads.as_ref());
+        Ok(KeyedPool::open(dialer_for, max_open_for, &config, reporter, crew))
+    }
+}
+
+impl<K, D> Settings<ToChangeKeyed<'_, K, D>>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    D: Dialer,
+{
+    /// Checks the settings and applies all of them at once to each key: see a [`Pool`]'s
+    /// [`apply`](Settings::<ToChange<D>>::apply).
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
+    /// with their values. Nothing is changed then.
+    pub fn apply(self) -> Result<(), ConfigError> {
+        self.of.0.change(|config| KeyedConfig::check_each(self.checked(config)?))
     }
 }
 

@@ -55,7 +55,8 @@ pub enum DialRule {
 pub enum OnDialFailure {
     /// Fails at once if nothing is in use, because only another dial could help. Otherwise waits
     /// for a return, without a second dial, for as long as anything is in use and its deadline
-    /// allows.
+    /// allows. Only while the [breaker](crate::Builder::breaker) is open, a dial may begin for it that
+    /// tests whether the server is back.
     ///
     /// So a server that says "too many connections" fails no caller that a return would serve in
     /// five milliseconds.

@@ -232,12 +232,21 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// When a caller whose dial has failed may dial again, if one waits for that.
+    /// When a caller whose dial has failed, or who was refused one, may dial again, if that is what it waits
+    /// for.
     pub(super) fn next_retry(&self) -> Option<Moment> {
         let is_wanted = self.queue.any_failed() && !self.queue.any_unsponsored();
         let is_alone = is_wanted && self.jobs.dials.counted_on() == 0 && !self.suspended;
-        let backoff = self.backoff().filter(|_| is_alone)?;
-        self.dialing.outage.next_retry(backoff)
+        let outage = &self.dialing.outage;
+        match self.config.breaker().filter(|_| self.is_breaker_open()) {
+            _ if !is_alone => None,
+            // Nobody else may come to probe, and nothing may come back.
+            Some(breaker) if self.open_count() < self.config.max_open => {
+                outage.next_probe(breaker).filter(|_| !outage.is_permanent())
+            }
+            Some(_) => None,
+            None => outage.next_retry(self.backoff()?),
+        }
     }
 
     /// The pauses after which callers whose dials have failed may dial again. `None`: they may not.

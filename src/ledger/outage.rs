@@ -49,6 +49,11 @@ impl Outage {
         self.failures == 0
     }
 
+    /// Whether the latest dial failed for good: trying again cannot help.
+    pub(super) fn is_permanent(&self) -> bool {
+        self.is_permanent
+    }
+
     /// Whether this breaker refuses callers.
     pub(super) fn has_opened(&self, breaker: Option<Breaker>) -> bool {
         breaker.is_some_and(|breaker| self.failures >= breaker.failures)

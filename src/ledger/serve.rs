@@ -56,7 +56,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             return None;
         }
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
-        let until = self.queue.front_since()?.after_nanos(bound);
+        // Not from a moment to come: the clock may have run back.
+        let until = self.queue.front_since()?.min(now).after_nanos(bound);
         (now < until).then_some(until)
     }
 

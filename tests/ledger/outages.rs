@@ -309,6 +309,42 @@ fn when_a_probe_succeeds_those_who_wait_for_a_return_may_dial() {
     }
 }
 
+/// NO-STRANDED-WAITER. One who was refused a dial and waits for a return is the next probe if nobody else
+/// comes: nothing may ever come back.
+#[test]
+fn one_who_waits_for_a_return_probes_when_nobody_else_does() {
+    let mut harness = Harness::with(breaking(1));
+    let _held = harness.dial_and_get();
+    let first = harness.queue(1);
+    harness.refused();
+    let second = harness.queue(2);
+    assert!(harness.dials.is_empty() && harness.collect(first).is_none());
+    for _ in 0..3 {
+        let before = harness.now;
+        harness.sleep_and_tick(second);
+        assert_eq!((harness.now - before, harness.dials.len()), (PROBE_EVERY, 1));
+        harness.refused();
+    }
+    harness.sleep_and_tick(second);
+    harness.dialed();
+    drop(harness.granted(first));
+    harness.dialed();
+    drop(harness.granted(second));
+}
+
+/// Where trying again cannot help, nobody who waits for a return tries.
+#[test]
+fn one_who_waits_for_a_return_probes_no_server_that_refuses_for_good() {
+    let mut harness = Harness::with(breaking(1));
+    let _held = harness.dial_and_get();
+    let ticket = harness.queue(1);
+    harness.refused_as(true);
+    assert_eq!(harness.ledger.sleep(ticket, None), None, "there is nothing to wake up for");
+    harness.now += 2 * PROBE_EVERY;
+    harness.tick();
+    assert!(harness.dials.is_empty());
+}
+
 /// Idle connections are lent while the breaker is open.
 #[test]
 fn an_open_breaker_keeps_nobody_from_idle_connections() {

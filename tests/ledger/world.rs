@@ -1493,12 +1493,19 @@ impl World {
 
     /// When the first caller whose dial has failed may dial again, if one waits for that alone.
     fn next_retry(&self) -> Option<Moment> {
-        let OnDialFailure::Retry(backoff) = self.config.on_dial_failure else { return None };
         let mut callers = self.queue.iter().map(|client| &self.clients[*client]);
         let is_tried = self.counted() > 0
             || callers.clone().any(|caller| caller.dial.is_none() && caller.failure.is_none());
         let is_wanted = !self.suspended && callers.any(|caller| caller.failure.is_some());
-        if is_wanted && !is_tried && self.may_retry() { self.pause_ends(backoff) } else { None }
+        match self.config.on_dial_failure {
+            _ if is_tried || !is_wanted => None,
+            // Nobody else may come to probe.
+            _ if self.is_breaker_open() => {
+                self.next_probe().filter(|_| self.open() < self.config.max_open)
+            }
+            OnDialFailure::Retry(backoff) => self.pause_ends(backoff),
+            _ => None,
+        }
     }
 
     /// The pause doubles with each failure, and is shortened by up to a half.
