@@ -358,22 +358,11 @@ impl<'p, 'c, D: Dialer> Checkout<'p, 'c, D> {
     /// ```
     pub fn retrying<T, E: From<GetError<D::Error>>>(
         self,
-        mut work: impl FnMut(&mut D::Connection) -> Result<T, E>,
+        work: impl FnMut(&mut D::Connection) -> Result<T, E>,
         was_unsent: impl FnOnce(&E) -> bool,
     ) -> Result<T, E> {
-        let borrow = || self.pool.lend(self.terms).map(|entry| Guard::new(self.pool, entry));
-        let mut guard = borrow()?;
-        if !Guard::is_reused(&guard) {
-            return Guard::with(guard, work);
-        }
-        match work(&mut guard) {
-            Ok(value) => Ok(value),
-            Err(error) if was_unsent(&error) => {
-                Guard::doubt(guard);
-                Guard::with(borrow()?, work)
-            }
-            Err(error) => Guard::with(guard, |_| Err(error)),
-        }
+        let Self { pool, terms } = self;
+        Guard::retrying(|| Self { pool, terms }.get(), work, was_unsent)
     }
 }
 

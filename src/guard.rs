@@ -12,6 +12,7 @@ use crate::dialer::Dialer;
 use crate::ledger::Entry;
 use crate::ledger::close_reason::CloseReason;
 use crate::pool::Pool;
+use crate::report::error::GetError;
 use crate::runtime::sync::now;
 use crate::shell::Shell;
 
@@ -99,6 +100,27 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     pub fn doubt(mut guard: Self) {
         let entry = guard.take();
         guard.shell().discard(entry, CloseReason::Doubted);
+    }
+
+    /// Does `work` with a connection that `borrow` lends, and once more with another one if the first was a
+    /// reused one and `was_unsent` says of the error that the server cannot have acted.
+    pub(crate) fn retrying<T, E: From<GetError<D::Error>>>(
+        borrow: impl Fn() -> Result<Self, GetError<D::Error>>,
+        mut work: impl FnMut(&mut D::Connection) -> Result<T, E>,
+        was_unsent: impl FnOnce(&E) -> bool,
+    ) -> Result<T, E> {
+        let mut guard = borrow()?;
+        if !Self::is_reused(&guard) {
+            return Self::with(guard, work);
+        }
+        match work(&mut guard) {
+            Ok(value) => Ok(value),
+            Err(error) if was_unsent(&error) => {
+                Self::doubt(guard);
+                Self::with(borrow()?, work)
+            }
+            Err(error) => Self::with(guard, |_| Err(error)),
+        }
     }
 
     /// Does `work` with the connection, and closes the connection if that fails.

@@ -73,10 +73,12 @@ pub use crate::shell::cancel::Cancel;
 ///
 /// [`Settings`] is told by its parameter what the settings are for: a pool yet to be opened
 /// ([`ToOpen`](signatures::ToOpen), behind the name [`Builder`]), a keyed one
-/// ([`ToOpenKeyed`](signatures::ToOpenKeyed), [`KeyedBuilder`]), or a pool that runs
-/// ([`ToChange`](signatures::ToChange), [`Changes`](signatures::Changes)). A
-/// [`Lease`](signatures::Lease) is the part of a [`KeyedConnection`] that brings it back to its key.
+/// ([`ToOpenKeyed`](signatures::ToOpenKeyed), [`KeyedBuilder`]), or one that runs
+/// ([`ToChange`](signatures::ToChange) and [`ToChangeKeyed`](signatures::ToChangeKeyed), behind
+/// [`Changes`](signatures::Changes) and [`KeyedChanges`](signatures::KeyedChanges)). A key is looked up by
+/// whatever is [`AsKey`](signatures::AsKey). A [`Lease`](signatures::Lease) is the part of a
+/// [`KeyedConnection`] that brings it back to its key.
 pub mod signatures {
-    pub use crate::builder::{Changes, ToChange, ToOpen, ToOpenKeyed};
-    pub use crate::keyed::Lease;
+    pub use crate::builder::{Changes, KeyedChanges, ToChange, ToChangeKeyed, ToOpen, ToOpenKeyed};
+    pub use crate::keyed::{AsKey, Lease};
 }

@@ -259,7 +259,7 @@ pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
         shell.close_if_vacant();
     });
     let exchange = Exchange::new(config.max_open, None, Crew::of_the_process());
-    let shell = exchange.admit(dialer, config, Reporter::default(), on_vacant);
+    let shell = exchange.admit(dialer, config, false, Reporter::default(), on_vacant);
     (Pool::of_key(shell), server)
 }
 

@@ -15,7 +15,7 @@ use crate::shell::Terms;
 use crate::shell::cancel::Cancel;
 
 use super::directory::Record;
-use super::{KeyedConnection, KeyedPool, Lease, Lent, OwnedKeyedConnection};
+use super::{AsKey, KeyedConnection, KeyedPool, Lease, Lent, OwnedKeyedConnection};
 
 impl<K, D> KeyedPool<K, D>
 where
@@ -46,7 +46,10 @@ where
     /// ```
     #[inline]
     #[track_caller]
-    pub fn get(&self, key: &K) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
+    pub fn get<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+    ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
         self.checkout(key).get()
     }
 
@@ -58,9 +61,9 @@ where
     /// The errors of [`get`](Self::get).
     #[inline]
     #[track_caller]
-    pub fn get_timeout(
+    pub fn get_timeout<Q: ?Sized + AsKey<K>>(
         &self,
-        key: &K,
+        key: &Q,
         timeout: Duration,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
         self.checkout(key).timeout(timeout).get()
@@ -72,9 +75,9 @@ where
     ///
     /// The errors of [`get`](Self::get).
     #[track_caller]
-    pub fn get_deadline(
+    pub fn get_deadline<Q: ?Sized + AsKey<K>>(
         &self,
-        key: &K,
+        key: &Q,
         deadline: Instant,
     ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
         self.checkout(key).deadline(deadline).get()
@@ -87,11 +90,18 @@ where
     ///
     /// [`GetError::Exhausted`] or [`GetError::Closed`].
     #[track_caller]
-    pub fn try_get(&self, key: &K) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
+    pub fn try_get<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+    ) -> Result<KeyedConnection<'_, K, D>, GetError<D::Error>> {
         self.lend_idle(key, Location::caller()).map(|lent| Lease::guard(self, lent))
     }
 
-    fn lend_idle(&self, key: &K, site: Site) -> Result<Lent<K, D>, GetError<D::Error>> {
+    fn lend_idle<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+        site: Site,
+    ) -> Result<Lent<K, D>, GetError<D::Error>> {
         while let Some(record) = self.shared.directory.find(key) {
             let shell = record.pool.shell();
             let at_rest = shell.take_fresh(site).map(Ok);
@@ -109,7 +119,10 @@ where
     ///
     /// As [`try_get`](Self::try_get).
     #[track_caller]
-    pub fn try_get_owned(&self, key: &K) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
+    pub fn try_get_owned<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+    ) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
         self.lend_idle(key, Location::caller()).map(|lent| Lease::guard(self.clone(), lent))
     }
 
@@ -121,14 +134,17 @@ where
     ///
     /// The errors of [`get`](Self::get).
     #[track_caller]
-    pub fn get_owned(&self, key: &K) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
+    pub fn get_owned<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+    ) -> Result<OwnedKeyedConnection<K, D>, GetError<D::Error>> {
         self.checkout(key).get_owned()
     }
 
     /// Begins a checkout of a connection of `key`, whose time limit and cancellation are its own.
     #[inline]
     #[track_caller]
-    pub fn checkout<'k>(&self, key: &'k K) -> KeyedCheckout<'_, 'k, K, D> {
+    pub fn checkout<'k, Q: ?Sized + AsKey<K>>(&self, key: &'k Q) -> KeyedCheckout<'_, 'k, K, D, Q> {
         KeyedCheckout { pool: self, key, terms: Terms::at(Location::caller()) }
     }
 
@@ -141,14 +157,35 @@ where
     #[track_caller]
     pub fn with<T, E: From<GetError<D::Error>>>(
         &self,
-        key: &K,
+        key: &(impl ?Sized + AsKey<K>),
         work: impl FnOnce(&mut D::Connection) -> Result<T, E>,
     ) -> Result<T, E> {
         self.checkout(key).with(work)
     }
 
+    /// As [`with`](Self::with), but does the work once more, on another connection of that key, where the
+    /// first was a reused one and `was_unsent` says of the error that the server cannot have acted: see
+    /// [`Pool::retrying`](crate::Pool::retrying).
+    ///
+    /// # Errors
+    ///
+    /// The errors of `work`, and those of `get`.
+    #[track_caller]
+    pub fn retrying<T, E: From<GetError<D::Error>>>(
+        &self,
+        key: &(impl ?Sized + AsKey<K>),
+        work: impl FnMut(&mut D::Connection) -> Result<T, E>,
+        was_unsent: impl FnOnce(&E) -> bool,
+    ) -> Result<T, E> {
+        self.checkout(key).retrying(work, was_unsent)
+    }
+
     #[inline]
-    fn lend(&self, key: &K, terms: Terms<'_>) -> Result<Lent<K, D>, GetError<D::Error>> {
+    fn lend<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+        terms: Terms<'_>,
+    ) -> Result<Lent<K, D>, GetError<D::Error>> {
         let is_cancelled = terms.is_cancelled();
         let found = match self.shared.directory.find(key) {
             // The key's pool says that the checkout is cancelled, and counts it.
@@ -164,20 +201,21 @@ where
     }
 
     #[cold]
-    fn lend_slowly(
+    fn lend_slowly<Q: ?Sized + AsKey<K>>(
         &self,
         mut found: Option<Arc<Record<K, D>>>,
-        key: &K,
+        key: &Q,
         terms: Terms<'_>,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {
         let start = now();
-        let deadline = terms.late_at(start, self.shared.config.get_timeout);
         loop {
             let record = match found.take() {
                 Some(record) => record,
                 None => self.record(key)?,
             };
-            match record.pool.shell().get_of_key(start, deadline, terms.cancel, terms.site) {
+            let shell = record.pool.shell();
+            let deadline = terms.late_at(start, shell.knobs().get_timeout());
+            match shell.get_of_key(start, deadline, terms.cancel, terms.site) {
                 Some(outcome) => return outcome.map(|entry| (record, entry)),
                 // The next round finds the key's new pool, or makes it.
                 None => self.shared.directory.strike(&record),
@@ -206,16 +244,17 @@ where
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "a checkout does nothing until `get`, `get_owned` or `with` is called"]
-pub struct KeyedCheckout<'p, 'k, K: Send + Sync + 'static, D: Dialer> {
+pub struct KeyedCheckout<'p, 'k, K: Send + Sync + 'static, D: Dialer, Q: ?Sized = K> {
     pool: &'p KeyedPool<K, D>,
-    key: &'k K,
+    key: &'k Q,
     terms: Terms<'k>,
 }
 
-impl<'p, 'k, K, D> KeyedCheckout<'p, 'k, K, D>
+impl<'p, 'k, K, D, Q> KeyedCheckout<'p, 'k, K, D, Q>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     D: Dialer,
+    Q: ?Sized + AsKey<K>,
 {
     /// Waits for at most `timeout`: see [`Checkout::timeout`](crate::Checkout::timeout).
     #[inline]
@@ -263,9 +302,24 @@ where
     ) -> Result<T, E> {
         Guard::with(self.get()?, work)
     }
+
+    /// Does `work`, and once more where it was not sent: see
+    /// [`Checkout::retrying`](crate::Checkout::retrying).
+    ///
+    /// # Errors
+    ///
+    /// The error of `work`, or [`GetError`] as [`Checkout::get`](crate::Checkout::get).
+    pub fn retrying<T, E: From<GetError<D::Error>>>(
+        self,
+        work: impl FnMut(&mut D::Connection) -> Result<T, E>,
+        was_unsent: impl FnOnce(&E) -> bool,
+    ) -> Result<T, E> {
+        let Self { pool, key, terms } = self;
+        Guard::retrying(|| Self { pool, key, terms }.get(), work, was_unsent)
+    }
 }
 
-impl<K: Send + Sync + 'static, D: Dialer> fmt::Debug for KeyedCheckout<'_, '_, K, D> {
+impl<K: Send + Sync + 'static, D: Dialer, Q: ?Sized> fmt::Debug for KeyedCheckout<'_, '_, K, D, Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedCheckout").finish_non_exhaustive()
     }

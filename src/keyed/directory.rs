@@ -10,6 +10,7 @@ use crate::pool::Pool;
 use crate::runtime::sync::{AtomicU64, Hashing, Ordering, Process, ShardedLock};
 use crate::shell::Shell;
 
+use super::AsKey;
 use super::at_hand::{AtHand, Item};
 
 /// A key and its pool.
@@ -75,35 +76,39 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
         Self { all: ShardedLock::new(all), hashing, at_hand: AtHand::new(), process }
     }
 
-    pub(super) fn hash(&self, key: &K) -> u64 {
+    pub(super) fn hash<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> u64 {
         self.hashing.hash_one(key).max(1)
     }
 
     /// The key's record, from this thread's references at hand or else from the map. Its pool may
     /// be closed.
     #[inline]
-    pub(super) fn find(&self, key: &K) -> Option<Arc<Record<K, D>>> {
-        self.at_hand.take_next(|record| record.key == *key).or_else(|| self.find_by_hash(key))
+    pub(super) fn find<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<Record<K, D>>> {
+        self.at_hand.take_next(|record| key.is(&record.key)).or_else(|| self.find_by_hash(key))
     }
 
     #[inline(never)]
-    fn find_by_hash(&self, key: &K) -> Option<Arc<Record<K, D>>> {
+    fn find_by_hash<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<Record<K, D>>> {
         let hash = self.hash(key);
-        let at_hand = self.at_hand.take(hash, |record| record.key == *key);
+        let at_hand = self.at_hand.take(hash, |record| key.is(&record.key));
         at_hand.or_else(|| self.look_up_by_hash(hash, key))
     }
 
     /// The key's record, from the map.
-    pub(super) fn look_up(&self, key: &K) -> Option<Arc<Record<K, D>>> {
+    pub(super) fn look_up<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<Record<K, D>>> {
         self.look_up_by_hash(self.hash(key), key)
     }
 
-    fn look_up_by_hash(&self, hash: u64, key: &K) -> Option<Arc<Record<K, D>>> {
+    fn look_up_by_hash<Q: ?Sized + AsKey<K>>(
+        &self,
+        hash: u64,
+        key: &Q,
+    ) -> Option<Arc<Record<K, D>>> {
         let (first, more) = self.read(None, |all| {
             let first = Arc::clone(all.first.get(&hash)?);
             Some((first, all.more.get(&hash).cloned().unwrap_or_default()))
         })?;
-        std::iter::once(first).chain(more).find(|record| record.key == *key)
+        std::iter::once(first).chain(more).find(|record| key.is(&record.key))
     }
 
     /// Enters a record and returns it, or returns the record that its key already has.

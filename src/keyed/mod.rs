@@ -1,32 +1,38 @@
 //! `KeyedPool`: a pool for each key, and bounds for all of them together.
 
+mod as_key;
 mod at_hand;
 mod checkout;
+mod control;
 mod directory;
+mod numbers;
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::Hash;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::guard::Guard;
 use crate::ledger::Entry;
 use crate::ledger::stats::Stats;
-use crate::pool::{Drained, Pool};
+use crate::pool::Pool;
 use crate::report::error::GetError;
 use crate::report::event::Event;
-use crate::report::holder::{Holder, Holders};
+use crate::report::holder::Holders;
 use crate::report::reporter::Reporter;
-use crate::runtime::sync::{catch, now};
+use crate::runtime::sync::{Mutex, catch, now};
 use crate::runtime::workers::Crew;
 use crate::shell::{Exchange, OnVacant};
 
 use self::directory::{Directory, IsClosed, Record};
 
+pub use self::as_key::AsKey;
 pub use self::checkout::KeyedCheckout;
+pub use self::numbers::KeyedStats;
 
 /// Connections to many servers: a [`Pool`] for each key, under bounds that hold for all of them.
 ///
@@ -85,6 +91,9 @@ pub struct KeyedPool<K: Send + Sync + 'static, D: Dialer> {
 /// Makes the dialer of a key.
 pub(crate) type DialerFor<K, D> = Arc<dyn Fn(&K) -> D + Send + Sync>;
 
+/// The most connections of one key, where that is not the `max_open` of all.
+pub(crate) type MaxOpenFor<K> = Arc<dyn Fn(&K) -> Option<NonZeroU32> + Send + Sync>;
+
 /// The settings of a keyed pool.
 pub(crate) struct KeyedConfig {
     /// The settings of each key.
@@ -102,15 +111,23 @@ impl KeyedConfig {
             let setting = "max_open_total";
             return Err(ConfigError::TooSmall { setting, value: max_open_total, least: 1 });
         }
-        for (setting, value, bound, limit) in [
-            ("max_idle_total", max_idle_total.unwrap_or(0), "max_open_total", max_open_total),
-            ("min_idle", each.min_idle, "what a keyed pool keeps", 0),
-        ] {
-            if value > limit {
-                return Err(ConfigError::Contradiction { setting, value, bound, limit });
+        if let Some(value) = max_idle_total.filter(|most| *most > max_open_total) {
+            let (setting, bound, limit) = ("max_idle_total", "max_open_total", max_open_total);
+            return Err(ConfigError::Contradiction { setting, value, bound, limit });
+        }
+        Self::check_each(each)?;
+        Ok(self)
+    }
+
+    /// Returns the settings of each key if a keyed pool can keep them.
+    pub(crate) fn check_each(each: Config) -> Result<Config, ConfigError> {
+        match each.min_idle {
+            0 => Ok(each),
+            value => {
+                let (setting, bound, limit) = ("min_idle", "what a keyed pool keeps", 0);
+                Err(ConfigError::Contradiction { setting, value, bound, limit })
             }
         }
-        Ok(self)
     }
 }
 
@@ -119,9 +136,19 @@ struct Shared<K: Send + Sync, D: Dialer> {
     directory: Directory<K, D>,
     exchange: Arc<Exchange<D>>,
     dialer_for: DialerFor<K, D>,
-    /// The settings of each key.
-    config: Config,
+    max_open_for: Option<MaxOpenFor<K>>,
+    common: Mutex<Common>,
     reporter: Reporter<D::Error>,
+}
+
+/// What was last said to the pools of all keys. Whoever changes it tells the pools that there are; whoever
+/// enters a new one in the directory looks once more whether it has changed.
+#[derive(Clone, Copy, Debug)]
+struct Common {
+    config: Config,
+    is_suspended: bool,
+    /// How often it was changed.
+    version: u64,
 }
 
 impl<K: Send + Sync, D: Dialer> Shared<K, D> {
@@ -155,31 +182,53 @@ where
 {
     pub(crate) fn open(
         dialer_for: DialerFor<K, D>,
+        max_open_for: Option<MaxOpenFor<K>>,
         config: &KeyedConfig,
         reporter: Reporter<D::Error>,
         crew: Arc<Crew>,
     ) -> Self {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
         let exchange = Exchange::new(config.max_open_total, max_idle, crew);
-        let config = config.each;
-        let directory = Directory::new();
-        Self { shared: Arc::new(Shared { directory, exchange, dialer_for, config, reporter }) }
+        let common = Common { config: config.each, is_suspended: false, version: 0 };
+        let (directory, common) = (Directory::new(), Mutex::new(common));
+        let shared = Shared { directory, exchange, dialer_for, max_open_for, common, reporter };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The record of a key, made if there is none.
-    fn record(&self, key: &K) -> Result<Arc<Record<K, D>>, GetError<D::Error>> {
-        if let Some(record) = self.shared.directory.find(key) {
+    fn record<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+    ) -> Result<Arc<Record<K, D>>, GetError<D::Error>> {
+        let Shared { directory, exchange, dialer_for, reporter, .. } = &*self.shared;
+        if let Some(record) = directory.find(key) {
             return Ok(record);
         }
-        let Shared { directory, exchange, dialer_for, config, reporter } = &*self.shared;
         if directory.is_closed() {
             return Err(self.turned_away(GetError::Closed));
         }
-        let (dialer, hash) = (dialer_for(key), directory.hash(key));
-        let shell = exchange.admit(dialer, *config, reporter.clone(), self.on_vacant(hash));
-        let record = Record::new(key.clone(), hash, Pool::of_key(shell));
+        let (hash, key, common) = (directory.hash(key), key.to_key(), self.common());
+        let (dialer, config) = (dialer_for(&key), self.config_of(&key, &common));
+        let (reporter, on_vacant) = (reporter.clone(), self.on_vacant(hash));
+        let shell = exchange.admit(dialer, config, common.is_suspended, reporter, on_vacant);
+        let record = Record::new(key, hash, Pool::of_key(shell));
         // If another thread was first, this thread's record is dropped here, under no lock.
-        directory.enter(&record).map_err(|IsClosed| self.turned_away(GetError::Closed))
+        let entered = directory.enter(&record);
+        let record = entered.map_err(|IsClosed| self.turned_away(GetError::Closed))?;
+        self.catch_up(&record, &common);
+        Ok(record)
+    }
+
+    /// What holds for all keys now.
+    fn common(&self) -> Common {
+        *self.shared.common.lock()
+    }
+
+    /// The settings of one key.
+    fn config_of(&self, key: &K, common: &Common) -> Config {
+        let config = common.config;
+        let own = self.shared.max_open_for.as_ref().and_then(|max_open_for| max_open_for(key));
+        Config { max_open: own.map_or(config.max_open, NonZeroU32::get), ..config }
     }
 
     /// Reports and counts that a caller gets no connection, for a key that has no pool to do so.
@@ -209,13 +258,14 @@ where
         if self.shared.directory.is_closed() {
             return GetError::Closed;
         }
-        GetError::Exhausted {
-            pool: self.shared.reporter.name().cloned(),
-            waited: Duration::ZERO,
-            stats: Box::new(Stats { max_open: self.shared.config.max_open, ..Stats::default() }),
-            holders: Box::new(Holders::new(Vec::new(), false)),
-            failure: None,
+        let Common { config, is_suspended, .. } = self.common();
+        let (pool, waited) = (self.shared.reporter.name().cloned(), Duration::ZERO);
+        let stats = Box::new(Stats { max_open: config.max_open, ..Stats::default() });
+        if is_suspended {
+            return GetError::Suspended { pool, waited, stats, failure: None };
         }
+        let holders = Box::new(Holders::new(Vec::new(), false));
+        GetError::Exhausted { pool, waited, stats, holders, failure: None }
     }
 
     /// Opens connections of that key until `connections` are open, and waits for them for at most
@@ -225,108 +275,20 @@ where
     /// # Errors
     ///
     /// The errors of [`get`](Self::get). Connections opened before the error stay open.
-    pub fn warm_up(&self, key: &K, connections: u32) -> Result<(), GetError<D::Error>> {
-        let deadline = now().after(self.shared.config.get_timeout);
+    pub fn warm_up<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+        connections: u32,
+    ) -> Result<(), GetError<D::Error>> {
+        let start = now();
         loop {
             let record = self.record(key)?;
+            let deadline = start.after(record.pool.shell().knobs().get_timeout());
             match record.pool.shell().warm_up(connections, deadline) {
                 Some(outcome) => return outcome,
                 None => self.shared.directory.strike(&record),
             }
         }
-    }
-
-    /// The numbers of all keys together.
-    #[must_use]
-    pub fn stats(&self) -> KeyedStats {
-        let keys = self.shared.directory.len();
-        self.shared.exchange.read(|budget| KeyedStats {
-            keys,
-            open: budget.taken(),
-            max_open: budget.max_open(),
-            stalled: budget.stalled(),
-            evicted_total: budget.evicted_total(),
-            turned_away_total: self.shared.exchange.turned_away_total(),
-        })
-    }
-
-    /// The numbers of that key's pool: the connections that it holds now, and totals since it was
-    /// made; `None` if the key has no pool.
-    #[must_use]
-    pub fn stats_of(&self, key: &K) -> Option<Stats> {
-        Some(self.shared.directory.look_up(key)?.pool.stats())
-    }
-
-    /// The numbers of each key that has a pool now, in no particular order. Takes time proportional
-    /// to the number of keys.
-    #[must_use]
-    pub fn stats_of_all(&self) -> Vec<(K, Stats)> {
-        let all = self.shared.directory.all();
-        all.iter().map(|record| (record.key.clone(), record.pool.stats())).collect()
-    }
-
-    /// The holders of connections now, with the key of each. Takes time proportional to the number
-    /// of keys.
-    #[must_use]
-    pub fn holders(&self) -> Vec<(K, Holder)> {
-        let all = self.shared.directory.all();
-        let holders = |record: &Arc<Record<K, D>>| {
-            let key = record.key.clone();
-            record.pool.holders().into_iter().map(move |holder| (key.clone(), holder))
-        };
-        all.iter().flat_map(holders).collect()
-    }
-
-    /// Stops lending every connection of that key that was opened, or whose dial was begun, before
-    /// this call. Idle connections are closed now, those in use when they are returned.
-    pub fn flush_key(&self, key: &K) {
-        if let Some(record) = self.shared.directory.look_up(key) {
-            record.pool.flush();
-        }
-    }
-
-    /// [Flushes](Self::flush_key) every key. Takes time proportional to the number of keys.
-    pub fn flush(&self) {
-        for record in self.shared.directory.all() {
-            record.pool.flush();
-        }
-    }
-
-    /// Sets the most connections of all keys together, from now on.
-    ///
-    /// Beyond a lowered bound, idle connections are closed at once, longest idle first, and others
-    /// when they are returned: until then more may be open.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError::TooSmall`] if `max_open_total` is 0. Then nothing is changed.
-    pub fn resize_total(&self, max_open_total: u32) -> Result<(), ConfigError> {
-        if max_open_total == 0 {
-            let setting = "max_open_total";
-            return Err(ConfigError::TooSmall { setting, value: max_open_total, least: 1 });
-        }
-        self.shared.exchange.resize(max_open_total);
-        Ok(())
-    }
-
-    /// Closes the pools of all keys: they lend nothing from now on. See [`Pool::close`].
-    pub fn close(&self) {
-        self.shared.close();
-    }
-
-    /// [Closes](Self::close) the pool, and waits until no key has an open connection or `deadline`
-    /// has come. See [`Pool::drain`].
-    pub fn drain(&self, deadline: Instant) -> Drained {
-        self.close();
-        let drained = self.shared.directory.all().into_iter().map(|r| r.pool.drain(deadline));
-        drained.reduce(Drained::and).unwrap_or_default()
-    }
-
-    /// [Closes](Self::close) the pool, and aborts the connections in use of all keys, as far as
-    /// their dialers gave handles. Returns how many it aborted. See [`Pool::abort`].
-    pub fn abort(&self) -> u32 {
-        self.close();
-        self.shared.directory.all().iter().map(|record| record.pool.abort()).sum()
     }
 }
 
@@ -344,30 +306,6 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyedPool").field("stats", &self.stats()).finish_non_exhaustive()
     }
-}
-
-/// The numbers of all keys of a [`KeyedPool`] together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct KeyedStats {
-    /// Keys that have a pool. The others have no connection and no caller.
-    pub keys: usize,
-    /// Connections of all keys: idle, in use, being dialed and being closed.
-    pub open: u32,
-    /// The most connections that may be open.
-    pub max_open: u32,
-    /// Keys that want to dial and wait for a slot.
-    pub stalled: usize,
-    /// Connections closed to make room for other keys.
-    pub evicted_total: u64,
-    /// Callers that got no connection, of any key and for any reason, and warm-ups that did not
-    /// complete.
-    ///
-    /// The reasons are counted in the [`Stats`] of each key's pool, which are dropped with that
-    /// pool. A caller whose key had no pool is counted only here (`try_get` of a key without
-    /// connections, a token that was cancelled before the call, any call after
-    /// [`close`](KeyedPool::close)).
-    pub turned_away_total: u64,
 }
 
 /// A borrowed connection of a [`KeyedPool`], for as long as the borrow of its pool lasts.

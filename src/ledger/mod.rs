@@ -199,6 +199,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self
     }
 
+    /// The same ledger, suspended from the beginning if so.
+    pub(crate) fn suspended(mut self, is_suspended: bool) -> Self {
+        self.suspended = is_suspended;
+        self
+    }
+
     /// The slots that are taken.
     fn open_count(&self) -> u32 {
         self.live() + self.jobs.closings.len()

@@ -102,6 +102,73 @@ impl Stats {
         self.idle + self.in_use + self.dialing + self.closing
     }
 
+    /// Adds the numbers of another pool.
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Without `..`, so that a new field cannot be forgotten.
+        let Self {
+            max_open,
+            idle,
+            in_use,
+            dialing,
+            closing,
+            waiting,
+            overdue,
+            stalled,
+            lent_total,
+            reused_total,
+            waited_total,
+            wait_time_total,
+            timed_out_total,
+            cancelled_total,
+            queue_full_total,
+            dials_total,
+            dialed_total,
+            dial_failed_total,
+            check_failed_total,
+            retired_total,
+            broken_total,
+            reset_failed_total,
+            surplus_total,
+            evicted_total,
+            expired_total,
+            idle_too_long_total,
+            detached_total,
+            leaked_total,
+            close_timeouts_total,
+            panics_total,
+        } = *other;
+        self.max_open += max_open;
+        self.idle += idle;
+        self.in_use += in_use;
+        self.dialing += dialing;
+        self.closing += closing;
+        self.waiting += waiting;
+        self.overdue += overdue;
+        self.stalled |= stalled;
+        self.lent_total += lent_total;
+        self.reused_total += reused_total;
+        self.waited_total += waited_total;
+        self.wait_time_total += wait_time_total;
+        self.timed_out_total += timed_out_total;
+        self.cancelled_total += cancelled_total;
+        self.queue_full_total += queue_full_total;
+        self.dials_total += dials_total;
+        self.dialed_total += dialed_total;
+        self.dial_failed_total += dial_failed_total;
+        self.check_failed_total += check_failed_total;
+        self.retired_total += retired_total;
+        self.broken_total += broken_total;
+        self.reset_failed_total += reset_failed_total;
+        self.surplus_total += surplus_total;
+        self.evicted_total += evicted_total;
+        self.expired_total += expired_total;
+        self.idle_too_long_total += idle_too_long_total;
+        self.detached_total += detached_total;
+        self.leaked_total += leaked_total;
+        self.close_timeouts_total += close_timeouts_total;
+        self.panics_total += panics_total;
+    }
+
     /// Counts a retired connection by its reason.
     pub(crate) fn count_retired(&mut self, reason: CloseReason) {
         match reason {

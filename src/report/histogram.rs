@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::nanoseconds;
+use crate::ledger::stats::Stats;
 
 /// The number of buckets of a histogram. The nth, from 0, ends at 2^(n + 1) µs; the last one has no
 /// end.
@@ -40,6 +41,21 @@ pub struct Histograms {
     /// ticks every 1 to 10 ms, depending on the system: one loan may be off by a tick, the sum of
     /// many is not.
     pub hold: Histogram,
+}
+
+impl Histograms {
+    /// Nothing measured.
+    pub(crate) fn none() -> Self {
+        Timings::default().with_stats(Default::default).1
+    }
+
+    /// Adds what another pool has measured.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self { wait, dial, hold } = other;
+        self.wait.add(wait);
+        self.dial.add(dial);
+        self.hold.add(hold);
+    }
 }
 
 /// How often something took how long.
@@ -87,6 +103,14 @@ impl Histogram {
             seen += count;
             (seen >= rank).then_some(bound)
         })
+    }
+}
+
+impl Histogram {
+    /// Adds another of the same kind.
+    fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.sum += other.sum;
     }
 }
 
@@ -159,19 +183,20 @@ impl Timings {
         self.vain_loans.add(1);
     }
 
-    /// The histograms, given how many loans have begun and how many of them have not ended.
-    pub(crate) fn histograms(&self, loans: impl FnOnce() -> (u64, u32)) -> Histograms {
+    /// The histograms, with the numbers of the pool and how many of its loans have not ended, which `read`
+    /// reads.
+    pub(crate) fn with_stats(&self, read: impl FnOnce() -> (Stats, u32)) -> (Stats, Histograms) {
         // Read before the loans, so that each of these is among the loans that are counted after
         // it.
         let (mut wait, mut hold) = (self.waits.histogram(0), self.holds.histogram(LEAST_HOLD));
         let (vain_waits, vain_loans) = (self.vain_waits.get(), self.vain_loans.get());
-        let (loans, in_hands) = loans();
-        let loans = loans.saturating_sub(vain_loans);
+        let (stats, in_hands) = read();
+        let loans = stats.lent_total.saturating_sub(vain_loans);
         let served = wait.count().saturating_sub(vain_waits);
         wait.counts[0] += loans.saturating_sub(served);
         let ended = loans.saturating_sub(u64::from(in_hands));
         hold.counts[LEAST_HOLD] += ended.saturating_sub(hold.count());
-        Histograms { wait, dial: self.dials.histogram(0), hold }
+        (stats, Histograms { wait, dial: self.dials.histogram(0), hold })
     }
 }
 

@@ -189,10 +189,13 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn histograms(self: &Arc<Self>) -> Histograms {
-        self.timings.histograms(|| {
-            self.read(|ledger, now| (ledger.stats(now).lent_total, ledger.in_hands()))
-                .unwrap_or_default()
-        })
+        self.numbers().1
+    }
+
+    /// The numbers and histograms of about one moment.
+    pub(super) fn numbers(self: &Arc<Self>) -> (Stats, Histograms) {
+        let read = |ledger: &Books<D>, now| (ledger.stats(now), ledger.in_hands());
+        self.timings.with_stats(|| self.read(read).unwrap_or_default())
     }
 
     /// Reads the ledger at this moment, with the connections in the places swept in. `None` in the child

@@ -6,7 +6,9 @@ use std::sync::{Arc, Weak};
 use crate::config::Config;
 use crate::dialer::Dialer;
 use crate::ledger::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
+use crate::ledger::stats::Stats;
 use crate::ledger::{BudgetAccess, Ledger, Share};
+use crate::report::histogram::Histograms;
 use crate::report::reporter::Reporter;
 use crate::runtime::shelf::Tally;
 use crate::runtime::sync::{AtomicU64, Mutex, Ordering, Process, catch, seed};
@@ -63,10 +65,16 @@ impl IdleCount {
 }
 
 struct Members<D: Dialer> {
+    /// Each shell that has not been dropped.
     shells: HashMap<MemberId, Weak<Shell<D>>>,
+    /// The numbers of those that have been.
+    gone: Option<Box<Numbers>>,
     next: u64,
     is_closed: bool,
 }
+
+/// What a pool has counted and measured.
+pub(super) type Numbers = (Stats, Histograms);
 
 /// A shell's membership in an exchange.
 pub(super) struct Membership<D: Dialer> {
@@ -83,7 +91,7 @@ impl<D: Dialer> Exchange<D> {
     /// they have no bound of their own.
     pub(crate) fn new(max_open: u32, max_idle: Option<u32>, crew: Arc<Crew>) -> Arc<Self> {
         let count = |most| IdleCount { most, idle: Tally::default(), taken: AtomicU64::new(0) };
-        let members = Members { shells: HashMap::new(), next: 0, is_closed: false };
+        let members = Members { shells: HashMap::new(), gone: None, next: 0, is_closed: false };
         Arc::new(Self {
             budget: Mutex::new(Budget::new(max_open)),
             idle: max_idle.map(|most| Arc::new(count(most))),
@@ -97,10 +105,13 @@ impl<D: Dialer> Exchange<D> {
     }
 
     /// Makes a new shell that shares the budget.
+    ///
+    /// An event before the first caller's would find nothing in it, and close it.
     pub(crate) fn admit(
         self: &Arc<Self>,
         dialer: D,
         config: Config,
+        is_suspended: bool,
         reporter: Reporter<D::Error>,
         on_vacant: OnVacant<D>,
     ) -> Arc<Shell<D>> {
@@ -110,7 +121,7 @@ impl<D: Dialer> Exchange<D> {
             MemberId(members.next)
         };
         let share = Share::new(id, Arc::clone(self) as _);
-        let ledger = Ledger::new(config, seed()).sharing(share);
+        let ledger = Ledger::new(config, seed()).sharing(share).suspended(is_suspended);
         let membership = Membership { exchange: Arc::clone(self), id, on_vacant };
         let crew = Arc::clone(&self.crew);
         let shell = Shell::with(dialer, ledger, reporter, crew, Some(membership));
@@ -170,6 +181,31 @@ impl<D: Dialer> Exchange<D> {
 
     pub(crate) fn turned_away_total(&self) -> u64 {
         self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// The numbers of all shells added up, dropped ones included. No total ever goes back.
+    pub(crate) fn summed(&self) -> Numbers {
+        let none = || (Stats::default(), Histograms::none());
+        if self.is_inherited() {
+            return none();
+        }
+        let (mut sum, shells) = loop {
+            let members = self.members.lock();
+            let shells: Vec<_> = members.shells.values().map(Weak::upgrade).collect();
+            let gone = members.gone.as_deref().cloned().unwrap_or_else(none);
+            // First, as this thread may be the last to let go of a shell.
+            drop(members);
+            if shells.iter().all(Option::is_some) {
+                break (gone, shells);
+            }
+            // Another thread is dropping a shell, and is about to add its numbers.
+            drop(shells);
+            std::thread::yield_now();
+        };
+        for shell in shells.into_iter().flatten() {
+            add(&mut sum, &shell.numbers());
+        }
+        sum
     }
 
     /// Reads the budget at this moment.
@@ -267,10 +303,18 @@ impl<D: Dialer> Membership<D> {
     pub(super) fn is_closed(&self) -> bool {
         self.exchange.is_closed()
     }
+
+    /// The shell is dropped: its numbers are kept.
+    pub(super) fn end(&self, numbers: &Numbers) {
+        let mut members = self.exchange.members.lock();
+        members.shells.remove(&self.id);
+        let gone =
+            members.gone.get_or_insert_with(|| Box::new((Stats::default(), Histograms::none())));
+        add(gone, numbers);
+    }
 }
 
-impl<D: Dialer> Drop for Membership<D> {
-    fn drop(&mut self) {
-        self.exchange.members.lock().shells.remove(&self.id);
-    }
+fn add(sum: &mut Numbers, more: &Numbers) {
+    sum.0.add(&more.0);
+    sum.1.add(&more.1);
 }

@@ -539,3 +539,13 @@ impl<D: Dialer> Shell<D> {
         connection
     }
 }
+
+impl<D: Dialer> Drop for Shell<D> {
+    fn drop(&mut self) {
+        if let Some(membership) = &self.membership {
+            let locked = self.locked.lock();
+            let read = || (locked.ledger.stats(now()), locked.ledger.in_hands());
+            membership.end(&self.timings.with_stats(read));
+        }
+    }
+}

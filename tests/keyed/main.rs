@@ -1,7 +1,10 @@
 //! Many keys under one budget (see `tests/README.md`): who shares with whom, who makes room for whom, and
 //! what is left of a key afterwards.
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod controls;
 
 use std::collections::HashMap;
 use std::ops::Deref;

@@ -1,0 +1,180 @@
+//! Controls of a keyed pool: of one key, and of all together.
+
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::{Config, ConfigError};
+use crate::dialer::Dialer;
+use crate::pool::Drained;
+
+use super::directory::Record;
+use super::{AsKey, Common, KeyedPool};
+
+impl<K, D> KeyedPool<K, D>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    D: Dialer,
+{
+    /// Stops lending every connection of that key that was opened, or whose dial was begun, before
+    /// this call. Idle connections are closed now, those in use when they are returned.
+    pub fn flush_key<Q: ?Sized + AsKey<K>>(&self, key: &Q) {
+        if let Some(record) = self.shared.directory.look_up(key) {
+            record.pool.flush();
+        }
+    }
+
+    /// [Flushes](Self::flush_key) every key. Takes time proportional to the number of keys.
+    pub fn flush(&self) {
+        for record in self.shared.directory.all() {
+            record.pool.flush();
+        }
+    }
+
+    /// Sets the most connections of all keys together, from now on.
+    ///
+    /// Beyond a lowered bound, idle connections are closed at once, longest idle first, and others
+    /// when they are returned: until then more may be open.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::TooSmall`] if `max_open_total` is 0. Then nothing is changed.
+    pub fn resize_total(&self, max_open_total: u32) -> Result<(), ConfigError> {
+        if max_open_total == 0 {
+            let setting = "max_open_total";
+            return Err(ConfigError::TooSmall { setting, value: max_open_total, least: 1 });
+        }
+        self.shared.exchange.resize(max_open_total);
+        Ok(())
+    }
+
+    /// Closes the pools of all keys: they lend nothing from now on. See [`Pool::close`].
+    pub fn close(&self) {
+        self.shared.close();
+    }
+
+    /// [Closes](Self::close) the pool, and waits until no key has an open connection or `deadline`
+    /// has come. See [`Pool::drain`].
+    pub fn drain(&self, deadline: Instant) -> Drained {
+        self.close();
+        let drained = self.shared.directory.all().into_iter().map(|r| r.pool.drain(deadline));
+        drained.reduce(Drained::and).unwrap_or_default()
+    }
+
+    /// [Closes](Self::close) the pool, and aborts the connections in use of all keys, as far as
+    /// their dialers gave handles. Returns how many it aborted. See [`Pool::abort`].
+    pub fn abort(&self) -> u32 {
+        self.close();
+        self.shared.directory.all().iter().map(|record| record.pool.abort()).sum()
+    }
+
+    /// Closes the pool of that key, and forgets its dialer.
+    ///
+    /// Its idle connections are closed now, those in use when they are returned. The next caller, and
+    /// callers who wait for that key already, get a connection of a new pool, for which a new dialer is
+    /// made. So this is how a key whose server has moved, or whose dialer should be another one, starts
+    /// again. Does nothing if the key has no pool.
+    pub fn close_key<Q: ?Sized + AsKey<K>>(&self, key: &Q) {
+        if let Some(record) = self.shared.directory.look_up(key) {
+            // Before its callers look for the key again.
+            self.shared.directory.strike(&record);
+            record.pool.close();
+        }
+    }
+
+    /// Retires the connections of all keys that `predicate` names, among those whose dials began before
+    /// this call: see [`Pool::retire_where`](crate::Pool::retire_where). Takes time proportional to the
+    /// number of keys.
+    pub fn retire_where(&self, predicate: impl Fn(&D::Connection) -> bool + Send + Sync + 'static) {
+        let predicate = Arc::new(predicate);
+        for record in self.shared.directory.all() {
+            record.pool.shell().retire_where(Arc::clone(&predicate) as _);
+        }
+    }
+
+    /// Lends and dials nothing, of any key, until [`resume`](Self::resume): see
+    /// [`Pool::suspend`](crate::Pool::suspend). Takes time proportional to the number of keys.
+    pub fn suspend(&self) {
+        self.change_all(|common| common.is_suspended = true, Self::tell_suspended);
+    }
+
+    /// Ends a [`suspend`](Self::suspend): callers in the queues are served in their order.
+    pub fn resume(&self) {
+        self.change_all(|common| common.is_suspended = false, Self::tell_suspended);
+    }
+
+    /// Whether the pool is [suspended](Self::suspend).
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        self.common().is_suspended
+    }
+
+    /// Replaces the settings of all keys by what `change` makes of them.
+    pub(crate) fn change(
+        &self,
+        change: impl FnOnce(Config) -> Result<Config, ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let mut outcome = Ok(());
+        let change = |common: &mut Common| match change(common.config) {
+            Ok(config) => common.config = config,
+            Err(error) => outcome = Err(error),
+        };
+        self.change_all(change, Self::tell_settings);
+        outcome
+    }
+
+    /// Changes what holds for all keys, and has `tell` say it to the pool of each.
+    fn change_all(
+        &self,
+        change: impl FnOnce(&mut Common),
+        tell: impl Fn(&Self, &Record<K, D>, &Common),
+    ) {
+        if self.shared.exchange.is_inherited() {
+            return;
+        }
+        {
+            let mut common = self.shared.common.lock();
+            change(&mut common);
+            common.version += 1;
+        }
+        for record in self.shared.directory.all() {
+            self.tell(&record, &tell);
+        }
+    }
+
+    /// Has `tell` say to the pool of a key what holds for all, and again if that has changed meanwhile: so
+    /// the last to be said is what holds.
+    fn tell(&self, record: &Record<K, D>, tell: impl Fn(&Self, &Record<K, D>, &Common)) {
+        loop {
+            let common = self.common();
+            tell(self, record, &common);
+            if self.common().version == common.version {
+                return;
+            }
+        }
+    }
+
+    /// Tells a pool that was made by `before`, and is in the directory now, what has changed since.
+    pub(super) fn catch_up(&self, record: &Record<K, D>, before: &Common) {
+        if self.common().version != before.version {
+            self.tell(record, |keyed, record, common| {
+                keyed.tell_settings(record, common);
+                keyed.tell_suspended(record, common);
+            });
+        }
+    }
+
+    fn tell_settings(&self, record: &Record<K, D>, common: &Common) {
+        let config = self.config_of(&record.key, common);
+        let outcome = record.pool.shell().reconfigure(|_| Ok(config));
+        outcome.expect("the settings are checked already");
+    }
+
+    fn tell_suspended(&self, record: &Record<K, D>, common: &Common) {
+        if common.is_suspended {
+            record.pool.suspend();
+        } else {
+            record.pool.resume();
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Controls of all keys together and of one, and numbers that outlive a key.
+
+use std::num::NonZeroU32;
+
+use latebind::Stats;
+
+use super::*;
+
+/// Where `pool.get(&key)` is called for a key that is named by a `str`.
+type Named = KeyedPool<String, Scripted>;
+
+/// KEY-09.
+#[test]
+fn a_key_is_looked_up_by_what_it_borrows_as() {
+    let pool: Named = KeyedPool::new(|_| Scripted::new().0);
+    drop(pool.get("one").unwrap());
+    drop(pool.get(&String::from("one")).unwrap());
+    drop(pool.checkout("one").get_owned().unwrap());
+    drop(pool.try_get("one").unwrap());
+    assert_eq!(pool.with("one", |_| Ok::<_, GetError<Refused>>(1)).unwrap(), 1);
+    let stats = pool.stats_of("one").unwrap();
+    assert_eq!((stats.dials_total, stats.lent_total), (1, 5));
+    assert_eq!(pool.keys(), ["one"]);
+    pool.flush_key("one");
+    await_that("the key has gone", || pool.stats_of("one").is_none());
+    assert!(pool.keys().is_empty());
+}
+
+/// KEY-10: its own limit in place of that of all, before and after a change of that.
+#[test]
+fn a_key_may_have_a_limit_of_its_own() {
+    let own = Arc::new(AtomicU32::new(1));
+    let asked = Arc::clone(&own);
+    let (pool, servers) = keyed(|b| {
+        b.max_open(3).max_open_for(move |key| match key {
+            1 => NonZeroU32::new(asked.load(SeqCst)),
+            _ => None,
+        })
+    });
+    let limits = || [1, 2].map(|key| pool.stats_of(&key).unwrap().max_open);
+    let held = [1, 2].map(|key| pool.get(&key).unwrap());
+    assert_eq!(limits(), [1, 3]);
+    assert!(pool.get_timeout(&1, SHORT).is_err());
+    assert_eq!(servers.of(1).dials(), 1);
+
+    pool.reconfigure().max_open(5).apply().unwrap();
+    assert_eq!(limits(), [1, 5], "its own stays");
+    own.store(2, SeqCst);
+    pool.reconfigure().apply().unwrap();
+    assert_eq!(limits(), [2, 5], "and is asked for again");
+    drop(pool.get_timeout(&1, LONG).unwrap());
+    drop(held);
+}
+
+/// KEY-11.
+#[test]
+fn changed_settings_reach_the_keys_that_there_are_and_those_to_come() {
+    let (pool, servers) = keyed(|b| b.max_open(1));
+    let held = pool.get(&1).unwrap();
+    let waiting = caller(&pool, 1);
+    await_that("one waits", || pool.stats_of(&1).unwrap().waiting == 1);
+
+    let refused = pool.reconfigure().max_open(0).apply();
+    assert!(matches!(refused, Err(ConfigError::TooSmall { setting: "max_open", value: 0, .. })));
+    let refused = pool.reconfigure().min_idle(1).apply();
+    assert!(matches!(
+        refused,
+        Err(ConfigError::Contradiction { setting: "min_idle", value: 1, .. })
+    ));
+    waiting.is_not_served();
+
+    pool.reconfigure().max_open(2).max_idle(0).get_timeout(SHORT).apply().unwrap();
+    waiting.is_served();
+    waiting.release();
+    drop(held);
+    await_keys(&pool, 0);
+    assert_eq!(servers.alive(1), 0, "none rests");
+
+    let held = [(); 2].map(|()| pool.get(&2).unwrap());
+    let start = Instant::now();
+    assert!(pool.get(&2).is_err());
+    assert!(start.elapsed() < LONG, "the time limit is the new one");
+    drop(held);
+    await_keys(&pool, 0);
+}
+
+/// KEY-12.
+#[test]
+fn a_suspended_pool_lends_nothing_of_any_key_and_then_all_that_was_asked_for() {
+    let (pool, servers) = keyed(|b| b);
+    drop(pool.get(&1).unwrap());
+    assert!(!pool.is_suspended());
+    pool.suspend();
+    assert!(pool.is_suspended());
+    for key in [1, 2] {
+        assert!(matches!(pool.try_get(&key), Err(GetError::Suspended { .. })), "{key}");
+        assert!(matches!(pool.get_timeout(&key, SHORT), Err(GetError::Suspended { .. })), "{key}");
+    }
+    let waiting = [1, 2, 3].map(|key| caller(&pool, key));
+    await_that("all wait", || pool.stats_summed().waiting == 3);
+    assert_eq!([2, 3].map(|key| servers.of(key).dials()), [0, 0]);
+    waiting.iter().for_each(Caller::is_not_served);
+    pool.resume();
+    waiting.iter().for_each(Caller::is_served);
+    waiting.into_iter().for_each(Caller::release);
+    assert_eq!([1, 2, 3].map(|key| servers.of(key).dials()), [1, 1, 1]);
+}
+
+/// KEY-12: no key that is entered at the same moment is left out.
+#[test]
+fn whatever_key_comes_while_the_pool_is_suspended_and_resumed_is_lent_in_the_end() {
+    finishes_within(MINUTES, || {
+        let (pool, _) = keyed(|b| b.max_idle(0));
+        for round in 0..200 {
+            let start = Barrier::new(3);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    pool.suspend();
+                });
+                scope.spawn(|| {
+                    start.wait();
+                    pool.resume();
+                });
+                start.wait();
+                // Before, between or after: then it is served, or as the pool is now.
+                let lent = pool.get_timeout(&round, SHORT);
+                assert!(matches!(lent, Ok(_) | Err(GetError::Suspended { .. })));
+            });
+            let is_suspended = pool.is_suspended();
+            let lent = pool.get_timeout(&round, if is_suspended { SHORT } else { LONG });
+            assert_eq!(lent.is_err(), is_suspended);
+            pool.resume();
+        }
+    });
+}
+
+/// KEY-13.
+#[test]
+fn connections_that_a_predicate_names_are_retired_of_all_keys() {
+    let (pool, servers) = keyed(|b| b);
+    for key in [1, 2] {
+        let held = [(); 2].map(|()| pool.get(&key).unwrap());
+        drop(held);
+    }
+    let held = pool.get(&1).unwrap();
+    let names = (1..=2).map(|key| servers.of(key)).collect::<Vec<_>>();
+    pool.retire_where(|connection| connection.key == 1);
+    await_that("the idle one has gone", || names[0].alive() == 1);
+    assert_eq!(names[1].alive(), 2, "none of the other key");
+    drop(held);
+    await_that("and the other at its return", || names[0].alive() == 0);
+    drop(pool.get(&1).unwrap());
+    assert_eq!(names[0].alive(), 1, "what was dialed since stays");
+}
+
+/// KEY-14.
+#[test]
+fn a_closed_key_starts_again_with_another_dialer_and_its_callers_wait_on() {
+    let (pool, servers) = keyed(|b| b.max_open(2).max_open_total(2));
+    let held = pool.get(&1).unwrap();
+    drop(pool.get(&1).unwrap());
+    let resting = pool.get(&1).unwrap();
+    drop(resting);
+    pool.close_key(&7);
+    assert_eq!(servers.dialers.load(SeqCst), 1, "nothing was made of the other key");
+
+    // Both slots are taken: the one who waits has to get the slot of what is closed.
+    let second = pool.get(&1).unwrap();
+    let waiting = caller(&pool, 1);
+    await_that("it waits", || pool.stats_of(&1).unwrap().waiting == 1);
+    pool.close_key(&1);
+    await_that("it waits at the key's new pool", || {
+        pool.stats_of(&1).is_some_and(|stats| stats.waiting == 1)
+    });
+    assert_eq!(servers.dialers.load(SeqCst), 2);
+    waiting.is_not_served();
+    drop(second);
+    waiting.is_served();
+    waiting.release();
+    assert_eq!(servers.of(1).dials(), 3);
+    drop(held);
+    await_that("only the new connection is left", || servers.alive(1) == 1);
+    assert_eq!(pool.stats().open, 1);
+    assert_eq!(servers.dialers_alive(), 1);
+}
+
+/// KEY-15.
+#[test]
+fn no_total_is_lost_with_its_key() {
+    let (pool, servers) = keyed(|b| b.max_open_total(50).max_idle(0));
+    let mut before = Stats::default();
+    for key in 0..20 {
+        drop(pool.get(&key).unwrap());
+        let now = pool.stats_summed();
+        assert!(now.lent_total > before.lent_total && now.dialed_total > before.dialed_total);
+        before = now;
+    }
+    await_keys(&pool, 0);
+    // A guard of a key that was closed counts until it is back, and afterwards.
+    let held = pool.get(&1).unwrap();
+    pool.close_key(&1);
+    assert_eq!(pool.stats().keys, 0);
+    let stats = pool.stats_summed();
+    assert_eq!((stats.in_use, stats.lent_total, stats.max_open), (1, 21, 50));
+    drop(held);
+    servers.of(2).on_dial([Act::Fail]);
+    assert!(pool.get(&2).is_err());
+    await_keys(&pool, 0);
+    await_that("nothing is open", || pool.stats_summed().open() == 0);
+    let stats = pool.stats_summed();
+    let totals = (stats.dialed_total, stats.retired_total, stats.dial_failed_total);
+    assert_eq!(totals, (21, 21, 1));
+    let histograms = pool.histograms();
+    let counts = [&histograms.wait, &histograms.dial, &histograms.hold].map(|it| it.count());
+    assert_eq!(counts, [22, 21, 21], "with the wait that ended in an error");
+}
+
+/// KEY-15: while keys come and go on other threads, a reader never sees a total go back.
+#[test]
+fn under_load_totals_of_keys_that_go_only_grow() {
+    let (pool, _) = keyed(|b| b.max_idle(0));
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for thread in 0..3 {
+            let (pool, is_over) = (&pool, &is_over);
+            scope.spawn(move || {
+                for round in 0..2_000 {
+                    drop(pool.get(&(thread * 7 + round % 5)).unwrap());
+                }
+                is_over.store(true, SeqCst);
+            });
+        }
+        let mut before = pool.stats_summed();
+        while !is_over.load(SeqCst) {
+            let now = pool.stats_summed();
+            assert!(now.lent_total >= before.lent_total, "{before:?}, then {now:?}");
+            assert!(now.retired_total >= before.retired_total);
+            before = now;
+        }
+    });
+    await_keys(&pool, 0);
+    await_that("all of it is closed", || pool.stats_summed().open() == 0);
+    let stats = pool.stats_summed();
+    assert_eq!((stats.lent_total, stats.retired_total), (6_000, stats.dialed_total));
+}
+
+/// HLT-08 is of one pool; here the key's.
+#[test]
+fn work_that_was_not_sent_is_done_once_more_on_another_connection_of_its_key() {
+    let (pool, servers) = keyed(|b| b);
+    drop(pool.get(&1).unwrap());
+    let mut tries = Vec::new();
+    let outcome = pool.retrying(
+        &1,
+        |connection| {
+            tries.push(connection.id);
+            if tries.len() == 1 { Err(GetError::<Refused>::Cancelled) } else { Ok(connection.id) }
+        },
+        |_| true,
+    );
+    assert_eq!((outcome.unwrap(), tries), (2, vec![1, 2]));
+    assert_eq!(servers.of(1).dials(), 2);
+}
