@@ -239,7 +239,7 @@ pub(crate) fn keyed_pool(
     };
     let config = KeyedConfig { each, max_open_total, max_idle_total };
     let crew = Crew::of_the_process();
-    (KeyedPool::open(Arc::new(dialer_for), &config, Reporter::default(), crew), server)
+    (KeyedPool::open(Arc::new(dialer_for), None, &config, Reporter::default(), crew), server)
 }
 
 /// The pool of the only key of a keyed pool, closed for good as soon as nothing is left in it.

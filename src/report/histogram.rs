@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::nanoseconds;
-use crate::ledger::stats::Stats;
 
 /// The number of buckets of a histogram. The nth, from 0, ends at 2^(n + 1) µs; the last one has no
 /// end.
@@ -46,7 +45,7 @@ pub struct Histograms {
 impl Histograms {
     /// Nothing measured.
     pub(crate) fn none() -> Self {
-        Timings::default().with_stats(Default::default).1
+        Timings::default().histograms(|| (0, 0))
     }
 
     /// Adds what another pool has measured.
@@ -183,20 +182,19 @@ impl Timings {
         self.vain_loans.add(1);
     }
 
-    /// The histograms, with the numbers of the pool and how many of its loans have not ended, which `read`
-    /// reads.
-    pub(crate) fn with_stats(&self, read: impl FnOnce() -> (Stats, u32)) -> (Stats, Histograms) {
+    /// The histograms, given how many loans have begun and how many of them have not ended.
+    pub(crate) fn histograms(&self, loans: impl FnOnce() -> (u64, u32)) -> Histograms {
         // Read before the loans, so that each of these is among the loans that are counted after
         // it.
         let (mut wait, mut hold) = (self.waits.histogram(0), self.holds.histogram(LEAST_HOLD));
         let (vain_waits, vain_loans) = (self.vain_waits.get(), self.vain_loans.get());
-        let (stats, in_hands) = read();
-        let loans = stats.lent_total.saturating_sub(vain_loans);
+        let (loans, in_hands) = loans();
+        let loans = loans.saturating_sub(vain_loans);
         let served = wait.count().saturating_sub(vain_waits);
         wait.counts[0] += loans.saturating_sub(served);
         let ended = loans.saturating_sub(u64::from(in_hands));
         hold.counts[LEAST_HOLD] += ended.saturating_sub(hold.count());
-        (stats, Histograms { wait, dial: self.dials.histogram(0), hold })
+        Histograms { wait, dial: self.dials.histogram(0), hold }
     }
 }
 

@@ -195,7 +195,18 @@ impl<D: Dialer> Shell<D> {
     /// The numbers and histograms of about one moment.
     pub(super) fn numbers(self: &Arc<Self>) -> (Stats, Histograms) {
         let read = |ledger: &Books<D>, now| (ledger.stats(now), ledger.in_hands());
-        self.timings.with_stats(|| self.read(read).unwrap_or_default())
+        self.numbers_by(|| self.read(read).unwrap_or_default())
+    }
+
+    /// The same, from the pool's numbers and how many of its loans have not ended.
+    pub(super) fn numbers_by(&self, read: impl FnOnce() -> (Stats, u32)) -> (Stats, Histograms) {
+        let mut stats = Stats::default();
+        let histograms = self.timings.histograms(|| {
+            let (read, in_hands) = read();
+            stats = read;
+            (read.lent_total, in_hands)
+        });
+        (stats, histograms)
     }
 
     /// Reads the ledger at this moment, with the connections in the places swept in. `None` in the child

@@ -545,7 +545,7 @@ impl<D: Dialer> Drop for Shell<D> {
         if let Some(membership) = &self.membership {
             let locked = self.locked.lock();
             let read = || (locked.ledger.stats(now()), locked.ledger.in_hands());
-            membership.end(&self.timings.with_stats(read));
+            membership.end(&self.numbers_by(read));
         }
     }
 }

@@ -245,7 +245,7 @@ fn under_load_totals_of_keys_that_go_only_grow() {
     assert_eq!((stats.lent_total, stats.retired_total), (6_000, stats.dialed_total));
 }
 
-/// HLT-08 is of one pool; here the key's.
+/// As of one pool, on connections of one key.
 #[test]
 fn work_that_was_not_sent_is_done_once_more_on_another_connection_of_its_key() {
     let (pool, servers) = keyed(|b| b);
