@@ -80,3 +80,47 @@ fn the_numbers_of_one_pool_may_go_under_two_names() {
     assert_says(&scrape, r#"latebind_dial_seconds_count{pool="a"} 1"#);
     assert_says(&scrape, r#"latebind_dial_seconds_count{pool="b"} 1"#);
 }
+
+#[test]
+fn a_pool_is_published_under_the_names_of_open_telemetry_as_well() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let prometheus = recorder.handle();
+    let metrics = metrics::with_local_recorder(&recorder, || PoolMetrics::open_telemetry("p"));
+    let (pool, _) = common::pool(|set| set.max_open(2).observer(metrics.observer()));
+    drop(pool.get().unwrap());
+    let _held = [pool.get().unwrap(), pool.get().unwrap()];
+    assert!(pool.get_timeout(SHORT).is_err());
+    metrics.publish(&pool.stats());
+    let scrape = prometheus.render();
+    // Prometheus writes dots as underscores.
+    let name = r#"db_client_connection_pool_name="p""#;
+    for (metric, label, value) in [
+        ("count", r#",db_client_connection_state="used""#, 2),
+        ("count", r#",db_client_connection_state="idle""#, 0),
+        ("max", "", 2),
+        ("pending_requests", "", 0),
+        ("timeouts", "", 1),
+        ("create_time_count", "", 2),
+        ("wait_time_count", "", 3),
+        ("use_time_count", "", 1),
+    ] {
+        assert_says(&scrape, &format!("db_client_connection_{metric}{{{name}{label}}} {value}"));
+    }
+}
+
+/// The numbers of all keys added up go under one name, those of keys that have gone included.
+#[test]
+fn the_numbers_of_all_keys_are_published_as_those_of_one_pool() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let prometheus = recorder.handle();
+    let metrics = metrics::with_local_recorder(&recorder, || PoolMetrics::new("p"));
+    let keyed = latebind::KeyedPool::new(|_: &u32| Scripted::new().0);
+    for key in 0..3 {
+        drop(keyed.get(&key).unwrap());
+    }
+    keyed.close_key(&0);
+    metrics.publish(&keyed.stats_summed());
+    let scrape = prometheus.render();
+    assert_says(&scrape, r#"latebind_dials_total{pool="p"} 3"#);
+    assert_says(&scrape, r#"latebind_connections{pool="p",state="idle"} 2"#);
+}

@@ -23,6 +23,25 @@
 //! scrape; a checkout pays nothing for them. The others come from an
 //! [observer](PoolMetrics::observer), and cost each checkout and return some hundred nanoseconds.
 
+//!
+//! # OpenTelemetry's names
+//!
+//! [`PoolMetrics::open_telemetry`] gives the metrics that OpenTelemetry's [conventions for pools of
+//! database clients][conventions] have the names that they have there, with the attribute
+//! `db.client.connection.pool.name`. A pool may be published under both, by two `PoolMetrics`.
+//!
+//! | name | kind, unit | what it is here |
+//! | --- | --- | --- |
+//! | `db.client.connection.count` | gauge | `latebind_connections`, by `db.client.connection.state`: `idle`, `used`, `dialing`, `closing` |
+//! | `db.client.connection.max` | gauge | `latebind_max_open` |
+//! | `db.client.connection.pending_requests` | gauge | `latebind_waiting` |
+//! | `db.client.connection.timeouts` | counter | `latebind_timed_out_total` |
+//! | `db.client.connection.wait_time` | histogram, s | as `latebind_wait_seconds`, with the callers who did not have to wait |
+//! | `db.client.connection.create_time` | histogram, s | `latebind_dial_seconds` |
+//! | `db.client.connection.use_time` | histogram, s | `latebind_hold_seconds` |
+//!
+//! [conventions]: https://opentelemetry.io/docs/specs/semconv/database/database-metrics/
+
 use std::time::Duration;
 
 use ::metrics::{
@@ -60,8 +79,12 @@ pub struct PoolMetrics {
 /// The metrics that an observer updates.
 #[derive(Clone)]
 struct EventMetrics {
+    /// Empty if these are not counted.
     closed: Vec<(CloseReason, Counter)>,
+    /// The same.
     turned_away: Vec<(&'static str, Counter)>,
+    /// Whether `wait` also has the callers who did not have to.
+    has_short_waits: bool,
     wait: Histogram,
     dial: Histogram,
     hold: Histogram,
@@ -99,6 +122,22 @@ const COUNTERS: [Named<u64>; 10] = [
     ("latebind_panics_total", "Panics of the dialer", |stats| stats.panics_total),
 ];
 
+const WAIT: &str = "How long callers queued who were served";
+const DIAL: &str = "How long dials took that succeeded";
+const HOLD: &str = "How long connections were borrowed";
+
+const OTEL_POOL: &str = "db.client.connection.pool.name";
+
+const OTEL_GAUGES: [Named<u32>; 2] = [
+    ("db.client.connection.max", "The most connections that may be open", |s| s.max_open),
+    ("db.client.connection.pending_requests", "Callers in the queue", |s| s.waiting),
+];
+
+const OTEL_COUNTERS: [Named<u64>; 1] =
+    [("db.client.connection.timeouts", "Callers turned away at their deadline", |stats| {
+        stats.timed_out_total
+    })];
+
 /// The variants of `GetError`, as values of the label `reason`.
 const ERRORS: [&str; 6] =
     ["cancelled", "closed", "exhausted", "queue_full", "suspended", "unreachable"];
@@ -124,6 +163,50 @@ impl PoolMetrics {
             gauges: states.into_iter().chain(gauges).collect(),
             counters: counters.into(),
             events: EventMetrics::new(&pool),
+        }
+    }
+
+    /// The metrics of a pool under [OpenTelemetry's names](self#opentelemetrys-names), from the recorder
+    /// that is installed now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{Pool, metrics::PoolMetrics};
+    ///
+    /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+    /// let metrics = PoolMetrics::open_telemetry("orders");
+    /// let pool = Pool::builder(dialer).observer(metrics.observer()).build()?;
+    /// metrics.publish(&pool.stats()); // at each export
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn open_telemetry(pool: impl Into<SharedString>) -> Self {
+        let pool = pool.into();
+        let states = [("idle", STATES[0].1), ("used", STATES[1].1), STATES[2], STATES[3]];
+        let states = states.map(|(state, of)| {
+            let name = "db.client.connection.count";
+            describe_gauge!(name, Unit::Count, "Connections, by what becomes of them");
+            (gauge!(name, OTEL_POOL => pool.clone(), "db.client.connection.state" => state), of)
+        });
+        let gauges = OTEL_GAUGES.map(|(name, meaning, of)| {
+            describe_gauge!(name, Unit::Count, meaning);
+            (gauge!(name, OTEL_POOL => pool.clone()), of)
+        });
+        let counters = OTEL_COUNTERS.map(|(name, meaning, of)| {
+            describe_counter!(name, Unit::Count, meaning);
+            (counter!(name, OTEL_POOL => pool.clone()), of)
+        });
+        Self {
+            gauges: states.into_iter().chain(gauges).collect(),
+            counters: counters.into(),
+            events: EventMetrics {
+                closed: Vec::new(),
+                turned_away: Vec::new(),
+                has_short_waits: true,
+                wait: seconds(OTEL_POOL, &pool, "db.client.connection.wait_time", WAIT),
+                dial: seconds(OTEL_POOL, &pool, "db.client.connection.create_time", DIAL),
+                hold: seconds(OTEL_POOL, &pool, "db.client.connection.use_time", HOLD),
+            },
         }
     }
 
@@ -153,10 +236,6 @@ impl EventMetrics {
             Unit::Count,
             "Callers who got no connection, by reason"
         );
-        let seconds = |name: &'static str, meaning: &'static str| {
-            describe_histogram!(name, Unit::Seconds, meaning);
-            histogram!(name, "pool" => pool.clone())
-        };
         let closed = |reason: CloseReason| {
             let labels = [("pool", pool.clone()), ("reason", reason.to_string().into())];
             (reason, counter!("latebind_closed_total", &labels))
@@ -168,15 +247,16 @@ impl EventMetrics {
         Self {
             closed: CloseReason::ALL.map(closed).into(),
             turned_away: ERRORS.map(turned_away).into(),
-            wait: seconds("latebind_wait_seconds", "How long callers queued who were served"),
-            dial: seconds("latebind_dial_seconds", "How long dials took that succeeded"),
-            hold: seconds("latebind_hold_seconds", "How long connections were borrowed"),
+            has_short_waits: false,
+            wait: seconds("pool", pool, "latebind_wait_seconds", WAIT),
+            dial: seconds("pool", pool, "latebind_dial_seconds", DIAL),
+            hold: seconds("pool", pool, "latebind_hold_seconds", HOLD),
         }
     }
 
     fn note<E>(&self, event: &Event<'_, E>) {
         match event {
-            Event::Lent { waited: Duration::ZERO, .. } => {}
+            Event::Lent { waited: Duration::ZERO, .. } if !self.has_short_waits => {}
             Event::Lent { waited, .. } => self.wait.record(*waited),
             Event::Opened { took } => self.dial.record(*took),
             Event::Returned { held } | Event::Detached { held } => self.hold.record(*held),
@@ -187,9 +267,21 @@ impl EventMetrics {
     }
 }
 
+/// A histogram of times, with the pool's name under `label`.
+fn seconds(
+    label: &'static str,
+    pool: &SharedString,
+    name: &'static str,
+    meaning: &'static str,
+) -> Histogram {
+    describe_histogram!(name, Unit::Seconds, meaning);
+    histogram!(name, label => pool.clone())
+}
+
 fn count<T: Copy + PartialEq>(counters: &[(T, Counter)], what: T) {
-    let counter = counters.iter().find(|(of, _)| *of == what);
-    counter.expect("there is a counter for each").1.increment(1);
+    if let Some((_, counter)) = counters.iter().find(|(of, _)| *of == what) {
+        counter.increment(1);
+    }
 }
 
 fn label<E>(error: &GetError<E>) -> &'static str {
