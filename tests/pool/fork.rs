@@ -80,6 +80,12 @@ impl Child {
     /// Waits until the child has ended, well.
     #[track_caller]
     fn join(self) {
+        assert_eq!(self.status(), 0, "the child has panicked");
+    }
+
+    /// Waits until the child has ended, and returns its exit status.
+    #[track_caller]
+    fn status(self) -> i32 {
         let mut status = 0;
         // SAFETY: `status` is valid for the length of the call.
         let ended = unsafe { libc::waitpid(self.0, &raw mut status, 0) };
@@ -89,7 +95,7 @@ impl Child {
             let why = if signal == libc::SIGALRM { "a standstill" } else { "it crashed" };
             panic!("the child was ended by signal {signal}: {why}");
         }
-        assert_eq!(libc::WEXITSTATUS(status), 0, "the child has panicked");
+        libc::WEXITSTATUS(status)
     }
 }
 
@@ -448,20 +454,52 @@ fn whatever_moment_it_is_forked_at_a_child_works() {
                     }
                 });
             }
+            // Also if a child fails: the threads would go on for ever.
+            let _over = SetOnDrop(&is_over);
             for _ in 0..60 {
-                Child::fork(|| {
+                fork_where_threads_can_begin(|| {
                     assert!(matches!(shared.get(), Err(GetError::Closed)));
                     assert!(matches!(keyed.get(&1), Err(GetError::Closed)));
                     assert_eq!(shared.stats(), Stats::default());
                     drop((shared.clone(), keyed.clone()));
                     use_pools_of_ones_own();
-                })
-                .join();
+                });
             }
-            is_over.store(true, SeqCst);
         });
         await_rest(&shared, &server);
     });
+}
+
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// Forks, until it was at a moment at which no thread held a lock that the standard library takes when a
+/// thread begins or ends (`sys::pal::unix::stack_overflow`, in newer versions of Rust). At such a moment the child
+/// can begin no thread, whatever the program does with it.
+#[track_caller]
+fn fork_where_threads_can_begin(body: impl Fn()) {
+    const NO_THREADS: i32 = 77;
+    for _ in 0..100 {
+        let child = fork().unwrap_or_else(|| {
+            let (begun, has_begun) = std::sync::mpsc::channel();
+            thread::spawn(move || begun.send(()));
+            if has_begun.recv_timeout(Duration::from_secs(5)).is_err() {
+                // SAFETY: the process ends.
+                unsafe { libc::_exit(NO_THREADS) }
+            }
+            in_the_child(&body)
+        });
+        match child.status() {
+            NO_THREADS => {}
+            status => return assert_eq!(status, 0, "the child has panicked"),
+        }
+    }
+    panic!("no child could begin a thread");
 }
 
 /// Forks in its first dial.
