@@ -85,7 +85,7 @@ fn a_busy_thread_ends_with_its_work() {
     close.await_arrivals(1);
     dial.await_arrivals(1);
     pool.close();
-    assert_eq!(threads().len(), 2);
+    await_that("only those at work are left", || threads().len() == 2);
     close.open();
     await_that("the one that closed has gone", || threads().len() == 1);
     dial.open();

@@ -1,11 +1,13 @@
 //! A Redis of a test's own.
 
+use std::fs;
 use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
 use std::ops::Deref;
 use std::ops::DerefMut;
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,6 +20,7 @@ use super::Recipe;
 use super::Server;
 use super::find;
 use super::folder;
+use super::nobody;
 
 /// It has written down what it has answered for, so that a restart loses nothing.
 pub struct Redis(Server);
@@ -57,6 +60,49 @@ impl DerefMut for Redis {
     }
 }
 
+/// Watches over a Redis and its replicas, and makes a replica the master when that is gone.
+pub struct Sentinel(Server);
+
+impl Sentinel {
+    /// Starts one for the master on that port, which it knows as `shop`; `None` if there is no Redis here.
+    pub fn start(master: u16) -> Option<Self> {
+        let program = find(&["redis-server", "valkey-server"])?;
+        Some(Self(Server::start(folder(), Watch { program, master })))
+    }
+}
+
+impl Deref for Sentinel {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+struct Watch {
+    program: PathBuf,
+    master: u16,
+}
+
+impl Recipe for Watch {
+    fn command(&self, folder: &Path, port: u16) -> Command {
+        let (file, master) = (folder.join("sentinel.conf"), self.master);
+        let lines = format!(
+            "bind 127.0.0.1\nport {port}\nsentinel monitor shop 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds shop 300\nsentinel failover-timeout shop 2000\n"
+        );
+        fs::write(&file, lines).unwrap();
+        chown(&file, nobody(), nobody()).unwrap();
+        let mut command = Command::new(&self.program);
+        command.arg("sentinel.conf").arg("--sentinel");
+        command
+    }
+
+    fn is_ready(&self, _folder: &Path, port: u16) -> bool {
+        answers_ping(port)
+    }
+}
+
 struct Program {
     program: PathBuf,
     settings: Vec<String>,
@@ -71,16 +117,20 @@ impl Recipe for Program {
         command
     }
 
-    /// Who may not ask is answered too, unless it is loading its data.
     fn is_ready(&self, _folder: &Path, port: u16) -> bool {
-        let ask = || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"PING\r\n")?;
-            let mut answer = [0; 7];
-            stream.read_exact(&mut answer)?;
-            io::Result::Ok(answer)
-        };
-        ask().is_ok_and(|answer| [b"+PONG\r\n", b"-NOAUTH"].contains(&&answer))
+        answers_ping(port)
     }
+}
+
+/// Who may not ask is answered too, unless it is loading its data.
+fn answers_ping(port: u16) -> bool {
+    let ask = || {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer)?;
+        io::Result::Ok(answer)
+    };
+    ask().is_ok_and(|answer| [b"+PONG\r\n", b"-NOAUTH"].contains(&&answer))
 }
