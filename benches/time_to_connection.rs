@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{Dialer, Pool, PooledConnection};
+use latebind::{DialContext, Dialer, Pool, PooledConnection};
 
 use crate::support::{
     Connection, Dials, Pause, Peer, announce, heading, is_measuring, is_wanted, median, rounds, row,
@@ -55,7 +55,7 @@ impl Dialer for Slowed {
     type Connection = Connection;
     type Error = Infallible;
 
-    fn dial(&self, _deadline: Instant) -> Result<Connection, Infallible> {
+    fn dial(&self, _: &DialContext) -> Result<Connection, Infallible> {
         Ok(self.pass())
     }
 

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::TcpDialer;
 use latebind::net::accept_queue;
@@ -42,7 +43,7 @@ fn flood(listener: &TcpListener) -> Result<(), Box<dyn std::error::Error>> {
             let dialer = dialer.clone();
             thread::spawn(move || {
                 let begun = Instant::now();
-                let connection = dialer.dial(begun + Duration::from_secs(30));
+                let connection = dialer.dial(&DialContext::until(begun + Duration::from_secs(30)));
                 connection.map(|_connection| begun.elapsed())
             })
         })

@@ -1,12 +1,13 @@
-//! `AbortHandle`: makes a connection in use fail, from another thread.
+//! `AbortHandle`: makes a connection in use, or a dial, fail from another thread.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Aborts one connection while its borrower uses it.
+/// Aborts one connection while its borrower uses it, or while it is dialed.
 ///
 /// Made by [`Dialer::abort_handle`](crate::Dialer::abort_handle), used by
-/// [`Pool::abort`](crate::Pool::abort). Clones abort the same connection.
+/// [`Pool::abort`](crate::Pool::abort); or given to
+/// [`DialContext::abort_with`](crate::DialContext::abort_with). Clones abort the same connection.
 #[derive(Clone)]
 pub struct AbortHandle(Arc<dyn Fn() + Send + Sync>);
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 
 /// Opens connections, and knows when one can no longer be used.
 ///
@@ -18,7 +19,7 @@ use crate::abort::AbortHandle;
 ///
 /// ```
 /// use std::net::{SocketAddr, TcpStream};
-/// use std::time::Instant;
+/// use latebind::DialContext;
 ///
 /// struct Backend(SocketAddr);
 ///
@@ -26,9 +27,8 @@ use crate::abort::AbortHandle;
 ///     type Connection = TcpStream;
 ///     type Error = std::io::Error;
 ///
-///     fn dial(&self, deadline: Instant) -> std::io::Result<TcpStream> {
-///         let left = deadline.saturating_duration_since(Instant::now());
-///         TcpStream::connect_timeout(&self.0, left)
+///     fn dial(&self, context: &DialContext) -> std::io::Result<TcpStream> {
+///         TcpStream::connect_timeout(&self.0, context.remaining())
 ///     }
 ///
 ///     fn is_broken(&self, stream: &mut TcpStream) -> bool {
@@ -53,12 +53,13 @@ pub trait Dialer: Send + Sync + 'static {
     /// Why a dial, a check or a reset fails.
     type Error: Error + Send + Sync + 'static;
 
-    /// Opens a connection, or gives up at `deadline`.
+    /// Opens a connection, or gives up at the deadline of `context`.
     ///
     /// Runs on a thread of the pool's own, so that the caller whose need began it can be served by
-    /// another connection meanwhile. `deadline` is that of the dial (`dial_timeout` after its
+    /// another connection meanwhile. The deadline is that of the dial (`dial_timeout` after its
     /// start), not that of any caller: the dial goes on when its caller has left, and the next
-    /// caller uses its connection.
+    /// caller uses its connection. Once nobody can use it any more, because the pool is closed or
+    /// flushed, the [context](DialContext) says so, and has the pool end the dial if told how.
     ///
     /// A dial that overruns its deadline delays only callers that have nothing else to wait for;
     /// its slot stays taken until it returns.
@@ -66,8 +67,9 @@ pub trait Dialer: Send + Sync + 'static {
     /// # Errors
     ///
     /// The error reaches the caller whose need began this dial, unless a
-    /// connection serves that caller first.
-    fn dial(&self, deadline: Instant) -> Result<Self::Connection, Self::Error>;
+    /// connection serves that caller first. If the dial was cancelled, only the observer is told of
+    /// it: it says nothing of the server.
+    fn dial(&self, context: &DialContext<'_>) -> Result<Self::Connection, Self::Error>;
 
     /// Whether a dial that failed with `error` would fail again until somebody changes something:
     /// for example a wrong password, or a database that does not exist.
@@ -139,7 +141,8 @@ pub trait Dialer: Send + Sync + 'static {
     /// # Examples
     ///
     /// ```
-    /// # use std::{convert::Infallible, time::Instant};
+    /// # use std::convert::Infallible;
+    /// # use latebind::DialContext;
     /// struct Session {
     ///     in_transaction: bool,
     /// }
@@ -150,7 +153,7 @@ pub trait Dialer: Send + Sync + 'static {
     ///     type Connection = Session;
     /// #   type Error = Infallible;
     /// #
-    /// #   fn dial(&self, _: Instant) -> Result<Session, Infallible> {
+    /// #   fn dial(&self, _: &DialContext) -> Result<Session, Infallible> {
     /// #       Ok(Session { in_transaction: false })
     /// #   }
     ///
@@ -237,8 +240,7 @@ pub trait Dialer: Send + Sync + 'static {
     ///
     /// ```
     /// use std::net::{Shutdown, SocketAddr, TcpStream};
-    /// use std::time::Instant;
-    /// use latebind::{AbortHandle, Dialer};
+    /// use latebind::{AbortHandle, DialContext, Dialer};
     ///
     /// struct Backend(SocketAddr);
     ///
@@ -246,8 +248,8 @@ pub trait Dialer: Send + Sync + 'static {
     ///     type Connection = TcpStream;
     ///     type Error = std::io::Error;
     ///
-    ///     fn dial(&self, _deadline: Instant) -> std::io::Result<TcpStream> {
-    ///         TcpStream::connect(self.0)
+    ///     fn dial(&self, context: &DialContext) -> std::io::Result<TcpStream> {
+    ///         TcpStream::connect_timeout(&self.0, context.remaining())
     ///     }
     ///
     ///     fn is_broken(&self, stream: &mut TcpStream) -> bool {

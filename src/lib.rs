@@ -21,6 +21,8 @@ mod checkout;
 #[forbid(unsafe_code)]
 mod config;
 #[forbid(unsafe_code)]
+mod dial_context;
+#[forbid(unsafe_code)]
 mod dialer;
 #[forbid(unsafe_code)]
 pub mod dialers;
@@ -48,6 +50,7 @@ pub use crate::abort::AbortHandle;
 pub use crate::builder::{Builder, KeyedBuilder, Settings};
 pub use crate::checkout::Checkout;
 pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
+pub use crate::dial_context::DialContext;
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::guard::{Guard, OwnedConnection, PooledConnection};
 pub use crate::keyed::{

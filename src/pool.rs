@@ -237,7 +237,8 @@ impl<D: Dialer> Pool<D> {
 
     /// Stops lending every connection that was opened, or whose dial was begun, before this call.
     ///
-    /// Idle connections are closed now, those in use when they are returned.
+    /// Idle connections are closed now, those in use when they are returned. Dials under way are
+    /// cancelled, as by a [`close`](Self::close), and callers who still wait dial again.
     pub fn flush(&self) {
         self.handle.shell.flush();
     }
@@ -315,8 +316,9 @@ impl<D: Dialer> Pool<D> {
     /// Closes the pool: it lends nothing from now on.
     ///
     /// Callers in the queue are turned away with [`GetError::Closed`] and idle connections are
-    /// closed. Connections in use are closed when they are returned, and those of dials under way
-    /// when the dials end: [`drain`](Self::drain) waits for both. If no other pool that shares its
+    /// closed. Dials under way are cancelled: those of the dialers of this crate for sockets end at
+    /// once, and others when their dialer [notices](crate::DialContext). Connections in use are
+    /// closed when they are returned: [`drain`](Self::drain) waits for both. If no other pool that shares its
     /// [threads](crate::Threads) is open, idle threads end now and the others after their work;
     /// `close` does not wait for that.
     ///
@@ -355,7 +357,7 @@ impl<D: Dialer> Pool<D> {
     /// Meant for after a [`drain`](Self::drain) that did not complete: the reads and writes of a
     /// borrower that waits for a silent peer end at once, and so it gives its connection back. A
     /// borrower that does no I/O notices nothing. Connections being checked or reset are aborted
-    /// too; dials under way are not.
+    /// too. Dials under way are cancelled by any close, and not counted.
     ///
     /// [`TcpDialer`](crate::net::TcpDialer::abortable) and the other dialers of this crate for
     /// sockets give handles if told to.

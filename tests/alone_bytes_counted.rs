@@ -4,10 +4,9 @@
 mod counting;
 
 use std::convert::Infallible;
-use std::time::Instant;
 
 use counting::live_bytes;
-use latebind::{Dialer, KeyedPool, Pool};
+use latebind::{DialContext, Dialer, KeyedPool, Pool};
 
 struct Numbers;
 
@@ -15,7 +14,7 @@ impl Dialer for Numbers {
     type Connection = u64;
     type Error = Infallible;
 
-    fn dial(&self, _deadline: Instant) -> Result<u64, Infallible> {
+    fn dial(&self, _: &DialContext) -> Result<u64, Infallible> {
         Ok(0)
     }
 

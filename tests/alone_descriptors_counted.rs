@@ -10,7 +10,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
+use latebind::DialContext;
 use latebind::Dialer;
+use latebind::GetError;
 use latebind::Pool;
 use latebind::PooledConnection;
 use latebind::net::Listen;
@@ -54,7 +56,7 @@ fn ten_thousand_mixed_dials_leak_no_descriptor() {
     let soon = || Instant::now() + Duration::from_secs(10);
     // The server closes, and the dialer must notice.
     let closed_by_peer = |dialer: &TcpDialer| {
-        let mut connection = dialer.dial(soon()).unwrap();
+        let mut connection = dialer.dial(&DialContext::until(soon())).unwrap();
         let peer = connection.peer_addr().unwrap();
         let server = if peer == two_address { &two } else { &one };
         drop(server.accept().unwrap());
@@ -63,16 +65,18 @@ fn ten_thousand_mixed_dials_leak_no_descriptor() {
     };
     let round = |number: u32| match number % 8 {
         0 => closed_by_peer(&plain),
-        1 => drop(refused.dial(soon()).unwrap_err()),
+        1 => drop(refused.dial(&DialContext::until(soon())).unwrap_err()),
         2 => closed_by_peer(&fallback),
         3 => {
-            drop(by_path.dial(soon()).unwrap());
+            drop(by_path.dial(&DialContext::until(soon())).unwrap());
             drop(unix.accept().unwrap());
         }
-        4 => drop(no_path.dial(soon()).unwrap_err()),
+        4 => drop(no_path.dial(&DialContext::until(soon())).unwrap_err()),
         5 if number % 40 == 5 => closed_by_peer(&race),
         6 if number % 40 == 6 => {
-            hopeless.dial(Instant::now() + Duration::from_millis(12)).unwrap_err();
+            hopeless
+                .dial(&DialContext::until(Instant::now() + Duration::from_millis(12)))
+                .unwrap_err();
         }
         7 => closed_by_peer(&named),
         _ => closed_by_peer(&plain),
@@ -106,4 +110,34 @@ fn ten_thousand_closes_by_the_server_leak_no_descriptor() {
     let before = descriptors();
     (0..10_000).for_each(round);
     assert_eq!(descriptors(), before);
+}
+
+/// A pool is closed while all that it may have open is being dialed at an address that does not answer:
+/// within a second no dial is left, and no descriptor (`SHUT-15`).
+#[test]
+fn a_closed_pool_leaves_no_descriptor_of_the_dials_under_way() {
+    let _alone = ALONE.lock();
+    let full = Listen::new().backlog(1).tcp("127.0.0.1:0").unwrap();
+    let silent = full.local_addr().unwrap();
+    let _inside = [(); 2].map(|()| std::net::TcpStream::connect(silent).unwrap());
+    let round = || {
+        let dialer = TcpDialer::from(silent);
+        let pool = Pool::builder(dialer).max_open(4).dial_timeout(Duration::from_secs(30));
+        let pool = pool.build().unwrap();
+        let before = descriptors();
+        let callers = [(); 4].map(|()| {
+            let pool = pool.clone();
+            std::thread::spawn(move || pool.get().map(drop).unwrap_err())
+        });
+        // Each has a socket, and a handle to end it with.
+        while descriptors() < before + 8 {
+            std::thread::yield_now();
+        }
+        let begun = Instant::now();
+        let drained = pool.drain(begun + Duration::from_secs(20));
+        assert!(drained.is_complete() && begun.elapsed() < Duration::from_secs(1), "{drained:?}");
+        assert_eq!(descriptors(), before);
+        callers.map(|caller| assert!(matches!(caller.join().unwrap(), GetError::Closed)));
+    };
+    (0..3).for_each(|_| round());
 }

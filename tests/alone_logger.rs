@@ -8,10 +8,10 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Act, LONG, Scripted, await_rest, await_that, panic_quietly};
-use latebind::{Breaker, Dialer, KeyedPool, Pool};
+use latebind::{Breaker, DialContext, Dialer, KeyedPool, Pool};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// Keeps the lines.
@@ -174,7 +174,7 @@ fn the_keys_of_a_keyed_pool_share_its_lines() {
         type Connection = Infallible;
         type Error = Gone;
 
-        fn dial(&self, _: Instant) -> Result<Infallible, Gone> {
+        fn dial(&self, _: &DialContext) -> Result<Infallible, Gone> {
             Err(Gone(self.0))
         }
 

@@ -4,7 +4,9 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use latebind::DialContext;
 use latebind::Dialer;
+use latebind::Pool;
 use latebind::net::{NetError, TcpDialer};
 
 /// A keyed pool has a dialer for each key: what they leave behind is bounded for all together, and one
@@ -28,7 +30,7 @@ fn resolvers_that_hang_for_many_dialers_leave_a_bounded_number_of_threads() {
         (0..40).map(|_| {
             let mut patience = Duration::from_millis(1);
             loop {
-                match dialer.dial(Instant::now() + patience).unwrap_err() {
+                match dialer.dial(&DialContext::until(Instant::now() + patience)).unwrap_err() {
                     NetError::ResolveTimeout { lookups, limit, .. } => {
                         assert!([32, 128].contains(&limit), "{limit}");
                         break lookups;
@@ -42,8 +44,16 @@ fn resolvers_that_hang_for_many_dialers_leave_a_bounded_number_of_threads() {
     });
     let most = most.max().unwrap();
     assert!((96..=128).contains(&most), "{most}");
+
+    // A dial that waits for room, and not for an answer, ends with its pool (SHUT-15).
+    let pool = Pool::new(dialers[0].clone());
+    pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+    let begun = Instant::now();
+    let drained = pool.drain(begun + Duration::from_secs(20));
+    assert!(drained.is_complete() && begun.elapsed() < Duration::from_secs(1), "{drained:?}");
+
     drop(let_go);
     for dialer in dialers {
-        dialer.dial(Instant::now() + Duration::from_secs(20)).unwrap();
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_secs(20))).unwrap();
     }
 }

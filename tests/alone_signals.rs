@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::Listen;
 use latebind::net::TcpDialer;
@@ -62,18 +63,24 @@ fn an_interrupted_dial_goes_on() {
     let full = Listen::new().backlog(1).tcp("127.0.0.1:0").unwrap();
     let inside = TcpDialer::from(full.local_addr().unwrap());
     let soon = || Instant::now() + Duration::from_secs(20);
-    let _inside = [inside.dial(soon()).unwrap(), inside.dial(soon()).unwrap()];
+    let _inside = [
+        inside.dial(&DialContext::until(soon())).unwrap(),
+        inside.dial(&DialContext::until(soon())).unwrap(),
+    ];
     let path = std::env::temp_dir().join(format!("latebind-test-storm-{}", std::process::id()));
     let unix = Listen::new().backlog(1).unix(&path).unwrap();
     let by_path = UnixDialer::new(&path);
-    let _unix_inside = [by_path.dial(soon()).unwrap(), by_path.dial(soon()).unwrap()];
+    let _unix_inside = [
+        by_path.dial(&DialContext::until(soon())).unwrap(),
+        by_path.dial(&DialContext::until(soon())).unwrap(),
+    ];
     let dialer = TcpDialer::from(listener.local_addr().unwrap());
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = open();
 
     let storm = Storm::begin();
     for _ in 0..2_000 {
-        drop(dialer.dial(soon()).unwrap());
+        drop(dialer.dial(&DialContext::until(soon())).unwrap());
         let mut accepted = listener.accept();
         while accepted.is_err() {
             accepted = listener.accept(); // std's own interruption.
@@ -82,9 +89,9 @@ fn an_interrupted_dial_goes_on() {
     // Long waits, which are surely interrupted.
     let late = Duration::from_millis(300);
     let begun = Instant::now();
-    let tcp = inside.dial(begun + late).unwrap_err();
+    let tcp = inside.dial(&DialContext::until(begun + late)).unwrap_err();
     let took = begun.elapsed();
-    let unix_error = by_path.dial(Instant::now() + late).unwrap_err();
+    let unix_error = by_path.dial(&DialContext::until(Instant::now() + late)).unwrap_err();
     assert_eq!(unix_error.kind(), std::io::ErrorKind::TimedOut, "{unix_error:?}");
     // A wait that is interrupted many times, and served in the end.
     let seen = SIGNALS.load(Ordering::Relaxed);
@@ -95,7 +102,7 @@ fn an_interrupted_dial_goes_on() {
         unix.accept().unwrap();
         unix
     });
-    drop(by_path.dial(soon()).unwrap());
+    drop(by_path.dial(&DialContext::until(soon())).unwrap());
     drop(storm);
     let _unix = server.join().unwrap();
 

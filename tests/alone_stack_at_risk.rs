@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
-use latebind::{Blocking, Dialer, Pool};
+use latebind::{Blocking, DialContext, Dialer, Pool};
 
 #[derive(Debug)]
 struct Never;
@@ -24,7 +24,7 @@ impl Dialer for Fragile {
     type Connection = ();
     type Error = Never;
 
-    fn dial(&self, _deadline: Instant) -> Result<(), Never> {
+    fn dial(&self, _: &DialContext) -> Result<(), Never> {
         Ok(())
     }
 

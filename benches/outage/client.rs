@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::{TcpConnection, TcpDialer};
 
@@ -63,19 +64,22 @@ impl Client {
         self.dials.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn open(&self, deadline: Instant) -> Result<TcpConnection, Unreached> {
+    fn open(&self, context: &DialContext) -> Result<TcpConnection, Unreached> {
         let began = Instant::now();
-        let outcome = self.greeted(deadline);
+        let outcome = self.greeted(context);
         let dial = Dial { began, ended: Instant::now(), opened: outcome.is_ok() };
         self.dials.lock().unwrap_or_else(PoisonError::into_inner).push(dial);
         outcome.map_err(Unreached)
     }
 
-    fn greeted(&self, deadline: Instant) -> Result<TcpConnection, Box<dyn Error + Send + Sync>> {
-        let deadline = deadline.min(Instant::now() + DIAL_LIMIT);
-        let mut connection = self.tcp.dial(deadline)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        connection.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+    fn greeted(
+        &self,
+        context: &DialContext,
+    ) -> Result<TcpConnection, Box<dyn Error + Send + Sync>> {
+        let context = context.sooner(Instant::now() + DIAL_LIMIT);
+        let mut connection = self.tcp.dial(&context)?;
+        let left = context.remaining().max(Duration::from_millis(1));
+        connection.set_read_timeout(Some(left))?;
         connection.read_exact(&mut [0; GREETING.len()])?;
         connection.set_read_timeout(None)?;
         Ok(connection)
@@ -102,8 +106,8 @@ impl Dialer for Client {
     type Connection = TcpConnection;
     type Error = Unreached;
 
-    fn dial(&self, deadline: Instant) -> Result<TcpConnection, Unreached> {
-        self.open(deadline)
+    fn dial(&self, context: &DialContext) -> Result<TcpConnection, Unreached> {
+        self.open(context)
     }
 
     fn is_broken(&self, connection: &mut TcpConnection) -> bool {

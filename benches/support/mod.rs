@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{Blocking, Builder, Dialer, Pool, PooledConnection};
+use latebind::{Blocking, Builder, DialContext, Dialer, Pool, PooledConnection};
 
 /// A pool of connections that cost nothing but the time to dial them.
 pub(crate) trait Peer: Sync + Sized {
@@ -61,7 +61,7 @@ impl Dialer for Pause {
     type Connection = Connection;
     type Error = Infallible;
 
-    fn dial(&self, _deadline: Instant) -> Result<Connection, Infallible> {
+    fn dial(&self, _: &DialContext) -> Result<Connection, Infallible> {
         self.pass();
         Ok(0)
     }
@@ -117,7 +117,7 @@ impl Dialer for Lifelike {
     type Connection = Line;
     type Error = Infallible;
 
-    fn dial(&self, _deadline: Instant) -> Result<Line, Infallible> {
+    fn dial(&self, _: &DialContext) -> Result<Line, Infallible> {
         self.0.pass();
         Ok(Line { is_broken: false })
     }

@@ -13,6 +13,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use deadpool::managed;
+use latebind::DialContext;
 use latebind::Dialer;
 
 use crate::support::{Dials, Peer};
@@ -21,7 +22,7 @@ use crate::support::{Dials, Peer};
 type Dialed<D> = <D as Dialer>::Connection;
 
 fn dialed<D: Dials>(dialer: &D) -> Dialed<D> {
-    Dialer::dial(dialer, Instant::now()).unwrap_or_else(|never| match never {})
+    Dialer::dial(dialer, &DialContext::until(Instant::now())).unwrap_or_else(|never| match never {})
 }
 
 /// deadpool, in the cheapest way for threads: the thread is parked until the future of the loan is

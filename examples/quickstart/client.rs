@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use latebind::net::{TcpConnection, TcpDialer};
-use latebind::{Blocking, Dialer};
+use latebind::{Blocking, DialContext, Dialer};
 
 /// Longer than the slowest machine needs for an answer: only a bug can exceed it.
 const REPLY_LIMIT: Duration = Duration::from_secs(20);
@@ -30,10 +30,9 @@ impl Dialer for EchoDialer {
     type Connection = EchoConnection;
     type Error = io::Error;
 
-    fn dial(&self, deadline: Instant) -> io::Result<EchoConnection> {
-        let mut stream = self.0.dial(deadline)?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+    fn dial(&self, context: &DialContext) -> io::Result<EchoConnection> {
+        let mut stream = self.0.dial(context)?;
+        stream.set_read_timeout(Some(context.remaining().max(Duration::from_millis(1))))?;
         let mut serial = [0; 8];
         stream.read_exact(&mut serial)?;
         stream.set_read_timeout(None)?; // It was the dial's limit.

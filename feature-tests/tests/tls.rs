@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::net::Connection;
@@ -99,7 +100,7 @@ impl World {
             served.flush().unwrap();
             served
         });
-        let connection = self.dialer.dial(soon()).unwrap();
+        let connection = self.dialer.dial(&DialContext::until(soon())).unwrap();
         (connection, server.join().unwrap())
     }
 }
@@ -301,7 +302,8 @@ fn a_peer_that_stalls_in_the_handshake_meets_the_deadline() {
             let _ = io::copy(&mut stream, &mut io::sink());
         });
         let begun = Instant::now();
-        let error = world.dialer.dial(begun + Duration::from_millis(300)).unwrap_err();
+        let error =
+            world.dialer.dial(&DialContext::until(begun + Duration::from_millis(300))).unwrap_err();
         let took = begun.elapsed();
         assert!(matches!(error, TlsError::HandshakeTimeout), "{error:?}");
         assert!(took >= Duration::from_millis(300), "{took:?}");
@@ -329,7 +331,10 @@ fn a_server_that_is_not_trusted_is_refused() {
     let misnamed =
         TlsDialer::new(tcp, "elsewhere.example".try_into().unwrap(), Arc::clone(&other.client));
     for dialer in [stranger, misnamed] {
-        let TlsError::Handshake { source } = dialer.dial(soon()).unwrap_err() else { panic!() };
+        let TlsError::Handshake { source } = dialer.dial(&DialContext::until(soon())).unwrap_err()
+        else {
+            panic!()
+        };
         let cause = source.get_ref().unwrap().downcast_ref::<rustls::Error>().unwrap();
         assert!(matches!(cause, rustls::Error::InvalidCertificate(_)), "{cause:?}");
     }
@@ -339,7 +344,7 @@ fn a_server_that_is_not_trusted_is_refused() {
 #[test]
 fn a_stream_that_cannot_be_opened_is_the_other_dialers_error() {
     let world = world(&TLS13);
-    let error = world.dialer.dial(Instant::now()).unwrap_err();
+    let error = world.dialer.dial(&DialContext::until(Instant::now())).unwrap_err();
     assert!(matches!(error, TlsError::Dial(NetError::DeadlinePassed { .. })), "{error:?}");
 }
 
@@ -364,7 +369,7 @@ fn tls_runs_over_unix_sockets_too() {
     });
     let name = "localhost".try_into().unwrap();
     let dialer = TlsDialer::new(UnixDialer::new(&path), name, Arc::clone(&world.client));
-    let mut connection = dialer.dial(soon()).unwrap();
+    let mut connection = dialer.dial(&DialContext::until(soon())).unwrap();
     connection.write_all(b"echo").unwrap();
     connection.read_exact(&mut [0; 4]).unwrap();
     server.join().unwrap();
@@ -423,4 +428,18 @@ fn no_private_key_is_shown() {
     let dialer = TlsDialer::new(TcpDialer::new("db.example", 5432), name, config);
     let told = format!("{dialer:?} {:?}", Pool::builder(dialer.clone()));
     assert!(told.contains("db.example") && !told.contains("sesame"), "{told}");
+}
+
+/// `SHUT-15`: the dialer beneath has said how the dial is ended.
+#[test]
+fn a_handshake_that_stalls_ends_with_its_pool() {
+    let world = world(&TLS13);
+    let pool = Pool::builder(world.dialer.clone()).max_open(1).build().unwrap();
+    pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+    let (mut server, _) = world.listener.accept().unwrap();
+    server.read_exact(&mut [0; 5]).unwrap(); // The dialer's greeting has begun.
+    let begun = Instant::now();
+    assert!(pool.drain(begun + Duration::from_secs(20)).is_complete());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    server.read_to_end(&mut Vec::new()).unwrap();
 }

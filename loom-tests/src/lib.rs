@@ -14,6 +14,8 @@ mod abort;
 mod checkout;
 #[path = "../../src/config.rs"]
 mod config;
+#[path = "../../src/dial_context.rs"]
+mod dial_context;
 #[path = "../../src/dialer.rs"]
 mod dialer;
 #[path = "../../src/guard.rs"]

@@ -6,7 +6,9 @@ use std::panic::resume_unwind;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::abort::AbortHandle;
 use crate::config::Config;
+use crate::dial_context::DialContext;
 use crate::dialer::{Blocking, Dialer};
 use crate::keyed::{KeyedConfig, KeyedPool};
 use crate::pool::Pool;
@@ -32,6 +34,8 @@ pub(crate) enum Act {
     Succeed,
     Refuse,
     Panic,
+    /// Wait until the pool ends the dial, and fail.
+    Linger,
 }
 
 /// How the server sees the pool. Its lock is one of loom's, so that all orders of what the server
@@ -39,7 +43,7 @@ pub(crate) enum Act {
 #[derive(Debug)]
 pub(crate) struct Server {
     books: Mutex<Books>,
-    /// Rung when it answers again.
+    /// Rung when it answers again, and when a dial is ended.
     answers: Condvar,
 }
 
@@ -52,6 +56,8 @@ pub(crate) struct Books {
     pub(crate) open: u32,
     pub(crate) most_open: u32,
     pub(crate) detached: u32,
+    /// Whether the pool has ended the dial that lingers.
+    is_ended: bool,
     /// Whether it answers no close.
     pub(crate) is_silent: bool,
 }
@@ -110,6 +116,21 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
+    /// Waits until the pool calls the handle, for as long as that takes.
+    fn linger(&self, context: &DialContext) {
+        let server = Arc::clone(&self.server);
+        context.abort_with(AbortHandle::new(move || {
+            server.books.lock().is_ended = true;
+            server.answers.ring();
+        }));
+        let mut books = self.server.books.lock();
+        while !books.is_ended {
+            self.server.answers.wait(&mut books, None);
+        }
+        drop(books);
+        assert!(context.is_cancelled());
+    }
+
     fn use_the_pool(&self) {
         let friend = self.friend.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(pool) = friend {
@@ -133,7 +154,7 @@ impl Dialer for Scripted {
     type Connection = Connection;
     type Error = Refused;
 
-    fn dial(&self, _deadline: Instant) -> Result<Connection, Refused> {
+    fn dial(&self, context: &DialContext) -> Result<Connection, Refused> {
         self.use_the_pool();
         let mut books = self.server.books.lock();
         books.dials += 1;
@@ -149,6 +170,9 @@ impl Dialer for Scripted {
             return Ok(Connection { number, is_broken: false, keeps: None });
         }
         drop(books);
+        if act == Act::Linger {
+            self.linger(context);
+        }
         // What fails does so in its own time: others may act between.
         self.server.books.lock().open -= 1;
         match act {

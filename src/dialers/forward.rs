@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -14,8 +15,8 @@ macro_rules! forward_to_pointee {
             type Connection = D::Connection;
             type Error = D::Error;
 
-            fn dial(&self, deadline: Instant) -> Result<D::Connection, D::Error> {
-                (**self).dial(deadline)
+            fn dial(&self, context: &DialContext<'_>) -> Result<D::Connection, D::Error> {
+                (**self).dial(context)
             }
 
             fn is_permanent(&self, error: &D::Error) -> bool {

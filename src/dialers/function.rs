@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -20,14 +21,13 @@ use crate::dialer::Dialer;
 /// # Examples
 ///
 /// ```
-/// use std::net::{SocketAddr, TcpStream};
-/// use std::time::Instant;
-/// use latebind::{Pool, dialers::dialer_fn};
+/// use std::net::TcpStream;
+/// use latebind::{DialContext, Pool, dialers::dialer_fn};
 ///
 /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
 /// let address = listener.local_addr()?;
-/// let dialer = dialer_fn(move |deadline| {
-///     TcpStream::connect_timeout(&address, deadline.saturating_duration_since(Instant::now()))
+/// let dialer = dialer_fn(move |context: &DialContext| {
+///     TcpStream::connect_timeout(&address, context.remaining())
 /// })
 /// .broken_if(|stream| stream.take_error().map_or(true, |error| error.is_some()));
 ///
@@ -38,7 +38,7 @@ use crate::dialer::Dialer;
 /// ```
 #[must_use]
 pub fn dialer_fn<C, E>(
-    dial: impl Fn(Instant) -> Result<C, E> + Send + Sync + 'static,
+    dial: impl Fn(&DialContext<'_>) -> Result<C, E> + Send + Sync + 'static,
 ) -> FnDialer<C, E> {
     FnDialer {
         dial: Arc::new(dial),
@@ -82,7 +82,7 @@ pub struct FnDialer<C, E> {
     blocking: Blocking,
 }
 
-type Dial<C, E> = dyn Fn(Instant) -> Result<C, E> + Send + Sync;
+type Dial<C, E> = dyn Fn(&DialContext<'_>) -> Result<C, E> + Send + Sync;
 type IsBroken<C> = dyn Fn(&mut C) -> bool + Send + Sync;
 type Check<C, E> = dyn Fn(&mut C, Instant) -> Result<(), E> + Send + Sync;
 type Reset<C, E> = dyn Fn(&mut C) -> Result<(), E> + Send + Sync;
@@ -164,8 +164,8 @@ impl<C: Send + 'static, E: Error + Send + Sync + 'static> Dialer for FnDialer<C,
     type Connection = C;
     type Error = E;
 
-    fn dial(&self, deadline: Instant) -> Result<C, E> {
-        (self.dial)(deadline)
+    fn dial(&self, context: &DialContext<'_>) -> Result<C, E> {
+        (self.dial)(context)
     }
 
     fn is_broken(&self, connection: &mut C) -> bool {

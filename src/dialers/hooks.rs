@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::BoxError;
 use super::prepared;
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -213,8 +214,8 @@ impl<D: Dialer> Dialer for Hooked<D> {
     type Connection = D::Connection;
     type Error = HookError<D::Error>;
 
-    fn dial(&self, deadline: Instant) -> Result<D::Connection, Self::Error> {
-        let connection = self.dialer.dial(deadline).map_err(HookError::Dialer)?;
+    fn dial(&self, context: &DialContext<'_>) -> Result<D::Connection, Self::Error> {
+        let connection = self.dialer.dial(context).map_err(HookError::Dialer)?;
         prepared(&self.dialer, connection, |connection| {
             run::<D>(Hook::OnConnect, &self.on_connect, connection)?;
             run::<D>(Hook::BeforeLend, &self.before_lend, connection)
@@ -316,12 +317,12 @@ impl fmt::Display for Hook {
 /// ```
 /// use std::io;
 /// use std::time::Instant;
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind::dialers::{Hook, HookError, Hooked, dialer_fn};
 ///
 /// let dialer = Hooked::new(dialer_fn(|_| Ok::<_, io::Error>("a connection")))
 ///     .on_connect(|_| Err("the server is too old".into()));
-/// let error = dialer.dial(Instant::now()).unwrap_err();
+/// let error = dialer.dial(&DialContext::until(Instant::now())).unwrap_err();
 /// assert!(matches!(error, HookError::Hook { hook: Hook::OnConnect, .. }));
 /// ```
 #[derive(Debug, thiserror::Error)]

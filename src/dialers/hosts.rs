@@ -16,6 +16,7 @@ use std::time::Instant;
 use super::Stored;
 use super::prepared;
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::report::error::OneLine;
@@ -205,11 +206,11 @@ impl<D: Dialer> Hosts<D> {
     fn dial_host(
         &self,
         host: &Host<D>,
-        until: Instant,
+        context: &DialContext<'_>,
     ) -> Result<D::Connection, HostFailure<D::Error>> {
-        let mut trial = Trial::begin(host, until, self.retry_after);
+        let mut trial = Trial::begin(host, context.deadline(), self.retry_after);
         let dialer = &host.0.dialer;
-        let outcome = dialer.dial(until).map_err(HostFailure::Dialer).and_then(|connection| {
+        let outcome = dialer.dial(context).map_err(HostFailure::Dialer).and_then(|connection| {
             prepared(dialer, connection, |connection| match &self.suits {
                 Some(suits) if !suits(connection).map_err(HostFailure::Dialer)? => {
                     Err(HostFailure::Unsuitable)
@@ -218,9 +219,11 @@ impl<D: Dialer> Hosts<D> {
             })
         });
         trial.is_down = match &outcome {
-            Ok(_) => false,
-            Err(HostFailure::Dialer(error)) => !dialer.is_at_limit(error),
-            Err(HostFailure::Unsuitable) => true,
+            Ok(_) => Some(false),
+            Err(HostFailure::Unsuitable) => Some(true),
+            // It says nothing of the host.
+            Err(HostFailure::Dialer(_)) if context.is_cancelled() => None,
+            Err(HostFailure::Dialer(error)) => Some(!dialer.is_at_limit(error)),
         };
         outcome
     }
@@ -300,13 +303,13 @@ struct Trial<'a, D> {
     host: &'a Host<D>,
     due: Instant,
     retry_after: Duration,
-    is_down: bool,
+    is_down: Option<bool>,
 }
 
 impl<'a, D> Trial<'a, D> {
     fn begin(host: &'a Host<D>, due: Instant, retry_after: Duration) -> Self {
         host.lock().due.push(due);
-        Self { host, due, retry_after, is_down: true }
+        Self { host, due, retry_after, is_down: Some(true) }
     }
 }
 
@@ -316,7 +319,9 @@ impl<D> Drop for Trial<'_, D> {
         if let Some(own) = memory.due.iter().position(|due| *due == self.due) {
             memory.due.swap_remove(own);
         }
-        memory.down_until = self.is_down.then(|| from_now(self.retry_after));
+        if let Some(is_down) = self.is_down {
+            memory.down_until = is_down.then(|| from_now(self.retry_after));
+        }
     }
 }
 
@@ -335,17 +340,17 @@ impl<D: Dialer> Dialer for Hosts<D> {
     type Connection = Stored<D::Connection, Host<D>>;
     type Error = HostsError<D::Error>;
 
-    fn dial(&self, deadline: Instant) -> Result<Self::Connection, Self::Error> {
+    fn dial(&self, context: &DialContext<'_>) -> Result<Self::Connection, Self::Error> {
         let hosts = self.in_turn(Instant::now());
         let mut tried: Vec<HostAttempt<D::Error>> = Vec::new();
         for (index, host) in hosts.iter().enumerate() {
             let begin = Instant::now();
             // The first has a dial's right to say for itself that there is no time.
-            if index > 0 && begin >= deadline {
+            if index > 0 && (begin >= context.deadline() || context.is_cancelled()) {
                 break;
             }
-            let until = self.share(begin, deadline, hosts.len() - index);
-            let failure = match self.dial_host(host, until) {
+            let until = self.share(begin, context.deadline(), hosts.len() - index);
+            let failure = match self.dial_host(host, &context.sooner(until)) {
                 Ok(connection) => return Ok(Stored::new(connection, Host::clone(host))),
                 Err(failure) => failure,
             };
@@ -454,12 +459,13 @@ impl<D: Dialer> Dialer for Hosts<D> {
 /// ```
 /// use std::io;
 /// use std::time::{Duration, Instant};
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind::dialers::{Hosts, HostsError, dialer_fn};
 ///
 /// let dead = || dialer_fn(|_| Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused)));
 /// let dialer = Hosts::new([("db1", dead()), ("db2", dead())]);
-/// let error = dialer.dial(Instant::now() + Duration::from_secs(5)).unwrap_err();
+/// let context = DialContext::until(Instant::now() + Duration::from_secs(5));
+/// let error = dialer.dial(&context).unwrap_err();
 /// let text = error.to_string();
 /// assert!(text.contains("db1: connection refused") && text.contains("db2: "), "{text}");
 /// let HostsError::Unreachable { tried, .. } = error else { panic!("{error}") };
@@ -484,7 +490,7 @@ pub enum HostsError<E: Error + 'static> {
     Unreachable {
         /// The hosts that were tried, in that order.
         tried: Vec<HostAttempt<E>>,
-        /// The names of those whose turn had not come at the deadline.
+        /// The names of those whose turn had not come at the deadline, or when the dial was cancelled.
         untried: Vec<Arc<str>>,
     },
     /// A connection is to a host that is no longer of the kind that is [required](Hosts::require).

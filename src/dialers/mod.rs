@@ -62,9 +62,9 @@ pub type BoxError = Box<dyn Error + Send + Sync>;
 ///     if !is_local {
 ///         return Box::new(remote);
 ///     }
-///     Box::new(dialer_fn(|deadline| {
+///     Box::new(dialer_fn(|context| {
 ///         let local = TcpDialer::new("localhost", 6379);
-///         latebind::Dialer::dial(&local, deadline)
+///         latebind::Dialer::dial(&local, context)
 ///     }))
 /// }
 /// # drop((dialer(true), dialer(false)));

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::BoxError;
 use super::Stored;
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -17,7 +18,7 @@ use crate::dialer::Dialer;
 /// The source is a closure that makes the dialer for one dial out of a dialer that has everything but
 /// the credentials. So it works with every dialer; those of [`drivers`](crate::drivers) have a method
 /// that replaces their configuration. It runs on the thread of the dial and may block, until the
-/// deadline that it is given; its error fails the dial.
+/// deadline of the [context](DialContext) that it is given; its error fails the dial.
 ///
 /// # Connections with credentials of before
 ///
@@ -47,7 +48,7 @@ use crate::dialer::Dialer;
 /// # fn fetch_token() -> std::io::Result<(String, Duration)> { Ok(Default::default()) }
 /// let config: Config = "host=db.example user=app".parse()?;
 /// let settings = PostgresDialer::new(config.clone(), NoTls);
-/// let dialer = FromSource::new(settings, move |dialer, _deadline| {
+/// let dialer = FromSource::new(settings, move |dialer, _context| {
 ///     let (token, valid_for) = fetch_token()?;
 ///     let mut config = config.clone();
 ///     config.password(token);
@@ -66,7 +67,7 @@ pub struct FromSource<D> {
     source: Arc<Source<D>>,
 }
 
-type Source<D> = dyn Fn(&D, Instant) -> Result<Issued<D>, BoxError> + Send + Sync;
+type Source<D> = dyn Fn(&D, &DialContext<'_>) -> Result<Issued<D>, BoxError> + Send + Sync;
 
 impl<D: Dialer> FromSource<D> {
     /// Asks `source` at each dial for the dialer to use. It is given `dialer`, which dials nothing
@@ -78,7 +79,7 @@ impl<D: Dialer> FromSource<D> {
     #[must_use]
     pub fn new(
         dialer: D,
-        source: impl Fn(&D, Instant) -> Result<Issued<D>, BoxError> + Send + Sync + 'static,
+        source: impl Fn(&D, &DialContext<'_>) -> Result<Issued<D>, BoxError> + Send + Sync + 'static,
     ) -> Self {
         Self { dialer, source: Arc::new(source) }
     }
@@ -164,10 +165,10 @@ impl<D: Dialer> Dialer for FromSource<D> {
     type Connection = Stored<D::Connection, Issued<D>>;
     type Error = SourceError<D::Error>;
 
-    fn dial(&self, deadline: Instant) -> Result<Self::Connection, Self::Error> {
-        let issued = (self.source)(&self.dialer, deadline)
+    fn dial(&self, context: &DialContext<'_>) -> Result<Self::Connection, Self::Error> {
+        let issued = (self.source)(&self.dialer, context)
             .map_err(|source| SourceError::Source { source })?;
-        let connection = issued.dialer.dial(deadline).map_err(SourceError::Dialer)?;
+        let connection = issued.dialer.dial(context).map_err(SourceError::Dialer)?;
         Ok(Stored::new(connection, issued))
     }
 
@@ -234,14 +235,14 @@ impl<D: Dialer> Dialer for FromSource<D> {
 /// use std::error::Error;
 /// use std::io;
 /// use std::time::Instant;
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind::dialers::{FromSource, Issued, SourceError};
 /// use latebind::net::TcpDialer;
 ///
 /// let dialer = FromSource::new(TcpDialer::new("db.example", 5432), |_, _| {
 ///     Err(io::Error::from(io::ErrorKind::PermissionDenied).into())
 /// });
-/// let error = dialer.dial(Instant::now()).unwrap_err();
+/// let error = dialer.dial(&DialContext::until(Instant::now())).unwrap_err();
 /// assert!(matches!(error, SourceError::Source { .. }));
 /// assert_eq!(error.source().unwrap().to_string(), "permission denied");
 /// ```

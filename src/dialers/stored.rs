@@ -7,6 +7,7 @@ use std::ops::DerefMut;
 use std::time::Instant;
 
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -133,9 +134,9 @@ impl<D: Dialer, T: Default + Send + 'static> Dialer for WithStorage<D, T> {
     type Connection = Stored<D::Connection, T>;
     type Error = D::Error;
 
-    fn dial(&self, deadline: Instant) -> Result<Self::Connection, D::Error> {
+    fn dial(&self, context: &DialContext<'_>) -> Result<Self::Connection, D::Error> {
         let stored = T::default(); // Before there is a connection, which a panic here would lose.
-        self.dialer.dial(deadline).map(|connection| Stored::new(connection, stored))
+        self.dialer.dial(context).map(|connection| Stored::new(connection, stored))
     }
 
     fn is_permanent(&self, error: &D::Error) -> bool {

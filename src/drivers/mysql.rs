@@ -30,6 +30,7 @@ use super::on_return::GOODBYE;
 use super::on_return::OnReturn;
 use super::on_return::RESET_TIMEOUT;
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::net::Liveness;
@@ -107,6 +108,10 @@ use crate::net::resolve::Resolver;
 /// overrun its deadline.
 /// With TLS the client crate needs the name and so resolves it itself; it tries only the first
 /// address.
+///
+/// A close of the pool ends the resolution of a name and the questions that the dialer asks of its own
+/// accord, and lets no further address be tried. The client crate does not lend the socket before its
+/// own handshake is over, so the address at hand keeps its time.
 ///
 /// A return has a limit of its own, [`reset_timeout`](Self::reset_timeout). A close says goodbye to
 /// the server on a thread of the pool's own and waits up to 250 ms for the server to close its end,
@@ -322,23 +327,24 @@ impl MysqlDialer {
     /// Opens a connection by TCP. If the host is a name, it tries its addresses in turn.
     ///
     /// With TLS the client crate needs the name for the certificate, and resolves it itself.
-    fn dial_tcp(&self, deadline: Instant) -> Result<Conn> {
+    fn dial_tcp(&self, context: &DialContext<'_>) -> Result<Conn> {
+        let deadline = context.deadline();
         let host = self.opts.get_ip_or_hostname();
         let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         if is_literal || self.opts.get_ssl_opts().is_some() {
-            return self.open(self.plain(), deadline, deadline);
+            return self.open(self.plain(), deadline, deadline, context);
         }
         let failed = |error: NetError| {
             let told = (host.to_string(), error.to_string(), error.kind());
             Error::from(DriverError::CouldNotConnect(Some(told)))
         };
         let port = self.opts.get_tcp_port();
-        let addresses = self.resolver.resolve(&host, port, Instant::now(), deadline);
+        let addresses = self.resolver.resolve(&host, port, context);
         let dial = |Turn { address, connect_by, serve_by }| {
             let opts = self.plain().ip_or_hostname(Some(literal(address)));
-            self.open(opts, connect_by, serve_by)
+            self.open(opts, connect_by, serve_by, context)
         };
-        in_turn(&addresses.map_err(failed)?, deadline, dial, is_of_the_address).unwrap_or_else(
+        in_turn(&addresses.map_err(failed)?, context, dial, is_of_the_address).unwrap_or_else(
             || Err(failed(NetError::NoAddress { target: host.to_string(), ruled_out: 0 })),
         )
     }
@@ -358,7 +364,13 @@ impl MysqlDialer {
 
     /// Opens a connection, which must connect by `connect_by` and complete its log-in by
     /// `serve_by`.
-    fn open(&self, mut opts: OptsBuilder, connect_by: Instant, serve_by: Instant) -> Result<Conn> {
+    fn open(
+        &self,
+        mut opts: OptsBuilder,
+        connect_by: Instant,
+        serve_by: Instant,
+        context: &DialContext<'_>,
+    ) -> Result<Conn> {
         let (connect, all) = (left(connect_by), left(serve_by));
         let shorter = |own: Option<&Duration>| Some(own.map_or(all, |own| all.min(*own)));
         opts = opts.tcp_connect_timeout(Some(
@@ -370,6 +382,8 @@ impl MysqlDialer {
                 .write_timeout(shorter(self.opts.get_write_timeout()));
         }
         let mut connection = Conn::new(opts)?;
+        let handle = borrowed::abort_handle(&connection);
+        handle.into_iter().for_each(|handle| context.abort_with(handle));
         match self.within(left(serve_by), &mut connection, |connection| self.begin(connection)) {
             Ok(()) => Ok(connection),
             Err(error) => {
@@ -502,14 +516,16 @@ impl Dialer for MysqlDialer {
     type Connection = Conn;
     type Error = Error;
 
-    fn dial(&self, deadline: Instant) -> Result<Conn> {
+    fn dial(&self, context: &DialContext<'_>) -> Result<Conn> {
         if let Some(Some(path)) = self.socket.get() {
-            let by_socket = self.open(self.plain().socket(Some(path)), deadline, deadline);
-            if by_socket.is_ok() {
+            let deadline = context.deadline();
+            let opts = self.plain().socket(Some(path));
+            let by_socket = self.open(opts, deadline, deadline, context);
+            if by_socket.is_ok() || context.is_cancelled() {
                 return by_socket;
             }
         }
-        self.dial_tcp(deadline)
+        self.dial_tcp(context)
     }
 
     /// Whether the server knows no such user, password or database

@@ -26,6 +26,7 @@ use postgres::types::Type;
 use super::async_thread::must_not_wait;
 use super::on_return::OnReturn;
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::net::Resolver;
@@ -129,7 +130,9 @@ use crate::net::partial_deadline;
 /// name has a share of it too. If that share is too short, the client crate resolves the name
 /// again, without a limit. It also has no limit for the handshake: a dial to a server that accepts
 /// and then says nothing keeps its slot until the server answers or the kernel gives up, and tries
-/// no further address. Callers keep their deadlines even so.
+/// no further address. Callers keep their deadlines even so. Nor does the client crate lend the socket
+/// that it connects: a close of the pool ends the resolution of a name, and a dial that has begun to
+/// connect goes on to its limit.
 ///
 /// The client crate can limit only an empty query, which is what the check sends. So a return waits
 /// as long as a statement does, unless [`reset_timeout`](Self::reset_timeout) makes it send such a
@@ -308,19 +311,18 @@ where
 
 impl<T> PostgresDialer<T> {
     /// The addresses that the client will try one after the other, and that share the deadline.
-    fn addresses(&self, deadline: Instant) -> Addresses {
+    fn addresses(&self, context: &DialContext<'_>) -> Addresses {
         let (hosts, hostaddrs) = (self.config.get_hosts(), self.config.get_hostaddrs());
         if !hostaddrs.is_empty() {
             return Addresses::Counted(hostaddrs.len());
         }
         if let [Host::Tcp(name)] = hosts {
             // Several ports for one host are an error, which the client must report.
-            let found =
-                self.lookup(name, deadline, 1).filter(|_| self.config.get_ports().len() < 2);
+            let found = self.lookup(name, context, 1).filter(|_| self.config.get_ports().len() < 2);
             return found.map_or(Addresses::Counted(1), |found| Addresses::Of(name.clone(), found));
         }
         let counts = hosts.iter().zip((1..=hosts.len()).rev()).map(|(host, left)| match host {
-            Host::Tcp(name) => self.lookup(name, deadline, left).map_or(1, |found| found.len()),
+            Host::Tcp(name) => self.lookup(name, context, left).map_or(1, |found| found.len()),
             #[cfg(unix)]
             Host::Unix(_) => 1,
         });
@@ -329,15 +331,15 @@ impl<T> PostgresDialer<T> {
 
     /// The addresses of the first of `left` hosts. `None` if it has none, or none are found in
     /// time: then the client resolves the name itself, and reports the error.
-    fn lookup(&self, name: &str, deadline: Instant, left: usize) -> Option<Vec<IpAddr>> {
+    fn lookup(&self, name: &str, context: &DialContext<'_>, left: usize) -> Option<Vec<IpAddr>> {
         if let Ok(address) = name.parse() {
             return Some(vec![address]);
         }
         let now = Instant::now();
         // One more share, for the connects.
-        let until = partial_deadline(now, deadline, left + 1)?;
+        let until = partial_deadline(now, context.deadline(), left + 1)?;
         let port = self.config.get_ports().first().copied().unwrap_or_default();
-        let found = self.resolver.resolve(name, port, now, until).ok()?;
+        let found = self.resolver.resolve(name, port, &context.sooner(until)).ok()?;
         Some(found.iter().map(SocketAddr::ip).collect()).filter(|found: &Vec<_>| !found.is_empty())
     }
 
@@ -371,9 +373,9 @@ where
     type Connection = Client;
     type Error = Error;
 
-    fn dial(&self, deadline: Instant) -> Result<Client, Error> {
+    fn dial(&self, context: &DialContext<'_>) -> Result<Client, Error> {
         let mut config = self.config.clone();
-        let count = match self.addresses(deadline) {
+        let count = match self.addresses(context) {
             Addresses::Counted(count) => count,
             Addresses::Of(name, found) => {
                 // The client needs a host for each address. It already has one.
@@ -386,7 +388,8 @@ where
                 found.len()
             }
         };
-        let left = deadline.saturating_duration_since(Instant::now());
+        // The client has no other way to give up before it begins.
+        let left = if context.is_cancelled() { Duration::ZERO } else { context.remaining() };
         let share = left / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         let limit = self.config.get_connect_timeout().map_or(share, |own| share.min(*own));
         config.connect_timeout(limit).connect(self.tls.clone())

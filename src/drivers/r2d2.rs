@@ -7,6 +7,7 @@ use std::time::Instant;
 use r2d2::CustomizeConnection;
 use r2d2::ManageConnection;
 
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::report::error::OneLine;
@@ -201,7 +202,7 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
     type Connection = M::Connection;
     type Error = R2d2Error;
 
-    fn dial(&self, _deadline: Instant) -> Result<M::Connection, R2d2Error> {
+    fn dial(&self, _: &DialContext<'_>) -> Result<M::Connection, R2d2Error> {
         let mut connection =
             self.manager.connect().map_err(|error| self.failed(R2d2Call::Connect, error))?;
         if let Some(customizer) = &self.customizer {

@@ -30,6 +30,7 @@ use super::async_thread::must_not_wait;
 use super::on_return::GOODBYE;
 use super::on_return::OnReturn;
 use super::on_return::RESET_TIMEOUT;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::net::NetError;
@@ -102,6 +103,9 @@ use crate::net::resolve::Resolver;
 /// each answer, so a silent server, or one that answers byte by byte, can make a dial overrun its
 /// deadline. With TLS the client crate
 /// needs the name and so resolves it itself; it gives each address the whole time.
+///
+/// A close of the pool ends the resolution of a name, and lets no further address be tried. The client
+/// crate does not lend the socket that it connects, so the address at hand keeps its time.
 ///
 /// A borrower's commands have the dialer's limit ([`command_timeout`](Self::command_timeout), none
 /// by default), unless the borrower sets one for its loan. A return has a limit of its own,
@@ -531,19 +535,19 @@ impl Dialer for RedisDialer {
     type Error = RedisError;
 
     /// With TLS the client crate needs the name for the certificate, and resolves it itself.
-    fn dial(&self, deadline: Instant) -> RedisResult<Connection> {
+    fn dial(&self, context: &DialContext<'_>) -> RedisResult<Connection> {
         let info = self.client.get_connection_info();
         let (host, port) = match info.addr() {
             ConnectionAddr::Tcp(host, port) if host.parse::<IpAddr>().is_err() => (host, *port),
-            _ => return self.open(&self.client, deadline, deadline),
+            _ => return self.open(&self.client, context.deadline(), context.deadline()),
         };
         let failed = |error: NetError| RedisError::from(io::Error::from(error));
-        let addresses = self.resolver.resolve(host, port, Instant::now(), deadline);
+        let addresses = self.resolver.resolve(host, port, context);
         let dial = |Turn { address, connect_by, serve_by }| {
             let address = ConnectionAddr::Tcp(literal(address), address.port());
             self.open(&Client::open(info.clone().set_addr(address))?, connect_by, serve_by)
         };
-        in_turn(&addresses.map_err(failed)?, deadline, dial, is_of_the_address).unwrap_or_else(
+        in_turn(&addresses.map_err(failed)?, context, dial, is_of_the_address).unwrap_or_else(
             || Err(failed(NetError::NoAddress { target: host.clone(), ruled_out: 0 })),
         )
     }

@@ -19,6 +19,7 @@ use rusqlite::Result;
 use rusqlite::ffi;
 
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 use crate::runtime::sync::coarse_now;
@@ -60,7 +61,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// | `last_insert_rowid`, `changes`, `total_changes` | finds them |
 /// | pragmas of the file (`journal_mode`, `user_version`) | finds them, as do all connections |
 ///
-/// [`Pool::abort`](crate::Pool::abort) interrupts the statement under way.
+/// [`Pool::abort`](crate::Pool::abort) interrupts the statement under way, and any close of the pool
+/// the dials: also the statements of [`init`](Self::init), but not their waits for a lock.
 ///
 /// # Examples
 ///
@@ -283,11 +285,11 @@ impl SqliteDialer {
         }
     }
 
-    fn prepare(&self, connection: &Connection, deadline: Instant) -> Result<()> {
-        set_busy_timeout(connection, deadline.saturating_duration_since(Instant::now()))?;
+    fn prepare(&self, connection: &Connection, context: &DialContext<'_>) -> Result<()> {
         if self.wal && !self.read_only && matches!(self.database, Database::File(_)) {
-            begin_log(connection, deadline)?;
+            begin_log(connection, context)?;
         }
+        set_busy_timeout(connection, context.remaining())?;
         if let Some(init) = &self.init {
             init(connection)?;
         }
@@ -427,9 +429,10 @@ impl Dialer for SqliteDialer {
     type Connection = Connection;
     type Error = Error;
 
-    fn dial(&self, deadline: Instant) -> Result<Connection> {
+    fn dial(&self, context: &DialContext<'_>) -> Result<Connection> {
         let connection = self.open()?;
-        match self.prepare(&connection, deadline) {
+        self.abort_handle(&connection).into_iter().for_each(|handle| context.abort_with(handle));
+        match self.prepare(&connection, context) {
             Ok(()) => Ok(connection),
             Err(error) => {
                 self.close(connection);
@@ -490,15 +493,21 @@ impl Dialer for SqliteDialer {
     }
 }
 
+/// How long a dial waits for a lock before it looks whether it was cancelled.
+const SLICE: Duration = Duration::from_millis(50);
+
 /// Switches the file to a write-ahead log, unless it has one.
-fn begin_log(connection: &Connection, deadline: Instant) -> Result<()> {
+fn begin_log(connection: &Connection, context: &DialContext<'_>) -> Result<()> {
     loop {
+        // SQLite's wait for a lock cannot be ended: it waits in slices.
+        set_busy_timeout(connection, context.remaining().min(SLICE))?;
         match connection.pragma_update(None, "journal_mode", "WAL") {
             // If several connections want it at once, SQLite lets one wait for another and fails the
             // others at once, whatever their busy timeout.
             Err(error)
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && Instant::now() < deadline =>
+                    && !context.remaining().is_zero()
+                    && !context.is_cancelled() =>
             {
                 thread::sleep(Duration::from_millis(1));
             }

@@ -45,7 +45,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     /// A dial has failed. `is_permanent` says that trying again cannot help. The failure concerns the
-    /// dial's sponsor and nobody else.
+    /// dial's sponsor and nobody else. It concerns nobody, and says nothing of the server, if the dial
+    /// was cancelled.
     pub(crate) fn dial_failed(
         &mut self,
         id: JobId,
@@ -57,7 +58,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             let dial = ledger.jobs.dials.end(id);
             ledger.epochs.note_gone(dial.epoch);
             ledger.totals.dial_failed_total += 1;
-            ledger.note_failure(dial.sponsor, id, failure, is_permanent, now, effects);
+            if ledger.unfitness(dial.epoch).is_some() {
+                effects.discard(Some(failure));
+            } else {
+                ledger.note_failure(dial.sponsor, id, failure, is_permanent, now, effects);
+            }
         })
     }
 

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use crate::abort::AbortHandle;
 use crate::config::{Backoff, DialRule, OnDialFailure};
 use crate::runtime::moment::Moment;
 
@@ -177,7 +178,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let id = JobId(self.fresh_id());
         let deadline = now.after(self.config.dial_timeout);
         let epoch = self.epochs.current();
-        self.jobs.dials.begin(id, Dial { sponsor, epoch, began: now, deadline });
+        self.jobs.dials.begin(id, Dial { sponsor, epoch, began: now, deadline, handle: None });
         self.totals.dials_total += 1;
         let sponsor = match sponsor {
             Sponsor::Caller(ticket) => {
@@ -188,6 +189,38 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         };
         effects.rare().dials.push(DialOrder { id, deadline, sponsor });
         id
+    }
+
+    /// Whether nobody wants what that dial opens: the connection would be closed at once.
+    pub(crate) fn is_dial_cancelled(&self, id: JobId) -> bool {
+        self.jobs.dials.get(id).is_some_and(|dial| self.unfitness(dial.epoch).is_some())
+    }
+
+    /// Keeps what ends that dial early, and returns what it replaces. `Err`: nobody wants what the
+    /// dial opens, and the handle is to be called.
+    pub(crate) fn keep_dial_handle(
+        &mut self,
+        id: JobId,
+        handle: AbortHandle,
+    ) -> Result<Option<AbortHandle>, AbortHandle> {
+        if self.is_dial_cancelled(id) {
+            return Err(handle);
+        }
+        let dial = self.jobs.dials.get_mut(id).expect("a context ends before its dial");
+        Ok(dial.handle.replace(handle))
+    }
+
+    /// That dial is about to be reported as ended, or is repeated.
+    pub(crate) fn take_dial_handle(&mut self, id: JobId) -> Option<AbortHandle> {
+        self.jobs.dials.get_mut(id)?.handle.take()
+    }
+
+    /// What ends the dials whose connections nobody wants any more. Each is to be called.
+    pub(crate) fn take_cancelled_dials(&mut self) -> Vec<AbortHandle> {
+        let (closed, epochs) = (self.closed, &self.epochs);
+        let dials = self.jobs.dials.iter_mut();
+        let cancelled = dials.filter(|dial| closed || epochs.is_flushed(dial.epoch));
+        cancelled.filter_map(|dial| dial.handle.take()).collect()
     }
 
     /// A dial has failed, or was written off. Its sponsor gets the failure if it still waits, and the

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::abort::AbortHandle;
 use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
 
@@ -83,6 +84,8 @@ pub(super) struct Dial {
     pub(super) began: Moment,
     /// `None`: no limit.
     pub(super) deadline: Option<Moment>,
+    /// Ends it early. Taken out before it is reported as ended.
+    pub(super) handle: Option<AbortHandle>,
 }
 
 /// The dials under way. Each holds a slot until it returns.
@@ -114,9 +117,23 @@ impl Dials {
         self.counted_on.insert(id, dial);
     }
 
+    pub(super) fn get(&self, id: JobId) -> Option<&Dial> {
+        self.counted_on.get(&id).or_else(|| self.written_off.get(&id))
+    }
+
+    pub(super) fn get_mut(&mut self, id: JobId) -> Option<&mut Dial> {
+        self.counted_on.get_mut(&id).or_else(|| self.written_off.get_mut(&id))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Dial> {
+        self.counted_on.values_mut().chain(self.written_off.values_mut())
+    }
+
     pub(super) fn end(&mut self, id: JobId) -> Dial {
         let dial = self.remove(id).or_else(|| self.written_off.remove(&id));
-        dial.expect("a dial that ends has begun and has not ended")
+        let dial = dial.expect("a dial that ends has begun and has not ended");
+        debug_assert!(dial.handle.is_none(), "it is dropped without the lock");
+        dial
     }
 
     /// Writes off one overdue dial. Returns its id and its sponsor.

@@ -48,7 +48,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let known_end = entry.known_end().filter(|_| entry.epoch == self.epochs.current());
         let end = known_end.unwrap_or_else(|| self.aging.ends_at(&entry));
         let expired = (end <= now).then_some(CloseReason::Expired);
-        if let Some(reason) = self.unfitness(&entry).or(expired).or(surplus) {
+        if let Some(reason) = self.unfitness(entry.epoch).or(expired).or(surplus) {
             self.begin_close(entry, reason, now, effects);
         } else if self.epochs.must_judge(entry.epoch) {
             let purpose = Purpose::Judge { since: entry.epoch, until: self.epochs.current() };
@@ -58,12 +58,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// Why a connection may not be lent again even if it is sound.
-    fn unfitness(&self, entry: &Entry<C>) -> Option<CloseReason> {
+    /// Why a connection of that epoch may not be lent even if it is sound.
+    pub(super) fn unfitness(&self, epoch: u32) -> Option<CloseReason> {
         if self.closed {
             Some(CloseReason::PoolClosed)
         } else {
-            self.epochs.is_flushed(entry.epoch).then_some(CloseReason::Flushed)
+            self.epochs.is_flushed(epoch).then_some(CloseReason::Flushed)
         }
     }
 

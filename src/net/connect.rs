@@ -12,6 +12,10 @@ use socket2::SockAddr;
 use socket2::Socket;
 use socket2::Type;
 
+use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
+
+use super::connection::shutting_down;
 use super::error::Attempt;
 use super::error::AttemptError;
 use super::race::Fault;
@@ -26,8 +30,13 @@ pub(super) type Prepare<'a> = dyn Fn(&Socket, SocketAddr) -> Result<(), AttemptE
 struct Running {
     index: usize,
     socket: Socket,
+    /// Ends the attempt; `None` if the system has no second descriptor.
+    handle: Option<AbortHandle>,
     started: Instant,
 }
+
+/// How long a wait may last that nothing can end.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// Why no address could be connected.
 pub(super) struct Lost {
@@ -37,39 +46,55 @@ pub(super) struct Lost {
 
 /// Connects to whichever address of `race` answers first. The losers are closed on return.
 ///
-/// The socket is still in non-blocking mode.
-pub(super) fn connect(mut race: Race, prepare: &Prepare<'_>) -> Result<Socket, Lost> {
+/// The socket is still in non-blocking mode. Whoever cancels the dial ends the race, and from then on
+/// whatever the winner is used for. `None`: the dial was cancelled.
+pub(super) fn connect(
+    mut race: Race,
+    prepare: &Prepare<'_>,
+    context: &DialContext<'_>,
+) -> Result<Socket, Option<Lost>> {
     let mut running: Vec<Running> = Vec::new();
     let mut attempts = Vec::new();
     loop {
+        if context.is_cancelled() {
+            return Err(None);
+        }
         let now = Instant::now();
         let (ended, outcome) = match race.step(now) {
             Step::Start(index) => match start(race.address(index), prepare) {
                 Ok(socket) => {
-                    running.push(Running { index, socket, started: now });
+                    let handle = shutting_down(&socket);
+                    running.push(Running { index, socket, handle, started: now });
                     continue;
                 }
-                Err(error) => (Ended { index, started: now }, Err(error)),
+                Err(error) => (Ended { index, handle: None, started: now }, Err(error)),
             },
             Step::Abandon(index) => {
                 let ended = take(&mut running, |running| running.index == index);
                 (ended.0, Err(AttemptError::NoAnswer))
             }
-            Step::Wait(until) => match wait(&mut running, until.saturating_duration_since(now)) {
-                Some((ended, outcome)) => (ended, outcome),
-                None => continue,
-            },
+            Step::Wait(until) => {
+                end_with(context, running.iter().map(|running| running.handle.clone()));
+                match wait(&mut running, until.saturating_duration_since(now)) {
+                    Some((ended, outcome)) => (ended, outcome),
+                    None => continue,
+                }
+            }
             Step::Lost => {
                 attempts.extend(running.into_iter().map(|running| Attempt {
                     address: race.address(running.index),
                     took: running.started.elapsed(),
                     error: AttemptError::NoAnswer,
                 }));
-                return Err(Lost { attempts, untried: race.untried().to_vec() });
+                return Err(Some(Lost { attempts, untried: race.untried().to_vec() }));
             }
         };
         let error = match outcome {
-            Ok(socket) => return Ok(socket),
+            Ok(socket) => {
+                // The handles of the losers hold their sockets.
+                end_with(context, [ended.handle]);
+                return Ok(socket);
+            }
             Err(error) => error,
         };
         let now = Instant::now();
@@ -80,16 +105,23 @@ pub(super) fn connect(mut race: Race, prepare: &Prepare<'_>) -> Result<Socket, L
     }
 }
 
+/// Has whoever cancels the dial end those attempts, and no others.
+fn end_with(context: &DialContext<'_>, handles: impl IntoIterator<Item = Option<AbortHandle>>) {
+    let handles: Vec<_> = handles.into_iter().flatten().collect();
+    context.abort_with(AbortHandle::new(move || handles.iter().for_each(AbortHandle::abort)));
+}
+
 /// An attempt that has ended.
 struct Ended {
     index: usize,
+    handle: Option<AbortHandle>,
     started: Instant,
 }
 
 fn take(running: &mut Vec<Running>, is: impl Fn(&Running) -> bool) -> (Ended, Socket) {
     let place = running.iter().position(is).expect("the attempt is running");
-    let Running { index, socket, started } = running.swap_remove(place);
-    (Ended { index, started }, socket)
+    let Running { index, socket, handle, started } = running.swap_remove(place);
+    (Ended { index, handle, started }, socket)
 }
 
 /// Whether the kernel's choice of a local port is at fault, or the address.
@@ -121,6 +153,8 @@ fn wait(
     running: &mut Vec<Running>,
     limit: Duration,
 ) -> Option<(Ended, Result<Socket, AttemptError>)> {
+    let can_be_ended = running.iter().all(|running| running.handle.is_some());
+    let limit = if can_be_ended { limit } else { limit.min(SLICE) };
     let sockets: Vec<&Socket> = running.iter().map(|running| &running.socket).collect();
     let polled = match sys::poll(&sockets, limit) {
         Ok(polled) => polled,
@@ -133,8 +167,9 @@ fn wait(
     let mut woken_for_nothing = false;
     for (place, seen) in polled.iter().enumerate().filter(|(_, seen)| seen.ready) {
         if let Some(verdict) = judge(&running[place].socket, seen.hung_up) {
-            let Running { index, socket, started } = running.swap_remove(place);
-            return Some((Ended { index, started }, verdict.map(|()| socket)));
+            let index = running[place].index;
+            let (ended, socket) = take(running, |running| running.index == index);
+            return Some((ended, verdict.map(|()| socket)));
         }
         woken_for_nothing = true;
     }

@@ -57,12 +57,13 @@ pub type UnixConnection = Connection<UnixStream>;
 /// ```
 /// use std::io::{Read, Write};
 /// use std::time::{Duration, Instant};
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind::net::TcpDialer;
 ///
 /// let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
 /// let dialer = TcpDialer::from(listener.local_addr()?);
-/// let mut connection = dialer.dial(Instant::now() + Duration::from_secs(5))?;
+/// let context = DialContext::until(Instant::now() + Duration::from_secs(5));
+/// let mut connection = dialer.dial(&context)?;
 /// connection.write_all(b"ping")?;
 /// connection.set_ttl(64)?; // a method of `TcpStream`
 ///
@@ -126,8 +127,7 @@ impl<S: Stream> Connection<S> {
     /// ```
     /// use std::io;
     /// use std::net::TcpStream;
-    /// use std::time::Instant;
-    /// use latebind::Dialer;
+    /// use latebind::{DialContext, Dialer};
     /// use latebind::net::Connection;
     ///
     /// struct ByProxy;
@@ -136,7 +136,7 @@ impl<S: Stream> Connection<S> {
     ///     type Connection = Connection<TcpStream>; // or over a `Stream` of your own
     ///     type Error = io::Error;
     ///
-    ///     fn dial(&self, _deadline: Instant) -> io::Result<Self::Connection> {
+    ///     fn dial(&self, _: &DialContext) -> io::Result<Self::Connection> {
     ///         let stream = TcpStream::connect("proxy.example:1080")?; // and shake hands with it
     ///         Ok(Connection::new(stream))
     ///     }

@@ -15,14 +15,13 @@ use std::time::Duration;
 /// ```
 /// use std::io;
 /// use std::time::{Duration, Instant};
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind::net::{NetError, TcpDialer};
 ///
 /// // A port on which nobody listens: bound, and freed again.
 /// let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-/// let error = TcpDialer::new("127.0.0.1", port)
-///     .dial(Instant::now() + Duration::from_secs(5))
-///     .unwrap_err();
+/// let context = DialContext::until(Instant::now() + Duration::from_secs(5));
+/// let error = TcpDialer::new("127.0.0.1", port).dial(&context).unwrap_err();
 /// assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
 /// let NetError::Unreachable { attempts, .. } = error else { panic!("{error}") };
 /// assert_eq!(attempts[0].address.port(), port);
@@ -31,6 +30,12 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetError {
+    /// Nobody wants the connection any more: its pool was closed or flushed while it was dialed.
+    #[error("the dial of {target} was cancelled: nobody wants the connection any more")]
+    Cancelled {
+        /// The target of the dial.
+        target: String,
+    },
     /// The deadline had passed before anything was tried.
     #[error("the deadline had passed before {target} was dialed")]
     DeadlinePassed {
@@ -119,6 +124,7 @@ impl NetError {
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         match self {
+            Self::Cancelled { .. } => io::ErrorKind::ConnectionAborted,
             Self::DeadlinePassed { .. } | Self::ResolveTimeout { .. } => io::ErrorKind::TimedOut,
             Self::NoAddress { .. } => io::ErrorKind::AddrNotAvailable,
             Self::Path { source, .. }

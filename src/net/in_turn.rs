@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::dial_context::DialContext;
+
 /// How long an address has at first when there are others. RFC 8305 (section 8) recommends this
 /// delay before the next address starts.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -23,14 +25,15 @@ pub(crate) struct Turn {
     pub(crate) serve_by: Instant,
 }
 
-/// Dials the addresses in turn until one serves, or until `deadline`; `None` if there are none.
+/// Dials the addresses in turn until one serves, or until the deadline of the dial; `None` if there are
+/// none. After the first, none is tried once the dial is cancelled.
 ///
 /// In a first round each has a quarter of a second to connect, so that an address that drops
 /// packets costs no more. In a second round those that were too slow share the time left. `goes_on`
 /// says whether to try another address after an error. If none serves, the last error is returned.
 pub(crate) fn in_turn<T, E>(
     addresses: &[SocketAddr],
-    deadline: Instant,
+    context: &DialContext<'_>,
     mut dial: impl FnMut(Turn) -> Result<T, E>,
     goes_on: impl Fn(&E) -> bool,
 ) -> Option<Result<T, E>> {
@@ -41,7 +44,8 @@ pub(crate) fn in_turn<T, E>(
         let mut slow = Vec::new();
         for (place, &address) in turns.iter().enumerate() {
             let now = Instant::now();
-            if last.is_some() && now >= deadline {
+            let deadline = context.deadline();
+            if last.is_some() && (now >= deadline || context.is_cancelled()) {
                 return last;
             }
             let rivals = u32::try_from(turns.len() - place).unwrap_or(u32::MAX);

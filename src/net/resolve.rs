@@ -1,4 +1,5 @@
-//! Name resolution that cannot overrun a deadline, even if the system's resolver hangs.
+//! Name resolution that cannot overrun a deadline, even if the system's resolver hangs, and ends with the
+//! dial that it is for.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,6 +14,8 @@ use std::sync::PoisonError;
 use std::thread;
 use std::time::Instant;
 
+use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::runtime::process::PerProcess;
 
 use super::error::NetError;
@@ -59,14 +62,14 @@ impl Resolver {
         Self { lookup: Arc::new(lookup) }
     }
 
-    /// The addresses of a host, or an error at `deadline`.
+    /// The addresses of a host, or an error at the deadline of the dial or when it is cancelled.
     pub(crate) fn resolve(
         &self,
         host: &str,
         port: u16,
-        started: Instant,
-        deadline: Instant,
+        context: &DialContext<'_>,
     ) -> Result<Vec<SocketAddr>, NetError> {
+        let (started, deadline) = (Instant::now(), context.deadline());
         let late = |(lookups, limit)| NetError::ResolveTimeout {
             host: host.to_owned(),
             waited: started.elapsed(),
@@ -77,8 +80,19 @@ impl Resolver {
 
         let dialer = Arc::as_ptr(&self.lookup).addr();
         let lookups = Lookups::of_the_process();
-        let place = lookups.enter(dialer, deadline).map_err(late)?;
+        let cancelled = || NetError::Cancelled { target: host.to_owned() };
+        let place = match lookups.enter(dialer, context) {
+            Err(_) if context.is_cancelled() => return Err(cancelled()),
+            place => place.map_err(late)?,
+        };
         let (found, answer) = crossbeam_channel::bounded(1);
+        let found = Arc::new(found);
+        // Weak, so that a resolver that has panicked is noticed.
+        let other = Arc::downgrade(&found);
+        context.abort_with(AbortHandle::new(move || {
+            // If the resolver was first, the dial goes on with what it has found.
+            let _ = other.upgrade().map(|other| other.try_send(None));
+        }));
         let lookup = Arc::clone(&self.lookup);
         let name = host.to_owned();
         thread::Builder::new()
@@ -86,11 +100,12 @@ impl Resolver {
             .spawn(move || {
                 let _place = place;
                 // The dial may have given up: then the result is discarded.
-                let _ = found.send(lookup(&name, port));
+                let _ = found.try_send(Some(lookup(&name, port)));
             })
             .map_err(failed)?;
         match answer.recv_deadline(deadline) {
-            Ok(addresses) => addresses.map_err(failed),
+            Ok(Some(addresses)) => addresses.map_err(failed),
+            Ok(None) => Err(cancelled()),
             Err(crossbeam_channel::RecvTimeoutError::Timeout) => {
                 Err(late(lookups.lock().of(dialer)))
             }
@@ -135,8 +150,18 @@ impl Lookups {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room for one more lookup, or at `deadline` the number in progress and the bound.
-    fn enter(self: &Arc<Self>, dialer: usize, deadline: Instant) -> Result<Place, (usize, usize)> {
+    /// Room for one more lookup, or the number in progress and the bound, at the deadline of the dial or
+    /// when it is cancelled.
+    fn enter(
+        self: &Arc<Self>,
+        dialer: usize,
+        context: &DialContext<'_>,
+    ) -> Result<Place, (usize, usize)> {
+        let lookups = Arc::clone(self);
+        context.abort_with(AbortHandle::new(move || {
+            drop(lookups.lock()); // Who has just looked whether the dial is cancelled waits by now.
+            lookups.freed.notify_all();
+        }));
         let mut counts = self.lock();
         loop {
             let (lookups, limit) = counts.of(dialer);
@@ -145,8 +170,8 @@ impl Lookups {
                 *counts.by_dialer.entry(dialer).or_default() += 1;
                 return Ok(Place { lookups: Arc::clone(self), dialer });
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = context.remaining();
+            if left.is_zero() || context.is_cancelled() {
                 return Err((lookups, limit));
             }
             let waited = self.freed.wait_timeout(counts, left);

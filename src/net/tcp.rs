@@ -19,6 +19,7 @@ use super::race::Race;
 use super::resolve::Resolver;
 use super::sys;
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -29,6 +30,9 @@ use crate::dialer::Dialer;
 /// has failed or has not answered for [`attempt_delay`](Self::attempt_delay); the first to answer
 /// wins, and the others are closed. All of that ends at one deadline, with an error that lists
 /// every address and its reason.
+///
+/// A dial whose pool is closed ends at once, whether it waits for a name or for an address, and so
+/// does the handshake of a dialer over this one.
 ///
 /// A dial also handles the odd cases of the kernel: a connect that was interrupted by a signal goes
 /// on; a socket that was connected to itself (which happens when a dead server's port lies in the
@@ -44,13 +48,14 @@ use crate::dialer::Dialer;
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind::net::TcpDialer;
 ///
 /// let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
 /// let dialer = TcpDialer::new("localhost", listener.local_addr()?.port())
 ///     .dial_timeout(Duration::from_secs(5));
-/// let connection = dialer.dial(Instant::now() + Duration::from_secs(60))?;
+/// let context = DialContext::until(Instant::now() + Duration::from_secs(60));
+/// let connection = dialer.dial(&context)?;
 /// assert!(connection.nodelay()?);
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -327,12 +332,12 @@ impl TcpDialer {
         }
     }
 
-    fn addresses(&self, now: Instant, deadline: Instant) -> Result<Vec<SocketAddr>, NetError> {
+    fn addresses(&self, context: &DialContext<'_>) -> Result<Vec<SocketAddr>, NetError> {
         let addresses = match &self.target {
             Target::Addresses(addresses) => addresses.clone(),
             Target::Name { host, port } => match host.parse() {
                 Ok(address) => vec![SocketAddr::new(address, *port)],
-                Err(_) => self.resolver.resolve(host, *port, now, deadline)?,
+                Err(_) => self.resolver.resolve(host, *port, context)?,
             },
         };
         let found = addresses.len();
@@ -391,22 +396,22 @@ impl Dialer for TcpDialer {
     type Connection = TcpConnection;
     type Error = NetError;
 
-    fn dial(&self, deadline: Instant) -> Result<TcpConnection, NetError> {
-        let now = Instant::now();
-        let deadline = now.checked_add(self.dial_timeout).map_or(deadline, |own| own.min(deadline));
-        if deadline <= now {
+    fn dial(&self, context: &DialContext<'_>) -> Result<TcpConnection, NetError> {
+        let context = &context.within(self.dial_timeout);
+        if context.remaining().is_zero() {
             return Err(NetError::DeadlinePassed { target: self.target() });
         }
-        let addresses = self.addresses(now, deadline)?;
+        let addresses = self.addresses(context)?;
         let port_is_ours = self.local_address.is_some_and(|local| local.port() != 0);
-        let race = Race::new(addresses, self.attempt_delay, port_is_ours, Instant::now(), deadline);
-        let socket = connect(race, &|socket, address| self.prepare(socket, address)).map_err(
-            |Lost { attempts, untried }| NetError::Unreachable {
-                target: self.target(),
-                attempts,
-                untried,
-            },
-        )?;
+        let (now, deadline) = (Instant::now(), context.deadline());
+        let race = Race::new(addresses, self.attempt_delay, port_is_ours, now, deadline);
+        let prepare = |socket: &Socket, address| self.prepare(socket, address);
+        let socket = connect(race, &prepare, context).map_err(|lost| match lost {
+            Some(Lost { attempts, untried }) => {
+                NetError::Unreachable { target: self.target(), attempts, untried }
+            }
+            None => NetError::Cancelled { target: self.target() },
+        })?;
         let stream = self.finish(socket).map_err(|source| NetError::Prepare { source })?;
         Ok(Connection::new(stream))
     }

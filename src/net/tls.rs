@@ -18,6 +18,7 @@ use super::error::NetError;
 use super::stream::Liveness;
 use super::stream::Stream;
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -27,7 +28,9 @@ use crate::dialer::Dialer;
 /// you make as for any use of rustls. This crate chooses no cryptography: enable a provider (`ring`
 /// or `aws_lc_rs`) and, if you want it, `tls12` in your own dependency on rustls.
 ///
-/// The handshake ends by the deadline of the dial even if the peer stalls in the middle of it.
+/// The handshake ends by the deadline of the dial even if the peer stalls in the middle of it, and at
+/// once if the pool is closed, as far as the other dialer has given the pool a way to end the dial
+/// ([`TcpDialer`](crate::net::TcpDialer) and `UnixDialer` have).
 /// Sessions are resumed across dials: all dials share the configuration's session store, and the
 /// tickets that a server sends after the handshake are read whenever a connection's liveness is
 /// tested. Those tickets do not count as unread bytes.
@@ -85,13 +88,13 @@ impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
     type Connection = Connection<TlsStream<D::Connection>>;
     type Error = TlsError<D::Error>;
 
-    fn dial(&self, deadline: Instant) -> Result<Self::Connection, Self::Error> {
+    fn dial(&self, context: &DialContext<'_>) -> Result<Self::Connection, Self::Error> {
         let config = Arc::clone(&self.config);
         let session = ClientConnection::new(config, self.server_name.clone())
             .map_err(|error| TlsError::Handshake { source: io::Error::other(error) })?;
-        let stream = self.dialer.dial(deadline).map_err(TlsError::Dial)?;
+        let stream = self.dialer.dial(context).map_err(TlsError::Dial)?;
         let mut stream = TlsStream { session, records: Records { stream, place: Place::START } };
-        match stream.handshake(deadline) {
+        match stream.handshake(context.deadline()) {
             Ok(()) => Ok(Connection::new(stream)),
             Err(source) => {
                 self.dialer.close(stream.records.stream);
@@ -145,12 +148,11 @@ impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
 /// # Examples
 ///
 /// ```no_run
-/// use std::time::Instant;
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind::net::{TcpDialer, TlsDialer};
 ///
-/// fn protocol(dialer: &TlsDialer<TcpDialer>, deadline: Instant) -> Option<Vec<u8>> {
-///     let connection = dialer.dial(deadline).ok()?;
+/// fn protocol(dialer: &TlsDialer<TcpDialer>, context: &DialContext) -> Option<Vec<u8>> {
+///     let connection = dialer.dial(context).ok()?;
 ///     Some(connection.session().alpn_protocol()?.to_vec())
 /// }
 /// ```

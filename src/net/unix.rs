@@ -10,7 +10,6 @@ use std::os::unix::net;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
-use std::time::Instant;
 
 use socket2::Domain;
 use socket2::SockAddr;
@@ -19,8 +18,10 @@ use socket2::Type;
 
 use super::connection::Connection;
 use super::connection::UnixConnection;
+use super::connection::shutting_down;
 use super::error::NetError;
 use crate::abort::AbortHandle;
+use crate::dial_context::DialContext;
 use crate::dialer::Blocking;
 use crate::dialer::Dialer;
 
@@ -30,12 +31,13 @@ use crate::dialer::Dialer;
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind::net::{UnixDialer, listen_unix};
 ///
 /// let path = std::env::temp_dir().join(format!("latebind-doc-{}", std::process::id()));
 /// let listener = listen_unix(&path)?;
-/// let connection = UnixDialer::new(&path).dial(Instant::now() + Duration::from_secs(5))?;
+/// let context = DialContext::until(Instant::now() + Duration::from_secs(5));
+/// let connection = UnixDialer::new(&path).dial(&context)?;
 /// assert_eq!(connection.peer_addr()?.as_pathname(), Some(path.as_path()));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -45,6 +47,10 @@ pub struct UnixDialer {
     dial_timeout: Duration,
     abortable: bool,
 }
+
+/// How long one connect waits for a listener whose accept queue is full, before it is tried again unless
+/// the dial was cancelled.
+const SLICE: Duration = Duration::from_millis(50);
 
 /// The name of a Unix socket.
 #[derive(Clone, Debug)]
@@ -114,7 +120,7 @@ impl UnixDialer {
     /// lengthens it. Defaults to 30 s, as for [`TcpDialer`](crate::net::TcpDialer).
     ///
     /// Only a listener whose accept queue is full makes a dial wait, and only on Linux: elsewhere
-    /// such a dial is refused.
+    /// such a dial is refused. If its pool is closed meanwhile, it ends within 50 ms.
     #[must_use]
     pub fn dial_timeout(mut self, dial_timeout: Duration) -> Self {
         self.dial_timeout = dial_timeout;
@@ -131,30 +137,39 @@ impl UnixDialer {
         self
     }
 
-    fn connect(&self, deadline: Instant) -> io::Result<net::UnixStream> {
+    /// `None`: the dial was cancelled.
+    fn connect(&self, context: &DialContext<'_>) -> io::Result<Option<net::UnixStream>> {
         let address = self.name.address()?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            if context.is_cancelled() {
+                return Ok(None);
+            }
+            let left = context.remaining();
             if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             // If the accept queue is full, a blocking connect waits for as long as a write may,
-            // and a non-blocking one fails, and no poll tells when to try again (unix(7)). The
-            // limit is rounded up to a microsecond, the smallest, because zero would mean none.
-            socket.set_write_timeout(Some(left.max(Duration::from_micros(1))))?;
+            // and a non-blocking one fails, and no poll tells when to try again (unix(7)). Nor does
+            // a shutdown wake it: so it waits in slices. The limit is rounded up to a microsecond,
+            // the smallest, because zero would mean none.
+            socket.set_write_timeout(Some(left.clamp(Duration::from_micros(1), SLICE)))?;
             match socket.connect(&address) {
                 Ok(()) => break,
-                // An interrupted connect of a Unix socket does not go on: try again.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
+                // Neither an interrupted connect of a Unix socket nor one whose slice is over goes
+                // on: try again.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                    ) => {}
                 Err(error) => return Err(error),
             }
         }
         socket.set_write_timeout(None)?;
-        Ok(socket.into())
+        // For the handshake of a dialer over this one.
+        shutting_down(&socket).into_iter().for_each(|handle| context.abort_with(handle));
+        Ok(Some(socket.into()))
     }
 }
 
@@ -162,15 +177,16 @@ impl Dialer for UnixDialer {
     type Connection = UnixConnection;
     type Error = NetError;
 
-    fn dial(&self, deadline: Instant) -> Result<UnixConnection, NetError> {
-        let now = Instant::now();
-        let deadline = now.checked_add(self.dial_timeout).map_or(deadline, |own| own.min(deadline));
-        if deadline <= now {
+    fn dial(&self, context: &DialContext<'_>) -> Result<UnixConnection, NetError> {
+        let context = &context.within(self.dial_timeout);
+        if context.remaining().is_zero() {
             return Err(NetError::DeadlinePassed { target: self.name.to_words() });
         }
-        self.connect(deadline)
-            .map(Connection::new)
-            .map_err(|source| NetError::Path { path: self.name.to_words(), source })
+        match self.connect(context) {
+            Ok(Some(stream)) => Ok(Connection::new(stream)),
+            Ok(None) => Err(NetError::Cancelled { target: self.name.to_words() }),
+            Err(source) => Err(NetError::Path { path: self.name.to_words(), source }),
+        }
     }
 
     fn is_broken(&self, connection: &mut UnixConnection) -> bool {

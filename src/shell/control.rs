@@ -51,12 +51,9 @@ impl<D: Dialer> Shell<D> {
             return;
         }
         self.event(Ledger::close);
+        self.abort_cancelled_dials();
         self.crew.forget(&self.weak());
         self.enlistment.iter().for_each(Enlistment::end);
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.is_inherited() || self.books().ledger.is_closed()
     }
 
     /// Closes the pool for good if nothing is left in it. Says whether it is closed and empty.
@@ -81,12 +78,17 @@ impl<D: Dialer> Shell<D> {
         self.close();
         let handles = self.books().ledger.handles_in_use();
         let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
-        for handle in handles {
-            self.user_code(|_| handle.abort());
-            // This may be the last clone of the handle, whose drop is user code too.
-            self.user_code(|_| drop(handle));
-        }
+        handles.into_iter().for_each(|handle| self.call(handle));
         count
+    }
+
+    /// Ends the dials whose connections nobody wants any more, as far as their dialer has said how.
+    fn abort_cancelled_dials(&self) {
+        if self.is_inherited() {
+            return;
+        }
+        let handles = self.books().ledger.take_cancelled_dials();
+        handles.into_iter().for_each(|handle| self.call(handle));
     }
 
     /// Closes the pool, and waits until nothing is open. The numbers at the end tell whether that was
@@ -119,6 +121,7 @@ impl<D: Dialer> Shell<D> {
     /// Lends nothing again that was opened, or began to be, before now.
     pub(crate) fn flush(self: &Arc<Self>) {
         self.event(Ledger::flush);
+        self.abort_cancelled_dials();
     }
 
     /// Retires the connections that `predicate` names, among those whose dials began before now; a

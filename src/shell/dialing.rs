@@ -1,8 +1,13 @@
-//! One dial, repeated while the server may still count a connection that the pool has closed.
+//! One dial, repeated while the server may still count a connection that the pool has closed, and ended
+//! early if nobody wants its connection any more.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::abort::AbortHandle;
+use crate::dial_context::{DialContext, Underway};
 use crate::dialer::Dialer;
+use crate::ledger::effects::JobId;
 use crate::report::error::DialFailure;
 use crate::runtime::moment::Moment;
 use crate::runtime::shelf::Figure;
@@ -38,10 +43,18 @@ impl LastClose {
 
 impl<D: Dialer> Shell<D> {
     /// Has the dialer open a connection. A panic of the dialer counts as a failure.
-    pub(super) fn dial(&self, deadline: Option<Moment>) -> Result<Connection<D>, Failure<D>> {
+    pub(super) fn dial(
+        &self,
+        id: JobId,
+        deadline: Option<Moment>,
+    ) -> Result<Connection<D>, Failure<D>> {
+        let dial = Dial { shell: self, id, has_handle: AtomicBool::new(false) };
+        let context = DialContext::of(&dial, latest(deadline));
         let mut wait = PAUSE_FIRST;
         loop {
-            let error = match self.user_code(|dialer| dialer.dial(latest(deadline))) {
+            let outcome = self.user_code(|dialer| dialer.dial(&context));
+            dial.drop_handle();
+            let error = match outcome {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(error)) => error,
                 None => return Err(DialFailure::panicked()),
@@ -51,7 +64,7 @@ impl<D: Dialer> Shell<D> {
                 // It may have connected before it failed: then the server counted it.
                 self.last_close().note(now());
             }
-            if !is_at_limit || !self.may_linger_until(deadline) {
+            if !is_at_limit || !self.may_linger_until(deadline) || context.is_cancelled() {
                 let is_permanent = self.user_code(|dialer| dialer.is_permanent(&error));
                 return Err(DialFailure::new(error, is_permanent == Some(true)));
             }
@@ -64,8 +77,43 @@ impl<D: Dialer> Shell<D> {
     /// Whether the server may still count a closed connection, and there is time to wait for it.
     fn may_linger_until(&self, deadline: Option<Moment>) -> bool {
         let now = now();
-        self.last_close().may_linger(now)
-            && deadline.is_none_or(|deadline| now < deadline)
-            && !self.is_closed()
+        self.last_close().may_linger(now) && deadline.is_none_or(|deadline| now < deadline)
+    }
+}
+
+/// A dial of a shell, for as long as the dialer is at it.
+struct Dial<'a, D: Dialer> {
+    shell: &'a Shell<D>,
+    id: JobId,
+    /// Most dialers give no handle: then the end of the dial takes no lock.
+    has_handle: AtomicBool,
+}
+
+impl<D: Dialer> Dial<'_, D> {
+    /// The dialer has returned: the handle, which may keep a socket open, goes before anybody hears
+    /// of that.
+    fn drop_handle(&self) {
+        if self.has_handle.swap(false, Ordering::Relaxed) && !self.shell.is_inherited() {
+            let handle = self.shell.books().ledger.take_dial_handle(self.id);
+            self.shell.user_code(|_| drop(handle));
+        }
+    }
+}
+
+impl<D: Dialer> Underway for Dial<'_, D> {
+    fn is_cancelled(&self) -> bool {
+        self.shell.is_inherited() || self.shell.books().ledger.is_dial_cancelled(self.id)
+    }
+
+    fn abort_with(&self, handle: AbortHandle) {
+        if self.shell.is_inherited() {
+            return self.shell.call(handle);
+        }
+        self.has_handle.store(true, Ordering::Relaxed);
+        let kept = self.shell.books().ledger.keep_dial_handle(self.id, handle);
+        match kept {
+            Ok(replaced) => drop(self.shell.user_code(|_| drop(replaced))),
+            Err(handle) => self.shell.call(handle),
+        }
     }
 }

@@ -129,7 +129,7 @@ impl<D: Dialer> Shell<D> {
                 let of_sponsor = |pool: Option<&str>| {
                     spans::dial(pool, sponsor.as_ref().map(|bell| bell.span()))
                 };
-                let outcome = self.in_span(of_sponsor, || self.dial(deadline));
+                let outcome = self.in_span(of_sponsor, || self.dial(id, deadline));
                 let now = now();
                 let took = now.since(start);
                 match outcome {
@@ -221,13 +221,16 @@ impl<D: Dialer> Shell<D> {
     ) -> Orders<D> {
         self.tell(|| Event::DialFailed { failure: &failure, took });
         let (is_permanent, cause) = (failure.is_permanent(), failure.clone());
-        let mut is_refusing = false;
+        let (mut is_cancelled, mut is_refusing) = (false, false);
         let orders = self.report(|books| {
+            is_cancelled = books.is_dial_cancelled(id);
             let orders = books.dial_failed(id, failure, is_permanent, now);
             is_refusing = books.is_breaker_open();
             orders
         });
-        self.log(|reporter| reporter.log_failure(&self.streak, &cause, is_refusing));
+        if !is_cancelled {
+            self.log(|reporter| reporter.log_failure(&self.streak, &cause, is_refusing));
+        }
         catch(|| drop(cause));
         orders
     }

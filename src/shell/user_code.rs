@@ -3,6 +3,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::abort::AbortHandle;
 use crate::dialer::Dialer;
 use crate::ledger::Purpose;
 use crate::report::event::{Event, Observer};
@@ -21,6 +22,13 @@ impl<D: Dialer> Shell<D> {
             self.note_panic();
         }
         value
+    }
+
+    /// Calls an abort handle, and drops it.
+    pub(super) fn call(&self, handle: AbortHandle) {
+        self.user_code(|_| handle.abort());
+        // This may be the last clone of the handle, whose drop is user code too.
+        self.user_code(|_| drop(handle));
     }
 
     /// Runs `body` in a span. The subscriber's code is user code: if it panics, the span is lost and

@@ -14,7 +14,7 @@ use crate::common::{
     finishes_within, pool, pool_that,
 };
 use crate::threads;
-use latebind::{Blocking, Dialer, GetError, Pool, PooledConnection};
+use latebind::{Blocking, DialContext, Dialer, GetError, Pool, PooledConnection};
 
 /// A limit short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(50);
@@ -226,8 +226,8 @@ impl Dialer for Meddler {
     type Connection = Connection;
     type Error = Refused;
 
-    fn dial(&self, deadline: Instant) -> Result<Connection, Refused> {
-        self.dialer.dial(deadline)
+    fn dial(&self, context: &DialContext) -> Result<Connection, Refused> {
+        self.dialer.dial(context)
     }
 
     fn is_broken(&self, _: &mut Connection) -> bool {

@@ -3,12 +3,12 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common;
 use crate::common::{Act, Connection, Gate, Refused, SHORT, Scripted, await_that, pool, pool_that};
 use crate::threads;
-use latebind::{Blocking, Dialer, KeyedPool, Pool, PooledConnection};
+use latebind::{Blocking, DialContext, Dialer, KeyedPool, Pool, PooledConnection};
 
 #[test]
 fn a_pool_has_no_thread_before_its_first_dial() {
@@ -207,9 +207,9 @@ impl Dialer for Stateful {
     type Connection = Connection;
     type Error = Refused;
 
-    fn dial(&self, deadline: Instant) -> Result<Connection, Refused> {
+    fn dial(&self, context: &DialContext) -> Result<Connection, Refused> {
         STATE.with(|_| ());
-        self.0.dial(deadline)
+        self.0.dial(context)
     }
 
     fn is_broken(&self, _: &mut Connection) -> bool {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use latebind::{Blocking, Builder, Dialer, GetError, Guard, Pool, Stats};
+use latebind::{Blocking, Builder, DialContext, Dialer, GetError, Guard, Pool, Stats};
 
 /// Long enough that only a bug can use it up.
 pub const LONG: Duration = Duration::from_secs(20);
@@ -312,9 +312,9 @@ impl Dialer for Scripted {
     type Connection = Connection;
     type Error = Refused;
 
-    fn dial(&self, deadline: Instant) -> Result<Connection, Refused> {
+    fn dial(&self, context: &DialContext) -> Result<Connection, Refused> {
         let id = self.server.dials.fetch_add(1, SeqCst) + 1;
-        *self.server.dial_deadline.lock().unwrap() = Some(deadline);
+        *self.server.dial_deadline.lock().unwrap() = Some(context.deadline());
         self.server.enter();
         let mut dialing = Dialing(Some(&self.server));
         if !Server::act(&self.server.dial_script, !self.server.refuses.load(SeqCst)) {

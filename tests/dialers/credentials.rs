@@ -14,6 +14,7 @@ use crate::common::Refused;
 use crate::common::await_that;
 use crate::common::used;
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::dialers::FromSource;
@@ -31,7 +32,7 @@ impl Dialer for Login {
     type Connection = u32;
     type Error = Refused;
 
-    fn dial(&self, _: Instant) -> Result<u32, Refused> {
+    fn dial(&self, _: &DialContext) -> Result<u32, Refused> {
         if self.password == self.server.load(SeqCst) {
             Ok(self.password)
         } else {
@@ -103,7 +104,7 @@ fn a_source_that_fails_fails_the_dial_with_its_error() {
 fn an_error_of_the_dial_is_judged_by_the_dialer() {
     let (settings, _server) = login();
     let dialer = FromSource::new(settings, |settings, _| Ok(Issued::new(settings.clone())));
-    let error = dialer.dial(Instant::now()).unwrap_err();
+    let error = dialer.dial(&DialContext::until(Instant::now())).unwrap_err();
     assert!(matches!(error, SourceError::Dialer(Refused(0))));
     assert!(dialer.is_permanent(&error) && !dialer.is_at_limit(&error));
     assert!(dialer.must_not_wait() && dialer.blocking().close, "as the settings have it");
@@ -114,12 +115,12 @@ fn the_source_is_told_the_deadline_of_the_dial() {
     let (settings, server) = login();
     let told = Arc::new(Mutex::new(None));
     let tells = Arc::clone(&told);
-    let dialer = FromSource::new(settings, move |settings, deadline| {
-        *tells.lock().unwrap() = Some(deadline);
+    let dialer = FromSource::new(settings, move |settings, context| {
+        *tells.lock().unwrap() = Some(context.deadline());
         Ok(Issued::new(Login { password: server.load(SeqCst), ..settings.clone() }))
     });
     let deadline = Instant::now() + Duration::from_secs(7);
-    dialer.dial(deadline).unwrap();
+    dialer.dial(&DialContext::until(deadline)).unwrap();
     assert_eq!(*told.lock().unwrap(), Some(deadline));
 }
 

@@ -8,11 +8,11 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
-use std::time::Instant;
 
 use crate::common::await_that;
 use crate::common::panic_quietly;
 use crate::common::used;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::PooledConnection;
@@ -72,7 +72,7 @@ impl Dialer for Recorder {
     type Connection = u32;
     type Error = Denied;
 
-    fn dial(&self, _: Instant) -> Result<u32, Denied> {
+    fn dial(&self, _: &DialContext) -> Result<u32, Denied> {
         self.log.note("dial");
         Ok(self.dials.fetch_add(1, SeqCst) + 1)
     }

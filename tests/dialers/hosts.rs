@@ -18,8 +18,11 @@ use crate::common::Refused;
 use crate::common::Scripted;
 use crate::common::Server;
 use crate::common::everything_told;
+use crate::common::finishes;
 use crate::common::used;
+use latebind::AbortHandle;
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::dialers::HostFailure;
@@ -41,7 +44,7 @@ fn dials(servers: &[Arc<Server>; 2]) -> [u32; 2] {
 
 /// Dials once, closes the connection, and says which host served.
 fn served_by(hosts: &Hosts<Scripted>) -> String {
-    let connection = hosts.dial(Instant::now() + LONG).unwrap();
+    let connection = hosts.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     let name = connection.stored().name().to_owned();
     hosts.close(connection);
     name
@@ -100,7 +103,7 @@ fn a_dead_host_leaves_time_for_the_others() {
     servers[0].refuses.store(true, SeqCst);
     let now = Instant::now();
     let deadline = now + Duration::from_secs(6);
-    let connection = hosts.dial(deadline).unwrap();
+    let connection = hosts.dial(&DialContext::until(deadline)).unwrap();
     let first = servers[0].latest_deadline();
     assert!(first <= Instant::now() + Duration::from_secs(3), "half of it at most");
     assert!(first >= now + Duration::from_secs(2), "and nearly so much");
@@ -111,7 +114,8 @@ fn a_dead_host_leaves_time_for_the_others() {
 #[test]
 fn a_dial_stays_with_one_of_several_hosts_for_the_host_timeout() {
     let (hosts, servers) = two();
-    let connection = hosts.dial(Instant::now() + Duration::from_secs(3600)).unwrap();
+    let connection =
+        hosts.dial(&DialContext::until(Instant::now() + Duration::from_secs(3600))).unwrap();
     assert!(servers[0].latest_deadline() <= Instant::now() + Duration::from_secs(5));
     hosts.close(connection);
 }
@@ -172,7 +176,7 @@ fn an_error_names_each_host_with_its_reason() {
 fn hosts_whose_turn_has_not_come_at_the_deadline_are_named_too() {
     let (hosts, servers) = two();
     servers[0].refuses.store(true, SeqCst);
-    let error = hosts.dial(Instant::now()).unwrap_err();
+    let error = hosts.dial(&DialContext::until(Instant::now())).unwrap_err();
     assert!(error.to_string().ends_with("not tried for want of time: second"), "{error}");
     assert!(!hosts.is_permanent(&error));
     assert_eq!(dials(&servers), [1, 0]);
@@ -181,7 +185,7 @@ fn hosts_whose_turn_has_not_come_at_the_deadline_are_named_too() {
 #[test]
 fn no_host_is_an_error_of_each_dial() {
     let hosts = Hosts::<Scripted>::new::<&str>([]);
-    let error = hosts.dial(Instant::now() + LONG).unwrap_err();
+    let error = hosts.dial(&DialContext::until(Instant::now() + LONG)).unwrap_err();
     assert!(matches!(error, HostsError::NoHosts) && hosts.is_permanent(&error));
 }
 
@@ -209,7 +213,7 @@ impl Dialer for Refusing {
     type Connection = ();
     type Error = io::Error;
 
-    fn dial(&self, _: Instant) -> io::Result<()> {
+    fn dial(&self, _: &DialContext) -> io::Result<()> {
         self.1.fetch_add(1, SeqCst);
         Err(self.0.into())
     }
@@ -239,7 +243,7 @@ fn errors_are_judged_by_the_dialers_that_they_come_from() {
     use io::ErrorKind::ResourceBusy;
     let judge = |kinds| {
         let (hosts, _) = refusing(kinds);
-        let error = hosts.dial(Instant::now() + LONG).unwrap_err();
+        let error = hosts.dial(&DialContext::until(Instant::now() + LONG)).unwrap_err();
         (hosts.is_permanent(&error), hosts.is_at_limit(&error))
     };
     assert_eq!(judge([PermissionDenied, PermissionDenied]), (true, false));
@@ -250,7 +254,7 @@ fn errors_are_judged_by_the_dialers_that_they_come_from() {
 #[test]
 fn a_host_that_has_no_room_is_not_down() {
     let (hosts, _) = refusing([io::ErrorKind::ConnectionRefused, io::ErrorKind::ResourceBusy]);
-    let first_tried = || match hosts.dial(Instant::now() + LONG) {
+    let first_tried = || match hosts.dial(&DialContext::until(Instant::now() + LONG)) {
         Err(HostsError::Unreachable { tried, .. }) => tried[0].host.to_string(),
         other => panic!("{other:?}"),
     };
@@ -271,7 +275,7 @@ fn a_host_of_another_kind_is_passed_by_and_its_connection_closed() {
 #[test]
 fn a_host_that_becomes_another_kind_loses_its_connections_at_their_check() {
     let [(one, first), (other, second)] = [(); 2].map(|()| Scripted::new());
-    drop(other.dial(Instant::now() + LONG)); // So that the numbers of connections tell the hosts apart.
+    drop(other.dial(&DialContext::until(Instant::now() + LONG))); // So that the numbers of connections tell the hosts apart.
     let has_moved = Arc::new(AtomicBool::new(false));
     let moved = Arc::clone(&has_moved);
     let hosts = Hosts::new([("first", one), ("second", other)])
@@ -326,7 +330,35 @@ fn the_hosts_show_their_names_and_no_secret() {
         Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused))
     });
     let hosts = Hosts::new([("db1.example", dial)]);
-    let error = hosts.dial(Instant::now() + LONG).unwrap_err();
+    let error = hosts.dial(&DialContext::until(Instant::now() + LONG)).unwrap_err();
     let told = format!("{hosts:?} {hosts:#?} {}", everything_told(&error));
     assert!(told.contains("db1.example") && !told.contains(password), "{told}");
+}
+
+/// Its end says nothing of the host: `SHUT-15`.
+#[test]
+fn a_cancelled_dial_leaves_its_host_up_and_tries_no_other() {
+    finishes(|| {
+        let (begun, tried) = (Gate::new(), Arc::<Mutex<Vec<u32>>>::default());
+        let host = |number| {
+            let (begun, tried) = (begun.clone(), Arc::clone(&tried));
+            dialer_fn(move |context: &DialContext| {
+                tried.lock().unwrap().push(number);
+                let handle = begun.clone();
+                context.abort_with(AbortHandle::new(move || handle.open()));
+                begun.pass();
+                Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionAborted))
+            })
+        };
+        let hosts = Arc::new(Hosts::new([("one", host(1)), ("two", host(2))]));
+        let pool = Pool::new(Arc::clone(&hosts));
+        pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+        begun.await_arrivals(1);
+        assert!(pool.drain(Instant::now() + LONG).is_complete());
+        assert_eq!(*tried.lock().unwrap(), [1]);
+
+        // Other pools may share the hosts, and what is known of them.
+        hosts.dial(&DialContext::until(Instant::now() + LONG)).unwrap_err();
+        assert_eq!(*tried.lock().unwrap(), [1, 1, 2], "in their order");
+    });
 }

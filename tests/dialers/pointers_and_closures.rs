@@ -20,6 +20,7 @@ use crate::common::await_that;
 use crate::common::used;
 use latebind::AbortHandle;
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::PooledConnection;
@@ -44,7 +45,7 @@ impl Dialer for Chatty {
     type Connection = u32;
     type Error = Refused;
 
-    fn dial(&self, _: Instant) -> Result<u32, Refused> {
+    fn dial(&self, _: &DialContext) -> Result<u32, Refused> {
         self.note("dial");
         Ok(7)
     }
@@ -105,7 +106,7 @@ impl Dialer for Chatty {
 }
 
 fn ask_everything(dialer: &impl Dialer<Connection = u32, Error = Refused>) {
-    assert_eq!(dialer.dial(Instant::now()), Ok(7));
+    assert_eq!(dialer.dial(&DialContext::until(Instant::now())), Ok(7));
     assert!(dialer.is_permanent(&Refused(0)));
     assert!(dialer.is_at_limit(&Refused(0)));
     assert!(dialer.is_broken(&mut 7));
@@ -146,7 +147,7 @@ fn pools_of_different_dialers_have_one_type() {
     let (scripted, server) = Scripted::new();
     let shared = Arc::new(scripted.clone());
     let dial = scripted.clone();
-    let by_closure = dialer_fn(move |deadline| dial.dial(deadline));
+    let by_closure = dialer_fn(move |context: &DialContext| dial.dial(context));
     let pools: [AnyPool<crate::common::Connection, Refused>; 3] = [
         Pool::new(Box::new(scripted)),
         Pool::new(Box::new(shared)),
@@ -250,7 +251,7 @@ impl Dialer for TunnelDialer {
     type Connection = Connection<Tunnel>;
     type Error = io::Error;
 
-    fn dial(&self, _deadline: Instant) -> io::Result<Self::Connection> {
+    fn dial(&self, _: &DialContext) -> io::Result<Self::Connection> {
         Ok(Connection::new(Tunnel(TcpStream::connect(self.0)?)))
     }
 

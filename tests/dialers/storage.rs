@@ -3,9 +3,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Instant;
 
 use crate::common::used;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::PooledConnection;
@@ -25,7 +25,7 @@ impl Dialer for Sessions {
     type Connection = String;
     type Error = Infallible;
 
-    fn dial(&self, _: Instant) -> Result<String, Infallible> {
+    fn dial(&self, _: &DialContext) -> Result<String, Infallible> {
         Ok("session".to_owned())
     }
 

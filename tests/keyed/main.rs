@@ -17,7 +17,7 @@ use common::{
     Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, await_that, finishes_within,
 };
 use latebind::{
-    Blocking, CloseReason, ConfigError, Dialer, Event, GetError, Guard, KeyedBuilder,
+    Blocking, CloseReason, ConfigError, DialContext, Dialer, Event, GetError, Guard, KeyedBuilder,
     KeyedConnection, KeyedPool,
 };
 
@@ -97,9 +97,9 @@ impl Dialer for KeyDialer {
     type Connection = KeyConnection;
     type Error = Refused;
 
-    fn dial(&self, deadline: Instant) -> Result<KeyConnection, Refused> {
+    fn dial(&self, context: &DialContext) -> Result<KeyConnection, Refused> {
         let counted = Counted::new(&self.all);
-        let own = self.own.dial(deadline)?;
+        let own = self.own.dial(context)?;
         Ok(KeyConnection { key: self.key, own, _counted: counted })
     }
 

@@ -565,7 +565,10 @@ impl World {
         self.event(now, orders, |world, now| {
             let dial = world.dials.remove(&id).expect("it was under way");
             world.totals.dial_failed_total += 1;
-            world.note_failure(id, &dial, Failure::Of(id), now);
+            // A cancelled dial says nothing of the server.
+            if !world.closed && dial.generation == world.generation {
+                world.note_failure(id, &dial, Failure::Of(id), now);
+            }
         });
     }
 

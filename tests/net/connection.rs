@@ -11,6 +11,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 use std::time::Instant;
 
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::Liveness;
 use latebind::net::NetError;
@@ -30,7 +31,8 @@ struct Ends {
 fn ends() -> Ends {
     let listener = listen_tcp("127.0.0.1:0").unwrap();
     let dialer = TcpDialer::from(listener.local_addr().unwrap());
-    let connection = dialer.dial(Instant::now() + Duration::from_secs(10)).unwrap();
+    let connection =
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_secs(10))).unwrap();
     let (server, _) = listener.accept().unwrap();
     Ends { dialer, connection, server }
 }
@@ -219,7 +221,8 @@ fn unix_connections_are_looked_after_likewise() {
     let path = std::env::temp_dir().join(format!("latebind-test-unix-{}", std::process::id()));
     let listener = listen_unix(&path).unwrap();
     let dialer = UnixDialer::new(&path);
-    let mut connection = dialer.dial(Instant::now() + Duration::from_secs(10)).unwrap();
+    let mut connection =
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_secs(10))).unwrap();
     assert_eq!(connection.write_timeout().unwrap(), None);
     let (mut server, _) = listener.accept().unwrap();
 
@@ -250,16 +253,19 @@ fn a_unix_dial_waits_for_room_in_the_queue_until_its_deadline() {
     let listener = Listen::new().backlog(1).unix(&path).unwrap();
     let dialer = UnixDialer::new(&path);
     let soon = || Instant::now() + Duration::from_secs(10);
-    let _inside = [dialer.dial(soon()).unwrap(), dialer.dial(soon()).unwrap()];
+    let _inside = [
+        dialer.dial(&DialContext::until(soon())).unwrap(),
+        dialer.dial(&DialContext::until(soon())).unwrap(),
+    ];
     for microseconds in [1, 400, 100_000] {
         let begun = Instant::now();
         let limit = Duration::from_micros(microseconds);
-        let error = dialer.dial(begun + limit).unwrap_err();
+        let error = dialer.dial(&DialContext::until(begun + limit)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error:?}");
         assert!(begun.elapsed() >= limit);
         assert!(begun.elapsed() < limit + Duration::from_millis(500), "{:?}", begun.elapsed());
     }
-    let patient = std::thread::spawn(move || dialer.dial(soon()).unwrap());
+    let patient = std::thread::spawn(move || dialer.dial(&DialContext::until(soon())).unwrap());
     listener.accept().unwrap();
     let connection = patient.join().unwrap();
     assert_eq!(connection.write_timeout().unwrap(), None);
@@ -270,7 +276,9 @@ fn a_unix_dial_waits_for_room_in_the_queue_until_its_deadline() {
 fn a_unix_dial_that_fails_names_the_path() {
     use latebind::net::UnixDialer;
 
-    let dial = |dialer: UnixDialer| dialer.dial(Instant::now() + Duration::from_secs(1));
+    let dial = |dialer: UnixDialer| {
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_secs(1)))
+    };
     let error = dial(UnixDialer::new("/no/such/socket")).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     assert!(error.to_string().contains("/no/such/socket"), "{error}");

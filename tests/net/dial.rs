@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::support;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::AttemptError;
 use latebind::net::KeepAlive;
@@ -52,7 +53,7 @@ fn silent(address: &str) -> io::Result<Silent> {
     let listener = Listen::new().backlog(1).tcp(address)?;
     let address = listener.local_addr()?;
     let dialer = TcpDialer::from(address);
-    let inside = (0..2).map(|_| dialer.dial(soon()).unwrap()).collect();
+    let inside = (0..2).map(|_| dialer.dial(&DialContext::until(soon())).unwrap()).collect();
     Ok(Silent { address, _listener: listener, _inside: inside })
 }
 
@@ -64,7 +65,7 @@ fn attempts(error: NetError) -> Vec<(SocketAddr, AttemptError)> {
 #[test]
 fn a_connection_carries_bytes_both_ways_in_blocking_mode() {
     let (listener, address) = server();
-    let mut connection = TcpDialer::from(address).dial(soon()).unwrap();
+    let mut connection = TcpDialer::from(address).dial(&DialContext::until(soon())).unwrap();
     let (mut served, _) = listener.accept().unwrap();
     connection.write_all(b"ping").unwrap();
     let mut four = [0; 4];
@@ -79,7 +80,8 @@ fn a_connection_carries_bytes_both_ways_in_blocking_mode() {
 fn no_time_limit_and_no_mode_of_the_dial_stays_on_the_socket() {
     let (_listener, address) = server();
     let dialer = TcpDialer::from(address);
-    let connection = dialer.dial(Instant::now() + Duration::from_secs(1)).unwrap();
+    let connection =
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_secs(1))).unwrap();
     assert_eq!(connection.read_timeout().unwrap(), None);
     assert_eq!(connection.write_timeout().unwrap(), None);
     #[cfg(unix)]
@@ -91,7 +93,7 @@ fn no_time_limit_and_no_mode_of_the_dial_stays_on_the_socket() {
 #[cfg(target_os = "linux")]
 fn options_are_on_the_socket_as_documented() {
     let (_listener, address) = server();
-    let connection = TcpDialer::from(address).dial(soon()).unwrap();
+    let connection = TcpDialer::from(address).dial(&DialContext::until(soon())).unwrap();
     let socket = SockRef::from(&connection);
     assert!(socket.tcp_nodelay().unwrap());
     assert!(socket.keepalive().unwrap());
@@ -102,14 +104,14 @@ fn options_are_on_the_socket_as_documented() {
     assert_eq!(socket.tcp_user_timeout().unwrap(), None);
 
     let plain = TcpDialer::from(address).nodelay(false).keep_alive(KeepAlive::system());
-    let connection = plain.dial(soon()).unwrap();
+    let connection = plain.dial(&DialContext::until(soon())).unwrap();
     let socket = SockRef::from(&connection);
     assert!(!socket.tcp_nodelay().unwrap());
     assert!(!socket.keepalive().unwrap());
     assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(7200));
 
     let off = TcpDialer::from(address).keep_alive(KeepAlive::off());
-    assert!(!SockRef::from(&off.dial(soon()).unwrap()).keepalive().unwrap());
+    assert!(!SockRef::from(&off.dial(&DialContext::until(soon())).unwrap()).keepalive().unwrap());
 }
 
 /// Rounded up to whole seconds, and brought within what the kernel takes (`TCP-08`).
@@ -132,7 +134,7 @@ fn keep_alive_is_rounded_up_and_kept_in_bounds() {
         for (asked_probes, probes) in [(0, 1), (1, 1), (127, 127), (128, 127), (u32::MAX, 127)] {
             let keep_alive = KeepAlive::off().idle(asked).interval(asked).probes(asked_probes);
             let dialer = TcpDialer::from(address).keep_alive(keep_alive);
-            let connection = dialer.dial(soon()).unwrap();
+            let connection = dialer.dial(&DialContext::until(soon())).unwrap();
             let socket = SockRef::from(&connection);
             assert!(socket.keepalive().unwrap());
             assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
@@ -170,7 +172,7 @@ fn the_user_timeout_is_set_rounded_up() {
         (Duration::MAX, i32::MAX as u64),
     ] {
         let dialer = TcpDialer::from(address).user_timeout(asked);
-        let connection = dialer.dial(soon()).unwrap();
+        let connection = dialer.dial(&DialContext::until(soon())).unwrap();
         let set = SockRef::from(&connection).tcp_user_timeout().unwrap();
         assert_eq!(set, Some(Duration::from_millis(milliseconds)));
     }
@@ -180,23 +182,29 @@ fn the_user_timeout_is_set_rounded_up() {
 #[cfg(target_os = "linux")]
 fn a_local_address_an_interface_and_a_mark_are_used() {
     let (_listener, address) = server();
-    let connection =
-        TcpDialer::from(address).local_address(([127, 0, 0, 9], 0)).dial(soon()).unwrap();
+    let connection = TcpDialer::from(address)
+        .local_address(([127, 0, 0, 9], 0))
+        .dial(&DialContext::until(soon()))
+        .unwrap();
     assert_eq!(connection.local_addr().unwrap().ip(), std::net::Ipv4Addr::new(127, 0, 0, 9));
 
-    let connection = TcpDialer::from(address).interface("lo").dial(soon()).unwrap();
+    let connection =
+        TcpDialer::from(address).interface("lo").dial(&DialContext::until(soon())).unwrap();
     match SockRef::from(&connection).device() {
         Ok(device) => assert_eq!(device.as_deref(), Some(&b"lo"[..])),
         // QEMU's user mode, which tells of no mark either.
         Err(error) => return support::skip(format!("no interface is told: {error}")),
     }
 
-    let failed = TcpDialer::from(address).interface("no-such-one").dial(soon()).unwrap_err();
+    let failed = TcpDialer::from(address)
+        .interface("no-such-one")
+        .dial(&DialContext::until(soon()))
+        .unwrap_err();
     let [(_, AttemptError::Option { option: "the interface", .. })] = attempts(failed)[..] else {
         panic!("an interface that is not there was not missed");
     };
 
-    match TcpDialer::from(address).mark(42).dial(soon()) {
+    match TcpDialer::from(address).mark(42).dial(&DialContext::until(soon())) {
         Ok(connection) => assert_eq!(SockRef::from(&connection).mark().unwrap(), 42),
         Err(error) => {
             // SAFETY: only asks who is running this.
@@ -215,7 +223,7 @@ fn a_local_address_uses_no_more_ports_than_none() {
 
     let (_listener, address) = server();
     let dialer = TcpDialer::from(address).local_address(([127, 0, 0, 9], 0));
-    let connection = dialer.dial(soon()).unwrap();
+    let connection = dialer.dial(&DialContext::until(soon())).unwrap();
     let (mut late, mut size) = (0, 4);
     // SAFETY: the two pointers describe one live integer of 4 bytes.
     let done = unsafe {
@@ -235,10 +243,10 @@ fn addresses_of_another_family_than_the_local_one_are_left_out() {
     let (_listener, address) = server();
     let six = SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], address.port()));
     let from_four = |dialer: TcpDialer| dialer.local_address(([127, 0, 0, 1], 0));
-    from_four(TcpDialer::with_addresses([six, address])).dial(soon()).unwrap();
-    let error = from_four(TcpDialer::from(six)).dial(soon()).unwrap_err();
+    from_four(TcpDialer::with_addresses([six, address])).dial(&DialContext::until(soon())).unwrap();
+    let error = from_four(TcpDialer::from(six)).dial(&DialContext::until(soon())).unwrap_err();
     assert!(matches!(error, NetError::NoAddress { ruled_out: 1, .. }), "{error:?}");
-    let error = TcpDialer::with_addresses([]).dial(soon()).unwrap_err();
+    let error = TcpDialer::with_addresses([]).dial(&DialContext::until(soon())).unwrap_err();
     assert!(matches!(error, NetError::NoAddress { ruled_out: 0, .. }), "{error:?}");
 }
 
@@ -247,7 +255,7 @@ fn addresses_of_another_family_than_the_local_one_are_left_out() {
 fn a_refused_dial_fails_at_once_as_refused() {
     let (_bound, address) = refusing();
     let begun = Instant::now();
-    let error = TcpDialer::from(address).dial(soon()).unwrap_err();
+    let error = TcpDialer::from(address).dial(&DialContext::until(soon())).unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::ConnectionRefused);
@@ -256,7 +264,8 @@ fn a_refused_dial_fails_at_once_as_refused() {
 #[test]
 fn the_error_names_every_address_and_its_reason() {
     let ((_one, first), (_two, second)) = (refusing(), refusing());
-    let error = TcpDialer::with_addresses([first, second]).dial(soon()).unwrap_err();
+    let error =
+        TcpDialer::with_addresses([first, second]).dial(&DialContext::until(soon())).unwrap_err();
     let text = error.to_string();
     let reason = io::Error::from_raw_os_error(libc_refused()).to_string();
     for address in [first, second] {
@@ -272,7 +281,8 @@ fn a_refusal_says_more_than_silence() {
     let (silent, (_bound, refused)) = (silent("127.0.0.1:0").unwrap(), refusing());
     let dialer = TcpDialer::with_addresses([silent.address, refused])
         .attempt_delay(Duration::from_millis(10));
-    let error = dialer.dial(Instant::now() + Duration::from_millis(200)).unwrap_err();
+    let error =
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_millis(200))).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     let text = error.to_string();
     assert!(text.contains(&format!("{}: no answer (after ", silent.address)), "{text}");
@@ -292,7 +302,7 @@ fn after_a_refusal_the_next_address_is_tried_at_once() {
     let ((_bound, first), (_listener, second)) = (refusing(), server());
     let dialer = TcpDialer::with_addresses([first, second]).attempt_delay(Duration::from_secs(5));
     let begun = Instant::now();
-    let connection = dialer.dial(soon()).unwrap();
+    let connection = dialer.dial(&DialContext::until(soon())).unwrap();
     assert_eq!(connection.peer_addr().unwrap(), second);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
@@ -305,7 +315,7 @@ fn a_silent_address_costs_the_attempt_delay() {
     let (_listener, address) = server();
     let begun = Instant::now();
     let dialer = TcpDialer::with_addresses([silent.address, address]);
-    let connection = dialer.dial(soon()).unwrap();
+    let connection = dialer.dial(&DialContext::until(soon())).unwrap();
     let took = begun.elapsed();
     assert_eq!(connection.peer_addr().unwrap(), address);
     assert!(took >= Duration::from_millis(250), "{took:?}");
@@ -325,7 +335,7 @@ fn a_silent_family_costs_the_attempt_delay() {
         .resolver(move |_, _| Ok(vec![silent.address, silent.address, address]))
         .attempt_delay(Duration::from_millis(600));
     let begun = Instant::now();
-    assert_eq!(dialer.dial(soon()).unwrap().peer_addr().unwrap(), address);
+    assert_eq!(dialer.dial(&DialContext::until(soon())).unwrap().peer_addr().unwrap(), address);
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(600), "{took:?}");
     // The families take turns: the second IPv6 address is not waited for.
@@ -341,7 +351,8 @@ fn silence_everywhere_ends_at_the_deadline() {
     for delay in [Duration::ZERO, Duration::from_millis(50), Duration::MAX] {
         let dialer = TcpDialer::with_addresses([one.address, two.address]).attempt_delay(delay);
         let begun = Instant::now();
-        let error = dialer.dial(begun + Duration::from_millis(300)).unwrap_err();
+        let error =
+            dialer.dial(&DialContext::until(begun + Duration::from_millis(300))).unwrap_err();
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(300), "{took:?}");
         assert!(took < Duration::from_millis(600), "{took:?}");
@@ -363,7 +374,8 @@ fn one_at_a_time_the_first_address_leaves_time_for_the_second() {
     let (_listener, address) = server();
     let dialer = TcpDialer::with_addresses([silent.address, address]).attempt_delay(Duration::MAX);
     let begun = Instant::now();
-    let connection = dialer.dial(begun + Duration::from_millis(4_500)).unwrap();
+    let connection =
+        dialer.dial(&DialContext::until(begun + Duration::from_millis(4_500))).unwrap();
     let took = begun.elapsed();
     assert_eq!(connection.peer_addr().unwrap(), address);
     assert!(took >= Duration::from_millis(2_250), "{took:?}");
@@ -377,7 +389,10 @@ fn the_dial_timeout_caps_the_deadline() {
     let silent = silent("127.0.0.1:0").unwrap();
     let begun = Instant::now();
     let dialer = TcpDialer::from(silent.address).dial_timeout(Duration::from_millis(100));
-    assert_eq!(dialer.dial(soon()).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(
+        dialer.dial(&DialContext::until(soon())).unwrap_err().kind(),
+        io::ErrorKind::TimedOut
+    );
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(100), "{took:?}");
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -387,7 +402,7 @@ fn the_dial_timeout_caps_the_deadline() {
 #[test]
 fn a_dial_timeout_without_end_is_none() {
     let (_listener, address) = server();
-    TcpDialer::from(address).dial_timeout(Duration::MAX).dial(soon()).unwrap();
+    TcpDialer::from(address).dial_timeout(Duration::MAX).dial(&DialContext::until(soon())).unwrap();
 }
 
 /// 400 µs are neither nothing nor for ever (`CAN-10`).
@@ -399,7 +414,10 @@ fn a_tiny_rest_of_time_is_waited_out_and_no_more() {
     for microseconds in [1, 400, 999] {
         let begun = Instant::now();
         let deadline = begun + Duration::from_micros(microseconds);
-        assert_eq!(dialer.dial(deadline).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(
+            dialer.dial(&DialContext::until(deadline)).unwrap_err().kind(),
+            io::ErrorKind::TimedOut
+        );
         let took = begun.elapsed();
         assert!(took < Duration::from_millis(200), "{took:?}");
     }
@@ -408,10 +426,13 @@ fn a_tiny_rest_of_time_is_waited_out_and_no_more() {
 #[test]
 fn a_deadline_that_has_passed_fails_at_once() {
     let (_listener, address) = server();
-    let error = TcpDialer::from(address).dial(Instant::now()).unwrap_err();
+    let error = TcpDialer::from(address).dial(&DialContext::until(Instant::now())).unwrap_err();
     assert!(matches!(error, NetError::DeadlinePassed { .. }), "{error:?}");
     let none = TcpDialer::from(address).dial_timeout(Duration::ZERO);
-    assert!(matches!(none.dial(soon()).unwrap_err(), NetError::DeadlinePassed { .. }));
+    assert!(matches!(
+        none.dial(&DialContext::until(soon())).unwrap_err(),
+        NetError::DeadlinePassed { .. }
+    ));
 }
 
 /// A name is resolved at each dial, and a change of its addresses is followed.
@@ -425,17 +446,17 @@ fn a_name_is_resolved_anew_at_each_dial() {
         Ok(vec![addresses[calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst)]])
     });
     for address in addresses {
-        assert_eq!(dialer.dial(soon()).unwrap().peer_addr().unwrap(), address);
+        assert_eq!(dialer.dial(&DialContext::until(soon())).unwrap().peer_addr().unwrap(), address);
     }
 }
 
 #[test]
 fn the_systems_resolver_knows_localhost_and_addresses_need_none() {
     let (_listener, address) = server();
-    TcpDialer::new("localhost", address.port()).dial(soon()).unwrap();
+    TcpDialer::new("localhost", address.port()).dial(&DialContext::until(soon())).unwrap();
     TcpDialer::new("127.0.0.1", address.port())
         .resolver(|_, _| panic!("an address needs no resolver"))
-        .dial(soon())
+        .dial(&DialContext::until(soon()))
         .unwrap();
 }
 
@@ -455,7 +476,8 @@ fn a_resolver_that_hangs_meets_the_deadline_and_is_bounded() {
     });
     for dial in 1..=34 {
         let begun = Instant::now();
-        let error = dialer.dial(begun + Duration::from_millis(10)).unwrap_err();
+        let error =
+            dialer.dial(&DialContext::until(begun + Duration::from_millis(10))).unwrap_err();
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(10) && took < Duration::from_secs(1), "{took:?}");
         let NetError::ResolveTimeout { lookups, limit, .. } = error else { panic!("{error:?}") };
@@ -464,7 +486,7 @@ fn a_resolver_that_hangs_meets_the_deadline_and_is_bounded() {
     assert_eq!(lookups.load(std::sync::atomic::Ordering::SeqCst), 32);
     // Once the resolver comes back, so does the dialer.
     drop(let_go);
-    dialer.dial(soon()).unwrap();
+    dialer.dial(&DialContext::until(soon())).unwrap();
     drop(listener);
 }
 
@@ -472,18 +494,21 @@ fn a_resolver_that_hangs_meets_the_deadline_and_is_bounded() {
 fn a_resolver_that_fails_or_panics_fails_the_dial() {
     let dialer = TcpDialer::new("gone.example", 80)
         .resolver(|_, _| Err(io::Error::new(io::ErrorKind::NotFound, "no such name")));
-    let error = dialer.dial(soon()).unwrap_err();
+    let error = dialer.dial(&DialContext::until(soon())).unwrap_err();
     assert!(matches!(error, NetError::Resolve { .. }), "{error:?}");
     assert_eq!(error.to_string(), "could not resolve gone.example");
 
     let dialer = TcpDialer::new("odd.example", 80)
         .resolver(|_, _| std::panic::resume_unwind(Box::new("quietly")));
-    assert!(matches!(dialer.dial(soon()).unwrap_err(), NetError::Resolve { .. }));
+    assert!(matches!(
+        dialer.dial(&DialContext::until(soon())).unwrap_err(),
+        NetError::Resolve { .. }
+    ));
     let empty = TcpDialer::new("empty.example", 80).resolver(|_, _| Ok(vec![]));
-    let error = empty.dial(soon()).unwrap_err();
+    let error = empty.dial(&DialContext::until(soon())).unwrap_err();
     assert!(error.to_string().starts_with("empty.example:80 has no address"), "{error}");
     let nul = TcpDialer::new("a\0b", 80);
-    assert!(matches!(nul.dial(soon()).unwrap_err(), NetError::Resolve { .. }));
+    assert!(matches!(nul.dial(&DialContext::until(soon())).unwrap_err(), NetError::Resolve { .. }));
 }
 
 /// A loop of dials to a port that nobody listens on is never connected, to itself least of all:
@@ -503,7 +528,9 @@ fn two_hundred_thousand_dials_to_a_dead_even_port_never_succeed() {
     let deadline = begun + Duration::from_secs(600);
     let mut self_connects = 0;
     for dial in 0..200_000 {
-        let Err(error) = dialer.dial(deadline) else { panic!("dial {dial} succeeded") };
+        let Err(error) = dialer.dial(&DialContext::until(deadline)) else {
+            panic!("dial {dial} succeeded")
+        };
         for (_, error) in attempts(error) {
             self_connects += u32::from(matches!(error, AttemptError::SelfConnect));
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error:?}");

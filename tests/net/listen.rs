@@ -13,6 +13,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::support;
+use latebind::DialContext;
 use latebind::net::KeepAlive;
 use latebind::net::Listen;
 use latebind::net::ListenError;
@@ -171,11 +172,13 @@ fn no_socket_is_inherited_by_programs_that_are_started() {
 
     let listener = listen_tcp("127.0.0.1:0").unwrap();
     let dialer = latebind::net::TcpDialer::from(listener.local_addr().unwrap());
-    let connection = dialer.dial(Instant::now() + Duration::from_secs(5)).unwrap();
+    let connection =
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_secs(5))).unwrap();
     let path = path("cloexec");
     let unix = latebind::net::listen_unix(&path).unwrap();
     let dialer = latebind::net::UnixDialer::new(&path);
-    let unix_connection = dialer.dial(Instant::now() + Duration::from_secs(5)).unwrap();
+    let unix_connection =
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_secs(5))).unwrap();
     for fd in [
         listener.as_raw_fd(),
         connection.as_raw_fd(),
@@ -342,9 +345,9 @@ mod unix {
         let listener = Listen::new().unix_abstract(&name).unwrap();
         let dialer = latebind::net::UnixDialer::with_abstract_name(&name);
         let deadline = Instant::now() + Duration::from_secs(5);
-        let connection = latebind::Dialer::dial(&dialer, deadline).unwrap();
+        let connection = latebind::Dialer::dial(&dialer, &DialContext::until(deadline)).unwrap();
         drop((listener, connection));
-        let error = latebind::Dialer::dial(&dialer, deadline).unwrap_err();
+        let error = latebind::Dialer::dial(&dialer, &DialContext::until(deadline)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert!(error.to_string().contains(&format!("@{name}")), "{error}");
     }

@@ -11,6 +11,7 @@ mod race;
 mod support;
 
 mod attempts;
+mod closing;
 mod connection;
 mod dial;
 mod kernel_texts;

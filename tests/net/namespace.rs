@@ -17,6 +17,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::support;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::AttemptError;
 use latebind::net::Listen;
@@ -87,10 +88,11 @@ fn a_lowered_somaxconn_is_what_is_asked_for_and_granted() {
         // Up to the limit, and Linux's one more, everybody is let in, and the next is counted.
         let address = listener.local_addr().unwrap();
         let dialer = TcpDialer::from(address);
-        let inside: Vec<_> = (0..18).map(|_| dialer.dial(soon()).unwrap()).collect();
+        let inside: Vec<_> =
+            (0..18).map(|_| dialer.dial(&DialContext::until(soon())).unwrap()).collect();
         assert_eq!(listen_overflows().unwrap().overflows, 0);
         assert_eq!(accept_queue(&listener).unwrap().waiting, 18);
-        dialer.dial(Instant::now() + Duration::from_millis(200)).unwrap_err();
+        dialer.dial(&DialContext::until(Instant::now() + Duration::from_millis(200))).unwrap_err();
         assert_eq!(listen_overflows().unwrap().overflows, 1);
         drop(inside);
     });
@@ -156,7 +158,7 @@ fn a_black_holed_family_costs_one_attempt_delay() {
             let dialer = TcpDialer::new("half-dead.example", port)
                 .resolver(move |_, _| Ok(vec![hole, hole, hole, hole, good]));
             let begun = Instant::now();
-            let connection = dialer.dial(soon()).unwrap();
+            let connection = dialer.dial(&DialContext::until(soon())).unwrap();
             let took = begun.elapsed();
             assert_eq!(connection.peer_addr().unwrap(), good);
             assert!(took >= Duration::from_millis(250), "{took:?}");
@@ -174,7 +176,7 @@ fn of_two_addresses_that_answer_at_once_one_is_closed() {
         // Both queues are full, so that both attempts go unanswered at first.
         let servers = [(); 2].map(|()| Listen::new().backlog(1).tcp("127.0.0.1:0").unwrap());
         let addresses = servers.each_ref().map(|server| server.local_addr().unwrap());
-        let fill = |address| TcpDialer::from(address).dial(soon()).unwrap();
+        let fill = |address| TcpDialer::from(address).dial(&DialContext::until(soon())).unwrap();
         let inside = addresses.map(|address| [fill(address), fill(address)]);
         let dialer = TcpDialer::with_addresses(addresses).attempt_delay(Duration::from_millis(10));
         // Dials here, in this network, while another thread waits for both to have been turned
@@ -191,7 +193,7 @@ fn of_two_addresses_that_answer_at_once_one_is_closed() {
                 }
                 servers.each_ref().map(|server| [(); 2].map(|()| server.accept().unwrap()))
             });
-            let connection = dialer.dial(soon()).unwrap();
+            let connection = dialer.dial(&DialContext::until(soon())).unwrap();
             (room.join().unwrap(), connection)
         });
         println!("both answered after {:?}", begun.elapsed());
@@ -223,7 +225,8 @@ fn black_holes_everywhere_meet_the_deadline() {
         let holes = ["[fd00::2]:7", "10.9.0.2:7", "10.9.0.2:8"].map(|text| text.parse().unwrap());
         let dialer = TcpDialer::with_addresses(holes);
         let begun = Instant::now();
-        let error = dialer.dial(begun + Duration::from_millis(400)).unwrap_err();
+        let error =
+            dialer.dial(&DialContext::until(begun + Duration::from_millis(400))).unwrap_err();
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(400), "{took:?}");
         assert!(took < Duration::from_millis(900), "{took:?}");
@@ -269,8 +272,8 @@ fn the_user_timeout_ends_a_connection_whose_peer_vanished_in_mid_request() {
 
         let limit = Duration::from_secs(2);
         let dialer = TcpDialer::from(address);
-        let mut patient = dialer.dial(soon()).unwrap();
-        let mut limited = dialer.user_timeout(limit).dial(soon()).unwrap();
+        let mut patient = dialer.dial(&DialContext::until(soon())).unwrap();
+        let mut limited = dialer.user_timeout(limit).dial(&DialContext::until(soon())).unwrap();
         // From here on nothing reaches the peer.
         ip("neigh replace 10.9.0.2 lladdr 02:00:00:00:00:99 dev here nud permanent");
         let begun = Instant::now();
@@ -305,10 +308,10 @@ fn a_local_address_uses_no_more_ports_than_none() {
         });
         let mut open = Vec::new();
         for dialer in &dialers {
-            open.extend((0..10).map(|_| dialer.dial(soon()).unwrap()));
+            open.extend((0..10).map(|_| dialer.dial(&DialContext::until(soon())).unwrap()));
         }
         for dialer in &dialers {
-            let error = dialer.dial(soon()).unwrap_err();
+            let error = dialer.dial(&DialContext::until(soon())).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable, "{error:?}");
         }
         drop(open);

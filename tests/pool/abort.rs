@@ -10,7 +10,9 @@ use crate::common;
 use crate::common::{
     Act, Connection, Gate, LONG, Refused, SHORT, Scripted, Server, finishes, used,
 };
-use latebind::{AbortHandle, Blocking, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
+use latebind::{
+    AbortHandle, Blocking, DialContext, Dialer, GetError, OwnedConnection, Pool, PooledConnection,
+};
 
 /// What befell a connection or its handle, by the number of its dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,8 +82,8 @@ impl Dialer for Abortable {
     type Connection = Connection;
     type Error = Refused;
 
-    fn dial(&self, deadline: Instant) -> Result<Connection, Refused> {
-        self.dialer.dial(deadline)
+    fn dial(&self, context: &DialContext) -> Result<Connection, Refused> {
+        self.dialer.dial(context)
     }
 
     fn abort_handle(&self, connection: &Connection) -> Option<AbortHandle> {

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{LONG, await_that, finishes};
-use latebind::{Dialer, Event, GetError, Guard, KeyedPool, Pool};
+use latebind::{DialContext, Dialer, Event, GetError, Guard, KeyedPool, Pool};
 
 /// What a dial of a full server fails with.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Dialer for Client {
     type Connection = ();
     type Error = Refused;
 
-    fn dial(&self, _: Instant) -> Result<(), Refused> {
+    fn dial(&self, _: &DialContext) -> Result<(), Refused> {
         self.0.dials.fetch_add(1, SeqCst);
         let mut books = self.0.books.lock().unwrap();
         if books.counted < books.limit {
@@ -224,7 +224,7 @@ fn by_default_a_refusal_is_a_failure() {
         type Connection = Infallible;
         type Error = Refused;
 
-        fn dial(&self, _: Instant) -> Result<Infallible, Refused> {
+        fn dial(&self, _: &DialContext) -> Result<Infallible, Refused> {
             Err(Refused::AtLimit)
         }
 

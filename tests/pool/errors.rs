@@ -5,12 +5,12 @@ use std::error::Error;
 use std::fmt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::{
     Act, Gate, LONG, Refused, SHORT, await_rest, await_that, await_waiting, failed_dial, pool,
 };
-use latebind::{Cancel, Dialer, GetError, KeyedPool, Pool, PooledConnection};
+use latebind::{Cancel, DialContext, Dialer, GetError, KeyedPool, Pool, PooledConnection};
 
 /// HEAL-04.
 #[test]
@@ -224,7 +224,7 @@ impl Dialer for Failing {
     type Connection = Infallible;
     type Error = Wordy;
 
-    fn dial(&self, _: Instant) -> Result<Infallible, Wordy> {
+    fn dial(&self, _: &DialContext) -> Result<Infallible, Wordy> {
         Err(Wordy(2))
     }
 

@@ -19,7 +19,7 @@ use crate::common::{
     Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool,
 };
 use latebind::{
-    Blocking, Cancel, Dialer, Drained, GetError, KeyedPool, OwnedConnection, Pool,
+    Blocking, Cancel, DialContext, Dialer, Drained, GetError, KeyedPool, OwnedConnection, Pool,
     PooledConnection, Stats, Threads,
 };
 
@@ -160,7 +160,7 @@ impl Dialer for Polite {
     type Connection = Talk;
     type Error = io::Error;
 
-    fn dial(&self, _: Instant) -> io::Result<Talk> {
+    fn dial(&self, _: &DialContext) -> io::Result<Talk> {
         TcpStream::connect(self.0).map(Talk)
     }
 
@@ -509,7 +509,7 @@ impl Dialer for Forking {
     type Connection = common::Connection;
     type Error = common::Refused;
 
-    fn dial(&self, deadline: Instant) -> Result<common::Connection, common::Refused> {
+    fn dial(&self, context: &DialContext) -> Result<common::Connection, common::Refused> {
         if !self.1.swap(true, SeqCst) {
             // SAFETY: as of `Child::fork`. The child goes on with the dial.
             match unsafe { libc::fork() } {
@@ -517,7 +517,7 @@ impl Dialer for Forking {
                 pid => *self.2.lock().unwrap() = Some(Child(pid)),
             }
         }
-        self.0.dial(deadline)
+        self.0.dial(context)
     }
 
     fn is_broken(&self, _: &mut common::Connection) -> bool {

@@ -13,7 +13,8 @@ use crate::common::{
     pool_that, used,
 };
 use latebind::{
-    Blocking, Dialer, Event, GetError, Holders, OwnedConnection, Pool, PooledConnection,
+    Blocking, DialContext, Dialer, Event, GetError, Holders, OwnedConnection, Pool,
+    PooledConnection,
 };
 
 /// The line that calls this.
@@ -396,7 +397,7 @@ impl Dialer for Tidy {
     type Connection = Session;
     type Error = Infallible;
 
-    fn dial(&self, _: Instant) -> Result<Session, Infallible> {
+    fn dial(&self, _: &DialContext) -> Result<Session, Infallible> {
         Ok(Session::default())
     }
 

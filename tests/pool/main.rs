@@ -6,6 +6,7 @@ mod common;
 mod abort;
 mod accounting;
 mod at_limit;
+mod cancelled_dials;
 mod checkout;
 mod close;
 mod config;

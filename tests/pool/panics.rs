@@ -14,7 +14,7 @@ use crate::common::{
     Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool,
     pool_that, used,
 };
-use latebind::{Blocking, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
+use latebind::{Blocking, DialContext, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
 
 // ---- A dialer that calls its own pool ----------------------------------------------------------
 
@@ -154,7 +154,7 @@ impl Dialer for Nosy {
     type Connection = NosyConnection;
     type Error = NosyError;
 
-    fn dial(&self, _: Instant) -> Result<NosyConnection, NosyError> {
+    fn dial(&self, _: &DialContext) -> Result<NosyConnection, NosyError> {
         self.call(Call::Dial);
         if self.0.refuses.load(SeqCst) {
             Err(NosyError(self.clone()))
@@ -301,7 +301,7 @@ impl Dialer for Nesting {
     type Connection = Nested;
     type Error = fmt::Error;
 
-    fn dial(&self, _: Instant) -> Result<Nested, fmt::Error> {
+    fn dial(&self, _: &DialContext) -> Result<Nested, fmt::Error> {
         Ok(Nested::default())
     }
 
@@ -476,7 +476,7 @@ impl Dialer for Bombs {
     type Connection = Bomb;
     type Error = ErrorBomb;
 
-    fn dial(&self, _: Instant) -> Result<Bomb, ErrorBomb> {
+    fn dial(&self, _: &DialContext) -> Result<Bomb, ErrorBomb> {
         self.live.fetch_add(1, SeqCst);
         let live = Arc::clone(&self.live);
         if self.refuses.load(SeqCst) { Err(ErrorBomb(live)) } else { Ok(Bomb(live)) }
@@ -533,7 +533,7 @@ fn what_a_dialer_throws_may_itself_panic_when_it_is_dropped() {
         type Connection = ();
         type Error = fmt::Error;
 
-        fn dial(&self, _: Instant) -> Result<(), fmt::Error> {
+        fn dial(&self, _: &DialContext) -> Result<(), fmt::Error> {
             Ok(())
         }
 

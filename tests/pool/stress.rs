@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::common;
 use crate::common::{await_that, finishes_within, panic_quietly};
-use latebind::{Blocking, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
+use latebind::{Blocking, DialContext, Dialer, GetError, OwnedConnection, Pool, PooledConnection};
 
 /// The pool is resized between 1 and this.
 const MOST: u32 = 4;
@@ -144,7 +144,7 @@ impl Dialer for Moody {
     type Connection = Connection;
     type Error = Trouble;
 
-    fn dial(&self, _: Instant) -> Result<Connection, Trouble> {
+    fn dial(&self, _: &DialContext) -> Result<Connection, Trouble> {
         let place = Place::new(&self.server);
         self.server.trouble()?;
         self.server.opened.fetch_add(1, SeqCst);

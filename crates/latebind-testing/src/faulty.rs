@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use latebind::AbortHandle;
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 
 use crate::script::Dialing;
@@ -115,10 +116,10 @@ impl<D: Dialer> Dialer for Faulty<D> {
     type Connection = D::Connection;
     type Error = FaultyError<D::Error>;
 
-    fn dial(&self, deadline: Instant) -> Result<D::Connection, Self::Error> {
+    fn dial(&self, context: &DialContext) -> Result<D::Connection, Self::Error> {
         let dialing = Dialing::begin(&self.script);
         self.inject(Hook::Dial)?;
-        let connection = self.dialer.dial(deadline).map_err(FaultyError::Own)?;
+        let connection = self.dialer.dial(context).map_err(FaultyError::Own)?;
         dialing.end();
         Ok(connection)
     }
@@ -196,7 +197,7 @@ impl<D: fmt::Debug> fmt::Debug for Faulty<D> {
 ///
 /// let dialer = Faulty::new(Scripted::new());
 /// dialer.script().on(Hook::Dial, [Act::Fail]);
-/// let error = dialer.dial(std::time::Instant::now()).unwrap_err();
+/// let error = dialer.dial(&DialContext::until(std::time::Instant::now())).unwrap_err();
 /// assert!(matches!(error, FaultyError::Injected(injected) if injected.call == 1));
 /// ```
 #[derive(Debug)]

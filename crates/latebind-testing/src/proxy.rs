@@ -936,12 +936,13 @@ impl Socket {
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use latebind::{Dialer, net::TcpDialer};
+/// use latebind::{DialContext, Dialer, net::TcpDialer};
 /// use latebind_testing::BlackHole;
 ///
 /// let nobody = BlackHole::tcp()?;
 /// let dialer = TcpDialer::from(nobody.address().tcp().unwrap());
-/// assert!(dialer.dial(Instant::now() + Duration::from_millis(50)).is_err());
+/// let context = DialContext::until(Instant::now() + Duration::from_millis(50));
+/// assert!(dialer.dial(&context).is_err());
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]

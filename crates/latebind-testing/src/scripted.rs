@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 
 use crate::script::Dialing;
@@ -156,7 +157,7 @@ impl<C: Send + 'static> Dialer for Scripted<C> {
     type Connection = ScriptedConnection<C>;
     type Error = Injected;
 
-    fn dial(&self, _deadline: Instant) -> Result<Self::Connection, Injected> {
+    fn dial(&self, _: &DialContext) -> Result<Self::Connection, Injected> {
         let dialing = Dialing::begin(&self.script);
         let number = self.script.perform(Hook::Dial)?;
         let content = (self.make)(number);

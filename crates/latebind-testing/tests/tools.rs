@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::PooledConnection;
@@ -135,7 +136,7 @@ fn a_connection_breaks_in_hand_and_all_break_at_once() {
 
 /// Which of a hundred dials fail.
 fn failures<D: Dialer>(dialer: &D) -> Vec<usize> {
-    (0..100).filter(|_| dialer.dial(Instant::now()).is_err()).collect()
+    (0..100).filter(|_| dialer.dial(&DialContext::until(Instant::now())).is_err()).collect()
 }
 
 #[test]
@@ -152,10 +153,10 @@ fn a_seed_repeats_its_faults_and_stands_in_each() {
 
     let dialer = dialer(123_456_789);
     dialer.script().fail_rate(Hook::Dial, 1.0);
-    let error = dialer.dial(Instant::now()).map(drop).unwrap_err().to_string();
+    let error = dialer.dial(&DialContext::until(Instant::now())).map(drop).unwrap_err().to_string();
     assert!(error.contains("123456789") && format!("{dialer:?}").contains("123456789"), "{error}");
     dialer.script().panic_rate(Hook::Dial, 1.0);
-    assert!(said(|| drop(dialer.dial(Instant::now()))).contains("123456789"));
+    assert!(said(|| drop(dialer.dial(&DialContext::until(Instant::now())))).contains("123456789"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use latebind::AbortHandle;
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::Connection;
 use latebind::net::Stream;
@@ -112,54 +113,54 @@ impl Dialer for Wrong {
     type Connection = ToyConnection;
     type Error = ToyError;
 
-    fn dial(&self, deadline: Instant) -> Result<ToyConnection, ToyError> {
+    fn dial(&self, context: &DialContext) -> Result<ToyConnection, ToyError> {
         static PROCESS: OnceLock<u32> = OnceLock::new();
         match self.fault {
             Fault::DialGoesElsewhere => {
-                ToyDialer::new(TcpDialer::from(self.elsewhere), PASSWORD).dial(deadline)
+                ToyDialer::new(TcpDialer::from(self.elsewhere), PASSWORD).dial(context)
             }
             Fault::DialHasNoLimitToConnect => {
                 let mut toy = bare(self.address)?;
-                self.greet(&mut toy, deadline)?;
+                self.greet(&mut toy, context.deadline())?;
                 Ok(toy)
             }
             Fault::DialAsksNothing | Fault::DialHasNoLimit | Fault::DialHasALimitForEachRead => {
-                let stream = self.toy.tcp.dial(deadline)?;
+                let stream = self.toy.tcp.dial(context)?;
                 let mut toy = ToyConnection { stream, unanswered: 0, is_changed: false };
-                self.greet(&mut toy, deadline)?;
+                self.greet(&mut toy, context.deadline())?;
                 Ok(toy)
             }
             Fault::DialForgetsWhatFails => {
-                let stream = self.toy.tcp.dial(deadline)?;
+                let stream = self.toy.tcp.dial(context)?;
                 let twin = stream.try_clone()?;
                 let mut toy = ToyConnection { stream, unanswered: 0, is_changed: false };
-                let outcome = self.greet_until(&mut toy, deadline);
+                let outcome = self.greet_until(&mut toy, context.deadline());
                 if outcome.is_err() {
                     mem::forget(twin);
                 }
                 outcome.map(|()| toy)
             }
             Fault::DialTriesAgainUntilItsDeadline => loop {
-                let outcome = self.toy.dial(deadline);
-                if outcome.is_ok() || Instant::now() >= deadline {
+                let outcome = self.toy.dial(context);
+                if outcome.is_ok() || Instant::now() >= context.deadline() {
                     return outcome;
                 }
                 thread::sleep(Duration::from_millis(20));
             },
             Fault::DialTriesTheFirstAddress => {
-                ToyDialer::new(TcpDialer::from(self.address), PASSWORD).dial(deadline)
+                ToyDialer::new(TcpDialer::from(self.address), PASSWORD).dial(context)
             }
             Fault::DialWorksInOneProcess if *PROCESS.get_or_init(process::id) != process::id() => {
                 Err(ToyError::Refused("another process".to_owned()))
             }
             Fault::DialLeavesItsLimit => {
-                let toy = self.toy.dial(deadline)?;
-                let left = deadline.saturating_duration_since(Instant::now());
-                toy.stream.set_timeouts(Some(left.max(Duration::from_millis(1))))?;
+                let toy = self.toy.dial(context)?;
+                let left = context.remaining().max(Duration::from_millis(1));
+                toy.stream.set_timeouts(Some(left))?;
                 Ok(toy)
             }
             Fault::DialKeepsADescriptor => {
-                let toy = self.toy.dial(deadline)?;
+                let toy = self.toy.dial(context)?;
                 mem::forget(toy.stream.try_clone()?);
                 Ok(toy)
             }
@@ -169,9 +170,9 @@ impl Dialer for Wrong {
                         thread::park();
                     }
                 });
-                self.toy.dial(deadline)
+                self.toy.dial(context)
             }
-            _ => self.toy.dial(deadline),
+            _ => self.toy.dial(context),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use latebind::DialContext;
 use latebind::Dialer;
 use scheduled_thread_pool::ScheduledThreadPool;
 
@@ -126,7 +127,7 @@ impl<M: ManageConnection> Dialer for Driver<M> {
     type Connection = Slot<M>;
     type Error = Failure;
 
-    fn dial(&self, _: Instant) -> Result<Slot<M>, Failure> {
+    fn dial(&self, _: &DialContext) -> Result<Slot<M>, Failure> {
         let Self(core) = self;
         core.tests.await_turn();
         core.dials.await_turn();

@@ -51,7 +51,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time;
 
-use latebind::{Blocking, Dialer, GetError, Guard, KeyedPool, OwnedKeyedConnection};
+use latebind::{Blocking, DialContext, Dialer, GetError, Guard, KeyedPool, OwnedKeyedConnection};
 use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::Uri;
 use ureq::http::uri::{Authority, Scheme};
@@ -183,9 +183,8 @@ impl Dialer for Dial {
     type Connection = Open;
     type Error = Error;
 
-    fn dial(&self, deadline: time::Instant) -> Result<Open, Error> {
-        let left = deadline.saturating_duration_since(time::Instant::now());
-        let timeout = limit(left, Timeout::Connect);
+    fn dial(&self, context: &DialContext) -> Result<Open, Error> {
+        let timeout = limit(context.remaining(), Timeout::Connect);
         let opened = Arc::new(Mutex::new(None));
         let register: Arc<RegisterShutdown> = {
             let opened = Arc::clone(&opened);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::common::LONG;
 use crate::servers::mariadb::MariaDb;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::dialers::FromSource;
@@ -43,9 +44,9 @@ fn a_password_that_changes_is_asked_for() {
 fn another_user_is_not_taken_for_the_one_before() {
     let Some(server) = MariaDb::start(&[]) else { return };
     let settings = MysqlDialer::new(server.opts().into()).on_return(OnReturn::ResetSession);
-    settings.close(settings.dial(Instant::now() + LONG).unwrap()); // It has learned who `app` is.
+    settings.close(settings.dial(&DialContext::until(Instant::now() + LONG)).unwrap()); // It has learned who `app` is.
     let root = settings.clone().opts(server.opts().user(Some("root")).into());
-    let mut connection = root.dial(Instant::now() + LONG).unwrap();
+    let mut connection = root.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     root.reset(&mut connection).unwrap();
     let user: Option<String> = connection.query_first("SELECT CURRENT_USER()").unwrap();
     assert!(user.unwrap().starts_with("root@"));

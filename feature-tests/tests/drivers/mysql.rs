@@ -27,6 +27,7 @@ use crate::servers::names::forward;
 use crate::servers::names::with_a_name_of_two_addresses;
 use latebind::Blocking;
 use latebind::Builder;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Event;
 use latebind::GetError;
@@ -201,11 +202,11 @@ fn a_check_ends_near_its_deadline_and_leaves_no_time_limit_behind() {
     let Some(server) = MariaDb::start(&[]) else { return };
     let own = Duration::from_millis(1_500);
     let dialer = MysqlDialer::new(server.opts().read_timeout(Some(own)).into());
-    let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+    let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     dialer.check(&mut connection, Instant::now() + Duration::from_millis(300)).unwrap();
     connection.query_drop("DO sleep(0.6)").unwrap();
     connection.query_drop("DO sleep(5)").unwrap_err();
-    let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+    let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     server.freeze();
     let begun = Instant::now();
     dialer.check(&mut connection, begun + Duration::from_millis(100)).unwrap_err();
@@ -360,7 +361,10 @@ fn a_dial_to_a_host_that_swallows_packets_ends_at_the_deadline() {
     for (own, deadline) in [(None, wait), (Some(wait), LONG)] {
         let opts = OptsBuilder::new().tcp_port(address.port()).tcp_connect_timeout(own);
         let begun = Instant::now();
-        let error = MysqlDialer::new(opts.into()).dial(begun + deadline).map(drop).unwrap_err();
+        let error = MysqlDialer::new(opts.into())
+            .dial(&DialContext::until(begun + deadline))
+            .map(drop)
+            .unwrap_err();
         let took = begun.elapsed();
         assert!(matches!(error, mysql::Error::DriverError(DriverError::ConnectTimeout)), "{error}");
         assert!(took >= wait * 4 / 5 && took < wait * 8, "{took:?}");
@@ -417,8 +421,8 @@ impl Dialer for Releasing {
     type Connection = Conn;
     type Error = mysql::Error;
 
-    fn dial(&self, deadline: Instant) -> mysql::Result<Conn> {
-        self.dialer.dial(deadline)
+    fn dial(&self, context: &DialContext) -> mysql::Result<Conn> {
+        self.dialer.dial(context)
     }
 
     fn is_broken(&self, connection: &mut Conn) -> bool {
@@ -522,7 +526,7 @@ fn a_check_does_not_take_an_answer_that_comes_late_for_its_own() {
     for statement in late_statements() {
         let limit = Some(Duration::from_millis(100));
         let dialer = MysqlDialer::new(server.opts().read_timeout(limit).into());
-        let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+        let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
         gate.shut();
         connection.query_drop(&statement).unwrap_err();
         gate.open();
@@ -540,7 +544,7 @@ fn a_reset_does_not_take_rows_that_were_left_unread_for_its_answer() {
     for on_return in [OnReturn::Rollback, OnReturn::ResetSession] {
         for rows in [248, 249, 3_000] {
             let dialer = dialer(&server).on_return(on_return);
-            let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+            let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
             let query = format!("SELECT '', '', '', '', '', '', '' FROM seq_1_to_{rows}");
             let mut result = connection.query_iter(query).unwrap();
             assert_eq!(result.by_ref().take(247).filter(Result::is_ok).count(), 247);
@@ -1038,7 +1042,8 @@ fn a_name_whose_first_address_swallows_packets_serves_within_the_limit() {
         let _silent = Silent::new(&format!("[::1]:{}", server.port()));
         let begun = Instant::now();
         let dialer = MysqlDialer::new(server.opts().ip_or_hostname(Some(name)).into());
-        let mut connection = dialer.dial(begun + Duration::from_secs(2)).unwrap();
+        let mut connection =
+            dialer.dial(&DialContext::until(begun + Duration::from_secs(2))).unwrap();
         assert_eq!(number(&mut connection, "SELECT 1"), 1);
         assert!(begun.elapsed() < Duration::from_secs(2));
     });
@@ -1052,7 +1057,8 @@ fn a_name_whose_first_address_says_nothing_serves_within_the_limit() {
         let _mute = TcpListener::bind(format!("[::1]:{}", server.port())).unwrap();
         let begun = Instant::now();
         let dialer = MysqlDialer::new(server.opts().ip_or_hostname(Some(name)).into());
-        let dial = move || dialer.dial(begun + Duration::from_secs(4)).unwrap();
+        let dial =
+            move || dialer.dial(&DialContext::until(begun + Duration::from_secs(4))).unwrap();
         let mut connection = finishes_within(LONG, dial);
         assert_eq!(number(&mut connection, "SELECT 1"), 1);
         assert!(begun.elapsed() < Duration::from_secs(4));
@@ -1069,7 +1075,10 @@ fn a_name_that_has_no_address_that_serves_fails_at_the_deadline() {
         let begun = Instant::now();
         let wait = Duration::from_millis(800);
         let opts = OptsBuilder::new().ip_or_hostname(Some(name)).tcp_port(port);
-        let error = MysqlDialer::new(opts.into()).dial(begun + wait).map(drop).unwrap_err();
+        let error = MysqlDialer::new(opts.into())
+            .dial(&DialContext::until(begun + wait))
+            .map(drop)
+            .unwrap_err();
         assert!(matches!(error, mysql::Error::DriverError(DriverError::ConnectTimeout)), "{error}");
         let took = begun.elapsed();
         assert!(took >= wait * 4 / 5 && took < wait * 4, "{took:?}");
@@ -1084,7 +1093,7 @@ fn a_dial_to_a_server_that_says_nothing_ends_near_its_deadline() {
     let begun = Instant::now();
     let dialer = MysqlDialer::new(opts.into());
     finishes_within(LONG, move || {
-        dialer.dial(begun + Duration::from_millis(200)).map(drop).unwrap_err()
+        dialer.dial(&DialContext::until(begun + Duration::from_millis(200))).map(drop).unwrap_err()
     });
     assert!(begun.elapsed() < LONG / 2);
 }
@@ -1100,7 +1109,7 @@ fn of_two_addresses_the_one_that_is_not_read_only_serves() {
         let is_read_only = |require_writable| {
             let dialer = MysqlDialer::new(server.opts().ip_or_hostname(Some(name)).into());
             let dialer = dialer.require_writable(require_writable);
-            let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+            let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
             number(&mut connection, "SELECT @@global.read_only")
         };
         assert_eq!(is_read_only(false), 1);
@@ -1269,7 +1278,7 @@ fn each_thing_left_stays_goes_or_retires_the_connection_as_the_docs_say() {
             let dialer = dialer(&server).on_return(on_return);
             let pool =
                 Pool::builder(dialer).max_open(1).check_after(Duration::MAX).build().unwrap();
-            let mut other = pool.dialer().dial(Instant::now() + LONG).unwrap();
+            let mut other = pool.dialer().dial(&DialContext::until(Instant::now() + LONG)).unwrap();
             assert_eq!((line.is_there)(&mut other), 0, "{case}: not before");
             drop(other);
             let mut connection = pool.get().unwrap();

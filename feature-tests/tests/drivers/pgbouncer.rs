@@ -13,6 +13,7 @@ use crate::common::await_that;
 use crate::servers::pgbouncer::PgBouncer;
 use crate::servers::postgres::Postgres;
 use latebind::Builder;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::OnDialFailure;
 use latebind::Pool;
@@ -192,13 +193,14 @@ fn a_refusal_for_its_limit_of_clients_is_told_from_others() {
     let dialer = PostgresDialer::new(bouncer.config(), NoTls);
     let mut nowhere = bouncer.config();
     nowhere.dbname("nowhere");
-    let error = PostgresDialer::new(nowhere, NoTls).dial(Instant::now() + LONG);
+    let error =
+        PostgresDialer::new(nowhere, NoTls).dial(&DialContext::until(Instant::now() + LONG));
     let error = error.map(drop).unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::PROTOCOL_VIOLATION), "the same state");
     assert!(!dialer.is_at_limit(&error), "{error:?}");
     let mut clients = vec![];
     let error = loop {
-        match dialer.dial(Instant::now() + LONG) {
+        match dialer.dial(&DialContext::until(Instant::now() + LONG)) {
             Ok(client) => clients.push(client),
             Err(error) => break error,
         }

@@ -24,6 +24,7 @@ use crate::common::finishes_within;
 use crate::servers;
 use crate::servers::postgres::Postgres;
 use latebind::Builder;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::GetError;
 use latebind::KeyedPool;
@@ -322,12 +323,13 @@ fn a_refusal_for_the_servers_limit_is_told_from_others() {
     let Some((server, config)) = server_that_lends_few(1) else { return };
     let dialer = PostgresDialer::new(config.clone(), NoTls);
     let _only = config.connect(NoTls).unwrap();
-    let error = dialer.dial(Instant::now() + LONG).map(drop).unwrap_err();
+    let error = dialer.dial(&DialContext::until(Instant::now() + LONG)).map(drop).unwrap_err();
     assert!(dialer.is_at_limit(&error), "{error:?}");
     assert!(!dialer.is_permanent(&error), "{error:?}");
     let mut nowhere = server.config();
     nowhere.dbname("nowhere");
-    let error = PostgresDialer::new(nowhere, NoTls).dial(Instant::now() + LONG);
+    let error =
+        PostgresDialer::new(nowhere, NoTls).dial(&DialContext::until(Instant::now() + LONG));
     assert!(!dialer.is_at_limit(&error.map(drop).unwrap_err()));
 }
 
@@ -772,8 +774,10 @@ fn a_dial_to_a_host_that_swallows_packets_ends_at_the_deadline() {
     impatient.connect_timeout(wait);
     for (config, deadline) in [(config, wait), (ten_hosts, wait), (impatient, LONG)] {
         let begun = Instant::now();
-        let error =
-            PostgresDialer::new(config, NoTls).dial(begun + deadline).map(drop).unwrap_err();
+        let error = PostgresDialer::new(config, NoTls)
+            .dial(&DialContext::until(begun + deadline))
+            .map(drop)
+            .unwrap_err();
         let (took, cause) = (begun.elapsed(), error.source().unwrap());
         assert_eq!(cause.downcast_ref().map(io::Error::kind), Some(io::ErrorKind::TimedOut));
         assert!(took >= wait * 4 / 5 && took < wait * 8, "{took:?}");
@@ -811,7 +815,7 @@ fn a_resolver_that_finds_nothing_leaves_it_to_the_client_to_say_so() {
     let mut config = postgres::Config::new();
     config.host("db.invalid").user("postgres");
     let dialer = PostgresDialer::new(config, NoTls).resolver(|_| Ok(vec![]));
-    let error = dialer.dial(Instant::now() + LONG).map(drop).unwrap_err();
+    let error = dialer.dial(&DialContext::until(Instant::now() + LONG)).map(drop).unwrap_err();
     assert!(error.to_string().contains("connecting to server"), "{error}");
 }
 

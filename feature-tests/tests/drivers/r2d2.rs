@@ -25,6 +25,7 @@ use crate::common::finishes;
 use crate::common::used;
 use latebind::Builder;
 use latebind::CloseReason;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Event;
 use latebind::GetError;
@@ -56,7 +57,7 @@ impl r2d2::ManageConnection for Manager {
     type Error = Refused;
 
     fn connect(&self) -> Result<Connection, Refused> {
-        self.0.dial(Instant::now() + LONG)
+        self.0.dial(&DialContext::until(Instant::now() + LONG))
     }
 
     fn is_valid(&self, connection: &mut Connection) -> Result<(), Refused> {
@@ -359,7 +360,7 @@ fn a_dial_that_is_refused_for_the_limit_of_a_server_is_told_by_its_text() {
     let is_at_limit = |text| {
         [R2d2Dialer::new(Quoting(text)), R2d2Dialer::new(Quoting(text)).keep_errors()].map(
             |dialer| {
-                let error = dialer.dial(Instant::now() + LONG).unwrap_err();
+                let error = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap_err();
                 dialer.is_at_limit(&error)
             },
         )

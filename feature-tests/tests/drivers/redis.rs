@@ -21,6 +21,7 @@ use crate::servers::names::forward;
 use crate::servers::names::with_a_name_of_two_addresses;
 use crate::servers::redis::Redis;
 use latebind::Builder;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Event;
 use latebind::GetError;
@@ -165,7 +166,7 @@ fn a_dial_to_a_server_that_says_nothing_ends_near_its_deadline() {
     let wait = Duration::from_millis(100);
     let begun = Instant::now();
     let dialer = RedisDialer::new(Client::open(address).unwrap());
-    let error = dialer.dial(begun + wait).map(drop).unwrap_err();
+    let error = dialer.dial(&DialContext::until(begun + wait)).map(drop).unwrap_err();
     assert!(error.is_timeout(), "{error}");
     assert!(begun.elapsed() < LONG / 2);
 }
@@ -174,7 +175,7 @@ fn a_dial_to_a_server_that_says_nothing_ends_near_its_deadline() {
 fn a_check_ends_near_its_deadline_and_leaves_no_time_limit_behind() {
     let Some(server) = Redis::start(&[]) else { return };
     let dialer = RedisDialer::new(server.client());
-    let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+    let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     dialer.check(&mut connection, Instant::now() + Duration::from_millis(300)).unwrap();
     call::<()>(&mut connection, "BLPOP nothing 0.6").unwrap();
     server.freeze();
@@ -694,7 +695,8 @@ fn a_full_server_is_told_from_one_that_hangs_up() {
         let _taken = clients[0].get_connection().unwrap();
         for client in clients {
             let dialer = RedisDialer::new(client);
-            let error = dialer.dial(Instant::now() + LONG).map(drop).unwrap_err();
+            let error =
+                dialer.dial(&DialContext::until(Instant::now() + LONG)).map(drop).unwrap_err();
             assert!(dialer.is_at_limit(&error), "{error:?}");
             assert!(!dialer.is_permanent(&error), "{error:?}");
             assert!(error.to_string().contains("max number of clients"), "{error}");
@@ -704,7 +706,7 @@ fn a_full_server_is_told_from_one_that_hangs_up() {
     let address = format!("redis://{}", rude.local_addr().unwrap());
     thread::spawn(move || rude.incoming().for_each(drop));
     let dialer = RedisDialer::new(Client::open(address).unwrap());
-    let error = dialer.dial(Instant::now() + LONG).map(drop).unwrap_err();
+    let error = dialer.dial(&DialContext::until(Instant::now() + LONG)).map(drop).unwrap_err();
     assert!(error.is_connection_dropped(), "{error}");
     assert!(!dialer.is_at_limit(&error), "{error}");
 }
@@ -897,7 +899,7 @@ fn a_name_whose_first_address_swallows_packets_serves_within_the_limit() {
         let _silent = Silent::new(&format!("[::1]:{}", server.port()));
         let begun = Instant::now();
         let dialer = client_of(name, server.port());
-        id(&mut dialer.dial(begun + Duration::from_secs(2)).unwrap());
+        id(&mut dialer.dial(&DialContext::until(begun + Duration::from_secs(2))).unwrap());
         assert!(begun.elapsed() < Duration::from_secs(2));
     });
 }
@@ -910,7 +912,7 @@ fn a_name_whose_first_address_says_nothing_serves_within_the_limit() {
         let _mute = TcpListener::bind(format!("[::1]:{}", server.port())).unwrap();
         let begun = Instant::now();
         let dialer = client_of(name, server.port());
-        id(&mut dialer.dial(begun + Duration::from_secs(4)).unwrap());
+        id(&mut dialer.dial(&DialContext::until(begun + Duration::from_secs(4))).unwrap());
         assert!(begun.elapsed() < Duration::from_secs(4));
     });
 }
@@ -922,7 +924,8 @@ fn a_name_that_has_no_address_that_serves_fails_at_the_deadline() {
         let _silent = ["127.0.0.1", "[::1]"].map(|host| Silent::new(&format!("{host}:{port}")));
         let begun = Instant::now();
         let wait = Duration::from_millis(800);
-        let error = client_of(name, port).dial(begun + wait).map(drop).unwrap_err();
+        let error =
+            client_of(name, port).dial(&DialContext::until(begun + wait)).map(drop).unwrap_err();
         assert!(error.is_timeout(), "{error}");
         let took = begun.elapsed();
         assert!(took >= wait * 4 / 5 && took < wait * 4, "{took:?}");
@@ -938,14 +941,14 @@ fn of_two_addresses_the_one_that_is_no_replica_serves() {
     with_a_name_of_two_addresses(move |name| {
         forward(&format!("[::1]:{}", server.port()), replica.port());
         let role = |dialer: RedisDialer| -> String {
-            let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+            let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
             let (role, ..): (String, redis::Value, redis::Value) =
                 call(&mut connection, "ROLE").unwrap();
             role
         };
         let dialer = || client_of(name, server.port());
         assert_eq!(role(dialer().require_writable(true)), "master");
-        let mut connection = dialer().dial(Instant::now() + LONG).unwrap();
+        let mut connection = dialer().dial(&DialContext::until(Instant::now() + LONG)).unwrap();
         let told: redis::Value = call(&mut connection, "ROLE").unwrap();
         assert!(format!("{told:?}").contains("slave"), "{told:?}");
     });

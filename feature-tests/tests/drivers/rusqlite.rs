@@ -15,6 +15,7 @@ use crate::common::LONG;
 use crate::common::await_that;
 use crate::common::finishes_within;
 use latebind::Builder;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::GetError;
 use latebind::Pool;
@@ -140,19 +141,54 @@ fn a_locked_database_fails_a_statement_in_its_time_and_no_caller_of_the_pool() {
     other.execute_batch("INSERT INTO note VALUES (1)").unwrap();
 }
 
+/// Closes a pool whose only dial would last for ever, and waits for its end.
+fn assert_drains_at_once(pool: &Pool<SqliteDialer>) {
+    let begun = Instant::now();
+    assert!(pool.drain(begun + LONG).is_complete());
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+/// `SHUT-15`.
+#[test]
+fn a_dial_that_works_in_its_init_ends_with_its_pool() {
+    let (begins, begun) = mpsc::channel();
+    let dialer = SqliteDialer::memory().init(move |connection| {
+        let _ = begins.send(());
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+            SELECT max(i) FROM n";
+        connection.query_row(endless, [], |_| Ok(()))
+    });
+    let pool = pool(dialer, |b| b.max_open(1));
+    pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+    begun.recv_timeout(LONG).unwrap();
+    assert_drains_at_once(&pool);
+}
+
+/// `SHUT-15`.
+#[test]
+fn a_dial_that_waits_for_a_lock_ends_with_its_pool() {
+    let (dialer, _folder) = file();
+    let holder = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
+    holder.execute_batch("CREATE TABLE note (id); BEGIN EXCLUSIVE").unwrap();
+    let pool = pool(dialer.wal(true), |b| b.max_open(1));
+    pool.get_timeout(Duration::from_millis(100)).unwrap_err(); // It has begun to wait, most likely.
+    assert_drains_at_once(&pool);
+}
+
 /// To begin a log of writes takes the database for oneself.
 #[test]
 fn a_dial_to_a_locked_database_ends_near_its_deadline() {
     let (dialer, _folder) = file();
-    let holder = dialer.dial(Instant::now() + LONG).unwrap();
+    let holder = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     holder.execute_batch("CREATE TABLE note (id); BEGIN EXCLUSIVE").unwrap();
     let begun = Instant::now();
     let impatient = dialer.wal(true).busy_timeout(Duration::MAX);
-    let error = impatient.dial(begun + Duration::from_millis(100)).unwrap_err();
+    let error =
+        impatient.dial(&DialContext::until(begun + Duration::from_millis(100))).unwrap_err();
     assert_eq!(code(&error), Some(ErrorCode::DatabaseBusy));
     assert!(begun.elapsed() < Duration::from_secs(3)); // SQLite's own patience is 5 s.
     holder.execute_batch("ROLLBACK").unwrap();
-    let connection = impatient.dial(Instant::now() + LONG).unwrap();
+    let connection = impatient.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
 }
@@ -171,7 +207,7 @@ fn connections_dialed_together_agree_on_the_log_of_writes() {
 #[test]
 fn who_may_only_read_leaves_a_file_without_a_log_as_it_is() {
     let (dialer, _folder) = file();
-    let writer = dialer.dial(Instant::now() + LONG).unwrap();
+    let writer = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     writer.execute_batch("CREATE TABLE note (id)").unwrap();
     let reader = pool(dialer.wal(true).read_only(true), |b| b).get_owned().unwrap();
     assert_eq!(number(&reader, "SELECT count(*) FROM note"), 0);
@@ -387,7 +423,7 @@ fn a_link_that_leads_to_another_file_now_is_followed() {
 fn the_error_of_a_check_says_that_the_file_was_replaced() {
     let (dialer, folder) = file();
     put_database(&folder, "old");
-    let mut connection = dialer.dial(Instant::now() + LONG).unwrap();
+    let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
     dialer.check(&mut connection, Instant::now() + LONG).unwrap();
     put_database(&folder, "new");
     let error = dialer.check(&mut connection, Instant::now() + LONG).unwrap_err();

@@ -65,6 +65,22 @@ fn a_close_during_a_warm_up_ends_it() {
     });
 }
 
+/// SHUT-15: the pool is closed as a dial says how it can be ended. It is ended, or it would wait for
+/// ever.
+#[test]
+fn a_close_ends_a_dial_that_says_how() {
+    check(|| {
+        let (pool, server) = pool(1, &[Act::Linger]);
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || assert!(matches!(pool.get(), Err(GetError::Closed)))
+        });
+        pool.close();
+        caller.join().unwrap();
+        finish(&pool, &server);
+    });
+}
+
 /// SHUT-02: a connection comes back as the pool is closed.
 #[test]
 fn a_return_racing_a_close_leaks_no_connection() {

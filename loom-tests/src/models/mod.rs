@@ -50,6 +50,7 @@
 //! | SHUT-02 | `a_return_racing_a_close_leaks_no_connection` |
 //! | SHUT-03 | `a_close_during_a_dial_turns_the_caller_away_and_closes_what_is_dialed` |
 //! | SHUT-03 | `a_close_during_a_warm_up_ends_it` |
+//! | SHUT-15 | `a_close_ends_a_dial_that_says_how` |
 //! | SHUT-04, SHUT-06 | `a_drain_returns_when_everything_has_ended` |
 //! | SHUT-04, SHUT-06 | `a_drain_that_gives_up_says_what_is_out` |
 //! | SHUT-07, SHUT-08 | `two_closes_are_one` |

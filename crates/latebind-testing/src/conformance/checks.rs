@@ -15,6 +15,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::OwnedConnection;
 use latebind::Pool;
@@ -636,7 +637,7 @@ pub fn nothing_shows_a_secret<S: Subject>(subject: S) {
     };
     if let Some(dialer) = stage.subject.dialer_without_access() {
         shown.push(("Debug of the dialer".to_owned(), format!("{dialer:?} {dialer:#?}")));
-        if let Err(error) = dialer.dial(Instant::now() + LONG) {
+        if let Err(error) = dialer.dial(&DialContext::until(Instant::now() + LONG)) {
             shown.extend(everything_of("the error of a dial that is refused for good", &error));
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use latebind::DialContext;
 use latebind::Dialer;
 
 use super::subject::ConnectionOf;
@@ -88,7 +89,7 @@ impl<S: Subject> Stage<S> {
     ) -> Timed<ConnectionOf<S>, S> {
         let dialer = Arc::clone(&self.dialer);
         let what = format!("a dial with {deadline:?} until its deadline");
-        within(limit, &what, move || dialer.dial(Instant::now() + deadline))
+        within(limit, &what, move || dialer.dial(&DialContext::until(Instant::now() + deadline)))
     }
 
     /// Checks with so much time until the deadline, and hands the connection back.

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::TcpDialer;
 use latebind::net::TlsDialer;
@@ -52,10 +53,10 @@ impl Dialer for HttpDialer {
     type Connection = HttpConnection;
     type Error = DialError;
 
-    fn dial(&self, deadline: Instant) -> Result<HttpConnection, DialError> {
+    fn dial(&self, context: &DialContext) -> Result<HttpConnection, DialError> {
         Ok(HttpConnection::new(match self {
-            Self::Plain(dialer) => Wire::Plain(dialer.dial(deadline)?),
-            Self::Tls(dialer) => Wire::Tls(Box::new(dialer.dial(deadline)?)),
+            Self::Plain(dialer) => Wire::Plain(dialer.dial(context)?),
+            Self::Tls(dialer) => Wire::Tls(Box::new(dialer.dial(context)?)),
         }))
     }
 
@@ -89,12 +90,12 @@ impl Dialer for Carrier {
     type Connection = Socket;
     type Error = CarrierError;
 
-    fn dial(&self, deadline: Instant) -> Result<Socket, CarrierError> {
-        let socket = Socket::new(self.tcp.dial(deadline)?);
+    fn dial(&self, context: &DialContext) -> Result<Socket, CarrierError> {
+        let socket = Socket::new(self.tcp.dial(context)?);
         self.opened.fetch_add(1, Ordering::Relaxed);
         match &self.tunnel_to {
             None => Ok(socket),
-            Some(server) => tunnel(socket, server, deadline),
+            Some(server) => tunnel(socket, server, context.deadline()),
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use latebind::AbortHandle;
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind::net::NetError;
 use latebind::net::Stream;
@@ -147,10 +148,10 @@ impl Dialer for ToyDialer {
     type Connection = ToyConnection;
     type Error = ToyError;
 
-    fn dial(&self, deadline: Instant) -> Result<ToyConnection, ToyError> {
-        let stream = self.tcp.dial(deadline)?;
+    fn dial(&self, context: &DialContext) -> Result<ToyConnection, ToyError> {
+        let stream = self.tcp.dial(context)?;
         let mut connection = ToyConnection { stream, unanswered: 0, is_changed: false };
-        self.greet(&mut connection, deadline)?; // Dropped, and so closed, if that fails.
+        self.greet(&mut connection, context.deadline())?; // Dropped, and so closed, if that fails.
         Ok(connection)
     }
 
