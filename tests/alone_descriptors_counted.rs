@@ -137,7 +137,9 @@ fn a_closed_pool_leaves_no_descriptor_of_the_dials_under_way() {
         let drained = pool.drain(begun + Duration::from_secs(20));
         assert!(drained.is_complete() && begun.elapsed() < Duration::from_secs(1), "{drained:?}");
         assert_eq!(descriptors(), before);
-        callers.map(|caller| assert!(matches!(caller.join().unwrap(), GetError::Closed)));
+        for caller in callers {
+            assert!(matches!(caller.join().unwrap(), GetError::Closed));
+        }
     };
     (0..3).for_each(|_| round());
 }

@@ -128,7 +128,7 @@ impl r2d2::ManageConnection for Client {
     type Error = Unreached;
 
     fn connect(&self) -> Result<TcpConnection, Unreached> {
-        self.open(Instant::now() + DIAL_LIMIT)
+        self.open(&DialContext::until(Instant::now() + DIAL_LIMIT))
     }
 
     fn is_valid(&self, connection: &mut TcpConnection) -> Result<(), Unreached> {

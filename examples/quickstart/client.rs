@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use latebind::net::{TcpConnection, TcpDialer};
 use latebind::{Blocking, DialContext, Dialer};

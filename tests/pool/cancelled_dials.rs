@@ -71,7 +71,7 @@ fn a_dial_hears_that_nobody_wants_its_connection_whatever_ends_its_pool() {
         type Ends = fn(Pool<FnDialer<(), Refused>>);
         let ways: [Ends; 4] = [
             |pool| pool.close(),
-            |pool| drop(pool.abort()),
+            |pool| _ = pool.abort(),
             drop,
             |pool| {
                 pool.flush();
