@@ -186,11 +186,14 @@ fn the_keys_of_a_keyed_pool_share_its_lines() {
     for key in 0..100 {
         assert!(pool.get(&key).is_err());
     }
-    expect(&[
-        (Level::Warn, "pool hosts: a dial failed: host 0 is away"),
-        (Level::Warn, "pool hosts: a dial failed: host 1 is away"),
-        (Level::Warn, "pool hosts: a dial failed: host 2 is away"),
-    ]);
+    // A thread may be interrupted between its dial and its line: so three lines, of whichever hosts.
+    await_that("there are lines", || KEPT.lines().len() >= 3);
+    drop(pool);
+    let lines = KEPT.take();
+    let is_it = |(level, line): &(Level, String)| {
+        *level == Level::Warn && line.starts_with("pool hosts: a dial failed: host ")
+    };
+    assert!(lines.len() == 3 && lines.iter().all(is_it), "{lines:#?}");
 }
 
 /// A logger is user code.
