@@ -60,6 +60,15 @@ fn ask<T>(_: impl FnOnce(&dyn Conductor) -> T) -> Option<T> {
     None
 }
 
+/// Does what a thread's conductor is not asked about: what is done once in a process, or as a thread
+/// ends.
+#[cfg(not(feature = "simulation"))]
+pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+#[cfg(feature = "simulation")]
+pub(crate) use self::conducted::aside;
 #[cfg(feature = "simulation")]
 pub use self::conducted::{ask, conduct_by};
 
@@ -76,6 +85,15 @@ mod conducted {
     /// Gives this thread a conductor, or none.
     pub fn conduct_by(conductor: Option<Box<dyn Conductor>>) {
         CONDUCTOR.set(conductor);
+    }
+
+    pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
+        let own = CONDUCTOR.try_with(RefCell::take).ok().flatten();
+        let value = work();
+        if own.is_some() {
+            conduct_by(own);
+        }
+        value
     }
 
     /// Asks this thread's conductor, if it has one.

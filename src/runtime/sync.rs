@@ -346,14 +346,13 @@ thread_local! {
     static IS_NAMED: Named = Named::enter();
 }
 
-/// The threads of this process that have a name and have used a pool, for as long as they live. The
-/// lock is the system's own: a thread takes it as it ends, when it has no conductor any more.
-static NAMED: PerProcess<std::sync::Mutex<ByName>> = PerProcess::new();
+/// The threads of this process that have a name and have used a pool, for as long as they live.
+static NAMED: PerProcess<Mutex<ByName>> = PerProcess::new();
 
 type ByName = HashMap<ThreadId, std::thread::Thread>;
 
 fn with_named<T>(visit: impl FnOnce(&mut ByName) -> T) -> T {
-    visit(&mut NAMED.get().lock().unwrap_or_else(PoisonError::into_inner))
+    conductor::aside(|| visit(&mut NAMED.get().lock()))
 }
 
 /// A thread's entry among the named ones, which goes with the thread.

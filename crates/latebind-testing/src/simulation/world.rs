@@ -399,7 +399,7 @@ impl State {
     }
 
     fn go_to(&mut self, time: u64) {
-        self.time = time;
+        self.time = self.time.max(time); // A wait may begin after its time.
         while self.next_alarm <= self.time {
             let now = self.time;
             self.wake_where(true, |standing| {

@@ -132,7 +132,7 @@ fn a_failure_comes_again_with_its_seed() {
         thread.join();
         assert_eq!(*sum.lock().unwrap(), 2, "an addition is lost");
     };
-    let seed = (0..100).find(|seed| simulation::attempt(*seed, body).is_err()).expect("one fails");
+    let seed = (0..100).find(|seed| Simulation::new(*seed).attempt(body).is_err()).expect("one fails");
     let failures: Vec<_> = (0..2).map(|_| Simulation::new(seed).attempt(body).unwrap_err()).collect();
     assert_eq!(failures[0], failures[1]);
     assert!(failures[0].contains(&format!("seed {seed}")), "{}", failures[0]);
