@@ -72,6 +72,14 @@ pub use crate::report::tracing;
 pub use crate::runtime::threads::Threads;
 pub use crate::shell::cancel::Cancel;
 
+/// What `latebind-testing` needs to run pools under a schedule and a clock of its own. Not part of the
+/// interface: see that crate.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::runtime::conductor::{Conductor, Place, ask, conduct_by};
+}
+
 /// Types that stand in signatures and that a program seldom has to name.
 ///
 /// [`Settings`] is told by its parameter what the settings are for: a pool yet to be opened

@@ -93,9 +93,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.dialing.outage.is_over() || !self.is_breaker_open() || self.probes(now) > 0 {
             return;
         }
+        let refuses_warm_ups =
+            self.jobs.dials.counted_on() == 0 && !self.others.warm_ups.is_empty();
+        if !self.queue.any_unsponsored() && !refuses_warm_ups {
+            // A caller who is told of an error to drop would look again at once, and so for ever.
+            return;
+        }
         let Some(failure) = self.dialing.last_failure.clone() else { return };
         while self.queue.refuse_first(&failure) {}
-        if self.jobs.dials.counted_on() == 0 {
+        if refuses_warm_ups {
             for (ticket, warm_up) in std::mem::take(&mut self.others.warm_ups) {
                 self.notify(ticket, warm_up.sleeper, Verdict::Failed(failure.clone()), effects);
             }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use crossbeam_utils::atomic::AtomicCell as Cell;
 
+use super::conductor::step;
+
 /// A value that threads share without a lock. A type that fits no atomic integer does not compile:
 /// crossbeam would use one of the locks that all cells of the process share, and the child of a
 /// fork might find it locked for ever.
@@ -18,6 +20,7 @@ impl<T> AtomicCell<T> {
 
     #[inline]
     pub(crate) fn swap(&self, value: T) -> T {
+        step();
         self.0.swap(value)
     }
 }
@@ -26,12 +29,14 @@ impl<T: Copy> AtomicCell<T> {
     /// Loads with acquire ordering.
     #[inline]
     pub(crate) fn load(&self) -> T {
+        step();
         self.0.load()
     }
 
     /// Stores with release ordering.
     #[inline]
     pub(crate) fn store(&self, value: T) {
+        step();
         self.0.store(value);
     }
 }
@@ -40,6 +45,7 @@ impl<T: Copy + Eq> AtomicCell<T> {
     /// Replaces `current` by `new`; if another value was found, returns it as `Err`.
     #[inline]
     pub(crate) fn compare_exchange(&self, current: T, new: T) -> Result<T, T> {
+        step();
         self.0.compare_exchange(current, new)
     }
 }

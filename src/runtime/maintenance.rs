@@ -19,15 +19,21 @@ pub(crate) trait Upkeep: Send + Sync {
 /// The pools to be woken, and the worker that watches.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// In the order in which they are due. At most one for each pool.
-    alarms: BTreeMap<(Moment, Address), Weak<dyn Upkeep>>,
-    /// When the alarm of each pool is due.
-    due: BTreeMap<Address, Moment>,
+    /// In the order in which they are due, and then in that in which they came. At most one for each
+    /// pool.
+    alarms: BTreeMap<Turn, Weak<dyn Upkeep>>,
+    /// The turn of each pool that has an alarm.
+    turns: BTreeMap<Address, Turn>,
+    /// How many alarms there have been.
+    count: u64,
     /// The bell of the worker that watches, if one does.
     watcher: Option<Arc<Condvar>>,
     /// Whether the watcher is wanted for a job, as there is no other worker.
     is_interrupted: bool,
 }
+
+/// When an alarm is due, and its number.
+type Turn = (Moment, u64);
 
 /// Tells a pool from all others, as long as a reference to it exists.
 type Address = usize;
@@ -58,22 +64,23 @@ impl Watch {
 
     /// Takes a pool's alarm out, and returns when it was due.
     fn take(&mut self, pool: &Weak<dyn Upkeep>) -> Option<Moment> {
-        let address = address(pool);
-        let due = self.due.remove(&address)?;
-        self.alarms.remove(&(due, address));
-        Some(due)
+        let turn = self.turns.remove(&address(pool))?;
+        self.alarms.remove(&turn);
+        Some(turn.0)
     }
 
     fn put(&mut self, due: Moment, pool: Weak<dyn Upkeep>) {
-        self.due.insert(address(&pool), due);
-        self.alarms.insert((due, address(&pool)), pool);
+        self.count += 1;
+        let turn = (due, self.count);
+        self.turns.insert(address(&pool), turn);
+        self.alarms.insert(turn, pool);
     }
 
     /// Takes out a pool whose alarm is due.
     fn take_due(&mut self, now: Moment) -> Option<Weak<dyn Upkeep>> {
         self.next_due().filter(|due| *due <= now)?;
-        let ((_, address), pool) = self.alarms.pop_first()?;
-        self.due.remove(&address);
+        let (_, pool) = self.alarms.pop_first()?;
+        self.turns.remove(&address(&pool));
         Some(pool)
     }
 

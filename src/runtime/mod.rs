@@ -4,9 +4,15 @@
 #[forbid(unsafe_code)]
 pub(crate) mod atomic_cell;
 #[forbid(unsafe_code)]
+pub(crate) mod atomics;
+#[forbid(unsafe_code)]
+pub(crate) mod conductor;
+#[forbid(unsafe_code)]
 pub(crate) mod maintenance;
 pub(crate) mod moment;
 pub(crate) mod process;
+#[forbid(unsafe_code)]
+pub(crate) mod sharded_lock;
 #[forbid(unsafe_code)]
 pub(crate) mod shelf;
 #[forbid(unsafe_code)]

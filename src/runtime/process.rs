@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crossbeam_utils::CachePadded;
 
 use crate::runtime::atomic_cell::AtomicCell;
+use crate::runtime::conductor;
 
 /// The number of forks between the first process with a pool and this one. On cache lines of its own:
 /// each checkout reads it, and the linker may put data beside it that the program writes often.
@@ -73,6 +74,10 @@ impl<T: Default + Send + Sync> PerProcess<T> {
 
     /// This process's value: the default at first.
     pub(crate) fn get(&self) -> Arc<T> {
+        conductor::aside(|| self.find())
+    }
+
+    fn find(&self) -> Arc<T> {
         let mut found = self.0.load();
         loop {
             match found {

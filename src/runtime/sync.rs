@@ -12,17 +12,18 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 pub(crate) use std::sync::OnceLock;
-pub(crate) use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU64, AtomicU64 as AtomicFigure, Ordering,
-};
 
 use std::sync::atomic::AtomicUsize;
 
+use crate::runtime::conductor;
 use crate::runtime::moment::Moment;
 
 pub(crate) use crate::runtime::atomic_cell::AtomicCell;
+pub(crate) use crate::runtime::atomics::{
+    AtomicBool, AtomicI64, AtomicU64, AtomicU64 as AtomicFigure, Ordering,
+};
 pub(crate) use crate::runtime::process::{PerProcess, Process};
-pub(crate) use crossbeam_utils::sync::ShardedLock;
+pub(crate) use crate::runtime::sharded_lock::ShardedLock;
 
 // ---- Locks and waiting ---------------------------------------------------------------------------
 
@@ -42,12 +43,20 @@ impl<T> Mutex<T> {
 
     #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        if let Some(guard) = conductor::take_lock(self, || self.try_now()) {
+            return guard;
+        }
         let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         MutexGuard { mutex: self, whole: Some((guard, Held::one_more())) }
     }
 
     /// The same, or `None` if it is locked.
     pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        conductor::step();
+        self.try_now()
+    }
+
+    fn try_now(&self) -> Option<MutexGuard<'_, T>> {
         let guard = match self.0.try_lock() {
             Ok(guard) => guard,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -71,10 +80,25 @@ const WHOLE: &str = "a guard is whole outside a wait";
 impl<T> MutexGuard<'_, T> {
     /// Runs `body` with the lock free.
     pub(crate) fn unlocked<R>(guard: &mut Self, body: impl FnOnce() -> R) -> R {
-        guard.whole = None;
+        guard.free();
         let result = body();
         *guard = guard.mutex.lock();
         result
+    }
+
+    /// Frees the lock. The guard is not whole then.
+    #[inline]
+    fn free(&mut self) {
+        if self.whole.take().is_some() {
+            conductor::lock_freed(self.mutex);
+        }
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl<T> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        self.free();
     }
 }
 
@@ -149,6 +173,9 @@ pub(crate) struct Condvar(std::sync::Condvar);
 impl Condvar {
     /// Waits, with the lock released, until rung or until `until`. `None` is never.
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
+        if conductor::is_there() {
+            return self.wait_in_turn(guard, until);
+        }
         let (whole, held) = guard.whole.take().expect(WHOLE);
         let (whole, wake) = match until {
             None => (self.0.wait(whole).unwrap_or_else(PoisonError::into_inner), Wake::Rung),
@@ -163,6 +190,14 @@ impl Condvar {
         wake
     }
 
+    /// The same for a thread with a conductor, beside which no other runs before it waits.
+    fn wait_in_turn<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
+        guard.free();
+        let is_late = conductor::wait_at(self, until);
+        *guard = guard.mutex.lock();
+        if is_late == Some(true) { Wake::Late } else { Wake::Rung }
+    }
+
     /// The wait of a thread that has nothing to do, for at most `limit`.
     pub(crate) fn rest<T>(&self, guard: &mut MutexGuard<'_, T>, limit: Duration) -> Wake {
         self.wait(guard, now().after(limit))
@@ -170,6 +205,7 @@ impl Condvar {
 
     /// Wakes one who waits.
     pub(crate) fn ring(&self) {
+        conductor::ring(self);
         self.0.notify_one();
     }
 }
@@ -179,21 +215,42 @@ impl Condvar {
 /// The clock.
 #[inline]
 pub(crate) fn now() -> Moment {
-    Moment::now()
+    conductor::now().unwrap_or_else(Moment::now)
 }
 
 /// The same clock, cheaper to read and some milliseconds late.
 #[inline]
 pub(crate) fn coarse_now() -> Moment {
-    Moment::coarse_now()
+    conductor::coarse_now().unwrap_or_else(Moment::coarse_now)
 }
 
 /// How keys are hashed: so that nobody can choose them to collide.
+#[cfg(not(feature = "simulation"))]
 pub(crate) type Hashing = RandomState;
+
+/// The same, or alike in each run for a thread with a conductor.
+#[cfg(feature = "simulation")]
+pub(crate) struct Hashing(Option<RandomState>);
+
+#[cfg(feature = "simulation")]
+impl Default for Hashing {
+    fn default() -> Self {
+        Self((!conductor::is_there()).then(RandomState::new))
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl BuildHasher for Hashing {
+    type Hasher = std::hash::DefaultHasher;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        self.0.as_ref().map_or_else(Self::Hasher::new, RandomState::build_hasher)
+    }
+}
 
 /// A number that nobody can foretell.
 pub(crate) fn seed() -> u64 {
-    RandomState::new().build_hasher().finish()
+    conductor::random().unwrap_or_else(|| RandomState::new().build_hasher().finish())
 }
 
 /// In how many places threads add to a tally. Threads more than that meet, two in one place.
@@ -242,7 +299,8 @@ fn thread_number() -> usize {
 #[cold]
 fn number_this_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let number =
+        conductor::number().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
     let _ = NUMBER.try_with(|own| own.set(number));
     number
 }
@@ -289,7 +347,13 @@ thread_local! {
 }
 
 /// The threads of this process that have a name and have used a pool, for as long as they live.
-static NAMED: PerProcess<Mutex<HashMap<ThreadId, std::thread::Thread>>> = PerProcess::new();
+static NAMED: PerProcess<Mutex<ByName>> = PerProcess::new();
+
+type ByName = HashMap<ThreadId, std::thread::Thread>;
+
+fn with_named<T>(visit: impl FnOnce(&mut ByName) -> T) -> T {
+    conductor::aside(|| visit(&mut NAMED.get().lock()))
+}
 
 /// A thread's entry among the named ones, which goes with the thread.
 struct Named(ThreadId);
@@ -298,14 +362,14 @@ impl Named {
     fn enter() -> Self {
         let thread = std::thread::current();
         let id = thread.id();
-        NAMED.get().lock().insert(id, thread);
+        with_named(|named| named.insert(id, thread));
         Self(id)
     }
 }
 
 impl Drop for Named {
     fn drop(&mut self) {
-        let thread = NAMED.get().lock().remove(&self.0);
+        let thread = with_named(|named| named.remove(&self.0));
         drop(thread); // Not under the lock.
     }
 }
@@ -329,7 +393,7 @@ fn meet_this_thread() -> ThreadId {
 
 /// The name of a thread that has used a pool, while it lives.
 pub(crate) fn thread_name(id: ThreadId) -> Option<String> {
-    NAMED.get().lock().get(&id).and_then(|thread| thread.name().map(str::to_owned))
+    with_named(|named| named.get(&id)?.name().map(str::to_owned))
 }
 
 // ---- Threads and user code ----------------------------------------------------------------------
@@ -339,12 +403,12 @@ pub(crate) type Body = Box<dyn FnOnce() + Send>;
 
 /// Starts a thread that nobody waits for.
 pub(crate) fn spawn(name: String, body: Body) -> io::Result<()> {
-    std::thread::Builder::new().name(name).spawn(body).map(drop)
+    std::thread::Builder::new().name(name).spawn(conductor::enroll(body)).map(drop)
 }
 
 /// Has this thread do nothing for so long. Only on a worker.
 pub(crate) fn pause(span: Duration) {
-    std::thread::sleep(span);
+    conductor::sleep(span).unwrap_or_else(|| std::thread::sleep(span));
 }
 
 /// Runs user code; `None` if it panicked.
@@ -358,6 +422,7 @@ pub(crate) fn catch<T>(user_code: impl FnOnce() -> T) -> Option<T> {
 
 #[cold]
 fn drop_payload(payload: Box<dyn Any + Send>) {
+    conductor::note_panic(&*payload);
     // Dropping what was thrown is user code too.
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);

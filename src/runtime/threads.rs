@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
+use crate::runtime::conductor;
 use crate::runtime::workers::Crew;
 
 /// Starts threads for pools, which share them. A handle: all clones are the same.
@@ -73,7 +74,9 @@ impl Threads {
         + Sync
         + 'static,
     ) -> Self {
-        let start = move |name, body| start(thread::Builder::new().name(name), body).map(drop);
+        let start = move |name, body| {
+            start(thread::Builder::new().name(name), conductor::enroll(body)).map(drop)
+        };
         Self(Arc::new(Crew::new(Arc::new(start))))
     }
 }
@@ -81,7 +84,7 @@ impl Threads {
 /// The threads of the process.
 impl Default for Threads {
     fn default() -> Self {
-        Self(Crew::of_the_process())
+        Self(conductor::crew().unwrap_or_else(Crew::of_the_process))
     }
 }
 
@@ -93,5 +96,5 @@ impl fmt::Debug for Threads {
 
 /// The given threads' crew, or that of the process.
 pub(crate) fn crew_of(threads: Option<&Threads>) -> Arc<Crew> {
-    threads.map_or_else(Crew::of_the_process, |threads| threads.0.here())
+    threads.map_or_else(|| Threads::default().0, |threads| threads.0.here())
 }

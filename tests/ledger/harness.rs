@@ -220,9 +220,13 @@ impl Harness {
         }
     }
 
+    /// A caller who has looked falls asleep only if there is nothing to do, so a second look at the same
+    /// time must find nothing: it would look for ever.
     pub(crate) fn tick(&mut self) {
         let orders = self.ledger.tick(self.now);
         self.note_effects(orders);
+        let again = self.ledger.tick(self.now);
+        assert!(again.is_empty() || self.stats().waiting == 0, "QUIET: {again:?}");
     }
 
     pub(crate) fn upkeep(&mut self) {

@@ -358,6 +358,19 @@ fn an_open_breaker_keeps_nobody_from_idle_connections() {
     assert!(matches!(harness.request(0, None), Request::Granted(..)));
 }
 
+/// QUIET: a caller who waits for a return while the breaker is open sleeps until then.
+#[test]
+fn a_caller_who_waits_beside_an_open_breaker_sleeps() {
+    let mut harness = Harness::with(breaking(1));
+    let held = harness.dial_and_get();
+    let ticket = harness.queue(1);
+    harness.refused();
+    harness.tick();
+    assert!(harness.collect(ticket).is_none());
+    harness.give_back(held);
+    drop(harness.granted(ticket));
+}
+
 #[test]
 fn a_warm_up_is_refused_as_callers_are() {
     let mut harness = Harness::with(breaking(1));

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::thread;
@@ -16,7 +15,9 @@ use latebind::Event;
 use latebind::Pool;
 
 use crate::limits::comes_true;
-use crate::limits::wait_on;
+use crate::limits::lock;
+use crate::pace;
+use crate::pace::Changed;
 use crate::script::Script;
 
 /// An observer that keeps what happens in a pool, in order. Clones are the same log.
@@ -47,7 +48,7 @@ pub struct EventLog {
 struct Shared {
     begun: Instant,
     notes: Mutex<Vec<Note>>,
-    changed: Condvar,
+    changed: Changed,
 }
 
 /// What an [`EventLog`] keeps of an event.
@@ -129,8 +130,8 @@ impl EventLog {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "it begins now, which is no default")]
     pub fn new() -> Self {
-        let begun = Instant::now();
-        let shared = Shared { begun, notes: Mutex::default(), changed: Condvar::new() };
+        let begun = pace::now();
+        let shared = Shared { begun, notes: Mutex::default(), changed: Changed::default() };
         Self { shared: Arc::new(shared), script: None }
     }
 
@@ -189,7 +190,8 @@ impl EventLog {
     /// See [`EventLog`].
     #[track_caller]
     pub fn wait_for(&self, limit: Duration, mut is_so: impl FnMut(&[Note]) -> bool) {
-        let notes = wait_on(&self.shared.changed, self.lock(), limit, |notes| is_so(notes));
+        let Shared { notes, changed, .. } = &*self.shared;
+        let notes = changed.await_state(notes, limit, |notes| is_so(notes));
         let came = is_so(&notes);
         drop(notes);
         assert!(came, "what was waited for had not happened after {limit:?}; {self}");
@@ -266,7 +268,7 @@ impl EventLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Note>> {
-        self.shared.notes.lock().unwrap_or_else(|poison| poison.into_inner())
+        lock(&self.shared.notes)
     }
 }
 
@@ -298,8 +300,8 @@ impl EventLog {
             current.name().map_or_else(|| format!("{:?}", current.id()), ToOwned::to_owned);
         let mut notes = self.lock();
         // Under the lock, so that the times are in order too.
-        notes.push(Note { at: self.shared.begun.elapsed(), thread, kind, text });
-        self.shared.changed.notify_all();
+        notes.push(Note { at: pace::now() - self.shared.begun, thread, kind, text });
+        self.shared.changed.tell();
     }
 }
 

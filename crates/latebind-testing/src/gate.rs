@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::time::Duration;
 
-use crate::limits::wait_on;
+use crate::limits::lock;
+use crate::pace::Changed;
 
 /// A place to wait at until a test opens it. Clones are the same gate.
 ///
@@ -30,7 +30,7 @@ use crate::limits::wait_on;
 /// });
 /// ```
 #[derive(Clone, Default)]
-pub struct Gate(Arc<(Mutex<State>, Condvar)>);
+pub struct Gate(Arc<(Mutex<State>, Changed)>);
 
 #[derive(Default)]
 struct State {
@@ -56,7 +56,7 @@ impl Gate {
     /// See [`Gate`].
     pub fn open(&self) {
         self.state().is_open = true;
-        self.0.1.notify_all();
+        self.0.1.tell();
     }
 
     /// Waits until the gate is open.
@@ -73,12 +73,9 @@ impl Gate {
     /// });
     /// ```
     pub fn pass(&self) {
-        let mut state = self.state();
-        state.arrivals += 1;
-        self.0.1.notify_all();
-        while !state.is_open {
-            state = self.0.1.wait(state).unwrap_or_else(|poison| poison.into_inner());
-        }
+        self.state().arrivals += 1;
+        self.0.1.tell();
+        drop(self.0.1.await_state(&self.0.0, Duration::MAX, |state| state.is_open));
     }
 
     /// Waits until `count` calls have come here, those that went on included.
@@ -92,14 +89,14 @@ impl Gate {
     /// See [`Gate`].
     #[track_caller]
     pub fn await_arrivals(&self, count: u32, limit: Duration) {
-        let state = wait_on(&self.0.1, self.state(), limit, |state| state.arrivals >= count);
+        let state = self.0.1.await_state(&self.0.0, limit, |state| state.arrivals >= count);
         let arrivals = state.arrivals;
         drop(state);
         assert!(arrivals >= count, "{arrivals} of {count} came to the gate in {limit:?}");
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.0.lock().unwrap_or_else(|poison| poison.into_inner())
+        lock(&self.0.0)
     }
 }
 

@@ -9,9 +9,12 @@ mod faulty;
 mod fork;
 mod gate;
 mod limits;
+mod pace;
 mod proxy;
 mod script;
 mod scripted;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 
 pub use crate::address::Address;
 pub use crate::event_log::EventLog;

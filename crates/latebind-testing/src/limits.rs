@@ -2,11 +2,18 @@
 
 use std::panic;
 use std::sync::Condvar;
+use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
+
+use crate::pace;
+
+pub(crate) fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(|poison| poison.into_inner())
+}
 
 /// Waits until a state is as wanted, or `limit` is over. Returns the state as it is then.
 pub(crate) fn wait_on<'a, T>(
@@ -28,12 +35,12 @@ pub(crate) fn wait_on<'a, T>(
 
 /// Waits until something is so that nobody tells of, and says whether it came to be.
 pub(crate) fn comes_true(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
-    let begun = Instant::now();
+    let begun = pace::now();
     while !is_so() {
-        if begun.elapsed() >= limit {
+        if pace::now() - begun >= limit {
             return false;
         }
-        thread::sleep(Duration::from_millis(1));
+        pace::sleep(Duration::from_millis(1));
     }
     true
 }

@@ -11,10 +11,10 @@ use std::panic;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::thread;
 use std::time::Duration;
 
 use crate::gate::Gate;
+use crate::pace;
 
 /// A call of a [`Dialer`](latebind::Dialer) that a script decides about.
 ///
@@ -179,11 +179,12 @@ impl Script {
         Self(Arc::new(Inner { seed, state: Mutex::new(State { hooks, books: Books::default() }) }))
     }
 
-    /// With the seed of the environment, or one at random.
+    /// With the seed of the environment, or one by the simulation's, or one at random.
     pub(crate) fn with_some_seed() -> Self {
         let told = std::env::var("LATEBIND_TESTING_SEED").ok();
         let told = told.and_then(|text| text.trim().parse().ok());
-        Self::new(told.unwrap_or_else(|| RandomState::new().build_hasher().finish()))
+        let drawn = || RandomState::new().build_hasher().finish();
+        Self::new(told.or_else(pace::seed).unwrap_or_else(drawn))
     }
 
     /// Lines up what the next calls of a hook do, after those lined up already.
@@ -348,7 +349,7 @@ impl fmt::Debug for Script {
 }
 
 /// The finisher of SplitMix64: each bit of the result depends on each of the number.
-fn mix(number: u64) -> u64 {
+pub(crate) fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -359,9 +360,12 @@ fn perform(act: Act, injected: Injected) -> Result<(), Injected> {
     match act {
         Act::Proceed => Ok(()),
         Act::Fail => Err(injected),
-        Act::Panic => panic::resume_unwind(Box::new(injected.to_string())),
+        Act::Panic => {
+            pace::expect_panic();
+            panic::resume_unwind(Box::new(injected.to_string()))
+        }
         Act::Delay(delay, act) => {
-            thread::sleep(delay);
+            pace::sleep(delay);
             perform(*act, injected)
         }
         Act::Hang(gate, act) => {
