@@ -98,7 +98,8 @@ mod conducted {
 
     /// Asks this thread's conductor, if it has one.
     pub fn ask<T>(question: impl FnOnce(&dyn Conductor) -> T) -> Option<T> {
-        let answer = |own: &RefCell<Option<Box<dyn Conductor>>>| own.borrow().as_deref().map(question);
+        let answer =
+            |own: &RefCell<Option<Box<dyn Conductor>>>| own.borrow().as_deref().map(question);
         CONDUCTOR.try_with(answer).ok().flatten()
     }
 }

@@ -299,8 +299,7 @@ fn thread_number() -> usize {
 #[cold]
 fn number_this_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
-    let number =
-        conductor::number().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let number = conductor::number().unwrap_or_else(|| NEXT.fetch_add(1, Ordering::Relaxed));
     let _ = NUMBER.try_with(|own| own.set(number));
     number
 }

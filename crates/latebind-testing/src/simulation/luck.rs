@@ -21,7 +21,7 @@ impl Luck {
 
     /// From 0 to `bound` - 1.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
     /// Once in so many times; never for 0.

@@ -78,8 +78,8 @@ use self::world::On;
 use self::world::World;
 use crate::limits::lock;
 
-pub(crate) use self::world::this;
 pub use self::world::expect_panic;
+pub(crate) use self::world::this;
 
 /// What a simulation has come to.
 ///
@@ -266,10 +266,13 @@ pub fn seeds(usual: Range<u64>) -> Range<u64> {
     range.unwrap_or_else(|| panic!("LATEBIND_SIMULATION_SEEDS is a seed or a range, not {text:?}"))
 }
 
-/// A body that puts what it returns into a slot.
+/// What a thread has returned, once it has.
+type Returned<T> = Arc<Mutex<Option<T>>>;
+
+/// A body that keeps what it returns, and where it does.
 fn returning<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
-) -> (Arc<Mutex<Option<T>>>, Box<dyn FnOnce() + Send>) {
+) -> (Returned<T>, Box<dyn FnOnce() + Send>) {
     let slot = Arc::new(Mutex::new(None));
     let filled = Arc::clone(&slot);
     let body = move || {
@@ -281,7 +284,9 @@ fn returning<T: Send + 'static>(
 
 #[track_caller]
 fn here() -> Member {
-    this().expect("this thread belongs to a simulation: see `simulation::run` and `simulation::spawn`")
+    this().expect(
+        "this thread belongs to a simulation: see `simulation::run` and `simulation::spawn`",
+    )
 }
 
 /// Starts a thread of this simulation. It need not be joined.
@@ -339,7 +344,7 @@ fn start<T: Send + 'static>(
 pub struct JoinHandle<T> {
     world: Arc<World>,
     id: Id,
-    slot: Arc<Mutex<Option<T>>>,
+    slot: Returned<T>,
 }
 
 impl<T> JoinHandle<T> {
@@ -438,7 +443,7 @@ pub fn step() {
 #[must_use]
 #[track_caller]
 pub fn random(bound: u64) -> u64 {
-    (u128::from(here().random()) * u128::from(bound) >> 64) as u64
+    ((u128::from(here().random()) * u128::from(bound)) >> 64) as u64
 }
 
 /// How much time of this simulation has passed while a thread could have run, because steps take time

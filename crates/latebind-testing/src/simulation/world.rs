@@ -402,9 +402,10 @@ impl State {
         self.time = self.time.max(time); // A wait may begin after its time.
         while self.next_alarm <= self.time {
             let now = self.time;
-            self.wake_where(true, |standing| {
-                matches!(standing, Standing::Waits(_, until) if until <= now)
-            });
+            self.wake_where(
+                true,
+                |standing| matches!(standing, Standing::Waits(_, until) if until <= now),
+            );
         }
     }
 
@@ -439,9 +440,10 @@ impl State {
 
     fn call_those_for_quiet(&mut self) {
         let turns = self.turns;
-        self.wake_where(false, |standing| {
-            matches!(standing, Standing::Waits(On::Quiet(since), _) if since < turns)
-        });
+        self.wake_where(
+            false,
+            |standing| matches!(standing, Standing::Waits(On::Quiet(since), _) if since < turns),
+        );
     }
 
     /// Nothing will happen any more.
@@ -484,7 +486,10 @@ impl State {
         self.turns += 1;
         self.threads[id].state = Standing::Ended;
         self.ready.retain(|other| *other != id);
-        self.wake_where(false, |standing| matches!(standing, Standing::Waits(On::End(of), _) if of == id));
+        self.wake_where(
+            false,
+            |standing| matches!(standing, Standing::Waits(On::End(of), _) if of == id),
+        );
     }
 
     fn note_turn(&mut self, me: Id, next: Id) {

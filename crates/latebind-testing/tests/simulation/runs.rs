@@ -109,7 +109,8 @@ fn a_panic_that_a_pool_catches_fails_it_unless_planned() {
     };
     assert!(outcome(0.0).is_ok() && outcome(1.0).is_ok());
     let careless = Simulation::new(4).attempt(|| {
-        let pool = Pool::builder(Scripted::new()).observer(|_| panic!("a mistake")).build().unwrap();
+        let pool =
+            Pool::builder(Scripted::new()).observer(|_| panic!("a mistake")).build().unwrap();
         drop(pool.get());
     });
     let failure = careless.unwrap_err();
@@ -132,8 +133,10 @@ fn a_failure_comes_again_with_its_seed() {
         thread.join();
         assert_eq!(*sum.lock().unwrap(), 2, "an addition is lost");
     };
-    let seed = (0..100).find(|seed| Simulation::new(*seed).attempt(body).is_err()).expect("one fails");
-    let failures: Vec<_> = (0..2).map(|_| Simulation::new(seed).attempt(body).unwrap_err()).collect();
+    let seed =
+        (0..100).find(|seed| Simulation::new(*seed).attempt(body).is_err()).expect("one fails");
+    let failures: Vec<_> =
+        (0..2).map(|_| Simulation::new(seed).attempt(body).unwrap_err()).collect();
     assert_eq!(failures[0], failures[1]);
     assert!(failures[0].contains(&format!("seed {seed}")), "{}", failures[0]);
     assert!(failures[0].contains("an addition is lost"), "{}", failures[0]);

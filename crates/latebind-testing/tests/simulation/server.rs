@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use latebind::Blocking;
+use latebind::DialContext;
 use latebind::Dialer;
 use latebind_testing::Hook;
 use latebind_testing::Injected;
@@ -209,12 +210,12 @@ impl Dialer for Server {
     type Connection = Connection;
     type Error = Injected;
 
-    fn dial(&self, deadline: Instant) -> Result<Connection, Injected> {
+    fn dial(&self, context: &DialContext) -> Result<Connection, Injected> {
         let flushes = self.books.seen(self.key).flushes_begun;
         self.books.begin_dial(self.key);
         let _end = Noted(&self.books, self.key, |seen| seen.dialing -= 1);
         self.freeze(true);
-        let mut connection = self.scripted.dial(deadline)?;
+        let mut connection = self.scripted.dial(context)?;
         connection.flushes = flushes;
         self.books.note(self.key, |seen| seen.open += 1);
         Ok(connection)
