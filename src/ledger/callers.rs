@@ -74,11 +74,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     /// The holder of `ticket` goes to sleep. Returns when it must wake by itself: at its own deadline,
-    /// or sooner if it becomes the watcher.
+    /// or sooner if it becomes the watcher. One that already has a verdict finds it at once, and so must
+    /// watch for nobody.
     pub(crate) fn sleep(&mut self, ticket: Ticket, deadline: Option<Moment>) -> Option<Moment> {
-        self.queue.fall_asleep(ticket);
-        self.others.fall_asleep(ticket);
         self.wakes.dismiss_watcher(ticket);
+        if !self.queue.fall_asleep(ticket) && !self.others.fall_asleep(ticket) {
+            return deadline;
+        }
         let Some(wakes_at) = self.next_due().filter(|due| !self.wakes.is_watched(*due)) else {
             return deadline;
         };

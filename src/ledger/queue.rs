@@ -282,11 +282,10 @@ impl<F, W> Queue<F, W> {
         self.at(self.unripe).map(|(_, waiter)| waiter.since)
     }
 
-    /// Notes that this caller sleeps, if it is in the queue.
-    pub(super) fn fall_asleep(&mut self, ticket: Ticket) {
-        if let Some(waiter) = self.get_mut(ticket) {
-            waiter.is_asleep = true;
-        }
+    /// Notes that this caller sleeps; says whether it is in the queue.
+    pub(super) fn fall_asleep(&mut self, ticket: Ticket) -> bool {
+        let waiter = self.get_mut(ticket);
+        waiter.map(|waiter| waiter.is_asleep = true).is_some()
     }
 
     /// The last caller who sleeps.

@@ -58,11 +58,11 @@ impl<W> Others<W> {
         self.drains.remove(&ticket).is_some() || self.warm_ups.remove(&ticket).is_some()
     }
 
-    pub(super) fn fall_asleep(&mut self, ticket: Ticket) {
+    /// Says whether the holder of `ticket` waits here.
+    pub(super) fn fall_asleep(&mut self, ticket: Ticket) -> bool {
         let warm_up = self.warm_ups.get_mut(&ticket).map(|warm_up| &mut warm_up.sleeper);
-        if let Some(sleeper) = warm_up.or_else(|| self.drains.get_mut(&ticket)) {
-            sleeper.is_asleep = true;
-        }
+        let sleeper = warm_up.or_else(|| self.drains.get_mut(&ticket));
+        sleeper.map(|sleeper| sleeper.is_asleep = true).is_some()
     }
 
     fn last_asleep(&self) -> Option<(Ticket, &W)> {

@@ -192,6 +192,18 @@ fn one_of_those_who_sleep_wakes_for_the_next_attempt() {
     assert!(until <= failed + 20 * MILLISECOND);
 }
 
+/// NO-STRANDED-WAITER. A caller that was served on its way to sleep finds that out when it looks, and so
+/// does not wake for the others.
+#[test]
+fn one_who_has_been_served_watches_for_nobody() {
+    let mut harness = retrying(2);
+    let (first, second) = (harness.queue(1), harness.queue(2));
+    harness.dialed();
+    assert!(harness.sleep(first).is_none());
+    assert!(harness.sleep(second).is_some(), "for the end of its own dial");
+    drop(harness.granted(first));
+}
+
 // ---- The breaker -------------------------------------------------------------------------------
 
 #[test]
