@@ -121,7 +121,7 @@ pub(crate) fn a_pool_and_all_that_happens_to_it() {
             }
             3 => pool.resize(1 + random(most.into()) as u32).unwrap(),
             4 => {
-                let most = u64::from(pool.recent_stats().max_open);
+                let most = u64::from(pool.stats().max_open);
                 pool.reconfigure().max_idle(random(most + 1) as u32).min_idle(0).apply().unwrap();
             }
             5 => drop(pool.warm_up(1 + random(most.into()) as u32)),
