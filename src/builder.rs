@@ -511,7 +511,7 @@ where
     /// The most connections open at once for each key of which `max_open_for` says so, in place of
     /// [`max_open`](Self::max_open): for a server that allows fewer than the others, for example.
     ///
-    /// It is asked when a key gets a pool, and again at each [`apply`](Settings::<ToChangeKeyed<K, D>>::apply).
+    /// It is asked when a key gets a pool, and again at each [`reconfigure`](KeyedPool::reconfigure).
     /// It may use the pool; a panic in it reaches the caller, as one in the key's own code does. By default
     /// no key has a limit of its own.
     ///

@@ -48,13 +48,13 @@ where
         Ok(())
     }
 
-    /// Closes the pools of all keys: they lend nothing from now on. See [`Pool::close`].
+    /// Closes the pools of all keys: they lend nothing from now on. See [`Pool::close`](crate::Pool::close).
     pub fn close(&self) {
         self.shared.close();
     }
 
     /// [Closes](Self::close) the pool, and waits until no key has an open connection or `deadline`
-    /// has come. See [`Pool::drain`].
+    /// has come. See [`Pool::drain`](crate::Pool::drain).
     pub fn drain(&self, deadline: Instant) -> Drained {
         self.close();
         let drained = self.shared.directory.all().into_iter().map(|r| r.pool.drain(deadline));
@@ -62,7 +62,7 @@ where
     }
 
     /// [Closes](Self::close) the pool, and aborts the connections in use of all keys, as far as
-    /// their dialers gave handles. Returns how many it aborted. See [`Pool::abort`].
+    /// their dialers gave handles. Returns how many it aborted. See [`Pool::abort`](crate::Pool::abort).
     pub fn abort(&self) -> u32 {
         self.close();
         self.shared.directory.all().iter().map(|record| record.pool.abort()).sum()
