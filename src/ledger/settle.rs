@@ -111,7 +111,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 self.refuse_by_breaker(now, effects);
                 self.fail_hopeless(now, effects);
             }
-            self.plan_dial_look(now);
             self.finish_warm_ups(effects);
             while self.idle.len() > self.idle_limit() {
                 let surplus = self.idle.take_surplus().expect("more are idle than max_idle");
@@ -124,6 +123,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 self.notify(ticket, sleeper, Verdict::Drained, effects);
             }
         }
+        self.plan_dial_look(now);
         if self.ceiling > self.config.max_open {
             self.ceiling = self.config.max_open.max(self.ceiling.min(self.open_count()));
         }

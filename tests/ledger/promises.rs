@@ -8,6 +8,7 @@ use crate::ledger::close_reason::CloseReason;
 use crate::ledger::stats::Stats;
 use crate::ledger::{AtDialerOrder, Purpose, Refusal, Request, Verdict};
 use crate::runtime::moment::Moment;
+use crate::slips::Slip;
 use crate::world::Failure;
 
 // ---- Accounting --------------------------------------------------------------------------------
@@ -703,10 +704,26 @@ fn a_connection_laid_out_during_a_change_becomes_idle_in_its_order_once_the_ledg
     assert_eq!(entry.epoch, harness.ledger.epoch());
 }
 
-/// While nothing may be dialed, nobody wakes to ask the dial rule.
+/// One who waits for the end of a closed pool would look without a pause, and so for ever.
 #[test]
-fn nobody_looks_for_dials_while_the_pool_is_suspended() {
-    let mut harness = Harness::new(2);
+fn nobody_looks_for_dials_once_the_pool_is_closed() {
+    let mut harness = adaptive(3);
+    let first = harness.queue(0);
+    harness.now += SECOND;
+    harness.dialed();
+    let _held = harness.granted(first);
+    let waiting = harness.queue(1);
+    assert_eq!(harness.sleep(waiting), harness.now.after(SECOND / 8), "the dial rule looks then");
+
+    let orders = harness.ledger.close(harness.now);
+    harness.note_effects(orders);
+    let (drain, orders) = harness.ledger.drain(harness.now, || Slip::new(9));
+    harness.note_effects(orders);
+    assert_eq!(harness.sleep(drain), None);
+}
+
+fn adaptive(max_open: u32) -> Harness {
+    let mut harness = Harness::new(max_open);
     let adaptive = Config {
         dial_rule: DialRule::Adaptive,
         dial_timeout: Duration::MAX,
@@ -714,6 +731,13 @@ fn nobody_looks_for_dials_while_the_pool_is_suspended() {
     };
     let orders = harness.ledger.reconfigure(adaptive, harness.now);
     harness.note_effects(orders);
+    harness
+}
+
+/// While nothing may be dialed, nobody wakes to ask the dial rule.
+#[test]
+fn nobody_looks_for_dials_while_the_pool_is_suspended() {
+    let mut harness = adaptive(2);
     let first = harness.queue(0);
     harness.now += SECOND;
     harness.dialed();
