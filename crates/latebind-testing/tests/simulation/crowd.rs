@@ -143,7 +143,7 @@ impl<F: Front> Crowd<F> {
     pub(crate) fn come(&self, callers: u64, times: u64) -> Vec<JoinHandle<()>> {
         (0..callers)
             .map(|number| {
-                let crowd = Self { cancel: self.cancel.clone(), ..self.clone_of() };
+                let crowd = self.clone();
                 simulation::spawn_named(format!("caller {number}"), move || {
                     for _ in 0..times {
                         crowd.borrow_once();
@@ -151,10 +151,6 @@ impl<F: Front> Crowd<F> {
                 })
             })
             .collect()
-    }
-
-    fn clone_of(&self) -> Self {
-        self.clone()
     }
 
     fn borrow_once(&self) {
@@ -199,17 +195,18 @@ impl<F: Front> Crowd<F> {
                 Some(guard)
             }
             Err(error) => {
-                self.see_the_reason(&error);
+                self.see_the_reason(&error, took >= limit);
                 None
             }
         }
     }
 
-    fn see_the_reason(&self, error: &GetError<Injected>) {
+    fn see_the_reason(&self, error: &GetError<Injected>, is_late: bool) {
         let has_reason = match error {
             GetError::Cancelled => self.cancel.is_cancelled(),
             GetError::Closed => self.done.is_closing.load(SeqCst),
-            GetError::Suspended { .. } => self.done.was_suspended.load(SeqCst),
+            GetError::Exhausted { .. } => is_late,
+            GetError::Suspended { .. } => is_late && self.done.was_suspended.load(SeqCst),
             GetError::QueueFull { .. } => self.expected.may_be_full,
             _ => true,
         };
