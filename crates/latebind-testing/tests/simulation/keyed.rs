@@ -96,7 +96,7 @@ pub(crate) fn a_keyed_pool_and_all_that_happens_to_it() {
             2 => pool.flush_key(&key),
             3 => pool.resize_total(1 + random(total.into()) as u32).unwrap(),
             4 => drop(pool.warm_up(&key, 1 + random(most.into()) as u32)),
-            5 => crowd.cancel.cancel(),
+            5 => crowd.cancel(),
             6 => drop((pool.stats(), pool.stats_of_all(), pool.holders())),
             _ => {}
         }
