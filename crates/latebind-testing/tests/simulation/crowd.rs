@@ -5,9 +5,11 @@ use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
+use std::time::Instant;
 
 use latebind::Blocking;
 use latebind::Cancel;
@@ -96,6 +98,8 @@ pub(crate) struct Done {
     pub(crate) is_closing: AtomicBool,
     pub(crate) was_suspended: AtomicBool,
     pub(crate) is_suspended: AtomicBool,
+    /// When the callers' waits were cancelled, and how much lag there was by then.
+    cancelled: Mutex<Option<(Instant, Duration)>>,
 }
 
 /// A pool, keyed or not, as callers see it.
@@ -120,7 +124,7 @@ pub(crate) struct Crowd<F> {
     pub(crate) keys: u8,
     pub(crate) expected: Expected,
     pub(crate) done: Arc<Done>,
-    pub(crate) cancel: Cancel,
+    cancel: Cancel,
     pub(crate) asks: Arc<Urn>,
     pub(crate) ends: Arc<Urn>,
 }
@@ -143,7 +147,7 @@ impl<F: Front> Crowd<F> {
     pub(crate) fn come(&self, callers: u64, times: u64) -> Vec<JoinHandle<()>> {
         (0..callers)
             .map(|number| {
-                let crowd = Self { cancel: self.cancel.clone(), ..self.clone_of() };
+                let crowd = self.clone();
                 simulation::spawn_named(format!("caller {number}"), move || {
                     for _ in 0..times {
                         crowd.borrow_once();
@@ -151,10 +155,6 @@ impl<F: Front> Crowd<F> {
                 })
             })
             .collect()
-    }
-
-    fn clone_of(&self) -> Self {
-        self.clone()
     }
 
     fn borrow_once(&self) {
@@ -188,6 +188,10 @@ impl<F: Front> Crowd<F> {
         });
         let (took, lag) = (simulation::now() - begun, simulation::lag() - lag);
         assert!(took <= limit.saturating_add(lag), "DEADLINE: {took:?} for {limit:?}, lag {lag:?}");
+        if let Some((at, before)) = cancel.and_then(|_| *self.done.cancelled.lock().unwrap()) {
+            let (took, lag) = (simulation::now() - at.max(begun), simulation::lag() - before);
+            assert!(took <= lag, "a caller went on for {took:?} after it was cancelled, lag {lag:?}");
+        }
         match outcome {
             Ok(mut guard) => {
                 let is_old = guard.flushes < flushes;
@@ -199,17 +203,18 @@ impl<F: Front> Crowd<F> {
                 Some(guard)
             }
             Err(error) => {
-                self.see_the_reason(&error);
+                self.see_the_reason(&error, took >= limit);
                 None
             }
         }
     }
 
-    fn see_the_reason(&self, error: &GetError<Injected>) {
+    fn see_the_reason(&self, error: &GetError<Injected>, is_late: bool) {
         let has_reason = match error {
             GetError::Cancelled => self.cancel.is_cancelled(),
             GetError::Closed => self.done.is_closing.load(SeqCst),
-            GetError::Suspended { .. } => self.done.was_suspended.load(SeqCst),
+            GetError::Exhausted { .. } => is_late,
+            GetError::Suspended { .. } => is_late && self.done.was_suspended.load(SeqCst),
             GetError::QueueFull { .. } => self.expected.may_be_full,
             _ => true,
         };
@@ -260,6 +265,13 @@ impl<F: Front> Crowd<F> {
             }
             see_more();
         });
+    }
+
+    /// Ends the waits of those who can be cancelled.
+    pub(crate) fn cancel(&self) {
+        self.cancel.cancel();
+        let now = (simulation::now(), simulation::lag());
+        self.done.cancelled.lock().unwrap().get_or_insert(now);
     }
 
     pub(crate) fn flush(&self, flush: impl FnOnce()) {

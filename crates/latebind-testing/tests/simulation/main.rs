@@ -4,6 +4,7 @@
 //! `LATEBIND_SIMULATION_SEEDS=17` runs one seed again, `0..1000000` a million.
 
 mod crowd;
+mod keyed;
 mod pool;
 mod runs;
 mod server;

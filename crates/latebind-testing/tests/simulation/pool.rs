@@ -132,7 +132,7 @@ pub(crate) fn a_pool_and_all_that_happens_to_it() {
                 script.always(Hook::Dial, Act::Proceed);
             }
             8 => crowd.flush(|| pool.retire_where(|_| true)),
-            9 => crowd.cancel.cancel(),
+            9 => crowd.cancel(),
             10 => drop((pool.stats(), pool.holders(), pool.histograms())),
             11 => drop(pool.ping(MILLISECOND * 5)),
             _ => {}

@@ -226,7 +226,10 @@ impl Dialer for Server {
     }
 
     fn check(&self, connection: &mut Connection, deadline: Instant) -> Result<(), Injected> {
-        self.busy(self.temper.blocking.check, || self.scripted.check(connection, deadline))
+        let passed =
+            self.busy(self.temper.blocking.check, || self.scripted.check(connection, deadline));
+        connection.is_spent |= passed.is_err();
+        passed
     }
 
     fn needs_reset(&self, connection: &mut Connection) -> bool {
@@ -234,9 +237,10 @@ impl Dialer for Server {
     }
 
     fn reset(&self, connection: &mut Connection) -> Result<(), Injected> {
-        self.busy(self.temper.blocking.reset, || self.scripted.reset(connection))?;
-        connection.is_dirty = false;
-        Ok(())
+        let passed = self.busy(self.temper.blocking.reset, || self.scripted.reset(connection));
+        connection.is_spent |= passed.is_err();
+        connection.is_dirty &= passed.is_err();
+        passed
     }
 
     fn close(&self, connection: Connection) {
