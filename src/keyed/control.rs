@@ -70,7 +70,8 @@ where
 
     /// Closes the pool of that key, and forgets its dialer.
     ///
-    /// Its idle connections are closed now, those in use when they are returned. The next caller, and
+    /// Its idle connections are closed now, those in use when they are returned: until then the key may
+    /// have more than `max_open` of old and new ones together. The next caller, and
     /// callers who wait for that key already, get a connection of a new pool, for which a new dialer is
     /// made. So this is how a key whose server has moved, or whose dialer should be another one, starts
     /// again. Does nothing if the key has no pool.

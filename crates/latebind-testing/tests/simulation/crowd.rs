@@ -190,7 +190,10 @@ impl<F: Front> Crowd<F> {
         assert!(took <= limit.saturating_add(lag), "DEADLINE: {took:?} for {limit:?}, lag {lag:?}");
         if let Some((at, before)) = cancel.and_then(|_| *self.done.cancelled.lock().unwrap()) {
             let (took, lag) = (simulation::now() - at.max(begun), simulation::lag() - before);
-            assert!(took <= lag, "a caller went on for {took:?} after it was cancelled, lag {lag:?}");
+            assert!(
+                took <= lag,
+                "a caller went on for {took:?} after it was cancelled, lag {lag:?}"
+            );
         }
         match outcome {
             Ok(mut guard) => {

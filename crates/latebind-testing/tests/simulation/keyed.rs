@@ -83,11 +83,15 @@ pub(crate) fn a_keyed_pool_and_all_that_happens_to_it() {
 
     let expected = Expected { may_be_full: max_waiting < u32::MAX, may_pause: false };
     let crowd = Crowd::new(pool.clone(), books.clone(), keys, expected);
-    let seen = books.clone();
-    crowd.watch(move || see_that_no_key_waits_in_vain(&seen.seen_of_all(), total));
+    let (seen, done) = (books.clone(), crowd.done.clone());
+    crowd.watch(move || {
+        if !done.is_suspended.load(SeqCst) {
+            see_that_no_key_waits_in_vain(&seen.seen_of_all(), total);
+        }
+    });
     let callers = crowd.come(2 + random(4), 1 + random(5));
 
-    let controls = Urn::new(7);
+    let controls = Urn::new(10);
     for _ in 0..random(6) {
         simulation::sleep(MILLISECOND.mul_f64(random(30_000) as f64 / 1000.0));
         let key = random(keys.into()) as u8;
@@ -95,9 +99,20 @@ pub(crate) fn a_keyed_pool_and_all_that_happens_to_it() {
             1 => crowd.flush(|| pool.flush()),
             2 => pool.flush_key(&key),
             3 => pool.resize_total(1 + random(total.into()) as u32).unwrap(),
-            4 => drop(pool.warm_up(&key, 1 + random(most.into()) as u32)),
+            // One that wants more than the slots that there are waits to its end, before later callers.
+            4 => drop(pool.warm_up(&key, 1)),
             5 => crowd.cancel(),
             6 => drop((pool.stats(), pool.stats_of_all(), pool.holders())),
+            7 => crowd.flush(|| pool.retire_where(|_| true)),
+            8 => {
+                crowd.done.was_suspended.store(true, SeqCst);
+                crowd.done.is_suspended.store(true, SeqCst);
+                pool.suspend();
+                simulation::sleep(MILLISECOND * one_of(&[0, 1, 50]));
+                pool.resume();
+                crowd.done.is_suspended.store(false, SeqCst);
+            }
+            9 => pool.reconfigure().max_open(1 + random(most.into()) as u32).apply().unwrap(),
             _ => {}
         }
     }
@@ -109,9 +124,15 @@ pub(crate) fn a_keyed_pool_and_all_that_happens_to_it() {
     crowd.done.is_closing.store(true, SeqCst);
     let drained = pool.drain(simulation::now() + HOUR);
     assert!(drained.is_complete(), "NO-LOST-SLOT: {drained:?}");
-    // A key leaves after its last connection.
-    simulation::sleep(MILLISECOND);
-    let stats = pool.stats();
+    // A key leaves after its last connection, when its thread comes to that.
+    for _ in 0..1_000 {
+        if pool.stats().keys > 0 {
+            simulation::sleep(MILLISECOND);
+        }
+    }
+    let (stats, sum) = (pool.stats(), pool.stats_summed());
+    assert_eq!(sum.dials_total, sum.dialed_total + sum.dial_failed_total);
+    assert_eq!(sum.dialed_total, sum.retired_total + sum.detached_total);
     assert_eq!((stats.open, stats.keys), (0, 0), "{stats:?}");
     for seen in books.seen_of_all() {
         assert_eq!((seen.open, seen.dialing), (0, 0), "{seen:?}");
