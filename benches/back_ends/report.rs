@@ -15,11 +15,12 @@ const PAIRS: [(Contender, Contender); 2] =
 /// Prints one table for each question about the load. Returns whether all targets were reached.
 pub(crate) fn load(rows: &[Row], plan: &Plan) -> bool {
     let (least, most) = (plan.least_speed, plan.most_delay);
-    let title = format!("Per second; target: latebind : r2d2 at least {least}");
-    let is_quick = table(&title, rows, |it| it.per_second, |ratio| ratio >= least);
-    let target = most.map_or("none, in so short a time".to_owned(), |most| {
-        format!("latebind : r2d2 at most {most}")
-    });
+    let none = || "none, in so short a time".to_owned();
+    let target = least.map_or_else(none, |least| format!("latebind : r2d2 at least {least}"));
+    let title = format!("Per second; target: {target}");
+    let is_quick =
+        table(&title, rows, |it| it.per_second, |ratio| least.is_none_or(|least| ratio >= least));
+    let target = most.map_or_else(none, |most| format!("latebind : r2d2 at most {most}"));
     let title = format!("99th percentile, us; target: {target}");
     let is_even =
         table(&title, rows, |it| it.p99_us, |ratio| most.is_none_or(|most| ratio <= most));
