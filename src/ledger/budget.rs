@@ -27,8 +27,12 @@
 //! quota's lease has ended. It may fall below what is taken. Then the coldest idle connections are
 //! ordered to be closed, and after them each connection that comes back, whoever waits for it, until the
 //! bound is met.
+//!
+//! A slot that is returned *settles* first, as the server may count its connection for a while yet: until
+//! then it counts as open, and nobody gets it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::runtime::moment::Moment;
 
@@ -106,6 +110,10 @@ pub(crate) struct Budget {
     /// The pool's own bound.
     own_bound: u32,
     allowance: Allowance,
+    /// For how long a slot settles.
+    settle: Duration,
+    /// When slots have settled, and how many: the first to come first.
+    settling: VecDeque<(Moment, u32)>,
     /// Whether the allowance had ended when the time was last noted.
     has_ended: bool,
     /// Slots that members hold, or that are on their way to one.
@@ -127,6 +135,8 @@ pub(crate) struct Budget {
     /// Connections that are being closed for other members.
     making_room: u32,
     evicted_total: u64,
+    /// The time when it was last noted.
+    now: Moment,
 }
 
 impl Budget {
@@ -134,6 +144,9 @@ impl Budget {
         Self {
             own_bound: max_open,
             allowance: Allowance::ENDLESS,
+            settle: Duration::ZERO,
+            settling: VecDeque::new(),
+            now: Moment::FIRST,
             has_ended: false,
             taken: 0,
             stalled: BTreeSet::new(),
@@ -166,6 +179,9 @@ impl Budget {
             }
         }
         self.taken -= freed;
+        if freed > 0 && !self.settle.is_zero() {
+            self.settling.extend(self.now.after(self.settle).map(|at| (at, freed)));
+        }
         self.making_room -= made_room;
         self.unanswered -= evicted + refused;
         self.making_room += evicted;
@@ -197,7 +213,7 @@ impl Budget {
         // The member's own claim may be out of date: it is replaced at the end of this event.
         let mut due = due.filter(|(_, other)| *other != member);
         // Closes under way make room for the first claims, except what a lowered bound takes away.
-        let closing = self.making_room + self.unanswered;
+        let closing = self.making_room + self.unanswered + self.settling();
         let must_yield = match closing.checked_sub(self.excess()) {
             Some(coming) => due.nth(coming as usize).is_some(),
             None => true,
@@ -228,9 +244,34 @@ impl Budget {
         self.allowance = allowance;
     }
 
-    /// The time has come, with which the quota's lease may have ended.
+    /// Has slots settle for so long from now on.
+    pub(crate) fn set_settling(&mut self, settle: Duration) {
+        self.settle = settle;
+    }
+
+    /// The time has come, with which the quota's lease may have ended, and slots may have settled. Orders
+    /// must be issued next.
     pub(crate) fn note_time(&mut self, now: Moment) {
+        self.now = now;
         self.has_ended = self.allowance.until <= now;
+        while self.settling.front().is_some_and(|(at, _)| *at <= now) {
+            self.settling.pop_front();
+        }
+    }
+
+    /// Slots that settle.
+    fn settling(&self) -> u32 {
+        self.settling.iter().map(|(_, slots)| slots).sum()
+    }
+
+    /// When the next slot has settled.
+    pub(crate) fn settles_at(&self) -> Option<Moment> {
+        self.settling.front().map(|(at, _)| *at)
+    }
+
+    /// The slots that the server may count.
+    pub(crate) fn counted(&self) -> u32 {
+        self.taken + self.settling()
     }
 
     /// Whether the quota allows less than the pool's own bound.
@@ -280,7 +321,7 @@ impl Budget {
     /// under way will free, or one for each surplus connection if those are more.
     fn evictions_wanted(&self) -> u32 {
         let slots = self.claimed.saturating_add(self.excess());
-        slots.saturating_sub(self.making_room).max(self.surplus)
+        slots.saturating_sub(self.making_room + self.settling()).max(self.surplus)
     }
 
     /// Slots taken beyond a lowered bound. Nobody gets these when they are returned.
@@ -289,7 +330,7 @@ impl Budget {
     }
 
     fn free(&self) -> u32 {
-        self.max_open().saturating_sub(self.taken)
+        self.max_open().saturating_sub(self.counted())
     }
 
     /// The most slots that may be taken.

@@ -117,8 +117,7 @@ impl Share {
         open: u32,
         now: Moment,
     ) -> bool {
-        let refusal = self.visit(open, |budget, member| {
-            budget.note_time(now);
+        let refusal = self.visit(open, now, |budget, member| {
             let is_taken = budget.take_slot(member, since);
             (!is_taken).then(|| budget.is_short_of_quota())
         });
@@ -170,8 +169,13 @@ impl Share {
 
     /// Whether a connection must be closed for a claim of another key that `is_due`. Slots that this
     /// event has freed are returned first, as the claim may need no more.
-    pub(super) fn must_yield(&mut self, open: u32, is_due: impl Fn(Moment) -> bool) -> bool {
-        self.visit(open, |budget, member| budget.must_yield(member, &is_due))
+    pub(super) fn must_yield(
+        &mut self,
+        open: u32,
+        now: Moment,
+        is_due: impl Fn(Moment) -> bool,
+    ) -> bool {
+        self.visit(open, now, |budget, member| budget.must_yield(member, &is_due))
     }
 
     /// `close` is the close that `must_yield` demanded.
@@ -261,11 +265,17 @@ impl Share {
     }
 
     /// Asks the budget something, after a report of what is new.
-    fn visit<T>(&mut self, open: u32, ask: impl Fn(&mut Budget, MemberId) -> T) -> T {
+    fn visit<T>(
+        &mut self,
+        open: u32,
+        now: Moment,
+        ask: impl Fn(&mut Budget, MemberId) -> T,
+    ) -> T {
         self.free_down_to(open);
         let (member, report) = (self.member, std::mem::take(&mut self.report));
         let mut answer = None;
         self.budget.with_budget(&mut |budget| {
+            budget.note_time(now);
             budget.note_report(member, report);
             answer = Some(ask(budget, member));
         });

@@ -110,7 +110,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             let Some(share) = self.share.as_mut().filter(|share| share.awaits_idle()) else {
                 return;
             };
-            if !share.must_yield(open, is_due) {
+            if !share.must_yield(open, now, is_due) {
                 return;
             }
             let entry = self.idle.take_coldest().expect("something is idle");

@@ -16,7 +16,7 @@ use crate::runtime::sync::{AtomicU64, Mutex, Ordering, Process, catch, now, seed
 use crate::runtime::workers::{Crew, Enlistment};
 
 use super::dialing::LastClose;
-use super::quota::{Bounded, Quota};
+use super::quota::{Bounded, Need, Quota};
 use super::{Orders, Shell};
 
 /// The budget and the workers that the shells of a keyed pool share.
@@ -141,6 +141,7 @@ impl<D: Dialer> Exchange<D> {
         let Some(quota) = &self.quota else { return Ok(()) };
         let weak: Weak<Self> = Arc::downgrade(self);
         quota.join(weak)?;
+        self.change(|budget| budget.set_settling(quota.settling()));
         Bounded::apply_quota(&**self);
         Ok(())
     }
@@ -334,7 +335,13 @@ impl<D: Dialer> BudgetAccess for Exchange<D> {
             idle.add(condemned as i64 - budget.evictions_ordered() as i64);
         }
         if let Some(quota) = &self.quota {
-            quota.note_need(budget.taken(), budget.wanted(), budget.stalled_since());
+            quota.note_need(Need {
+                open: budget.counted(),
+                wanted: budget.wanted(),
+                since: budget.stalled_since(),
+                settling: budget.counted() - budget.taken(),
+                settles_at: budget.settles_at(),
+            });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::ConfigError;
 use crate::ledger::budget::Allowance;
@@ -29,6 +29,13 @@ use crate::runtime::sync::{Condvar, Mutex, Process, Wake, now};
 ///
 /// If the keeper allows fewer slots than are taken, idle connections are closed at once, longest idle
 /// first, and others when they are returned, whoever waits for them. Nothing is dialed meanwhile.
+///
+/// # A slot that settles
+///
+/// A server counts a connection until it has ended its own side, some milliseconds after the client has
+/// closed it. In that time a plain pool may have one connection more than its bound, as the server counts.
+/// With a [settling time](Self::with_settling) a slot counts as open for so much longer, and is not dialed
+/// into before. What replaces a connection in a pool that is at its bound comes later by that time.
 ///
 /// # The end of a lease
 ///
@@ -70,14 +77,15 @@ pub struct Quota {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Demand {
-    /// The slots that are taken: connections idle, in use, being dialed and being closed.
+    /// The slots that are taken: connections idle, in use, being dialed and being closed, and slots that
+    /// [settle](Quota#a-slot-that-settles).
     pub open: u32,
     /// Further slots that the pool could use now, for callers who wait, for a
     /// [warm-up](crate::Pool::warm_up) and for [`min_idle`](crate::Settings::min_idle).
     pub wanted: u32,
     /// Since when the one of those has waited that has waited longest.
     pub waiting_since: Option<Instant>,
-    /// How many of `open` are idle, by a glance: they may be lent at this moment.
+    /// How many of `open` are of no use now: they settle, or are idle, by a glance.
     pub idle: u32,
 }
 
@@ -90,6 +98,7 @@ pub(crate) trait Bounded: Send + Sync {
 }
 
 struct Shared {
+    settling: Duration,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -104,19 +113,30 @@ struct State {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Need {
-    open: u32,
-    wanted: u32,
-    since: Option<Moment>,
+pub(crate) struct Need {
+    pub(crate) open: u32,
+    pub(crate) wanted: u32,
+    pub(crate) since: Option<Moment>,
+    pub(crate) settling: u32,
+    /// When the next slot has settled.
+    pub(crate) settles_at: Option<Moment>,
 }
 
 impl Quota {
     /// A quota that allows nothing yet.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_settling(Duration::ZERO)
+    }
+
+    /// The same, whose slots [settle](Quota#a-slot-that-settles) for so long after each close. The thread
+    /// that waits in [`demand_after`](Self::demand_after) sees to it that callers get them then.
+    #[must_use]
+    pub fn with_settling(settling: Duration) -> Self {
         let allowance = Allowance { slots: 0, until: Moment::LAST };
         let state = State { allowance, number: 0, pool: None, need: Need::default() };
-        let shared = Shared { state: Mutex::new(state), changed: Condvar::default() };
+        let (state, changed) = (Mutex::new(state), Condvar::default());
+        let shared = Shared { settling, state, changed };
         Self { shared: Arc::new(shared), process: Process::this() }
     }
 
@@ -152,7 +172,7 @@ impl Quota {
             (state.need, state.pool.clone())
         };
         let idle = pool.as_ref().and_then(Weak::upgrade).map_or(0, |pool| pool.idle());
-        need.with_idle(idle)
+        need.with_idle(idle + need.settling)
     }
 
     /// Waits until the pool has other needs than `seen`, or until `deadline`, and returns them.
@@ -160,12 +180,26 @@ impl Quota {
     /// A change of `idle` alone does not count. Meant for the keeper's own thread.
     #[must_use]
     pub fn demand_after(&self, seen: &Demand, deadline: Instant) -> Demand {
-        if !self.process.is_a_parent() {
+        let deadline = Moment::from(deadline);
+        let has_passed = |at: Option<Moment>| at.is_some_and(|at| at <= now());
+        while !self.process.is_a_parent() {
             let mut state = self.shared.state.lock();
-            while state.need.with_idle(seen.idle) == *seen {
-                if self.shared.changed.wait(&mut state, Some(deadline.into())) == Wake::Late {
+            let mut has_settled = has_passed(state.need.settles_at);
+            while !has_settled && state.need.with_idle(seen.idle) == *seen {
+                let until = state.need.settles_at.map_or(deadline, |at| at.min(deadline));
+                if self.shared.changed.wait(&mut state, Some(until)) == Wake::Late {
+                    has_settled = has_passed(state.need.settles_at);
                     break;
                 }
+            }
+            let pool = state.pool.clone().filter(|_| has_settled);
+            drop(state);
+            match pool.as_ref().and_then(Weak::upgrade) {
+                Some(pool) => pool.apply_quota(),
+                None => break,
+            }
+            if self.demand().with_idle(seen.idle) != *seen || deadline <= now() {
+                break;
             }
         }
         self.demand()
@@ -181,14 +215,17 @@ impl Quota {
         Ok(())
     }
 
-    /// The pool has so many slots taken and could use so many more.
-    pub(crate) fn note_need(&self, open: u32, wanted: u32, since: Option<Moment>) {
-        let need = Need { open, wanted, since };
+    /// The pool's needs, after each change of its budget.
+    pub(crate) fn note_need(&self, need: Need) {
         let mut state = self.shared.state.lock();
         if state.need != need {
             state.need = need;
             self.shared.changed.ring();
         }
+    }
+
+    pub(crate) fn settling(&self) -> Duration {
+        self.shared.settling
     }
 
     pub(crate) fn allowance(&self) -> Allowance {
@@ -203,8 +240,14 @@ impl Quota {
 
 impl Need {
     fn with_idle(self, idle: u32) -> Demand {
-        let Self { open, wanted, since } = self;
+        let Self { open, wanted, since, .. } = self;
         Demand { open, wanted, waiting_since: since.map(Instant::from), idle }
+    }
+}
+
+impl Demand {
+    fn with_idle(self, idle: u32) -> Self {
+        Self { idle, ..self }
     }
 }
 
