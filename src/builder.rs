@@ -13,6 +13,7 @@ use crate::pool::Pool;
 use crate::report::event::Event;
 use crate::report::reporter::Reporter;
 use crate::runtime::threads::{Threads, crew_of};
+use crate::shell::quota::Quota;
 
 impl<D: Dialer> Pool<D> {
     /// Opens a pool with the default settings. It dials nothing yet.
@@ -22,7 +23,7 @@ impl<D: Dialer> Pool<D> {
 
     /// Begins a pool with settings of your own.
     pub fn builder(dialer: D) -> Builder<D> {
-        Settings::of(ToOpen { dialer, reporter: Reporter::default(), threads: None })
+        Settings::of(ToOpen { dialer, reporter: Reporter::default(), quota: None, threads: None })
     }
 
     /// Changes the settings of the pool while it runs.
@@ -83,6 +84,7 @@ where
             max_open_for: None,
             max_open_total: MAX_OPEN_TOTAL,
             max_idle_total: None,
+            quota: None,
             threads: None,
         })
     }
@@ -124,6 +126,7 @@ pub type Changes<'p, D> = Settings<ToChange<'p, D>>;
 pub struct ToOpen<D: Dialer> {
     dialer: D,
     reporter: Reporter<<D as Dialer>::Error>,
+    quota: Option<Quota>,
     threads: Option<Threads>,
 }
 
@@ -139,6 +142,7 @@ pub struct ToOpenKeyed<K, D: Dialer> {
     max_open_for: Option<MaxOpenFor<K>>,
     max_open_total: u32,
     max_idle_total: Option<u32>,
+    quota: Option<Quota>,
     threads: Option<Threads>,
 }
 
@@ -480,17 +484,28 @@ impl<D: Dialer> Settings<ToOpen<D>> {
         self
     }
 
+    /// The slots of the pool come from this quota, which somebody outside of the pool sets: see
+    /// [`Quota`]. None by default. [`max_open`](Self::max_open) bounds the pool as well.
+    pub fn quota(mut self, quota: &Quota) -> Self {
+        self.of.quota = Some(quota.clone());
+        self
+    }
+
     /// Checks the settings and opens the pool. It dials only for [`min_idle`](Self::min_idle), and
     /// does not wait for those dials.
     ///
     /// # Errors
     ///
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
-    /// with their values.
+    /// with their values. [`ConfigError::QuotaInUse`]: another open pool has the quota.
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
         let config = self.checked(Config::default())?;
-        let ToOpen { dialer, reporter, threads } = self.of;
-        Ok(Pool::open(dialer, config, reporter, crew_of(threads.as_ref())))
+        let ToOpen { dialer, reporter, quota, threads } = self.of;
+        let crew = crew_of(threads.as_ref());
+        match quota {
+            None => Ok(Pool::open(dialer, config, reporter, crew)),
+            Some(quota) => Pool::open_under(quota, dialer, config, reporter, crew),
+        }
     }
 }
 
@@ -545,6 +560,13 @@ where
         self
     }
 
+    /// The slots of all keys come from this quota, which somebody outside of the pool sets: see
+    /// [`Quota`]. None by default. [`max_open_total`](Self::max_open_total) bounds them as well.
+    pub fn quota(mut self, quota: &Quota) -> Self {
+        self.of.quota = Some(quota.clone());
+        self
+    }
+
     /// Sets an observer, which is called for each event in the pools of all keys: see a [`Pool`]'s
     /// [`observer`](Settings::<ToOpen<D>>::observer).
     pub fn observer(
@@ -575,7 +597,7 @@ where
     ///
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
     /// with their values. [`min_idle`](Self::min_idle) is refused, because nothing is kept of a key
-    /// that nobody uses.
+    /// that nobody uses. [`ConfigError::QuotaInUse`]: another open pool has the quota.
     pub fn build(self) -> Result<KeyedPool<K, D>, ConfigError> {
         let each = self.checked(Config::default())?;
         let ToOpenKeyed {
@@ -584,11 +606,12 @@ where
             max_open_for,
             max_open_total,
             max_idle_total,
+            quota,
             threads,
         } = self.of;
         let config = KeyedConfig { each, max_open_total, max_idle_total }.check()?;
         let crew = crew_of(threads.as_ref());
-        Ok(KeyedPool::open(dialer_for, max_open_for, &config, reporter, crew))
+        KeyedPool::open(dialer_for, max_open_for, &config, reporter, quota, crew)
     }
 }
 
@@ -628,11 +651,12 @@ impl<D: Dialer> Settings<ToChange<'_, D>> {
 
 impl<K, D: Dialer> fmt::Debug for ToOpenKeyed<K, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { max_open_total, max_idle_total, reporter, threads, .. } = self;
+        let Self { max_open_total, max_idle_total, reporter, quota, threads, .. } = self;
         f.debug_struct("ToOpenKeyed")
             .field("max_open_total", max_open_total)
             .field("max_idle_total", max_idle_total)
             .field("reporter", reporter)
+            .field("quota", quota)
             .field("threads", threads)
             .finish_non_exhaustive()
     }

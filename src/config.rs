@@ -328,6 +328,9 @@ pub enum ConfigError {
         /// The value of `bound`.
         limit: u32,
     },
+    /// The quota bounds another pool, which is still open.
+    #[error("the quota bounds another pool, which is still open: each pool needs one of its own")]
+    QuotaInUse,
     /// A setting is below its bound.
     #[error("{setting} is {value}; it must be at least {least}")]
     TooSmall {

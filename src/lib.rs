@@ -71,6 +71,7 @@ pub use crate::report::metrics;
 pub use crate::report::tracing;
 pub use crate::runtime::threads::Threads;
 pub use crate::shell::cancel::Cancel;
+pub use crate::shell::quota::{Demand, Quota};
 
 /// What `latebind-testing` needs to run pools under a schedule and a clock of its own. Not part of the
 /// interface: see that crate.

@@ -13,7 +13,8 @@ use crate::report::holder::Holder;
 use crate::report::reporter::Reporter;
 use crate::runtime::sync::now;
 use crate::runtime::workers::Crew;
-use crate::shell::Shell;
+use crate::shell::quota::Quota;
+use crate::shell::{Exchange, Shell};
 
 /// A pool of connections, shared by any number of threads.
 ///
@@ -89,6 +90,19 @@ impl<D: Dialer> Pool<D> {
         let shell = Shell::new(dialer, config, reporter, crew);
         shell.begin();
         Self { handle: Arc::new(Handle { shell }) }
+    }
+
+    /// The same, under a quota.
+    pub(crate) fn open_under(
+        quota: Quota,
+        dialer: D,
+        config: Config,
+        reporter: Reporter<D::Error>,
+        crew: Arc<Crew>,
+    ) -> Result<Self, ConfigError> {
+        let shell = Exchange::of_one(dialer, config, reporter, quota, crew)?;
+        shell.begin();
+        Ok(Self { handle: Arc::new(Handle { shell }) })
     }
 
     /// The pool of a key, under the budget of all keys. It dials only for callers, never for

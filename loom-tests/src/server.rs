@@ -16,6 +16,7 @@ use crate::report::error::GetError;
 use crate::report::reporter::Reporter;
 use crate::runtime::sync::{Condvar, Mutex, Planned, never};
 use crate::runtime::workers::Crew;
+use crate::shell::quota::Quota;
 use crate::shell::{Exchange, Shell};
 
 thread_local! {
@@ -237,6 +238,24 @@ pub(crate) fn pool_with(
     (Pool::open(dialer, config, Reporter::default(), Crew::of_the_process()), server)
 }
 
+/// A pool whose slots a quota allows.
+pub(crate) fn pool_under(quota: &Quota, config: Config) -> (Pool<Scripted>, Arc<Server>) {
+    DIALERS.set(DIALERS.get() + 1);
+    let server =
+        Arc::new(Server { books: Mutex::new(Books::default()), answers: Condvar::default() });
+    let dialer = Scripted {
+        server: Arc::clone(&server),
+        script: Vec::new(),
+        max_open: config.max_open,
+        blocking: Blocking::default(),
+        keys: false,
+        friend: std::sync::Mutex::new(None),
+    };
+    let crew = Crew::of_the_process();
+    let pool = Pool::open_under(quota.clone(), dialer, config, Reporter::default(), crew);
+    (pool.unwrap(), server)
+}
+
 /// A keyed pool all of whose keys dial the same server, which so sees the total.
 pub(crate) fn keyed_pool(
     max_open_total: u32,
@@ -263,7 +282,9 @@ pub(crate) fn keyed_pool(
     };
     let config = KeyedConfig { each, max_open_total, max_idle_total };
     let crew = Crew::of_the_process();
-    (KeyedPool::open(Arc::new(dialer_for), None, &config, Reporter::default(), crew), server)
+    let dialer_for = Arc::new(dialer_for);
+    let pool = KeyedPool::open(dialer_for, None, &config, Reporter::default(), None, crew);
+    (pool.unwrap(), server)
 }
 
 /// The pool of the only key of a keyed pool, closed for good as soon as nothing is left in it.
@@ -282,8 +303,8 @@ pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
     let on_vacant = Box::new(|shell: &Arc<Shell<Scripted>>| {
         shell.close_if_vacant();
     });
-    let exchange = Exchange::new(config.max_open, None, Crew::of_the_process());
-    let shell = exchange.admit(dialer, config, false, Reporter::default(), on_vacant);
+    let exchange = Exchange::new(config.max_open, None, None, Crew::of_the_process());
+    let shell = exchange.admit(dialer, config, false, Reporter::default(), Some(on_vacant));
     (Pool::of_key(shell), server)
 }
 

@@ -26,6 +26,7 @@ use crate::report::holder::Holders;
 use crate::report::reporter::Reporter;
 use crate::runtime::sync::{Mutex, catch, now};
 use crate::runtime::workers::Crew;
+use crate::shell::quota::Quota;
 use crate::shell::{Exchange, OnVacant};
 
 use self::directory::{Directory, IsClosed, Record};
@@ -185,14 +186,16 @@ where
         max_open_for: Option<MaxOpenFor<K>>,
         config: &KeyedConfig,
         reporter: Reporter<D::Error>,
+        quota: Option<Quota>,
         crew: Arc<Crew>,
-    ) -> Self {
+    ) -> Result<Self, ConfigError> {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
-        let exchange = Exchange::new(config.max_open_total, max_idle, crew);
+        let exchange = Exchange::new(config.max_open_total, max_idle, quota, crew);
+        exchange.join_quota()?;
         let common = Common { config: config.each, is_suspended: false, version: 0 };
         let (directory, common) = (Directory::new(), Mutex::new(common));
         let shared = Shared { directory, exchange, dialer_for, max_open_for, common, reporter };
-        Self { shared: Arc::new(shared) }
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The record of a key, made if there is none.
@@ -209,7 +212,7 @@ where
         }
         let (hash, key, common) = (directory.hash(key), key.to_key(), self.common());
         let (dialer, config) = (dialer_for(&key), self.config_of(&key, &common));
-        let (reporter, on_vacant) = (reporter.clone(), self.on_vacant(hash));
+        let (reporter, on_vacant) = (reporter.clone(), Some(self.on_vacant(hash)));
         let shell = exchange.admit(dialer, config, common.is_suspended, reporter, on_vacant);
         let record = Record::new(key, hash, Pool::of_key(shell));
         // If another thread was first, this thread's record is dropped here, under no lock.

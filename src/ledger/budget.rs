@@ -1,4 +1,4 @@
-//! The budget: the slots that the keys of one keyed pool share, as plain data.
+//! The budget: the slots that the keys of one keyed pool share, or that a quota allows, as plain data.
 //!
 //! Each key has a ledger of its own and is a *member* here. A member takes a slot before each dial and
 //! returns it when the connection is closed. A member that gets none is *stalled*: its *claim* waits, and
@@ -20,10 +20,34 @@
 //! those who are stalled. But nobody who has waited less passes a claim that has waited for the bound of
 //! BOUNDED-BYPASS: a member that is not listed asks whether there is such a claim when something becomes
 //! idle, and closes the connection for it (`must_yield`).
+//!
+//! # A quota
+//!
+//! The bound is the pool's own or what a quota from outside allows, whichever is less, and 0 once the
+//! quota's lease has ended. It may fall below what is taken. Then the coldest idle connections are
+//! ordered to be closed, and after them each connection that comes back, whoever waits for it, until the
+//! bound is met.
+//!
+//! A slot that is returned *settles* first, as the server may count its connection for a while yet: until
+//! then it counts as open, and nobody gets it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::runtime::moment::Moment;
+
+/// What a quota allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowance {
+    pub(crate) slots: u32,
+    /// From then on it is nothing; `Moment::LAST` is never.
+    pub(crate) until: Moment,
+}
+
+impl Allowance {
+    /// What a pool without a quota has.
+    pub(crate) const ENDLESS: Self = Self { slots: u32::MAX, until: Moment::LAST };
+}
 
 /// Names one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,13 +101,21 @@ pub(crate) struct Report {
 ///
 /// | promise | how it is kept here |
 /// | --- | --- |
-/// | `BOUND` | `taken <= max_open`: a slot is taken before its dial begins, and returned when its connection is closed |
+/// | `BOUND` | `taken <= max_open()`: a slot is taken before its dial begins, and returned when its connection is closed |
 /// | `NO-LOST-SLOT` | a slot is free, or held by a member, or on its way to one in an order |
 /// | `BOUNDED-BYPASS` | a claim that has waited for the bound is granted a slot before anybody who has waited less is lent a connection that comes back to a member that is not listed |
 /// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are claimed, or nobody is listed |
 #[derive(Debug)]
 pub(crate) struct Budget {
-    max_open: u32,
+    /// The pool's own bound.
+    own_bound: u32,
+    allowance: Allowance,
+    /// For how long a slot settles.
+    settle: Duration,
+    /// When slots have settled, and how many: the first to come first.
+    settling: VecDeque<(Moment, u32)>,
+    /// Whether the allowance had ended when the time was last noted.
+    has_ended: bool,
     /// Slots that members hold, or that are on their way to one.
     taken: u32,
     /// The claims, the longest-waiting first.
@@ -103,12 +135,19 @@ pub(crate) struct Budget {
     /// Connections that are being closed for other members.
     making_room: u32,
     evicted_total: u64,
+    /// The time when it was last noted.
+    now: Moment,
 }
 
 impl Budget {
     pub(crate) fn new(max_open: u32) -> Self {
         Self {
-            max_open,
+            own_bound: max_open,
+            allowance: Allowance::ENDLESS,
+            settle: Duration::ZERO,
+            settling: VecDeque::new(),
+            now: Moment::FIRST,
+            has_ended: false,
             taken: 0,
             stalled: BTreeSet::new(),
             claims: BTreeMap::new(),
@@ -140,6 +179,9 @@ impl Budget {
             }
         }
         self.taken -= freed;
+        if freed > 0 && !self.settle.is_zero() {
+            self.settling.extend(self.now.after(self.settle).map(|at| (at, freed)));
+        }
         self.making_room -= made_room;
         self.unanswered -= evicted + refused;
         self.making_room += evicted;
@@ -163,15 +205,19 @@ impl Budget {
         }
     }
 
-    /// Whether a member must close a connection that it could lend, as a claim `is_due` before its own
-    /// callers and nothing makes room for that claim yet. The close counts as begun if so.
+    /// Whether a member must close a connection that it could lend: the bound has been lowered, or a claim
+    /// `is_due` before its own callers, and no close under way makes room for that. The close counts as
+    /// begun if so.
     pub(crate) fn must_yield(&mut self, member: MemberId, is_due: impl Fn(Moment) -> bool) -> bool {
         let due = self.stalled.iter().take_while(|(since, _)| is_due(*since));
         // The member's own claim may be out of date: it is replaced at the end of this event.
         let mut due = due.filter(|(_, other)| *other != member);
         // Closes under way make room for the first claims, except what a lowered bound takes away.
-        let coming = (self.making_room + self.unanswered).saturating_sub(self.excess());
-        let must_yield = due.nth(coming as usize).is_some();
+        let closing = self.making_room + self.unanswered + self.settling();
+        let must_yield = match closing.checked_sub(self.excess()) {
+            Some(coming) => due.nth(coming as usize).is_some(),
+            None => true,
+        };
         self.making_room += u32::from(must_yield);
         self.evicted_total += u64::from(must_yield);
         must_yield
@@ -187,9 +233,50 @@ impl Budget {
         self.listed.remove(&(since, member));
     }
 
-    /// Changes the bound. Slots that are taken may exceed a lowered one until they are returned.
+    /// Changes the pool's own bound. Slots that are taken may exceed a lowered one until they are
+    /// returned.
     pub(crate) fn resize(&mut self, max_open: u32) {
-        self.max_open = max_open;
+        self.own_bound = max_open;
+    }
+
+    /// Changes what the quota allows. The time must be noted next.
+    pub(crate) fn set_allowance(&mut self, allowance: Allowance) {
+        self.allowance = allowance;
+    }
+
+    /// Has slots settle for so long from now on.
+    pub(crate) fn set_settling(&mut self, settle: Duration) {
+        self.settle = settle;
+    }
+
+    /// The time has come, with which the quota's lease may have ended, and slots may have settled. Orders
+    /// must be issued next.
+    pub(crate) fn note_time(&mut self, now: Moment) {
+        self.now = now;
+        self.has_ended = self.allowance.until <= now;
+        while self.settling.front().is_some_and(|(at, _)| *at <= now) {
+            self.settling.pop_front();
+        }
+    }
+
+    /// Slots that settle.
+    fn settling(&self) -> u32 {
+        self.settling.iter().map(|(_, slots)| slots).sum()
+    }
+
+    /// When the next slot has settled.
+    pub(crate) fn settles_at(&self) -> Option<Moment> {
+        self.settling.front().map(|(at, _)| *at)
+    }
+
+    /// The slots that the server may count.
+    pub(crate) fn counted(&self) -> u32 {
+        self.taken + self.settling()
+    }
+
+    /// Whether the quota allows less than the pool's own bound.
+    pub(crate) fn is_short_of_quota(&self) -> bool {
+        self.max_open() < self.own_bound
     }
 
     /// The idle connections exceed the bound on these by `surplus`, without those that were ordered to be
@@ -234,20 +321,32 @@ impl Budget {
     /// under way will free, or one for each surplus connection if those are more.
     fn evictions_wanted(&self) -> u32 {
         let slots = self.claimed.saturating_add(self.excess());
-        slots.saturating_sub(self.making_room).max(self.surplus)
+        slots.saturating_sub(self.making_room + self.settling()).max(self.surplus)
     }
 
     /// Slots taken beyond a lowered bound. Nobody gets these when they are returned.
     fn excess(&self) -> u32 {
-        self.taken.saturating_sub(self.max_open)
+        self.taken.saturating_sub(self.max_open())
     }
 
     fn free(&self) -> u32 {
-        self.max_open.saturating_sub(self.taken)
+        self.max_open().saturating_sub(self.counted())
     }
 
+    /// The most slots that may be taken.
     pub(crate) fn max_open(&self) -> u32 {
-        self.max_open
+        let allowed = if self.has_ended { 0 } else { self.allowance.slots };
+        self.own_bound.min(allowed)
+    }
+
+    /// Slots that stalled members could use, as far as the pool's own bound has room for them.
+    pub(crate) fn wanted(&self) -> u32 {
+        self.claimed.min(self.own_bound.saturating_sub(self.taken))
+    }
+
+    /// Since when the claim has waited that has waited longest.
+    pub(crate) fn stalled_since(&self) -> Option<Moment> {
+        self.stalled.first().map(|(since, _)| *since)
     }
 
     /// Slots that members hold, or that are on their way to one.

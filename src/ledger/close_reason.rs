@@ -15,7 +15,8 @@ pub enum CloseReason {
     Discarded,
     /// Its borrower [doubted](crate::Guard::doubt) it, and with it all that were idle then.
     Doubted,
-    /// It made room for other keys of a [keyed pool](crate::KeyedPool): it had been idle longest.
+    /// It made room for other keys of a [keyed pool](crate::KeyedPool), or the pool's
+    /// [`Quota`](crate::Quota) allows fewer: it had been idle longest.
     Evicted,
     /// It had reached its `max_lifetime`.
     Expired,
@@ -25,6 +26,8 @@ pub enum CloseReason {
     IdleTooLong,
     /// Its check or reset overran `check_timeout`. It is closed once that call has returned.
     Late,
+    /// It was open when the lease of the pool's [`Quota`](crate::Quota) ended.
+    LeaseEnded,
     /// Its guard was dropped by a panic.
     Panicked,
     /// The pool is closed.
@@ -40,7 +43,7 @@ pub enum CloseReason {
 impl CloseReason {
     /// All reasons.
     #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Broken,
         Self::CheckFailed,
         Self::Discarded,
@@ -50,6 +53,7 @@ impl CloseReason {
         Self::Flushed,
         Self::IdleTooLong,
         Self::Late,
+        Self::LeaseEnded,
         Self::Panicked,
         Self::PoolClosed,
         Self::Predicate,
@@ -78,6 +82,7 @@ impl fmt::Display for CloseReason {
             Self::Flushed => "flushed",
             Self::IdleTooLong => "idle too long",
             Self::Late => "check or reset late",
+            Self::LeaseEnded => "lease ended",
             Self::Panicked => "panicked",
             Self::PoolClosed => "pool closed",
             Self::Predicate => "named by a predicate",

@@ -46,19 +46,27 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// No connection whose dial began before now is lent again.
     pub(crate) fn flush(&mut self, now: Moment) -> Effects<C, F, W> {
-        self.settled(now, |ledger, effects| {
-            ledger.begin_epoch();
-            ledger.epochs.flush();
-            ledger.close_idle(CloseReason::Flushed, now, effects);
-            while let Some((id, sponsor)) = ledger.jobs.dials.write_off_first() {
-                if let Sponsor::Caller(sponsor) = sponsor {
-                    ledger.queue.end_dial(sponsor, id);
-                }
+        self.settled(now, |ledger, effects| ledger.retire_all(CloseReason::Flushed, now, effects))
+    }
+
+    /// Lets nothing be lent again that is open, or whose dial is under way.
+    pub(super) fn retire_all(
+        &mut self,
+        why: CloseReason,
+        now: Moment,
+        effects: &mut Effects<C, F, W>,
+    ) {
+        self.begin_epoch();
+        self.epochs.flush(why);
+        self.close_idle(why, now, effects);
+        while let Some((id, sponsor)) = self.jobs.dials.write_off_first() {
+            if let Sponsor::Caller(sponsor) = sponsor {
+                self.queue.end_dial(sponsor, id);
             }
-            while let Some(id) = ledger.jobs.at_dialer.write_off_first(CloseReason::Flushed) {
-                ledger.note_closing(id, now);
-            }
-        })
+        }
+        while let Some(id) = self.jobs.at_dialer.write_off_first(why) {
+            self.note_closing(id, now);
+        }
     }
 
     /// A predicate is to judge every connection whose dial began before now: idle ones at once, the
@@ -82,15 +90,20 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open_count());
             ledger.config = config;
-            ledger.renew_aging();
-            ledger.begin_epoch();
-            ledger.idle.forget_ends(now);
+            ledger.renew_ends(now);
             while ledger.live() > ledger.config.max_open {
                 let Some(surplus) = ledger.idle.take_surplus() else { break };
                 ledger.begin_close(surplus, CloseReason::Surplus, now, effects);
             }
             ledger.retire_aged(now, effects);
         })
+    }
+
+    /// The limits of age have changed: every connection that is out passes the ledger when it comes back.
+    pub(super) fn renew_ends(&mut self, now: Moment) {
+        self.renew_aging();
+        self.begin_epoch();
+        self.idle.forget_ends(now);
     }
 
     /// No connection is lent from now on. Idle ones are closed, and callers in the queue are refused.

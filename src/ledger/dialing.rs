@@ -13,7 +13,7 @@ use crate::abort::AbortHandle;
 use crate::config::{Backoff, DialRule, OnDialFailure};
 use crate::runtime::moment::Moment;
 
-use super::Ledger;
+use super::{Ledger, earlier};
 use super::answers::{Overdue, Verdict, Waker};
 use super::dial_rule::{LOOK_LEAST, Outlook, Pace};
 use super::effects::{DialOrder, Effects, JobId};
@@ -83,7 +83,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             let Some((sponsor, since)) = self.queue.sponsor(now) else { break };
             // A caller's dial warms the pool up as well.
             let since = self.lacking_since().map_or(since, |warm_up| warm_up.min(since));
-            if !self.take_slot(since, wanted - begun) {
+            if !self.take_slot(since, wanted - begun, now) {
                 break;
             }
             let id = self.begin_dial(Sponsor::Caller(sponsor), now, effects);
@@ -98,7 +98,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let wanted = wanted.min(self.room(now));
         for begun in 0..wanted {
             let Some(since) = self.lacking_since() else { break };
-            if !self.take_slot(since, wanted - begun) {
+            if !self.take_slot(since, wanted - begun, now) {
                 break;
             }
             self.begin_dial(Sponsor::Caller(sponsor), now, effects);
@@ -176,7 +176,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         effects: &mut Effects<C, F, W>,
     ) -> JobId {
         let id = JobId(self.fresh_id());
-        let deadline = now.after(self.config.dial_timeout);
+        let deadline = earlier(now.after(self.config.dial_timeout), self.lease.end());
         let epoch = self.epochs.current();
         self.jobs.dials.begin(id, Dial { sponsor, epoch, began: now, deadline, handle: None });
         self.totals.dials_total += 1;
@@ -219,7 +219,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(crate) fn take_cancelled_dials(&mut self) -> Vec<AbortHandle> {
         let (closed, epochs) = (self.closed, &self.epochs);
         let dials = self.jobs.dials.iter_mut();
-        let cancelled = dials.filter(|dial| closed || epochs.is_flushed(dial.epoch));
+        let cancelled = dials.filter(|dial| closed || epochs.why_flushed(dial.epoch).is_some());
         cancelled.filter_map(|dial| dial.handle.take()).collect()
     }
 

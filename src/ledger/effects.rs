@@ -123,6 +123,8 @@ pub(crate) struct RareEffects<C, F, W> {
     pub(crate) wake: Vec<W>,
     /// The abort handle of a connection that is detached. Must be dropped before that.
     pub(crate) handle: Option<AbortHandle>,
+    /// Aborts of connections in use whose lease has ended.
+    pub(crate) aborts: Vec<AbortHandle>,
     pub(crate) dials: Vec<DialOrder<W>>,
     pub(crate) at_dialer: Vec<AtDialerOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
@@ -143,6 +145,7 @@ impl<C, F, W> Default for RareEffects<C, F, W> {
         Self {
             wake: Vec::new(),
             handle: None,
+            aborts: Vec::new(),
             dials: Vec::new(),
             at_dialer: Vec::new(),
             closes: Vec::new(),
@@ -197,6 +200,7 @@ impl<C, F, W> Effects<C, F, W> {
         let RareEffects {
             wake,
             handle,
+            aborts,
             dials,
             at_dialer,
             closes,
@@ -209,6 +213,7 @@ impl<C, F, W> Effects<C, F, W> {
         let rare = self.rare();
         rare.wake.extend(wake);
         debug_assert!(handle.is_none(), "a detachment is an event of its own");
+        rare.aborts.extend(aborts);
         rare.dials.extend(dials);
         rare.at_dialer.extend(at_dialer);
         rare.closes.extend(closes);

@@ -1,16 +1,18 @@
-//! Epochs: how a flush, changed settings and predicates reach connections that are out.
+//! Epochs: how a flush, changed settings, a renewed lease and predicates reach connections that are out.
 //!
 //! Each such event begins an epoch. An entry bears the epoch in which the ledger last let it pass; a
 //! connection that comes back with an older one is judged again, or closed if it is from before a flush.
 
 use std::collections::VecDeque;
 
+use crate::ledger::close_reason::CloseReason;
+
 /// The epochs of one pool.
 #[derive(Debug, Default)]
 pub(super) struct Epochs {
     current: u32,
-    /// The epoch that the last flush began. Nothing with an older one is lent again.
-    flushed: u32,
+    /// The epoch that the last flush began, and why. Nothing with an older one is lent again.
+    flushed: Option<(u32, CloseReason)>,
     /// The predicates that are still needed, the oldest first. A connection or dial has been judged by
     /// those up to its epoch.
     predicates: VecDeque<Predicate>,
@@ -35,12 +37,13 @@ impl Epochs {
     }
 
     /// This epoch began with a flush.
-    pub(super) fn flush(&mut self) {
-        self.flushed = self.current;
+    pub(super) fn flush(&mut self, why: CloseReason) {
+        self.flushed = Some((self.current, why));
     }
 
-    pub(super) fn is_flushed(&self, epoch: u32) -> bool {
-        epoch < self.flushed
+    /// Why nothing of that epoch is lent again; `None` if it is.
+    pub(super) fn why_flushed(&self, epoch: u32) -> Option<CloseReason> {
+        self.flushed.filter(|(flushed, _)| epoch < *flushed).map(|(_, why)| why)
     }
 
     /// This epoch began with a predicate, which has `left` older connections and dials to judge.

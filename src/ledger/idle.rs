@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::config::{Config, nanoseconds};
+use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
 
 use super::entry::Entry;
+use super::lease::Lease;
 use super::queue::count;
 use super::upkeep::UPKEEP_LEAST;
 
@@ -33,6 +35,8 @@ pub(super) struct Aging {
     check_every: u64,
     /// How long before its end a connection is replaced; `NEVER`: it is not replaced before.
     lead: u64,
+    /// When the quota's lease ends, and every connection with it; `Moment::LAST` is never.
+    lease_end: Moment,
     /// For how long a connection may be lent without a check.
     pub(super) check_after: u64,
     /// For how long a connection may be idle.
@@ -43,7 +47,7 @@ pub(super) struct Aging {
 
 impl Aging {
     /// A `lead` is set only with `min_idle`, which would dial for an ended connection at once.
-    pub(super) fn new(config: &Config, dial_time: Option<Duration>) -> Self {
+    pub(super) fn new(config: &Config, lease: Lease, dial_time: Option<Duration>) -> Self {
         let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = *config;
         let jitter = config.lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);
         let two_dials = dial_time.unwrap_or_default().saturating_mul(2);
@@ -57,6 +61,7 @@ impl Aging {
             } else {
                 NEVER
             },
+            lease_end: lease.until,
             check_after: nanoseconds(config.check_after),
             max_idle_time: nanoseconds(max_idle_time),
             shortest: nanoseconds(shortest),
@@ -65,8 +70,13 @@ impl Aging {
 
     /// When a connection has to end; `Moment::LAST` is never.
     pub(super) fn ends_at<C>(&self, entry: &Entry<C>) -> Moment {
-        self.lifetime(entry)
-            .map_or(Moment::LAST, |lifetime| entry.opened_at().after_nanos(lifetime))
+        let of_age = |lifetime| entry.opened_at().after_nanos(lifetime);
+        self.lifetime(entry).map_or(Moment::LAST, of_age).min(self.lease_end)
+    }
+
+    /// Why a connection ends that has to end by now.
+    pub(super) fn reason(&self, now: Moment) -> CloseReason {
+        if self.lease_end <= now { CloseReason::LeaseEnded } else { CloseReason::Expired }
     }
 
     fn lifetime<C>(&self, entry: &Entry<C>) -> Option<u64> {

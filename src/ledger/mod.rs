@@ -19,7 +19,7 @@
 //!
 //! | file | purpose |
 //! | --- | --- |
-//! | `callers`, `connections`, `control`, `laid_out`, `slots` | the events, by what they concern |
+//! | `callers`, `connections`, `control`, `laid_out`, `lease`, `slots` | the events, by what they concern |
 //! | `settle` | the one sequence of decisions in which every event ends |
 //! | `serve`, `dialing`, `upkeep`, `watcher` | the steps of that sequence |
 //! | `moves` | how a connection changes its state |
@@ -42,6 +42,7 @@ mod epochs;
 mod idle;
 mod jobs;
 mod laid_out;
+pub(crate) mod lease;
 mod moves;
 mod numbers;
 mod outage;
@@ -69,6 +70,7 @@ use self::dialing::Dialing;
 use self::epochs::Epochs;
 use self::idle::{Aging, Idle};
 use self::jobs::Jobs;
+use self::lease::Lease;
 use self::queue::Queue;
 use self::roster::Roster;
 use self::spread::Spread;
@@ -81,7 +83,7 @@ pub(crate) use self::effects::{
 };
 pub(crate) use self::entry::Entry;
 pub(crate) use self::roster::Loan;
-pub(crate) use self::share::{BudgetAccess, Share};
+pub(crate) use self::share::{BudgetAccess, Lack, Share};
 pub(crate) use self::upkeep::UPKEEP_LEAST;
 
 /// The state of one pool, for connections `C`, dial failures `F` and wakers `W`.
@@ -114,8 +116,11 @@ pub(crate) struct Ledger<C, F, W> {
     suspended: bool,
     /// Whether a check asks no peer, so that callers make their checks themselves.
     checks_in_place: bool,
-    /// The pool's part in the budget of a keyed pool, if it belongs to one.
+    /// The pool's part in the budget of a keyed pool, or in one that a quota bounds, if there is one.
     share: Option<Share>,
+    lease: Lease,
+    /// Whether the loans under that lease have been aborted.
+    has_cut: bool,
     epochs: Epochs,
     /// The last number that was given to a job or a ticket.
     last_id: u64,
@@ -165,6 +170,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             suspended: false,
             checks_in_place: false,
             share: None,
+            lease: Lease::ENDLESS,
+            has_cut: false,
             epochs: Epochs::default(),
             last_id: 0,
             spread,
@@ -175,7 +182,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             jobs: Jobs::default(),
             roster: Roster::default(),
             handles: BTreeMap::new(),
-            aging: Aging::new(&config, None),
+            aging: Aging::new(&config, Lease::ENDLESS, None),
             doubted_at: None,
             upkeep: UpkeepTimes::default(),
             queue: Queue::new(),

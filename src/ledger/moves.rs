@@ -47,7 +47,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         // The limits may have changed since its end was noted.
         let known_end = entry.known_end().filter(|_| entry.epoch == self.epochs.current());
         let end = known_end.unwrap_or_else(|| self.aging.ends_at(&entry));
-        let expired = (end <= now).then_some(CloseReason::Expired);
+        let expired = (end <= now).then(|| self.aging.reason(now));
         if let Some(reason) = self.unfitness(entry.epoch).or(expired).or(surplus) {
             self.begin_close(entry, reason, now, effects);
         } else if self.epochs.must_judge(entry.epoch) {
@@ -63,7 +63,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.closed {
             Some(CloseReason::PoolClosed)
         } else {
-            self.epochs.is_flushed(epoch).then_some(CloseReason::Flushed)
+            self.epochs.why_flushed(epoch)
         }
     }
 

@@ -24,8 +24,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The numbers of this moment for a caller whose wait has ended: `stalled` says whether the budget
     /// had no slot during that wait.
     pub(crate) fn stats_after_wait(&self, now: Moment) -> Stats {
-        let was_stalled = self.share.as_ref().is_some_and(Share::was_refused);
-        Stats { stalled: was_stalled, ..self.stats(now) }
+        let lack = self.share.as_ref().and_then(Share::was_refused);
+        self.stats(now).lacking(lack)
     }
 
     /// The same numbers, without the loans of connections that are laid out or lent from there. This
@@ -39,9 +39,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             closing: self.jobs.closings.len(),
             waiting: self.queue.len(),
             overdue: self.jobs.dials.overdue(now),
-            stalled: self.is_stalled(),
             ..self.totals
         }
+        .lacking(self.share.as_ref().and_then(Share::lack))
     }
 
     /// A number that changes with each connection that begins to open, opens, or begins or ends to

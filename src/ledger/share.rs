@@ -36,6 +36,16 @@ enum Listing {
     AwaitsIdle,
 }
 
+/// Why there is no slot for a dial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// All keys together have as many connections as they may.
+    #[default]
+    OfPool,
+    /// The quota allows no more.
+    OfQuota,
+}
+
 /// What this ledger could close for another key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtRest {
@@ -61,8 +71,10 @@ pub(crate) struct Share {
     evicting: u32,
     /// What this event could not get.
     shortage: Option<Claim>,
-    /// Whether there was no slot for those who waited last.
-    was_refused: bool,
+    /// Why the latest slot was refused.
+    lack: Lack,
+    /// Whether there was no slot for those who waited last, and whether it was the quota that lacked it.
+    was_refused: Option<Lack>,
     /// What the budget has been told to be claimed.
     claimed: Option<Claim>,
     /// Whether the budget must be visited although nothing is new: it has been used since it last issued
@@ -83,7 +95,8 @@ impl Share {
             answer: None,
             evicting: 0,
             shortage: None,
-            was_refused: false,
+            lack: Lack::OfPool,
+            was_refused: None,
             claimed: None,
             must_visit: false,
             report: Report::default(),
@@ -97,13 +110,23 @@ impl Share {
 
     /// Takes a slot for a dial, for a caller who has waited `since` then. If there is none for it,
     /// `wanted` slots are lacking, this one included.
-    pub(super) fn take_slot(&mut self, since: Moment, wanted: u32, open: u32) -> bool {
-        let is_taken = self.visit(open, |budget, member| budget.take_slot(member, since));
-        self.held += u32::from(is_taken);
-        if !is_taken {
+    pub(super) fn take_slot(
+        &mut self,
+        since: Moment,
+        wanted: u32,
+        open: u32,
+        now: Moment,
+    ) -> bool {
+        let refusal = self.visit(open, now, |budget, member| {
+            let is_taken = budget.take_slot(member, since);
+            (!is_taken).then(|| budget.is_short_of_quota())
+        });
+        self.held += u32::from(refusal.is_none());
+        if let Some(is_of_quota) = refusal {
             self.shortage = Some(Claim { since, slots: wanted });
+            self.lack = if is_of_quota { Lack::OfQuota } else { Lack::OfPool };
         }
-        is_taken
+        refusal.is_none()
     }
 
     /// The budget has granted a slot.
@@ -117,13 +140,18 @@ impl Share {
         self.shortage.is_some()
     }
 
-    /// Somebody waits, and will be told whether it was for a slot.
-    pub(super) fn note_wait(&mut self) {
-        self.was_refused = self.is_stalled();
+    /// Why there is no slot for a dial that is wanted.
+    pub(super) fn lack(&self) -> Option<Lack> {
+        self.shortage.map(|_| self.lack)
     }
 
-    /// Whether there was no slot for those who waited last.
-    pub(super) fn was_refused(&self) -> bool {
+    /// Somebody waits, and will be told whether it was for a slot.
+    pub(super) fn note_wait(&mut self) {
+        self.was_refused = self.lack();
+    }
+
+    /// Why there was no slot for those who waited last, if there was none.
+    pub(super) fn was_refused(&self) -> Option<Lack> {
         self.was_refused
     }
 
@@ -141,8 +169,13 @@ impl Share {
 
     /// Whether a connection must be closed for a claim of another key that `is_due`. Slots that this
     /// event has freed are returned first, as the claim may need no more.
-    pub(super) fn must_yield(&mut self, open: u32, is_due: impl Fn(Moment) -> bool) -> bool {
-        self.visit(open, |budget, member| budget.must_yield(member, &is_due))
+    pub(super) fn must_yield(
+        &mut self,
+        open: u32,
+        now: Moment,
+        is_due: impl Fn(Moment) -> bool,
+    ) -> bool {
+        self.visit(open, now, |budget, member| budget.must_yield(member, &is_due))
     }
 
     /// `close` is the close that `must_yield` demanded.
@@ -198,6 +231,7 @@ impl Share {
         let (member, claim, report) = (self.member, self.claimed, std::mem::take(&mut self.report));
         let before = std::mem::replace(&mut self.listing, listing);
         self.budget.with_budget(&mut |budget| {
+            budget.note_time(now);
             budget.note_report(member, report);
             budget.set_claim(member, claim);
             if is_moved {
@@ -231,16 +265,22 @@ impl Share {
     }
 
     /// Asks the budget something, after a report of what is new.
-    fn visit(&mut self, open: u32, ask: impl Fn(&mut Budget, MemberId) -> bool) -> bool {
+    fn visit<T>(
+        &mut self,
+        open: u32,
+        now: Moment,
+        ask: impl Fn(&mut Budget, MemberId) -> T,
+    ) -> T {
         self.free_down_to(open);
         let (member, report) = (self.member, std::mem::take(&mut self.report));
-        let mut answer = false;
+        let mut answer = None;
         self.budget.with_budget(&mut |budget| {
+            budget.note_time(now);
             budget.note_report(member, report);
-            answer = ask(budget, member);
+            answer = Some(ask(budget, member));
         });
         self.must_visit = true;
-        answer
+        answer.expect("a visit ends in an answer")
     }
 
     fn free_down_to(&mut self, open: u32) {

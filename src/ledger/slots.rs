@@ -83,9 +83,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Takes a slot of the budget for a dial, for a caller who has waited `since` then. If there is
     /// none, the share asks for `wanted` slots. Without a budget the answer is always yes.
-    pub(super) fn take_slot(&mut self, since: Moment, wanted: u32) -> bool {
+    pub(super) fn take_slot(&mut self, since: Moment, wanted: u32, now: Moment) -> bool {
         let open = self.open_count();
-        self.share.as_mut().is_none_or(|share| share.take_slot(since, wanted, open))
+        self.share.as_mut().is_none_or(|share| share.take_slot(since, wanted, open, now))
     }
 
     /// A close has ended, or has taken too long: its slot is free.
@@ -95,8 +95,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// Closes idle connections for callers of other keys who lack a slot, if these have waited for the
-    /// bound of BOUNDED-BYPASS and since before everybody who waits here.
+    /// Closes idle connections if the bound was lowered below what is open, and for callers of other keys
+    /// who lack a slot, if these have waited for the bound of BOUNDED-BYPASS and since before everybody who
+    /// waits here.
     pub(super) fn make_way(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         if !self.share.as_ref().is_some_and(Share::awaits_idle) || self.idle.is_empty() {
             return;
@@ -109,7 +110,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             let Some(share) = self.share.as_mut().filter(|share| share.awaits_idle()) else {
                 return;
             };
-            if !share.must_yield(open, is_due) {
+            if !share.must_yield(open, now, is_due) {
                 return;
             }
             let entry = self.idle.take_coldest().expect("something is idle");

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::ledger::Lack;
 use crate::ledger::close_reason::CloseReason;
 
 /// A pool's numbers: the connections that it holds now, and totals since it was opened.
@@ -40,10 +41,13 @@ pub struct Stats {
     pub waiting: u32,
     /// Dials that have outrun their deadline and still hold their slot.
     pub overdue: u32,
-    /// Whether a key wants to dial but the keyed pool has no slot left, because the connections of
-    /// all keys are as many as [`max_open_total`](crate::Settings::max_open_total) allows. Always
-    /// `false` in a pool that is not keyed.
+    /// Whether the pool wants to dial and has no slot for that, because the connections of all keys
+    /// are as many as [`max_open_total`](crate::Settings::max_open_total) allows, or all of the
+    /// pool as many as its [`Quota`](crate::Quota) allows. Always `false` in a pool that is not keyed
+    /// and has no quota.
     pub stalled: bool,
+    /// Whether it is the [`Quota`](crate::Quota) that has no slot: the pool itself would have one.
+    pub stalled_by_quota: bool,
 
     /// Loans, including those of connections then found broken and never handed to their caller.
     pub lent_total: u64,
@@ -78,10 +82,13 @@ pub struct Stats {
     /// Retired connections beyond `max_idle` or `max_open`. If there are many, `max_idle` is too
     /// small, and connections are dialed again and again.
     pub surplus_total: u64,
-    /// Retired connections that were closed to make room for other keys.
+    /// Retired connections that were closed to make room for other keys, or because the
+    /// [`Quota`](crate::Quota) allows fewer.
     pub evicted_total: u64,
     /// Retired connections that had reached their `max_lifetime`.
     pub expired_total: u64,
+    /// Retired connections that were open when the lease of the [`Quota`](crate::Quota) ended.
+    pub lease_ended_total: u64,
     /// Retired connections that had been idle for `max_idle_time`. If there are many, the pool is
     /// larger than its program needs most of the time.
     pub idle_too_long_total: u64,
@@ -114,6 +121,7 @@ impl Stats {
             waiting,
             overdue,
             stalled,
+            stalled_by_quota,
             lent_total,
             reused_total,
             waited_total,
@@ -131,6 +139,7 @@ impl Stats {
             surplus_total,
             evicted_total,
             expired_total,
+            lease_ended_total,
             idle_too_long_total,
             detached_total,
             leaked_total,
@@ -145,6 +154,7 @@ impl Stats {
         self.waiting += waiting;
         self.overdue += overdue;
         self.stalled |= stalled;
+        self.stalled_by_quota |= stalled_by_quota;
         self.lent_total += lent_total;
         self.reused_total += reused_total;
         self.waited_total += waited_total;
@@ -162,11 +172,18 @@ impl Stats {
         self.surplus_total += surplus_total;
         self.evicted_total += evicted_total;
         self.expired_total += expired_total;
+        self.lease_ended_total += lease_ended_total;
         self.idle_too_long_total += idle_too_long_total;
         self.detached_total += detached_total;
         self.leaked_total += leaked_total;
         self.close_timeouts_total += close_timeouts_total;
         self.panics_total += panics_total;
+    }
+
+    /// The same, of a pool that lacks a slot for that reason.
+    pub(crate) fn lacking(self, lack: Option<Lack>) -> Self {
+        let (stalled, stalled_by_quota) = (lack.is_some(), lack == Some(Lack::OfQuota));
+        Self { stalled, stalled_by_quota, ..self }
     }
 
     /// Counts a retired connection by its reason.
@@ -178,6 +195,7 @@ impl Stats {
             CloseReason::Evicted => self.evicted_total += 1,
             CloseReason::Expired => self.expired_total += 1,
             CloseReason::IdleTooLong => self.idle_too_long_total += 1,
+            CloseReason::LeaseEnded => self.lease_ended_total += 1,
             _ => {}
         }
     }
@@ -199,7 +217,9 @@ impl fmt::Display for Stats {
         if self.overdue > 0 {
             write!(f, "; dials overdue {}", self.overdue)?;
         }
-        if self.stalled {
+        if self.stalled_by_quota {
+            f.write_str("; no slot left of the fleet's quota")?;
+        } else if self.stalled {
             f.write_str("; no slot left for all keys together")?;
         }
         Ok(())

@@ -38,7 +38,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(crate) fn upkeep(&mut self, now: Moment) -> Effects<C, F, W> {
         self.upkeep.alarm = None;
         self.upkeep.last = Some(now);
-        self.settled(now, |_, _| {})
+        self.settled(now, |ledger, effects| ledger.cut_overstayed(now, effects))
     }
 
     /// The maintenance thread has not accepted the alarm. The next event orders it again.
@@ -63,13 +63,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// A limit of age has changed, or the time that a dial takes.
     pub(super) fn renew_aging(&mut self) {
-        self.aging = Aging::new(&self.config, self.dialing.pace.dial_time());
+        self.aging = Aging::new(&self.config, self.lease, self.dialing.pace.dial_time());
     }
 
     /// Closes idle connections that have been idle, or have lived, for too long.
     pub(super) fn retire_aged(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         while let Some(entry) = self.idle.take_ended(&self.aging, now) {
-            self.begin_close(entry, CloseReason::Expired, now, effects);
+            self.begin_close(entry, self.aging.reason(now), now, effects);
         }
         while self.next_idled_out().is_some_and(|at| at <= now) {
             let coldest = self.idle.take_coldest().expect("something has idled out");
@@ -91,10 +91,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             // The clock may have run back: then connections in use need upkeep earlier as well.
             Some(alarm) => {
                 alarm <= now.after_nanos(self.aging.shortest)
+                    && self.lease_alarm().is_none_or(|at| alarm <= at)
                     && self.idle.is_quiet_until(alarm)
                     && self.next_idled_out().is_none_or(|at| alarm <= at)
             }
-            None => self.idle.due().is_none() && self.aging.shortest == u64::MAX,
+            None => {
+                self.idle.due().is_none()
+                    && self.aging.shortest == u64::MAX
+                    && self.lease_alarm().is_none()
+            }
         }
     }
 
@@ -114,7 +119,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         // While dials fail, one at a time tries.
         let dialing = self.jobs.dials.counted_on();
         let tries = if self.dialing.outage.is_over() { u32::MAX } else { 1 - dialing.min(1) };
-        for _ in 0..missing.min(self.room(now)).min(tries) {
+        let wanted = missing.min(self.room(now)).min(tries);
+        for begun in 0..wanted {
+            // Nobody waits: every caller's claim is older.
+            if !self.take_slot(now, wanted - begun, now) {
+                break;
+            }
             self.begin_dial(Sponsor::Pool, now, effects);
         }
     }
@@ -176,6 +186,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             // those that have to end sooner than this through the ledger.
             or(Some(now.after_nanos(self.aging.shortest)).filter(|at| *at < Moment::LAST));
         }
+        or(self.lease_alarm());
         if !self.idle.is_empty() {
             // An idle connection may be lent without the ledger, and be kept for too long.
             or(now.after(self.config.leak_after));

@@ -18,7 +18,9 @@ use crate::shell::cancel::Cancellable;
 
 use super::account::turned_away;
 use super::books::Reading;
-use super::{Books, Failure, Predicate, Refused, Shell};
+use super::exchange::Membership;
+use super::quota::Quota;
+use super::{Books, Failure, Lent, Predicate, Refused, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Opens connections until `target` are open, and waits for them. `None`: this is the pool of a
@@ -50,10 +52,19 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return;
         }
+        let sole = self.membership.as_ref().and_then(Membership::sole_exchange);
+        // First: a caller whom the ledger turns away must find the exchange closed.
+        sole.iter().for_each(|exchange| exchange.close());
         self.event(Ledger::close);
         self.abort_cancelled_dials();
         self.crew.forget(&self.weak());
         self.enlistment.iter().for_each(Enlistment::end);
+        sole.iter().for_each(|exchange| exchange.dismiss());
+    }
+
+    /// Whether the lease of a connection has ended since it was handed to its caller.
+    pub(super) fn has_overstayed(&self, entry: &Lent<D>) -> bool {
+        self.knobs.has_lease_end() && self.books().ledger.has_overstayed(entry, now())
     }
 
     /// Closes the pool for good if nothing is left in it. Says whether it is closed and empty.
@@ -89,6 +100,17 @@ impl<D: Dialer> Shell<D> {
         }
         let handles = self.books().ledger.take_cancelled_dials();
         handles.into_iter().for_each(|handle| self.call(handle));
+    }
+
+    /// Has the ledger go by the quota's lease of this moment.
+    pub(super) fn apply_lease(self: &Arc<Self>, quota: &Quota) {
+        // Read under the ledger's lock: of two threads the one that comes last applies the later lease.
+        self.event(|ledger, now| {
+            let lease = quota.lease();
+            self.knobs.note_lease(lease);
+            ledger.set_lease(lease, now)
+        });
+        self.abort_cancelled_dials();
     }
 
     /// Closes the pool, and waits until nothing is open. The numbers at the end tell whether that was

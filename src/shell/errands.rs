@@ -104,6 +104,7 @@ impl<D: Dialer> Shell<D> {
     fn make(self: &Arc<Self>, call: Call<D>) -> Orders<D> {
         match call {
             Call::Forget(handle) => drop(catch(|| drop(handle))),
+            Call::Abort(handle) => self.call(handle),
             Call::Perform(errand) => return self.perform(errand),
             Call::DialFailed(id, failure) => {
                 return self.dial_failed(id, failure, Duration::ZERO, now());
@@ -268,6 +269,8 @@ enum Errand<D: Dialer> {
 enum Call<D: Dialer> {
     /// Drops the abort handle of a connection that is about to be detached.
     Forget(AbortHandle),
+    /// Aborts a connection in use.
+    Abort(AbortHandle),
     Perform(Errand<D>),
     /// Reports a dial for which there was no thread.
     DialFailed(JobId, Failure<D>),
@@ -295,6 +298,7 @@ impl<D: Dialer> Calls<D> {
             let RareEffects {
                 wake: _,
                 handle,
+                aborts,
                 dials,
                 at_dialer,
                 closes,
@@ -316,6 +320,7 @@ impl<D: Dialer> Calls<D> {
             }
             let mut add = |call| self.0.push_back((Arc::clone(&shell), call));
             handle.map(Call::Forget).into_iter().for_each(&mut add);
+            aborts.into_iter().map(Call::Abort).for_each(&mut add);
             let dials = dials.into_iter().map(|order| (Errand::Dial(order), true));
             let at_dialer = at_dialer.into_iter().map(|order| {
                 let may_block = shell.may_block(order.purpose);

@@ -1,9 +1,10 @@
-//! The exchange: shares one budget among the shells of a keyed pool, and delivers the budget's orders.
+//! The exchange: shares one budget among the shells of a keyed pool, and delivers the budget's orders. A
+//! pool that is not keyed has one of its own if it has a quota.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::ledger::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
 use crate::ledger::stats::Stats;
@@ -11,10 +12,11 @@ use crate::ledger::{BudgetAccess, Ledger, Share};
 use crate::report::histogram::Histograms;
 use crate::report::reporter::Reporter;
 use crate::runtime::shelf::Tally;
-use crate::runtime::sync::{AtomicU64, Mutex, Ordering, Process, catch, seed};
+use crate::runtime::sync::{AtomicU64, Mutex, Ordering, Process, catch, now, seed};
 use crate::runtime::workers::{Crew, Enlistment};
 
 use super::dialing::LastClose;
+use super::quota::{Bounded, Need, Quota};
 use super::{Orders, Shell};
 
 /// The budget and the workers that the shells of a keyed pool share.
@@ -22,6 +24,8 @@ use super::{Orders, Shell};
 /// A thread that holds the lock of a ledger may take the locks of the exchange, never the reverse.
 pub(crate) struct Exchange<D: Dialer> {
     budget: Mutex<Budget>,
+    /// Bounds the budget from outside.
+    quota: Option<Quota>,
     /// The idle connections of all shells, if they have a bound.
     idle: Option<Arc<IdleCount>>,
     members: Mutex<Members<D>>,
@@ -80,7 +84,8 @@ pub(super) type Numbers = (Stats, Histograms);
 pub(super) struct Membership<D: Dialer> {
     exchange: Arc<Exchange<D>>,
     id: MemberId,
-    on_vacant: OnVacant<D>,
+    /// `None`: it is the only member there is.
+    on_vacant: Option<OnVacant<D>>,
 }
 
 /// Called when nothing is left in a shell, perhaps more than once.
@@ -89,11 +94,17 @@ pub(crate) type OnVacant<D> = Box<dyn Fn(&Arc<Shell<D>>) + Send + Sync>;
 impl<D: Dialer> Exchange<D> {
     /// An exchange with `max_open` slots. `max_idle` bounds the idle connections of all keys; `None`:
     /// they have no bound of their own.
-    pub(crate) fn new(max_open: u32, max_idle: Option<u32>, crew: Arc<Crew>) -> Arc<Self> {
+    pub(crate) fn new(
+        max_open: u32,
+        max_idle: Option<u32>,
+        quota: Option<Quota>,
+        crew: Arc<Crew>,
+    ) -> Arc<Self> {
         let count = |most| IdleCount { most, idle: Tally::default(), taken: AtomicU64::new(0) };
         let members = Members { shells: HashMap::new(), gone: None, next: 0, is_closed: false };
         Arc::new(Self {
             budget: Mutex::new(Budget::new(max_open)),
+            quota,
             idle: max_idle.map(|most| Arc::new(count(most))),
             members: Mutex::new(members),
             turned_away: AtomicU64::new(0),
@@ -102,6 +113,37 @@ impl<D: Dialer> Exchange<D> {
             enlistment: crew.enlist(),
             crew,
         })
+    }
+
+    /// Makes the exchange of a pool that is not keyed, and its shell.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::QuotaInUse`]: the quota bounds another pool.
+    pub(crate) fn of_one(
+        dialer: D,
+        config: Config,
+        reporter: Reporter<D::Error>,
+        quota: Quota,
+        crew: Arc<Crew>,
+    ) -> Result<Arc<Shell<D>>, ConfigError> {
+        let exchange = Self::new(u32::MAX, None, Some(quota), crew);
+        exchange.join_quota()?;
+        Ok(exchange.admit(dialer, config, false, reporter, None))
+    }
+
+    /// Has the quota, if there is one, bound this exchange.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::QuotaInUse`]: the quota bounds another pool.
+    pub(crate) fn join_quota(self: &Arc<Self>) -> Result<(), ConfigError> {
+        let Some(quota) = &self.quota else { return Ok(()) };
+        let weak: Weak<Self> = Arc::downgrade(self);
+        quota.join(weak)?;
+        self.change(|budget| budget.set_settling(quota.settling()));
+        Bounded::apply_quota(&**self);
+        Ok(())
     }
 
     /// Makes a new shell that shares the budget.
@@ -113,7 +155,7 @@ impl<D: Dialer> Exchange<D> {
         config: Config,
         is_suspended: bool,
         reporter: Reporter<D::Error>,
-        on_vacant: OnVacant<D>,
+        on_vacant: Option<OnVacant<D>>,
     ) -> Arc<Shell<D>> {
         let id = {
             let mut members = self.members.lock();
@@ -126,6 +168,8 @@ impl<D: Dialer> Exchange<D> {
         let crew = Arc::clone(&self.crew);
         let shell = Shell::with(dialer, ledger, reporter, crew, Some(membership));
         self.members.lock().shells.insert(id, Arc::downgrade(&shell));
+        // From now on a lease that changes reaches it. This one may have changed since it was made.
+        self.quota.iter().for_each(|quota| shell.apply_lease(quota));
         shell
     }
 
@@ -148,6 +192,7 @@ impl<D: Dialer> Exchange<D> {
         let mut orders = Vec::new();
         self.with_budget(&mut |budget| {
             change(budget);
+            budget.note_time(now());
             budget.issue_orders(&mut orders);
         });
         for (shell, effects) in self.pass_on(orders) {
@@ -216,6 +261,10 @@ impl<D: Dialer> Exchange<D> {
         read(&self.budget.lock())
     }
 
+    fn shells(&self) -> Vec<Arc<Shell<D>>> {
+        self.members.lock().shells.values().filter_map(Weak::upgrade).collect()
+    }
+
     /// Delivers the budget's orders to their members. The caller carries out the effects.
     fn pass_on(&self, mut orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
         let mut told = Vec::new();
@@ -257,6 +306,24 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
+impl<D: Dialer> Bounded for Exchange<D> {
+    fn apply_quota(&self) {
+        let Some(quota) = self.quota.as_ref().filter(|_| !self.is_inherited()) else { return };
+        // Read under the budget's lock: of two threads the one that comes last applies the later bound.
+        self.change(|budget| budget.set_allowance(quota.allowance()));
+        for shell in self.shells() {
+            shell.apply_lease(quota);
+        }
+    }
+
+    fn idle(&self) -> u32 {
+        if self.is_inherited() {
+            return 0;
+        }
+        self.shells().iter().map(|shell| shell.recent_stats().idle).sum()
+    }
+}
+
 impl<D: Dialer> BudgetAccess for Exchange<D> {
     fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget)) {
         let mut budget = self.budget.lock();
@@ -266,6 +333,15 @@ impl<D: Dialer> BudgetAccess for Exchange<D> {
             idle.taken.store(u64::from(budget.taken()), Ordering::SeqCst);
             // Inside the budget's lock, so that two threads cannot both condemn one for one surplus.
             idle.add(condemned as i64 - budget.evictions_ordered() as i64);
+        }
+        if let Some(quota) = &self.quota {
+            quota.note_need(Need {
+                open: budget.counted(),
+                wanted: budget.wanted(),
+                since: budget.stalled_since(),
+                settling: budget.counted() - budget.taken(),
+                settles_at: budget.settles_at(),
+            });
         }
     }
 }
@@ -288,7 +364,14 @@ impl<D: Dialer> Membership<D> {
 
     /// Says that nothing is left in this shell.
     pub(super) fn tell_vacant(&self, shell: &Arc<Shell<D>>) {
-        catch(|| (self.on_vacant)(shell));
+        if let Some(on_vacant) = &self.on_vacant {
+            catch(|| on_vacant(shell));
+        }
+    }
+
+    /// The exchange, if it has no other member and closes with this one.
+    pub(super) fn sole_exchange(&self) -> Option<Arc<Exchange<D>>> {
+        self.on_vacant.is_none().then(|| Arc::clone(&self.exchange))
     }
 
     pub(super) fn last_close(&self) -> &LastClose {

@@ -28,6 +28,7 @@ mod errands;
 mod exchange;
 mod knobs;
 pub(crate) mod places;
+pub(crate) mod quota;
 mod terms;
 mod user_code;
 mod waiting;

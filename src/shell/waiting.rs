@@ -128,6 +128,9 @@ impl<D: Dialer> Checkout<'_, D> {
 impl<D: Dialer> Shell<D> {
     /// Looks at a connection that the ledger has lent, and says what is wrong with it.
     fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
+        if self.has_overstayed(entry) {
+            return Some(CloseReason::LeaseEnded);
+        }
         if entry.must_check {
             return self.fault_by_check(entry);
         }

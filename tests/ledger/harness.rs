@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::abort::AbortHandle;
 use crate::config::{Config, DialRule};
 use crate::ledger::budget::BudgetOrder;
 use crate::ledger::close_reason::CloseReason;
@@ -43,6 +44,8 @@ pub(crate) struct Harness {
     pub(crate) opened: u32,
     /// The budget's orders to other members.
     pub(crate) orders: Vec<BudgetOrder>,
+    /// Of loans whose lease has ended.
+    pub(crate) aborts: Vec<AbortHandle>,
     /// When upkeep is ordered for.
     pub(crate) alarm: Option<Moment>,
     /// The time at the start.
@@ -74,6 +77,7 @@ impl Harness {
             begun: 0,
             opened: 0,
             orders: Vec::new(),
+            aborts: Vec::new(),
             alarm: None,
             started: now,
         }
@@ -86,7 +90,9 @@ impl Harness {
     }
 
     pub(crate) fn note_effects(&mut self, orders: Effects<u32, Failure, Slip<u32, Failure>>) {
-        let Lists { wake, dials, at_dialer, closes, alarm, budget_orders, .. } = orders.into();
+        let Lists { wake, dials, at_dialer, closes, aborts, alarm, budget_orders, .. } =
+            orders.into();
+        self.aborts.extend(aborts);
         self.orders.extend(budget_orders);
         self.alarm = alarm.or(self.alarm);
         self.begun += u32::try_from(dials.len()).expect("few dials");

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::ledger::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
+use crate::ledger::budget::{Allowance, Budget, BudgetAction, BudgetOrder, MemberId, Report};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
+use crate::ledger::lease::Lease;
 use crate::ledger::{
     AtDialerOrder, BudgetAccess, CloseOrder, Effects, Entry, Ledger, Refusal, Request, Share,
     Ticket, Verdict,
@@ -39,6 +40,17 @@ impl Common {
         let mut orders = Vec::new();
         self.visit(|budget| {
             budget.resize(max_open);
+            budget.issue_orders(&mut orders);
+        });
+        orders
+    }
+
+    /// Changes what the quota allows, as the shell does. The orders must be delivered.
+    pub(crate) fn allow(&self, allowance: Allowance, now: Moment) -> Vec<BudgetOrder> {
+        let mut orders = Vec::new();
+        self.visit(|budget| {
+            budget.set_allowance(allowance);
+            budget.note_time(now);
             budget.issue_orders(&mut orders);
         });
         orders
@@ -107,6 +119,12 @@ pub(crate) struct Setting {
     pub(crate) delivery: Delivery,
 }
 
+impl Setting {
+    pub(crate) fn is_prompt(&self) -> bool {
+        self.delivery == Delivery::AtOnce
+    }
+}
+
 /// A ledger, from the first use of its key until nothing is left of it.
 struct Member {
     key: usize,
@@ -166,6 +184,8 @@ enum Sleep {
 #[derive(Clone, Copy, Debug)]
 struct Connection {
     member: usize,
+    /// The number of the lease under which its dial began.
+    lease: u64,
     place: Place,
     idle_since: Moment,
 }
@@ -183,6 +203,7 @@ enum Place {
 struct Dial {
     member: usize,
     id: JobId,
+    lease: u64,
     is_counted: bool,
 }
 
@@ -203,6 +224,9 @@ pub(crate) struct Keys {
     setting: Setting,
     common: Arc<Common>,
     max_open_total: u32,
+    /// What the quota allows, for as long as its lease lasts.
+    quota: u32,
+    lease: Lease,
     /// The most that may be taken: the bound, or more after it was lowered, until enough is returned.
     allowance: u32,
     now: Moment,
@@ -233,6 +257,8 @@ impl Keys {
             setting,
             common: Common::new(max_open_total),
             max_open_total,
+            quota: u32::MAX,
+            lease: Lease::ENDLESS,
             allowance: max_open_total,
             now,
             behind: Duration::ZERO,
@@ -263,7 +289,7 @@ impl Keys {
     }
 
     fn is_prompt(&self) -> bool {
-        self.setting.delivery == Delivery::AtOnce
+        self.setting.is_prompt()
     }
 
     /// Says whether there was anything to trim.
@@ -403,6 +429,11 @@ impl Keys {
         };
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         match verdict {
+            Some(Verdict::Granted(entry)) if self.books(member).has_overstayed(&entry, now) => {
+                self.callers[caller].state = State::Empty;
+                let effects = self.books(member).retire(entry, CloseReason::LeaseEnded, now);
+                self.note(member, now, effects);
+            }
             Some(Verdict::Granted(entry)) => {
                 self.lend(caller, Some(ticket), entry);
                 let effects = self.books(member).tick(now);
@@ -452,6 +483,9 @@ impl Keys {
     }
 
     fn lend(&mut self, caller: usize, ticket: Option<Ticket>, entry: Entry<u32>) {
+        let lease = self.connection(entry.connection).lease;
+        assert_eq!(lease, self.lease.number, "FLEET-03: opened under another lease");
+        assert!(self.clock() < self.lease.until, "FLEET-03: lent after the lease has ended");
         self.connection(entry.connection).place = Place::Out;
         let it = &mut self.callers[caller];
         (it.ticket, it.state) = (ticket, State::Holding(entry));
@@ -531,10 +565,11 @@ impl Keys {
 
     pub(crate) fn dialed(&mut self, pick: usize) {
         let Some(at) = choose(self.dials.len(), pick) else { return };
-        let Dial { member, id, .. } = self.dials.remove(at);
+        let Dial { member, id, lease, .. } = self.dials.remove(at);
         self.part(member, id, false);
         let number = small(self.connections.len()) + 1;
-        let connection = Connection { member, place: Place::AtRest, idle_since: self.clock() };
+        let (place, idle_since) = (Place::AtRest, self.clock());
+        let connection = Connection { member, lease, place, idle_since };
         self.connections.insert(number, connection);
         self.event(member, |books, now| books.dialed(id, number, None, Duration::MAX, now));
     }
@@ -582,6 +617,12 @@ impl Keys {
 
     pub(crate) fn flush(&mut self, key: usize) {
         let Some(member) = self.current[key] else { return };
+        self.write_off(member);
+        self.event(member, Ledger::flush);
+    }
+
+    /// Nobody counts any more on what is under way for this member.
+    fn write_off(&mut self, member: usize) {
         let written_off = self.dials.iter_mut().filter(|it| it.member == member);
         let parted: Vec<_> = written_off
             .map(|dial| {
@@ -596,13 +637,43 @@ impl Keys {
         for it in self.callers.iter_mut().filter(|it| it.member == member) {
             it.dial = it.dial.filter(|dial| !parted.contains(dial));
         }
-        self.event(member, Ledger::flush);
+    }
+
+    /// The quota allows so many slots from now on, for so long.
+    pub(crate) fn allow(&mut self, slots: u32, lasts: Option<Duration>) {
+        let number = self.lease.number + u64::from(self.lease.until <= self.now);
+        let is_another = number != self.lease.number;
+        let until = lasts.and_then(|lasts| self.now.after(lasts)).unwrap_or(Moment::LAST);
+        let before = std::mem::replace(&mut self.lease, Lease { number, until });
+        self.quota = slots;
+        let taken = self.common.visit(|budget| budget.taken());
+        self.allowance = self.bound().max(taken);
+        let orders = self.common.allow(Allowance { slots, until }, self.now);
+        self.send(orders);
+        self.agree();
+        // As in the shell, the lease reaches one member after the other.
+        for member in 0..self.members.len() {
+            if self.members[member].books.is_some() && before != self.lease {
+                if is_another {
+                    self.write_off(member);
+                }
+                self.behind = Duration::ZERO;
+                let lease = self.lease;
+                self.event(member, |books, now| books.set_lease(lease, now));
+            }
+        }
+    }
+
+    /// The most slots that may be taken now.
+    fn bound(&self) -> u32 {
+        let allowed = if self.lease.until <= self.clock() { 0 } else { self.quota };
+        self.max_open_total.min(allowed)
     }
 
     pub(crate) fn resize(&mut self, max_open_total: u32) {
         let taken = self.common.visit(|budget| budget.taken());
         self.max_open_total = max_open_total;
-        self.allowance = max_open_total.max(taken);
+        self.allowance = self.bound().max(taken);
         let orders = self.common.resize(max_open_total);
         self.send(orders);
         self.agree();
@@ -720,6 +791,7 @@ impl Keys {
     /// Everything under way ends, and all connections come back. Then nobody may be left waiting. When the
     /// last connection is closed, nothing may be left of any key.
     pub(crate) fn finish(mut self, refuses: bool, closes: bool) {
+        self.step(Duration::ZERO, |keys| keys.allow(u32::MAX, None));
         self.come_to_rest(refuses);
         // A warm-up keeps its key's idle connections, and perhaps there are no more to be had.
         let is_warm_up = |it: &Caller| it.target.is_some() && matches!(it.state, State::Waiting);
@@ -899,7 +971,8 @@ impl Keys {
 
     fn begin_dial(&mut self, member: usize, id: JobId, is_for_caller: bool, now: Moment) {
         let cold_since = self.cold(member, now).map(|(since, _)| since);
-        self.dials.push(Dial { member, id, is_counted: true });
+        assert!(now < self.lease.until, "FLEET-03: dialed after the lease has ended");
+        self.dials.push(Dial { member, id, lease: self.lease.number, is_counted: true });
         let sponsor = self.sponsor(member, now).filter(|_| is_for_caller);
         if let Some(sponsor) = sponsor {
             self.callers[sponsor].dial = Some(id);
@@ -1004,9 +1077,16 @@ impl Keys {
     /// Members that have waited for a slot since before `since`, and for which nothing makes room.
     fn passed(&self, member: usize, since: Moment, making_room: usize) -> usize {
         let older = self.wants().filter(|(other, want)| *other != member && want.0 < since);
-        let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.max_open_total);
+        let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.bound());
         let closes = self.closes.iter().filter(|it| it.makes_room).count() + making_room;
         older.count().saturating_sub(closes.saturating_sub(beyond as usize))
+    }
+
+    /// Slots taken beyond the bound that no close under way returns.
+    fn beyond(&self) -> u32 {
+        let taken = self.common.visit(|budget| budget.taken());
+        let making_room = self.closes.iter().filter(|it| it.makes_room).count();
+        taken.saturating_sub(self.bound()).saturating_sub(small(making_room))
     }
 
     /// BOUNDED-BYPASS with a bound of zero: a caller who is lent a connection has waited for longer than
@@ -1043,8 +1123,10 @@ impl Keys {
         }
         if !self.is_evictable(member) {
             // Then somebody of its own has waited for longer than all others.
+            // Or more is open than may be.
             let since = self.waits_since(member).expect("else it is evictable");
-            assert!(self.passed(member, since, 0) > 0, "KEY-07: {connection} is another's");
+            let is_due = self.passed(member, since, 0) > 0 || self.beyond() > 0;
+            assert!(is_due, "KEY-07: {connection} is another's");
             return;
         }
         let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest);
@@ -1057,7 +1139,7 @@ impl Keys {
     /// bound, less those being closed for that; or else the surplus beyond `max_idle`.
     fn needed(&self) -> i64 {
         let lacking: u32 = self.wants().map(|(_, (_, slots))| slots).sum();
-        let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.max_open_total);
+        let beyond = self.common.visit(|budget| budget.taken()).saturating_sub(self.bound());
         let making_room = self.closes.iter().filter(|it| it.makes_room).count();
         let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest).count();
         let surplus = self.setting.max_idle_total.map(|most| at_rest as i64 - i64::from(most));
@@ -1109,16 +1191,19 @@ impl Keys {
             }
         }
         let grants = self.orders.iter().filter(|order| order.action == BudgetAction::Grant).count();
+        let bound = self.bound();
         self.common.visit(|budget| {
             assert_eq!(budget.taken(), open + small(grants), "NO-LOST-SLOT");
-            assert!(budget.taken() <= self.allowance, "BOUND: {} taken", budget.taken());
+            // By a clock that is behind the lease lasts a little longer.
+            let most = self.allowance.max(bound);
+            assert!(budget.taken() <= most, "BOUND: {} taken of {most}", budget.taken());
             // A member with a slot on its way may claim no further one.
             let has_asked = budget.stalled();
             let are_coming = grants > 0 && has_asked <= stalled;
             assert!(has_asked == stalled || are_coming, "who is stalled has asked");
-            let is_full = budget.taken() >= self.max_open_total;
+            let is_full = budget.taken() >= bound.min(budget.max_open());
             assert!(has_asked == 0 || is_full, "NO-STRANDED-WAITER: a slot is free");
-            self.allowance = self.max_open_total.max(budget.taken());
+            self.allowance = bound.max(budget.taken());
             assert_eq!(budget.evicted_total(), u64::from(self.evicted));
         });
     }
@@ -1147,6 +1232,10 @@ impl Keys {
             woken: 0,
         });
         self.current[key] = Some(member);
+        if self.lease != Lease::ENDLESS {
+            let lease = self.lease;
+            self.event(member, |books, now| books.set_lease(lease, now));
+        }
         if self.is_closed {
             // Its member is not in the map any more.
             self.event(member, Ledger::close);

@@ -11,7 +11,7 @@ use crate::history::{config, passing_time, patience};
 use crate::keys::{Delivery, Keys, Setting};
 
 /// The kinds of events, with their frequencies.
-const KINDS: [(Kind, usize); 20] = [
+const KINDS: [(Kind, usize); 21] = [
     (Kind::Request, 12),
     (Kind::TryRequest, 1),
     (Kind::Collect, 6),
@@ -29,6 +29,7 @@ const KINDS: [(Kind, usize); 20] = [
     (Kind::Look, 1),
     (Kind::Flush, 1),
     (Kind::Resize, 2),
+    (Kind::Allow, 3),
     (Kind::Deliver, 6),
     (Kind::Vacate, 2),
     (Kind::Wait, 6),
@@ -53,6 +54,7 @@ enum Kind {
     Look,
     Flush,
     Resize,
+    Allow,
     Deliver,
     Vacate,
     Wait,
@@ -95,6 +97,8 @@ impl Event {
             Kind::Look => keys.tick(key),
             Kind::Flush => keys.flush(key),
             Kind::Resize => keys.resize(count.max(1)),
+            // A lease that ends closes what was to make room, so Keys could not tell who is next.
+            Kind::Allow => keys.allow(count, patience.filter(|_| !setting.is_prompt())),
             Kind::Deliver => keys.deliver(pick),
             Kind::Vacate => keys.close_if_vacant(pick),
             Kind::Wait => keys.wait(self.time),

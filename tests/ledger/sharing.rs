@@ -2,12 +2,17 @@
 
 use std::ops::{Index, IndexMut};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use crate::abort::AbortHandle;
 use crate::config::Config;
 use crate::harness::{Harness, SECOND, ageless};
 use crate::keys::Common;
-use crate::ledger::budget::{BudgetAction, BudgetOrder, MemberId};
+use crate::ledger::budget::{Allowance, BudgetAction, BudgetOrder, MemberId};
+use crate::ledger::close_reason::CloseReason;
+use crate::ledger::lease::Lease;
 use crate::ledger::{Entry, Share, Ticket};
 
 /// Settings of each key, under which time changes nothing.
@@ -90,6 +95,31 @@ impl Desks {
         let orders = self.common.resize(max_open);
         orders.into_iter().for_each(|order| self.deliver(order));
         self.pass_on();
+    }
+
+    /// The quota allows so many slots for as long as it takes.
+    fn allow(&mut self, slots: u32) {
+        self.allow_under(slots, Lease::ENDLESS);
+    }
+
+    fn allow_under(&mut self, slots: u32, lease: Lease) {
+        let now = self[0].now;
+        let orders = self.common.allow(Allowance { slots, until: lease.until }, now);
+        orders.into_iter().for_each(|order| self.deliver(order));
+        for harness in &mut self.harnesses {
+            let effects = harness.ledger.set_lease(lease, harness.now);
+            harness.note_effects(effects);
+        }
+        self.pass_on();
+    }
+
+    /// A lease with that number, for a minute from now on.
+    fn lease(&self, number: u64) -> Lease {
+        Lease { number, until: self[0].now + 60 * SECOND }
+    }
+
+    fn closes(&self, key: usize) -> Vec<(u32, CloseReason)> {
+        self[key].closes.iter().map(|close| (close.connection, close.reason)).collect()
     }
 
     // ---- Callers and connections, all orders delivered -----------------------------------------
@@ -765,4 +795,212 @@ fn nothing_of_a_key_is_left_with_the_budget_when_its_last_connection_is_closed()
         assert!(keys[1].ledger.close_if_vacant(now).0);
         assert_eq!(keys.common.contents(), Common::new(2).contents());
     }
+}
+
+// ---- A quota ----------------------------------------------------------------------------------
+
+/// One key, whose slots a quota allows.
+fn under_quota(slots: u32, lease: Lease) -> Desks {
+    let mut keys = Desks::new(1, 8);
+    keys.allow_under(slots, lease);
+    keys
+}
+
+#[test]
+fn a_quota_allows_nothing_beyond_itself_and_a_raised_one_serves_who_waits() {
+    let mut keys = under_quota(0, Lease::ENDLESS);
+    let first = keys.queue(0);
+    assert!(keys[0].stats().stalled_by_quota, "{}", keys[0].stats());
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([0], 1));
+    keys.allow(1);
+    assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
+    assert!(!keys[0].stats().stalled);
+    keys[0].dialed();
+    keys[0].granted(first);
+}
+
+/// The pool's own bound is no lack of the fleet's.
+#[test]
+fn what_the_pool_itself_has_no_room_for_is_not_wanted_of_the_quota() {
+    let mut keys = Desks::new(2, 1);
+    keys.allow(5);
+    let held = keys.lend(0);
+    keys.queue(1);
+    let stats = keys[1].stats();
+    assert_eq!((stats.stalled, stats.stalled_by_quota), (true, false));
+    assert_eq!(keys.common.visit(|budget| budget.wanted()), 0);
+    keys.retire(0, held);
+}
+
+/// Idle ones at once, the coldest first; then those that come back, whoever waits.
+#[test]
+fn a_lowered_quota_is_met_by_idle_connections_and_then_by_those_that_come_back() {
+    let mut keys = under_quota(4, Lease::ENDLESS);
+    let held = [keys.lend(0), keys.lend(0)];
+    let [cold, warm] = [keys.lend(0), keys.lend(0)];
+    let numbers = [cold.connection, warm.connection];
+    keys.give_back(0, cold);
+    keys.give_back(0, warm);
+    keys.allow(3);
+    assert_eq!(keys.closes(0), [(numbers[0], CloseReason::Evicted)], "the coldest");
+    keys.allow(1);
+    assert_eq!(keys[0].closes.len(), 2, "nothing else is idle");
+    keys[0].close_all();
+    keys.pass_on();
+    keys.queue(0);
+    let [one, other] = held;
+    let number = one.connection;
+    keys.give_back(0, one);
+    assert_eq!(keys.closes(0), [(number, CloseReason::Evicted)], "although somebody waits");
+    keys[0].close_all();
+    keys.pass_on();
+    assert_eq!((keys.taken(), keys.dialing()), (1, [0]), "nobody gets its slot");
+    keys.give_back(0, other);
+    assert_eq!(keys[0].stats().waiting, 0, "what is left serves who waits");
+}
+
+#[test]
+fn connections_that_the_pool_keeps_ready_take_slots_of_the_quota() {
+    let common = Common::new(8);
+    let share = Share::new(MemberId(0), Arc::clone(&common) as _);
+    let config = Config { min_idle: 2, ..unchecked(8) };
+    let mut keys = Desks { common, harnesses: vec![Harness::with(config)], max_idle: None };
+    let harness = keys.harnesses.remove(0).sharing(share);
+    keys.harnesses.push(harness);
+    keys.allow(0);
+    keys[0].tick();
+    keys.pass_on();
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([0], 2));
+    keys.allow(1);
+    assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
+    keys.allow(2);
+    keys.come_to_rest();
+    assert_eq!((keys.idle(), keys.taken()), ([2], 2));
+}
+
+// ---- The end of a lease -----------------------------------------------------------------------
+
+#[test]
+fn what_is_idle_when_a_lease_ends_is_closed_and_not_lent() {
+    let mut keys = Desks::new(1, 8);
+    let lease = keys.lease(0);
+    keys.allow_under(2, lease);
+    keys.rest(0);
+    assert_eq!(keys[0].alarm, Some(lease.until), "upkeep comes in time");
+    keys.wait(60 * SECOND);
+    keys.queue(0);
+    assert_eq!(keys.closes(0), [(1, CloseReason::LeaseEnded)]);
+    assert_eq!((keys[0].stats().waiting, keys.dialing()), (1, [0]), "and nothing is dialed");
+    assert!(keys[0].stats().stalled_by_quota);
+}
+
+#[test]
+fn what_comes_back_after_the_end_of_its_lease_is_closed() {
+    let mut keys = Desks::new(1, 8);
+    let lease = keys.lease(0);
+    keys.allow_under(2, lease);
+    let held = keys.lend(0);
+    keys.wait(60 * SECOND);
+    keys.give_back(0, held);
+    assert_eq!(keys.closes(0), [(1, CloseReason::LeaseEnded)]);
+}
+
+/// Also if it was lent before the renewal, or rests where callers take it without the ledger.
+#[test]
+fn a_renewed_lease_keeps_what_is_open() {
+    let mut keys = Desks::new(1, 8);
+    let lease = keys.lease(0);
+    keys.allow_under(2, lease);
+    let held = keys.lend(0);
+    keys.rest(0);
+    let later = Lease { until: lease.until + 60 * SECOND, ..lease };
+    keys.allow_under(2, later);
+    keys.wait(90 * SECOND);
+    keys.give_back(0, held);
+    assert_eq!((keys.closes(0), keys.idle()), (vec![], [2]));
+    let now = keys[0].now;
+    let entry = keys[0].ledger.lay_out(now).expect("it may be laid out");
+    assert!(entry.expires > now, "a taker compares the later end");
+    keys[0].ledger.take_from_place(entry);
+}
+
+/// The process was stopped for longer than its lease, and the keeper was the first to go on.
+#[test]
+fn another_lease_closes_what_was_opened_under_the_one_before() {
+    let mut keys = Desks::new(1, 8);
+    let lease = keys.lease(0);
+    keys.allow_under(3, lease);
+    let (held, lent) = (keys.lend(0), keys.lend(0));
+    let ticket = keys.queue(0);
+    keys.give_back(0, lent); // It serves the caller before its dial does.
+    let lent = keys[0].granted(ticket);
+    keys.give_back(0, lent);
+    assert_eq!((keys.idle(), keys.dialing()), ([1], [1]));
+    keys.wait(120 * SECOND);
+    let next = keys.lease(1);
+    keys.allow_under(3, next);
+    keys[0].dialed();
+    keys.pass_on();
+    keys.give_back(0, held);
+    let reasons: Vec<_> = keys.closes(0).into_iter().map(|(_, reason)| reason).collect();
+    assert_eq!(reasons, [CloseReason::LeaseEnded; 3], "idle, dialed and in use");
+}
+
+#[test]
+fn a_dial_has_no_longer_than_its_lease() {
+    let mut keys = Desks::new(1, 8);
+    let lease = Lease { number: 0, until: keys[0].now + SECOND };
+    keys.allow_under(1, lease);
+    keys[0].queue(0);
+    assert_eq!(keys[0].dials[0].deadline, Some(lease.until));
+}
+
+/// A caller may wake up long after it was given a connection: its process was stopped.
+#[test]
+fn a_caller_who_wakes_up_after_the_lease_may_not_use_what_it_was_given() {
+    let mut keys = Desks::new(1, 8);
+    let lease = keys.lease(0);
+    keys.allow_under(1, lease);
+    let ticket = keys[0].queue(0);
+    keys[0].sleep(ticket);
+    keys[0].dialed();
+    let entry = keys[0].granted(ticket);
+    let now = keys[0].now;
+    assert!(!keys[0].ledger.has_overstayed(&entry, now));
+    keys.wait(60 * SECOND);
+    let now = keys[0].now;
+    assert!(keys[0].ledger.has_overstayed(&entry, now));
+    let next = keys.lease(1);
+    keys.allow_under(1, next);
+    assert!(keys[0].ledger.has_overstayed(&entry, now), "another lease is none of its own");
+    keys.retire(0, entry);
+}
+
+#[test]
+fn loans_that_outlast_their_lease_are_cut_once() {
+    let mut keys = Desks::new(1, 8);
+    let lease = keys.lease(0);
+    keys.allow_under(1, lease);
+    let ticket = keys[0].queue(0);
+    let (aborted, now) = (Arc::new(AtomicU32::new(0)), keys[0].now);
+    let handle = {
+        let aborted = Arc::clone(&aborted);
+        AbortHandle::new(move || {
+            aborted.fetch_add(1, SeqCst);
+        })
+    };
+    let id = keys[0].dials.remove(0).id;
+    let effects = keys[0].ledger.dialed(id, 1, Some(handle), SECOND, now);
+    keys[0].note_effects(effects);
+    let entry = keys[0].granted(ticket);
+    keys[0].tick();
+    assert_eq!(keys[0].alarm, Some(lease.until));
+    for _ in 0..2 {
+        keys.wait(60 * SECOND);
+        keys[0].upkeep();
+        let aborts = std::mem::take(&mut keys[0].aborts);
+        aborts.iter().for_each(AbortHandle::abort);
+    }
+    assert_eq!(aborted.load(SeqCst), 1);
+    keys.retire(0, entry);
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
+use crate::abort::AbortHandle;
 use crate::ledger::budget::BudgetOrder;
 use crate::ledger::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Overdue, RareEffects, Verdict, Waker,
@@ -98,6 +99,7 @@ pub(crate) struct Lists<K, F, C = u32> {
     pub(crate) dials: Vec<DialOrder<Slip<K, F, C>>>,
     pub(crate) at_dialer: Vec<AtDialerOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
+    pub(crate) aborts: Vec<AbortHandle>,
     pub(crate) alarm: Option<Moment>,
     pub(crate) judged: Option<u32>,
     pub(crate) budget_orders: Vec<BudgetOrder>,
@@ -111,6 +113,7 @@ impl<K: Copy, F, C> From<Effects<C, F, Slip<K, F, C>>> for Lists<K, F, C> {
             dials,
             at_dialer,
             closes,
+            aborts,
             alarm,
             judged,
             budget_orders,
@@ -118,6 +121,6 @@ impl<K: Copy, F, C> From<Effects<C, F, Slip<K, F, C>>> for Lists<K, F, C> {
             ..
         } = *effects.rare.unwrap_or_default();
         let wake = effects.wake.into_iter().chain(wake).map(|slip| slip.caller).collect();
-        Self { wake, dials, at_dialer, closes, alarm, judged, budget_orders, is_vacant }
+        Self { wake, dials, at_dialer, closes, aborts, alarm, judged, budget_orders, is_vacant }
     }
 }

@@ -23,6 +23,7 @@ mod late_binding;
 mod no_threads;
 mod outage;
 mod panics;
+mod quota;
 mod stress;
 mod thread_ends;
 mod thread_factory;

@@ -81,6 +81,10 @@
 //! | keys: KEY-02 | `a_slot_granted_to_a_key_that_has_gone_is_the_next_ones` |
 //! | keys: SHUT-01 | `a_key_that_comes_as_the_pool_is_closed_leaves_nothing_open` |
 //! | keys: BOUND | `of_two_returns_at_once_one_sees_that_too_much_rests` |
+//! | quota: FLEET-01 | `a_caller_who_finds_no_slot_as_one_is_allowed_is_served` |
+//! | quota: FLEET-01 | `a_keeper_that_waits_for_a_demand_hears_of_a_caller` |
+//! | quota: FLEET-02 | `what_comes_back_as_its_slot_is_withdrawn_is_closed` |
+//! | quota: FLEET-03 | `what_comes_back_as_its_lease_ends_is_lent_to_nobody` |
 //! | BOUNDED-BYPASS | `a_gate_that_is_open_for_a_time_is_passed_no_longer` |
 //! | QUIET | `two_pools_are_served_by_one_thread` |
 //! | QUIET | `jobs_of_two_threads_are_done_by_one_worker` |

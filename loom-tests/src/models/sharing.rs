@@ -9,10 +9,14 @@ use super::{SOON, check, check_within};
 use crate::config::Config;
 use crate::guard::Guard;
 use crate::keyed::KeyedPool;
+use crate::pool::Pool;
 use crate::report::error::GetError;
-use crate::runtime::sync::{advance, never, rest_for_ever, search_finely};
-use crate::server::{Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key};
+use crate::runtime::sync::{advance, never, now, rest_for_ever, search_finely};
+use crate::server::{
+    self, Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key, pool_under,
+};
 use crate::shell::cancel::Cancel;
+use crate::shell::quota::{Demand, Quota};
 
 type Keyed = KeyedPool<u32, Scripted>;
 
@@ -318,5 +322,86 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
         hasty.join().unwrap();
         assert!(pool.drain(never()).is_complete());
         finish(&pool, &server, 0);
+    });
+}
+
+// ---- A quota ----------------------------------------------------------------------------------
+
+/// A pool that is not keyed, whose slots a quota allows: none at first.
+fn under_quota() -> (Pool<Scripted>, Arc<Server>, Quota) {
+    let quota = Quota::new();
+    let (pool, server) = pool_under(&quota, never_due(2));
+    (pool, server, quota)
+}
+
+/// FLEET-01: slots are allowed as a caller finds none.
+#[test]
+fn a_caller_who_finds_no_slot_as_one_is_allowed_is_served() {
+    check(|| {
+        let (pool, server, quota) = under_quota();
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        quota.allow(1, None);
+        caller.join().unwrap();
+        server::finish(&pool, &server);
+    });
+}
+
+/// FLEET-01: the keeper sleeps until a caller wants a slot, and misses none.
+#[test]
+fn a_keeper_that_waits_for_a_demand_hears_of_a_caller() {
+    check(|| {
+        let (pool, server, quota) = under_quota();
+        let keeper = thread::spawn({
+            let quota = quota.clone();
+            move || {
+                let demand = quota.demand_after(&Demand::default(), never());
+                assert_eq!(demand.wanted, 1);
+                quota.allow(1, None);
+            }
+        });
+        drop(pool.get().unwrap());
+        keeper.join().unwrap();
+        server::finish(&pool, &server);
+    });
+}
+
+/// FLEET-02: what is allowed is withdrawn as a connection comes back.
+#[test]
+fn what_comes_back_as_its_slot_is_withdrawn_is_closed() {
+    check(|| {
+        let (pool, server, quota) = under_quota();
+        quota.allow(1, None);
+        let held = pool.get().unwrap();
+        let keeper = thread::spawn({
+            let quota = quota.clone();
+            move || quota.allow(0, None)
+        });
+        drop(held);
+        keeper.join().unwrap();
+        assert_eq!((server.books().open, quota.demand().open), (0, 0));
+        server::finish(&pool, &server);
+    });
+}
+
+/// FLEET-03: the lease ends, and another begins, as a connection comes back: nobody is lent it.
+#[test]
+fn what_comes_back_as_its_lease_ends_is_lent_to_nobody() {
+    check(|| {
+        let (pool, server, quota) = under_quota();
+        quota.allow(1, Some(now().after(SOON).unwrap().into()));
+        let held = pool.get().unwrap();
+        advance(SOON);
+        let keeper = thread::spawn({
+            let quota = quota.clone();
+            move || quota.allow(1, None)
+        });
+        drop(held);
+        drop(pool.get().unwrap());
+        keeper.join().unwrap();
+        assert_eq!(server.books().opened, 2);
+        server::finish(&pool, &server);
     });
 }

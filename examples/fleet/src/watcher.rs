@@ -1,0 +1,83 @@
+//! A watcher of its own: counts the fleet's sessions as the server does, and remembers the most.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use postgres::NoTls;
+
+use crate::member::{FLEET, config};
+
+/// What the server has counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// Sessions now, and by process.
+    pub now: u32,
+    pub each: BTreeMap<String, u32>,
+    /// The most at once, ever, and since the mark.
+    pub most: u32,
+    pub most_since_mark: u32,
+    pub counts: u64,
+}
+
+pub struct Watcher {
+    counted: Arc<Mutex<Counted>>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    pub fn start(port: u16) -> Self {
+        let (counted, ends) = (Arc::<Mutex<Counted>>::default(), Arc::new(AtomicBool::new(false)));
+        let (books, end) = (Arc::clone(&counted), Arc::clone(&ends));
+        let thread = thread::spawn(move || {
+            while !end.load(SeqCst) {
+                // The server may be away for a while.
+                if let Ok(mut client) = config(port).application_name("watcher").connect(NoTls) {
+                    while !end.load(SeqCst) {
+                        let Ok(rows) = client.query(
+                            "SELECT application_name, count(*) FROM pg_stat_activity
+                             WHERE starts_with(application_name, $1) GROUP BY 1",
+                            &[&format!("{FLEET}/")],
+                        ) else {
+                            break;
+                        };
+                        let each: BTreeMap<String, u32> = rows
+                            .into_iter()
+                            .map(|row| (row.get(0), row.get::<_, i64>(1) as u32))
+                            .collect();
+                        let mut books = books.lock().expect("nobody panics");
+                        books.now = each.values().sum();
+                        books.each = each;
+                        books.most = books.most.max(books.now);
+                        books.most_since_mark = books.most_since_mark.max(books.now);
+                        books.counts += 1;
+                        drop(books);
+                        thread::sleep(Duration::from_millis(3));
+                    }
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self { counted, ends, thread: Some(thread) }
+    }
+
+    pub fn counted(&self) -> Counted {
+        self.counted.lock().expect("nobody panics").clone()
+    }
+
+    /// Begins to look for the most anew.
+    pub fn mark(&self) {
+        let mut counted = self.counted.lock().expect("nobody panics");
+        counted.most_since_mark = counted.now;
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.ends.store(true, SeqCst);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}

@@ -1,0 +1,264 @@
+//! `Quota`: bounds a pool's slots from outside, while it runs.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::config::ConfigError;
+use crate::ledger::budget::Allowance;
+use crate::ledger::lease::Lease;
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{Condvar, Mutex, Process, Wake, now};
+
+/// Bounds how many connections a pool may have open, from outside and while the pool runs.
+///
+/// A server's limit belongs to all processes that use it together. Somebody outside of the pool shares
+/// it among them, for example a thread that leases slots from a common store. A quota is what this
+/// *keeper* and the pool have in common. The pool takes a slot from it before each dial, and returns the
+/// slot when the dialer's `close` has returned. The keeper learns what the pool [needs](Self::demand),
+/// and says what it [may have](Self::allow).
+///
+/// A handle: cheap to clone, and all clones are the same quota. It bounds one pool at a time, a
+/// [`Pool`](crate::Pool) or a [`KeyedPool`](crate::KeyedPool) with all of its keys, beside the pool's
+/// own `max_open` or `max_open_total`. At first it allows nothing: callers wait, as they do while all
+/// connections are in use.
+///
+/// A checkout of an idle connection and its return cost the same with a quota and without.
+///
+/// # Less than is open
+///
+/// If the keeper allows fewer slots than are taken, idle connections are closed at once, longest idle
+/// first, and others when they are returned, whoever waits for them. Nothing is dialed meanwhile.
+///
+/// # A slot that settles
+///
+/// A server counts a connection until it has ended its own side, some milliseconds after the client has
+/// closed it. In that time a plain pool may have one connection more than its bound, as the server counts.
+/// With a [settling time](Self::with_settling) a slot counts as open for so much longer, and is not dialed
+/// into before. What replaces a connection in a pool that is at its bound comes later by that time.
+///
+/// # The end of a lease
+///
+/// An allowance may end at a given time. From then on nothing is dialed, and nothing that is open is
+/// lent: what is idle is closed, and what is in use is closed at its return. Connections whose dialer
+/// gave an [abort handle](crate::Dialer::abort_handle) are aborted, as by
+/// [`Pool::abort`](crate::Pool::abort). Nor is anything from before lent if the keeper allows slots
+/// again later. This needs no thread that runs in time: a process that was stopped (SIGSTOP, a suspended
+/// machine) for longer finds its connections too old to be lent when it goes on. A dial's deadline is
+/// never later than the end, as it was known when the dial began.
+///
+/// Upkeep may close and abort up to 100 ms late, so let the end be that much before the slots go to
+/// others.
+///
+/// # Examples
+///
+/// ```
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
+/// use latebind::{Pool, Quota};
+///
+/// let quota = Quota::new();
+/// let pool = Pool::builder(dialer).quota(&quota).build()?;
+/// assert!(pool.try_get().is_err(), "nothing is allowed yet");
+/// quota.allow(2, None);
+/// let guard = pool.get()?;
+/// assert_eq!(quota.demand().open, 1);
+/// # drop(guard);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Quota {
+    shared: Arc<Shared>,
+    /// The process that made it. In a child of that process nothing is needed or allowed.
+    process: Process,
+}
+
+/// What a pool under a [`Quota`] needs, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Demand {
+    /// The slots that are taken: connections idle, in use, being dialed and being closed, and slots that
+    /// [settle](Quota#a-slot-that-settles).
+    pub open: u32,
+    /// Further slots that the pool could use now, for callers who wait, for a
+    /// [warm-up](crate::Pool::warm_up) and for [`min_idle`](crate::Settings::min_idle).
+    pub wanted: u32,
+    /// Since when the one of those has waited that has waited longest.
+    pub waiting_since: Option<Instant>,
+    /// How many of `open` are of no use now: they settle, or are idle, by a glance.
+    pub idle: u32,
+}
+
+/// What is bounded by a quota.
+pub(crate) trait Bounded: Send + Sync {
+    /// Goes by what the quota says now. Takes the locks of the pool.
+    fn apply_quota(&self);
+
+    fn idle(&self) -> u32;
+}
+
+struct Shared {
+    settling: Duration,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Locked last: a thread that holds it takes no other lock.
+struct State {
+    allowance: Allowance,
+    /// Goes up with each allowance that comes after the end of another.
+    number: u64,
+    pool: Option<Weak<dyn Bounded>>,
+    need: Need,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) open: u32,
+    pub(crate) wanted: u32,
+    pub(crate) since: Option<Moment>,
+    pub(crate) settling: u32,
+    /// When the next slot has settled.
+    pub(crate) settles_at: Option<Moment>,
+}
+
+impl Quota {
+    /// A quota that allows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_settling(Duration::ZERO)
+    }
+
+    /// The same, whose slots [settle](Quota#a-slot-that-settles) for so long after each close. The thread
+    /// that waits in [`demand_after`](Self::demand_after) sees to it that callers get them then.
+    #[must_use]
+    pub fn with_settling(settling: Duration) -> Self {
+        let allowance = Allowance { slots: 0, until: Moment::LAST };
+        let state = State { allowance, number: 0, pool: None, need: Need::default() };
+        let (state, changed) = (Mutex::new(state), Condvar::default());
+        let shared = Shared { settling, state, changed };
+        Self { shared: Arc::new(shared), process: Process::this() }
+    }
+
+    /// Allows the pool `slots` connections in all, until `until`; `None` sets no end.
+    ///
+    /// Replaces what was allowed before. See [above](Quota#less-than-is-open) what happens to connections
+    /// beyond it, and [above](Quota#the-end-of-a-lease) what happens at the end. An end in the past ends
+    /// the lease now.
+    pub fn allow(&self, slots: u32, until: Option<Instant>) {
+        if self.process.is_a_parent() {
+            return;
+        }
+        let until = until.map_or(Moment::LAST, Moment::from);
+        let pool = {
+            let mut state = self.shared.state.lock();
+            state.number += u64::from(state.allowance.until <= now());
+            state.allowance = Allowance { slots, until };
+            state.pool.clone()
+        };
+        if let Some(pool) = pool.as_ref().and_then(Weak::upgrade) {
+            pool.apply_quota();
+        }
+    }
+
+    /// What the pool needs now. Takes time proportional to the number of keys, to count what is idle.
+    #[must_use]
+    pub fn demand(&self) -> Demand {
+        if self.process.is_a_parent() {
+            return Demand::default();
+        }
+        let (need, pool) = {
+            let state = self.shared.state.lock();
+            (state.need, state.pool.clone())
+        };
+        let idle = pool.as_ref().and_then(Weak::upgrade).map_or(0, |pool| pool.idle());
+        need.with_idle(idle + need.settling)
+    }
+
+    /// Waits until the pool has other needs than `seen`, or until `deadline`, and returns them.
+    ///
+    /// A change of `idle` alone does not count. Meant for the keeper's own thread.
+    #[must_use]
+    pub fn demand_after(&self, seen: &Demand, deadline: Instant) -> Demand {
+        let deadline = Moment::from(deadline);
+        let has_passed = |at: Option<Moment>| at.is_some_and(|at| at <= now());
+        while !self.process.is_a_parent() {
+            let mut state = self.shared.state.lock();
+            let mut has_settled = has_passed(state.need.settles_at);
+            while !has_settled && state.need.with_idle(seen.idle) == *seen {
+                let until = state.need.settles_at.map_or(deadline, |at| at.min(deadline));
+                if self.shared.changed.wait(&mut state, Some(until)) == Wake::Late {
+                    has_settled = has_passed(state.need.settles_at);
+                    break;
+                }
+            }
+            let pool = state.pool.clone().filter(|_| has_settled);
+            drop(state);
+            match pool.as_ref().and_then(Weak::upgrade) {
+                Some(pool) => pool.apply_quota(),
+                None => break,
+            }
+            if self.demand().with_idle(seen.idle) != *seen || deadline <= now() {
+                break;
+            }
+        }
+        self.demand()
+    }
+
+    /// Has the quota bound this pool from now on.
+    pub(crate) fn join(&self, pool: Weak<dyn Bounded>) -> Result<(), ConfigError> {
+        let mut state = self.shared.state.lock();
+        if state.pool.as_ref().is_some_and(|pool| pool.strong_count() > 0) {
+            return Err(ConfigError::QuotaInUse);
+        }
+        (state.pool, state.need) = (Some(pool), Need::default());
+        Ok(())
+    }
+
+    /// The pool's needs, after each change of its budget.
+    pub(crate) fn note_need(&self, need: Need) {
+        let mut state = self.shared.state.lock();
+        if state.need != need {
+            state.need = need;
+            self.shared.changed.ring();
+        }
+    }
+
+    pub(crate) fn settling(&self) -> Duration {
+        self.shared.settling
+    }
+
+    pub(crate) fn allowance(&self) -> Allowance {
+        self.shared.state.lock().allowance
+    }
+
+    pub(crate) fn lease(&self) -> Lease {
+        let state = self.shared.state.lock();
+        Lease { number: state.number, until: state.allowance.until }
+    }
+}
+
+impl Need {
+    fn with_idle(self, idle: u32) -> Demand {
+        let Self { open, wanted, since, .. } = self;
+        Demand { open, wanted, waiting_since: since.map(Instant::from), idle }
+    }
+}
+
+impl Demand {
+    fn with_idle(self, idle: u32) -> Self {
+        Self { idle, ..self }
+    }
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quota").field("demand", &self.demand()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,201 @@
+//! A pool under a quota: who waits for it, what it takes back, and what becomes of the loans when its lease
+//! ends.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::{LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool};
+use latebind::{CloseReason, ConfigError, Demand, Event, GetError, KeyedPool, Pool, Quota};
+
+/// FLEET-01: a keeper on another thread hears of the caller, and serves it.
+#[test]
+fn a_caller_waits_for_the_quota_and_its_keeper_hears_of_it() {
+    let quota = Quota::new();
+    let (pool, server) = pool(|it| it.quota(&quota));
+    finishes(move || {
+        let keeper = thread::spawn({
+            let quota = quota.clone();
+            move || {
+                let demand = quota.demand_after(&Demand::default(), Instant::now() + LONG);
+                assert_eq!((demand.open, demand.wanted), (0, 1));
+                assert!(demand.waiting_since.is_some());
+                quota.allow(1, None);
+            }
+        });
+        drop(pool.get().unwrap());
+        keeper.join().unwrap();
+        let demand = quota.demand();
+        assert_eq!((demand.open, demand.idle, demand.wanted), (1, 1, 0));
+        await_rest(&pool, &server);
+    });
+}
+
+/// REASON: the error says whose limit it is, as text and as data.
+#[test]
+fn a_caller_who_gave_up_is_told_that_the_fleet_has_no_slot() {
+    let quota = Quota::new();
+    let (pool, _server) = pool(|it| it.quota(&quota));
+    quota.allow(1, None);
+    let held = pool.get().unwrap();
+    let error = pool.get_timeout(SHORT).unwrap_err();
+    assert!(error.to_string().contains("no slot left of the fleet's quota"), "{error}");
+    let GetError::Exhausted { stats, .. } = error else { panic!("{error}") };
+    assert!(stats.stalled && stats.stalled_by_quota);
+    drop(held);
+}
+
+/// FLEET-02: the numbers of the server, not of the pool.
+#[test]
+fn what_a_quota_takes_back_is_closed_the_idle_first() {
+    let quota = Quota::new();
+    let (pool, server) = pool(|it| it.quota(&quota));
+    quota.allow(3, None);
+    let held = [pool.get().unwrap(), pool.get().unwrap()];
+    pool.warm_up(3).unwrap();
+    quota.allow(2, None);
+    assert_eq!((server.alive(), quota.demand().open), (2, 2));
+    quota.allow(1, None);
+    assert_eq!(server.alive(), 2, "both are in use");
+    let [one, other] = held;
+    drop(one);
+    assert_eq!(server.alive(), 1);
+    drop(other);
+    assert_eq!((server.alive(), pool.stats().evicted_total), (1, 2));
+}
+
+/// FLEET-02: callers who wait do not keep what the fleet wants back.
+#[test]
+fn what_a_quota_takes_back_is_closed_although_somebody_waits() {
+    let quota = Quota::new();
+    let (pool, server) = pool(|it| it.quota(&quota));
+    quota.allow(2, None);
+    let (one, other) = (pool.get_owned().unwrap(), pool.get_owned().unwrap());
+    finishes(move || {
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        await_waiting(&pool, 1);
+        quota.allow(1, None);
+        drop(one);
+        assert_eq!((server.alive(), pool.stats().waiting), (1, 1));
+        drop(other);
+        caller.join().unwrap();
+        assert_eq!(server.dials(), 2, "nothing was dialed beyond the quota");
+    });
+}
+
+/// FLEET-03: what was open when the lease ended is never lent again, whoever comes first.
+#[test]
+fn nothing_is_lent_after_its_lease_has_ended() {
+    let quota = Quota::new();
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&reasons);
+    let (pool, server) = pool(|it| {
+        it.quota(&quota).observer(move |event| {
+            if let Event::Closed { reason, .. } = event {
+                seen.lock().unwrap().push(*reason);
+            }
+        })
+    });
+    let end = Instant::now() + Duration::from_millis(50);
+    quota.allow(2, Some(end));
+    let held = pool.get().unwrap();
+    pool.warm_up(2).unwrap();
+    await_that("the lease has ended", || Instant::now() > end);
+    assert!(pool.try_get().is_err(), "one was idle");
+    drop(held);
+    assert_eq!(server.alive(), 0);
+    assert_eq!(*reasons.lock().unwrap(), [CloseReason::LeaseEnded; 2]);
+    assert_eq!(pool.stats().lease_ended_total, 2);
+    assert!(pool.get_timeout(SHORT).is_err(), "and nothing is dialed");
+    quota.allow(1, None);
+    drop(pool.get().unwrap());
+    assert_eq!(server.dials(), 3);
+}
+
+/// FLEET-03: nobody calls, and what rests is closed all the same.
+#[test]
+fn what_rests_when_its_lease_ends_is_closed_by_itself() {
+    let quota = Quota::new();
+    let (pool, server) = pool(|it| it.quota(&quota));
+    quota.allow(2, Some(Instant::now() + Duration::from_millis(50)));
+    pool.warm_up(2).unwrap();
+    await_that("both are closed", || server.alive() == 0);
+}
+
+/// FLEET-03: a lease that is renewed in time ends nothing, however often.
+#[test]
+fn a_lease_that_is_renewed_in_time_closes_nothing() {
+    let quota = Quota::new();
+    let (pool, server) = pool(|it| it.quota(&quota));
+    quota.allow(2, Some(Instant::now() + LONG));
+    let held = pool.get().unwrap();
+    pool.warm_up(2).unwrap();
+    for renewal in 1..100 {
+        quota.allow(2, Some(Instant::now() + LONG + renewal * SHORT));
+        drop(pool.get().unwrap());
+    }
+    drop(held);
+    assert_eq!((server.alive(), server.dials()), (2, 2));
+}
+
+#[test]
+fn a_quota_bounds_one_pool_at_a_time() {
+    let quota = Quota::new();
+    let (dialer, _server) = Scripted::new();
+    let first = Pool::builder(dialer.clone()).quota(&quota).build().unwrap();
+    let second = Pool::builder(dialer.clone()).quota(&quota).build();
+    assert_eq!(second.unwrap_err(), ConfigError::QuotaInUse);
+    let keyed = KeyedPool::builder({
+        let dialer = dialer.clone();
+        move |_: &u8| dialer.clone()
+    });
+    assert_eq!(keyed.quota(&quota).build().unwrap_err(), ConfigError::QuotaInUse);
+    drop(first);
+    await_that("the first has gone", || {
+        Pool::builder(dialer.clone()).quota(&quota).build().is_ok()
+    });
+}
+
+/// SHUT-01: under a quota too a closed pool says so, and counts whom it turns away.
+#[test]
+fn a_closed_pool_under_a_quota_turns_its_callers_away() {
+    let quota = Quota::new();
+    let told = Arc::new(Mutex::new(0));
+    let seen = Arc::clone(&told);
+    let (pool, _server) = pool(|it| {
+        it.quota(&quota).observer(move |event| {
+            *seen.lock().unwrap() += u32::from(matches!(event, Event::TurnedAway { .. }));
+        })
+    });
+    finishes(move || {
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || assert!(matches!(pool.get(), Err(GetError::Closed)))
+        });
+        await_waiting(&pool, 1);
+        pool.close();
+        caller.join().unwrap();
+        assert!(matches!(pool.get(), Err(GetError::Closed)));
+        assert_eq!(*told.lock().unwrap(), 2);
+    });
+}
+
+/// FLEET-01: the keys of a pool share its quota, and the longest-waiting caller of all has the next slot.
+#[test]
+fn the_keys_of_a_pool_share_its_quota() {
+    let quota = Quota::new();
+    let (dialer, server) = Scripted::new();
+    let pool = KeyedPool::builder(move |_: &u8| dialer.clone()).quota(&quota).build().unwrap();
+    quota.allow(1, None);
+    drop(pool.get(&1).unwrap());
+    drop(pool.get(&2).unwrap());
+    assert_eq!((server.alive(), server.most_open.load(SeqCst)), (1, 1), "one made room for the other");
+    quota.allow(0, None);
+    assert_eq!(server.alive(), 0);
+    let stats = pool.get_timeout(&3, SHORT).unwrap_err();
+    assert!(stats.to_string().contains("of the fleet's quota"), "{stats}");
+}
