@@ -1,7 +1,7 @@
 //! A thousand processes and five thousand slots, in virtual time: `cargo run --release --example at_scale`.
 //!
 //! The leases' own logic (`Holder`, `Book`) under a day's load in five minutes, with a deploy of a hundred
-//! processes and a partition of a hundred others. Compared with fixed shares. Writes `docs/fleet.svg`.
+//! processes and a partition of a hundred others. Compared with fixed shares. Writes `at_scale.svg` beside it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -80,7 +80,8 @@ fn main() {
     row("how often", &|it| format!("{}", it.waits.len()));
     row("questions to the store, a second", &|it| format!("{:.0}", it.asked as f64 / DAY));
     row("most sessions at the server", &|it| format!("{}", it.most));
-    std::fs::write("docs/fleet.svg", plot(&fixed, &leased)).expect("the folder docs is here");
+    let path = "crates/latebind-fleet/at_scale.svg";
+    std::fs::write(path, plot(&fixed, &leased)).expect("it is run in the root of the repository");
 }
 
 fn part(waits: &[Duration], part: f64) -> Duration {
