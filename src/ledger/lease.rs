@@ -31,6 +31,13 @@ impl Lease {
 }
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
+    /// The same ledger, of a pool that begins under that lease.
+    pub(crate) fn under(mut self, lease: Lease) -> Self {
+        self.lease = lease;
+        self.renew_aging();
+        self
+    }
+
     /// The lease is renewed, or is another one.
     pub(crate) fn set_lease(&mut self, lease: Lease, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {

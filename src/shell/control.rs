@@ -64,7 +64,8 @@ impl<D: Dialer> Shell<D> {
 
     /// Whether the lease of a connection has ended since it was handed to its caller.
     pub(super) fn has_overstayed(&self, entry: &Lent<D>) -> bool {
-        self.knobs.has_lease_end() && self.books().ledger.has_overstayed(entry, now())
+        self.membership.as_ref().is_some_and(Membership::may_lapse)
+            && self.books().ledger.has_overstayed(entry, now())
     }
 
     /// Closes the pool for good if nothing is left in it. Says whether it is closed and empty.
@@ -105,11 +106,7 @@ impl<D: Dialer> Shell<D> {
     /// Has the ledger go by the quota's lease of this moment.
     pub(super) fn apply_lease(self: &Arc<Self>, quota: &Quota) {
         // Read under the ledger's lock: of two threads the one that comes last applies the later lease.
-        self.event(|ledger, now| {
-            let lease = quota.lease();
-            self.knobs.note_lease(lease);
-            ledger.set_lease(lease, now)
-        });
+        self.event(|ledger, now| ledger.set_lease(quota.lease(), now));
         self.abort_cancelled_dials();
     }
 

@@ -8,6 +8,7 @@ use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::ledger::budget::{Budget, BudgetAction, BudgetOrder, MemberId, Report};
 use crate::ledger::stats::Stats;
+use crate::ledger::lease::Lease;
 use crate::ledger::{BudgetAccess, Ledger, Share};
 use crate::report::histogram::Histograms;
 use crate::report::reporter::Reporter;
@@ -163,13 +164,18 @@ impl<D: Dialer> Exchange<D> {
             MemberId(members.next)
         };
         let share = Share::new(id, Arc::clone(self) as _);
+        let lease = self.quota.as_ref().map_or(Lease::ENDLESS, Quota::lease);
         let ledger = Ledger::new(config, seed()).sharing(share).suspended(is_suspended);
+        let ledger = ledger.under(lease);
         let membership = Membership { exchange: Arc::clone(self), id, on_vacant };
         let crew = Arc::clone(&self.crew);
         let shell = Shell::with(dialer, ledger, reporter, crew, Some(membership));
         self.members.lock().shells.insert(id, Arc::downgrade(&shell));
-        // From now on a lease that changes reaches it. This one may have changed since it was made.
-        self.quota.iter().for_each(|quota| shell.apply_lease(quota));
+        // From now on a lease that changes reaches it. Before, it may have changed unnoticed. No event
+        // without need: the pool of a key closes after one that leaves nothing in it.
+        if let Some(quota) = self.quota.as_ref().filter(|quota| quota.lease() != lease) {
+            shell.apply_lease(quota);
+        }
         shell
     }
 
@@ -367,6 +373,11 @@ impl<D: Dialer> Membership<D> {
         if let Some(on_vacant) = &self.on_vacant {
             catch(|| on_vacant(shell));
         }
+    }
+
+    /// Whether there is a quota whose lease may end.
+    pub(super) fn may_lapse(&self) -> bool {
+        self.exchange.quota.as_ref().is_some_and(Quota::may_lapse)
     }
 
     /// The exchange, if it has no other member and closes with this one.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::config::{Config, nanoseconds};
 use crate::dialer::Blocking;
 use crate::ledger::UPKEEP_LEAST;
-use crate::ledger::lease::Lease;
 use crate::runtime::moment::Moment;
 use crate::runtime::shelf::Figure;
 use crate::runtime::sync::now;
@@ -30,8 +29,6 @@ pub(crate) struct Knobs {
     check_timeout: Figure,
     /// 0 or 1. Read at a return during a panic.
     retire_on_panic: Figure,
-    /// 0 or 1: whether a quota has set an end to a lease. Read by a caller to whom the ledger has lent.
-    has_lease_end: Figure,
     /// When upkeep comes next, as `Moment::as_nanos`, less the time by which it may come late. Written
     /// before the gate of the places is opened, and read after the gate by a thread that has put a
     /// connection into a place: so a return after the gate was opened sees the end that upkeep knows.
@@ -52,17 +49,6 @@ impl Knobs {
         self.get_timeout.set(nanoseconds(config.get_timeout));
         self.check_timeout.set(nanoseconds(config.check_timeout));
         self.retire_on_panic.set(u64::from(config.retire_on_panic));
-    }
-
-    pub(super) fn note_lease(&self, lease: Lease) {
-        // Once it has had an end, a connection of that lease may still be on its way to a caller.
-        if lease.until < Moment::LAST {
-            self.has_lease_end.set(1);
-        }
-    }
-
-    pub(super) fn has_lease_end(&self) -> bool {
-        self.has_lease_end.get() != 0
     }
 
     /// Notes when upkeep comes next, if it does.

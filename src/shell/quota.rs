@@ -8,7 +8,7 @@ use crate::config::ConfigError;
 use crate::ledger::budget::Allowance;
 use crate::ledger::lease::Lease;
 use crate::runtime::moment::Moment;
-use crate::runtime::sync::{Condvar, Mutex, Process, Wake, now};
+use crate::runtime::sync::{AtomicU64, Condvar, Mutex, Ordering, Process, Wake, now};
 
 /// Bounds how many connections a pool may have open, from outside and while the pool runs.
 ///
@@ -99,6 +99,9 @@ pub(crate) trait Bounded: Send + Sync {
 
 struct Shared {
     settling: Duration,
+    /// 0 or 1: whether a lease has ever had an end. Written before the lease reaches the pool, and read
+    /// without the lock by a caller to whom the pool has lent.
+    may_lapse: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -136,7 +139,7 @@ impl Quota {
         let allowance = Allowance { slots: 0, until: Moment::LAST };
         let state = State { allowance, number: 0, pool: None, need: Need::default() };
         let (state, changed) = (Mutex::new(state), Condvar::default());
-        let shared = Shared { settling, state, changed };
+        let shared = Shared { settling, may_lapse: AtomicU64::new(0), state, changed };
         Self { shared: Arc::new(shared), process: Process::this() }
     }
 
@@ -150,6 +153,9 @@ impl Quota {
             return;
         }
         let until = until.map_or(Moment::LAST, Moment::from);
+        if until < Moment::LAST {
+            self.shared.may_lapse.store(1, Ordering::Relaxed);
+        }
         let pool = {
             let mut state = self.shared.state.lock();
             state.number += u64::from(state.allowance.until <= now());
@@ -226,6 +232,10 @@ impl Quota {
 
     pub(crate) fn settling(&self) -> Duration {
         self.shared.settling
+    }
+
+    pub(crate) fn may_lapse(&self) -> bool {
+        self.shared.may_lapse.load(Ordering::Relaxed) != 0
     }
 
     pub(crate) fn allowance(&self) -> Allowance {

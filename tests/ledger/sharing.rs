@@ -878,6 +878,22 @@ fn connections_that_the_pool_keeps_ready_take_slots_of_the_quota() {
     assert_eq!((keys.idle(), keys.taken()), ([2], 2));
 }
 
+/// FLEET-04: the server may count the connection that was closed for a while yet.
+#[test]
+fn a_slot_is_dialed_into_again_once_it_has_settled() {
+    let mut keys = under_quota(1, Lease::ENDLESS);
+    keys.common.visit(|budget| budget.set_settling(SECOND));
+    let held = keys.lend(0);
+    keys[0].queue(0);
+    keys.pass_on();
+    keys.retire(0, held);
+    let (taken, counted) = keys.common.visit(|budget| (budget.taken(), budget.counted()));
+    assert_eq!((keys.dialing(), taken, counted), ([0], 0, 1));
+    keys.wait(SECOND);
+    keys.allow(1); // So does the thread that waits for the pool's needs.
+    assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
+}
+
 // ---- The end of a lease -----------------------------------------------------------------------
 
 #[test]

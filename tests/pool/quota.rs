@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool};
-use latebind::{CloseReason, ConfigError, Demand, Event, GetError, KeyedPool, Pool, Quota};
+use latebind::{
+    CloseReason, ConfigError, Demand, Event, GetError, KeyedPool, OwnedConnection, Pool, Quota,
+};
 
 /// FLEET-01: a keeper on another thread hears of the caller, and serves it.
 #[test]
@@ -142,6 +144,38 @@ fn a_lease_that_is_renewed_in_time_closes_nothing() {
     assert_eq!((server.alive(), server.dials()), (2, 2));
 }
 
+/// FLEET-04: a server counts a connection for a while after its client has closed it.
+#[test]
+fn a_slot_settles_before_it_is_dialed_into_again() {
+    const SETTLING: Duration = Duration::from_millis(50);
+    let quota = Quota::with_settling(SETTLING);
+    let (pool, server) = pool(|it| it.quota(&quota));
+    quota.allow(1, None);
+    let held = pool.get_owned().unwrap();
+    finishes(move || {
+        let caller = thread::spawn({
+            let pool = pool.clone();
+            move || drop(pool.get().unwrap())
+        });
+        await_waiting(&pool, 1);
+        let keeper = thread::spawn({
+            let (pool, quota) = (pool.clone(), quota.clone());
+            move || {
+                let mut seen = quota.demand();
+                while pool.stats().waiting > 0 {
+                    seen = quota.demand_after(&seen, Instant::now() + SHORT);
+                }
+            }
+        });
+        let closed = Instant::now();
+        OwnedConnection::discard(held);
+        caller.join().unwrap();
+        assert!(closed.elapsed() >= SETTLING);
+        keeper.join().unwrap();
+        assert_eq!(server.dials(), 2);
+    });
+}
+
 #[test]
 fn a_quota_bounds_one_pool_at_a_time() {
     let quota = Quota::new();
@@ -193,7 +227,11 @@ fn the_keys_of_a_pool_share_its_quota() {
     quota.allow(1, None);
     drop(pool.get(&1).unwrap());
     drop(pool.get(&2).unwrap());
-    assert_eq!((server.alive(), server.most_open.load(SeqCst)), (1, 1), "one made room for the other");
+    assert_eq!(
+        (server.alive(), server.most_open.load(SeqCst)),
+        (1, 1),
+        "one made room for the other"
+    );
     quota.allow(0, None);
     assert_eq!(server.alive(), 0);
     let stats = pool.get_timeout(&3, SHORT).unwrap_err();
