@@ -13,7 +13,6 @@ use crate::abort::AbortHandle;
 use crate::config::{Backoff, DialRule, OnDialFailure};
 use crate::runtime::moment::Moment;
 
-use super::{Ledger, earlier};
 use super::answers::{Overdue, Verdict, Waker};
 use super::dial_rule::{LOOK_LEAST, Outlook, Pace};
 use super::effects::{DialOrder, Effects, JobId};
@@ -21,6 +20,7 @@ use super::jobs::{Dial, Sponsor};
 use super::outage::Outage;
 use super::spread::Spread;
 use super::watcher::WarmUp;
+use super::{Ledger, earlier};
 
 /// What is known of dials that have ended.
 #[derive(Debug)]

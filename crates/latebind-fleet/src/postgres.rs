@@ -170,7 +170,9 @@ where
         if !returned.is_empty() {
             let unlock = "SELECT pg_advisory_unlock($1, slot) FROM unnest($2::int[]) slot";
             transaction.execute(unlock, &[&class, &returned])?;
-            returned.iter().for_each(|slot| drop(session.slots.remove(slot)));
+            for slot in &returned {
+                session.slots.remove(slot);
+            }
         }
         let own: i32 = transaction.query_one("SELECT pg_backend_pid()", &[])?.get(0);
         let snapshot = snapshot(&mut transaction, &self.fleet, class)?;
