@@ -110,13 +110,7 @@ impl Share {
 
     /// Takes a slot for a dial, for a caller who has waited `since` then. If there is none for it,
     /// `wanted` slots are lacking, this one included.
-    pub(super) fn take_slot(
-        &mut self,
-        since: Moment,
-        wanted: u32,
-        open: u32,
-        now: Moment,
-    ) -> bool {
+    pub(super) fn take_slot(&mut self, since: Moment, wanted: u32, open: u32, now: Moment) -> bool {
         let refusal = self.visit(open, now, |budget, member| {
             let is_taken = budget.take_slot(member, since);
             (!is_taken).then(|| budget.is_short_of_quota())
@@ -265,12 +259,7 @@ impl Share {
     }
 
     /// Asks the budget something, after a report of what is new.
-    fn visit<T>(
-        &mut self,
-        open: u32,
-        now: Moment,
-        ask: impl Fn(&mut Budget, MemberId) -> T,
-    ) -> T {
+    fn visit<T>(&mut self, open: u32, now: Moment, ask: impl Fn(&mut Budget, MemberId) -> T) -> T {
         self.free_down_to(open);
         let (member, report) = (self.member, std::mem::take(&mut self.report));
         let mut answer = None;

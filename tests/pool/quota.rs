@@ -193,7 +193,11 @@ fn the_keys_of_a_pool_share_its_quota() {
     quota.allow(1, None);
     drop(pool.get(&1).unwrap());
     drop(pool.get(&2).unwrap());
-    assert_eq!((server.alive(), server.most_open.load(SeqCst)), (1, 1), "one made room for the other");
+    assert_eq!(
+        (server.alive(), server.most_open.load(SeqCst)),
+        (1, 1),
+        "one made room for the other"
+    );
     quota.allow(0, None);
     assert_eq!(server.alive(), 0);
     let stats = pool.get_timeout(&3, SHORT).unwrap_err();

@@ -21,7 +21,8 @@ struct Dice(u64);
 impl Dice {
     /// From 0 to 1.
     fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1_u64 << 53) as f64
     }
 
@@ -100,9 +101,11 @@ fn run(is_leased: bool) -> Sums {
         .map(|nth| {
             // The last hundred replace the first hundred, one after the other, side by side for 3 s.
             let is_new = nth >= PROCESSES;
-            let from = if is_new { secs(150.0 + (nth - PROCESSES) as f64 / 10.0) } else { secs(0.0) };
+            let from =
+                if is_new { secs(150.0 + (nth - PROCESSES) as f64 / 10.0) } else { secs(0.0) };
             let to = if nth < 100 { secs(153.0 + nth as f64 / 10.0) } else { never };
-            let cut = if (100..200).contains(&nth) { (secs(220.0), secs(240.0)) } else { (never, never) };
+            let cut =
+                if (100..200).contains(&nth) { (secs(220.0), secs(240.0)) } else { (never, never) };
             Process {
                 holder: Holder::new(HolderId(nth + 1), manners),
                 peak: (nth % 4) as f64 / 12.0,
@@ -122,7 +125,8 @@ fn run(is_leased: bool) -> Sums {
         })
         .collect();
     let (mut sums, mut open, mut now) = (Sums::default(), 0_u32, Duration::ZERO);
-    let mut heap: BinaryHeap<_> = processes.iter().enumerate().map(|(at, it)| Reverse((it.from, at))).collect();
+    let mut heap: BinaryHeap<_> =
+        processes.iter().enumerate().map(|(at, it)| Reverse((it.from, at))).collect();
     let (mut wanted_now, mut had_now, mut next_line) = (0_i64, 0_i64, 0.0);
     while let Some(Reverse((at, who))) = heap.pop() {
         if at.as_secs_f64() >= DAY {
@@ -189,7 +193,8 @@ fn run(is_leased: bool) -> Sums {
             let in_use = process.wants.min(process.sessions);
             let all = process.sessions + settling(process);
             let waiting = process.lacks_since.map_or(Duration::ZERO, |since| now - since);
-            let demand = Demand { open: all, idle: all - in_use, wanted: process.wants - in_use, waiting };
+            let demand =
+                Demand { open: all, idle: all - in_use, wanted: process.wants - in_use, waiting };
             let turn = process.holder.turn(now, demand);
             process.allowed = turn.allow;
             next = next.min(turn.next);
@@ -228,24 +233,41 @@ fn plot(fixed: &Sums, leased: &Sums) -> String {
     let x = |time: f64| 50.0 + time / DAY * (width - 70.0);
     let y = |slots: f64| height - 30.0 - slots / most * (height - 60.0);
     let path = |line: &[(f64, f64, f64, f64)], of: &dyn Fn(&(f64, f64, f64, f64)) -> f64| {
-        line.iter().map(|it| format!("{:.1},{:.1}", x(it.0), y(of(it)))).collect::<Vec<_>>().join(" ")
+        line.iter()
+            .map(|it| format!("{:.1},{:.1}", x(it.0), y(of(it))))
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n"
     );
     let limit = y(f64::from(LIMIT));
-    let _ = writeln!(svg, "<line x1=\"50\" x2=\"{:.1}\" y1=\"{limit:.1}\" y2=\"{limit:.1}\" stroke=\"#999\" stroke-dasharray=\"4\"/>", width - 20.0);
+    let _ = writeln!(
+        svg,
+        "<line x1=\"50\" x2=\"{:.1}\" y1=\"{limit:.1}\" y2=\"{limit:.1}\" stroke=\"#999\" stroke-dasharray=\"4\"/>",
+        width - 20.0
+    );
     let _ = writeln!(svg, "<text x=\"4\" y=\"{:.1}\">{LIMIT}</text>", limit + 4.0);
     for (line, of, colour, name, at) in [
         (path(&leased.line, &|it| it.1), 0, "#bbb", "wanted", 60.0),
         (path(&fixed.line, &|it| it.2), 1, "#c33", "had with fixed shares", 150.0),
         (path(&leased.line, &|it| it.2), 2, "#27a", "had with leases", 330.0),
     ] {
-        let _ = writeln!(svg, "<polyline points=\"{line}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{}\"/>", if of == 0 { 3 } else { 1 });
+        let _ = writeln!(
+            svg,
+            "<polyline points=\"{line}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"{}\"/>",
+            if of == 0 { 3 } else { 1 }
+        );
         let _ = writeln!(svg, "<text x=\"{at}\" y=\"16\" fill=\"{colour}\">{name}</text>");
     }
-    let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">a deploy of 100</text>", x(150.0), height - 10.0);
-    let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">100 cut off</text>", x(220.0), height - 10.0);
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\">a deploy of 100</text>",
+        x(150.0),
+        height - 10.0
+    );
+    let _ =
+        writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">100 cut off</text>", x(220.0), height - 10.0);
     svg + "</svg>\n"
 }

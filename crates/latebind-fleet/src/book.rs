@@ -108,7 +108,12 @@ impl Book {
             None if ask.number > 0 && is_quiet => ask.held,
             None if ask.number == 0 => 0,
             // Its lease is over. Perhaps the server still counts something of it.
-            _ => return Answer { lapsed: self.lapsed(ask.sessions.as_deref(), now), ..Answer::default() },
+            _ => {
+                return Answer {
+                    lapsed: self.lapsed(ask.sessions.as_deref(), now),
+                    ..Answer::default()
+                };
+            }
         };
         let number = if ask.number > 0 { ask.number } else { self.last_number + 1 };
         self.last_number = self.last_number.max(number);
@@ -118,9 +123,11 @@ impl Book {
 
         let live = self.members.iter().filter(|(_, member)| now < member.until);
         let needs: Vec<_> = live.map(|(id, member)| (*id, *member)).collect();
-        let lapsed_slots: u32 = self.members.values().filter(|it| it.until <= now).map(|it| it.held).sum();
+        let lapsed_slots: u32 =
+            self.members.values().filter(|it| it.until <= now).map(|it| it.held).sum();
         let strangers = self.strangers(ask.sessions.as_deref());
-        let taken: u32 = needs.iter().map(|(_, it)| it.held).sum::<u32>() + lapsed_slots + strangers;
+        let taken: u32 =
+            needs.iter().map(|(_, it)| it.held).sum::<u32>() + lapsed_slots + strangers;
         let entitled = share(
             self.terms.limit.saturating_sub(lapsed_slots + strangers),
             needs.iter().map(|(id, it)| Need { id: *id, slots: it.need, waiting: it.waiting }),

@@ -223,8 +223,7 @@ impl Keeper {
         while !self.shared.ends.load(Ordering::Acquire) {
             let now = self.origin.elapsed();
             let waiting = seen.waiting_since.map_or(Duration::ZERO, |since| since.elapsed());
-            let demand =
-                Demand { open: seen.open, idle: seen.idle, wanted: seen.wanted, waiting };
+            let demand = Demand { open: seen.open, idle: seen.idle, wanted: seen.wanted, waiting };
             let turn = self.holder.turn(now, demand);
             if turn.is_over {
                 self.quota.allow(0, Some(Instant::now()));
@@ -325,6 +324,9 @@ fn one_line(error: &Failure) -> String {
 impl fmt::Debug for Fleet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tag, .. } = self;
-        f.debug_struct("Fleet").field("tag", tag).field("status", &self.status()).finish_non_exhaustive()
+        f.debug_struct("Fleet")
+            .field("tag", tag)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
     }
 }

@@ -162,8 +162,7 @@ where
         terms: Terms,
     ) -> Result<Answer, postgres::Error> {
         let class = class(&self.fleet);
-        let returned: Vec<i32> =
-            session.slots.iter().copied().skip(ask.held as usize).collect();
+        let returned: Vec<i32> = session.slots.iter().copied().skip(ask.held as usize).collect();
         let mut transaction = session.client.transaction()?;
         transaction.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&class, &ORDER])?;
         let name = member_name(&self.fleet, ask);

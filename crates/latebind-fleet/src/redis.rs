@@ -94,18 +94,17 @@ impl Store for RedisStore {
         let Terms { limit, lease, settle } = self.terms.ok_or("the store is not open")?;
         let keys = self.keys.clone();
         type Told = (u64, u32, u32, u8, u64, Vec<String>);
-        let (number, slots, keep, is_scarce, lasts, lapsed): Told =
-            self.send(|session| {
-                let mut command = cmd("EVALSHA");
-                command.arg(&session.script).arg(2).arg(&keys).arg(&session.run_id).arg(limit);
-                command.arg(millis(lease)).arg(millis(settle)).arg(name(ask.holder));
-                command.arg(ask.number).arg(ask.held).arg(ask.need).arg(millis(ask.waiting));
-                command.arg(u8::from(ask.sessions.is_some()));
-                for (holder, count) in ask.sessions.iter().flatten() {
-                    command.arg(name(*holder)).arg(*count);
-                }
-                command
-            })?;
+        let (number, slots, keep, is_scarce, lasts, lapsed): Told = self.send(|session| {
+            let mut command = cmd("EVALSHA");
+            command.arg(&session.script).arg(2).arg(&keys).arg(&session.run_id).arg(limit);
+            command.arg(millis(lease)).arg(millis(settle)).arg(name(ask.holder));
+            command.arg(ask.number).arg(ask.held).arg(ask.need).arg(millis(ask.waiting));
+            command.arg(u8::from(ask.sessions.is_some()));
+            for (holder, count) in ask.sessions.iter().flatten() {
+                command.arg(name(*holder)).arg(*count);
+            }
+            command
+        })?;
         let lapsed = lapsed.iter().filter_map(|name| u64::from_str_radix(name, 16).ok());
         let lapsed = lapsed.map(HolderId).collect();
         let lasts = (number > 0).then(|| Duration::from_millis(lasts));

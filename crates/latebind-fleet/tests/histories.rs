@@ -104,7 +104,8 @@ impl World {
     }
 
     fn befall(&mut self, event: &Event) {
-        let alive: Vec<_> = (0..self.processes.len()).filter(|at| !self.processes[*at].is_dead).collect();
+        let alive: Vec<_> =
+            (0..self.processes.len()).filter(|at| !self.processes[*at].is_dead).collect();
         let pick = |who: usize| alive.get(who % alive.len().max(1)).copied();
         match *event {
             Event::Want(who, slots) => {
@@ -161,7 +162,8 @@ impl World {
         process.in_use = process.wants.min(process.sessions);
         let id = process.holder.id();
         // Beyond what is allowed it closes; and it opens what it wants and may.
-        let closed = if has_ended { process.sessions } else { process.sessions.saturating_sub(allowed) };
+        let closed =
+            if has_ended { process.sessions } else { process.sessions.saturating_sub(allowed) };
         process.sessions -= closed;
         let settles_at = own_now + self.terms.settle;
         process.settling.retain(|at| *at > own_now);

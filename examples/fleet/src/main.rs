@@ -143,7 +143,8 @@ impl Show {
         for member in &self.members {
             let told = member.told();
             sum += told.open;
-            let (used, idle) = (told.in_use as usize, (told.open - told.in_use.min(told.open)) as usize);
+            let (used, idle) =
+                (told.in_use as usize, (told.open - told.in_use.min(told.open)) as usize);
             let spare = told.leased.saturating_sub(told.open) as usize;
             let bar = ["#".repeat(used), "=".repeat(idle), ".".repeat(spare)].concat();
             picture += &format!("{:>8} {bar:<42} {:>8} served\n", member.id(), told.served);
@@ -178,7 +179,9 @@ impl Show {
         let served: u64 = told.iter().map(|told| told.served).sum();
         let failed: u64 = told.iter().map(|told| told.failed).sum();
         let asked: u64 = told.iter().map(|told| told.asked).sum();
-        println!("\nby those that ran to the end: {served} callers served, {failed} not; {asked} questions to the store");
+        println!(
+            "\nby those that ran to the end: {served} callers served, {failed} not; {asked} questions to the store"
+        );
         println!("counted {} times; left at the end: {}", counted.counts, counted.now);
         println!("{}", if is_well { "the books balance" } else { "THE BOOKS DO NOT BALANCE" });
         if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }

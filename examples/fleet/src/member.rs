@@ -165,7 +165,14 @@ impl Member {
                 let mut next = || numbers.next().and_then(Result::ok);
                 let told = (|| {
                     let (open, in_use, leased) = (next()? as u32, next()? as u32, next()? as u32);
-                    Some(Told { open, in_use, leased, served: next()?, failed: next()?, asked: next()? })
+                    Some(Told {
+                        open,
+                        in_use,
+                        leased,
+                        served: next()?,
+                        failed: next()?,
+                        asked: next()?,
+                    })
                 })();
                 if let Some(told) = told {
                     *latest.lock().expect("nobody panics") = told;

@@ -126,9 +126,8 @@ fn a_process_that_is_stopped_beyond_its_lease_is_replaced_by_redis() {
     with(Keeps::Redis, 3, |stage| {
         stage.await_that("each has its share", |it| it.served() == 3);
         stage.members[0].signal(libc::SIGSTOP);
-        stage.await_that("two have all", |it| {
-            it.watcher.counted().now == LIMIT && it.served() == 2
-        });
+        stage
+            .await_that("two have all", |it| it.watcher.counted().now == LIMIT && it.served() == 2);
         stage.members[0].signal(libc::SIGCONT);
         stage.await_that("it is back", |it| it.served() == 3);
     });
@@ -184,7 +183,11 @@ fn the_script_of_redis_answers_as_the_book_does() {
     store.ask(&ask).unwrap();
     store.leave(HolderId(0), 1).unwrap();
     let mut connection = client().get_connection().unwrap();
-    redis::cmd("HSET").arg("latebind:{twin}:fleet").arg(&["quiet", "0"]).exec(&mut connection).unwrap();
+    redis::cmd("HSET")
+        .arg("latebind:{twin}:fleet")
+        .arg(&["quiet", "0"])
+        .exec(&mut connection)
+        .unwrap();
     let mut book = Book::first(terms);
     book.ask(&ask, Duration::ZERO);
     book.leave(HolderId(0), 1);
@@ -205,7 +208,8 @@ fn the_script_of_redis_answers_as_the_book_does() {
             held[who] = (0, 0);
             continue;
         }
-        let strangers = if next(4) == 0 { vec![(HolderId(99), next(3) as u32)] } else { Vec::new() };
+        let strangers =
+            if next(4) == 0 { vec![(HolderId(99), next(3) as u32)] } else { Vec::new() };
         let ask = Ask {
             holder,
             number,
