@@ -22,6 +22,10 @@ use super::spread::Spread;
 use super::watcher::WarmUp;
 use super::{Ledger, earlier};
 
+/// A thread has the handle of a dial, and is about to call and drop it.
+#[derive(Debug)]
+pub(crate) struct BeingEnded;
+
 /// What is known of dials that have ended.
 #[derive(Debug)]
 pub(super) struct Dialing<F> {
@@ -178,7 +182,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let id = JobId(self.fresh_id());
         let deadline = earlier(now.after(self.config.dial_timeout), self.lease.end());
         let epoch = self.epochs.current();
-        self.jobs.dials.begin(id, Dial { sponsor, epoch, began: now, deadline, handle: None });
+        let dial =
+            Dial { sponsor, epoch, began: now, deadline, handle: None, is_being_ended: false };
+        self.jobs.dials.begin(id, dial);
         self.totals.dials_total += 1;
         let sponsor = match sponsor {
             Sponsor::Caller(ticket) => {
@@ -210,17 +216,37 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         Ok(dial.handle.replace(handle))
     }
 
-    /// That dial is about to be reported as ended, or is repeated.
-    pub(crate) fn take_dial_handle(&mut self, id: JobId) -> Option<AbortHandle> {
-        self.jobs.dials.get_mut(id)?.handle.take()
+    /// That dial is about to be reported as ended, or is repeated. `Err`: not yet, as a thread has its
+    /// handle, which may hold a socket.
+    pub(crate) fn take_dial_handle(
+        &mut self,
+        id: JobId,
+    ) -> Result<Option<AbortHandle>, BeingEnded> {
+        match self.jobs.dials.get_mut(id) {
+            Some(Dial { is_being_ended: true, .. }) => Err(BeingEnded),
+            dial => Ok(dial.and_then(|dial| dial.handle.take())),
+        }
     }
 
-    /// What ends the dials whose connections nobody wants any more. Each is to be called.
-    pub(crate) fn take_cancelled_dials(&mut self) -> Vec<AbortHandle> {
+    /// The dials whose connections nobody wants any more, and what ends them. Each handle is to be called
+    /// and dropped, and then reported by `dial_aborted`.
+    pub(crate) fn take_cancelled_dials(&mut self) -> Vec<(JobId, AbortHandle)> {
         let (closed, epochs) = (self.closed, &self.epochs);
         let dials = self.jobs.dials.iter_mut();
-        let cancelled = dials.filter(|dial| closed || epochs.why_flushed(dial.epoch).is_some());
-        cancelled.filter_map(|dial| dial.handle.take()).collect()
+        let cancelled =
+            dials.filter(|(_, dial)| closed || epochs.why_flushed(dial.epoch).is_some());
+        let taken = cancelled.filter_map(|(id, dial)| {
+            let handle = dial.handle.take()?;
+            dial.is_being_ended = true;
+            Some((id, handle))
+        });
+        taken.collect()
+    }
+
+    /// The handle of a cancelled dial has been called and dropped.
+    pub(crate) fn dial_aborted(&mut self, id: JobId) {
+        let dial = self.jobs.dials.get_mut(id).expect("it waits for this");
+        dial.is_being_ended = false;
     }
 
     /// A dial has failed, or was written off. Its sponsor gets the failure if it still waits, and the

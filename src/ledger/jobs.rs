@@ -86,6 +86,8 @@ pub(super) struct Dial {
     pub(super) deadline: Option<Moment>,
     /// Ends it early. Taken out before it is reported as ended.
     pub(super) handle: Option<AbortHandle>,
+    /// Whether a thread is about to call and drop its handle.
+    pub(super) is_being_ended: bool,
 }
 
 /// The dials under way. Each holds a slot until it returns.
@@ -125,14 +127,16 @@ impl Dials {
         self.counted_on.get_mut(&id).or_else(|| self.written_off.get_mut(&id))
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Dial> {
-        self.counted_on.values_mut().chain(self.written_off.values_mut())
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (JobId, &mut Dial)> {
+        let all = self.counted_on.iter_mut().chain(&mut self.written_off);
+        all.map(|(id, dial)| (*id, dial))
     }
 
     pub(super) fn end(&mut self, id: JobId) -> Dial {
         let dial = self.remove(id).or_else(|| self.written_off.remove(&id));
         let dial = dial.expect("a dial that ends has begun and has not ended");
-        debug_assert!(dial.handle.is_none(), "it is dropped without the lock");
+        let has_handle = dial.handle.is_some() || dial.is_being_ended;
+        debug_assert!(!has_handle, "BOUND: it may hold a socket");
         dial
     }
 

@@ -78,6 +78,7 @@ use self::upkeep::UpkeepTimes;
 use self::watcher::{Others, Wakes};
 
 pub(crate) use self::answers::{Overdue, Refusal, Request, Verdict, Waker};
+pub(crate) use self::dialing::BeingEnded;
 pub(crate) use self::effects::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Purpose, RareEffects, Ticket,
 };

@@ -67,7 +67,8 @@ pub struct Stats {
     pub dials_total: u64,
     /// Dials that opened a connection.
     pub dialed_total: u64,
-    /// Dials that failed. An overdue dial has not ended, and so has not failed yet.
+    /// Dials that failed, also those that a close or a flush has cancelled. An overdue dial has not
+    /// ended, and so has not failed yet.
     pub dial_failed_total: u64,
     /// Checks that found a connection dead or did not end in time.
     pub check_failed_total: u64,

@@ -35,8 +35,8 @@ struct Running {
     started: Instant,
 }
 
-/// How long a wait may last that nothing can end.
-const SLICE: Duration = Duration::from_millis(50);
+/// How long a wait may last that nothing can end, before it is begun again unless the dial was cancelled.
+pub(super) const SLICE: Duration = Duration::from_millis(50);
 
 /// Why no address could be connected.
 pub(super) struct Lost {

@@ -32,7 +32,8 @@ use crate::dialer::Dialer;
 /// every address and its reason.
 ///
 /// A dial whose pool is closed ends at once, whether it waits for a name or for an address, and so
-/// does the handshake of a dialer over this one.
+/// does the handshake of a dialer over this one. For that each attempt has a second descriptor until
+/// the dial has ended.
 ///
 /// A dial also handles the odd cases of the kernel: a connect that was interrupted by a signal goes
 /// on; a socket that was connected to itself (which happens when a dead server's port lies in the

@@ -16,6 +16,7 @@ use socket2::SockAddr;
 use socket2::Socket;
 use socket2::Type;
 
+use super::connect::SLICE;
 use super::connection::Connection;
 use super::connection::UnixConnection;
 use super::connection::shutting_down;
@@ -47,10 +48,6 @@ pub struct UnixDialer {
     dial_timeout: Duration,
     abortable: bool,
 }
-
-/// How long one connect waits for a listener whose accept queue is full, before it is tried again unless
-/// the dial was cancelled.
-const SLICE: Duration = Duration::from_millis(50);
 
 /// The name of a Unix socket.
 #[derive(Clone, Debug)]

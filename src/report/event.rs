@@ -34,7 +34,8 @@ pub enum Event<'a, E> {
         /// Its age when it was taken out: the time since its dial.
         age: Duration,
     },
-    /// A dial has failed.
+    /// A dial has failed, also one that a close or a flush of the pool has
+    /// [cancelled](crate::DialContext).
     #[non_exhaustive]
     DialFailed {
         /// How it failed.

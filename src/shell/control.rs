@@ -99,8 +99,11 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return;
         }
-        let handles = self.books().ledger.take_cancelled_dials();
-        handles.into_iter().for_each(|handle| self.call(handle));
+        let dials = self.books().ledger.take_cancelled_dials();
+        for (id, handle) in dials {
+            self.call(handle);
+            self.books().ledger.dial_aborted(id);
+        }
     }
 
     /// Has the ledger go by the quota's lease of this moment.

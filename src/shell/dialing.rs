@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::abort::AbortHandle;
 use crate::dial_context::{DialContext, Underway};
 use crate::dialer::Dialer;
+use crate::ledger::BeingEnded;
 use crate::ledger::effects::JobId;
 use crate::report::error::DialFailure;
 use crate::runtime::moment::Moment;
@@ -94,7 +95,14 @@ impl<D: Dialer> Dial<'_, D> {
     /// of that.
     fn drop_handle(&self) {
         if self.has_handle.swap(false, Ordering::Relaxed) && !self.shell.is_inherited() {
-            let handle = self.shell.books().ledger.take_dial_handle(self.id);
+            let handle = loop {
+                let taken = self.shell.books().ledger.take_dial_handle(self.id);
+                match taken {
+                    Ok(handle) => break handle,
+                    // Another thread is at it, for as long as a call takes that must not block.
+                    Err(BeingEnded) => pause(PAUSE_FIRST),
+                }
+            };
             self.shell.user_code(|_| drop(handle));
         }
     }
