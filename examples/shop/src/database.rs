@@ -1,0 +1,141 @@
+//! The database: what is for sale, and who has bought what.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use r2d2::Pool;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS product (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL, stock INTEGER NOT NULL CHECK (stock >= 0)
+    );
+    CREATE TABLE IF NOT EXISTS purchase (
+        number INTEGER PRIMARY KEY, product INTEGER NOT NULL REFERENCES product
+    );";
+
+/// How long a visitor waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The most connections that read at once.
+const READERS: u32 = 4;
+
+/// Two pools for one file. SQLite lets one connection write at a time, so writers queue for it.
+#[derive(Clone)]
+pub struct Database {
+    writer: Pool<SqliteConnectionManager>,
+    readers: Pool<SqliteConnectionManager>,
+}
+
+/// What is for sale.
+pub struct Product {
+    /// Its number.
+    pub id: i64,
+    /// What it is called.
+    pub name: String,
+    /// How many there are.
+    pub stock: i64,
+}
+
+/// What came of a wish to buy.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Purchase {
+    /// It is done, now or when the same form was sent before.
+    Done,
+    /// Nothing is left.
+    SoldOut,
+}
+
+/// Why the database did not serve.
+#[derive(Debug)]
+pub enum Failure {
+    /// No connection came free in time.
+    Busy(r2d2::Error),
+    /// SQLite's own error.
+    Query(rusqlite::Error),
+}
+
+impl Database {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened or written.
+    pub fn open(path: &Path) -> Result<Self, Box<dyn Error>> {
+        let manager = SqliteConnectionManager::file(path)
+            .with_init(|connection| connection.execute_batch("PRAGMA journal_mode = WAL"));
+        let writer = Pool::builder().max_size(1).connection_timeout(PATIENCE).build(manager)?;
+        writer.get()?.execute_batch(SCHEMA)?;
+        let manager = SqliteConnectionManager::file(path)
+            .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+        let readers =
+            Pool::builder().max_size(READERS).connection_timeout(PATIENCE).build(manager)?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Puts something on the shelf.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn stock(&self, name: &str, stock: i64) -> Result<(), Failure> {
+        let connection = self.writer.get()?;
+        let insert = "INSERT INTO product (name, stock) VALUES (?1, ?2)";
+        connection.execute(insert, (name, stock))?;
+        Ok(())
+    }
+
+    /// What is for sale, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn products(&self) -> Result<Vec<Product>, Failure> {
+        let connection = self.readers.get()?;
+        let mut select =
+            connection.prepare_cached("SELECT id, name, stock FROM product ORDER BY id")?;
+        let products = select.query_map((), |row| {
+            Ok(Product { id: row.get(0)?, name: row.get(1)?, stock: row.get(2)? })
+        })?;
+        Ok(products.collect::<Result<_, _>>()?)
+    }
+
+    /// Buys one. The number is that of the form, so that a form that is sent twice buys once.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`].
+    pub fn buy(&self, number: i64, product: i64) -> Result<Purchase, Failure> {
+        let mut connection = self.writer.get()?;
+        Ok(buy(&mut connection, number, product)?)
+    }
+}
+
+fn buy(connection: &mut Connection, number: i64, product: i64) -> rusqlite::Result<Purchase> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let select = "SELECT 1 FROM purchase WHERE number = ?1";
+    if transaction.query_row(select, [number], |_| Ok(())).optional()?.is_some() {
+        return Ok(Purchase::Done);
+    }
+    let update = "UPDATE product SET stock = stock - 1 WHERE id = ?1 AND stock > 0";
+    if transaction.execute(update, [product])? == 0 {
+        return Ok(Purchase::SoldOut); // The transaction ends here, and is rolled back.
+    }
+    transaction.execute("INSERT INTO purchase VALUES (?1, ?2)", [number, product])?;
+    transaction.commit()?;
+    Ok(Purchase::Done)
+}
+
+impl From<r2d2::Error> for Failure {
+    fn from(error: r2d2::Error) -> Self {
+        Self::Busy(error)
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Query(error)
+    }
+}
