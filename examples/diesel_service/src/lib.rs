@@ -14,7 +14,9 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use diesel::prelude::*;
-use diesel::r2d2::{ConnectionManager, Pool};
+use diesel::r2d2::ConnectionManager;
+use latebind::drivers::{R2d2Dialer, R2d2Error};
+use latebind::{GetError, Pool};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -22,7 +24,7 @@ pub use schema::TABLES;
 use schema::{account, transfer};
 
 /// The pool. Each handler has a clone.
-pub type Database = Pool<ConnectionManager<PgConnection>>;
+pub type Database = Pool<R2d2Dialer<ConnectionManager<PgConnection>>>;
 
 /// How long a request waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -36,8 +38,8 @@ const MAX_OPEN: u32 = 8;
 ///
 /// If the database cannot be reached.
 pub fn database(url: &str) -> Result<Database, Box<dyn Error>> {
-    let manager = ConnectionManager::new(url);
-    Ok(Pool::builder().max_size(MAX_OPEN).connection_timeout(PATIENCE).build(manager)?)
+    let dialer = R2d2Dialer::new(ConnectionManager::new(url));
+    Ok(Pool::builder(dialer).max_open(MAX_OPEN).get_timeout(PATIENCE).build()?)
 }
 
 /// Serves until `end`.
@@ -105,7 +107,7 @@ async fn pay(
 }
 
 async fn health(State(pool): State<Database>) -> String {
-    format!("{:?}", pool.state())
+    pool.stats().to_string()
 }
 
 /// Does `work` with a connection, on a thread that may wait.
@@ -129,15 +131,15 @@ pub async fn with<T: Send + 'static>(
 #[derive(Debug)]
 pub enum Failure {
     /// There was no connection.
-    Pool(diesel::r2d2::PoolError),
+    Pool(GetError<R2d2Error>),
     /// The database refused the query.
     Query(diesel::result::Error),
     /// The work panicked, or the runtime has ended.
     Work(JoinError),
 }
 
-impl From<diesel::r2d2::PoolError> for Failure {
-    fn from(error: diesel::r2d2::PoolError) -> Self {
+impl From<GetError<R2d2Error>> for Failure {
+    fn from(error: GetError<R2d2Error>) -> Self {
         Self::Pool(error)
     }
 }

@@ -25,6 +25,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     thread::sleep(Duration::from_secs(2));
     println!("{:?}", worker.tally());
     worker.stop();
-    println!("{:?}", queue.state());
+    println!("{}", queue.stats());
     Ok(())
 }

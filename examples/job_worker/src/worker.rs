@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use r2d2::Pool;
+use latebind::Pool;
+use latebind::drivers::RedisDialer;
 use redis::{Client, Commands, Direction};
 
 use crate::Job;
 
 /// The pool.
-pub type Queue = Pool<Client>;
+pub type Queue = Pool<RedisDialer>;
 
 /// The most connections that are open at once.
 const MAX_OPEN: u32 = 4;
@@ -36,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///
 /// If Redis cannot be reached.
 pub fn queue(client: Client) -> Result<Queue, Box<dyn Error>> {
-    Ok(Pool::builder().max_size(MAX_OPEN).build(client)?)
+    Ok(Pool::builder(RedisDialer::new(client)).max_open(MAX_OPEN).build()?)
 }
 
 /// Threads at work.
@@ -140,9 +141,7 @@ fn attempt(queue: &Queue, job: Job, deadline: Instant) -> Result<(), Failure> {
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     let mut connection = queue.get_timeout(left())?;
     connection.set_read_timeout(Some(left()))?;
-    let outcome = job.perform(&mut connection);
-    connection.set_read_timeout(None)?;
-    Ok(outcome?)
+    Ok(job.perform(&mut connection)?)
 }
 
 /// Buries a job, however long it takes: it would be lost otherwise.

@@ -4,9 +4,9 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use r2d2::Pool;
-use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior};
+use latebind::drivers::SqliteDialer;
+use latebind::{GetError, Pool};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS product (
@@ -25,8 +25,8 @@ const READERS: u32 = 4;
 /// Two pools for one file. SQLite lets one connection write at a time, so writers queue for it.
 #[derive(Clone)]
 pub struct Database {
-    writer: Pool<SqliteConnectionManager>,
-    readers: Pool<SqliteConnectionManager>,
+    writer: Pool<SqliteDialer>,
+    readers: Pool<SqliteDialer>,
 }
 
 /// What is for sale.
@@ -52,7 +52,7 @@ pub enum Purchase {
 #[derive(Debug)]
 pub enum Failure {
     /// No connection came free in time.
-    Busy(r2d2::Error),
+    Busy(GetError<rusqlite::Error>),
     /// SQLite's own error.
     Query(rusqlite::Error),
 }
@@ -64,14 +64,11 @@ impl Database {
     ///
     /// If the file cannot be opened or written.
     pub fn open(path: &Path) -> Result<Self, Box<dyn Error>> {
-        let manager = SqliteConnectionManager::file(path)
-            .with_init(|connection| connection.execute_batch("PRAGMA journal_mode = WAL"));
-        let writer = Pool::builder().max_size(1).connection_timeout(PATIENCE).build(manager)?;
+        let file = SqliteDialer::file(path).wal(true);
+        let writer = Pool::builder(file.clone()).max_open(1).get_timeout(PATIENCE).build()?;
         writer.get()?.execute_batch(SCHEMA)?;
-        let manager = SqliteConnectionManager::file(path)
-            .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX);
         let readers =
-            Pool::builder().max_size(READERS).connection_timeout(PATIENCE).build(manager)?;
+            Pool::builder(file.read_only(true)).max_open(READERS).get_timeout(PATIENCE).build()?;
         Ok(Self { writer, readers })
     }
 
@@ -128,8 +125,8 @@ fn buy(connection: &mut Connection, number: i64, product: i64) -> rusqlite::Resu
     Ok(Purchase::Done)
 }
 
-impl From<r2d2::Error> for Failure {
-    fn from(error: r2d2::Error) -> Self {
+impl From<GetError<rusqlite::Error>> for Failure {
+    fn from(error: GetError<rusqlite::Error>) -> Self {
         Self::Busy(error)
     }
 }
