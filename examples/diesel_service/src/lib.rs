@@ -2,57 +2,41 @@
 
 mod schema;
 
-use std::error::Error;
-use std::fmt::Display;
-use std::future::Future;
-use std::io;
 use std::time::Duration;
 
+use async_service::tasks;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use diesel::prelude::*;
 use diesel::r2d2::ConnectionManager;
+use diesel::result::{DatabaseErrorKind, Error as QueryError};
 use latebind::drivers::{R2d2Dialer, R2d2Error};
-use latebind::{GetError, Pool};
-use tokio::net::TcpListener;
-use tokio::task::{JoinError, spawn_blocking};
+use latebind::{Builder, Pool};
 
 pub use schema::TABLES;
 use schema::{account, transfer};
 
-/// The pool. Each handler has a clone.
-pub type Database = Pool<R2d2Dialer<ConnectionManager<PgConnection>>>;
+/// Opens the connections, by diesel's own manager.
+pub type DatabaseDialer = R2d2Dialer<ConnectionManager<PgConnection>>;
 
-/// How long a request waits for a connection.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The pool. Each handler has a clone.
+pub type Database = Pool<DatabaseDialer>;
+
+/// Why a request was not served.
+pub type Failure = tasks::Failure<R2d2Error, QueryError>;
 
 /// The most connections that are open at once.
-const MAX_OPEN: u32 = 8;
+pub const MAX_OPEN: u32 = 8;
 
-/// Makes the pool.
-///
-/// # Errors
-///
-/// If the database cannot be reached.
-pub fn database(url: &str) -> Result<Database, Box<dyn Error>> {
-    let dialer = R2d2Dialer::new(ConnectionManager::new(url));
-    Ok(Pool::builder(dialer).max_open(MAX_OPEN).get_timeout(PATIENCE).build()?)
-}
-
-/// Serves until `end`.
-///
-/// # Errors
-///
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    pool: Database,
-    end: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, routes(pool)).with_graceful_shutdown(end).await
+/// What builds the pool. The URL has all that libpq knows of time limits.
+pub fn database(url: &str) -> Builder<DatabaseDialer> {
+    Pool::builder(R2d2Dialer::new(ConnectionManager::new(url)))
+        .max_open(MAX_OPEN)
+        // Each waits on a thread of `spawn_blocking`, of which tokio has 512 at most.
+        .max_waiting(200)
+        .dial_timeout(Duration::from_secs(5))
 }
 
 /// The routes of the service.
@@ -66,9 +50,10 @@ pub fn routes(pool: Database) -> Router {
 
 async fn balance(State(pool): State<Database>, Path(id): Path<i64>) -> Result<String, Failure> {
     let select = move |connection: &mut PgConnection| {
-        account::table.find(id).select(account::balance).first::<i64>(connection)
+        account::table.find(id).select(account::balance).first::<i64>(connection).optional()
     };
-    Ok(with(&pool, select).await?.to_string())
+    let balance = with(&pool, select).await?.ok_or(Failure::NoSuchAccount)?;
+    Ok(balance.to_string())
 }
 
 /// Moves money. The number is the caller's own, so that a transfer that is sent twice is made once.
@@ -102,78 +87,29 @@ async fn pay(
             Ok(())
         })
     };
-    with(&pool, work).await?;
-    Ok(StatusCode::NO_CONTENT)
+    match with(&pool, work).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(Failure::Query(QueryError::DatabaseError(
+            DatabaseErrorKind::ForeignKeyViolation,
+            _,
+        ))) => Err(Failure::NoSuchAccount),
+        Err(failure) => Err(failure),
+    }
 }
 
+/// The pool's numbers, which a task may read.
 async fn health(State(pool): State<Database>) -> String {
-    pool.stats().to_string()
+    pool.recent_stats().to_string()
 }
 
 /// Does `work` with a connection, on a thread that may wait.
-///
-/// # Errors
-///
-/// [`Failure`] becomes the response to the client.
-pub async fn with<T: Send + 'static>(
+async fn with<T: Send + 'static>(
     pool: &Database,
     work: impl FnOnce(&mut PgConnection) -> QueryResult<T> + Send + 'static,
 ) -> Result<T, Failure> {
-    let pool = pool.clone();
-    let task = spawn_blocking(move || {
-        let mut connection = pool.get()?;
-        Ok(work(&mut connection)?)
-    });
-    task.await?
-}
-
-/// Why a request was not served.
-#[derive(Debug)]
-pub enum Failure {
-    /// There was no connection.
-    Pool(GetError<R2d2Error>),
-    /// The database refused the query.
-    Query(diesel::result::Error),
-    /// The work panicked, or the runtime has ended.
-    Work(JoinError),
-}
-
-impl From<GetError<R2d2Error>> for Failure {
-    fn from(error: GetError<R2d2Error>) -> Self {
-        Self::Pool(error)
-    }
-}
-
-impl From<diesel::result::Error> for Failure {
-    fn from(error: diesel::result::Error) -> Self {
-        Self::Query(error)
-    }
-}
-
-impl From<JoinError> for Failure {
-    fn from(error: JoinError) -> Self {
-        Self::Work(error)
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let story = |error: &dyn Display| eprintln!("not served: {error}");
-        let status = match &self {
-            Self::Query(diesel::result::Error::NotFound) => StatusCode::NOT_FOUND,
-            Self::Pool(error) => {
-                story(error);
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Query(error) => {
-                story(error);
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-            Self::Work(error) => {
-                story(error);
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-        };
-        status.into_response()
-    }
+    // A primary that has become a standby: the others are checked before they are lent.
+    let is_read_only = |error: &QueryError| {
+        matches!(error, QueryError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _))
+    };
+    tasks::with(pool, is_read_only, work).await
 }

@@ -7,6 +7,8 @@ use redis::{Commands, Connection, RedisResult};
 pub struct Job {
     /// Nobody else has it.
     pub number: u64,
+    /// How long it may take from when it was taken, in milliseconds.
+    pub limit: u64,
     /// What is to be done.
     pub task: Task,
 }
@@ -28,11 +30,12 @@ pub enum Task {
 impl Job {
     /// The job as text.
     pub fn to_text(self) -> String {
-        match self.task {
+        let Self { number, limit, task } = self;
+        match task {
             Task::Credit { account, amount } => {
-                format!("{} credit {account} {amount}", self.number)
+                format!("{number} {limit} credit {account} {amount}")
             }
-            Task::Wait => format!("{} wait", self.number),
+            Task::Wait => format!("{number} {limit} wait"),
         }
     }
 
@@ -40,6 +43,7 @@ impl Job {
     pub fn from_text(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let number = words.next()?.parse().ok()?;
+        let limit = words.next()?.parse().ok()?;
         let task = match words.next()? {
             "credit" => Task::Credit {
                 account: words.next()?.parse().ok()?,
@@ -48,7 +52,7 @@ impl Job {
             "wait" => Task::Wait,
             _ => return None,
         };
-        Some(Self { number, task })
+        words.next().is_none().then_some(Self { number, limit, task })
     }
 
     /// Does the job, and strikes it off in the same transaction: it is done once or not at all.

@@ -1,11 +1,12 @@
 //! The database: what is for sale, and who has bought what.
 
 use std::error::Error;
+use std::fmt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use latebind::drivers::SqliteDialer;
-use latebind::{GetError, Pool};
+use latebind::{Builder, ConfigError, Drained, GetError, Pool, Stats};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 const SCHEMA: &str = "
@@ -19,8 +20,14 @@ const SCHEMA: &str = "
 /// How long a visitor waits for a connection.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The name of the pool that writes.
+pub const WRITER: &str = "writer";
+
+/// The name of the pool that reads.
+pub const READERS: &str = "readers";
+
 /// The most connections that read at once.
-const READERS: u32 = 4;
+pub const MAX_READERS: u32 = 4;
 
 /// Two pools for one file. SQLite lets one connection write at a time, so writers queue for it.
 #[derive(Clone)]
@@ -58,18 +65,40 @@ pub enum Failure {
 }
 
 impl Database {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it. `build` builds both pools, which have these names, and may give
+    /// them instruments.
     ///
     /// # Errors
     ///
     /// If the file cannot be opened or written.
-    pub fn open(path: &Path) -> Result<Self, Box<dyn Error>> {
+    pub fn open(
+        path: &Path,
+        mut build: impl FnMut(
+            &'static str,
+            Builder<SqliteDialer>,
+        ) -> Result<Pool<SqliteDialer>, ConfigError>,
+    ) -> Result<Self, Box<dyn Error>> {
         let file = SqliteDialer::file(path).wal(true);
-        let writer = Pool::builder(file.clone()).max_open(1).get_timeout(PATIENCE).build()?;
+        let settings = |dialer, max_open| {
+            Pool::builder(dialer).max_open(max_open).max_waiting(50).get_timeout(PATIENCE)
+        };
+        let writer = build(WRITER, settings(file.clone(), 1))?;
         writer.get()?.execute_batch(SCHEMA)?;
-        let readers =
-            Pool::builder(file.read_only(true)).max_open(READERS).get_timeout(PATIENCE).build()?;
+        let readers = build(READERS, settings(file.read_only(true), MAX_READERS))?;
         Ok(Self { writer, readers })
+    }
+
+    /// Closes both pools, and waits until everything has come back. Returns what has not.
+    pub fn close(&self, deadline: Instant) -> [Drained; 2] {
+        // What asks for one of them from now on is refused.
+        self.writer.close();
+        self.readers.close();
+        [self.writer.drain(deadline), self.readers.drain(deadline)]
+    }
+
+    /// The numbers of the writer's pool and the readers'.
+    pub fn stats(&self) -> [Stats; 2] {
+        [self.writer.stats(), self.readers.stats()]
     }
 
     /// Puts something on the shelf.
@@ -124,6 +153,17 @@ fn buy(connection: &mut Connection, number: i64, product: i64) -> rusqlite::Resu
     transaction.commit()?;
     Ok(Purchase::Done)
 }
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy(error) => error.fmt(f),
+            Self::Query(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for Failure {}
 
 impl From<GetError<rusqlite::Error>> for Failure {
     fn from(error: GetError<rusqlite::Error>) -> Self {

@@ -4,5 +4,5 @@ mod database;
 mod page;
 mod web;
 
-pub use database::{Database, Failure, Product, Purchase};
+pub use database::{Database, Failure, MAX_READERS, Product, Purchase, READERS, WRITER};
 pub use web::serve;

@@ -9,6 +9,7 @@ const HEAD: &str = r#"<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>Shop</title>
+<link rel="icon" href="data:,">
 <style>
   body { font-family: sans-serif; max-width: 40em; margin: 2em auto; }
   td { padding: 0.3em 1em 0.3em 0; }

@@ -70,15 +70,10 @@ fn field(form: &str, name: &str) -> Option<i64> {
 }
 
 fn refusal(failure: Failure) -> Response<Body> {
+    eprintln!("not served: {failure}");
     match failure {
-        Failure::Busy(error) => {
-            eprintln!("not served: {error}");
-            text(StatusCode::SERVICE_UNAVAILABLE, "busy, try again")
-        }
-        Failure::Query(error) => {
-            eprintln!("not served: {error}");
-            text(StatusCode::INTERNAL_SERVER_ERROR, "out of order")
-        }
+        Failure::Busy(_) => text(StatusCode::SERVICE_UNAVAILABLE, "busy, try again"),
+        Failure::Query(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "out of order"),
     }
 }
 
