@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use latebind::{GetError, Pool, PooledConnection};
 
 use crate::client::{EchoDialer, EchoError};
+use crate::crowd;
 
 /// How long a caller pauses after an error before its next request.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -101,8 +102,7 @@ impl Load {
     /// Runs `callers` callers that ask again and again, until `meanwhile` returns or the pool is
     /// closed.
     pub(crate) fn during<T>(&self, callers: usize, meanwhile: impl FnOnce() -> T) -> (Tally, T) {
-        let over = AtomicBool::new(false);
-        let caller = || {
+        let caller = |_, over: &AtomicBool| {
             let mut tally = Tally::default();
             while !over.load(SeqCst) {
                 match self.ask(&mut tally) {
@@ -113,16 +113,8 @@ impl Load {
             }
             tally
         };
-        thread::scope(|scope| {
-            let threads: Vec<_> = (0..callers).map(|_| scope.spawn(caller)).collect();
-            let value = {
-                let _over_at_the_end = SetOnDrop(&over);
-                meanwhile()
-            };
-            let tallies =
-                threads.into_iter().map(|thread| thread.join().expect("no caller panics"));
-            (sum(tallies), value)
-        })
+        let (tallies, value) = crowd::during(callers, caller, meanwhile);
+        (sum(tallies.into_iter()), value)
     }
 
     /// Makes one request, to its reply or its error.
@@ -202,12 +194,4 @@ fn sum(tallies: impl Iterator<Item = Tally>) -> Tally {
         sum.merge(&tally);
         sum
     })
-}
-
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }

@@ -57,8 +57,11 @@ pub struct Hooked<D: Dialer> {
     before_lend: Vec<Arc<FallibleHook<D>>>,
     on_return: Vec<Arc<FallibleHook<D>>>,
     on_close: Vec<Arc<CloseHook<D>>>,
+    abort_by: Option<Arc<AbortHook<D>>>,
     reset_in_background: bool,
 }
+
+type AbortHook<D> = dyn Fn(&<D as Dialer>::Connection) -> AbortHandle + Send + Sync;
 
 type CloseHook<D> = dyn Fn(&mut <D as Dialer>::Connection) + Send + Sync;
 type FallibleHook<D> = dyn Fn(&mut <D as Dialer>::Connection) -> Result<(), BoxError> + Send + Sync;
@@ -77,6 +80,7 @@ impl<D: Dialer> Hooked<D> {
             before_lend: Vec::new(),
             on_return: Vec::new(),
             on_close: Vec::new(),
+            abort_by: None,
             reset_in_background: false,
         }
     }
@@ -164,6 +168,55 @@ impl<D: Dialer> Hooked<D> {
         self
     }
 
+    /// How [`Pool::abort`](crate::Pool::abort) ends the I/O of a connection in use, in place of what
+    /// the dialer gives for that.
+    ///
+    /// For a client that lets nobody at its socket, but whose server ends a connection on request. It
+    /// is called once for each connection, after [`on_connect`](Self::on_connect), which can have
+    /// learned by what name the server knows it ([`WithStorage`](super::WithStorage) has room for the
+    /// name). The handle [must not block](AbortHandle::new): a request to the server is for a thread
+    /// that it starts. Setting another replaces it.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "redis")]
+    /// # {
+    /// use latebind::{AbortHandle, Pool};
+    /// use latebind::dialers::{Hooked, WithStorage};
+    /// use latebind::drivers::RedisDialer;
+    ///
+    /// let client = redis::Client::open("redis://queue.example")?;
+    /// let dialer = WithStorage::<_, u64>::new(RedisDialer::new(client.clone()));
+    /// let dialer = Hooked::new(dialer)
+    ///     .on_connect(|connection| {
+    ///         *connection.stored_mut() = redis::cmd("CLIENT").arg("ID").query(&mut **connection)?;
+    ///         Ok(())
+    ///     })
+    ///     .abort_by(move |connection| {
+    ///         let (client, id) = (client.clone(), *connection.stored());
+    ///         AbortHandle::new(move || {
+    ///             let client = client.clone();
+    ///             std::thread::spawn(move || {
+    ///                 let mut connection = client.get_connection()?;
+    ///                 redis::cmd("CLIENT").arg(("KILL", "ID", id)).exec(&mut connection)
+    ///             });
+    ///         })
+    ///     });
+    /// let pool = Pool::new(dialer);
+    /// # drop(pool);
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn abort_by(
+        mut self,
+        handle: impl Fn(&D::Connection) -> AbortHandle + Send + Sync + 'static,
+    ) -> Self {
+        self.abort_by = Some(Arc::new(handle));
+        self
+    }
+
     /// Whether the reset and [`on_return`](Self::on_return) are done by a thread of the pool's own, so
     /// that no return waits for them.
     ///
@@ -196,6 +249,7 @@ impl<D: Dialer + Clone> Clone for Hooked<D> {
             before_lend: self.before_lend.clone(),
             on_return: self.on_return.clone(),
             on_close: self.on_close.clone(),
+            abort_by: self.abort_by.clone(),
             reset_in_background: self.reset_in_background,
         }
     }
@@ -275,7 +329,10 @@ impl<D: Dialer> Dialer for Hooked<D> {
     }
 
     fn abort_handle(&self, connection: &D::Connection) -> Option<AbortHandle> {
-        self.dialer.abort_handle(connection)
+        match &self.abort_by {
+            Some(handle) => Some(handle(connection)),
+            None => self.dialer.abort_handle(connection),
+        }
     }
 
     fn blocking(&self) -> Blocking {

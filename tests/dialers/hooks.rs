@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::common::await_that;
 use crate::common::panic_quietly;
 use crate::common::used;
+use latebind::AbortHandle;
 use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
@@ -283,4 +284,22 @@ fn a_return_does_not_wait_for_hooks_in_the_background() {
     gate.open();
     assert_eq!(*pool.get_timeout(Duration::from_secs(20)).unwrap(), 1);
     assert!(log.has("on_return"));
+}
+
+#[test]
+fn a_connection_in_use_is_aborted_as_the_hook_says() {
+    let aborted = Arc::<Mutex<Vec<u32>>>::default();
+    let hooked = {
+        let aborted = Arc::clone(&aborted);
+        Hooked::new(Recorder::default()).abort_by(move |&number| {
+            let aborted = Arc::clone(&aborted);
+            AbortHandle::new(move || aborted.lock().unwrap().push(number))
+        })
+    };
+    let pool = Pool::new(hooked.clone()); // A clone has the hook too.
+    let (first, second) = (pool.get().unwrap(), pool.get().unwrap());
+    let number = *second;
+    drop(first);
+    assert_eq!(pool.abort(), 1);
+    assert_eq!(*aborted.lock().unwrap(), [number], "the one in use");
 }

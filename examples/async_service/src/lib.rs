@@ -1,22 +1,18 @@
 //! An HTTP service for accounts: handlers are axum's tasks, connections belong to threads.
 
+pub mod tasks;
+
 use std::error::Error;
-use std::fmt::Display;
-use std::future::Future;
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use latebind::Pool;
 use latebind::drivers::PostgresDialer;
-use latebind::{Cancel, Drained, GetError, Pool, PooledConnection};
 use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
-use tokio::net::TcpListener;
-use tokio::task::{JoinError, spawn_blocking};
 
 /// Compiles the page's program.
 #[cfg(doctest)]
@@ -26,11 +22,8 @@ mod page {}
 /// The pool. Each handler has a clone.
 pub type Database = Pool<PostgresDialer<NoTls>>;
 
-/// How long a request waits for a connection.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long the end of the service waits for work under way.
-const LAST_WAIT: Duration = Duration::from_secs(10);
+/// Why a request was not served.
+pub type Failure = tasks::Failure<postgres::Error, postgres::Error>;
 
 /// Makes the pool. It dials nothing yet, so a task may.
 ///
@@ -47,29 +40,6 @@ pub fn database(mut config: Config) -> Result<Database, Box<dyn Error>> {
         .max_waiting(200)
         .build()?;
     Ok(pool)
-}
-
-/// Serves until `end`. Returns the connections that were still open when the last wait was over.
-///
-/// # Errors
-///
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    pool: Database,
-    end: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<Drained> {
-    axum::serve(listener, routes(pool.clone())).with_graceful_shutdown(end).await?;
-    // It waits, and so must not run in a task.
-    let close = move || {
-        pool.close();
-        let drained = pool.drain(Instant::now() + LAST_WAIT);
-        if !drained.is_complete() {
-            pool.abort();
-        }
-        drained
-    };
-    Ok(spawn_blocking(close).await?)
 }
 
 /// The routes of the service.
@@ -115,90 +85,12 @@ async fn health(State(pool): State<Database>) -> String {
 }
 
 /// Does `work` with a connection, on a thread that may wait.
-///
-/// # Errors
-///
-/// [`Failure`] becomes the response to the client.
-pub async fn with<T: Send + 'static>(
+async fn with<T: Send + 'static>(
     pool: &Database,
     work: impl FnOnce(&mut Client) -> Result<T, postgres::Error> + Send + 'static,
 ) -> Result<T, Failure> {
-    let (pool, cancel) = (pool.clone(), Cancel::new());
-    // A request whose client goes away is dropped here, which ends its wait.
-    let _cancels = CancelOnDrop(cancel.clone());
-    let task = spawn_blocking(move || {
-        let mut client = pool.checkout().cancel(&cancel).timeout(PATIENCE).get()?;
-        let outcome = work(&mut client);
-        if outcome.as_ref().is_err_and(is_read_only) {
-            // A primary that has become a standby: the others are checked before they are lent.
-            PooledConnection::doubt(client);
-        }
-        Ok(outcome?)
-    });
-    task.await?
-}
-
-fn is_read_only(error: &postgres::Error) -> bool {
-    error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
-}
-
-struct CancelOnDrop(Cancel);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-/// Why a request was not served.
-#[derive(Debug)]
-pub enum Failure {
-    /// There is no such account.
-    NoSuchAccount,
-    /// There was no connection.
-    Pool(GetError<postgres::Error>),
-    /// The database refused the query.
-    Query(postgres::Error),
-    /// The work panicked, or the runtime has ended.
-    Work(JoinError),
-}
-
-impl From<GetError<postgres::Error>> for Failure {
-    fn from(error: GetError<postgres::Error>) -> Self {
-        Self::Pool(error)
-    }
-}
-
-impl From<postgres::Error> for Failure {
-    fn from(error: postgres::Error) -> Self {
-        Self::Query(error)
-    }
-}
-
-impl From<JoinError> for Failure {
-    fn from(error: JoinError) -> Self {
-        Self::Work(error)
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let story = |error: &dyn Display| eprintln!("not served: {error}");
-        let status = match &self {
-            Self::NoSuchAccount => StatusCode::NOT_FOUND,
-            Self::Pool(error) => {
-                story(error);
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Query(error) => {
-                story(error);
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-            Self::Work(error) => {
-                story(error);
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-        };
-        status.into_response()
-    }
+    // A primary that has become a standby: the others are checked before they are lent.
+    let is_read_only =
+        |error: &postgres::Error| error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION);
+    tasks::with(pool, is_read_only, work).await
 }

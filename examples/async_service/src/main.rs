@@ -6,6 +6,7 @@ mod servers;
 
 use std::error::Error;
 
+use async_service::{database, routes, tasks};
 use servers::postgres::Postgres;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -23,8 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("curl -X POST http://{address}/transfers/1/2/10");
         println!("curl http://{address}/health");
         let end = async { drop(tokio::signal::ctrl_c().await) };
-        let pool = async_service::database(server.config())?;
-        Ok::<_, Box<dyn Error>>(async_service::serve(listener, pool, end).await?)
+        let pool = database(server.config())?;
+        Ok::<_, Box<dyn Error>>(tasks::serve(listener, routes(pool.clone()), pool, end).await?)
     })?;
     println!("open in the end: {drained:?}");
     Ok(())

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
-use async_service::{Database, database, serve};
+use async_service::{Database, database, routes, tasks};
 use latebind::{Drained, OwnedConnection};
 use servers::postgres::Postgres;
 use tokio::net::TcpListener;
@@ -38,7 +38,8 @@ impl Service {
         let of_the_service = pool.clone();
         let served = runtime.spawn(async move {
             let end = async { ended.await.unwrap() };
-            serve(listener, of_the_service, end).await.unwrap()
+            let routes = routes(of_the_service.clone());
+            tasks::serve(listener, routes, of_the_service, end).await.unwrap()
         });
         Self { runtime, address, pool, end, served }
     }

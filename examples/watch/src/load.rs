@@ -1,49 +1,22 @@
 //! The load: callers that come in waves, and a server that can be killed.
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use latebind::net::{TcpConnection, TcpDialer};
-use latebind::{ConfigError, Event, Guard, Pool};
+use latebind::{Guard, Pool};
+use watch::{RecentEvents, Watched};
 
 const CALLERS: u64 = 40;
 
-/// Events kept for the picture.
-const EVENTS: usize = 12;
-
 /// A pool under load, and the server behind it.
 pub(crate) struct Load {
-    pub(crate) pool: Pool<TcpDialer>,
+    pub(crate) watched: [Watched; 1],
     pub(crate) server: Arc<Server>,
-    pub(crate) events: Arc<RecentEvents>,
-}
-
-/// The latest events.
-#[derive(Default)]
-pub(crate) struct RecentEvents {
-    lines: Mutex<VecDeque<String>>,
-    pub(crate) served: AtomicU64,
-    pub(crate) failed: AtomicU64,
-}
-
-impl RecentEvents {
-    fn tell(&self, line: String) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == EVENTS {
-            lines.pop_front();
-        }
-        lines.push_back(line);
-    }
-
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().cloned().collect()
-    }
 }
 
 impl Load {
@@ -55,44 +28,22 @@ impl Load {
             .get_timeout(Duration::from_secs(2))
             .max_lifetime(Duration::from_secs(20))
             .leak_after(Duration::from_secs(1))
-            .observer(observer(Arc::clone(&events)))
+            .observer(events.observer())
             .build()
             .map_err(io::Error::other)?;
         for caller in 0..CALLERS {
-            let (pool, events) = (pool.clone(), Arc::clone(&events));
+            let pool = pool.clone();
             thread::Builder::new()
                 .name(format!("caller {caller}"))
-                .spawn(move || call_for_ever(caller, &pool, &events))?;
+                .spawn(move || call_for_ever(caller, &pool))?;
         }
-        Ok(Self { pool, server, events })
-    }
-
-    /// Changes `max_open`, to no less than 1.
-    pub(crate) fn resize(&self, by: i32) -> Result<(), ConfigError> {
-        self.pool.resize(self.pool.recent_stats().max_open.saturating_add_signed(by).max(1))
-    }
-}
-
-fn observer(
-    events: Arc<RecentEvents>,
-) -> impl Fn(&Event<'_, latebind::net::NetError>) + Send + Sync {
-    let start = Instant::now();
-    move |event| {
-        let what = match event {
-            Event::Opened { took, .. } => format!("opened in {took:.1?}"),
-            Event::Closed { reason, age, .. } => format!("closed at {age:.1?}: {reason}"),
-            Event::DialFailed { failure, .. } => format!("dial failed: {failure}"),
-            Event::TurnedAway { error, .. } => format!("turned away: {error}"),
-            Event::Leaked { holder, .. } => format!("held for long: {holder}"),
-            _ => return,
-        };
-        events.tell(format!("{:>6.1} s  {what}", start.elapsed().as_secs_f64()));
+        Ok(Self { watched: [Watched::new("Connections", &pool, events)], server })
     }
 }
 
 /// Runs one caller. Callers come and go in waves of some seconds; each holds a connection for a few
 /// milliseconds, and one of them, now and then, for much longer.
-fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>, events: &RecentEvents) {
+fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>) {
     let start = Instant::now();
     for nth in 0_u64.. {
         let wave = start.elapsed().as_secs() % 6 < 3;
@@ -112,13 +63,9 @@ fn call_for_ever(caller: u64, pool: &Pool<TcpDialer>, events: &RecentEvents) {
             }
             Err(error) => Err(io::Error::other(error)),
         };
-        match outcome {
-            Ok(()) => events.served.fetch_add(1, Relaxed),
-            Err(_) => {
-                thread::sleep(Duration::from_millis(100)); // a pause before the next attempt
-                events.failed.fetch_add(1, Relaxed)
-            }
-        };
+        if outcome.is_err() {
+            thread::sleep(Duration::from_millis(100)); // a pause before the next attempt
+        }
         thread::sleep(Duration::from_millis(3 + caller % 5));
     }
 }

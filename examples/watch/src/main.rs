@@ -5,63 +5,30 @@
 //! prints one picture after a second, for use without a terminal.
 
 mod load;
-mod screen;
 
 use std::error::Error;
+use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
 
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind};
+use watch::{picture, show};
 
 use crate::load::Load;
-use crate::screen::Screen;
-
-/// The time between two pictures.
-const FRAME: Duration = Duration::from_millis(100);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let load = Load::start()?;
-    let mut screen = Screen::default();
     if std::env::args().any(|argument| argument == "--once") {
         thread::sleep(Duration::from_secs(1)); // so that there is something to see
-        let mut terminal = Terminal::new(TestBackend::new(100, 32))?;
-        terminal.draw(|frame| screen.draw(frame, &load))?;
-        for line in terminal.backend().to_string().lines() {
-            println!("{}", line.trim_matches('"'));
-        }
+        print!("{}", picture(&load.watched[0])?);
         return Ok(());
     }
-    let mut terminal = ratatui::init();
-    let outcome = watch(&mut terminal, &mut screen, &load);
-    ratatui::restore();
-    outcome
-}
-
-fn watch(
-    terminal: &mut ratatui::DefaultTerminal,
-    screen: &mut Screen,
-    load: &Load,
-) -> Result<(), Box<dyn Error>> {
-    loop {
-        terminal.draw(|frame| screen.draw(frame, load))?;
-        if !event::poll(FRAME)? {
-            continue;
-        }
-        let Event::Key(key) = event::read()? else { continue };
-        if key.kind != KeyEventKind::Press {
-            continue;
-        }
-        match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
-            KeyCode::Char('k') => load.server.kill_all(),
-            KeyCode::Char('d') => load.server.toggle(),
-            KeyCode::Char('s') if load.pool.is_suspended() => load.pool.resume(),
-            KeyCode::Char('s') => load.pool.suspend(),
-            KeyCode::Char('+') => load.resize(1)?,
-            KeyCode::Char('-') => load.resize(-1)?,
+    show(&load.watched, "k kill  d down/up", |key| {
+        match key {
+            Some('k') => load.server.kill_all(),
+            Some('d') => load.server.toggle(),
             _ => {}
         }
-    }
+        ControlFlow::Continue(if load.server.is_down() { "server down" } else { "up" })
+    })?;
+    Ok(())
 }

@@ -1,7 +1,6 @@
 //! The picture: connections by state, the queue, waits, holders, and events.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use latebind::{Histogram, Stats};
@@ -11,7 +10,7 @@ use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Sparkline};
 
-use crate::load::Load;
+use crate::Watched;
 
 /// How many past lengths of the queue are kept.
 const HISTORY: usize = 200;
@@ -23,20 +22,27 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    pub(crate) fn draw(&mut self, frame: &mut Frame<'_>, load: &Load) {
-        let stats = load.pool.recent_stats();
+    /// Draws a pool. `server` says how its server is, `help` names keys beside those of every pool.
+    pub(crate) fn draw(
+        &mut self,
+        frame: &mut Frame<'_>,
+        watched: &Watched,
+        server: &'static str,
+        help: &str,
+    ) {
+        let stats = watched.pool.stats();
         self.waiting.push_front(stats.waiting.into());
         self.waiting.truncate(HISTORY);
         let rows = [6, 5, 7, 14].map(Constraint::Length);
         let [top, queue, middle, events] = Layout::vertical(rows).areas(frame.area());
-        frame.render_widget(connections(&stats, load), top);
+        frame.render_widget(connections(&stats, watched, server), top);
         frame.render_widget(self.queue(&stats), queue);
         let halves = Layout::horizontal([Constraint::Percentage(45), Constraint::Percentage(55)]);
         let [left, right] = halves.areas(middle);
-        frame.render_widget(times(load), left);
-        frame.render_widget(holders(load, right), right);
-        let lines: Vec<_> = load.events.lines().into_iter().map(Line::from).collect();
-        let help = " k kill  d down/up  s suspend  + - max_open  q quit ";
+        frame.render_widget(times(watched), left);
+        frame.render_widget(holders(watched, right), right);
+        let lines: Vec<_> = watched.events.lines().into_iter().map(Line::from).collect();
+        let help = format!(" {help}  s suspend  + - max_open  q quit ");
         let block = Block::bordered().title(" Events ").title_bottom(help);
         frame.render_widget(Paragraph::new(lines).block(block), events);
     }
@@ -51,7 +57,7 @@ impl Screen {
 }
 
 /// One cell for each connection, by its state.
-fn connections<'a>(stats: &Stats, load: &Load) -> Paragraph<'a> {
+fn connections<'a>(stats: &Stats, watched: &Watched, server: &'static str) -> Paragraph<'a> {
     let cells = [
         ("in use", stats.in_use, "█", Color::Green),
         ("idle", stats.idle, "░", Color::Gray),
@@ -65,15 +71,15 @@ fn connections<'a>(stats: &Stats, load: &Load) -> Paragraph<'a> {
         Span::styled(format!("{cell} {name} {count}   "), Style::new().fg(color))
     });
     let free = "··".repeat(stats.max_open.saturating_sub(stats.open()) as usize);
-    let state = match (load.server.is_down(), load.pool.is_suspended()) {
-        (true, _) => "server down".red(),
+    let state = match (server, watched.pool.is_suspended()) {
         (_, true) => "suspended".yellow(),
-        _ => "up".green(),
+        ("server down", _) => server.red(),
+        _ => server.green(),
     };
     let totals = format!(
-        "served {}, failed {}; dials {} ({} failed), retired {}   ",
-        load.events.served.load(Relaxed),
-        load.events.failed.load(Relaxed),
+        "lent {}, turned away {}; dials {} ({} failed), retired {}   ",
+        stats.lent_total,
+        watched.events.turned_away(),
         stats.dials_total,
         stats.dial_failed_total,
         stats.retired_total,
@@ -84,12 +90,12 @@ fn connections<'a>(stats: &Stats, load: &Load) -> Paragraph<'a> {
         Line::from(""),
         Line::from(vec![totals.into(), state]),
     ];
-    let title = format!(" Connections: open {} of {} ", stats.open(), stats.max_open);
+    let title = format!(" {}: open {} of {} ", watched.name, stats.open(), stats.max_open);
     Paragraph::new(lines).block(Block::bordered().title(title))
 }
 
-fn times<'a>(load: &Load) -> Paragraph<'a> {
-    let histograms = load.pool.histograms();
+fn times<'a>(watched: &Watched) -> Paragraph<'a> {
+    let histograms = watched.pool.histograms();
     let row = |name: &str, of: &Histogram| {
         let time = |q| of.quantile(q).map_or("-".to_owned(), short);
         Line::from(format!("{name:<6} {:>9} {:>9} {:>9}", time(0.5), time(0.99), time(1.0)))
@@ -107,8 +113,8 @@ fn short(time: Duration) -> String {
     if time == Duration::MAX { "more".to_owned() } else { format!("{time:.1?}") }
 }
 
-fn holders<'a>(load: &Load, area: Rect) -> Paragraph<'a> {
-    let holders = load.pool.holders();
+fn holders<'a>(watched: &Watched, area: Rect) -> Paragraph<'a> {
+    let holders = watched.pool.holders();
     let room = area.height.saturating_sub(2).into();
     let lines = holders.iter().take(room).map(|holder| Line::from(holder.to_string()));
     Paragraph::new(lines.collect::<Vec<_>>()).block(Block::bordered().title(" Holders "))
