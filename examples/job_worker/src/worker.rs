@@ -233,9 +233,11 @@ impl Shared {
 ///
 /// Those of the client.
 pub fn put_back(connection: &mut Connection) -> RedisResult<u64> {
-    let (from, to) = (Direction::Right, Direction::Left);
+    let mut take = || -> RedisResult<Option<String>> {
+        connection.lmove("taken", "jobs", Direction::Right, Direction::Left)
+    };
     let mut jobs = 0;
-    while connection.lmove::<_, _, Option<String>>("taken", "jobs", from, to)?.is_some() {
+    while take()?.is_some() {
         jobs += 1;
     }
     Ok(jobs)
