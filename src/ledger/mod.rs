@@ -35,7 +35,7 @@ pub(crate) mod close_reason;
 mod connections;
 mod control;
 mod dial_rule;
-mod dialing;
+pub(crate) mod dialing;
 pub(crate) mod effects;
 mod entry;
 mod epochs;
@@ -78,7 +78,6 @@ use self::upkeep::UpkeepTimes;
 use self::watcher::{Others, Wakes};
 
 pub(crate) use self::answers::{Overdue, Refusal, Request, Verdict, Waker};
-pub(crate) use self::dialing::BeingEnded;
 pub(crate) use self::effects::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Purpose, RareEffects, Ticket,
 };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::abort::AbortHandle;
 use crate::dial_context::{DialContext, Underway};
 use crate::dialer::Dialer;
-use crate::ledger::BeingEnded;
+use crate::ledger::dialing::BeingEnded;
 use crate::ledger::effects::JobId;
 use crate::report::error::DialFailure;
 use crate::runtime::moment::Moment;
