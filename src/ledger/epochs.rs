@@ -13,6 +13,8 @@ pub(super) struct Epochs {
     current: u32,
     /// The epoch that the last flush began, and why. Nothing with an older one is lent again.
     flushed: Option<(u32, CloseReason)>,
+    /// The epoch that the quota's lease began.
+    of_lease: u32,
     /// The predicates that are still needed, the oldest first. A connection or dial has been judged by
     /// those up to its epoch.
     predicates: VecDeque<Predicate>,
@@ -39,6 +41,14 @@ impl Epochs {
     /// This epoch began with a flush.
     pub(super) fn flush(&mut self, why: CloseReason) {
         self.flushed = Some((self.current, why));
+        if why == CloseReason::LeaseEnded {
+            self.of_lease = self.current;
+        }
+    }
+
+    /// Whether the lease was another one in that epoch.
+    pub(super) fn is_before_lease(&self, epoch: u32) -> bool {
+        epoch < self.of_lease
     }
 
     /// Why nothing of that epoch is lent again; `None` if it is.

@@ -57,8 +57,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Whether a connection that was handed over must not be used any more: its caller has woken up so late
     /// that its lease has ended.
     pub(crate) fn has_overstayed(&self, entry: &Entry<C>, now: Moment) -> bool {
-        self.lease.until <= now
-            || self.epochs.why_flushed(entry.epoch) == Some(CloseReason::LeaseEnded)
+        self.lease.until <= now || self.epochs.is_before_lease(entry.epoch)
     }
 
     /// Has the loans aborted whose lease has ended, as far as the dialer gave handles.

@@ -294,6 +294,7 @@ impl<D: Dialer> Exchange<D> {
         };
         self.with_budget(&mut |budget| {
             budget.note_report(order.to, report);
+            budget.note_time(now());
             budget.issue_orders(orders);
         });
     }

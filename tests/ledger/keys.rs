@@ -36,10 +36,11 @@ impl Common {
     }
 
     /// Changes the bound as the shell does. The orders must be delivered.
-    pub(crate) fn resize(&self, max_open: u32) -> Vec<BudgetOrder> {
+    pub(crate) fn resize(&self, max_open: u32, now: Moment) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
             budget.resize(max_open);
+            budget.note_time(now);
             budget.issue_orders(&mut orders);
         });
         orders
@@ -57,13 +58,14 @@ impl Common {
     }
 
     /// Reports idle connections beyond `max_idle`, as the shell does.
-    pub(crate) fn trim(&self, at_rest: u32, max_idle: u32) -> Vec<BudgetOrder> {
+    pub(crate) fn trim(&self, at_rest: u32, max_idle: u32, now: Moment) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
             let ordered = budget.evictions_ordered() - budget.evicted_total();
             let left = at_rest.saturating_sub(u32::try_from(ordered).unwrap());
             if left > max_idle {
                 budget.note_surplus(left - max_idle);
+                budget.note_time(now);
                 budget.issue_orders(&mut orders);
             }
         });
@@ -71,7 +73,7 @@ impl Common {
     }
 
     /// Takes back an order whose member has gone.
-    pub(crate) fn take_back(&self, order: BudgetOrder) -> Vec<BudgetOrder> {
+    pub(crate) fn take_back(&self, order: BudgetOrder, now: Moment) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
             let report = match order.action {
@@ -79,6 +81,7 @@ impl Common {
                 BudgetAction::Evict { most, .. } => Report { refused: most, ..Report::default() },
             };
             budget.note_report(order.to, report);
+            budget.note_time(now);
             budget.issue_orders(&mut orders);
         });
         orders
@@ -296,7 +299,7 @@ impl Keys {
     fn trim(&mut self) -> bool {
         let Some(max_idle) = self.setting.max_idle_total else { return false };
         let at_rest = self.connections.values().filter(|it| it.place == Place::AtRest).count();
-        let orders = self.common.trim(small(at_rest), max_idle);
+        let orders = self.common.trim(small(at_rest), max_idle, self.now);
         let is_trimmed = !orders.is_empty();
         self.orders.extend(orders);
         is_trimmed
@@ -674,7 +677,7 @@ impl Keys {
         let taken = self.common.visit(|budget| budget.taken());
         self.max_open_total = max_open_total;
         self.allowance = self.bound().max(taken);
-        let orders = self.common.resize(max_open_total);
+        let orders = self.common.resize(max_open_total, self.now);
         self.send(orders);
         self.agree();
     }
@@ -695,7 +698,7 @@ impl Keys {
         let BudgetOrder { to, action } = self.orders.swap_remove(at);
         let member = to.0 as usize;
         if self.members[member].books.is_none() {
-            let orders = self.common.take_back(BudgetOrder { to, action });
+            let orders = self.common.take_back(BudgetOrder { to, action }, self.now);
             self.send(orders);
             return self.agree();
         }

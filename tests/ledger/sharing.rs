@@ -68,7 +68,7 @@ impl Desks {
     fn trim(&mut self) {
         let Some(max_idle) = self.max_idle else { return };
         let at_rest = self.harnesses.iter().map(|harness| harness.ledger.at_rest()).sum();
-        let orders = self.common.trim(at_rest, max_idle);
+        let orders = self.common.trim(at_rest, max_idle, self[0].now);
         self[0].orders.extend(orders);
     }
 
@@ -92,7 +92,7 @@ impl Desks {
     }
 
     fn resize(&mut self, max_open: u32) {
-        let orders = self.common.resize(max_open);
+        let orders = self.common.resize(max_open, self[0].now);
         orders.into_iter().for_each(|order| self.deliver(order));
         self.pass_on();
     }
@@ -315,7 +315,7 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
     keys[1].leave(ticket);
     let now = keys[1].now;
     assert!(keys[1].ledger.close_if_vacant(now).0);
-    let orders = keys.common.take_back(grant);
+    let orders = keys.common.take_back(grant, keys[0].now);
     orders.into_iter().for_each(|order| keys.deliver(order));
     assert_eq!(keys.dialing(), [0, 0, 1]);
 }
@@ -651,7 +651,7 @@ fn an_order_that_finds_its_key_gone_is_given_to_the_next_coldest() {
     keys.queue(2);
     let now = keys[0].now;
     assert!(keys[0].ledger.close_if_vacant(now).0);
-    let orders = keys.common.take_back(evict);
+    let orders = keys.common.take_back(evict, keys[0].now);
     orders.into_iter().for_each(|order| keys.deliver(order));
     keys.pass_on();
     assert_eq!((keys.idle(), keys.evicted()), ([0, 0, 0], 1));
