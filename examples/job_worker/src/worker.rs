@@ -233,11 +233,11 @@ impl Shared {
 ///
 /// Those of the client.
 pub fn put_back(connection: &mut Connection) -> RedisResult<u64> {
-    let mut take = || -> RedisResult<Option<String>> {
+    let mut next = || -> RedisResult<Option<String>> {
         connection.lmove("taken", "jobs", Direction::Right, Direction::Left)
     };
     let mut jobs = 0;
-    while take()?.is_some() {
+    while next()?.is_some() {
         jobs += 1;
     }
     Ok(jobs)

@@ -120,8 +120,7 @@ impl Database {
     /// [`Failure`].
     pub fn products(&self) -> Result<Vec<Product>, Failure> {
         let connection = self.readers.get()?;
-        let mut select =
-            connection.prepare_cached("SELECT id, name, stock FROM product ORDER BY id")?;
+        let mut select = connection.prepare("SELECT id, name, stock FROM product ORDER BY id")?;
         let products = select.query_map((), |row| {
             Ok(Product { id: row.get(0)?, name: row.get(1)?, stock: row.get(2)? })
         })?;
