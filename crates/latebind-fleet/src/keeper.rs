@@ -291,10 +291,14 @@ impl Keeper {
     /// Returns the lease, if nothing of it is open.
     fn leave(mut self) {
         self.quota.allow(0, Some(Instant::now()));
-        if self.holder.number() == 0 || self.quota.demand().open > 0 {
+        let (mut open, deadline) = (self.quota.demand(), Instant::now() + self.settle * 2);
+        while open.open > 0 && Instant::now() < deadline {
+            // What has just been closed settles yet.
+            open = self.quota.demand_after(&open, deadline);
+        }
+        if self.holder.number() == 0 || open.open > 0 {
             return;
         }
-        sleep(self.settle);
         let id = self.holder.id();
         let is_clear = match &mut self.server {
             Some(server) => server

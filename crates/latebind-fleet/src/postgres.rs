@@ -170,9 +170,7 @@ where
         if !returned.is_empty() {
             let unlock = "SELECT pg_advisory_unlock($1, slot) FROM unnest($2::int[]) slot";
             transaction.execute(unlock, &[&class, &returned])?;
-            for slot in &returned {
-                session.slots.remove(slot);
-            }
+            session.slots.retain(|slot| !returned.contains(slot));
         }
         let own: i32 = transaction.query_one("SELECT pg_backend_pid()", &[])?.get(0);
         let snapshot = snapshot(&mut transaction, &self.fleet, class)?;

@@ -2,9 +2,10 @@
 //!
 //! Starts a PostgreSQL and a Redis of its own, and processes that all want more than there is. A watcher
 //! counts what the server sees. `--postgres` keeps the leases at PostgreSQL itself; `--short` takes less
-//! than a minute.
+//! than a minute; `--price` measures a dial with a lease and without.
 
 mod member;
+mod price;
 #[allow(unexpected_cfgs)] // The module has servers for more features.
 #[path = "../../../tests/servers/mod.rs"]
 mod servers;
@@ -41,6 +42,9 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         };
+    }
+    if std::env::args().any(|arg| arg == "--price") {
+        return price::show();
     }
     let has = |wanted: &str| std::env::args().any(|arg| arg == wanted);
     let is_short = has("--short");
@@ -110,7 +114,7 @@ impl Show {
 
     /// Watches until all slots are used, if they should be, and notes the most that the server saw.
     fn scene(&mut self, what: &str, is_full: bool) {
-        let deadline = Instant::now() + self.orders.lease * 3 + Duration::from_secs(10);
+        let deadline = Instant::now() + self.orders.lease * 3 + Duration::from_secs(30);
         while is_full && self.watcher.counted().now < LIMIT && Instant::now() < deadline {
             self.watch(Duration::from_millis(200), what);
         }

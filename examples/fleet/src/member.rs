@@ -1,5 +1,7 @@
 //! One process of the fleet: what it does, and how another process starts, stops and ends it.
 
+#![allow(dead_code, unreachable_pub)] // The example and the tests use each a part of it.
+
 use std::env;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};

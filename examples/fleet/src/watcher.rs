@@ -1,5 +1,7 @@
 //! A watcher of its own: counts the fleet's sessions as the server does, and remembers the most.
 
+#![allow(dead_code, unreachable_pub)] // The example and the tests use each a part of it.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
