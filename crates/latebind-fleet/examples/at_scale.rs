@@ -47,13 +47,15 @@ struct Process {
     idle_since: Duration,
     settling: Vec<(Duration, u32)>,
     allowed: (u32, Option<Duration>),
-    next: Duration,
     lacks_since: Option<Duration>,
     /// When it starts and leaves.
     from: Duration,
     to: Duration,
     cut: (Duration, Duration),
 }
+
+/// A moment of the day: its second, and what was wanted, had and open then.
+type Moment = (f64, f64, f64, f64);
 
 #[derive(Default)]
 struct Sums {
@@ -63,7 +65,7 @@ struct Sums {
     asked: u64,
     waits: Vec<Duration>,
     most: u32,
-    line: Vec<(f64, f64, f64, f64)>,
+    line: Vec<Moment>,
 }
 
 fn main() {
@@ -117,7 +119,6 @@ fn run(is_leased: bool) -> Sums {
                 idle_since: Duration::ZERO,
                 settling: Vec::new(),
                 allowed: (if is_leased { 0 } else { LIMIT / PROCESSES as u32 }, None),
-                next: from,
                 lacks_since: None,
                 from,
                 to,
@@ -233,7 +234,7 @@ fn plot(fixed: &Sums, leased: &Sums) -> String {
     let most = f64::from(LIMIT) * 1.2;
     let x = |time: f64| 50.0 + time / DAY * (width - 70.0);
     let y = |slots: f64| height - 30.0 - slots / most * (height - 60.0);
-    let path = |line: &[(f64, f64, f64, f64)], of: &dyn Fn(&(f64, f64, f64, f64)) -> f64| {
+    let path = |line: &[Moment], of: fn(&Moment) -> f64| {
         line.iter()
             .map(|it| format!("{:.1},{:.1}", x(it.0), y(of(it))))
             .collect::<Vec<_>>()
@@ -251,9 +252,9 @@ fn plot(fixed: &Sums, leased: &Sums) -> String {
     );
     let _ = writeln!(svg, "<text x=\"4\" y=\"{:.1}\">{LIMIT}</text>", limit + 4.0);
     for (line, of, colour, name, at) in [
-        (path(&leased.line, &|it| it.1), 0, "#bbb", "wanted", 60.0),
-        (path(&fixed.line, &|it| it.2), 1, "#c33", "had with fixed shares", 150.0),
-        (path(&leased.line, &|it| it.2), 2, "#27a", "had with leases", 330.0),
+        (path(&leased.line, |it| it.1), 0, "#bbb", "wanted", 60.0),
+        (path(&fixed.line, |it| it.2), 1, "#c33", "had with fixed shares", 150.0),
+        (path(&leased.line, |it| it.2), 2, "#27a", "had with leases", 330.0),
     ] {
         let _ = writeln!(
             svg,

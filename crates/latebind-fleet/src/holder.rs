@@ -223,7 +223,7 @@ impl Holder {
 
     /// The slots that the store has given.
     #[must_use]
-    pub fn leased(&self) -> u32 {
+    pub fn stored(&self) -> u32 {
         self.stored
     }
 

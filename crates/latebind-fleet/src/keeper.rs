@@ -260,7 +260,7 @@ impl Keeper {
                 list.iter().find(|(id, _)| *id == ask.holder).map_or(0, |(_, count)| *count)
             };
             // What the server still counts is not returned yet.
-            ask.held = ask.held.max(sessions.as_ref().map_or(0, own)).min(self.holder.leased());
+            ask.held = ask.held.max(sessions.as_ref().map_or(0, own)).min(self.holder.stored());
             ask.sessions = sessions;
             self.store.ask(&ask)
         });
@@ -284,7 +284,7 @@ impl Keeper {
     fn note(&self) {
         let mut status = self.shared.status();
         status.number = self.holder.number();
-        status.leased = self.holder.leased();
+        status.leased = self.holder.stored();
         status.allowed = self.holder.allowed();
     }
 

@@ -208,7 +208,7 @@ impl World {
         }
         let sessions = self.sessions();
         let own = sessions.get(&ask.holder).copied().unwrap_or(0);
-        ask.held = ask.held.max(own).min(self.processes[at].holder.leased());
+        ask.held = ask.held.max(own).min(self.processes[at].holder.stored());
         ask.sessions = Some(sessions.into_iter().collect());
         let answer = self.book.ask(&ask, self.now);
         let process = &mut self.processes[at];
