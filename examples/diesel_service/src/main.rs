@@ -57,8 +57,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let Some(mut server) = Postgres::start(log::SETTINGS) else { return Ok(ExitCode::SUCCESS) };
     let mut admin = server.client();
     admin.batch_execute(diesel_service::TABLES)?;
-    let open = "INSERT INTO account SELECT id, $1 FROM generate_series(1, $2) AS id";
-    admin.execute(open, &[&CREDIT, &ACCOUNTS])?;
+    admin.batch_execute(&format!(
+        "INSERT INTO account SELECT id, {CREDIT} FROM generate_series(1, {ACCOUNTS}) AS id"
+    ))?;
+    drop(admin); // The crash would end it.
 
     let mut instruments = Instruments::install()?;
     let pool = instruments.build(ACCOUNTANT, database(&url(&server)))?;

@@ -13,4 +13,6 @@ mod job;
 mod worker;
 
 pub use job::{Job, Task};
-pub use worker::{Failure, MAX_OPEN, Queue, QueueDialer, Stopped, Tally, Worker, put_back, queue};
+pub use worker::{
+    ClientId, Failure, MAX_OPEN, Queue, QueueDialer, Stopped, Tally, Worker, put_back, queue,
+};

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use instruments::balance::{Balance, grouped, line, millis};
 use instruments::{Instruments, crowd, total};
-use job_worker::{Job, MAX_OPEN, Task, Worker, put_back, queue};
+use job_worker::{Job, MAX_OPEN, Queue, Task, Worker, put_back, queue};
 use redis::{Commands, Connection, RedisResult};
 use servers::redis::Redis;
 
@@ -76,7 +76,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         let _: u64 = admin.lpush("jobs", job.to_text())?;
     }
     let deadline = Instant::now() + PATIENCE;
-    while hung(&mut admin)? < hanging {
+    while !all_hang(&mut admin, &pool, own)? {
         if Instant::now() > deadline {
             return Err("the worker does not take what waits first".into());
         }
@@ -161,10 +161,19 @@ fn number_of(connection: &mut Connection, name: &str) -> RedisResult<u64> {
     Ok(value.and_then(|value| value.trim().parse().ok()).expect("Redis has that number"))
 }
 
-/// How many clients wait for a partner.
-fn hung(connection: &mut Connection) -> RedisResult<u64> {
+/// Whether each connection of the pool has one of the longest jobs.
+fn all_hang(connection: &mut Connection, pool: &Queue, own: u64) -> RedisResult<bool> {
+    let taken: Vec<String> = connection.lrange("taken", 0, -1)?;
+    let jobs = taken.iter().filter_map(|text| Job::from_text(text));
+    let is_other = |job: Job| job.task == Task::Wait && job.limit != LONGEST;
+    // One that was cut may be on its way out yet: Redis still lists it among those that hang.
+    if jobs.into_iter().any(is_other) || pool.stats().in_use < MAX_OPEN {
+        return Ok(false);
+    }
     let clients: String = redis::cmd("CLIENT").arg("LIST").query(connection)?;
-    Ok(clients.lines().filter(|client| client.contains(" cmd=blpop ")).count() as u64)
+    let hung = clients.lines().filter(|client| client.contains(" cmd=blpop ")).count() as u64;
+    let all = clients.lines().count() as u64;
+    Ok(hung == MAX_OPEN.into() && all == own + hung)
 }
 
 /// How many of the dead jobs are of the kind that hangs.
