@@ -179,8 +179,10 @@ impl Budget {
             }
         }
         self.taken -= freed;
-        if freed > 0 && !self.settle.is_zero() {
-            self.settling.extend(self.now.after(self.settle).map(|at| (at, freed)));
+        // A grant is returned and taken again: no connection was there.
+        let closed = freed.saturating_sub(granted);
+        if closed > 0 && !self.settle.is_zero() {
+            self.settling.extend(self.now.after(self.settle).map(|at| (at, closed)));
         }
         self.making_room -= made_room;
         self.unanswered -= evicted + refused;
