@@ -173,7 +173,7 @@ fn all_hang(connection: &mut Connection, pool: &Queue, own: u64) -> RedisResult<
     let clients: String = redis::cmd("CLIENT").arg("LIST").query(connection)?;
     let hung = clients.lines().filter(|client| client.contains(" cmd=blpop ")).count() as u64;
     let all = clients.lines().count() as u64;
-    Ok(hung == MAX_OPEN.into() && all == own + hung)
+    Ok(hung == u64::from(MAX_OPEN) && all == own + hung)
 }
 
 /// How many of the dead jobs are of the kind that hangs.
