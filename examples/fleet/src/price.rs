@@ -15,7 +15,7 @@ use crate::servers::redis::Redis;
 
 /// How many connections are opened, one after the other, and how often that is done.
 const DIALS: usize = 16;
-const ROUNDS: usize = 10;
+const ROUNDS: usize = 5;
 
 pub(crate) fn show() -> ExitCode {
     let Some(postgres) = Postgres::start("max_connections = 120") else { return ExitCode::SUCCESS };
@@ -53,7 +53,7 @@ fn measure(what: &str, port: u16, tag: &str, quota: Option<&Quota>) {
     for _ in 0..ROUNDS {
         // Nothing is open, and what was is returned.
         pool.flush();
-        thread::sleep(Duration::from_secs(3));
+        thread::sleep(Duration::from_secs(2));
         let held: Vec<_> = (0..DIALS)
             .map(|nth| {
                 let start = Instant::now();
