@@ -37,11 +37,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Default)]
 struct Tally {
     pages: u64,
-    /// Forms sent, those sent twice counted twice.
+    /// Forms that were not turned away, those sent twice counted twice.
     forms: u64,
     /// The product that was bought with each form.
     bought: BTreeMap<i64, i64>,
     sold_out: Vec<i64>,
+    /// Forms and pages that were turned away because the shop was busy.
+    busy: Vec<i64>,
+    busy_pages: u64,
     /// Requests that were answered in another way, and how.
     faults: Vec<String>,
     longest: Duration,
@@ -79,6 +82,8 @@ pub(crate) fn balance() -> Result<ExitCode, Box<dyn Error>> {
         all.forms += tally.forms;
         all.bought.extend(tally.bought);
         all.sold_out.extend(tally.sold_out);
+        all.busy.extend(tally.busy);
+        all.busy_pages += tally.busy_pages;
         all.faults.extend(tally.faults);
         all.longest = all.longest.max(tally.longest);
         all.files = all.files.max(tally.files);
@@ -98,6 +103,7 @@ pub(crate) fn balance() -> Result<ExitCode, Box<dyn Error>> {
 
     println!();
     line("sold out", &grouped(all.sold_out.len() as u64));
+    line("turned away as busy", &grouped(all.busy.len() as u64 + all.busy_pages));
     line("slowest answer", &millis(all.longest));
     line("both pools drained in", &millis(closed_in));
     for (drained, stats) in drained.iter().zip(database.stats()) {
@@ -129,10 +135,11 @@ fn compare(
         balance.compare(&format!("sold: {name}"), stock as u64 - left, bought);
     }
     let mut sold_to_nobody = 0;
-    for number in &all.sold_out {
+    let of_no_other_form = |number: &&i64| !all.bought.contains_key(number);
+    for number in all.sold_out.iter().chain(&all.busy).filter(of_no_other_form) {
         sold_to_nobody += count("SELECT count(*) FROM purchase WHERE number = ?1", *number)?;
     }
-    balance.compare("told that it is sold out, yet bought", sold_to_nobody, 0);
+    balance.compare("told that there is none, yet sold", sold_to_nobody, 0);
     Ok(())
 }
 
@@ -175,15 +182,19 @@ impl Tally {
     fn look(&mut self, address: SocketAddr, path: &str) {
         match self.ask(address, "GET", path, "") {
             Ok((200, _)) => self.pages += 1,
+            Ok((503, _)) => self.busy_pages += 1,
             other => self.faults.push(format!("{path} was answered by {other:?}")),
         }
     }
 
     fn buy(&mut self, address: SocketAddr, number: i64, product: i64) {
-        self.forms += 1;
-        match self.ask(address, "POST", "/buy", &format!("number={number}&product={product}")) {
+        let form = format!("number={number}&product={product}");
+        let answer = self.ask(address, "POST", "/buy", &form);
+        self.forms += u64::from(!matches!(answer, Ok((503, _))));
+        match answer {
             Ok((303, _)) => drop(self.bought.insert(number, product)),
             Ok((409, _)) => self.sold_out.push(number),
+            Ok((503, _)) => self.busy.push(number),
             other => self.faults.push(format!("form {number} was answered by {other:?}")),
         }
     }
