@@ -21,7 +21,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             || self.suspended
             || !self.outdated.is_empty()
             || self.live() > self.config.max_open
-            || self.share.as_ref().is_some_and(Share::awaits_idle)
+            || self.share.as_deref().is_some_and(Share::awaits_idle)
         {
             return None;
         }

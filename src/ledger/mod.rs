@@ -117,7 +117,8 @@ pub(crate) struct Ledger<C, F, W> {
     /// Whether a check asks no peer, so that callers make their checks themselves.
     checks_in_place: bool,
     /// The pool's part in the budget of a keyed pool, or in one that a quota bounds, if there is one.
-    share: Option<Share>,
+    /// Boxed, as most pools are alone.
+    share: Option<Box<Share>>,
     lease: Lease,
     /// Whether the loans under that lease have been aborted.
     has_cut: bool,
@@ -202,7 +203,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// The same ledger, with its slots from a budget that it shares with others.
     pub(crate) fn sharing(mut self, share: Share) -> Self {
-        self.share = Some(share);
+        self.share = Some(Box::new(share));
         self
     }
 

@@ -24,7 +24,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The numbers of this moment for a caller whose wait has ended: `stalled` says whether the budget
     /// had no slot during that wait.
     pub(crate) fn stats_after_wait(&self, now: Moment) -> Stats {
-        let lack = self.share.as_ref().and_then(Share::was_refused);
+        let lack = self.share.as_deref().and_then(Share::was_refused);
         self.stats(now).lacking(lack)
     }
 
@@ -41,7 +41,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             overdue: self.jobs.dials.overdue(now),
             ..self.totals
         }
-        .lacking(self.share.as_ref().and_then(Share::lack))
+        .lacking(self.share.as_deref().and_then(Share::lack))
     }
 
     /// A number that changes with each connection that begins to open, opens, or begins or ends to

@@ -186,7 +186,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Asserts the promises, by name.
     fn audit(&self, now: Moment) {
         debug_assert!(self.open_count() <= self.ceiling, "BOUND");
-        let held = self.share.as_ref().map(Share::held);
+        let held = self.share.as_deref().map(Share::held);
         debug_assert!(held.is_none_or(|held| held == self.open_count()), "BOUND: of all keys");
         debug_assert!(
             self.wakes.woken <= self.wakes.handed,

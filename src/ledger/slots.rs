@@ -73,12 +73,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The connections closed for other keys since this was last asked. The shell has stopped counting
     /// them as idle.
     pub(crate) fn take_evicting(&mut self) -> u32 {
-        self.share.as_mut().map_or(0, Share::take_evicting)
+        self.share.as_deref_mut().map_or(0, Share::take_evicting)
     }
 
     /// Whether a dial is wanted for which the budget has no slot yet.
     pub(super) fn is_stalled(&self) -> bool {
-        self.share.as_ref().is_some_and(Share::is_stalled)
+        self.share.as_deref().is_some_and(Share::is_stalled)
     }
 
     /// Takes a slot of the budget for a dial, for a caller who has waited `since` then. If there is
@@ -99,7 +99,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// who lack a slot, if these have waited for the bound of BOUNDED-BYPASS and since before everybody who
     /// waits here.
     pub(super) fn make_way(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        if !self.share.as_ref().is_some_and(Share::awaits_idle) || self.idle.is_empty() {
+        if !self.share.as_deref().is_some_and(Share::awaits_idle) || self.idle.is_empty() {
             return;
         }
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
