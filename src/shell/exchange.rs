@@ -316,11 +316,13 @@ impl<D: Dialer> Shell<D> {
 impl<D: Dialer> Bounded for Exchange<D> {
     fn apply_quota(&self) {
         let Some(quota) = self.quota.as_ref().filter(|_| !self.is_inherited()) else { return };
-        // Read under the budget's lock: of two threads the one that comes last applies the later bound.
-        self.change(|budget| budget.set_allowance(quota.allowance()));
+        // First the lease: a slot that is granted under a new one must find it, as the dial into it ends with
+        // the lease that its pool knows.
         for shell in self.shells() {
             shell.apply_lease(quota);
         }
+        // Read under the budget's lock: of two threads the one that comes last applies the later bound.
+        self.change(|budget| budget.set_allowance(quota.allowance()));
     }
 
     fn idle(&self) -> u32 {
