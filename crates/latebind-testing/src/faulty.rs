@@ -192,7 +192,7 @@ impl<D: fmt::Debug> fmt::Debug for Faulty<D> {
 /// # Examples
 ///
 /// ```
-/// use latebind::Dialer;
+/// use latebind::{DialContext, Dialer};
 /// use latebind_testing::{Act, Faulty, FaultyError, Hook, Scripted};
 ///
 /// let dialer = Faulty::new(Scripted::new());

@@ -165,7 +165,7 @@ pub(crate) fn this() -> Option<Member> {
 /// use latebind_testing::simulation;
 ///
 /// simulation::run(1, || {
-///     let pool = Pool::new(latebind::dialers::dial_with(|_| -> Result<(), Infallible> {
+///     let pool = Pool::new(latebind::dialers::dialer_fn(|_| -> Result<(), Infallible> {
 ///         simulation::expect_panic();
 ///         panic!("a mistake in the dialer");
 ///     }));
