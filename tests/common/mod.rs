@@ -43,6 +43,16 @@ pub fn await_waiting<D: Dialer>(pool: &Pool<D>, n: u32) {
     await_that("as many callers wait", || pool.stats().waiting == n);
 }
 
+/// Asks for a connection, and leaves while the dial for it is under way. A caller whose deadline
+/// passes before it has asked begins none.
+#[track_caller]
+pub fn leave_a_dial<D: Dialer>(pool: &Pool<D>) {
+    await_that("a dial is under way", || {
+        assert!(pool.get_timeout(Duration::from_millis(1)).is_err());
+        pool.stats().dialing > 0
+    });
+}
+
 /// Waits until nothing is lent, wanted or under way; then both sides of the books must agree.
 #[track_caller]
 pub fn await_rest(pool: &Pool<Scripted>, server: &Server) -> Stats {

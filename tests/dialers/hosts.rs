@@ -19,6 +19,7 @@ use crate::common::Scripted;
 use crate::common::Server;
 use crate::common::everything_told;
 use crate::common::finishes;
+use crate::common::leave_a_dial;
 use crate::common::used;
 use latebind::AbortHandle;
 use latebind::Blocking;
@@ -352,7 +353,7 @@ fn a_cancelled_dial_leaves_its_host_up_and_tries_no_other() {
         };
         let hosts = Arc::new(Hosts::new([("one", host(1)), ("two", host(2))]));
         let pool = Pool::new(Arc::clone(&hosts));
-        pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+        leave_a_dial(&pool);
         begun.await_arrivals(1);
         assert!(pool.drain(Instant::now() + LONG).is_complete());
         assert_eq!(*tried.lock().unwrap(), [1]);

@@ -59,11 +59,19 @@ fn await_that(what: &str, is: impl Fn() -> bool) {
     }
 }
 
+/// Asks for a connection, and leaves while the dial for it is under way. A caller whose deadline
+/// passes before it has asked begins none.
+fn leave_a_dial<D: Dialer>(pool: &Pool<D>) {
+    await_that("a dial is under way", || {
+        assert!(pool.get_timeout(Duration::from_millis(1)).is_err());
+        pool.stats().dialing == 1
+    });
+}
+
 /// A pool whose only caller has begun a dial and left.
 fn dialing<D: Dialer>(dialer: D) -> Pool<D> {
     let pool = Pool::builder(dialer).max_open(1).dial_timeout(30 * SECOND).build().unwrap();
-    pool.get_timeout(Duration::from_millis(1)).unwrap_err();
-    assert_eq!(pool.stats().dialing, 1);
+    leave_a_dial(&pool);
     pool
 }
 
@@ -204,7 +212,7 @@ fn a_cancelled_dial_says_so() {
         }
     });
     let pool = pool.build().unwrap();
-    pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+    leave_a_dial(&pool);
     await_that("it connects", || half_open(silent.address) == 1);
     assert_drains_at_once(&pool);
     let (is_meant, kind, text) = failed.recv_timeout(20 * SECOND).unwrap();

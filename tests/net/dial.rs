@@ -475,10 +475,15 @@ fn a_resolver_that_hangs_meets_the_deadline_and_is_bounded() {
         Ok(vec![address])
     });
     for dial in 1..=34 {
-        let begun = Instant::now();
-        let error =
-            dialer.dial(&DialContext::until(begun + Duration::from_millis(10))).unwrap_err();
-        let took = begun.elapsed();
+        let (error, took) = loop {
+            let begun = Instant::now();
+            let error =
+                dialer.dial(&DialContext::until(begun + Duration::from_millis(10))).unwrap_err();
+            // A thread that the system held up for so long asked no resolver.
+            if !matches!(error, NetError::DeadlinePassed { .. }) {
+                break (error, begun.elapsed());
+            }
+        };
         assert!(took >= Duration::from_millis(10) && took < Duration::from_secs(1), "{took:?}");
         let NetError::ResolveTimeout { lookups, limit, .. } = error else { panic!("{error:?}") };
         assert_eq!((lookups, limit), (dial.min(32), 32));

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{
-    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool,
-    used,
+    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial,
+    leave_a_dial, pool, used,
 };
 use latebind::{GetError, PooledConnection};
 
@@ -421,7 +421,7 @@ fn a_hung_dial_is_reported_though_nobody_waits_for_it() {
     let (pool, server) = pool(|b| b.max_open(1).dial_timeout(2 * SHORT));
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Succeed)]);
-    assert!(pool.get_timeout(SHORT).is_err());
+    leave_a_dial(&pool);
     await_that("the dial is overdue", || pool.stats().overdue == 1);
     gate.open();
     await_rest(&pool, &server);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{Gate, LONG, Refused, finishes, panic_quietly};
+use crate::common::{Gate, LONG, Refused, finishes, leave_a_dial, panic_quietly};
 use latebind::dialers::{FnDialer, dialer_fn};
 use latebind::{AbortHandle, Breaker, DialContext, Dialer, KeyedPool, Pool};
 
@@ -82,7 +82,7 @@ fn a_dial_hears_that_nobody_wants_its_connection_whatever_ends_its_pool() {
             let counts = Counts::default();
             let (pool, begun, heard) = waiting_pool(&counts);
             // The dial goes on without its caller.
-            pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+            leave_a_dial(&pool);
             begun.await_arrivals(1);
             end(pool);
             assert_eq!(heard.recv_timeout(LONG), Ok((false, true)));
@@ -138,7 +138,7 @@ fn a_handle_that_comes_after_the_close_is_called_at_once_and_the_slot_stays_take
             Err::<(), _>(Refused(0))
         });
         let pool = Pool::builder(dialer).max_open(1).build().unwrap();
-        pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+        leave_a_dial(&pool);
         closed.await_arrivals(1);
         pool.close();
         assert_eq!(counts.now(), (0, 0));
@@ -200,7 +200,7 @@ fn a_handle_may_use_the_pool_and_its_panics_cost_nothing() {
         let pool = Pool::builder(dialer).max_open(1).build().unwrap();
         assert!(own.set(pool.clone()).is_ok());
         begun.open();
-        pool.get_timeout(Duration::from_millis(1)).unwrap_err();
+        leave_a_dial(&pool);
         begun.await_arrivals(1);
         pool.close();
         assert!(pool.drain(Instant::now() + LONG).is_complete());

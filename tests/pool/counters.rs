@@ -5,7 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, pool, pool_that,
+    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, leave_a_dial, pool,
+    pool_that,
 };
 use latebind::{PooledConnection, Stats};
 
@@ -241,7 +242,7 @@ fn a_dial_that_hangs_looks_like_a_dial_and_not_like_a_busy_connection() {
     let (pool, server) = pool(|b| b.max_open(2));
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Succeed)]);
-    assert!(pool.get_timeout(SHORT).is_err());
+    leave_a_dial(&pool);
     let stats = pool.stats();
     assert_eq!((stats.dialing, stats.in_use, stats.idle, stats.open()), (1, 0, 0, 1));
     gate.open();

@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::common::{
-    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial, pool,
+    Act, Connection, Gate, LONG, SHORT, await_rest, await_that, await_waiting, failed_dial,
+    leave_a_dial, pool,
 };
 use latebind::PooledConnection;
 
@@ -208,7 +209,7 @@ fn a_dial_that_lost_and_is_found_broken_later_is_replaced_once() {
     let (pool, server) = pool(|b| b.max_open(1));
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Succeed)]);
-    assert!(pool.get_timeout(SHORT).is_err());
+    leave_a_dial(&pool);
     gate.open();
     await_that("the dial ends", || pool.stats().idle == 1);
     server.on_is_broken([Act::Fail]);
@@ -224,7 +225,7 @@ fn a_dial_whose_caller_has_left_is_adopted_by_the_next() {
     let (pool, server) = pool(|b| b.max_open(5));
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Succeed)]);
-    assert!(pool.get_timeout(SHORT).is_err());
+    leave_a_dial(&pool);
     thread::scope(|scope| {
         let next = scope.spawn(|| pool.get_timeout(LONG).unwrap().id);
         await_waiting(&pool, 1);
@@ -242,7 +243,7 @@ fn one_who_adopts_a_dial_that_fails_gets_one_of_its_own() {
     let (pool, server) = pool(|b| b.max_open(5));
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Fail), Act::Fail]);
-    assert!(pool.get_timeout(SHORT).is_err());
+    leave_a_dial(&pool);
     thread::scope(|scope| {
         let next = scope.spawn(|| pool.get_timeout(LONG).unwrap_err());
         await_waiting(&pool, 1);

@@ -15,7 +15,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{Act, Gate, LONG, Scripted, Server, await_rest, await_that, pool, pool_that};
+use crate::common::{
+    Act, Gate, LONG, Scripted, Server, await_rest, await_that, leave_a_dial, pool, pool_that,
+};
 use latebind::{GetError, Pool, PooledConnection};
 
 const IS_CHILD: &str = "LATEBIND_TEST_OF_NO_THREADS";
@@ -66,7 +68,7 @@ fn keep_the_worker_busy(pool: &Pool<Scripted>, server: &Server, gate: &Gate) {
         stats.into_iter().any(|stat| stat.contains("(latebind-1) S"))
     });
     server.on_dial([gate.then(Act::Succeed)]);
-    assert!(pool.get_timeout(Duration::from_millis(5)).is_err());
+    leave_a_dial(pool);
     gate.await_arrivals(1);
 }
 
@@ -133,7 +135,7 @@ fn a_dial_without_a_thread_of_its_own_waits_for_one_that_is_at_work() {
         let (busy, busy_server) = ageless(2);
         let gate = Gate::new();
         busy_server.on_dial([gate.then(Act::Succeed)]);
-        assert!(busy.get_timeout(Duration::from_millis(5)).is_err());
+        leave_a_dial(&busy);
         gate.await_arrivals(1);
 
         forbid_threads(true);

@@ -276,7 +276,10 @@ fn an_open_breaker_refuses_nobody_whom_a_return_can_serve() {
     let (pool, server) = pool(|b| b.max_open(4).breaker(Breaker::new(1, NEVER)));
     let held = pool.get().unwrap();
     server.refuses.store(true, SeqCst);
-    assert!(pool.get_timeout(SHORT).is_err());
+    await_that("a dial has failed", || {
+        assert!(pool.get_timeout(SHORT).is_err());
+        server.dials() == 2 && pool.stats().dialing == 0
+    });
     thread::scope(|scope| {
         let callers = [0, 1, 2].map(|_| scope.spawn(|| pool.get_timeout(LONG).map(|g| g.id)));
         await_waiting(&pool, 3);
