@@ -135,7 +135,7 @@ fn a_closed_pool_leaves_no_descriptor_of_the_dials_under_way() {
         }
         let begun = Instant::now();
         let drained = pool.drain(begun + Duration::from_secs(20));
-        assert!(drained.is_complete() && begun.elapsed() < Duration::from_secs(1), "{drained:?}");
+        assert!(drained.is_complete() && begun.elapsed() < Duration::from_secs(10), "{drained:?}");
         assert_eq!(descriptors(), before);
         for caller in callers {
             assert!(matches!(caller.join().unwrap(), GetError::Closed));

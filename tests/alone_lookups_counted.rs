@@ -50,7 +50,7 @@ fn resolvers_that_hang_for_many_dialers_leave_a_bounded_number_of_threads() {
     pool.get_timeout(Duration::from_millis(1)).unwrap_err();
     let begun = Instant::now();
     let drained = pool.drain(begun + Duration::from_secs(20));
-    assert!(drained.is_complete() && begun.elapsed() < Duration::from_secs(1), "{drained:?}");
+    assert!(drained.is_complete() && begun.elapsed() < Duration::from_secs(10), "{drained:?}");
 
     drop(let_go);
     for dialer in dialers {

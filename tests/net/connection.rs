@@ -192,13 +192,13 @@ fn a_returned_connection_is_blocking_and_without_time_limits() {
 #[cfg(unix)]
 fn a_look_at_a_connection_leaves_it_as_it_is() {
     let mut ends = ends();
-    let limit = Some(Duration::from_secs(3));
+    let limit = Some(Duration::from_secs(10));
     for nonblocking in [true, false] {
         TcpStream::set_nonblocking(&ends.connection, nonblocking).unwrap();
         ends.connection.set_timeouts(limit).unwrap();
         let begun = Instant::now();
         assert!(!ends.is_broken());
-        assert!(begun.elapsed() < Duration::from_secs(1), "a look does not wait");
+        assert!(begun.elapsed() < Duration::from_secs(5), "a look does not wait");
         assert_eq!(SockRef::from(&ends.connection).nonblocking().unwrap(), nonblocking);
         assert_eq!(ends.connection.read_timeout().unwrap(), limit);
         assert_eq!(ends.connection.write_timeout().unwrap(), limit);

@@ -148,6 +148,7 @@ fn make_black_hole() {
 /// costs one attempt delay (RFC 8305), whichever family it is.
 #[test]
 fn a_black_holed_family_costs_one_attempt_delay() {
+    const DELAY: Duration = Duration::from_secs(1);
     in_own_network(|| {
         make_black_hole();
         let listener = listen_tcp("[::]:0").unwrap();
@@ -156,13 +157,13 @@ fn a_black_holed_family_costs_one_attempt_delay() {
         for (holes, good) in [("fd00::2", address("127.0.0.1")), ("10.9.0.2", address("::1"))] {
             let hole = address(holes);
             let dialer = TcpDialer::new("half-dead.example", port)
-                .resolver(move |_, _| Ok(vec![hole, hole, hole, hole, good]));
+                .resolver(move |_, _| Ok(vec![hole, hole, hole, hole, good]))
+                .attempt_delay(DELAY);
             let begun = Instant::now();
             let connection = dialer.dial(&DialContext::until(soon())).unwrap();
             let took = begun.elapsed();
             assert_eq!(connection.peer_addr().unwrap(), good);
-            assert!(took >= Duration::from_millis(250), "{took:?}");
-            assert!(took < Duration::from_millis(900), "{took:?}");
+            assert!(took >= DELAY && took < 4 * DELAY, "{took:?}");
             println!("{holes} black-holed: connected to {good} in {took:?}");
         }
     });
@@ -229,7 +230,7 @@ fn black_holes_everywhere_meet_the_deadline() {
             dialer.dial(&DialContext::until(begun + Duration::from_millis(400))).unwrap_err();
         let took = begun.elapsed();
         assert!(took >= Duration::from_millis(400), "{took:?}");
-        assert!(took < Duration::from_millis(900), "{took:?}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
         let NetError::Unreachable { attempts, untried, .. } = error else { panic!("{error:?}") };
         assert!(untried.is_empty());
         let mut tried: Vec<_> = attempts.iter().map(|attempt| attempt.address).collect();

@@ -191,9 +191,9 @@ fn nobody_is_refused_while_the_server_still_counts_a_dial_that_has_failed() {
 #[test]
 fn a_deadline_of_the_dial_ends_the_repetitions() {
     let client = Client::new(1, u32::MAX);
-    let pool =
-        Pool::builder(client.clone()).dial_timeout(Duration::from_millis(5)).build().unwrap();
+    let pool = Pool::new(client.clone());
     Guard::discard(pool.get().unwrap());
+    pool.reconfigure().dial_timeout(Duration::from_millis(5)).apply().unwrap();
     assert!(pool.get().is_err());
     await_that("the dial has ended", || pool.stats().dialing == 0);
     assert!(client.dials() <= 6, "{} dials", client.dials());

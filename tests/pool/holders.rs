@@ -320,7 +320,7 @@ fn a_thread_that_holds_the_last_and_asks_for_another_is_told_so() {
 fn threads_that_hold_one_each_and_ask_for_another_are_told_so() {
     let (pool, server) = pool(|b| b.max_open(3));
     let held = pool.get().unwrap();
-    let all_hold_one = Barrier::new(2);
+    let all_hold_one = Barrier::new(3);
     thread::scope(|scope| {
         let patient = [(); 2].map(|()| {
             scope.spawn(|| {
@@ -329,6 +329,7 @@ fn threads_that_hold_one_each_and_ask_for_another_are_told_so() {
                 pool.get_timeout(LONG).map(drop)
             })
         });
+        all_hold_one.wait();
         await_waiting(&pool, 2);
         assert!(holders_at(pool.get_timeout(SHORT)).is_self_deadlock);
         assert_eq!(pool.stats().waiting, 2, "they wait still");

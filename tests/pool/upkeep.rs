@@ -173,7 +173,8 @@ fn connections_opened_together_do_not_end_together() {
     });
     pool.warm_up(50).unwrap();
     await_closed_unasked(&server);
-    await_that("all are told of", || ends.lock().unwrap().len() == 50);
+    // On a slow machine the first may end before the last is dialed, and be dialed again.
+    await_that("all are told of", || ends.lock().unwrap().len() >= 50);
     let ends = ends.lock().unwrap();
     let [first, last] = [ends.iter().min(), ends.iter().max()].map(Option::unwrap);
     assert!(*first >= Duration::from_millis(100), "{ends:?}");

@@ -179,9 +179,19 @@ fn a_return_at_the_very_moment_of_a_timeout_reaches_that_caller_or_the_next_or_r
         })
     };
     waits.sort();
-    let takes = waits[4];
+    let mut takes = waits[4];
     let (mut served, mut late) = (0, 0);
-    for round in 0..1_000 {
+    let begun = Instant::now();
+    let mut rounds = 0..;
+    while rounds.start < 1_000 || served == 0 || late == 0 {
+        let round = rounds.next().unwrap();
+        // The machine may be faster or slower than it was.
+        match (round % 250, served, late) {
+            (249, 0, _) => takes /= 2,
+            (249, _, 0) => takes *= 2,
+            _ => {}
+        }
+        assert!(begun.elapsed() < 3 * LONG, "a race that always ends the same is none");
         let held = pool.get().unwrap();
         thread::scope(|scope| {
             let hasty = scope.spawn(|| pool.get_timeout(limit).is_ok());
@@ -204,7 +214,6 @@ fn a_return_at_the_very_moment_of_a_timeout_reaches_that_caller_or_the_next_or_r
         });
         assert_eq!((pool.stats().in_use, pool.stats().idle), (0, 1));
     }
-    assert!(served > 0 && late > 0, "a race that always ends the same is none");
     assert_eq!(server.dials(), 1);
     await_rest(&pool, &server);
 }
