@@ -154,10 +154,12 @@ fn the_messages_say_what_happened_and_why_in_one_line() {
     assert!(message.contains(&format!("{stats}; held for ")), "{message}");
 
     pool.resize(2).unwrap();
-    server.on_dial([Act::Fail]);
-    let message = pool.get_timeout(SHORT).unwrap_err().to_string();
-    assert!(message.contains(" (open 1 of 2: "), "{message}");
-    assert!(message.ends_with("; the latest dial failed: refused (dial 3)"), "{message}");
+    server.refuses.store(true, SeqCst);
+    await_that("a caller leaves after its dial has failed", || {
+        let message = pool.get_timeout(SHORT).unwrap_err().to_string();
+        let says_why = message.contains("; the latest dial failed: refused (dial ");
+        says_why && message.contains(" (open 1 of 2: ") && message.ends_with(')')
+    });
     drop(held);
     pool.close();
     let error = pool.get().unwrap_err();
