@@ -232,6 +232,25 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.holders()
     }
 
+    /// The settings in force, those of the latest [`reconfigure`](Self::reconfigure) or
+    /// [`resize`](Self::resize) included. In the child of a fork: the defaults.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new("localhost", 80));
+    /// use std::time::Duration;
+    ///
+    /// pool.reconfigure().get_timeout(Duration::from_secs(2)).apply()?;
+    /// println!("{:?}", pool.settings()); // Config { max_open: 10, .. get_timeout: 2s, ..
+    /// # assert_eq!(pool.settings().get_timeout, Duration::from_secs(2));
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn settings(&self) -> Config {
+        self.handle.shell.settings()
+    }
+
     /// The dialer.
     #[must_use]
     pub fn dialer(&self) -> &D {

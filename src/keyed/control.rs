@@ -110,6 +110,24 @@ where
         self.common().is_suspended
     }
 
+    /// The settings of each key that are in force, before `max_open_for`: see
+    /// [`Pool::settings`](crate::Pool::settings). [`stats`](Self::stats) has the bound on all keys together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{KeyedPool, net::TcpDialer};
+    ///
+    /// let pool = KeyedPool::new(|port: &u16| TcpDialer::new("localhost", *port));
+    /// pool.reconfigure().max_open(4).apply()?;
+    /// assert_eq!((pool.settings().max_open, pool.stats().max_open), (4, 256));
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn settings(&self) -> Config {
+        if self.shared.exchange.is_inherited() { Config::default() } else { self.common().config }
+    }
+
     /// Replaces the settings of all keys by what `change` makes of them.
     pub(crate) fn change(
         &self,

@@ -56,18 +56,18 @@ impl Outage {
 
     /// Whether this breaker refuses callers.
     pub(super) fn has_opened(&self, breaker: Option<Breaker>) -> bool {
-        breaker.is_some_and(|breaker| self.failures >= breaker.failures)
+        breaker.is_some_and(|breaker| self.failures >= breaker.failures())
     }
 
     /// When the next dial may probe whether the outage is over; `None` is at once.
     pub(super) fn next_probe(&self, breaker: Breaker) -> Option<Moment> {
         let failed_at = self.failed_at.filter(|_| self.has_opened(Some(breaker)))?;
-        Some(failed_at.after(breaker.probe_every).unwrap_or_else(|| far_future(failed_at)))
+        Some(failed_at.after(breaker.probe_every()).unwrap_or_else(|| far_future(failed_at)))
     }
 
     /// When the failures may be forgotten; `None` is at once.
     pub(super) fn forgotten_at(&self, breaker: Breaker) -> Option<Moment> {
-        self.failed_at?.after(breaker.probe_every.saturating_mul(MEMORY))
+        self.failed_at?.after(breaker.probe_every().saturating_mul(MEMORY))
     }
 
     /// When a caller whose dial has failed may dial again; `None` is at once.

@@ -181,6 +181,11 @@ impl<D: Dialer> Shell<D> {
         outcome
     }
 
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Config {
+        if self.is_inherited() { Config::default() } else { *self.books().ledger.config() }
+    }
+
     pub(crate) fn stats(self: &Arc<Self>) -> Stats {
         self.read(|ledger, now| ledger.stats(now)).unwrap_or_default()
     }

@@ -68,8 +68,13 @@ fn changed_settings_reach_the_keys_that_there_are_and_those_to_come() {
         Err(ConfigError::Contradiction { setting: "min_idle", value: 1, .. })
     ));
     waiting.is_not_served();
+    let before = pool.settings();
+    assert_eq!((before.max_open, before.min_idle), (1, 0), "nothing is changed");
 
     pool.reconfigure().max_open(2).max_idle(0).get_timeout(SHORT).apply().unwrap();
+    let mut expected = before;
+    (expected.max_open, expected.max_idle, expected.get_timeout) = (2, Some(0), SHORT);
+    assert_eq!(pool.settings(), expected);
     waiting.is_served();
     waiting.release();
     drop(held);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{Backoff, Breaker, Config, OnDialFailure, far_future};
+use crate::config::{Backoff, Config, OnDialFailure, far_future};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::spread::{Fraction, Spread};
@@ -1475,7 +1475,7 @@ impl World {
     // ---- Outages -------------------------------------------------------------------------------
 
     fn is_breaker_open(&self) -> bool {
-        self.config.breaker().is_some_and(|breaker| self.failures >= breaker.failures)
+        self.config.breaker().is_some_and(|breaker| self.failures >= breaker.failures())
     }
 
     fn may_retry(&self) -> bool {
@@ -1488,10 +1488,9 @@ impl World {
     }
 
     fn next_probe(&self) -> Option<Moment> {
-        let Breaker { probe_every, .. } =
-            self.config.breaker().filter(|_| self.is_breaker_open())?;
+        let breaker = self.config.breaker().filter(|_| self.is_breaker_open())?;
         let failed_at = self.failed_at?;
-        Some(failed_at.after(probe_every).unwrap_or_else(|| far_future(failed_at)))
+        Some(failed_at.after(breaker.probe_every()).unwrap_or_else(|| far_future(failed_at)))
     }
 
     /// When the first caller whose dial has failed may dial again, if one waits for that alone.
