@@ -276,6 +276,28 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.flush();
     }
 
+    /// Closes the connections that are idle now, and no others: the program will not need them for a
+    /// while, or the server should be spared.
+    ///
+    /// Connections in use and being dialed are not touched, and are lent again. `min_idle` is dialed
+    /// again at once. [`flush`](Self::flush) is for connections that must not be used any more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// pool.warm_up(3)?;
+    /// let in_use = pool.get()?;
+    /// pool.close_idle();
+    /// drop(in_use);
+    /// assert_eq!(pool.stats().idle, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close_idle(&self) {
+        self.handle.shell.close_idle();
+    }
+
     /// Retires the connections for which `predicate` returns `true`.
     ///
     /// It judges once each connection that was opened, or whose dial was begun, before this call:

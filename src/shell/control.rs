@@ -140,6 +140,11 @@ impl<D: Dialer> Shell<D> {
         !self.is_inherited() && self.books().ledger.is_suspended()
     }
 
+    /// Closes the idle connections.
+    pub(crate) fn close_idle(self: &Arc<Self>) {
+        self.event(Ledger::close_idle);
+    }
+
     /// Lends nothing again that was opened, or began to be, before now.
     pub(crate) fn flush(self: &Arc<Self>) {
         self.event(Ledger::flush);

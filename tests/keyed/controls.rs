@@ -89,6 +89,19 @@ fn changed_settings_reach_the_keys_that_there_are_and_those_to_come() {
     await_keys(&pool, 0);
 }
 
+/// SHUT-16.
+#[test]
+fn what_is_idle_of_any_key_is_closed_and_nothing_else() {
+    let (pool, servers) = keyed(|b| b);
+    let in_use = pool.get(&1).unwrap();
+    drop([pool.get(&1).unwrap(), pool.get(&2).unwrap()]);
+    pool.close_idle();
+    await_keys(&pool, 1);
+    assert_eq!([1, 2].map(|key| servers.alive(key)), [1, 0]);
+    drop(in_use);
+    assert_eq!(pool.stats_of(&1).unwrap().idle, 1);
+}
+
 /// KEY-12.
 #[test]
 fn a_suspended_pool_lends_nothing_of_any_key_and_then_all_that_was_asked_for() {

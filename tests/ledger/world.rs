@@ -683,6 +683,17 @@ impl World {
         });
     }
 
+    pub(crate) fn close_unused(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.close_idle(now);
+        self.event(now, orders, |world, now| {
+            while world.idle.len() > world.queue.len() {
+                let coldest = world.idle.remove(0);
+                world.begin_close(coldest, CloseReason::ClosedIdle, now);
+            }
+        });
+    }
+
     pub(crate) fn flush(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
         let orders = self.ledger.flush(now);

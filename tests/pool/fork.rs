@@ -304,6 +304,7 @@ fn a_pool_that_a_child_inherits_is_closed_there() {
                 assert!(!pool.is_suspended());
                 pool.resume();
                 pool.flush();
+                pool.close_idle();
                 pool.retire_where(|_| true);
                 pool.resize(5).unwrap();
                 pool.reconfigure().max_idle(2).apply().unwrap();
