@@ -98,6 +98,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open_count());
             ledger.config = config;
+            ledger.note_breaker(now, effects);
             ledger.renew_ends(now);
             while ledger.live() > ledger.config.max_open {
                 let Some(surplus) = ledger.idle.take_surplus() else { break };
