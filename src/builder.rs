@@ -225,6 +225,25 @@ impl<T> Settings<T> {
 }
 
 impl<T> Settings<T> {
+    /// All settings at once, from plain data: what a file says, or what
+    /// [another pool has](crate::Pool::settings). A setter that is called later changes one of them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+    /// use latebind::{Config, Pool};
+    ///
+    /// let mut config = Config::default();
+    /// config.max_open = 4;
+    /// config.min_idle = 5;
+    /// let refused = Pool::builder(dialer).settings(config).build().unwrap_err();
+    /// assert_eq!(refused.to_string(), "min_idle (5) exceeds max_open (4)");
+    /// ```
+    pub fn settings(self, settings: Config) -> Self {
+        self.change(move |config| *config = settings)
+    }
+
     /// The most connections open at once: idle, in use, being dialed and being closed together.
     ///
     /// At least 1. Memory depends on how many connections are open, not on this bound. Defaults to
@@ -349,7 +368,7 @@ impl<T> Settings<T> {
     /// # Ok::<(), latebind::ConfigError>(())
     /// ```
     pub fn breaker(self, breaker: impl Into<Option<Breaker>>) -> Self {
-        let breaker = Some(breaker.into());
+        let breaker = breaker.into().into();
         self.change(move |config| config.breaker = breaker)
     }
 

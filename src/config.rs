@@ -1,5 +1,6 @@
 //! `Config`: a pool's settings as plain data, and the one check that they fit together.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::runtime::moment::Moment;
@@ -16,6 +17,8 @@ use crate::runtime::moment::Moment;
 /// # Ok::<(), latebind::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum DialRule {
     /// Gives connections in use an eighth of a dial to come back, at most 250 ms; then dials for
@@ -51,6 +54,8 @@ pub enum DialRule {
 /// # Ok::<(), latebind::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum OnDialFailure {
     /// Fails at once if nothing is in use, because only another dial could help. Otherwise waits
@@ -78,8 +83,12 @@ pub enum OnDialFailure {
 /// Defaults to 10 ms at first and 100 ms at most: a server that is back is found within a tenth of
 /// a second, and one that is away is dialed ten to twenty times a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Backoff {
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::pause"))]
     first: Duration,
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::pause"))]
     most: Duration,
 }
 
@@ -87,14 +96,26 @@ impl Backoff {
     /// Pauses that grow from `first` (at least 1 ms) to `most` (at least `first`).
     #[must_use]
     pub fn new(first: Duration, most: Duration) -> Self {
-        let first = first.max(Duration::from_millis(1));
+        let first = first.max(SHORTEST_PAUSE);
         Self { first, most: most.max(first) }
+    }
+
+    /// The longest pause after the first failure.
+    #[must_use]
+    pub fn first(&self) -> Duration {
+        self.first
+    }
+
+    /// The longest pause after any number of failures.
+    #[must_use]
+    pub fn most(&self) -> Duration {
+        self.most.max(self.first)
     }
 
     /// The longest pause after that many failures in a row.
     pub(crate) fn pause(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
-        self.first.saturating_mul(1 << doublings).min(self.most)
+        self.first.saturating_mul(1 << doublings).min(self.most())
     }
 }
 
@@ -122,9 +143,12 @@ impl Default for Backoff {
 /// # Ok::<(), latebind::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Breaker {
-    pub(crate) failures: u32,
-    pub(crate) probe_every: Duration,
+    failures: NonZeroU32,
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::pause"))]
+    probe_every: Duration,
 }
 
 impl Breaker {
@@ -132,8 +156,20 @@ impl Breaker {
     /// `probe_every` (at least 1 ms) after the previous one has failed.
     #[must_use]
     pub fn new(failures: u32, probe_every: Duration) -> Self {
-        let probe_every = probe_every.max(Duration::from_millis(1));
-        Self { failures: failures.max(1), probe_every }
+        let failures = NonZeroU32::new(failures).unwrap_or(NonZeroU32::MIN);
+        Self { failures, probe_every: probe_every.max(SHORTEST_PAUSE) }
+    }
+
+    /// The failures in a row after which it opens.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.failures.get()
+    }
+
+    /// The time from a dial that has failed to the next that tries, while it is open.
+    #[must_use]
+    pub fn probe_every(&self) -> Duration {
+        self.probe_every
     }
 }
 
@@ -142,6 +178,33 @@ impl Default for Breaker {
         Self::new(3, Duration::from_millis(90))
     }
 }
+
+/// Which [`Breaker`] a pool has, as in its [`Config`]: what [`Settings::breaker`](crate::Settings::breaker)
+/// has set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum BreakerChoice {
+    /// [`Breaker::default`]; none with [`OnDialFailure::Retry`], under which callers would rather wait than
+    /// be refused.
+    #[default]
+    ByDefault,
+    /// None: no caller is refused.
+    Off,
+    /// This one.
+    On(Breaker),
+}
+
+impl From<Option<Breaker>> for BreakerChoice {
+    fn from(breaker: Option<Breaker>) -> Self {
+        breaker.map_or(Self::Off, Self::On)
+    }
+}
+
+/// The shortest pause between two dials of an outage, so that a server that is away is not dialed in a
+/// busy loop.
+pub(crate) const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long, at least, newcomers may pass a waiting caller: see `ledger/bypass.rs`. Measured on two
 /// cores, 32 threads on 8 connections, each busy for 20 us (ideal: 100 checkouts a millisecond;
@@ -166,36 +229,111 @@ const BYPASS: Duration = Duration::from_millis(2);
 /// does not affect them. Each dial takes a thread as well.
 const MOST_DIALING: u32 = 64;
 
-/// A pool's settings. [`Settings`](crate::Settings) documents each of them.
+/// A pool's settings as plain data: to read what is in force
+/// ([`Pool::settings`](crate::Pool::settings)), and to keep settings in a file or in the environment.
+///
+/// [`Settings`](crate::Settings) documents each by the name that it has here, with its unit, its bounds and
+/// its default, and takes all of them at once by [`settings`](crate::Settings::settings). No password and
+/// no address is among them: those belong to the dialer.
+///
+/// The bounds are checked where the settings are used: [`build`](crate::Settings::build) and
+/// [`apply`](crate::Settings::apply) refuse settings that break one.
+///
+/// # Examples
+///
+/// ```
+/// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+/// use latebind::{Config, Pool};
+///
+/// let mut config = Config::default();
+/// config.max_open = 20;
+/// let pool = Pool::builder(dialer).settings(config).build()?;
+/// assert_eq!(pool.settings(), config);
+///
+/// pool.resize(40)?;
+/// assert_eq!(pool.settings().max_open, 40);
+/// # Ok::<(), latebind::ConfigError>(())
+/// ```
+///
+/// # From a file
+///
+/// With feature `serde` it is `Serialize` and `Deserialize`, for a table in a program's configuration. What
+/// is left out has its default, and a field that is not a setting is refused. Times are texts such as
+/// `"1m 30s"` or `"500ms"`, and `"unlimited"` for `Duration::MAX`:
+///
+/// ```toml
+/// max_open = 20
+/// get_timeout = "2s"
+/// max_lifetime = "unlimited"
+/// dial_rule = "eager"
+/// breaker = { on = { failures = 5, probe_every = "1s" } } # or "off"
+/// on_dial_failure = { retry = { first = "10ms", most = "1s" } } # or "fail"
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Config {
-    pub(crate) max_open: u32,
-    /// `None`: as many as `max_open`.
-    pub(crate) max_idle: Option<u32>,
-    /// `None`: as many as `max_open`, and `MOST_DIALING` at most.
-    pub(crate) max_dialing: Option<u32>,
-    /// `None`: no bound.
-    pub(crate) max_waiting: Option<u32>,
-    pub(crate) min_idle: u32,
-    pub(crate) max_lifetime: Duration,
-    /// `None`: a tenth of `max_lifetime`.
-    pub(crate) lifetime_jitter: Option<Duration>,
-    pub(crate) max_idle_time: Duration,
-    pub(crate) check_idle_every: Duration,
-    pub(crate) leak_after: Duration,
-    pub(crate) on_dial_failure: OnDialFailure,
-    /// `None`: the default one, or none if `on_dial_failure` is `Retry`.
-    pub(crate) breaker: Option<Option<Breaker>>,
-    pub(crate) dial_rule: DialRule,
-    pub(crate) get_timeout: Duration,
-    pub(crate) dial_timeout: Duration,
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Config {
+    /// See [`Settings::max_open`](crate::Settings::max_open).
+    pub max_open: u32,
+    /// See [`Settings::max_idle`](crate::Settings::max_idle). `None`: as many as `max_open`.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub max_idle: Option<u32>,
+    /// See [`Settings::max_dialing`](crate::Settings::max_dialing). `None`: as many as `max_open`, and 64
+    /// at most.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub max_dialing: Option<u32>,
+    /// See [`Settings::max_waiting`](crate::Settings::max_waiting). `None`: no bound.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub max_waiting: Option<u32>,
+    /// See [`Settings::min_idle`](crate::Settings::min_idle).
+    pub min_idle: u32,
+    /// See [`Settings::max_lifetime`](crate::Settings::max_lifetime).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub max_lifetime: Duration,
+    /// See [`Settings::lifetime_jitter`](crate::Settings::lifetime_jitter). `None`: a tenth of
+    /// `max_lifetime`.
+    #[cfg_attr(
+        feature = "serde",
+        serde(with = "crate::text::some_span", skip_serializing_if = "Option::is_none")
+    )]
+    pub lifetime_jitter: Option<Duration>,
+    /// See [`Settings::max_idle_time`](crate::Settings::max_idle_time).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub max_idle_time: Duration,
+    /// See [`Settings::check_idle_every`](crate::Settings::check_idle_every).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub check_idle_every: Duration,
+    /// See [`Settings::leak_after`](crate::Settings::leak_after).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub leak_after: Duration,
+    /// See [`Settings::on_dial_failure`](crate::Settings::on_dial_failure).
+    pub on_dial_failure: OnDialFailure,
+    /// See [`Settings::breaker`](crate::Settings::breaker).
+    pub breaker: BreakerChoice,
+    /// See [`Settings::dial_rule`](crate::Settings::dial_rule).
+    pub dial_rule: DialRule,
+    /// See [`Settings::get_timeout`](crate::Settings::get_timeout).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub get_timeout: Duration,
+    /// See [`Settings::dial_timeout`](crate::Settings::dial_timeout).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub dial_timeout: Duration,
+    /// See [`Settings::check_after`](crate::Settings::check_after).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub check_after: Duration,
+    /// See [`Settings::check_timeout`](crate::Settings::check_timeout).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub check_timeout: Duration,
+    /// See [`Settings::close_timeout`](crate::Settings::close_timeout).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub close_timeout: Duration,
+    /// See [`Settings::retire_on_panic`](crate::Settings::retire_on_panic).
+    pub retire_on_panic: bool,
     /// Not a setting: how long, at least, newcomers may pass the longest wait while a connection is
     /// on its way to a caller that has not woken yet.
+    #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) bypass: Duration,
-    pub(crate) check_after: Duration,
-    pub(crate) check_timeout: Duration,
-    pub(crate) close_timeout: Duration,
-    pub(crate) retire_on_panic: bool,
 }
 
 impl Default for Config {
@@ -212,7 +350,7 @@ impl Default for Config {
             check_idle_every: Duration::MAX,
             leak_after: Duration::MAX,
             on_dial_failure: OnDialFailure::default(),
-            breaker: None,
+            breaker: BreakerChoice::ByDefault,
             dial_rule: DialRule::default(),
             get_timeout: Duration::from_secs(30),
             dial_timeout: Duration::from_secs(30),
@@ -282,8 +420,11 @@ impl Config {
 
     /// When a server counts as unreachable; `None` is never.
     pub(crate) fn breaker(&self) -> Option<Breaker> {
-        let dials_again = matches!(self.on_dial_failure, OnDialFailure::Retry(_));
-        self.breaker.unwrap_or_else(|| (!dials_again).then(Breaker::default))
+        match (self.breaker, self.on_dial_failure) {
+            (BreakerChoice::On(breaker), _) => Some(breaker),
+            (BreakerChoice::Off, _) | (BreakerChoice::ByDefault, OnDialFailure::Retry(_)) => None,
+            (BreakerChoice::ByDefault, _) => Some(Breaker::default()),
+        }
     }
 
     /// The fewest idle connections to keep.
@@ -303,8 +444,8 @@ pub(crate) fn far_future(now: Moment) -> Moment {
     now.after(Duration::from_secs(30 * 365 * 24 * 60 * 60)).unwrap_or(now)
 }
 
-/// Why [`build`](crate::Settings::build), [`apply`](crate::Settings::apply) or
-/// [`Pool::resize`](crate::Pool::resize) refused the settings.
+/// Why [`build`](crate::Settings::build), [`apply`](crate::Settings::apply),
+/// [`Pool::resize`](crate::Pool::resize) or `Config::from_env` refused the settings.
 ///
 /// # Examples
 ///
@@ -327,6 +468,17 @@ pub enum ConfigError {
         bound: &'static str,
         /// The value of `bound`.
         limit: u32,
+    },
+    /// A variable of the environment does not hold what its setting can be.
+    #[cfg(feature = "serde")]
+    #[error("{variable} is {value:?}: {why}")]
+    Variable {
+        /// The name of the variable.
+        variable: String,
+        /// What it holds.
+        value: String,
+        /// What its setting can be.
+        why: String,
     },
     /// The quota bounds another pool, which is still open.
     #[error("the quota bounds another pool, which is still open: each pool needs one of its own")]

@@ -45,11 +45,16 @@ mod report;
 mod runtime;
 #[forbid(unsafe_code)]
 mod shell;
+#[cfg(feature = "serde")]
+#[forbid(unsafe_code)]
+mod text;
 
 pub use crate::abort::AbortHandle;
 pub use crate::builder::{Builder, KeyedBuilder, Settings};
 pub use crate::checkout::Checkout;
-pub use crate::config::{Backoff, Breaker, ConfigError, DialRule, OnDialFailure};
+pub use crate::config::{
+    Backoff, Breaker, BreakerChoice, Config, ConfigError, DialRule, OnDialFailure,
+};
 pub use crate::dial_context::DialContext;
 pub use crate::dialer::{Blocking, Dialer};
 pub use crate::guard::{Guard, OwnedConnection, PooledConnection};

@@ -232,6 +232,25 @@ impl<D: Dialer> Pool<D> {
         self.handle.shell.holders()
     }
 
+    /// The settings in force, those of the latest [`reconfigure`](Self::reconfigure) or
+    /// [`resize`](Self::resize) included. In the child of a fork: the defaults.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::new("localhost", 80));
+    /// use std::time::Duration;
+    ///
+    /// pool.reconfigure().get_timeout(Duration::from_secs(2)).apply()?;
+    /// println!("{:?}", pool.settings()); // Config { max_open: 10, .. get_timeout: 2s, ..
+    /// # assert_eq!(pool.settings().get_timeout, Duration::from_secs(2));
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn settings(&self) -> Config {
+        self.handle.shell.settings()
+    }
+
     /// The dialer.
     #[must_use]
     pub fn dialer(&self) -> &D {
@@ -255,6 +274,28 @@ impl<D: Dialer> Pool<D> {
     /// cancelled, as by a [`close`](Self::close), and callers who still wait dial again.
     pub fn flush(&self) {
         self.handle.shell.flush();
+    }
+
+    /// Closes the connections that are idle now, and no others: the program will not need them for a
+    /// while, or the server should be spared.
+    ///
+    /// Connections in use and being dialed are not touched, and are lent again. `min_idle` is dialed
+    /// again at once. [`flush`](Self::flush) is for connections that must not be used any more.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// pool.warm_up(3)?;
+    /// let in_use = pool.get()?;
+    /// pool.close_idle();
+    /// drop(in_use);
+    /// assert_eq!(pool.stats().idle, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close_idle(&self) {
+        self.handle.shell.close_idle();
     }
 
     /// Retires the connections for which `predicate` returns `true`.

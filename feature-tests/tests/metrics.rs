@@ -3,7 +3,7 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
-use common::{Act, SHORT, Scripted, Server};
+use common::{Act, LONG, SHORT, Scripted, Server};
 use latebind::metrics::PoolMetrics;
 use latebind::{Guard, Pool};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -105,6 +105,21 @@ fn a_pool_is_published_under_the_names_of_open_telemetry_as_well() {
         ("use_time_count", "", 1),
     ] {
         assert_says(&scrape, &format!("db_client_connection_{metric}{{{name}{label}}} {value}"));
+    }
+}
+
+#[test]
+fn an_outage_is_published() {
+    let (pool, server, metrics, prometheus) = pool();
+    pool.reconfigure().breaker(latebind::Breaker::new(2, LONG)).apply().unwrap();
+    server.refuses.store(true, std::sync::atomic::Ordering::SeqCst);
+    for (failing, is_open) in [(1, 0), (2, 1)] {
+        pool.get().unwrap_err();
+        metrics.publish(&pool.stats());
+        let scrape = prometheus.render();
+        assert_says(&scrape, &format!(r#"latebind_failing_dials{{pool="p"}} {failing}"#));
+        assert_says(&scrape, &format!(r#"latebind_breaker_open{{pool="p"}} {is_open}"#));
+        assert_says(&scrape, &format!(r#"latebind_breaker_opened_total{{pool="p"}} {is_open}"#));
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::abort::AbortHandle;
-use crate::config::Config;
+use crate::config::{BreakerChoice, Config};
 use crate::dial_context::DialContext;
 use crate::dialer::{Blocking, Dialer};
 use crate::keyed::{KeyedConfig, KeyedPool};
@@ -318,7 +318,7 @@ pub(crate) fn never_due(max_open: u32) -> Config {
         check_after: Duration::MAX,
         check_timeout: Duration::MAX,
         close_timeout: Duration::MAX,
-        breaker: Some(None),
+        breaker: BreakerChoice::Off,
         ..Config::default()
     }
 }

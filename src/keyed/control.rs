@@ -31,6 +31,28 @@ where
         }
     }
 
+    /// Closes the idle connections of all keys, and no others: see
+    /// [`Pool::close_idle`](crate::Pool::close_idle). Takes time proportional to the number of keys.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{KeyedPool, net::TcpDialer};
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let port = listener.local_addr()?.port();
+    /// let pool = KeyedPool::new(|port: &u16| TcpDialer::new("127.0.0.1", *port));
+    /// drop(pool.get(&port)?);
+    /// pool.close_idle();
+    /// assert_eq!(pool.stats_summed().idle, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close_idle(&self) {
+        for record in self.shared.directory.all() {
+            record.pool.close_idle();
+        }
+    }
+
     /// Sets the most connections of all keys together, from now on.
     ///
     /// Beyond a lowered bound, idle connections are closed at once, longest idle first, and others
@@ -108,6 +130,24 @@ where
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.common().is_suspended
+    }
+
+    /// The settings of each key that are in force, before `max_open_for`: see
+    /// [`Pool::settings`](crate::Pool::settings). [`stats`](Self::stats) has the bound on all keys together.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{KeyedPool, net::TcpDialer};
+    ///
+    /// let pool = KeyedPool::new(|port: &u16| TcpDialer::new("localhost", *port));
+    /// pool.reconfigure().max_open(4).apply()?;
+    /// assert_eq!((pool.settings().max_open, pool.stats().max_open), (4, 256));
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn settings(&self) -> Config {
+        if self.shared.exchange.is_inherited() { Config::default() } else { self.common().config }
     }
 
     /// Replaces the settings of all keys by what `change` makes of them.

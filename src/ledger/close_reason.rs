@@ -11,6 +11,8 @@ pub enum CloseReason {
     Broken,
     /// Its check failed or panicked.
     CheckFailed,
+    /// It was idle at a [`close_idle`](crate::Pool::close_idle).
+    ClosedIdle,
     /// Its borrower [discarded](crate::Guard::discard) it.
     Discarded,
     /// Its borrower [doubted](crate::Guard::doubt) it, and with it all that were idle then.
@@ -43,9 +45,10 @@ pub enum CloseReason {
 impl CloseReason {
     /// All reasons.
     #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Broken,
         Self::CheckFailed,
+        Self::ClosedIdle,
         Self::Discarded,
         Self::Doubted,
         Self::Evicted,
@@ -75,6 +78,7 @@ impl fmt::Display for CloseReason {
         f.write_str(match self {
             Self::Broken => "broken",
             Self::CheckFailed => "check failed",
+            Self::ClosedIdle => "closed while idle",
             Self::Discarded => "discarded",
             Self::Doubted => "doubted",
             Self::Evicted => "evicted",

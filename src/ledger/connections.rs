@@ -32,6 +32,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 ledger.queue.end_dial(sponsor, id);
             }
             ledger.dialing.outage.note_success();
+            ledger.note_breaker(now, effects);
             ledger.dialing.pace.note_dial(took.min(now.since(dial.began)), now);
             ledger.renew_aging();
             ledger.totals.dialed_total += 1;

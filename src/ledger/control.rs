@@ -49,6 +49,14 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| ledger.retire_all(CloseReason::Flushed, now, effects))
     }
 
+    /// Closes the idle connections, apart from as many as callers wait for.
+    pub(crate) fn close_idle(&mut self, now: Moment) -> Effects<C, F, W> {
+        self.settled(now, |ledger, effects| {
+            let wanted = ledger.queue.len();
+            ledger.close_idle_beyond(wanted, CloseReason::ClosedIdle, now, effects);
+        })
+    }
+
     /// Lets nothing be lent again that is open, or whose dial is under way.
     pub(super) fn retire_all(
         &mut self,
@@ -58,7 +66,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     ) {
         self.begin_epoch();
         self.epochs.flush(why);
-        self.close_idle(why, now, effects);
+        self.close_idle_beyond(0, why, now, effects);
         while let Some((id, sponsor)) = self.jobs.dials.write_off_first() {
             if let Sponsor::Caller(sponsor) = sponsor {
                 self.queue.end_dial(sponsor, id);
@@ -90,6 +98,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.ceiling = config.max_open.max(ledger.open_count());
             ledger.config = config;
+            ledger.note_breaker(now, effects);
             ledger.renew_ends(now);
             while ledger.live() > ledger.config.max_open {
                 let Some(surplus) = ledger.idle.take_surplus() else { break };
@@ -110,7 +119,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(crate) fn close(&mut self, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.closed = true;
-            ledger.close_idle(CloseReason::PoolClosed, now, effects);
+            ledger.close_idle_beyond(0, CloseReason::PoolClosed, now, effects);
             effects.discard(ledger.dialing.last_failure.take());
             while let Some((ticket, waiter)) = ledger.queue.pop_front() {
                 ledger.end_wait(ticket, waiter, Verdict::Closed, now, effects);

@@ -17,7 +17,7 @@ use super::answers::{Overdue, Verdict, Waker};
 use super::dial_rule::{LOOK_LEAST, Outlook, Pace};
 use super::effects::{DialOrder, Effects, JobId};
 use super::jobs::{Dial, Sponsor};
-use super::outage::Outage;
+use super::outage::{BreakerTurn, Outage};
 use super::spread::Spread;
 use super::watcher::WarmUp;
 use super::{Ledger, earlier};
@@ -72,8 +72,17 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     /// Whether callers who need a dial are refused.
-    pub(crate) fn is_breaker_open(&self) -> bool {
+    pub(super) fn is_breaker_open(&self) -> bool {
         self.dialing.outage.has_opened(self.config.breaker())
+    }
+
+    /// A dial has ended, or the settings have changed: the breaker may have opened or closed.
+    pub(super) fn note_breaker(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        if let Some(turn) = self.dialing.outage.turn(self.config.breaker(), now) {
+            let has_opened = matches!(turn, BreakerTurn::Opened { .. });
+            self.totals.breaker_opened_total += u64::from(has_opened);
+            effects.rare().breaker.push(turn);
+        }
     }
 
     /// Begins the dials that callers and warm-ups want and that the limits allow.
@@ -263,6 +272,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         effects.discard(self.dialing.last_failure.replace(failure.clone()));
         if sponsor != Sponsor::Nobody {
             self.dialing.outage.note_failure(is_permanent, now);
+            self.note_breaker(now, effects);
         }
         let Sponsor::Caller(sponsor) = sponsor else {
             effects.discard(Some(failure));

@@ -9,6 +9,7 @@ use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
 
 use super::entry::Entry;
+use super::outage::BreakerTurn;
 
 /// Names a caller who waits. A smaller ticket is served earlier.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +124,8 @@ pub(crate) struct RareEffects<C, F, W> {
     pub(crate) wake: Vec<W>,
     /// The abort handle of a connection that is detached. Must be dropped before that.
     pub(crate) handle: Option<AbortHandle>,
+    /// The breaker has opened or closed.
+    pub(crate) breaker: Vec<BreakerTurn>,
     /// Aborts of connections in use whose lease has ended.
     pub(crate) aborts: Vec<AbortHandle>,
     pub(crate) dials: Vec<DialOrder<W>>,
@@ -145,6 +148,7 @@ impl<C, F, W> Default for RareEffects<C, F, W> {
         Self {
             wake: Vec::new(),
             handle: None,
+            breaker: Vec::new(),
             aborts: Vec::new(),
             dials: Vec::new(),
             at_dialer: Vec::new(),
@@ -200,6 +204,7 @@ impl<C, F, W> Effects<C, F, W> {
         let RareEffects {
             wake,
             handle,
+            breaker,
             aborts,
             dials,
             at_dialer,
@@ -213,6 +218,7 @@ impl<C, F, W> Effects<C, F, W> {
         let rare = self.rare();
         rare.wake.extend(wake);
         debug_assert!(handle.is_none(), "a detachment is an event of its own");
+        rare.breaker.extend(breaker);
         rare.aborts.extend(aborts);
         rare.dials.extend(dials);
         rare.at_dialer.extend(at_dialer);

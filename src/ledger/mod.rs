@@ -45,7 +45,7 @@ mod laid_out;
 pub(crate) mod lease;
 mod moves;
 mod numbers;
-mod outage;
+pub(crate) mod outage;
 mod queue;
 mod roster;
 mod serve;

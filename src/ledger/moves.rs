@@ -153,14 +153,17 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         (connection, handle)
     }
 
-    pub(super) fn close_idle(
+    /// Closes idle connections until `most` are left, the coldest first.
+    pub(super) fn close_idle_beyond(
         &mut self,
+        most: u32,
         reason: CloseReason,
         now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
-        while let Some(entry) = self.idle.take_coldest() {
-            self.begin_close(entry, reason, now, effects);
+        while self.idle.len() > most {
+            let coldest = self.idle.take_coldest().expect("something is idle");
+            self.begin_close(coldest, reason, now, effects);
         }
     }
 }

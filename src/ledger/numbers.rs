@@ -5,6 +5,7 @@ use crate::ledger::stats::Stats;
 use crate::runtime::moment::Moment;
 
 use super::answers::{Overdue, Waker};
+use super::outage::Outage;
 use super::roster::LoanCount;
 use super::share::Share;
 use super::{Ledger, Loan};
@@ -31,6 +32,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The same numbers, without the loans of connections that are laid out or lent from there. This
     /// looks at no connection, and so costs the same however many there are.
     pub(crate) fn stats_seen(&self, now: Moment) -> Stats {
+        // A closed pool refuses everybody, and may be a key's that is counted for ever.
+        let outage = (!self.closed).then_some(&self.dialing.outage);
         Stats {
             max_open: self.config.max_open,
             idle: self.idle.len(),
@@ -39,6 +42,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             closing: self.jobs.closings.len(),
             waiting: self.queue.len(),
             overdue: self.jobs.dials.overdue(now),
+            failing_dials: outage.map_or(0, Outage::failures),
+            breaker_open_for: outage.and_then(Outage::open_since).map(|since| now.since(since)),
             ..self.totals
         }
         .lacking(self.share.as_deref().and_then(Share::lack))

@@ -27,12 +27,23 @@ pub(super) struct Outage {
     failed_at: Option<Moment>,
     /// Whether the latest failure said that trying again cannot help.
     is_permanent: bool,
+    /// Since when the breaker has been open, as `turn` last saw it.
+    open_since: Option<Moment>,
     spread: Spread,
+}
+
+/// The breaker has opened or closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BreakerTurn {
+    /// After so many failures in a row.
+    Opened { failures: u32 },
+    /// After so long.
+    Closed { open_for: Duration },
 }
 
 impl Outage {
     pub(super) fn new(spread: Spread) -> Self {
-        Self { failures: 0, failed_at: None, is_permanent: false, spread }
+        Self { failures: 0, failed_at: None, is_permanent: false, open_since: None, spread }
     }
 
     pub(super) fn note_success(&mut self) {
@@ -43,6 +54,30 @@ impl Outage {
         self.is_permanent = is_permanent;
         self.failures = self.failures.saturating_add(1);
         self.failed_at = Some(now);
+    }
+
+    /// Notes what has become of the breaker, after a dial has ended or the settings have changed.
+    pub(super) fn turn(&mut self, breaker: Option<Breaker>, now: Moment) -> Option<BreakerTurn> {
+        match (self.open_since, self.has_opened(breaker)) {
+            (None, true) => {
+                self.open_since = Some(now);
+                Some(BreakerTurn::Opened { failures: self.failures })
+            }
+            (Some(since), false) => {
+                self.open_since = None;
+                Some(BreakerTurn::Closed { open_for: now.since(since) })
+            }
+            _ => None,
+        }
+    }
+
+    /// How many dials have failed since the last one that succeeded.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    pub(super) fn open_since(&self) -> Option<Moment> {
+        self.open_since
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -56,18 +91,18 @@ impl Outage {
 
     /// Whether this breaker refuses callers.
     pub(super) fn has_opened(&self, breaker: Option<Breaker>) -> bool {
-        breaker.is_some_and(|breaker| self.failures >= breaker.failures)
+        breaker.is_some_and(|breaker| self.failures >= breaker.failures())
     }
 
     /// When the next dial may probe whether the outage is over; `None` is at once.
     pub(super) fn next_probe(&self, breaker: Breaker) -> Option<Moment> {
         let failed_at = self.failed_at.filter(|_| self.has_opened(Some(breaker)))?;
-        Some(failed_at.after(breaker.probe_every).unwrap_or_else(|| far_future(failed_at)))
+        Some(failed_at.after(breaker.probe_every()).unwrap_or_else(|| far_future(failed_at)))
     }
 
     /// When the failures may be forgotten; `None` is at once.
     pub(super) fn forgotten_at(&self, breaker: Breaker) -> Option<Moment> {
-        self.failed_at?.after(breaker.probe_every.saturating_mul(MEMORY))
+        self.failed_at?.after(breaker.probe_every().saturating_mul(MEMORY))
     }
 
     /// When a caller whose dial has failed may dial again; `None` is at once.

@@ -41,6 +41,13 @@ pub struct Stats {
     pub waiting: u32,
     /// Dials that have outrun their deadline and still hold their slot.
     pub overdue: u32,
+    /// Dials that have failed in a row, up to now; 0 once the pool is closed. [`Pool::last_dial_failure`] tells how the latest did.
+    ///
+    /// [`Pool::last_dial_failure`]: crate::Pool::last_dial_failure
+    pub failing_dials: u32,
+    /// For how long the [breaker](crate::Settings::breaker) has been open: callers whom no open connection
+    /// can serve are refused. `None`: it is not open, there is none, or the pool is closed. Added up over keys: the longest.
+    pub breaker_open_for: Option<Duration>,
     /// Whether the pool wants to dial and has no slot for that, because the connections of all keys
     /// are as many as [`max_open_total`](crate::Settings::max_open_total) allows, or all of the
     /// pool as many as its [`Quota`](crate::Quota) allows. Always `false` in a pool that is not keyed
@@ -70,6 +77,8 @@ pub struct Stats {
     /// Dials that failed, also those that a close or a flush has cancelled. An overdue dial has not
     /// ended, and so has not failed yet.
     pub dial_failed_total: u64,
+    /// How often the [breaker](crate::Settings::breaker) has opened.
+    pub breaker_opened_total: u64,
     /// Checks that found a connection dead or did not end in time.
     pub check_failed_total: u64,
     /// Connections taken out for good and closed by the pool, for whatever
@@ -121,6 +130,8 @@ impl Stats {
             closing,
             waiting,
             overdue,
+            failing_dials,
+            breaker_open_for,
             stalled,
             stalled_by_quota,
             lent_total,
@@ -133,6 +144,7 @@ impl Stats {
             dials_total,
             dialed_total,
             dial_failed_total,
+            breaker_opened_total,
             check_failed_total,
             retired_total,
             broken_total,
@@ -154,6 +166,8 @@ impl Stats {
         self.closing += closing;
         self.waiting += waiting;
         self.overdue += overdue;
+        self.failing_dials = self.failing_dials.saturating_add(failing_dials);
+        self.breaker_open_for = self.breaker_open_for.max(breaker_open_for);
         self.stalled |= stalled;
         self.stalled_by_quota |= stalled_by_quota;
         self.lent_total += lent_total;
@@ -166,6 +180,7 @@ impl Stats {
         self.dials_total += dials_total;
         self.dialed_total += dialed_total;
         self.dial_failed_total += dial_failed_total;
+        self.breaker_opened_total += breaker_opened_total;
         self.check_failed_total += check_failed_total;
         self.retired_total += retired_total;
         self.broken_total += broken_total;

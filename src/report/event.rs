@@ -20,6 +20,19 @@ pub(crate) type Observer<E> = dyn Fn(&Event<'_, E>) + Send + Sync;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a, E> {
+    /// The [breaker](crate::Settings::breaker) has closed: a dial has succeeded, or other settings apply.
+    #[non_exhaustive]
+    BreakerClosed {
+        /// How long it was open.
+        open_for: Duration,
+    },
+    /// The [breaker](crate::Settings::breaker) has opened: callers that no open connection can serve are
+    /// refused until a dial succeeds.
+    #[non_exhaustive]
+    BreakerOpened {
+        /// The dials that have failed in a row.
+        failures: u32,
+    },
     /// A check has failed. The connection is closed, and the caller gets another.
     #[non_exhaustive]
     CheckFailed {

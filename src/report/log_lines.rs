@@ -57,7 +57,6 @@ mod kept {
             pool: Option<&str>,
             streak: &Streak,
             failure: &DialFailure<E>,
-            is_refusing: bool,
         ) {
             let failures = streak.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             let cause = OneLine(failure);
@@ -74,16 +73,19 @@ mod kept {
                     format_args!("{failures} dials in a row have failed: {cause}"),
                 );
             }
-            if is_refusing && !streak.is_refusing.swap(true, Ordering::Relaxed) {
-                self.limits().refusing.say(
-                    pool,
-                    Level::Warn,
-                    format_args!(
-                        "callers that no open connection can serve are refused until a dial \
-                         succeeds, after {failures} failures in a row"
-                    ),
-                );
-            }
+        }
+
+        /// The breaker has opened.
+        pub(crate) fn refusing(&self, pool: Option<&str>, streak: &Streak, failures: u32) {
+            streak.is_refusing.store(true, Ordering::Relaxed);
+            self.limits().refusing.say(
+                pool,
+                Level::Warn,
+                format_args!(
+                    "callers that no open connection can serve are refused until a dial succeeds, \
+                     after {failures} failures in a row"
+                ),
+            );
         }
 
         /// A dial has succeeded.
@@ -211,14 +213,9 @@ mod kept {
     pub(crate) struct Streak(());
 
     impl Log {
-        pub(crate) fn dial_failed<E>(
-            &self,
-            _: Option<&str>,
-            _: &Streak,
-            _: &DialFailure<E>,
-            _: bool,
-        ) {
-        }
+        pub(crate) fn dial_failed<E>(&self, _: Option<&str>, _: &Streak, _: &DialFailure<E>) {}
+
+        pub(crate) fn refusing(&self, _: Option<&str>, _: &Streak, _: u32) {}
 
         pub(crate) fn dialed(&self, _: Option<&str>, _: &Streak) {}
 

@@ -9,6 +9,8 @@
 //! | `latebind_max_open` | gauge | the most that may be open |
 //! | `latebind_waiting` | gauge | callers in the queue |
 //! | `latebind_overdue_dials` | gauge | dials that have outrun their deadline |
+//! | `latebind_failing_dials`, `latebind_breaker_open` | gauge | dials that have failed in a row; 1 while the breaker refuses callers, otherwise 0 |
+//! | `latebind_breaker_opened_total` | counter | how often it began to refuse them |
 //! | `latebind_lent_total`, `latebind_reused_total` | counter | loans, and those of connections lent before |
 //! | `latebind_waited_total`, `latebind_timed_out_total`, `latebind_queue_full_total` | counter | callers that queued, that were turned away at their deadline, that found the queue full |
 //! | `latebind_dials_total`, `latebind_dial_failed_total` | counter | dials begun, and those that failed |
@@ -19,7 +21,7 @@
 //! | `latebind_dial_seconds` | histogram, s | how long successful dials took |
 //! | `latebind_hold_seconds` | histogram, s | how long connections were borrowed, accurate to some milliseconds |
 //!
-//! The metrics of the first eight rows come from [`PoolMetrics::publish`], to be called at each
+//! The metrics of the first ten rows come from [`PoolMetrics::publish`], to be called at each
 //! scrape; a checkout pays nothing for them. The others come from an
 //! [observer](PoolMetrics::observer), and cost each checkout and return some hundred nanoseconds.
 
@@ -103,13 +105,17 @@ const STATES: [(&str, Getter<u32>); 4] = [
     ("closing", |stats| stats.closing),
 ];
 
-const GAUGES: [Named<u32>; 3] = [
+const GAUGES: [Named<u32>; 5] = [
     ("latebind_max_open", "The most connections that may be open", |stats| stats.max_open),
     ("latebind_waiting", "Callers in the queue", |stats| stats.waiting),
     ("latebind_overdue_dials", "Dials that have outrun their deadline", |stats| stats.overdue),
+    ("latebind_failing_dials", "Dials that have failed in a row", |stats| stats.failing_dials),
+    ("latebind_breaker_open", "Whether the breaker refuses callers", |stats| {
+        u32::from(stats.breaker_open_for.is_some())
+    }),
 ];
 
-const COUNTERS: [Named<u64>; 10] = [
+const COUNTERS: [Named<u64>; 11] = [
     ("latebind_lent_total", "Loans", |stats| stats.lent_total),
     ("latebind_reused_total", "Loans of connections lent before", |stats| stats.reused_total),
     ("latebind_waited_total", "Callers who queued", |stats| stats.waited_total),
@@ -117,6 +123,7 @@ const COUNTERS: [Named<u64>; 10] = [
     ("latebind_queue_full_total", "Callers who found the queue full", |s| s.queue_full_total),
     ("latebind_dials_total", "Dials begun", |stats| stats.dials_total),
     ("latebind_dial_failed_total", "Dials that failed", |stats| stats.dial_failed_total),
+    ("latebind_breaker_opened_total", "How often the breaker opened", |s| s.breaker_opened_total),
     ("latebind_check_failed_total", "Checks that failed", |stats| stats.check_failed_total),
     ("latebind_leaked_total", "Loans longer than leak_after", |stats| stats.leaked_total),
     ("latebind_panics_total", "Panics of the dialer", |stats| stats.panics_total),

@@ -49,13 +49,17 @@ impl<E> Reporter<E> {
         self.observer.as_deref()
     }
 
-    /// A dial has failed. `is_refusing`: from now on, callers that no open connection can serve are
-    /// turned away.
-    pub(crate) fn log_failure(&self, streak: &Streak, failure: &DialFailure<E>, is_refusing: bool)
+    /// A dial has failed.
+    pub(crate) fn log_failure(&self, streak: &Streak, failure: &DialFailure<E>)
     where
         E: Error + 'static,
     {
-        self.log.dial_failed(self.name.as_deref(), streak, failure, is_refusing);
+        self.log.dial_failed(self.name.as_deref(), streak, failure);
+    }
+
+    /// From now on, callers that no open connection can serve are turned away.
+    pub(crate) fn log_refusals(&self, streak: &Streak, failures: u32) {
+        self.log.refusing(self.name.as_deref(), streak, failures);
     }
 
     /// A dial has succeeded.

@@ -24,6 +24,7 @@ use crate::report::event::Event;
 /// | a caller waited for longer than [`slow_wait`](Self::slow_wait) | warn | `waited` |
 /// | a caller was turned away | warn | `error`, `waited` |
 /// | a dial, a check or a reset failed | warn | `error` |
+/// | the breaker opened; closed | warn | `failures`; `open_for` |
 /// | a connection is held for longer than `leak_after` | warn | `holder` |
 /// | a connection was opened; closed | debug | `took`; `reason`, `age` |
 ///
@@ -80,6 +81,12 @@ impl Traced {
             }
             Event::DialFailed { failure, took } => {
                 warn!(target: "latebind", pool, error = %failure, ?took, "a dial failed");
+            }
+            Event::BreakerOpened { failures } => {
+                warn!(target: "latebind", pool, failures, "callers are refused: the breaker is open");
+            }
+            Event::BreakerClosed { open_for } => {
+                warn!(target: "latebind", pool, ?open_for, "callers are refused no more");
             }
             Event::CheckFailed { error } => warn_of_failure(pool, *error, "a check failed"),
             Event::ResetFailed { error } => warn_of_failure(pool, *error, "a reset failed"),

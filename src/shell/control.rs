@@ -140,6 +140,11 @@ impl<D: Dialer> Shell<D> {
         !self.is_inherited() && self.books().ledger.is_suspended()
     }
 
+    /// Closes the idle connections.
+    pub(crate) fn close_idle(self: &Arc<Self>) {
+        self.event(Ledger::close_idle);
+    }
+
     /// Lends nothing again that was opened, or began to be, before now.
     pub(crate) fn flush(self: &Arc<Self>) {
         self.event(Ledger::flush);
@@ -179,6 +184,11 @@ impl<D: Dialer> Shell<D> {
             });
         self.carry_out(orders);
         outcome
+    }
+
+    /// The settings in force.
+    pub(crate) fn settings(&self) -> Config {
+        if self.is_inherited() { Config::default() } else { *self.books().ledger.config() }
     }
 
     pub(crate) fn stats(self: &Arc<Self>) -> Stats {

@@ -9,6 +9,7 @@ use crate::config::far_future;
 use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
+use crate::ledger::outage::BreakerTurn;
 use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Loan, Purpose, RareEffects};
 use crate::report::error::DialFailure;
 use crate::report::event::Event;
@@ -105,6 +106,13 @@ impl<D: Dialer> Shell<D> {
         match call {
             Call::Forget(handle) => drop(catch(|| drop(handle))),
             Call::Abort(handle) => self.call(handle),
+            Call::TellBreaker(BreakerTurn::Opened { failures }) => {
+                self.log(|reporter| reporter.log_refusals(&self.streak, failures));
+                self.tell(|| Event::BreakerOpened { failures });
+            }
+            Call::TellBreaker(BreakerTurn::Closed { open_for }) => {
+                self.tell(|| Event::BreakerClosed { open_for });
+            }
             Call::Perform(errand) => return self.perform(errand),
             Call::DialFailed(id, failure) => {
                 return self.dial_failed(id, failure, Duration::ZERO, now());
@@ -222,15 +230,13 @@ impl<D: Dialer> Shell<D> {
     ) -> Orders<D> {
         self.tell(|| Event::DialFailed { failure: &failure, took });
         let (is_permanent, cause) = (failure.is_permanent(), failure.clone());
-        let (mut is_cancelled, mut is_refusing) = (false, false);
+        let mut is_cancelled = false;
         let orders = self.report(|books| {
             is_cancelled = books.is_dial_cancelled(id);
-            let orders = books.dial_failed(id, failure, is_permanent, now);
-            is_refusing = books.is_breaker_open();
-            orders
+            books.dial_failed(id, failure, is_permanent, now)
         });
         if !is_cancelled {
-            self.log(|reporter| reporter.log_failure(&self.streak, &cause, is_refusing));
+            self.log(|reporter| reporter.log_failure(&self.streak, &cause));
         }
         catch(|| drop(cause));
         orders
@@ -272,6 +278,7 @@ enum Call<D: Dialer> {
     /// Aborts a connection in use.
     Abort(AbortHandle),
     Perform(Errand<D>),
+    TellBreaker(BreakerTurn),
     /// Reports a dial for which there was no thread.
     DialFailed(JobId, Failure<D>),
     /// Drops an error that nobody wants any more.
@@ -298,6 +305,7 @@ impl<D: Dialer> Calls<D> {
             let RareEffects {
                 wake: _,
                 handle,
+                breaker,
                 aborts,
                 dials,
                 at_dialer,
@@ -320,6 +328,7 @@ impl<D: Dialer> Calls<D> {
             }
             let mut add = |call| self.0.push_back((Arc::clone(&shell), call));
             handle.map(Call::Forget).into_iter().for_each(&mut add);
+            breaker.into_iter().map(Call::TellBreaker).for_each(&mut add);
             aborts.into_iter().map(Call::Abort).for_each(&mut add);
             let dials = dials.into_iter().map(|order| (Errand::Dial(order), true));
             let at_dialer = at_dialer.into_iter().map(|order| {

@@ -68,8 +68,13 @@ fn changed_settings_reach_the_keys_that_there_are_and_those_to_come() {
         Err(ConfigError::Contradiction { setting: "min_idle", value: 1, .. })
     ));
     waiting.is_not_served();
+    let before = pool.settings();
+    assert_eq!((before.max_open, before.min_idle), (1, 0), "nothing is changed");
 
     pool.reconfigure().max_open(2).max_idle(0).get_timeout(SHORT).apply().unwrap();
+    let mut expected = before;
+    (expected.max_open, expected.max_idle, expected.get_timeout) = (2, Some(0), SHORT);
+    assert_eq!(pool.settings(), expected);
     waiting.is_served();
     waiting.release();
     drop(held);
@@ -82,6 +87,19 @@ fn changed_settings_reach_the_keys_that_there_are_and_those_to_come() {
     assert!(start.elapsed() < LONG, "the time limit is the new one");
     drop(held);
     await_keys(&pool, 0);
+}
+
+/// SHUT-16.
+#[test]
+fn what_is_idle_of_any_key_is_closed_and_nothing_else() {
+    let (pool, servers) = keyed(|b| b);
+    let in_use = pool.get(&1).unwrap();
+    drop([pool.get(&1).unwrap(), pool.get(&2).unwrap()]);
+    pool.close_idle();
+    await_keys(&pool, 1);
+    assert_eq!([1, 2].map(|key| servers.alive(key)), [1, 0]);
+    drop(in_use);
+    assert_eq!(pool.stats_of(&1).unwrap().idle, 1);
 }
 
 /// KEY-12.

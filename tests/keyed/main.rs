@@ -296,6 +296,8 @@ fn a_key_whose_breaker_is_open_is_remembered_for_ten_probes_and_no_longer() {
     assert!(pool.get(&1).is_err());
     assert_eq!(pool.stats().keys, 1);
     await_keys(&pool, 0);
+    let sum = pool.stats_summed();
+    assert_eq!((sum.breaker_opened_total, sum.breaker_open_for, sum.failing_dials), (1, None, 0));
 }
 
 /// KEY-02.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::abort::AbortHandle;
-use crate::config::{Config, DialRule};
+use crate::config::{BreakerChoice, Config, DialRule};
 use crate::ledger::budget::BudgetOrder;
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
@@ -23,7 +23,7 @@ pub(crate) fn ageless() -> Config {
     Config {
         max_lifetime: Duration::MAX,
         max_idle_time: Duration::MAX,
-        breaker: Some(None),
+        breaker: BreakerChoice::Off,
         ..Config::default()
     }
 }

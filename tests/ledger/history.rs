@@ -30,6 +30,7 @@ enum Event {
     Detach(usize),
     Closed(usize),
     WarmUp(u32, Option<Duration>),
+    CloseIdle,
     Flush,
     RetireWhere,
     Suspend,
@@ -59,7 +60,7 @@ enum Change {
     CloseTimeout(Duration),
 }
 
-const KINDS: usize = 27;
+const KINDS: usize = 28;
 
 impl Event {
     fn kind(&self) -> usize {
@@ -91,6 +92,7 @@ impl Event {
             Self::Resume => 24,
             Self::Cancel(_) => 25,
             Self::Upkeep => 26,
+            Self::CloseIdle => 27,
         }
     }
 
@@ -115,6 +117,7 @@ impl Event {
             Self::Detach(pick) => world.detach(pick, behind),
             Self::Closed(pick) => world.closed(pick, behind),
             Self::WarmUp(target, patience) => world.warm_up(target, patience, behind),
+            Self::CloseIdle => world.close_unused(behind),
             Self::Flush => world.flush(behind),
             Self::RetireWhere => world.retire_where(behind),
             Self::Suspend => world.suspend(behind),
@@ -140,7 +143,7 @@ impl Change {
             Self::MaxIdleTime(limit) => config.max_idle_time = limit,
             Self::CheckIdleEvery(limit) => config.check_idle_every = limit,
             Self::OnDialFailure(then) => config.on_dial_failure = then,
-            Self::Breaker(breaker) => config.breaker = Some(breaker),
+            Self::Breaker(breaker) => config.breaker = breaker.into(),
             Self::DialTimeout(limit) => config.dial_timeout = limit,
             Self::CheckAfter(limit) => config.check_after = limit,
             Self::CheckTimeout(limit) => config.check_timeout = limit,
@@ -234,6 +237,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => pick().prop_map(Event::Detach),
         4 => pick().prop_map(Event::Closed),
         1 => (0..5u32, patience()).prop_map(|(n, patience)| Event::WarmUp(n, patience)),
+        1 => Just(Event::CloseIdle),
         1 => Just(Event::Flush),
         2 => Just(Event::RetireWhere),
         1 => Just(Event::Suspend),
@@ -276,7 +280,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
             leak_after: Duration::MAX,
             check_idle_every,
             on_dial_failure,
-            breaker: Some(breaker),
+            breaker: breaker.into(),
             get_timeout: Duration::MAX,
             dial_timeout,
             check_after,

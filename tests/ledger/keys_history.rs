@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::config::{Config, DialRule, OnDialFailure};
+use crate::config::{BreakerChoice, Config, DialRule, OnDialFailure};
 use crate::history::{config, passing_time, patience};
 use crate::keys::{Delivery, Keys, Setting};
 
@@ -141,7 +141,7 @@ fn plain(config: Config) -> Config {
         max_idle_time: Duration::MAX,
         check_idle_every: Duration::MAX,
         on_dial_failure,
-        breaker: Some(None),
+        breaker: BreakerChoice::Off,
         dial_timeout: Duration::MAX,
         check_timeout: Duration::MAX,
         close_timeout: Duration::MAX,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Backoff, Breaker, Config, OnDialFailure};
+use crate::config::{Backoff, Breaker, BreakerChoice, Config, OnDialFailure};
 use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::{Request, Ticket, Verdict};
 use crate::world::Failure;
@@ -16,7 +16,7 @@ fn retrying(max_open: u32) -> Harness {
 }
 
 fn breaking(failures: u32) -> Config {
-    let breaker = Some(Some(Breaker::new(failures, PROBE_EVERY)));
+    let breaker = BreakerChoice::On(Breaker::new(failures, PROBE_EVERY));
     Config { max_open: 5, breaker, ..ageless() }
 }
 
@@ -268,7 +268,7 @@ fn while_dials_fail_no_more_than_one_is_in_flight() {
 #[test]
 fn the_breaker_bounds_dials_however_many_callers_ask() {
     let mut harness =
-        Harness::with(Config { breaker: Some(Some(Breaker::default())), ..ageless() });
+        Harness::with(Config { breaker: BreakerChoice::On(Breaker::default()), ..ageless() });
     let began = harness.now;
     while harness.now < began + 5 * SECOND {
         let ticket = harness.queue(1);
@@ -429,8 +429,8 @@ fn a_dial_that_hangs_opens_the_breaker_and_a_probe_may_follow() {
 
 #[test]
 fn a_breaker_that_never_tries_again_does_not_try_at_once() {
-    let breaker = Some(Breaker::new(1, Duration::MAX));
-    let mut harness = Harness::with(Config { breaker: Some(breaker), ..breaking(1) });
+    let breaker = BreakerChoice::On(Breaker::new(1, Duration::MAX));
+    let mut harness = Harness::with(Config { breaker, ..breaking(1) });
     let ticket = harness.queue(1);
     harness.refused();
     harness.failure(ticket);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::abort::AbortHandle;
 use crate::ledger::budget::BudgetOrder;
+use crate::ledger::outage::BreakerTurn;
 use crate::ledger::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Overdue, RareEffects, Verdict, Waker,
 };
@@ -99,6 +100,7 @@ pub(crate) struct Lists<K, F, C = u32> {
     pub(crate) dials: Vec<DialOrder<Slip<K, F, C>>>,
     pub(crate) at_dialer: Vec<AtDialerOrder<C>>,
     pub(crate) closes: Vec<CloseOrder<C>>,
+    pub(crate) breaker: Vec<BreakerTurn>,
     pub(crate) aborts: Vec<AbortHandle>,
     pub(crate) alarm: Option<Moment>,
     pub(crate) judged: Option<u32>,
@@ -113,6 +115,7 @@ impl<K: Copy, F, C> From<Effects<C, F, Slip<K, F, C>>> for Lists<K, F, C> {
             dials,
             at_dialer,
             closes,
+            breaker,
             aborts,
             alarm,
             judged,
@@ -121,6 +124,17 @@ impl<K: Copy, F, C> From<Effects<C, F, Slip<K, F, C>>> for Lists<K, F, C> {
             ..
         } = *effects.rare.unwrap_or_default();
         let wake = effects.wake.into_iter().chain(wake).map(|slip| slip.caller).collect();
-        Self { wake, dials, at_dialer, closes, aborts, alarm, judged, budget_orders, is_vacant }
+        Self {
+            wake,
+            dials,
+            at_dialer,
+            closes,
+            breaker,
+            aborts,
+            alarm,
+            judged,
+            budget_orders,
+            is_vacant,
+        }
     }
 }

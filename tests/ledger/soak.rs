@@ -679,7 +679,7 @@ fn config(random: &mut u64) -> Config {
             OnDialFailure::Fail,
             OnDialFailure::Retry(backoff),
         ][dice(3) as usize],
-        breaker: Some((dice(2) == 0).then(|| Breaker::new(1 + dice(4), 200 * MILLISECOND))),
+        breaker: (dice(2) == 0).then(|| Breaker::new(1 + dice(4), 200 * MILLISECOND)).into(),
         dial_rule: [DialRule::Adaptive, DialRule::Eager][dice(2) as usize],
         dial_timeout: [SECOND, 20 * SECOND][dice(2) as usize],
         bypass: [Duration::ZERO, Config::default().bypass][dice(2) as usize],

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{Backoff, Breaker, Config, OnDialFailure, far_future};
+use crate::config::{Backoff, Config, OnDialFailure, far_future};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
+use crate::ledger::outage::BreakerTurn;
 use crate::ledger::spread::{Fraction, Spread};
 use crate::ledger::stats::Stats;
 use crate::ledger::{
@@ -217,6 +218,8 @@ pub(crate) struct World {
     /// Dials that have failed since the last one that succeeded, and when the latest failed.
     failures: u32,
     failed_at: Option<Moment>,
+    /// Since when the breaker has been open.
+    open_since: Option<Moment>,
     /// When idle connections may be replaced, after one that ended younger than `UPKEEP_LEAST`.
     replaces_at: Option<Moment>,
     spread: Spread,
@@ -260,6 +263,7 @@ impl World {
             last_failure: None,
             failures: 0,
             failed_at: None,
+            open_since: None,
             replaces_at: None,
             spread: Spread::new(SEED),
             longest_dial: Duration::ZERO,
@@ -535,6 +539,7 @@ impl World {
             world.totals.dialed_total += 1;
             world.last_failure = None;
             (world.failures, world.failed_at) = (0, None);
+            world.note_breaker(now);
             let took = now.since(dial.began);
             world.longest_dial = world.longest_dial.max(took);
             let opened = Connection {
@@ -683,6 +688,17 @@ impl World {
         });
     }
 
+    pub(crate) fn close_unused(&mut self, behind: Duration) {
+        let now = self.read_clock(behind);
+        let orders = self.ledger.close_idle(now);
+        self.event(now, orders, |world, now| {
+            while world.idle.len() > world.queue.len() {
+                let coldest = world.idle.remove(0);
+                world.begin_close(coldest, CloseReason::ClosedIdle, now);
+            }
+        });
+    }
+
     pub(crate) fn flush(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
         let orders = self.ledger.flush(now);
@@ -729,6 +745,7 @@ impl World {
         self.event(now, orders, |world, now| {
             world.allowance = world.open();
             world.config = config;
+            world.note_breaker(now);
             world.begin_epoch();
             while world.live() > world.config.max_open && !world.idle.is_empty() {
                 let coldest = world.idle.remove(0);
@@ -875,7 +892,8 @@ impl World {
     }
 
     fn assert_all_expected(&self) {
-        let Lists { wake, dials, at_dialer, closes, .. } = &self.orders;
+        let Lists { wake, dials, at_dialer, closes, breaker, .. } = &self.orders;
+        assert!(breaker.is_empty(), "told of for nothing: {breaker:?}");
         assert!(wake.is_empty(), "WAK-04: woken for nothing: {wake:?}");
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
         assert!(at_dialer.is_empty(), "sent to the dialer for nothing: {at_dialer:?}");
@@ -1259,6 +1277,7 @@ impl World {
         self.last_failure = Some(failure);
         if dial.counted {
             (self.failures, self.failed_at) = (self.failures + 1, Some(now));
+            self.note_breaker(now);
         }
         let Some(client) = dial.sponsor else { return };
         let sponsor = &mut self.clients[client];
@@ -1270,6 +1289,24 @@ impl World {
         if is_warm_up && dial.counted && matches!(sponsor.state, State::Waiting) {
             self.notify(client, Outcome::Failed(failure));
         }
+    }
+
+    /// The observer is told of a breaker that opens or closes.
+    fn note_breaker(&mut self, now: Moment) {
+        let turn = match (self.open_since, self.is_breaker_open()) {
+            (None, true) => {
+                self.open_since = Some(now);
+                self.totals.breaker_opened_total += 1;
+                BreakerTurn::Opened { failures: self.failures }
+            }
+            (Some(since), false) => {
+                self.open_since = None;
+                BreakerTurn::Closed { open_for: now.since(since) }
+            }
+            _ => return,
+        };
+        assert!(!self.orders.breaker.is_empty(), "nobody is told: {turn:?}");
+        assert_eq!(self.orders.breaker.remove(0), turn);
     }
 
     /// A client gets its verdict, and is woken.
@@ -1475,7 +1512,7 @@ impl World {
     // ---- Outages -------------------------------------------------------------------------------
 
     fn is_breaker_open(&self) -> bool {
-        self.config.breaker().is_some_and(|breaker| self.failures >= breaker.failures)
+        self.config.breaker().is_some_and(|breaker| self.failures >= breaker.failures())
     }
 
     fn may_retry(&self) -> bool {
@@ -1488,10 +1525,9 @@ impl World {
     }
 
     fn next_probe(&self) -> Option<Moment> {
-        let Breaker { probe_every, .. } =
-            self.config.breaker().filter(|_| self.is_breaker_open())?;
+        let breaker = self.config.breaker().filter(|_| self.is_breaker_open())?;
         let failed_at = self.failed_at?;
-        Some(failed_at.after(probe_every).unwrap_or_else(|| far_future(failed_at)))
+        Some(failed_at.after(breaker.probe_every()).unwrap_or_else(|| far_future(failed_at)))
     }
 
     /// When the first caller whose dial has failed may dial again, if one waits for that alone.
@@ -1590,6 +1626,7 @@ impl World {
     /// Asserts that the ledger's numbers are the World's, and that the promises hold.
     fn agree(&self) {
         let now = self.now;
+        let open_since = self.open_since.filter(|_| !self.closed);
         let expected = Stats {
             max_open: self.config.max_open,
             idle: small(self.at(&[Place::Idle])),
@@ -1600,6 +1637,8 @@ impl World {
             overdue: small(
                 self.dials.values().filter(|d| d.deadline.is_some_and(|at| at <= now)).count(),
             ),
+            failing_dials: if self.closed { 0 } else { self.failures },
+            breaker_open_for: open_since.map(|since| now.since(since)),
             // The World does not measure it: `promises` shows who waits how long.
             wait_time_total: self.ledger.stats(now).wait_time_total,
             ..self.totals

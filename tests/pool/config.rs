@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common;
 use crate::common::{
     Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, pool, pool_that,
 };
-use latebind::{Builder, ConfigError, GetError, Pool, PooledConnection};
+use latebind::{BreakerChoice, Builder, Config, ConfigError, GetError, Pool, PooledConnection};
 
 fn refusal(set: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>) -> ConfigError {
     set(Pool::builder(Scripted::new().0)).build().unwrap_err()
@@ -93,6 +94,26 @@ fn resize_refuses_nothing_but_zero_and_changes_nothing_then() {
     pool.resize(6).unwrap();
     pool.warm_up(6).unwrap();
     assert_eq!(pool.stats().idle, 3, "max_idle is as it was");
+}
+
+#[test]
+fn the_settings_in_force_can_be_read_and_given_to_another_pool() {
+    let (pool, _) = pool(|b| b.max_open(4).min_idle(1).get_timeout(LONG).breaker(None));
+    pool.reconfigure().max_idle(3).check_after(SHORT).apply().unwrap();
+    pool.resize(5).unwrap();
+    assert!(pool.reconfigure().max_open(7).max_idle(8).apply().is_err());
+    let settings = pool.settings();
+    let mut expected = Config::default();
+    (expected.max_open, expected.max_idle, expected.min_idle) = (5, Some(3), 1);
+    (expected.get_timeout, expected.check_after) = (LONG, SHORT);
+    expected.breaker = BreakerChoice::Off;
+    assert_eq!(settings, expected);
+
+    let (other, _) = common::pool(|b| b.max_waiting(1).settings(settings).max_open(6));
+    expected.max_open = 6;
+    assert_eq!(other.settings(), expected, "a later setter counts, an earlier one does not");
+    other.reconfigure().settings(settings).apply().unwrap();
+    assert_eq!((other.settings(), other.stats().max_open), (settings, 5));
 }
 
 #[test]

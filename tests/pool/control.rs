@@ -11,7 +11,55 @@ use crate::common::{
     Act, Connection, Gate, LONG, Refused, SHORT, Scripted, await_rest, await_that, await_waiting,
     failed_dial, finishes, panic_quietly, pool, pool_that,
 };
-use latebind::{Cancel, ConfigError, DialRule, Event, GetError, Pool, PooledConnection};
+use latebind::{
+    Cancel, CloseReason, ConfigError, DialRule, Event, GetError, Pool, PooledConnection,
+};
+
+// ---- What is idle -------------------------------------------------------------------------------
+
+/// SHUT-16: connections in use or being dialed belong to those who asked for them.
+#[test]
+fn what_is_idle_is_closed_and_nothing_else() {
+    let why = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&why);
+    let (pool, server) = pool(|b| {
+        b.max_open(4).dial_rule(DialRule::Eager).observer(move |event| {
+            if let Event::Closed { reason, .. } = event {
+                told.lock().unwrap().push(*reason);
+            }
+        })
+    });
+    let in_use = pool.get().unwrap();
+    let [first, second] = [pool.get().unwrap(), pool.get().unwrap()];
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Succeed)]);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().unwrap());
+        gate.await_arrivals(1);
+        drop(first);
+        let served = waiter.join().unwrap();
+        drop(second);
+        pool.close_idle();
+        assert_eq!((pool.stats().idle, pool.stats().in_use, pool.stats().dialing), (0, 2, 1));
+        await_that("one is closed", || *why.lock().unwrap() == [CloseReason::ClosedIdle]);
+        gate.open();
+        drop((in_use, served));
+    });
+    await_that("the dial has ended", || pool.stats().dialed_total == 4);
+    assert_eq!(await_rest(&pool, &server).idle, 3);
+    pool.close_idle();
+    assert_eq!((await_rest(&pool, &server).retired_total, server.closed.load(SeqCst)), (4, 4));
+}
+
+/// SHUT-16.
+#[test]
+fn what_is_closed_of_min_idle_is_dialed_again() {
+    let (pool, server) = pool(|b| b.max_open(4).min_idle(2));
+    pool.warm_up(4).unwrap();
+    pool.close_idle();
+    await_that("two are dialed", || server.dials() == 6 && server.alive() == 2);
+    assert_eq!(await_rest(&pool, &server).idle, 2);
+}
 
 // ---- Settings -----------------------------------------------------------------------------------
 

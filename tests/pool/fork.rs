@@ -19,8 +19,8 @@ use crate::common::{
     Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool,
 };
 use latebind::{
-    Blocking, Cancel, DialContext, Dialer, Drained, GetError, KeyedPool, OwnedConnection, Pool,
-    PooledConnection, Stats, Threads,
+    Blocking, Cancel, Config, DialContext, Dialer, Drained, GetError, KeyedPool, OwnedConnection,
+    Pool, PooledConnection, Stats, Threads,
 };
 
 const IS_CHILD: &str = "LATEBIND_TEST_OF_FORKS";
@@ -304,6 +304,7 @@ fn a_pool_that_a_child_inherits_is_closed_there() {
                 assert!(!pool.is_suspended());
                 pool.resume();
                 pool.flush();
+                pool.close_idle();
                 pool.retire_where(|_| true);
                 pool.resize(5).unwrap();
                 pool.reconfigure().max_idle(2).apply().unwrap();
@@ -311,6 +312,7 @@ fn a_pool_that_a_child_inherits_is_closed_there() {
                     (pool.stats(), pool.recent_stats()),
                     (Stats::default(), Stats::default())
                 );
+                assert_eq!(pool.settings(), Config::default());
                 assert!(pool.holders().is_empty());
                 assert_eq!(pool.histograms().dial.count(), pool.histograms().dial.count());
                 assert_eq!(pool.abort(), 0);

@@ -198,6 +198,59 @@ fn an_open_breaker_refuses_everyone_at_once_and_says_why() {
     assert_eq!(await_rest(&pool, &server).open(), 0);
 }
 
+/// What its turns are told as, and the numbers meanwhile.
+#[test]
+fn a_breaker_that_opens_and_closes_is_told_of_and_counted() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let (pool, server) = pool(|b| {
+        b.breaker(Breaker::new(2, Duration::from_millis(2))).observer(move |event| match event {
+            Event::BreakerOpened { failures, .. } => notes.lock().unwrap().push(Ok(*failures)),
+            Event::BreakerClosed { open_for, .. } => notes.lock().unwrap().push(Err(*open_for)),
+            _ => {}
+        })
+    });
+    let await_told = |turns: usize| {
+        await_that("its turn is told of", || told.lock().unwrap().len() >= turns);
+        assert_eq!(told.lock().unwrap().len(), turns);
+    };
+    let numbers = || {
+        let stats = pool.stats();
+        (stats.failing_dials, stats.breaker_open_for.is_some(), stats.breaker_opened_total)
+    };
+    server.refuses.store(true, SeqCst);
+    pool.get().unwrap_err();
+    assert_eq!((numbers(), told.lock().unwrap().len()), ((1, false, 0), 0));
+    let start = Instant::now();
+    pool.get().unwrap_err();
+    assert_eq!(numbers(), (2, true, 1));
+    await_told(1);
+    assert_eq!(told.lock().unwrap()[0], Ok(2));
+    await_that("a third dial has failed", || {
+        pool.get().unwrap_err();
+        pool.stats().failing_dials == 3
+    });
+    let open_for = pool.stats().breaker_open_for.unwrap();
+    assert!(open_for >= Duration::from_millis(2) && open_for <= start.elapsed(), "{open_for:?}");
+    assert_eq!(pool.recent_stats().breaker_opened_total, 1, "it has been open all the time");
+
+    server.refuses.store(false, SeqCst);
+    await_that("the server is back", || pool.get().is_ok());
+    assert_eq!(numbers(), (0, false, 1));
+    await_told(2);
+    assert!(told.lock().unwrap()[1].is_err_and(|closed_after| closed_after >= open_for));
+
+    pool.flush();
+    server.refuses.store(true, SeqCst);
+    [pool.get().unwrap_err(), pool.get().unwrap_err()].map(drop);
+    await_told(3);
+    pool.reconfigure().breaker(None).apply().unwrap();
+    await_told(4);
+    assert_eq!(numbers(), (2, false, 2), "the settings close it, and the dials fail on");
+    pool.close();
+    assert_eq!(numbers(), (0, false, 2), "a closed pool refuses for another reason");
+}
+
 /// The first success closes it.
 #[test]
 fn an_open_breaker_lets_one_dial_try_and_closes_when_one_succeeds() {

@@ -94,6 +94,10 @@ impl fmt::Display for Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
+    /// [`Event::BreakerClosed`].
+    BreakerClosed,
+    /// [`Event::BreakerOpened`].
+    BreakerOpened,
     /// [`Event::CheckFailed`].
     CheckFailed,
     /// [`Event::Closed`], for that reason.
@@ -310,6 +314,12 @@ fn described<E: Error + 'static>(event: &Event<'_, E>) -> (Kind, String) {
         error.map_or_else(|| "a panic".to_owned(), |error| all_causes(error))
     }
     match event {
+        Event::BreakerClosed { open_for, .. } => {
+            (Kind::BreakerClosed, format!("breaker closed after {open_for:?}"))
+        }
+        Event::BreakerOpened { failures, .. } => {
+            (Kind::BreakerOpened, format!("breaker opened after {failures} failures"))
+        }
         Event::CheckFailed { error, .. } => {
             (Kind::CheckFailed, format!("check failed: {}", why(*error)))
         }
