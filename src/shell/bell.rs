@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::thread::ThreadId;
 
-use crate::report::spans::{self, Callers};
+use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Condvar, Mutex, Wake, lay_by, take_spare, this_thread};
 
@@ -14,7 +14,7 @@ pub(crate) struct Bell<T> {
     tray: Mutex<Tray<T>>,
     condvar: Condvar,
     thread: ThreadId,
-    span: Callers,
+    span: CallerSpan,
 }
 
 struct Tray<T> {
@@ -44,7 +44,7 @@ pub(crate) enum Woken<T> {
 
 impl<T: Send + 'static> Bell<T> {
     /// A bell for this thread, which is in `span` of the program.
-    pub(crate) fn new(span: Callers) -> Arc<Self> {
+    pub(crate) fn new(span: CallerSpan) -> Arc<Self> {
         // A thread that still rings the bell keeps it from being used again.
         let spare = take_spare::<Self>().filter(|spare| Arc::strong_count(spare) == 1);
         spare.unwrap_or_else(|| {
@@ -64,7 +64,7 @@ impl<T: Send + 'static> Bell<T> {
 
 impl<T> Bell<T> {
     /// The span in which the thread waits.
-    pub(crate) fn span(&self) -> &Callers {
+    pub(crate) fn span(&self) -> &CallerSpan {
         &self.span
     }
 

@@ -18,7 +18,7 @@ use crate::runtime::workers::{Crew, Enlistment};
 
 use super::dialing::LastClose;
 use super::quota::{Bounded, Need, Quota};
-use super::{Orders, Shell};
+use super::{EffectsOf, Shell};
 
 /// The budget and the workers that the shells of a keyed pool share.
 ///
@@ -272,7 +272,7 @@ impl<D: Dialer> Exchange<D> {
     }
 
     /// Delivers the budget's orders to their members. The caller carries out the effects.
-    fn pass_on(&self, mut orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
+    fn pass_on(&self, mut orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, EffectsOf<D>)> {
         let mut told = Vec::new();
         while let Some(order) = orders.pop() {
             let shell = self.members.lock().shells.get(&order.to).and_then(Weak::upgrade);
@@ -301,15 +301,15 @@ impl<D: Dialer> Exchange<D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    fn obey(&self, action: BudgetAction) -> Orders<D> {
-        let orders = self.transact(|locked, now| {
-            let orders = match action {
+    fn obey(&self, action: BudgetAction) -> EffectsOf<D> {
+        let ((), effects) = self.transact(|locked, now| {
+            let effects = match action {
                 BudgetAction::Grant => locked.ledger.slot_granted(now),
                 BudgetAction::Evict { most, bar } => locked.ledger.evict(most, bar, now),
             };
-            ((), orders)
+            ((), effects)
         });
-        orders.1
+        effects
     }
 }
 
@@ -357,7 +357,7 @@ impl<D: Dialer> BudgetAccess for Exchange<D> {
 
 impl<D: Dialer> Membership<D> {
     /// Delivers the budget's orders to their members. The caller carries out the effects.
-    pub(super) fn pass_on(&self, orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
+    pub(super) fn pass_on(&self, orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, EffectsOf<D>)> {
         self.exchange.pass_on(orders)
     }
 
@@ -372,7 +372,7 @@ impl<D: Dialer> Membership<D> {
     }
 
     /// Says that nothing is left in this shell.
-    pub(super) fn tell_vacant(&self, shell: &Arc<Shell<D>>) {
+    pub(super) fn report_vacant(&self, shell: &Arc<Shell<D>>) {
         if let Some(on_vacant) = &self.on_vacant {
             catch(|| on_vacant(shell));
         }

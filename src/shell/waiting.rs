@@ -7,14 +7,14 @@ use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::{Ledger, Request, Ticket, Verdict, Waker};
 use crate::report::error::GetError;
-use crate::report::spans::{self, Callers};
+use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Ordering, now};
 use crate::shell::bell::{Bell, Woken};
 use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 
 use super::account::{Account, refused, turned_away};
-use super::{Answer, Books, Caller, Failure, Lent, Refused, Shell};
+use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
 
 /// The verdict that a waiting caller finds at its bell.
 pub(super) struct Told<C, F> {
@@ -24,9 +24,9 @@ pub(super) struct Told<C, F> {
 }
 
 /// How a waiting caller is reached.
-pub(super) type Way<C, F> = Arc<Bell<Told<C, F>>>;
+pub(super) type CallerBell<C, F> = Arc<Bell<Told<C, F>>>;
 
-impl<C, F> Waker<C, F> for Way<C, F> {
+impl<C, F> Waker<C, F> for CallerBell<C, F> {
     fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
         self.put(Told { verdict, is_waking });
     }
@@ -37,7 +37,7 @@ impl<C, F> Waker<C, F> for Way<C, F> {
 }
 
 /// A verdict, and the state of the pool for the error of a caller who is turned away.
-type Waited<D> = (Answer<D>, Account);
+type Waited<D> = (VerdictOf<D>, Account);
 
 /// One caller's checkout.
 pub(super) struct Checkout<'a, D: Dialer> {
@@ -60,7 +60,7 @@ struct Turn {
 
 impl<D: Dialer> Checkout<'_, D> {
     /// Waits for a sound connection.
-    pub(super) fn run(&mut self) -> Result<Lent<D>, Refused<D>> {
+    pub(super) fn run(&mut self) -> Result<EntryOf<D>, GetErrorOf<D>> {
         if self.cancel.is_some_and(Cancel::is_cancelled) {
             self.shell.event(Ledger::refuse_cancelled);
             return Err(GetError::Cancelled);
@@ -78,24 +78,24 @@ impl<D: Dialer> Checkout<'_, D> {
     }
 
     /// Waits for a connection, which may turn out to be broken.
-    fn next(&mut self, turn: Option<Turn>) -> Result<(Turn, Lent<D>), Refused<D>> {
+    fn next(&mut self, turn: Option<Turn>) -> Result<(Turn, EntryOf<D>), GetErrorOf<D>> {
         let Self { shell, start, deadline, .. } = *self;
         // The span outlives the lock, also if the caller is served at once.
-        let (mut bell, mut span) = (None, Some(Callers::current()));
-        let ((request, since, until), orders) = shell.transact(|locked, now| {
+        let (mut bell, mut span) = (None, Some(CallerSpan::current()));
+        let ((request, since, until), effects) = shell.transact(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
             };
             let (place, since) =
                 (turn.map(|turn| turn.ticket), turn.map_or(now, |turn| turn.since));
-            let (request, orders) = locked.ledger.request(place, since, deadline, now, waker);
+            let (request, effects) = locked.ledger.request(place, since, deadline, now, waker);
             let (request, until) = match request {
                 Request::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
                 Request::Queued(ticket) => {
                     locked.asking.join(now);
                     // A caller with nothing to carry out sleeps next.
-                    let sleeps = orders.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
+                    let sleeps = effects.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
                     let until = sleeps.then(|| locked.ledger.sleep(ticket, deadline));
                     (Ok((ticket, None)), until)
                 }
@@ -105,9 +105,9 @@ impl<D: Dialer> Checkout<'_, D> {
                     (Err(error), None)
                 }
             };
-            ((request, since, until), orders)
+            ((request, since, until), effects)
         });
-        shell.carry_out(orders);
+        shell.carry_out(effects);
         let (ticket, entry) = request?;
         if let Some(entry) = entry {
             return Ok((Turn { ticket, since }, entry));
@@ -127,7 +127,7 @@ impl<D: Dialer> Checkout<'_, D> {
 
 impl<D: Dialer> Shell<D> {
     /// Looks at a connection that the ledger has lent, and says what is wrong with it.
-    fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
+    fn fault_at_loan(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if self.has_overstayed(entry) {
             return Some(CloseReason::LeaseEnded);
         }
@@ -139,7 +139,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Has this thread check a connection that is about to be lent, and says what is wrong with it.
-    pub(super) fn fault_by_check(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
+    pub(super) fn fault_by_check(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if !self.is_sound(&mut entry.connection) {
             return Some(CloseReason::Broken);
         }
@@ -155,14 +155,14 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         cancel: Option<&Cancel>,
         ticket: Ticket,
-        bell: &Caller<D>,
+        bell: &BellOf<D>,
         deadline: Option<Moment>,
         until: Option<Option<Moment>>,
     ) -> Waited<D> {
         // From here on a cancellation finds the caller in the queue. It may have come before.
-        let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
-        let watch = watch.transpose();
-        if let Err(IsCancelled) = watch {
+        let wait = cancel.map(|cancel| cancel.register(Arc::downgrade(self) as _, ticket));
+        let registered = wait.transpose();
+        if let Err(IsCancelled) = registered {
             Cancellable::cancel(Arc::clone(self), ticket);
         }
         self.wait(ticket, bell, deadline, until)
@@ -173,7 +173,7 @@ impl<D: Dialer> Shell<D> {
     pub(super) fn wait(
         self: &Arc<Self>,
         ticket: Ticket,
-        bell: &Caller<D>,
+        bell: &BellOf<D>,
         deadline: Option<Moment>,
         mut until: Option<Option<Moment>>,
     ) -> Waited<D> {
@@ -190,17 +190,18 @@ impl<D: Dialer> Shell<D> {
             if let Woken::Told(told) = woken {
                 return self.collect(told);
             }
-            let (left, orders) = self.transact(|locked, now| {
+            let (left, effects) = self.transact(|locked, now| {
                 let (ledger, asking) = (&mut locked.ledger, &mut locked.asking);
                 if is_late {
-                    let account = |books: &_| Account::after_wait(self.name(), books, asking, now);
+                    let account =
+                        |ledger: &_| Account::after_wait(self.name(), ledger, asking, now);
                     return ledger.leave(ticket, now, account);
                 }
-                let orders = ledger.tick(now);
-                until = orders.is_empty().then(|| ledger.sleep(ticket, deadline));
-                (None, orders)
+                let effects = ledger.tick(now);
+                until = effects.is_empty().then(|| ledger.sleep(ticket, deadline));
+                (None, effects)
             });
-            self.carry_out(orders);
+            self.carry_out(effects);
             if let Some(left) = left {
                 return left;
             }
@@ -221,7 +222,7 @@ impl<D: Dialer> Shell<D> {
             // A caller who is served needs no account.
             return (verdict, Account::default());
         }
-        let mut locked = self.books();
+        let mut locked = self.lock();
         let locked = &mut *locked;
         let account = Account::after_wait(self.name(), &locked.ledger, &mut locked.asking, now());
         (verdict, account)
@@ -229,7 +230,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Whether a caller is waking up to a connection that it was given. Asked under the lock, after
     /// `is_kept` has been written: a caller who wakes up later sees it.
-    pub(super) fn is_anyone_waking(&self, ledger: &mut Books<D>) -> bool {
+    pub(super) fn is_anyone_waking(&self, ledger: &mut LedgerOf<D>) -> bool {
         ledger.note_woken(self.woken.fetch_add(0, Ordering::AcqRel));
         ledger.is_anyone_waking()
     }
