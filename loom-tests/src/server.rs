@@ -17,7 +17,7 @@ use crate::report::reporter::Reporter;
 use crate::runtime::sync::{Condvar, Mutex, Planned, never};
 use crate::runtime::workers::Crew;
 use crate::shell::quota::Quota;
-use crate::shell::{Exchange, Shell};
+use crate::shell::{Group, Shell};
 
 thread_local! {
     /// Dialers that the runs of a model have made, less those that are gone.
@@ -303,8 +303,8 @@ pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
     let on_vacant = Box::new(|shell: &Arc<Shell<Scripted>>| {
         shell.close_if_vacant();
     });
-    let exchange = Exchange::new(config.max_open, None, None, Crew::of_the_process());
-    let shell = exchange.admit(dialer, config, false, Reporter::default(), Some(on_vacant));
+    let group = Group::new(config.max_open, None, None, Crew::of_the_process());
+    let shell = group.admit(dialer, config, false, Reporter::default(), Some(on_vacant));
     (Pool::of_key(shell), server)
 }
 

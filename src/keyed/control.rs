@@ -44,7 +44,7 @@ where
             let setting = "max_open_total";
             return Err(ConfigError::TooSmall { setting, value: max_open_total, least: 1 });
         }
-        self.shared.exchange.resize(max_open_total);
+        self.shared.group.resize(max_open_total);
         Ok(())
     }
 
@@ -130,7 +130,7 @@ where
         change: impl FnOnce(&mut Common),
         tell: impl Fn(&Self, &Record<K, D>, &Common),
     ) {
-        if self.shared.exchange.is_inherited() {
+        if self.shared.group.is_inherited() {
             return;
         }
         {

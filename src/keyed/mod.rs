@@ -27,7 +27,7 @@ use crate::report::reporter::Reporter;
 use crate::runtime::sync::{Mutex, catch, now};
 use crate::runtime::workers::Crew;
 use crate::shell::quota::Quota;
-use crate::shell::{Exchange, OnVacant};
+use crate::shell::{Group, OnVacant};
 
 use self::directory::{Directory, IsClosed, Record};
 
@@ -135,7 +135,7 @@ impl KeyedConfig {
 /// The state that the clones of a keyed pool share.
 struct Shared<K: Send + Sync, D: Dialer> {
     directory: Directory<K, D>,
-    exchange: Arc<Exchange<D>>,
+    group: Arc<Group<D>>,
     dialer_for: DialerFor<K, D>,
     max_open_for: Option<MaxOpenFor<K>>,
     common: Mutex<Common>,
@@ -154,16 +154,16 @@ struct Common {
 
 impl<K: Send + Sync, D: Dialer> Shared<K, D> {
     fn close(&self) {
-        if self.exchange.is_inherited() {
+        if self.group.is_inherited() {
             return;
         }
         // In this order: a caller that a key's pool turns away must find the directory closed.
         self.directory.close();
-        self.exchange.close();
+        self.group.close();
         for record in self.directory.all() {
             record.pool.close();
         }
-        self.exchange.dismiss();
+        self.group.dismiss();
     }
 }
 
@@ -190,11 +190,11 @@ where
         crew: Arc<Crew>,
     ) -> Result<Self, ConfigError> {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
-        let exchange = Exchange::new(config.max_open_total, max_idle, quota, crew);
-        exchange.join_quota()?;
+        let group = Group::new(config.max_open_total, max_idle, quota, crew);
+        group.join_quota()?;
         let common = Common { config: config.each, is_suspended: false, version: 0 };
         let (directory, common) = (Directory::new(), Mutex::new(common));
-        let shared = Shared { directory, exchange, dialer_for, max_open_for, common, reporter };
+        let shared = Shared { directory, group, dialer_for, max_open_for, common, reporter };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -203,7 +203,7 @@ where
         &self,
         key: &Q,
     ) -> Result<Arc<Record<K, D>>, GetError<D::Error>> {
-        let Shared { directory, exchange, dialer_for, reporter, .. } = &*self.shared;
+        let Shared { directory, group, dialer_for, reporter, .. } = &*self.shared;
         if let Some(record) = directory.find(key) {
             return Ok(record);
         }
@@ -213,7 +213,7 @@ where
         let (hash, key, common) = (directory.hash(key), key.to_key(), self.common());
         let (dialer, config) = (dialer_for(&key), self.config_of(&key, &common));
         let (reporter, on_vacant) = (reporter.clone(), Some(self.on_vacant(hash)));
-        let shell = exchange.admit(dialer, config, common.is_suspended, reporter, on_vacant);
+        let shell = group.admit(dialer, config, common.is_suspended, reporter, on_vacant);
         let record = Record::new(key, hash, Pool::of_key(shell));
         // If another thread was first, this thread's record is dropped here, under no lock.
         let entered = directory.enter(&record);
@@ -237,7 +237,7 @@ where
     /// Reports and counts that a caller gets no connection, for a key that has no pool to do so.
     #[cold]
     fn turned_away(&self, error: GetError<D::Error>) -> GetError<D::Error> {
-        self.shared.exchange.note_turned_away();
+        self.shared.group.note_turned_away();
         if let Some(observer) = self.shared.reporter.observer() {
             let waited = Duration::ZERO;
             catch(|| observer(&Event::TurnedAway { error: &error, waited }));

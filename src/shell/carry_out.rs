@@ -306,7 +306,7 @@ impl<D: Dialer> Calls<D> {
             if let Some(membership) =
                 shell.membership.as_ref().filter(|_| !budget_orders.is_empty())
             {
-                for (shell, effects) in membership.pass_on(budget_orders) {
+                for (shell, effects) in membership.group.deliver(budget_orders) {
                     others.extend(effects.wake_callers().map(|rare| (shell, rare)));
                 }
             }

@@ -17,7 +17,7 @@ use crate::shell::bell::Bell;
 use crate::shell::cancel::Cancellable;
 
 use super::account::turned_away;
-use super::exchange::Membership;
+use super::group::Membership;
 use super::locked::Reading;
 use super::quota::Quota;
 use super::{EntryOf, Failure, GetErrorOf, LedgerOf, Predicate, Shell};
@@ -52,14 +52,14 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return;
         }
-        let sole = self.membership.as_ref().and_then(Membership::sole_exchange);
-        // First: a caller whom the ledger turns away must find the exchange closed.
-        sole.iter().for_each(|exchange| exchange.close());
+        let sole = self.membership.as_ref().and_then(Membership::sole_group);
+        // First: a caller whom the ledger turns away must find the group closed.
+        sole.iter().for_each(|group| group.close());
         self.event(Ledger::close);
         self.abort_cancelled_dials();
         self.crew.remove_alarm(&self.weak());
         self.enlistment.iter().for_each(Enlistment::end);
-        sole.iter().for_each(|exchange| exchange.dismiss());
+        sole.iter().for_each(|group| group.dismiss());
     }
 
     /// Whether the lease of a connection has ended since it was handed to its caller.

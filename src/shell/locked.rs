@@ -83,7 +83,7 @@ impl<D: Dialer> Shell<D> {
         let ledger = &mut locked.ledger;
         loop {
             debug_assert!(ledger.is_settled(), "an event has seen to what was swept in");
-            // The exchange has taken connections that make room for others off the count already.
+            // The group has taken connections that make room for others off the count already.
             let left = ledger.at_rest() + ledger.take_evicting();
             self.count_idle(i64::from(left) - i64::from(at_rest));
             let is_laid_out = self.lay_out(ledger, now);

@@ -14,7 +14,7 @@
 //! | `places`, `knobs` | the idle connections, and the settings, that threads reach without the lock |
 //! | `carry_out`, `dialing`, `user_code` | what the ledger orders: dials, checks, resets, closes |
 //! | `control` | close, suspend, flush, settings, numbers |
-//! | `exchange`, `quota` | the slots that several pools share, or that something outside bounds |
+//! | `group`, `quota` | the slots that several pools share, or that something outside bounds |
 //!
 //! # Races
 //!
@@ -34,7 +34,7 @@ pub(crate) mod cancel;
 mod carry_out;
 mod control;
 mod dialing;
-mod exchange;
+mod group;
 mod knobs;
 mod locked;
 pub(crate) mod places;
@@ -69,14 +69,15 @@ use crate::shell::places::{Open, Places};
 
 use self::account::Account;
 use self::dialing::LastClose;
-use self::exchange::{IdleCount, Membership};
+use self::group::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
 use self::locked::{Locked, Reading};
 use self::waiting::{CallerBell, Checkout};
 
-pub(crate) use self::exchange::{Exchange, OnVacant};
+pub(crate) use self::group::{Group, OnVacant};
 pub(crate) use self::terms::Terms;
 
+// The general types, for the connections, errors and callers of a pool of `D`.
 type Connection<D> = <D as Dialer>::Connection;
 type Failure<D> = DialFailure<<D as Dialer>::Error>;
 type BellOf<D> = CallerBell<Connection<D>, Failure<D>>;
@@ -102,7 +103,8 @@ pub(crate) struct Shell<D: Dialer> {
     process: Process,
     places: Places<EntryOf<D>>,
     knobs: Knobs,
-    /// Counts the idle connections of all keys, if they have a bound of their own.
+    /// The group's count of idle connections, if these have a bound of their own. It is here as well,
+    /// as every checkout reads it.
     idle: Option<Arc<IdleCount>>,
     reporter: Reporter<<D as Dialer>::Error>,
     dialer: D,
@@ -110,11 +112,14 @@ pub(crate) struct Shell<D: Dialer> {
     crew: Arc<Crew>,
     /// `None` for the pool of a key: the keyed pool is enlisted as a whole.
     enlistment: Option<Enlistment>,
-    /// Its part in what the keys of a keyed pool share, if it is the pool of a key.
+    /// Its membership in a group, if it is the pool of a key or has a quota.
     membership: Option<Membership<D>>,
-    /// When this pool last closed a connection; `Shell::last_close` covers all keys.
+    /// When this pool last closed a connection. Not used by a member of a group: see
+    /// `Shell::last_close`.
     last_close: LastClose,
+    /// The failures of dials in a row that the log has told of.
     streak: Streak,
+    /// The latest copy of the ledger's numbers, for readers who find the lock taken.
     reading: Latest<Reading>,
     locked: Mutex<Locked<D>>,
     /// How many callers who were given a connection while they slept have woken up. Each of them adds
@@ -131,6 +136,7 @@ pub(crate) struct Shell<D: Dialer> {
     is_kept: AtomicU64,
     /// The predicates that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
+    /// How long waits, dials and loans took.
     timings: Timings,
 }
 
@@ -172,7 +178,7 @@ impl<D: Dialer> Shell<D> {
             process: Process::this(),
             enlistment: membership.is_none().then(|| crew.enlist()),
             crew,
-            idle: membership.as_ref().and_then(Membership::idle).cloned(),
+            idle: membership.as_ref().and_then(|membership| membership.group.idle.clone()),
             membership,
             reading: Latest::new(reading),
             timings: Timings::default(),
@@ -204,7 +210,7 @@ impl<D: Dialer> Shell<D> {
 
     /// When a connection was last closed: by the pool of any key, since keys may share a server.
     fn last_close(&self) -> &LastClose {
-        self.membership.as_ref().map_or(&self.last_close, Membership::last_close)
+        self.membership.as_ref().map_or(&self.last_close, |member| &member.group.last_close)
     }
 
     pub(super) fn name(&self) -> Option<Arc<str>> {
@@ -227,7 +233,7 @@ impl<D: Dialer> Shell<D> {
     /// The same, but leaves a connection that needs a check to the ledger.
     #[inline]
     pub(crate) fn take_fresh(self: &Arc<Self>, site: Site) -> Option<EntryOf<D>> {
-        self.take_resting_or(site, |shell, entry| shell.pass_on(entry))
+        self.take_resting_or(site, |shell, entry| shell.leave_to_ledger(entry))
     }
 
     /// The same; `stale` takes a connection that has rested for so long that it needs a check.
@@ -248,7 +254,7 @@ impl<D: Dialer> Shell<D> {
         }
         // An entry of an older epoch can be here for a moment, until its returner rechecks the gate.
         if entry.epoch != open.epoch() || now >= entry.expires {
-            return self.pass_on(entry);
+            return self.leave_to_ledger(entry);
         }
         if !self.knobs.is_fresh(entry.idle_since(), now) {
             entry = stale(self, entry)?;
@@ -268,7 +274,7 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn check_resting(self: &Arc<Self>, mut entry: EntryOf<D>) -> Option<EntryOf<D>> {
         if self.blocking.check || !self.knobs.may_rest_on(entry.idle_since()) {
-            return self.pass_on(entry);
+            return self.leave_to_ledger(entry);
         }
         match self.fault_by_check(&mut entry) {
             None => Some(entry),
@@ -288,14 +294,14 @@ impl<D: Dialer> Shell<D> {
 
     /// Closes the coldest connections of all keys, if too many rest.
     fn trim(&self) {
-        if self.idle.as_ref().is_some_and(|idle| idle.is_beyond()) {
-            self.membership.iter().for_each(Membership::trim);
+        if let Some(idle) = self.idle.as_ref().filter(|idle| idle.is_beyond()) {
+            self.membership.iter().for_each(|membership| membership.group.trim(idle));
         }
     }
 
     /// The ledger sees to a connection from a place before it is lent.
     #[cold]
-    fn pass_on(self: &Arc<Self>, entry: EntryOf<D>) -> Option<EntryOf<D>> {
+    fn leave_to_ledger(self: &Arc<Self>, entry: EntryOf<D>) -> Option<EntryOf<D>> {
         self.event(|ledger, now| {
             ledger.take_from_place(entry);
             ledger.tick(now)
@@ -404,10 +410,10 @@ impl<D: Dialer> Shell<D> {
     /// nobody is told.
     fn turned_away(&self, error: GetErrorOf<D>, waited: Duration) -> Option<GetErrorOf<D>> {
         if let Some(membership) = &self.membership {
-            if matches!(error, GetError::Closed) && !membership.is_closed() {
+            if matches!(error, GetError::Closed) && !membership.group.is_closed() {
                 return None;
             }
-            membership.note_turned_away();
+            membership.group.note_turned_away();
         }
         self.emit(|| Event::TurnedAway { error: &error, waited });
         Some(error)
