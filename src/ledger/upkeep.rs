@@ -38,7 +38,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(crate) fn upkeep(&mut self, now: Moment) -> Effects<C, F, W> {
         self.upkeep.alarm = None;
         self.upkeep.last = Some(now);
-        self.settled(now, |ledger, effects| ledger.cut_overstayed(now, effects))
+        self.settled(now, |ledger, effects| ledger.abort_overstayed(now, effects))
     }
 
     /// There is no thread to keep the alarm. The next event orders it again.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{Ledger, Request, Ticket, Verdict, Waker};
+use crate::ledger::{Ledger, Reply, Ticket, Verdict, Waker};
 use crate::report::error::GetError;
 use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
@@ -91,15 +91,15 @@ impl<D: Dialer> Checkout<'_, D> {
                 (turn.map(|turn| turn.ticket), turn.map_or(now, |turn| turn.since));
             let (request, effects) = locked.ledger.request(place, since, deadline, now, waker);
             let (request, until) = match request {
-                Request::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
-                Request::Queued(ticket) => {
+                Reply::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
+                Reply::Queued(ticket) => {
                     locked.asking.join(now);
                     // A caller with nothing to carry out sleeps next.
                     let sleeps = effects.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
                     let until = sleeps.then(|| locked.ledger.sleep(ticket, deadline));
                     (Ok((ticket, None)), until)
                 }
-                Request::Refused(refusal) => {
+                Reply::Refused(refusal) => {
                     let pool = shell.name();
                     let error = refused(pool, &locked.ledger, &mut locked.asking, refusal, start);
                     (Err(error), None)
