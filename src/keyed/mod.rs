@@ -29,7 +29,7 @@ use crate::runtime::workers::Crew;
 use crate::shell::quota::Quota;
 use crate::shell::{Group, OnVacant};
 
-use self::directory::{Directory, IsClosed, Record};
+use self::directory::{Directory, IsClosed, KeyRecord};
 
 pub use self::as_key::AsKey;
 pub use self::checkout::KeyedCheckout;
@@ -142,8 +142,8 @@ struct Shared<K: Send + Sync, D: Dialer> {
     reporter: Reporter<D::Error>,
 }
 
-/// What was last said to the pools of all keys. Whoever changes it tells the pools that there are; whoever
-/// enters a new one in the directory looks once more whether it has changed.
+/// The settings of all keys. A thread that changes them tells every pool in the directory; a thread that
+/// enters a new pool there looks once more whether they have changed.
 #[derive(Clone, Copy, Debug)]
 struct Common {
     config: Config,
@@ -174,7 +174,7 @@ impl<K: Send + Sync, D: Dialer> Drop for Shared<K, D> {
 }
 
 /// A connection on its way to a guard, with its key's record.
-type Lent<K, D> = (Arc<Record<K, D>>, Entry<<D as Dialer>::Connection>);
+type Lent<K, D> = (Arc<KeyRecord<K, D>>, Entry<<D as Dialer>::Connection>);
 
 impl<K, D> KeyedPool<K, D>
 where
@@ -202,7 +202,7 @@ where
     fn record<Q: ?Sized + AsKey<K>>(
         &self,
         key: &Q,
-    ) -> Result<Arc<Record<K, D>>, GetError<D::Error>> {
+    ) -> Result<Arc<KeyRecord<K, D>>, GetError<D::Error>> {
         let Shared { directory, group, dialer_for, reporter, .. } = &*self.shared;
         if let Some(record) = directory.find(key) {
             return Ok(record);
@@ -214,7 +214,7 @@ where
         let (dialer, config) = (dialer_for(&key), self.config_of(&key, &common));
         let (reporter, on_vacant) = (reporter.clone(), Some(self.on_vacant(hash)));
         let shell = group.admit(dialer, config, common.is_suspended, reporter, on_vacant);
-        let record = Record::new(key, hash, Pool::of_key(shell));
+        let record = KeyRecord::new(key, hash, Pool::of_key(shell));
         // If another thread was first, this thread's record is dropped here, under no lock.
         let entered = directory.enter(&record);
         let record = entered.map_err(|IsClosed| self.turned_away(GetError::Closed))?;
@@ -222,7 +222,7 @@ where
         Ok(record)
     }
 
-    /// What holds for all keys now.
+    /// The settings of all keys now.
     fn common(&self) -> Common {
         *self.shared.common.lock()
     }
@@ -321,11 +321,12 @@ pub type KeyedConnection<'p, K, D> = Guard<D, Lease<K, D, &'p KeyedPool<K, D>>>;
 /// See [`Guard`] for what can be done with it.
 pub type OwnedKeyedConnection<K, D> = Guard<D, Lease<K, D, KeyedPool<K, D>>>;
 
+// A quota's lease, in the ledger, is something else.
 /// The key's pool to which a guard's connection belongs.
 pub struct Lease<K: Send + Sync + 'static, D: Dialer, R: Borrow<KeyedPool<K, D>>> {
     keyed: R,
     /// `None` only while it is dropped.
-    record: Option<Arc<Record<K, D>>>,
+    record: Option<Arc<KeyRecord<K, D>>>,
 }
 
 impl<K: Send + Sync + 'static, D: Dialer, R: Borrow<KeyedPool<K, D>>> Lease<K, D, R> {

@@ -9,7 +9,7 @@ use crate::report::error::DialFailure;
 use crate::report::histogram::Histograms;
 use crate::report::holder::Holder;
 
-use super::directory::Record;
+use super::directory::KeyRecord;
 use super::{AsKey, KeyedPool};
 
 impl<K, D> KeyedPool<K, D>
@@ -51,7 +51,7 @@ where
     #[must_use]
     pub fn holders(&self) -> Vec<(K, Holder)> {
         let all = self.shared.directory.all();
-        let holders = |record: &Arc<Record<K, D>>| {
+        let holders = |record: &Arc<KeyRecord<K, D>>| {
             let key = record.key.clone();
             record.pool.holders().into_iter().map(move |holder| (key.clone(), holder))
         };

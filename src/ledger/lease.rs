@@ -5,7 +5,7 @@
 //! nothing that was opened under the earlier one is lent again: the server may have given its slots to
 //! others.
 //!
-//! (The public `Lease` of a keyed connection is something else: the part of a guard that knows its key.)
+//! The public `Lease` is something else: the part of a keyed connection's guard that knows its key.
 
 use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
