@@ -228,7 +228,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Tells the ledger how a job has ended.
     fn report(&self, end: impl FnOnce(&mut LedgerOf<D>) -> EffectsOf<D>) -> EffectsOf<D> {
-        self.told(|ledger, _| end(ledger)).unwrap_or_else(Effects::none)
+        self.effects_of(|ledger, _| end(ledger)).unwrap_or_else(Effects::none)
     }
 }
 

@@ -52,13 +52,13 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
     ) {
-        if let Some(effects) = self.told(event) {
+        if let Some(effects) = self.effects_of(event) {
             self.carry_out(effects);
         }
     }
 
     /// The same, but leaves it to the caller to carry out what follows. `None` in the child of a fork.
-    pub(super) fn told(
+    pub(super) fn effects_of(
         &self,
         event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
     ) -> Option<EffectsOf<D>> {

@@ -16,19 +16,19 @@ use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 use super::account::{Account, refused, turned_away};
 use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
 
-/// The verdict that a waiting caller finds at its bell.
-pub(super) struct Told<C, F> {
+/// What a waiting caller finds at its bell.
+pub(super) struct Notice<C, F> {
     verdict: Verdict<C, F>,
     /// Whether newcomers may pass the queue until this caller has woken up.
     is_waking: bool,
 }
 
 /// How a waiting caller is reached.
-pub(super) type CallerBell<C, F> = Arc<Bell<Told<C, F>>>;
+pub(super) type CallerBell<C, F> = Arc<Bell<Notice<C, F>>>;
 
 impl<C, F> Waker<C, F> for CallerBell<C, F> {
     fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
-        self.put(Told { verdict, is_waking });
+        self.put(Notice { verdict, is_waking });
     }
 
     fn request_tick(&self) {
@@ -50,7 +50,8 @@ pub(super) struct Checkout<'a, D: Dialer> {
     pub(super) has_queued: bool,
 }
 
-/// What a caller keeps when it was given a broken connection and asks again.
+/// A caller's position among all who wait. It keeps this when it was given a broken connection and asks
+/// again.
 #[derive(Clone, Copy)]
 struct Turn {
     ticket: Ticket,
@@ -82,15 +83,15 @@ impl<D: Dialer> Checkout<'_, D> {
         let Self { shell, start, deadline, .. } = *self;
         // The span outlives the lock, also if the caller is served at once.
         let (mut bell, mut span) = (None, Some(CallerSpan::current()));
-        let ((request, since, until), effects) = shell.transact(|locked, now| {
+        let ((outcome, since, until), effects) = shell.transact(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
             };
-            let (place, since) =
+            let (ticket, since) =
                 (turn.map(|turn| turn.ticket), turn.map_or(now, |turn| turn.since));
-            let (request, effects) = locked.ledger.request(place, since, deadline, now, waker);
-            let (request, until) = match request {
+            let (reply, effects) = locked.ledger.request(ticket, since, deadline, now, waker);
+            let (outcome, until) = match reply {
                 Reply::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
                 Reply::Queued(ticket) => {
                     locked.asking.join(now);
@@ -105,23 +106,40 @@ impl<D: Dialer> Checkout<'_, D> {
                     (Err(error), None)
                 }
             };
-            ((request, since, until), effects)
+            ((outcome, since, until), effects)
         });
         shell.carry_out(effects);
-        let (ticket, entry) = request?;
+        let (ticket, entry) = outcome?;
         if let Some(entry) = entry {
             return Ok((Turn { ticket, since }, entry));
         }
         self.has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
         // The subscriber's code runs at both ends of the span.
-        let wait = || shell.wait_unless(self.cancel, ticket, &bell, deadline, until);
+        let wait = || self.wait(ticket, &bell, until);
         let waited = if spans::ARE_KEPT { shell.in_span(spans::wait, wait) } else { wait() };
         bell.lay_by();
         match waited {
             (Verdict::Granted(entry), _) => Ok((Turn { ticket, since }, entry)),
             (verdict, account) => Err(turned_away(verdict, account, start)),
         }
+    }
+
+    /// Waits in the queue, and lets `cancel` end the wait. `asleep_until`: see `Shell::wait`.
+    fn wait(
+        &self,
+        ticket: Ticket,
+        bell: &BellOf<D>,
+        asleep_until: Option<Option<Moment>>,
+    ) -> Waited<D> {
+        let shell = self.shell;
+        // From here on a cancellation finds the caller in the queue. It may have come before.
+        let wait = self.cancel.map(|cancel| cancel.register(Arc::downgrade(shell) as _, ticket));
+        let registered = wait.transpose();
+        if let Err(IsCancelled) = registered {
+            Cancellable::cancel(Arc::clone(shell), ticket);
+        }
+        shell.wait(ticket, bell, self.deadline, asleep_until)
     }
 }
 
@@ -150,45 +168,29 @@ impl<D: Dialer> Shell<D> {
         (!self.is_sound(&mut entry.connection)).then_some(CloseReason::Broken)
     }
 
-    /// Waits, and lets `cancel` end the wait.
-    fn wait_unless(
-        self: &Arc<Self>,
-        cancel: Option<&Cancel>,
-        ticket: Ticket,
-        bell: &BellOf<D>,
-        deadline: Option<Moment>,
-        until: Option<Option<Moment>>,
-    ) -> Waited<D> {
-        // From here on a cancellation finds the caller in the queue. It may have come before.
-        let wait = cancel.map(|cancel| cancel.register(Arc::downgrade(self) as _, ticket));
-        let registered = wait.transpose();
-        if let Err(IsCancelled) = registered {
-            Cancellable::cancel(Arc::clone(self), ticket);
-        }
-        self.wait(ticket, bell, deadline, until)
-    }
-
-    /// Waits until there is a verdict for `ticket` or `deadline` has passed. `until` is the time until
-    /// which the ledger has this caller asleep; `None`: the ledger has it awake.
+    /// Waits until there is a verdict for `ticket` or `deadline` has passed.
+    ///
+    /// `asleep_until` is `None` if the ledger has this caller awake. Otherwise the ledger counts on it to
+    /// sleep, until that time or, with `Some(None)`, until it is woken.
     pub(super) fn wait(
         self: &Arc<Self>,
         ticket: Ticket,
         bell: &BellOf<D>,
         deadline: Option<Moment>,
-        mut until: Option<Option<Moment>>,
+        mut asleep_until: Option<Option<Moment>>,
     ) -> Waited<D> {
         let mut is_late = false;
         loop {
-            let woken = match until.take() {
+            let woken = match asleep_until.take() {
                 Some(until) => {
                     let woken = bell.wait(until);
                     is_late = matches!(woken, Woken::Late) && until == deadline;
                     woken
                 }
-                None => bell.take().map_or(Woken::Called, Woken::Told),
+                None => bell.take().map_or(Woken::Called, Woken::Found),
             };
-            if let Woken::Told(told) = woken {
-                return self.collect(told);
+            if let Woken::Found(notice) = woken {
+                return self.collect(notice);
             }
             let (left, effects) = self.transact(|locked, now| {
                 let (ledger, asking) = (&mut locked.ledger, &mut locked.asking);
@@ -198,7 +200,7 @@ impl<D: Dialer> Shell<D> {
                     return ledger.leave(ticket, now, account);
                 }
                 let effects = ledger.tick(now);
-                until = effects.is_empty().then(|| ledger.sleep(ticket, deadline));
+                asleep_until = effects.is_empty().then(|| ledger.sleep(ticket, deadline));
                 (None, effects)
             });
             self.carry_out(effects);
@@ -210,8 +212,8 @@ impl<D: Dialer> Shell<D> {
 
     /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
     /// queue meanwhile.
-    fn collect(self: &Arc<Self>, told: Told<super::Connection<D>, Failure<D>>) -> Waited<D> {
-        let Told { verdict, is_waking } = told;
+    fn collect(self: &Arc<Self>, notice: Notice<super::Connection<D>, Failure<D>>) -> Waited<D> {
+        let Notice { verdict, is_waking } = notice;
         if is_waking {
             self.woken.fetch_add(1, Ordering::AcqRel);
             if self.is_kept.load(Ordering::Acquire) != 0 {
