@@ -29,7 +29,7 @@ pub(crate) fn assert_none_left() {
     assert_eq!(DIALERS.get(), 0, "QUIET: a pool outlives its threads and handles");
 }
 
-/// What one dial comes to.
+/// The outcome of one dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     Succeed,
@@ -174,7 +174,7 @@ impl Dialer for Scripted {
         if act == Act::Linger {
             self.linger(context);
         }
-        // What fails does so in its own time: others may act between.
+        // A dial fails in its own time: others may act between.
         self.server.books.lock().open -= 1;
         match act {
             Act::Panic => resume_unwind(Box::new(Planned)),

@@ -24,7 +24,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// What a pool without a quota has.
+    /// The lease of a pool without a quota.
     pub(crate) const ENDLESS: Self = Self { number: 0, until: Moment::LAST };
 
     /// When it ends; `None` is never.

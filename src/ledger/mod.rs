@@ -143,14 +143,14 @@ pub(crate) struct Ledger<C, F, W> {
     /// entry. Most dialers give none.
     handles: BTreeMap<usize, AbortHandle>,
 
-    // What time does to connections at rest.
+    // Idle connections as time goes on.
     aging: Aging,
     /// When a connection was last closed for a reason that casts doubt on others. A connection that
     /// was last known alive before then is checked before it is lent.
     doubted_at: Option<Moment>,
     upkeep: UpkeepTimes,
 
-    // Who waits, and what is dialed for them.
+    // Callers who wait, and the dials for them.
     queue: Queue<F, W>,
     /// Whether somebody was in the queue after the last event that served it. Then its rates must be
     /// forgotten once it is empty: see `note_waiting`.

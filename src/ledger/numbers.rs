@@ -1,4 +1,4 @@
-//! What can be read of a pool: its numbers, its loans, its settings.
+//! Everything that can be read of a pool: its numbers, its loans, its settings.
 
 use crate::config::Config;
 use crate::ledger::stats::Stats;

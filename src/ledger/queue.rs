@@ -66,7 +66,7 @@ impl<F, W> Waiter<F, W> {
     }
 }
 
-/// Which of a node's links belong to `all`, and which to the list of its standing.
+/// The links of a node that belong to `all`, and those that belong to the list of its standing.
 const BY_ARRIVAL: usize = 0;
 const BY_STANDING: usize = 1;
 

@@ -1,5 +1,4 @@
-//! `Share`: one ledger's slots of a budget that several ledgers share, and its dealings with that
-//! budget.
+//! `Share`: one ledger's part of a budget that several ledgers share, and how the two talk.
 //!
 //! During an event the ledger takes slots (`take_slot`) and notes what else concerns the budget. After
 //! the event `report_to_budget` returns the slots that are not open, claims those that are lacking, and
@@ -45,7 +44,7 @@ pub(crate) enum Lack {
     OfQuota,
 }
 
-/// What this ledger could close for another key.
+/// The connections that this ledger could close for another key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtRest {
     /// Since when the coldest connection has been idle, if nobody of this key waits for it.
@@ -76,7 +75,7 @@ pub(crate) struct Share {
     /// Whether the budget must be visited although nothing is new: it has been used since it last issued
     /// orders, or it has dropped this ledger's claim, as it does when it grants a slot.
     must_visit: bool,
-    /// What has happened since the last visit.
+    /// The changes since the last visit.
     report: Report,
 }
 

@@ -84,7 +84,7 @@ struct Members<D: Dialer> {
     is_closed: bool,
 }
 
-/// What a pool has counted and measured.
+/// The counts and measurements of a pool.
 pub(super) type Numbers = (Stats, Histograms);
 
 /// A shell's membership in a group.

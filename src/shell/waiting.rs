@@ -16,7 +16,7 @@ use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 use super::account::{Account, refused, turned_away};
 use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
 
-/// What a waiting caller finds at its bell.
+/// The verdict, as a waiting caller finds it at its bell.
 pub(super) struct Notice<C, F> {
     verdict: Verdict<C, F>,
     /// Whether newcomers may pass the queue until this caller has woken up.
