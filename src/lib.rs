@@ -78,8 +78,8 @@ pub use crate::runtime::threads::Threads;
 pub use crate::shell::cancel::Cancel;
 pub use crate::shell::quota::{Demand, Quota};
 
-/// What `latebind-testing` needs to run pools under a schedule and a clock of its own. Not part of the
-/// interface: see that crate.
+/// The parts that `latebind-testing` needs to run pools under a schedule and a clock of its own. Not part
+/// of the interface: see that crate.
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation {

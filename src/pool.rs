@@ -14,7 +14,7 @@ use crate::report::reporter::Reporter;
 use crate::runtime::sync::now;
 use crate::runtime::workers::Crew;
 use crate::shell::quota::Quota;
-use crate::shell::{Exchange, Shell};
+use crate::shell::{Group, Shell};
 
 /// A pool of connections, shared by any number of threads.
 ///
@@ -100,7 +100,7 @@ impl<D: Dialer> Pool<D> {
         reporter: Reporter<D::Error>,
         crew: Arc<Crew>,
     ) -> Result<Self, ConfigError> {
-        let shell = Exchange::of_one(dialer, config, reporter, quota, crew)?;
+        let shell = Group::of_one(dialer, config, reporter, quota, crew)?;
         shell.begin();
         Ok(Self { handle: Arc::new(Handle { shell }) })
     }

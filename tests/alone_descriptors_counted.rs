@@ -91,7 +91,7 @@ fn ten_thousand_mixed_dials_leak_no_descriptor() {
 }
 
 /// The server closes each connection while it is idle: the pool finds out at the next checkout,
-/// closes its end, and dials anew (`HEAL-08`).
+/// closes its end, and dials again (`HEAL-08`).
 #[test]
 fn ten_thousand_closes_by_the_server_leak_no_descriptor() {
     let _alone = ALONE.lock();

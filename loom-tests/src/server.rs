@@ -17,7 +17,7 @@ use crate::report::reporter::Reporter;
 use crate::runtime::sync::{Condvar, Mutex, Planned, never};
 use crate::runtime::workers::Crew;
 use crate::shell::quota::Quota;
-use crate::shell::{Exchange, Shell};
+use crate::shell::{Group, Shell};
 
 thread_local! {
     /// Dialers that the runs of a model have made, less those that are gone.
@@ -29,7 +29,7 @@ pub(crate) fn assert_none_left() {
     assert_eq!(DIALERS.get(), 0, "QUIET: a pool outlives its threads and handles");
 }
 
-/// What one dial comes to.
+/// The outcome of one dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     Succeed,
@@ -174,7 +174,7 @@ impl Dialer for Scripted {
         if act == Act::Linger {
             self.linger(context);
         }
-        // What fails does so in its own time: others may act between.
+        // A dial fails in its own time: others may act between.
         self.server.books.lock().open -= 1;
         match act {
             Act::Panic => resume_unwind(Box::new(Planned)),
@@ -303,8 +303,8 @@ pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
     let on_vacant = Box::new(|shell: &Arc<Shell<Scripted>>| {
         shell.close_if_vacant();
     });
-    let exchange = Exchange::new(config.max_open, None, None, Crew::of_the_process());
-    let shell = exchange.admit(dialer, config, false, Reporter::default(), Some(on_vacant));
+    let group = Group::new(config.max_open, None, None, Crew::of_the_process());
+    let shell = group.admit(dialer, config, false, Reporter::default(), Some(on_vacant));
     (Pool::of_key(shell), server)
 }
 

@@ -52,7 +52,7 @@ pub fn dialer_fn<C, E>(
 
 /// A dialer made of closures, as [`dialer_fn`] makes it. Clones share the closures.
 ///
-/// What cannot be said here takes a [`Dialer`] of your own.
+/// Everything else takes a [`Dialer`] of your own.
 ///
 /// # Examples
 ///

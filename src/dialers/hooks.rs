@@ -341,7 +341,7 @@ impl<D: Dialer> Dialer for Hooked<D> {
     }
 }
 
-/// Which hook has failed.
+/// A hook that has failed.
 ///
 /// # Examples
 ///

@@ -28,7 +28,7 @@ use crate::report::error::OneLine;
 /// that only the first dials pay for one that is dead; while all are down, each dial tries all of them.
 /// One dial at a time finds out whether a host is back.
 ///
-/// What is left of the deadline is shared: each host has an equal part of it, and
+/// The hosts share the time until the deadline: each has an equal part of it, and
 /// [`host_timeout`](Self::host_timeout) at most while others are left. A host whose dialer overruns its
 /// part counts as down from then on, so that the next dial begins with another.
 ///
@@ -242,7 +242,7 @@ struct Entry<D> {
     memory: Mutex<Memory>,
 }
 
-/// What is remembered of a host.
+/// The dialer's memory of a host.
 #[derive(Default)]
 struct Memory {
     /// It has failed, and is tried last until then.
@@ -441,7 +441,7 @@ impl<D: Dialer> Dialer for Hosts<D> {
         connection.stored().0.dialer.abort_handle(connection)
     }
 
-    /// What may block with any of the hosts; with a role, the check too.
+    /// A method blocks if it does with any of the hosts; with a role, the check does too.
     fn blocking(&self) -> Blocking {
         let none = Blocking::default().check(self.suits.is_some()).reset(false).close(false);
         self.hosts.iter().map(|host| host.0.dialer.blocking()).fold(none, |all, one| {

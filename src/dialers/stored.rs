@@ -29,13 +29,13 @@ impl<C, T> Stored<C, T> {
         Self { connection, stored }
     }
 
-    /// What is stored beside the connection.
+    /// The value that is stored beside the connection.
     #[must_use]
     pub fn stored(&self) -> &T {
         &self.stored
     }
 
-    /// What is stored beside the connection, to be changed.
+    /// The value that is stored beside the connection, to be changed.
     #[must_use]
     pub fn stored_mut(&mut self) -> &mut T {
         &mut self.stored

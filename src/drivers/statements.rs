@@ -21,8 +21,8 @@ const MOST: usize = 256;
 ///
 /// [`OnReturn::ResetSession`](crate::drivers::OnReturn::ResetSession) empties it at each return of a
 /// connection that was used, as the session begins from scratch then. Behind PgBouncer it takes a
-/// version that follows prepared statements (1.21). Who deallocates statements by text
-/// (`DEALLOCATE ALL`, `DISCARD ALL`) has to [`clear`](Self::clear) it.
+/// version that follows prepared statements (1.21). A program that
+/// deallocates statements by text (`DEALLOCATE ALL`, `DISCARD ALL`) has to [`clear`](Self::clear) it.
 ///
 /// # Examples
 ///

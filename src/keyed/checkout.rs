@@ -14,7 +14,7 @@ use crate::runtime::sync::now;
 use crate::shell::Terms;
 use crate::shell::cancel::Cancel;
 
-use super::directory::Record;
+use super::directory::KeyRecord;
 use super::{AsKey, KeyedConnection, KeyedPool, Lease, Lent, OwnedKeyedConnection};
 
 impl<K, D> KeyedPool<K, D>
@@ -203,7 +203,7 @@ where
     #[cold]
     fn lend_slowly<Q: ?Sized + AsKey<K>>(
         &self,
-        mut found: Option<Arc<Record<K, D>>>,
+        mut found: Option<Arc<KeyRecord<K, D>>>,
         key: &Q,
         terms: Terms<'_>,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {

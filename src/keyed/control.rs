@@ -8,7 +8,7 @@ use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::pool::Drained;
 
-use super::directory::Record;
+use super::directory::KeyRecord;
 use super::{AsKey, Common, KeyedPool};
 
 impl<K, D> KeyedPool<K, D>
@@ -66,7 +66,7 @@ where
             let setting = "max_open_total";
             return Err(ConfigError::TooSmall { setting, value: max_open_total, least: 1 });
         }
-        self.shared.exchange.resize(max_open_total);
+        self.shared.group.resize(max_open_total);
         Ok(())
     }
 
@@ -147,7 +147,7 @@ where
     /// ```
     #[must_use]
     pub fn settings(&self) -> Config {
-        if self.shared.exchange.is_inherited() { Config::default() } else { self.common().config }
+        if self.shared.group.is_inherited() { Config::default() } else { self.common().config }
     }
 
     /// Replaces the settings of all keys by what `change` makes of them.
@@ -164,13 +164,13 @@ where
         outcome
     }
 
-    /// Changes what holds for all keys, and has `tell` say it to the pool of each.
+    /// Changes the settings of all keys, and has `tell` pass them to the pool of each.
     fn change_all(
         &self,
         change: impl FnOnce(&mut Common),
-        tell: impl Fn(&Self, &Record<K, D>, &Common),
+        tell: impl Fn(&Self, &KeyRecord<K, D>, &Common),
     ) {
-        if self.shared.exchange.is_inherited() {
+        if self.shared.group.is_inherited() {
             return;
         }
         {
@@ -183,9 +183,9 @@ where
         }
     }
 
-    /// Has `tell` say to the pool of a key what holds for all, and again if that has changed meanwhile: so
-    /// the last to be said is what holds.
-    fn tell(&self, record: &Record<K, D>, tell: impl Fn(&Self, &Record<K, D>, &Common)) {
+    /// Has `tell` pass the settings to the pool of a key, and again if they have changed meanwhile: so the
+    /// pool ends with the latest.
+    fn tell(&self, record: &KeyRecord<K, D>, tell: impl Fn(&Self, &KeyRecord<K, D>, &Common)) {
         loop {
             let common = self.common();
             tell(self, record, &common);
@@ -196,7 +196,7 @@ where
     }
 
     /// Tells a pool that was made by `before`, and is in the directory now, what has changed since.
-    pub(super) fn catch_up(&self, record: &Record<K, D>, before: &Common) {
+    pub(super) fn catch_up(&self, record: &KeyRecord<K, D>, before: &Common) {
         if self.common().version != before.version {
             self.tell(record, |keyed, record, common| {
                 keyed.tell_settings(record, common);
@@ -205,13 +205,13 @@ where
         }
     }
 
-    fn tell_settings(&self, record: &Record<K, D>, common: &Common) {
+    fn tell_settings(&self, record: &KeyRecord<K, D>, common: &Common) {
         let config = self.config_of(&record.key, common);
         let outcome = record.pool.shell().reconfigure(|_| Ok(config));
         outcome.expect("the settings are checked already");
     }
 
-    fn tell_suspended(&self, record: &Record<K, D>, common: &Common) {
+    fn tell_suspended(&self, record: &KeyRecord<K, D>, common: &Common) {
         if common.is_suspended {
             record.pool.suspend();
         } else {

@@ -7,36 +7,36 @@ use std::sync::{Arc, PoisonError};
 
 use crate::dialer::Dialer;
 use crate::pool::Pool;
-use crate::runtime::sync::{AtomicU64, Hashing, Ordering, Process, ShardedLock};
+use crate::runtime::sync::{AtomicBool, Hashing, Ordering, Process, ShardedLock};
 use crate::shell::Shell;
 
 use super::AsKey;
 use super::at_hand::{AtHand, Item};
 
 /// A key and its pool.
-pub(super) struct Record<K, D: Dialer> {
+pub(super) struct KeyRecord<K, D: Dialer> {
     pub(super) key: K,
     /// The key's hash in this directory.
     hash: u64,
     pub(super) pool: Pool<D>,
-    /// 1 once the key has another pool or none, else 0.
-    has_gone: AtomicU64,
+    /// Whether the key has another pool by now, or none.
+    has_gone: AtomicBool,
 }
 
-impl<K, D: Dialer> Record<K, D> {
+impl<K, D: Dialer> KeyRecord<K, D> {
     pub(super) fn new(key: K, hash: u64, pool: Pool<D>) -> Arc<Self> {
-        Arc::new(Self { key, hash, pool, has_gone: AtomicU64::new(0) })
+        Arc::new(Self { key, hash, pool, has_gone: AtomicBool::new(false) })
     }
 }
 
-impl<K, D: Dialer> Item for Record<K, D> {
+impl<K, D: Dialer> Item for KeyRecord<K, D> {
     fn tag(&self) -> u64 {
         self.hash
     }
 
     #[inline]
     fn has_gone(&self) -> bool {
-        self.has_gone.load(Ordering::Acquire) != 0
+        self.has_gone.load(Ordering::Acquire)
     }
 }
 
@@ -47,7 +47,7 @@ impl<K, D: Dialer> Item for Record<K, D> {
 pub(super) struct Directory<K: Send + Sync, D: Dialer> {
     all: ShardedLock<All<K, D>>,
     hashing: Hashing,
-    at_hand: AtHand<Record<K, D>>,
+    at_hand: AtHand<KeyRecord<K, D>>,
     /// The process that made it. In a child of that process the directory is closed and empty.
     process: Process,
 }
@@ -55,9 +55,9 @@ pub(super) struct Directory<K: Send + Sync, D: Dialer> {
 struct All<K, D: Dialer> {
     /// The first record of each hash. It lies in the table itself, because a look-up among many
     /// keys would otherwise wait for one more cache line.
-    first: ByHash<Arc<Record<K, D>>>,
+    first: ByHash<Arc<KeyRecord<K, D>>>,
     /// The other records of the same hash: nearly always none.
-    more: ByHash<Vec<Arc<Record<K, D>>>>,
+    more: ByHash<Vec<Arc<KeyRecord<K, D>>>>,
     count: usize,
     is_closed: bool,
 }
@@ -83,19 +83,19 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     /// The key's record, from this thread's references at hand or else from the map. Its pool may
     /// be closed.
     #[inline]
-    pub(super) fn find<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<Record<K, D>>> {
+    pub(super) fn find<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<KeyRecord<K, D>>> {
         self.at_hand.take_next(|record| key.is(&record.key)).or_else(|| self.find_by_hash(key))
     }
 
     #[inline(never)]
-    fn find_by_hash<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<Record<K, D>>> {
+    fn find_by_hash<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<KeyRecord<K, D>>> {
         let hash = self.hash(key);
         let at_hand = self.at_hand.take(hash, |record| key.is(&record.key));
         at_hand.or_else(|| self.look_up_by_hash(hash, key))
     }
 
     /// The key's record, from the map.
-    pub(super) fn look_up<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<Record<K, D>>> {
+    pub(super) fn look_up<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> Option<Arc<KeyRecord<K, D>>> {
         self.look_up_by_hash(self.hash(key), key)
     }
 
@@ -103,7 +103,7 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
         &self,
         hash: u64,
         key: &Q,
-    ) -> Option<Arc<Record<K, D>>> {
+    ) -> Option<Arc<KeyRecord<K, D>>> {
         let (first, more) = self.read(None, |all| {
             let first = Arc::clone(all.first.get(&hash)?);
             Some((first, all.more.get(&hash).cloned().unwrap_or_default()))
@@ -112,11 +112,14 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     }
 
     /// Enters a record and returns it, or returns the record that its key already has.
-    pub(super) fn enter(&self, record: &Arc<Record<K, D>>) -> Result<Arc<Record<K, D>>, IsClosed> {
+    pub(super) fn enter(
+        &self,
+        record: &Arc<KeyRecord<K, D>>,
+    ) -> Result<Arc<KeyRecord<K, D>>, IsClosed> {
         if self.process.is_a_parent() {
             return Err(IsClosed);
         }
-        let mut seen: Vec<Arc<Record<K, D>>> = Vec::new();
+        let mut seen: Vec<Arc<KeyRecord<K, D>>> = Vec::new();
         loop {
             if let Some(found) = seen.iter().find(|seen| seen.key == record.key) {
                 return Ok(Arc::clone(found));
@@ -146,11 +149,11 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
 
 impl<K: Send + Sync, D: Dialer> Directory<K, D> {
     /// Removes a record whose pool is closed, if no other thread has.
-    pub(super) fn strike(&self, record: &Record<K, D>) {
+    pub(super) fn strike(&self, record: &KeyRecord<K, D>) {
         self.strike_shell(record.hash, record.pool.shell());
     }
 
-    /// Removes the record of the pool with this shell.
+    /// The same, by the pool's shell.
     pub(super) fn strike_shell(&self, hash: u64, shell: &Arc<Shell<D>>) {
         if self.process.is_a_parent() {
             return;
@@ -160,19 +163,19 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
         drop(all);
         // Drops the record outside the lock, because it may hold the last handle of its pool.
         if let Some(record) = struck {
-            record.has_gone.store(1, Ordering::Release);
+            record.has_gone.store(true, Ordering::Release);
             self.at_hand.strike(&record);
         }
     }
 
     /// Keeps a reference at hand for this thread.
     #[inline]
-    pub(super) fn remember(&self, record: Arc<Record<K, D>>) {
+    pub(super) fn remember(&self, record: Arc<KeyRecord<K, D>>) {
         self.at_hand.put(record);
     }
 
     /// All records at this moment.
-    pub(super) fn all(&self) -> Vec<Arc<Record<K, D>>> {
+    pub(super) fn all(&self) -> Vec<Arc<KeyRecord<K, D>>> {
         self.read(Vec::new(), |all| {
             all.first.values().chain(all.more.values().flatten()).cloned().collect()
         })
@@ -200,15 +203,15 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
 }
 
 impl<K, D: Dialer> All<K, D> {
-    fn of(&self, hash: u64) -> impl Iterator<Item = &Arc<Record<K, D>>> {
+    fn of(&self, hash: u64) -> impl Iterator<Item = &Arc<KeyRecord<K, D>>> {
         self.first.get(&hash).into_iter().chain(self.more.get(&hash).into_iter().flatten())
     }
 
     fn take(
         &mut self,
         hash: u64,
-        is_it: impl Fn(&Record<K, D>) -> bool,
-    ) -> Option<Arc<Record<K, D>>> {
+        is_it: impl Fn(&KeyRecord<K, D>) -> bool,
+    ) -> Option<Arc<KeyRecord<K, D>>> {
         let Entry::Occupied(mut first) = self.first.entry(hash) else { return None };
         let Entry::Occupied(mut more) = self.more.entry(hash) else {
             let only = is_it(first.get()).then(|| first.remove());

@@ -27,9 +27,9 @@ use crate::report::reporter::Reporter;
 use crate::runtime::sync::{Mutex, catch, now};
 use crate::runtime::workers::Crew;
 use crate::shell::quota::Quota;
-use crate::shell::{Exchange, OnVacant};
+use crate::shell::{Group, OnVacant};
 
-use self::directory::{Directory, IsClosed, Record};
+use self::directory::{Directory, IsClosed, KeyRecord};
 
 pub use self::as_key::AsKey;
 pub use self::checkout::KeyedCheckout;
@@ -135,15 +135,15 @@ impl KeyedConfig {
 /// The state that the clones of a keyed pool share.
 struct Shared<K: Send + Sync, D: Dialer> {
     directory: Directory<K, D>,
-    exchange: Arc<Exchange<D>>,
+    group: Arc<Group<D>>,
     dialer_for: DialerFor<K, D>,
     max_open_for: Option<MaxOpenFor<K>>,
     common: Mutex<Common>,
     reporter: Reporter<D::Error>,
 }
 
-/// What was last said to the pools of all keys. Whoever changes it tells the pools that there are; whoever
-/// enters a new one in the directory looks once more whether it has changed.
+/// The settings of all keys. A thread that changes them tells every pool in the directory; a thread that
+/// enters a new pool there looks once more whether they have changed.
 #[derive(Clone, Copy, Debug)]
 struct Common {
     config: Config,
@@ -154,16 +154,16 @@ struct Common {
 
 impl<K: Send + Sync, D: Dialer> Shared<K, D> {
     fn close(&self) {
-        if self.exchange.is_inherited() {
+        if self.group.is_inherited() {
             return;
         }
         // In this order: a caller that a key's pool turns away must find the directory closed.
         self.directory.close();
-        self.exchange.close();
+        self.group.close();
         for record in self.directory.all() {
             record.pool.close();
         }
-        self.exchange.dismiss();
+        self.group.dismiss();
     }
 }
 
@@ -174,7 +174,7 @@ impl<K: Send + Sync, D: Dialer> Drop for Shared<K, D> {
 }
 
 /// A connection on its way to a guard, with its key's record.
-type Lent<K, D> = (Arc<Record<K, D>>, Entry<<D as Dialer>::Connection>);
+type Lent<K, D> = (Arc<KeyRecord<K, D>>, Entry<<D as Dialer>::Connection>);
 
 impl<K, D> KeyedPool<K, D>
 where
@@ -190,11 +190,11 @@ where
         crew: Arc<Crew>,
     ) -> Result<Self, ConfigError> {
         let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
-        let exchange = Exchange::new(config.max_open_total, max_idle, quota, crew);
-        exchange.join_quota()?;
+        let group = Group::new(config.max_open_total, max_idle, quota, crew);
+        group.join_quota()?;
         let common = Common { config: config.each, is_suspended: false, version: 0 };
         let (directory, common) = (Directory::new(), Mutex::new(common));
-        let shared = Shared { directory, exchange, dialer_for, max_open_for, common, reporter };
+        let shared = Shared { directory, group, dialer_for, max_open_for, common, reporter };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -202,8 +202,8 @@ where
     fn record<Q: ?Sized + AsKey<K>>(
         &self,
         key: &Q,
-    ) -> Result<Arc<Record<K, D>>, GetError<D::Error>> {
-        let Shared { directory, exchange, dialer_for, reporter, .. } = &*self.shared;
+    ) -> Result<Arc<KeyRecord<K, D>>, GetError<D::Error>> {
+        let Shared { directory, group, dialer_for, reporter, .. } = &*self.shared;
         if let Some(record) = directory.find(key) {
             return Ok(record);
         }
@@ -213,8 +213,8 @@ where
         let (hash, key, common) = (directory.hash(key), key.to_key(), self.common());
         let (dialer, config) = (dialer_for(&key), self.config_of(&key, &common));
         let (reporter, on_vacant) = (reporter.clone(), Some(self.on_vacant(hash)));
-        let shell = exchange.admit(dialer, config, common.is_suspended, reporter, on_vacant);
-        let record = Record::new(key, hash, Pool::of_key(shell));
+        let shell = group.admit(dialer, config, common.is_suspended, reporter, on_vacant);
+        let record = KeyRecord::new(key, hash, Pool::of_key(shell));
         // If another thread was first, this thread's record is dropped here, under no lock.
         let entered = directory.enter(&record);
         let record = entered.map_err(|IsClosed| self.turned_away(GetError::Closed))?;
@@ -222,7 +222,7 @@ where
         Ok(record)
     }
 
-    /// What holds for all keys now.
+    /// The settings of all keys now.
     fn common(&self) -> Common {
         *self.shared.common.lock()
     }
@@ -237,7 +237,7 @@ where
     /// Reports and counts that a caller gets no connection, for a key that has no pool to do so.
     #[cold]
     fn turned_away(&self, error: GetError<D::Error>) -> GetError<D::Error> {
-        self.shared.exchange.note_turned_away();
+        self.shared.group.note_turned_away();
         if let Some(observer) = self.shared.reporter.observer() {
             let waited = Duration::ZERO;
             catch(|| observer(&Event::TurnedAway { error: &error, waited }));
@@ -321,11 +321,12 @@ pub type KeyedConnection<'p, K, D> = Guard<D, Lease<K, D, &'p KeyedPool<K, D>>>;
 /// See [`Guard`] for what can be done with it.
 pub type OwnedKeyedConnection<K, D> = Guard<D, Lease<K, D, KeyedPool<K, D>>>;
 
+// A quota's lease, in the ledger, is something else.
 /// The key's pool to which a guard's connection belongs.
 pub struct Lease<K: Send + Sync + 'static, D: Dialer, R: Borrow<KeyedPool<K, D>>> {
     keyed: R,
     /// `None` only while it is dropped.
-    record: Option<Arc<Record<K, D>>>,
+    record: Option<Arc<KeyRecord<K, D>>>,
 }
 
 impl<K: Send + Sync + 'static, D: Dialer, R: Borrow<KeyedPool<K, D>>> Lease<K, D, R> {

@@ -9,7 +9,7 @@ use crate::report::error::DialFailure;
 use crate::report::histogram::Histograms;
 use crate::report::holder::Holder;
 
-use super::directory::Record;
+use super::directory::KeyRecord;
 use super::{AsKey, KeyedPool};
 
 impl<K, D> KeyedPool<K, D>
@@ -21,13 +21,13 @@ where
     #[must_use]
     pub fn stats(&self) -> KeyedStats {
         let keys = self.shared.directory.len();
-        self.shared.exchange.read(|budget| KeyedStats {
+        self.shared.group.read(|budget| KeyedStats {
             keys,
             open: budget.taken(),
             max_open: budget.max_open(),
             stalled: budget.stalled(),
             evicted_total: budget.evicted_total(),
-            turned_away_total: self.shared.exchange.turned_away_total(),
+            turned_away_total: self.shared.group.turned_away_total(),
         })
     }
 
@@ -51,7 +51,7 @@ where
     #[must_use]
     pub fn holders(&self) -> Vec<(K, Holder)> {
         let all = self.shared.directory.all();
-        let holders = |record: &Arc<Record<K, D>>| {
+        let holders = |record: &Arc<KeyRecord<K, D>>| {
             let key = record.key.clone();
             record.pool.holders().into_iter().map(move |holder| (key.clone(), holder))
         };
@@ -83,7 +83,7 @@ where
     /// ```
     #[must_use]
     pub fn stats_summed(&self) -> Stats {
-        let mut sum = self.shared.exchange.summed().0;
+        let mut sum = self.shared.group.summed().0;
         sum.max_open = self.stats().max_open;
         sum
     }
@@ -92,7 +92,7 @@ where
     /// [`Pool::histograms`](crate::Pool::histograms). Takes time proportional to the number of keys.
     #[must_use]
     pub fn histograms(&self) -> Histograms {
-        self.shared.exchange.summed().1
+        self.shared.group.summed().1
     }
 
     /// The latest dial of that key that failed, if the last to end did: see

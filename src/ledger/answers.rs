@@ -11,18 +11,15 @@ pub(crate) struct Overdue {
     pub(crate) limit: Duration,
 }
 
-/// The immediate answer to a caller who asks for a connection.
+/// The immediate answer to a request for a connection.
 #[derive(Debug)]
-pub(crate) enum Request<C> {
+pub(crate) enum Reply<C> {
     /// A connection, at once. If it turns out to be broken, the caller asks again with the ticket.
     Granted(Ticket, Entry<C>),
     /// The caller must sleep until its waker wakes it.
     Queued(Ticket),
     Refused(Refusal),
 }
-
-/// The answer to a caller who does not wait: an idle connection, if one is free.
-pub(crate) type Attempt<C> = Result<Option<Entry<C>>, Refusal>;
 
 /// Why a caller is neither served nor queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

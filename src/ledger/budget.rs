@@ -25,8 +25,8 @@
 //!
 //! The bound is the pool's own or what a quota from outside allows, whichever is less, and 0 once the
 //! quota's lease has ended. It may fall below what is taken. Then the coldest idle connections are
-//! ordered to be closed, and after them each connection that comes back, whoever waits for it, until the
-//! bound is met.
+//! ordered to be closed, and after them each connection that comes back, even if a caller waits for it,
+//! until the bound is met.
 //!
 //! A slot that is returned *settles* first, as the server may count its connection for a while yet: until
 //! then it counts as open, and nobody gets it.
@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use crate::runtime::moment::Moment;
 
-/// What a quota allows.
+/// The slots that a quota allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowance {
     pub(crate) slots: u32,
@@ -45,7 +45,7 @@ pub(crate) struct Allowance {
 }
 
 impl Allowance {
-    /// What a pool without a quota has.
+    /// The allowance of a pool without a quota.
     pub(crate) const ENDLESS: Self = Self { slots: u32::MAX, until: Moment::LAST };
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct Claim {
     pub(crate) slots: u32,
 }
 
-/// What has happened to a member's slots since its last report.
+/// The changes of a member's slots since its last report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     /// Slots that it returns.
@@ -292,8 +292,8 @@ impl Budget {
         self.evicted_total + u64::from(self.unanswered)
     }
 
-    /// The orders that follow from what has changed. Whoever changes the budget must call this next, and
-    /// deliver the orders.
+    /// Adds the orders that follow from a change. It must be called after every change of the budget, and
+    /// the orders must be delivered.
     pub(crate) fn issue_orders(&mut self, orders: &mut Vec<BudgetOrder>) {
         while self.free() > 0 {
             let Some(&(_, to)) = self.stalled.first() else { break };
@@ -306,14 +306,14 @@ impl Budget {
         let most = self.evictions_wanted().saturating_sub(self.unanswered);
         let coldest = if most > 0 { self.listed.pop_first() } else { None };
         if let Some((_, to)) = coldest {
-            // One member gets the whole order, as it may have several of the coldest. What it refuses is
-            // ordered of the next.
+            // One member gets the whole order, as it may have several of the coldest. The next
+            // member is ordered to close as many as it refuses.
             let bar = self.listed.first().map(|(since, _)| *since);
             self.unanswered += most;
             orders.push(BudgetOrder { to, action: BudgetAction::Evict { most, bar } });
         }
         if self.listed.is_empty() && self.unanswered == 0 {
-            // What was idle has been lent since. It is counted again when it comes back.
+            // The idle ones have been lent since. Each is counted again when it comes back.
             self.surplus = 0;
         }
         self.audit();

@@ -3,12 +3,13 @@
 use crate::runtime::moment::Moment;
 
 use super::Ledger;
-use super::answers::{Attempt, Overdue, Refusal, Request, Verdict, Waker};
+use super::answers::{Overdue, Refusal, Reply, Verdict, Waker};
 use super::effects::{Effects, Ticket};
+use super::entry::Entry;
 use super::queue::Waiter;
 use super::watcher::Watcher;
 
-/// The verdict of a caller who leaves, with the report made at that moment, if it does leave.
+/// The verdict of a caller who leaves, with what `account` reported; `None`: it does not leave.
 type Left<C, F, T> = Option<(Verdict<C, F>, T)>;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
@@ -21,35 +22,38 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         deadline: Option<Moment>,
         now: Moment,
         waker: impl FnOnce() -> W,
-    ) -> (Request<C>, Effects<C, F, W>) {
+    ) -> (Reply<C>, Effects<C, F, W>) {
         let is_new = ticket.is_none();
         let ticket = ticket.unwrap_or_else(|| self.fresh_ticket());
         self.event(now, |ledger, _| {
             if ledger.closed {
-                return Request::Refused(Refusal::Closed);
+                return Reply::Refused(Refusal::Closed);
             }
             let is_first = ledger.queue.is_empty() && ledger.outdated.is_empty();
             let may_lend = is_first && !ledger.suspended;
             if let Some(entry) = may_lend.then(|| ledger.take_for_caller(now)).flatten() {
-                Request::Granted(ticket, entry)
+                Reply::Granted(ticket, entry)
             } else if deadline.is_some_and(|deadline| deadline <= now) {
                 ledger.totals.timed_out_total += 1;
                 let is_late = if ledger.suspended { Refusal::Suspended } else { Refusal::TooLate };
-                Request::Refused(is_late)
+                Reply::Refused(is_late)
             } else if is_new && ledger.is_queue_full(now) {
                 ledger.totals.queue_full_total += 1;
-                Request::Refused(Refusal::QueueFull)
+                Reply::Refused(Refusal::QueueFull)
             } else {
                 ledger.totals.waited_total += u64::from(is_new);
                 let waiter = Waiter::new(waker(), since, now, deadline);
-                Request::Queued(ledger.queue.join(ticket, waiter))
+                Reply::Queued(ledger.queue.join(ticket, waiter))
             }
         })
     }
 
     /// A caller asks for an idle connection, and neither waits nor lets it be checked. It gets none
     /// while others queue.
-    pub(crate) fn try_request(&mut self, now: Moment) -> (Attempt<C>, Effects<C, F, W>) {
+    pub(crate) fn try_request(
+        &mut self,
+        now: Moment,
+    ) -> (Result<Option<Entry<C>>, Refusal>, Effects<C, F, W>) {
         self.event(now, |ledger, _| {
             if ledger.closed {
                 Err(Refusal::Closed)

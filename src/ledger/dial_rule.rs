@@ -66,7 +66,7 @@ const UNPROVEN: Duration = Duration::from_millis(40);
 /// How many returns are remembered. This many in one hold-off predict eight times as many in one dial.
 const RETURNS_MOST: usize = 1024;
 
-/// What the rule knows of the queue and the connections.
+/// The numbers of the queue and the connections that the rule goes by.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outlook {
     /// Since when the first in the queue has waited.

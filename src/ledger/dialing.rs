@@ -22,11 +22,11 @@ use super::spread::Spread;
 use super::watcher::WarmUp;
 use super::{Ledger, earlier};
 
-/// A thread has the handle of a dial, and is about to call and drop it.
+/// Why a dial's handle cannot be had: another thread is about to call and drop it.
 #[derive(Debug)]
 pub(crate) struct BeingEnded;
 
-/// What is known of dials that have ended.
+/// What the ledger has learned from earlier dials, and when it next weighs another one.
 #[derive(Debug)]
 pub(super) struct Dialing<F> {
     pub(super) pace: Pace,

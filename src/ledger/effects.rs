@@ -16,8 +16,8 @@ use super::outage::BreakerTurn;
 pub(crate) struct Ticket {
     /// The caller's seniority, which it keeps when it asks again.
     pub(super) number: u64,
-    /// The caller's slot in the queue's slab. It only speeds up the search, and is not compared.
-    pub(super) slot: u32,
+    /// The caller's node in the queue's slab. It only speeds up the search, and is not compared.
+    pub(super) node: u32,
 }
 
 impl PartialEq for Ticket {
@@ -117,7 +117,8 @@ pub(crate) struct Effects<C, F, W> {
     pub(crate) rare: Option<Box<RareEffects<C, F, W>>>,
 }
 
-/// Effects other than to wake one caller.
+/// Effects other than to wake one caller. `Default` is written by hand: derived, it would ask the same of
+/// `C`, `F` and `W`.
 #[derive(Debug)]
 pub(crate) struct RareEffects<C, F, W> {
     /// Further callers to wake, before all else.
@@ -227,6 +228,7 @@ impl<C, F, W> Effects<C, F, W> {
         rare.alarm = alarm.or(rare.alarm);
         rare.judged = judged.or(rare.judged);
         rare.budget_orders.extend(budget_orders);
+        // The later event has the last word: the ledger may be in use again.
         rare.is_vacant = is_vacant;
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Body<C> {
     /// Whether the borrower has to check it first. Written by the ledger, read by the borrower.
     pub(crate) must_check: bool,
     /// The epoch in which the ledger last let it pass; at first the epoch in which its dial *began*.
-    /// Written by the ledger, compared with the gate's epoch by whoever returns it to a place.
+    /// Written by the ledger, compared with the gate's epoch by a thread that returns it to a place.
     pub(crate) epoch: u32,
     /// When it has to end, by a coarse clock; `Moment::FIRST`: only the ledger can tell. Written by the
     /// ledger, read by borrowers and places.

@@ -64,7 +64,7 @@ impl DueTimes {
     }
 }
 
-/// Whose need began a dial.
+/// Somebody whose need began a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sponsor {
     /// A caller in the queue or a warm-up. It may have left since.

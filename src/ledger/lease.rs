@@ -1,8 +1,11 @@
 //! The lease of a quota: until when what is open may be lent.
 //!
-//! A renewed lease is a later `until`: connections in use learn of it at their return, as of changed
-//! settings. A lease that has ended is never renewed. Another one has another number, and nothing that
-//! was opened under the earlier one is lent again: the server may have given its slots to others.
+//! A renewed lease is a later `until`: connections in use learn of it at their return, as they do of
+//! changed settings. A lease that has ended is never renewed. Another lease has another number, and
+//! nothing that was opened under the earlier one is lent again: the server may have given its slots to
+//! others.
+//!
+//! The public `Lease` is something else: the part of a keyed connection's guard that knows its key.
 
 use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
@@ -21,7 +24,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// What a pool without a quota has.
+    /// The lease of a pool without a quota.
     pub(crate) const ENDLESS: Self = Self { number: 0, until: Moment::LAST };
 
     /// When it ends; `None` is never.
@@ -46,9 +49,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             }
             if ledger.lease.number != lease.number {
                 ledger.retire_all(CloseReason::LeaseEnded, now, effects);
-                ledger.cut_loans(effects);
+                ledger.abort_loans(effects);
             }
-            (ledger.lease, ledger.has_cut) = (lease, false);
+            (ledger.lease, ledger.has_aborted) = (lease, false);
             ledger.renew_ends(now);
             ledger.retire_aged(now, effects);
         })
@@ -60,21 +63,21 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.lease.until <= now || self.epochs.is_before_lease(entry.epoch)
     }
 
-    /// Has the loans aborted whose lease has ended, as far as the dialer gave handles.
-    pub(super) fn cut_overstayed(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+    /// Has loans aborted whose lease has ended, as far as the dialer gave handles.
+    pub(super) fn abort_overstayed(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         if self.lease.until <= now {
-            self.cut_loans(effects);
+            self.abort_loans(effects);
         }
     }
 
-    fn cut_loans(&mut self, effects: &mut Effects<C, F, W>) {
-        if !std::mem::replace(&mut self.has_cut, true) && !self.handles.is_empty() {
+    fn abort_loans(&mut self, effects: &mut Effects<C, F, W>) {
+        if !std::mem::replace(&mut self.has_aborted, true) && !self.handles.is_empty() {
             effects.rare().aborts.extend(self.handles.values().cloned());
         }
     }
 
-    /// When upkeep must cut the loans.
+    /// When upkeep must abort the loans.
     pub(super) fn lease_alarm(&self) -> Option<Moment> {
-        self.lease.end().filter(|_| self.in_use > 0 && !self.has_cut)
+        self.lease.end().filter(|_| self.in_use > 0 && !self.has_aborted)
     }
 }

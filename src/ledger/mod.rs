@@ -77,7 +77,7 @@ use self::spread::Spread;
 use self::upkeep::UpkeepTimes;
 use self::watcher::{Others, Wakes};
 
-pub(crate) use self::answers::{Overdue, Refusal, Request, Verdict, Waker};
+pub(crate) use self::answers::{Overdue, Refusal, Reply, Verdict, Waker};
 pub(crate) use self::effects::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Purpose, RareEffects, Ticket,
 };
@@ -112,7 +112,8 @@ pub(crate) struct Ledger<C, F, W> {
     /// closed.
     ceiling: u32,
     closed: bool,
-    /// Whether nothing is lent or dialed until `resume`. A closed pool stays closed.
+    /// Whether nothing is lent or dialed until `resume`. A pool that is closed while it is suspended
+    /// keeps this, and is closed all the same: `closed` is asked first.
     suspended: bool,
     /// Whether a check asks no peer, so that callers make their checks themselves.
     checks_in_place: bool,
@@ -120,8 +121,8 @@ pub(crate) struct Ledger<C, F, W> {
     /// Boxed, as most pools are alone.
     share: Option<Box<Share>>,
     lease: Lease,
-    /// Whether the loans under that lease have been aborted.
-    has_cut: bool,
+    /// Whether the loans under that lease have been aborted: they are aborted once.
+    has_aborted: bool,
     epochs: Epochs,
     /// The last number that was given to a job or a ticket.
     last_id: u64,
@@ -142,16 +143,17 @@ pub(crate) struct Ledger<C, F, W> {
     /// entry. Most dialers give none.
     handles: BTreeMap<usize, AbortHandle>,
 
-    // What time does to connections at rest.
+    // Idle connections as time goes on.
     aging: Aging,
     /// When a connection was last closed for a reason that casts doubt on others. A connection that
     /// was last known alive before then is checked before it is lent.
     doubted_at: Option<Moment>,
     upkeep: UpkeepTimes,
 
-    // Who waits, and what is dialed for them.
+    // Callers who wait, and the dials for them.
     queue: Queue<F, W>,
-    /// Whether somebody was in the queue after the last event that served it.
+    /// Whether somebody was in the queue after the last event that served it. Then its rates must be
+    /// forgotten once it is empty: see `note_waiting`.
     had_waiting: bool,
     bypass: Bypass,
     others: Others<W>,
@@ -172,7 +174,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             checks_in_place: false,
             share: None,
             lease: Lease::ENDLESS,
-            has_cut: false,
+            has_aborted: false,
             epochs: Epochs::default(),
             last_id: 0,
             spread,
@@ -187,7 +189,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             doubted_at: None,
             upkeep: UpkeepTimes::default(),
             queue: Queue::new(),
-            had_waiting: true,
+            had_waiting: false,
             bypass: Bypass::default(),
             others: Others::new(),
             wakes: Wakes::default(),
@@ -246,7 +248,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     fn fresh_ticket(&mut self) -> Ticket {
-        Ticket { number: self.fresh_id(), slot: slab::NONE }
+        Ticket { number: self.fresh_id(), node: slab::NONE }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What can be read of a pool: its numbers, its loans, its settings.
+//! Everything that can be read of a pool: its numbers, its loans, its settings.
 
 use crate::config::Config;
 use crate::ledger::stats::Stats;
@@ -22,10 +22,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// The numbers of this moment for a caller whose wait has ended: `stalled` says whether the budget
-    /// had no slot during that wait.
+    /// The numbers of this moment for a caller whose wait has ended: they say whether the budget had no
+    /// slot during that wait.
     pub(crate) fn stats_after_wait(&self, now: Moment) -> Stats {
-        let lack = self.share.as_deref().and_then(Share::was_refused);
+        let lack = self.share.as_deref().and_then(Share::lacked);
         self.stats(now).lacking(lack)
     }
 

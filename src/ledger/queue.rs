@@ -16,7 +16,7 @@
 use crate::runtime::moment::Moment;
 
 use super::effects::{JobId, Ticket};
-use super::slab::{List, NONE, Slot};
+use super::slab::{List, NONE, Node};
 
 /// A caller who waits.
 #[derive(Debug)]
@@ -66,21 +66,21 @@ impl<F, W> Waiter<F, W> {
     }
 }
 
-/// Which of a slot's links belong to `all`, and which to the list of its standing.
+/// The links of a node that belong to `all`, and those that belong to the list of its standing.
 const BY_ARRIVAL: usize = 0;
 const BY_STANDING: usize = 1;
 
 #[derive(Debug)]
 pub(super) struct Queue<F, W> {
-    slots: Vec<Slot<Waiter<F, W>>>,
-    /// The first of the free slots, which are linked by arrival.
+    nodes: Vec<Node<Waiter<F, W>>>,
+    /// The first of the free nodes, which are linked by arrival.
     free: u32,
     all: List,
     unsponsored: List,
     failed: List,
     /// The largest number that has been found ripe.
     ripe_up_to: u64,
-    /// The slot of the first caller who has not been found ripe.
+    /// The node of the first caller who has not been found ripe.
     unripe: u32,
     /// How many callers are ripe and hold no failure.
     ripe: u32,
@@ -89,7 +89,7 @@ pub(super) struct Queue<F, W> {
 impl<F, W> Queue<F, W> {
     pub(super) fn new() -> Self {
         Self {
-            slots: Vec::new(),
+            nodes: Vec::new(),
             free: NONE,
             all: List::EMPTY,
             unsponsored: List::EMPTY,
@@ -102,8 +102,8 @@ impl<F, W> Queue<F, W> {
 
     /// Frees the memory of an empty queue.
     pub(super) fn shrink(&mut self) {
-        debug_assert!(self.is_empty(), "only an empty queue gives up its slots");
-        (self.slots, self.free) = (Vec::new(), NONE);
+        debug_assert!(self.is_empty(), "only an empty queue gives up its nodes");
+        (self.nodes, self.free) = (Vec::new(), NONE);
     }
 
     #[inline]
@@ -129,23 +129,23 @@ impl<F, W> Queue<F, W> {
         waiter.is_ripe = number <= self.ripe_up_to;
         self.ripe += u32::from(waiter.is_ripe);
         let is_ripe = waiter.is_ripe;
-        let slot = Slot::new(number, waiter);
+        let node = Node::new(number, waiter);
         let at = self.free;
         let at = if at == NONE {
-            self.slots.push(slot);
-            count(self.slots.len() - 1)
+            self.nodes.push(node);
+            count(self.nodes.len() - 1)
         } else {
-            self.free = self.slots[at as usize].links[BY_ARRIVAL].1;
-            self.slots[at as usize] = slot;
+            self.free = self.nodes[at as usize].links[BY_ARRIVAL].1;
+            self.nodes[at as usize] = node;
             at
         };
-        self.all.insert(&mut self.slots, BY_ARRIVAL, at);
-        self.unsponsored.insert(&mut self.slots, BY_STANDING, at);
-        let is_first = self.unripe == NONE || number < self.slots[self.unripe as usize].number;
+        self.all.insert(&mut self.nodes, BY_ARRIVAL, at);
+        self.unsponsored.insert(&mut self.nodes, BY_STANDING, at);
+        let is_first = self.unripe == NONE || number < self.nodes[self.unripe as usize].number;
         if !is_ripe && is_first {
             self.unripe = at;
         }
-        Ticket { number, slot: at }
+        Ticket { number, node: at }
     }
 
     /// The first in the queue, and whether its deadline has passed.
@@ -171,18 +171,18 @@ impl<F, W> Queue<F, W> {
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter<F, W>> {
         self.get(ticket)?;
-        let at = ticket.slot;
+        let at = ticket.node;
         if self.unripe == at {
-            self.unripe = self.slots[at as usize].links[BY_ARRIVAL].1;
+            self.unripe = self.nodes[at as usize].links[BY_ARRIVAL].1;
         }
-        self.all.unlink(&mut self.slots, BY_ARRIVAL, at);
-        let waiter = self.slots[at as usize].value.take()?;
+        self.all.unlink(&mut self.nodes, BY_ARRIVAL, at);
+        let waiter = self.nodes[at as usize].value.take()?;
         if let Some(list) = list_of(&mut self.unsponsored, &mut self.failed, &waiter.standing) {
-            list.unlink(&mut self.slots, BY_STANDING, at);
+            list.unlink(&mut self.nodes, BY_STANDING, at);
         }
         let has_failed = matches!(waiter.standing, Standing::Failed(_));
         self.ripe -= u32::from(waiter.is_ripe && !has_failed);
-        self.slots[at as usize].links[BY_ARRIVAL].1 = self.free;
+        self.nodes[at as usize].links[BY_ARRIVAL].1 = self.free;
         self.free = at;
         Some(waiter)
     }
@@ -262,13 +262,13 @@ impl<F, W> Queue<F, W> {
 
     /// How many callers hold no failure and have waited since `before` or longer.
     pub(super) fn count_ripe(&mut self, before: Moment) -> u32 {
-        while let Some(slot) = self.slots.get_mut(self.unripe as usize) {
-            let Some(waiter) = slot.value.as_mut().filter(|waiter| waiter.since <= before) else {
+        while let Some(node) = self.nodes.get_mut(self.unripe as usize) {
+            let Some(waiter) = node.value.as_mut().filter(|waiter| waiter.since <= before) else {
                 break;
             };
             waiter.is_ripe = true;
             self.ripe += u32::from(!matches!(waiter.standing, Standing::Failed(_)));
-            (self.ripe_up_to, self.unripe) = (slot.number, slot.links[BY_ARRIVAL].1);
+            (self.ripe_up_to, self.unripe) = (node.number, node.links[BY_ARRIVAL].1);
         }
         self.ripe
     }
@@ -295,32 +295,32 @@ impl<F, W> Queue<F, W> {
             if waiter.is_asleep {
                 return Some((ticket, &waiter.waker));
             }
-            at = self.slots[at as usize].links[BY_ARRIVAL].0;
+            at = self.nodes[at as usize].links[BY_ARRIVAL].0;
         }
         None
     }
 
     fn get(&self, ticket: Ticket) -> Option<&Waiter<F, W>> {
-        let slot = self.slots.get(ticket.slot as usize)?;
-        slot.value.as_ref().filter(|_| slot.number == ticket.number)
+        let node = self.nodes.get(ticket.node as usize)?;
+        node.value.as_ref().filter(|_| node.number == ticket.number)
     }
 
     fn get_mut(&mut self, ticket: Ticket) -> Option<&mut Waiter<F, W>> {
-        let slot = self.slots.get_mut(ticket.slot as usize)?;
-        slot.value.as_mut().filter(|_| slot.number == ticket.number)
+        let node = self.nodes.get_mut(ticket.node as usize)?;
+        node.value.as_mut().filter(|_| node.number == ticket.number)
     }
 
-    /// The caller in slot `at`, if there is one.
+    /// The caller in node `at`, if there is one.
     #[inline]
     fn at(&self, at: u32) -> Option<(Ticket, &Waiter<F, W>)> {
-        let slot = self.slots.get(at as usize)?;
-        Some((Ticket { number: slot.number, slot: at }, slot.value.as_ref()?))
+        let node = self.nodes.get(at as usize)?;
+        Some((Ticket { number: node.number, node: at }, node.value.as_ref()?))
     }
 
-    /// The callers of a list, from slot `from` on.
+    /// The callers of a list, from node `from` on.
     fn walk(&self, from: u32, by: usize) -> impl Iterator<Item = (Ticket, &Waiter<F, W>)> + Clone {
         std::iter::successors(self.at(from), move |(ticket, _)| {
-            self.at(self.slots[ticket.slot as usize].links[by].1)
+            self.at(self.nodes[ticket.node as usize].links[by].1)
         })
     }
 
@@ -335,11 +335,11 @@ impl<F, W> Queue<F, W> {
         let before = std::mem::replace(&mut waiter.standing, standing);
         let lists = (&mut self.unsponsored, &mut self.failed);
         if let Some(list) = list_of(lists.0, lists.1, &before) {
-            list.unlink(&mut self.slots, BY_STANDING, ticket.slot);
+            list.unlink(&mut self.nodes, BY_STANDING, ticket.node);
         }
-        let waiter = self.slots[ticket.slot as usize].value.as_ref()?;
+        let waiter = self.nodes[ticket.node as usize].value.as_ref()?;
         if let Some(list) = list_of(lists.0, lists.1, &waiter.standing) {
-            list.insert(&mut self.slots, BY_STANDING, ticket.slot);
+            list.insert(&mut self.nodes, BY_STANDING, ticket.node);
         }
         Some(before)
     }

@@ -1,5 +1,4 @@
-//! `Share`: one ledger's slots of a budget that several ledgers share, and its dealings with that
-//! budget.
+//! `Share`: one ledger's part of a budget that several ledgers share, and how the two talk.
 //!
 //! During an event the ledger takes slots (`take_slot`) and notes what else concerns the budget. After
 //! the event `report_to_budget` returns the slots that are not open, claims those that are lacking, and
@@ -24,7 +23,7 @@ pub(crate) trait BudgetAccess: Send + Sync {
     fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget));
 }
 
-/// What the budget was last told of this ledger's idle connections.
+/// How the budget has this ledger on its list of those that may have idle connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listing {
     /// Nothing is open.
@@ -37,16 +36,15 @@ enum Listing {
 }
 
 /// Why there is no slot for a dial.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
     /// All keys together have as many connections as they may.
-    #[default]
     OfPool,
     /// The quota allows no more.
     OfQuota,
 }
 
-/// What this ledger could close for another key.
+/// The connections that this ledger could close for another key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AtRest {
     /// Since when the coldest connection has been idle, if nobody of this key waits for it.
@@ -64,23 +62,20 @@ pub(crate) struct Share {
     /// Closes under way that make room for other keys.
     making_room: BTreeSet<JobId>,
     listing: Listing,
-    /// The answer to an order to evict, until it is reported: whether as many connections are being
-    /// closed as the order said.
+    /// Whether an order to evict could be obeyed in full. `Some` from the order to the next report.
     answer: Option<bool>,
-    /// Connections closed for other keys since `take_evicting`.
+    /// Connections closed for other keys since `take_evicting` was last called.
     evicting: u32,
-    /// What this event could not get.
-    shortage: Option<Claim>,
-    /// Why the latest slot was refused.
-    lack: Lack,
-    /// Whether there was no slot for those who waited last, and whether it was the quota that lacked it.
-    was_refused: Option<Lack>,
-    /// What the budget has been told to be claimed.
+    /// The slots that this event could not get, and why there were none.
+    shortage: Option<(Claim, Lack)>,
+    /// Why there was no slot for those who waited last, if there was none.
+    lacked: Option<Lack>,
+    /// The claim that the budget has noted. It may have dropped it: see `must_visit`.
     claimed: Option<Claim>,
     /// Whether the budget must be visited although nothing is new: it has been used since it last issued
     /// orders, or it has dropped this ledger's claim, as it does when it grants a slot.
     must_visit: bool,
-    /// What the budget is to be told at the next visit.
+    /// The changes since the last visit.
     report: Report,
 }
 
@@ -95,15 +90,14 @@ impl Share {
             answer: None,
             evicting: 0,
             shortage: None,
-            lack: Lack::OfPool,
-            was_refused: None,
+            lacked: None,
             claimed: None,
             must_visit: false,
             report: Report::default(),
         }
     }
 
-    /// Before the decisions of an event, which find anew what is lacking.
+    /// Before the decisions of an event: they find out again which slots are lacking.
     pub(super) fn forget_shortage(&mut self) {
         self.shortage = None;
     }
@@ -113,12 +107,12 @@ impl Share {
     pub(super) fn take_slot(&mut self, since: Moment, wanted: u32, open: u32, now: Moment) -> bool {
         let refusal = self.visit(open, now, |budget, member| {
             let is_taken = budget.take_slot(member, since);
-            (!is_taken).then(|| budget.is_short_of_quota())
+            let lack = if budget.is_short_of_quota() { Lack::OfQuota } else { Lack::OfPool };
+            (!is_taken).then_some(lack)
         });
-        self.held += u32::from(refusal.is_none());
-        if let Some(is_of_quota) = refusal {
-            self.shortage = Some(Claim { since, slots: wanted });
-            self.lack = if is_of_quota { Lack::OfQuota } else { Lack::OfPool };
+        match refusal {
+            None => self.held += 1,
+            Some(lack) => self.shortage = Some((Claim { since, slots: wanted }, lack)),
         }
         refusal.is_none()
     }
@@ -136,17 +130,17 @@ impl Share {
 
     /// Why there is no slot for a dial that is wanted.
     pub(super) fn lack(&self) -> Option<Lack> {
-        self.shortage.map(|_| self.lack)
+        self.shortage.map(|(_, lack)| lack)
     }
 
     /// Somebody waits, and will be told whether it was for a slot.
     pub(super) fn note_wait(&mut self) {
-        self.was_refused = self.lack();
+        self.lacked = self.lack();
     }
 
     /// Why there was no slot for those who waited last, if there was none.
-    pub(super) fn was_refused(&self) -> Option<Lack> {
-        self.was_refused
+    pub(super) fn lacked(&self) -> Option<Lack> {
+        self.lacked
     }
 
     /// Answers an order to evict `most` connections with these `closes`. They are fewer if no more have
@@ -216,12 +210,13 @@ impl Share {
         self.free_down_to(open);
         let answer = self.answer.take();
         let listing = self.next_listing(answer, rest, now);
+        let shortage = self.shortage.map(|(claim, _)| claim);
         let is_moved = listing != self.listing || answer.is_some();
-        let is_news = is_moved || self.claimed != self.shortage || self.report != Report::default();
+        let is_news = is_moved || self.claimed != shortage || self.report != Report::default();
         if !is_news && !self.must_visit {
             return;
         }
-        (self.claimed, self.must_visit) = (self.shortage, false);
+        (self.claimed, self.must_visit) = (shortage, false);
         let (member, claim, report) = (self.member, self.claimed, std::mem::take(&mut self.report));
         let before = std::mem::replace(&mut self.listing, listing);
         self.budget.with_budget(&mut |budget| {

@@ -1,8 +1,8 @@
 //! Upkeep: what time does to idle connections, and how many of them there should be.
 //!
 //! *Upkeep* is an event that comes by the clock, although nobody calls. The *alarm* is the time for
-//! which it is ordered; the shell's maintenance thread keeps it. The *watcher* (`watcher.rs`) is something
-//! else: a caller who waits, and wakes when something is due.
+//! which it is ordered; one worker, the *housekeeper*, keeps the alarms of all pools. The *watcher*
+//! (`watcher.rs`) is something else: a caller who waits, and wakes when something is due.
 //!
 //! Nothing here needs a regular tick. A connection that has to end is neither lent nor kept, whenever
 //! that is noticed; upkeep makes sure that it is noticed in time.
@@ -38,10 +38,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(crate) fn upkeep(&mut self, now: Moment) -> Effects<C, F, W> {
         self.upkeep.alarm = None;
         self.upkeep.last = Some(now);
-        self.settled(now, |ledger, effects| ledger.cut_overstayed(now, effects))
+        self.settled(now, |ledger, effects| ledger.abort_overstayed(now, effects))
     }
 
-    /// The maintenance thread has not accepted the alarm. The next event orders it again.
+    /// There is no thread to keep the alarm. The next event orders it again.
     pub(crate) fn alarm_refused(&mut self) {
         self.upkeep.alarm = None;
     }

@@ -1,4 +1,4 @@
-//! Who wakes when: those who wait outside the queue, and the watcher.
+//! Waking: the watcher, who wakes for everybody, and those who wait outside the queue.
 //!
 //! The watcher is the one sleeper that wakes when the next thing is due, although it has no verdict
 //! then: it reports `tick`, sleeps again, and may become the watcher again. Everybody else sleeps until
@@ -37,7 +37,7 @@ pub(super) struct WarmUp<W> {
     pub(super) sleeper: Sleeper<W>,
 }
 
-/// Those who wait outside the queue, the first to come first.
+/// Warm-ups and drains, which wait outside the queue: the first to come first.
 #[derive(Debug)]
 pub(super) struct Others<W> {
     pub(super) warm_ups: BTreeMap<Ticket, WarmUp<W>>,
@@ -79,7 +79,7 @@ pub(super) struct Watcher {
     pub(super) wakes_at: Moment,
 }
 
-/// Who wakes, and who is about to.
+/// The watcher, and the callers who are waking up. `woken <= handed`.
 #[derive(Debug, Default)]
 pub(super) struct Wakes {
     pub(super) watcher: Option<Watcher>,

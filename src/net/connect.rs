@@ -46,8 +46,8 @@ pub(super) struct Lost {
 
 /// Connects to whichever address of `race` answers first. The losers are closed on return.
 ///
-/// The socket is still in non-blocking mode. Whoever cancels the dial ends the race, and from then on
-/// whatever the winner is used for. `None`: the dial was cancelled.
+/// The socket is still in non-blocking mode. A cancellation of the dial ends the race and, once that is
+/// won, all that the winner is used for. `None`: the dial was cancelled.
 pub(super) fn connect(
     mut race: Race,
     prepare: &Prepare<'_>,
@@ -105,7 +105,7 @@ pub(super) fn connect(
     }
 }
 
-/// Has whoever cancels the dial end those attempts, and no others.
+/// Has a cancellation of the dial end those attempts, and no others.
 fn end_with(context: &DialContext<'_>, handles: impl IntoIterator<Item = Option<AbortHandle>>) {
     let handles: Vec<_> = handles.into_iter().flatten().collect();
     context.abort_with(AbortHandle::new(move || handles.iter().for_each(AbortHandle::abort)));

@@ -159,7 +159,7 @@ impl Lookups {
     ) -> Result<Place, (usize, usize)> {
         let lookups = Arc::clone(self);
         context.abort_with(AbortHandle::new(move || {
-            drop(lookups.lock()); // Who has just looked whether the dial is cancelled waits by now.
+            drop(lookups.lock()); // A thread that has just looked whether the dial is cancelled waits by now.
             lookups.freed.notify_all();
         }));
         let mut counts = self.lock();

@@ -1,4 +1,4 @@
-//! What a pool tells of itself: errors, events, holders, histograms, log lines, metrics and spans.
+//! A pool's reports of itself: errors, events, holders, histograms, log lines, metrics and spans.
 
 pub(crate) mod error;
 pub(crate) mod event;

@@ -14,16 +14,16 @@ mod kept {
 
     /// The program's span in which a caller is. Must not be dropped under a lock.
     #[derive(Debug)]
-    pub(crate) struct Callers(Option<tracing::Span>);
+    pub(crate) struct CallerSpan(Option<tracing::Span>);
 
-    impl Callers {
+    impl CallerSpan {
         /// The current span of this thread.
         pub(crate) fn current() -> Self {
             Self(catch(tracing::Span::current).filter(|span| !span.is_none()))
         }
     }
 
-    impl Drop for Callers {
+    impl Drop for CallerSpan {
         fn drop(&mut self) {
             if let Some(span) = self.0.take() {
                 catch(|| drop(span));
@@ -38,7 +38,7 @@ mod kept {
     }
 
     /// A dial's span, within that of the caller whose need began it.
-    pub(crate) fn dial(pool: Option<&str>, caller: Option<&Callers>) -> Span {
+    pub(crate) fn dial(pool: Option<&str>, caller: Option<&CallerSpan>) -> Span {
         let parent = caller.and_then(|caller| caller.0.as_ref()?.id());
         debug_span!(target: "latebind", parent: parent, "dial", pool).entered()
     }
@@ -58,9 +58,9 @@ mod kept {
 
     /// Nothing.
     #[derive(Debug, Default)]
-    pub(crate) struct Callers(());
+    pub(crate) struct CallerSpan(());
 
-    impl Callers {
+    impl CallerSpan {
         pub(crate) fn current() -> Self {
             Self(())
         }
@@ -73,7 +73,7 @@ mod kept {
         Span
     }
 
-    pub(crate) fn dial(_: Option<&str>, _: Option<&Callers>) -> Span {
+    pub(crate) fn dial(_: Option<&str>, _: Option<&CallerSpan>) -> Span {
         Span
     }
 
@@ -84,4 +84,4 @@ mod kept {
     pub(crate) fn end(Span: Span) {}
 }
 
-pub(crate) use self::kept::{ARE_KEPT, Callers, Span, check, dial, end, wait};
+pub(crate) use self::kept::{ARE_KEPT, CallerSpan, Span, check, dial, end, wait};

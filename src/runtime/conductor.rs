@@ -1,4 +1,5 @@
-//! Who says which thread runs next and what time it is: the system, unless a thread has a conductor.
+//! The conductor says which thread runs next and what time it is, in place of the system, to threads that
+//! have one.
 //!
 //! A simulation gives one to each of its threads (feature `simulation`). Of those threads one runs at a
 //! time. `sync` asks the conductor wherever threads can meet: before each operation on a lock, a
@@ -174,7 +175,7 @@ pub(crate) fn random() -> Option<u64> {
     ask(|conductor| conductor.random())
 }
 
-/// What a new thread of the system runs.
+/// The body of a new thread of the system.
 pub(crate) fn enroll(body: Body) -> Body {
     let mut body = Some(body);
     let enrolled = ask(|conductor| body.take().map(|body| conductor.enroll(body))).flatten();

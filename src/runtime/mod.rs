@@ -1,5 +1,5 @@
 //! Locks, threads, clocks and processes: all that a pool needs of the system, but for its sockets. The
-//! loom models have a twin of `sync` and of `maintenance`.
+//! loom models have a twin of `sync` and of `housekeeper`.
 
 #[forbid(unsafe_code)]
 pub(crate) mod atomic_cell;
@@ -8,7 +8,7 @@ pub(crate) mod atomics;
 #[forbid(unsafe_code)]
 pub(crate) mod conductor;
 #[forbid(unsafe_code)]
-pub(crate) mod maintenance;
+pub(crate) mod housekeeper;
 pub(crate) mod moment;
 pub(crate) mod process;
 #[forbid(unsafe_code)]

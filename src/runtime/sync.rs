@@ -327,13 +327,13 @@ pub(crate) fn set_last_slot(slot: usize) {
     let _ = LAST_SLOT.try_with(|last| last.set(slot));
 }
 
-/// What this thread has laid by, if it is a `T`.
+/// Takes the thing that this thread has laid by, if it is a `T`.
 pub(crate) fn take_spare<T: Any + Send + Sync>() -> Option<Arc<T>> {
     SPARE.try_with(Cell::take).ok()??.downcast().ok()
 }
 
-/// Lays one thing by for this thread's next use, in place of an allocation. What was laid by before is
-/// dropped.
+/// Lays one thing by for this thread's next use, in place of an allocation. The one laid by
+/// before is dropped.
 pub(crate) fn lay_by(spare: Arc<dyn Any + Send + Sync>) {
     let _ = SPARE.try_with(|own| own.set(Some(spare)));
 }
@@ -373,7 +373,7 @@ impl Drop for Named {
     }
 }
 
-/// Which thread this is. The standard library would count a reference for it each time.
+/// The id of this thread. The standard library would count a reference for it each time.
 #[inline]
 pub(crate) fn this_thread() -> ThreadId {
     THIS_THREAD.try_with(Cell::get).ok().flatten().unwrap_or_else(meet_this_thread)
@@ -397,7 +397,7 @@ pub(crate) fn thread_name(id: ThreadId) -> Option<String> {
 
 // ---- Threads and user code ----------------------------------------------------------------------
 
-/// What a thread runs.
+/// The code that a thread runs.
 pub(crate) type Body = Box<dyn FnOnce() + Send>;
 
 /// Starts a thread that nobody waits for.

@@ -1,4 +1,4 @@
-//! Worker threads, for errands that may block and for upkeep: started on demand, shared by pools, gone
+//! Worker threads, for user code that may block and for upkeep: started on demand, shared by pools, gone
 //! after a short rest.
 
 use std::collections::VecDeque;
@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::maintenance::Watch;
+use super::housekeeper::Alarms;
 use super::sync::{
     Body, Condvar, Mutex, MutexGuard, OnceLock, PerProcess, Process, Wake, catch, spawn,
 };
@@ -16,7 +16,7 @@ use super::sync::{
 const REST: Duration = Duration::from_secs(5);
 
 /// Something for a worker to do.
-pub(crate) trait Job: Send + 'static {
+pub(crate) trait Task: Send + 'static {
     fn run(self: Box<Self>);
 }
 
@@ -26,10 +26,10 @@ pub(crate) type Start = Arc<dyn Fn(String, Body) -> io::Result<()> + Send + Sync
 /// The workers of some pools: those of the whole process, unless a program starts threads in a way of
 /// its own.
 ///
-/// A worker is *coming* (started or called, and yet to look for a job), *at work*, *watching* the
-/// alarms, or *resting*. A thread that brings a job makes sure that a worker is coming on which no
-/// other job counts; if the system has no thread, the job waits in the queue for the workers at work. A
-/// worker ends only from rest, and under the lock, so no job waits for one that has ended.
+/// A worker is *coming* (started or called, and yet to look for a task), *at work*, the *housekeeper*,
+/// or *resting*. A thread that brings a task makes sure that a worker is coming on which no other task
+/// counts; if the system has no thread, the task waits in the queue for the workers at work. A worker
+/// ends only from rest, and under the lock, so no task waits for one that has ended.
 pub(crate) struct Crew {
     process: Process,
     start: Start,
@@ -37,18 +37,22 @@ pub(crate) struct Crew {
 }
 
 pub(super) struct State {
-    queue: VecDeque<Box<dyn Job>>,
+    /// The tasks that no worker has begun.
+    queue: VecDeque<Box<dyn Task>>,
     /// The worker that has rested least is last: it is called first, so that the others may end.
     resting: Vec<Resting>,
+    /// Workers that were started or called and have yet to take the lock. Each counts from before its
+    /// thread is started: see `start_one`.
     coming: usize,
-    /// Threads that have yet to bring the job for which they start a worker. While there are any, no
+    /// Threads that have yet to bring the task for which they start a worker. While there are any, no
     /// worker ends.
     starting: usize,
     at_work: usize,
+    /// The number of the worker that was started last, for the names of the threads.
     last_worker: u64,
     /// Pools that are open. While there are none, no worker rests.
     pools: usize,
-    pub(super) watch: Watch,
+    pub(super) alarms: Alarms,
 }
 
 struct Resting {
@@ -57,9 +61,9 @@ struct Resting {
 }
 
 impl State {
-    /// How many workers have to come. A thread that starts one will have a job for it.
+    /// How many workers have to come. A thread that starts one will have a task for it.
     fn wanted(&self) -> usize {
-        self.queue.len() + self.starting + usize::from(self.watch.is_vacant())
+        self.queue.len() + self.starting + usize::from(self.alarms.lack_housekeeper())
     }
 
     /// Calls a resting worker, if there is one.
@@ -74,16 +78,16 @@ impl State {
         true
     }
 
-    /// Has the resting workers look whether they may end.
-    fn let_go(&self) {
+    /// Has the resting workers end if they may.
+    fn let_resting_end(&self) {
         if self.starting == 0 {
             self.resting.iter().for_each(|resting| resting.bell.ring());
         }
     }
 
-    /// Whether some worker will look for a job.
-    pub(super) fn is_manned(&self) -> bool {
-        self.coming + self.at_work > 0 || self.watch.is_kept()
+    /// Whether some worker will look for a task again.
+    pub(super) fn has_worker(&self) -> bool {
+        self.coming + self.at_work > 0 || self.alarms.have_housekeeper()
     }
 }
 
@@ -103,7 +107,7 @@ impl Crew {
             at_work: 0,
             last_worker: 0,
             pools: 0,
-            watch: Watch::default(),
+            alarms: Alarms::default(),
         };
         Self { process: Process::this(), start, state: Mutex::new(state) }
     }
@@ -122,30 +126,30 @@ impl Crew {
         Arc::clone(self)
     }
 
-    /// Lets workers rest until the pool is closed.
+    /// Enters an open pool: workers rest until the last of these is closed.
     pub(crate) fn enlist(self: &Arc<Self>) -> Enlistment {
         self.state.lock().pools += 1;
         Enlistment { crew: Arc::clone(self), is_over: OnceLock::new() }
     }
 
-    /// Has a worker run `job`: at once, or when one is free if the system has no thread.
+    /// Has a worker run `task`: at once, or when one is free if the system has no thread.
     ///
     /// # Errors
     ///
-    /// The job is given back if there is no worker at all, and none can be started.
-    pub(crate) fn submit<J: Job>(self: &Arc<Self>, job: J) -> Result<(), (J, io::Error)> {
+    /// The task is given back if there is no worker at all, and none can be started.
+    pub(crate) fn submit<T: Task>(self: &Arc<Self>, task: T) -> Result<(), (T, io::Error)> {
         let mut state = self.state.lock();
         if let Err(error) = self.summon(&mut state, 1) {
-            if !state.is_manned() {
-                return Err((job, error));
+            if !state.has_worker() {
+                return Err((task, error));
             }
-            state.watch.interrupt();
+            state.alarms.interrupt();
         }
-        state.queue.push_back(Box::new(job));
+        state.queue.push_back(Box::new(task));
         Ok(())
     }
 
-    /// Makes sure that a worker comes for each waiting job and for `more`: a resting one, or a new one.
+    /// Makes sure that a worker comes for each waiting task and for `more`: a resting one, or a new one.
     pub(super) fn summon(
         self: &Arc<Self>,
         state: &mut MutexGuard<'_, State>,
@@ -169,12 +173,12 @@ impl Crew {
         state.last_worker += 1;
         let worker = state.last_worker;
         let is_gone = Arc::<OnceLock<()>>::default();
-        let newcomer = Newcomer { crew: Some(Arc::clone(self)), is_gone: Arc::clone(&is_gone) };
-        let body = Box::new(move || newcomer.begin(worker));
+        let new_worker = NewWorker { crew: Some(Arc::clone(self)), is_gone: Arc::clone(&is_gone) };
+        let body = Box::new(move || new_worker.begin(worker));
         let start = || (self.start)(format!("latebind-{worker}"), body);
         let started = MutexGuard::unlocked(state, || catch(start));
         state.starting -= 1;
-        state.let_go();
+        state.let_resting_end();
         started.unwrap_or_else(|| {
             Err(io::Error::other("the function given to `Threads::new` panicked"))
         })?;
@@ -191,30 +195,30 @@ impl Crew {
         let mut state = self.state.lock();
         state.coming -= 1;
         loop {
-            if let Some(job) = state.queue.pop_front() {
+            if let Some(task) = state.queue.pop_front() {
                 state.at_work += 1;
                 let is_short = state.coming + state.resting.len() < state.wanted();
                 if is_short {
-                    // There was no thread for the jobs that still wait. There may be one now.
+                    // There was no thread for the tasks that still wait. There may be one now.
                     drop(self.start_one(&mut state));
                 }
                 drop(state);
-                // A job sees to its own slot when it panics.
-                catch(|| job.run());
+                // A task sees to its own slot when it panics.
+                catch(|| task.run());
                 if self.process.is_a_parent() {
-                    return; // The job has forked, and this is the child's only thread.
+                    return; // The task has forked, and this is the child's only thread.
                 }
                 state = self.state.lock();
                 state.at_work -= 1;
-            } else if state.watch.is_vacant() {
-                self.watch(&mut state, &bell);
+            } else if state.alarms.lack_housekeeper() {
+                self.keep_house(&mut state, &bell);
             } else if !Self::rest(&mut state, worker, &bell) {
                 return;
             }
         }
     }
 
-    /// Rests until there is a job; `false`: the worker ends.
+    /// Rests until there is a task; `false`: the worker ends.
     fn rest(state: &mut MutexGuard<'_, State>, worker: u64, bell: &Arc<Condvar>) -> bool {
         let mut is_over = false;
         state.resting.push(Resting { worker, bell: Arc::clone(bell) });
@@ -224,7 +228,7 @@ impl Crew {
                 return true;
             };
             if state.starting > 0 {
-                // The thread that started a worker has yet to bring its job.
+                // The thread that started a worker has yet to bring its task.
                 bell.wait(state, None);
             } else if is_over || state.pools == 0 {
                 state.resting.remove(at);
@@ -237,13 +241,13 @@ impl Crew {
 }
 
 /// Carried by a new thread. If the thread never runs, its drop takes the worker off the books.
-struct Newcomer {
+struct NewWorker {
     /// `None` once it has begun.
     crew: Option<Arc<Crew>>,
     is_gone: Arc<OnceLock<()>>,
 }
 
-impl Newcomer {
+impl NewWorker {
     fn begin(mut self, worker: u64) {
         if let Some(crew) = self.crew.take() {
             crew.work(worker);
@@ -251,7 +255,7 @@ impl Newcomer {
     }
 }
 
-impl Drop for Newcomer {
+impl Drop for NewWorker {
     fn drop(&mut self) {
         if let Some(crew) = &self.crew {
             let _ = self.is_gone.set(());
@@ -276,7 +280,7 @@ impl Enlistment {
         let mut state = self.crew.state.lock();
         state.pools -= 1;
         if state.pools == 0 {
-            state.let_go();
+            state.let_resting_end();
         }
     }
 }

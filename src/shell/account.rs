@@ -12,9 +12,9 @@ use crate::report::holder::{Holders, is_self_deadlock};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{coarse_now, now, this_thread};
 
-use super::waiting::Way;
+use super::waiting::CallerBell;
 
-type Books<C, E> = Ledger<C, DialFailure<E>, Way<C, DialFailure<E>>>;
+type LedgerOf<C, E> = Ledger<C, DialFailure<E>, CallerBell<C, DialFailure<E>>>;
 
 /// The state of the pool that a caller who is turned away finds in its error.
 #[derive(Default)]
@@ -72,7 +72,7 @@ impl Account {
     /// The state at this moment, for a caller on this thread.
     pub(super) fn of<C, E>(
         pool: Option<Arc<str>>,
-        ledger: &Books<C, E>,
+        ledger: &LedgerOf<C, E>,
         asking: &mut Asking,
         now: Moment,
     ) -> Self {
@@ -89,7 +89,7 @@ impl Account {
     /// The same, for a caller whose wait has just ended.
     pub(super) fn after_wait<C, E>(
         pool: Option<Arc<str>>,
-        ledger: &Books<C, E>,
+        ledger: &LedgerOf<C, E>,
         asking: &mut Asking,
         now: Moment,
     ) -> Self {
@@ -124,7 +124,7 @@ impl Account {
 /// The error of a caller who was not even queued.
 pub(super) fn refused<C, E>(
     pool: Option<Arc<str>>,
-    ledger: &Books<C, E>,
+    ledger: &LedgerOf<C, E>,
     asking: &mut Asking,
     refusal: Refusal,
     start: Moment,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::thread::ThreadId;
 
-use crate::report::spans::{self, Callers};
+use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Condvar, Mutex, Wake, lay_by, take_spare, this_thread};
 
@@ -14,7 +14,7 @@ pub(crate) struct Bell<T> {
     tray: Mutex<Tray<T>>,
     condvar: Condvar,
     thread: ThreadId,
-    span: Callers,
+    span: CallerSpan,
 }
 
 struct Tray<T> {
@@ -26,7 +26,7 @@ struct Tray<T> {
 impl<T> Tray<T> {
     fn take(&mut self) -> Option<T> {
         let item = self.item.take()?;
-        // A thread that has been told has nothing to look for.
+        // A thread that has its item has nothing to look for.
         self.is_called = false;
         Some(item)
     }
@@ -35,7 +35,7 @@ impl<T> Tray<T> {
 /// How a wait at a bell has ended.
 pub(crate) enum Woken<T> {
     /// It found this on the tray.
-    Told(T),
+    Found(T),
     /// It was called with nothing on the tray: there may be something to look at elsewhere.
     Called,
     /// Its time was up.
@@ -44,7 +44,7 @@ pub(crate) enum Woken<T> {
 
 impl<T: Send + 'static> Bell<T> {
     /// A bell for this thread, which is in `span` of the program.
-    pub(crate) fn new(span: Callers) -> Arc<Self> {
+    pub(crate) fn new(span: CallerSpan) -> Arc<Self> {
         // A thread that still rings the bell keeps it from being used again.
         let spare = take_spare::<Self>().filter(|spare| Arc::strong_count(spare) == 1);
         spare.unwrap_or_else(|| {
@@ -53,7 +53,7 @@ impl<T: Send + 'static> Bell<T> {
         })
     }
 
-    /// Keeps the bell for the next wait of this thread, which made it and has been told.
+    /// Keeps the bell for the next wait of this thread, which made it and has its item.
     pub(crate) fn lay_by(self: Arc<Self>) {
         // It would keep the program's span open.
         if !spans::ARE_KEPT {
@@ -64,7 +64,7 @@ impl<T: Send + 'static> Bell<T> {
 
 impl<T> Bell<T> {
     /// The span in which the thread waits.
-    pub(crate) fn span(&self) -> &Callers {
+    pub(crate) fn span(&self) -> &CallerSpan {
         &self.span
     }
 
@@ -77,7 +77,7 @@ impl<T> Bell<T> {
     /// `ring`.
     pub(crate) fn put(&self, item: T) {
         let before = self.tray.lock().item.replace(item);
-        debug_assert!(before.is_none(), "a thread is told once");
+        debug_assert!(before.is_none(), "a wait has one item");
     }
 
     /// Has the thread look elsewhere at the next `ring`.
@@ -101,13 +101,13 @@ impl<T> Bell<T> {
         let mut tray = self.tray.lock();
         loop {
             if let Some(item) = tray.take() {
-                return Woken::Told(item);
+                return Woken::Found(item);
             }
             if std::mem::take(&mut tray.is_called) {
                 return Woken::Called;
             }
             if self.condvar.wait(&mut tray, until) == Wake::Late {
-                return tray.take().map_or(Woken::Late, Woken::Told);
+                return tray.take().map_or(Woken::Late, Woken::Found);
             }
         }
     }

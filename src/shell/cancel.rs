@@ -95,11 +95,11 @@ impl Cancel {
     }
 
     /// Registers the wait of the holder of `ticket`, for as long as the returned value lives.
-    pub(crate) fn watch(
+    pub(crate) fn register(
         &self,
         pool: Weak<dyn Cancellable>,
         ticket: Ticket,
-    ) -> Result<Watch<'_>, IsCancelled> {
+    ) -> Result<Registration<'_>, IsCancelled> {
         let mut state = self.lock().ok_or(IsCancelled)?;
         if state.is_cancelled {
             return Err(IsCancelled);
@@ -107,7 +107,7 @@ impl Cancel {
         state.next_wait += 1;
         let wait = state.next_wait;
         state.waits.insert(wait, (pool, ticket));
-        Ok(Watch { cancel: self, wait })
+        Ok(Registration { cancel: self, wait })
     }
 }
 
@@ -129,12 +129,12 @@ impl fmt::Debug for Cancel {
 }
 
 /// A registered wait. Dropping it removes the wait from the token.
-pub(crate) struct Watch<'a> {
+pub(crate) struct Registration<'a> {
     cancel: &'a Cancel,
     wait: u64,
 }
 
-impl Drop for Watch<'_> {
+impl Drop for Registration<'_> {
     fn drop(&mut self) {
         if let Some(mut state) = self.cancel.lock() {
             state.waits.remove(&self.wait);

@@ -9,7 +9,7 @@ use crate::ledger::{Ledger, Ticket, Verdict};
 use crate::report::error::GetError;
 use crate::report::histogram::Histograms;
 use crate::report::holder::Holder;
-use crate::report::spans::Callers;
+use crate::report::spans::CallerSpan;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::now;
 use crate::runtime::workers::Enlistment;
@@ -17,10 +17,10 @@ use crate::shell::bell::Bell;
 use crate::shell::cancel::Cancellable;
 
 use super::account::turned_away;
-use super::books::Reading;
-use super::exchange::Membership;
+use super::group::Membership;
+use super::locked::Reading;
 use super::quota::Quota;
-use super::{Books, Failure, Lent, Predicate, Refused, Shell};
+use super::{EntryOf, Failure, GetErrorOf, LedgerOf, Predicate, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Opens connections until `target` are open, and waits for them. `None`: this is the pool of a
@@ -29,15 +29,15 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         target: u32,
         deadline: Option<Moment>,
-    ) -> Option<Result<(), Refused<D>>> {
+    ) -> Option<Result<(), GetErrorOf<D>>> {
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
-        let bell = Bell::new(Callers::current());
+        let bell = Bell::new(CallerSpan::current());
         let start = now();
-        let (ticket, orders) =
+        let (ticket, effects) =
             self.transact(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
-        self.carry_out(orders);
+        self.carry_out(effects);
         match self.wait(ticket, &bell, deadline, None) {
             (Verdict::Warm, _) => Some(Ok(())),
             (verdict, account) => {
@@ -52,20 +52,20 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return;
         }
-        let sole = self.membership.as_ref().and_then(Membership::sole_exchange);
-        // First: a caller whom the ledger turns away must find the exchange closed.
-        sole.iter().for_each(|exchange| exchange.close());
+        let sole = self.membership.as_ref().and_then(Membership::sole_group);
+        // First: a caller whom the ledger turns away must find the group closed.
+        sole.iter().for_each(|group| group.close());
         self.event(Ledger::close);
         self.abort_cancelled_dials();
-        self.crew.forget(&self.weak());
+        self.crew.remove_alarm(&self.weak());
         self.enlistment.iter().for_each(Enlistment::end);
-        sole.iter().for_each(|exchange| exchange.dismiss());
+        sole.iter().for_each(|group| group.dismiss());
     }
 
     /// Whether the lease of a connection has ended since it was handed to its caller.
-    pub(super) fn has_overstayed(&self, entry: &Lent<D>) -> bool {
+    pub(super) fn has_overstayed(&self, entry: &EntryOf<D>) -> bool {
         self.membership.as_ref().is_some_and(Membership::may_lapse)
-            && self.books().ledger.has_overstayed(entry, now())
+            && self.lock().ledger.has_overstayed(entry, now())
     }
 
     /// Closes the pool for good if nothing is left in it. Says whether it is closed and empty.
@@ -73,10 +73,10 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return false;
         }
-        let (is_vacant, orders) = self.transact(|locked, now| locked.ledger.close_if_vacant(now));
-        self.carry_out(orders);
+        let (is_vacant, effects) = self.transact(|locked, now| locked.ledger.close_if_vacant(now));
+        self.carry_out(effects);
         if is_vacant {
-            self.crew.forget(&self.weak());
+            self.crew.remove_alarm(&self.weak());
         }
         is_vacant
     }
@@ -88,7 +88,7 @@ impl<D: Dialer> Shell<D> {
             return 0;
         }
         self.close();
-        let handles = self.books().ledger.handles_in_use();
+        let handles = self.lock().ledger.handles_in_use();
         let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
         handles.into_iter().for_each(|handle| self.call(handle));
         count
@@ -99,10 +99,10 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return;
         }
-        let dials = self.books().ledger.take_cancelled_dials();
+        let dials = self.lock().ledger.take_cancelled_dials();
         for (id, handle) in dials {
             self.call(handle);
-            self.books().ledger.dial_aborted(id);
+            self.lock().ledger.dial_aborted(id);
         }
     }
 
@@ -120,10 +120,10 @@ impl<D: Dialer> Shell<D> {
             return Stats::default();
         }
         self.close();
-        let bell = Bell::new(Callers::current());
-        let (ticket, orders) =
+        let bell = Bell::new(CallerSpan::current());
+        let (ticket, effects) =
             self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
-        self.carry_out(orders);
+        self.carry_out(effects);
         self.wait(ticket, &bell, deadline, None).1.stats
     }
 
@@ -137,7 +137,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
-        !self.is_inherited() && self.books().ledger.is_suspended()
+        !self.is_inherited() && self.lock().ledger.is_suspended()
     }
 
     /// Closes the idle connections.
@@ -157,13 +157,13 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return;
         }
-        let ((), orders) = self.transact(|locked, now| {
-            let (epoch, orders) = locked.ledger.retire_where(now);
+        let ((), effects) = self.transact(|locked, now| {
+            let (epoch, effects) = locked.ledger.retire_where(now);
             // Before any thread can be told to judge by it.
             self.predicates.lock().insert(epoch, predicate);
-            ((), orders)
+            ((), effects)
         });
-        self.carry_out(orders);
+        self.carry_out(effects);
     }
 
     /// Replaces the current settings by what `change` makes of them.
@@ -174,7 +174,7 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Ok(());
         }
-        let (outcome, orders) =
+        let (outcome, effects) =
             self.transact(|locked, now| match change(*locked.ledger.config()) {
                 Ok(config) => {
                     self.knobs.set(&config);
@@ -182,13 +182,13 @@ impl<D: Dialer> Shell<D> {
                 }
                 Err(error) => (Err(error), locked.ledger.tick(now)),
             });
-        self.carry_out(orders);
+        self.carry_out(effects);
         outcome
     }
 
     /// The settings in force.
     pub(crate) fn settings(&self) -> Config {
-        if self.is_inherited() { Config::default() } else { *self.books().ledger.config() }
+        if self.is_inherited() { Config::default() } else { *self.lock().ledger.config() }
     }
 
     pub(crate) fn stats(self: &Arc<Self>) -> Stats {
@@ -201,7 +201,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn last_dial_failure(&self) -> Option<Failure<D>> {
-        if self.is_inherited() { None } else { self.books().ledger.last_failure() }
+        if self.is_inherited() { None } else { self.lock().ledger.last_failure() }
     }
 
     /// The numbers without a wait for the lock: a glance at the places, and the rest as last noted.
@@ -229,7 +229,7 @@ impl<D: Dialer> Shell<D> {
 
     /// The numbers and histograms of about one moment.
     pub(super) fn numbers(self: &Arc<Self>) -> (Stats, Histograms) {
-        let read = |ledger: &Books<D>, now| (ledger.stats(now), ledger.in_hands());
+        let read = |ledger: &LedgerOf<D>, now| (ledger.stats(now), ledger.in_hands());
         self.numbers_by(|| self.read(read).unwrap_or_default())
     }
 
@@ -246,7 +246,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Reads the ledger at this moment, with the connections in the places swept in. `None` in the child
     /// of a fork.
-    fn read<T>(self: &Arc<Self>, read: impl FnOnce(&Books<D>, Moment) -> T) -> Option<T> {
+    fn read<T>(self: &Arc<Self>, read: impl FnOnce(&LedgerOf<D>, Moment) -> T) -> Option<T> {
         let mut value = None;
         self.event(|ledger, now| {
             let effects = ledger.tick(now);

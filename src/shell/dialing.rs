@@ -14,7 +14,7 @@ use crate::runtime::moment::Moment;
 use crate::runtime::shelf::Figure;
 use crate::runtime::sync::{now, pause};
 
-use super::errands::latest;
+use super::carry_out::latest;
 use super::{Connection, Failure, Shell};
 
 /// How long a server may count a connection that the client has closed. A process of PostgreSQL is gone
@@ -96,7 +96,7 @@ impl<D: Dialer> Dial<'_, D> {
     fn drop_handle(&self) {
         if self.has_handle.swap(false, Ordering::Relaxed) && !self.shell.is_inherited() {
             let handle = loop {
-                let taken = self.shell.books().ledger.take_dial_handle(self.id);
+                let taken = self.shell.lock().ledger.take_dial_handle(self.id);
                 match taken {
                     Ok(handle) => break handle,
                     // Another thread is at it, for as long as a call takes that must not block.
@@ -110,7 +110,7 @@ impl<D: Dialer> Dial<'_, D> {
 
 impl<D: Dialer> Underway for Dial<'_, D> {
     fn is_cancelled(&self) -> bool {
-        self.shell.is_inherited() || self.shell.books().ledger.is_dial_cancelled(self.id)
+        self.shell.is_inherited() || self.shell.lock().ledger.is_dial_cancelled(self.id)
     }
 
     fn abort_with(&self, handle: AbortHandle) {
@@ -118,7 +118,7 @@ impl<D: Dialer> Underway for Dial<'_, D> {
             return self.shell.call(handle);
         }
         self.has_handle.store(true, Ordering::Relaxed);
-        let kept = self.shell.books().ledger.keep_dial_handle(self.id, handle);
+        let kept = self.shell.lock().ledger.keep_dial_handle(self.id, handle);
         match kept {
             Ok(replaced) => drop(self.shell.user_code(|_| drop(replaced))),
             Err(handle) => self.shell.call(handle),

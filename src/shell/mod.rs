@@ -2,9 +2,19 @@
 //! decides nothing.
 //!
 //! A call takes the lock, tells the ledger what has happened, frees the lock, and only then carries
-//! out the effects. No user code runs under the lock. An errand's user code runs on a worker if it
-//! may block, and otherwise on the thread that carries the effects out; `is_broken` and `reset` run
-//! on the thread that borrows or returns.
+//! out the effects. No user code runs under the lock. The user code of a *job* (a dial, a check, a reset
+//! by a worker, a close) runs on a worker if it may block, and otherwise on the thread that carries the
+//! effects out. `is_broken`, and a reset that need not wait, run on the thread that borrows or returns.
+//!
+//! | file | purpose |
+//! | --- | --- |
+//! | `mod` | a checkout without the lock, and a return |
+//! | `waiting` (with a `bell`), `account`, `cancel`, `terms` | a checkout that waits, and its error |
+//! | `locked` | the ledger's lock, and the idle connections beside it |
+//! | `places`, `knobs` | the idle connections, and the settings, that threads reach without the lock |
+//! | `carry_out`, `dialing`, `user_code` | what the ledger orders: dials, checks, resets, closes |
+//! | `control` | close, suspend, flush, settings, numbers |
+//! | `group`, `quota` | the slots that several pools share, or that something outside bounds |
 //!
 //! # Races
 //!
@@ -15,18 +25,18 @@
 //! | a verdict, and a caller who gives up at its deadline or is cancelled | both take the ledger's lock; a caller who finds itself out of the queue has been told: see `Ledger::leave` | `returning`, `controlling` |
 //! | a return without the lock, and upkeep that sleeps until the next known end | the next upkeep is written before the gate is opened, and read after the gate: see `Knobs::next_upkeep` | `aging`, `apart` |
 //! | two returns that together exceed `max_idle_total` | each counts its own connection before it looks at the sum: see `IdleCount` | `sharing` |
-//! | a holder that changes while it is read | the number of the loan is read first and last: see `Record` | `apart` |
-//! | a pool that is used in the child of a fork | the child compares a number and takes no lock: see `Shell::is_inherited` | none; `tests/fork.rs` forks |
+//! | a holder that changes while it is read | the number of the loan is read first and last: see `LoanRecord` | `apart` |
+//! | a pool that is used in the child of a fork | the child compares a number and takes no lock: see `Shell::is_inherited` | none; `tests/pool/fork.rs` forks |
 
 mod account;
 pub(crate) mod bell;
-mod books;
 pub(crate) mod cancel;
+mod carry_out;
 mod control;
 mod dialing;
-mod errands;
-mod exchange;
+mod group;
 mod knobs;
+mod locked;
 pub(crate) mod places;
 pub(crate) mod quota;
 mod terms;
@@ -58,28 +68,29 @@ use crate::shell::cancel::Cancel;
 use crate::shell::places::{Open, Places};
 
 use self::account::Account;
-use self::books::{Locked, Reading};
 use self::dialing::LastClose;
-use self::exchange::{IdleCount, Membership};
+use self::group::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
-use self::waiting::{Checkout, Way};
+use self::locked::{Locked, Reading};
+use self::waiting::{CallerBell, Checkout};
 
-pub(crate) use self::exchange::{Exchange, OnVacant};
+pub(crate) use self::group::{Group, OnVacant};
 pub(crate) use self::terms::Terms;
 
+// The general types, for the connections, errors and callers of a pool of `D`.
 type Connection<D> = <D as Dialer>::Connection;
 type Failure<D> = DialFailure<<D as Dialer>::Error>;
-type Caller<D> = Way<Connection<D>, Failure<D>>;
-type Books<D> = Ledger<Connection<D>, Failure<D>, Caller<D>>;
-type Lent<D> = Entry<Connection<D>>;
-type Refused<D> = GetError<<D as Dialer>::Error>;
-type Answer<D> = Verdict<Connection<D>, Failure<D>>;
-type Orders<D> = Effects<Connection<D>, Failure<D>, Caller<D>>;
-type Duties<D> = RareEffects<Connection<D>, Failure<D>, Caller<D>>;
+type BellOf<D> = CallerBell<Connection<D>, Failure<D>>;
+type LedgerOf<D> = Ledger<Connection<D>, Failure<D>, BellOf<D>>;
+type EntryOf<D> = Entry<Connection<D>>;
+type GetErrorOf<D> = GetError<<D as Dialer>::Error>;
+type VerdictOf<D> = Verdict<Connection<D>, Failure<D>>;
+type EffectsOf<D> = Effects<Connection<D>, Failure<D>, BellOf<D>>;
+type RareEffectsOf<D> = RareEffects<Connection<D>, Failure<D>, BellOf<D>>;
 
 type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 
-/// One pool, shared by its handles and the errands under way.
+/// One pool, shared by its handles and the jobs under way.
 ///
 /// The fields lie in this order in memory. A checkout by a place and its return read the first two
 /// cache lines and no more: with a thousand keys, a thread waits for each further line. The lock comes
@@ -90,9 +101,10 @@ pub(crate) struct Shell<D: Dialer> {
     /// The process that opened it. In a child of that process it is closed: see
     /// `Shell::is_inherited`.
     process: Process,
-    places: Places<Lent<D>>,
+    places: Places<EntryOf<D>>,
     knobs: Knobs,
-    /// Counts the idle connections of all keys, if they have a bound of their own.
+    /// The group's count of idle connections, if these have a bound of their own. It is here as well,
+    /// as every checkout reads it.
     idle: Option<Arc<IdleCount>>,
     reporter: Reporter<<D as Dialer>::Error>,
     dialer: D,
@@ -100,11 +112,14 @@ pub(crate) struct Shell<D: Dialer> {
     crew: Arc<Crew>,
     /// `None` for the pool of a key: the keyed pool is enlisted as a whole.
     enlistment: Option<Enlistment>,
-    /// Its part in what the keys of a keyed pool share, if it is the pool of a key.
+    /// Its membership in a group, if it is the pool of a key or has a quota.
     membership: Option<Membership<D>>,
-    /// When this pool last closed a connection; `Shell::last_close` covers all keys.
+    /// When this pool last closed a connection. Not used by a member of a group: see
+    /// `Shell::last_close`.
     last_close: LastClose,
+    /// The failures of dials in a row that the log has told of.
     streak: Streak,
+    /// The latest copy of the ledger's numbers, for readers who find the lock taken.
     reading: Latest<Reading>,
     locked: Mutex<Locked<D>>,
     /// How many callers who were given a connection while they slept have woken up. Each of them adds
@@ -121,6 +136,7 @@ pub(crate) struct Shell<D: Dialer> {
     is_kept: AtomicU64,
     /// The predicates that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
+    /// How long waits, dials and loans took.
     timings: Timings,
 }
 
@@ -136,7 +152,7 @@ impl<D: Dialer> Shell<D> {
 
     fn with(
         dialer: D,
-        ledger: Books<D>,
+        ledger: LedgerOf<D>,
         reporter: Reporter<D::Error>,
         crew: Arc<Crew>,
         membership: Option<Membership<D>>,
@@ -162,7 +178,7 @@ impl<D: Dialer> Shell<D> {
             process: Process::this(),
             enlistment: membership.is_none().then(|| crew.enlist()),
             crew,
-            idle: membership.as_ref().and_then(Membership::idle).cloned(),
+            idle: membership.as_ref().and_then(|membership| membership.group.idle.clone()),
             membership,
             reading: Latest::new(reading),
             timings: Timings::default(),
@@ -194,7 +210,7 @@ impl<D: Dialer> Shell<D> {
 
     /// When a connection was last closed: by the pool of any key, since keys may share a server.
     fn last_close(&self) -> &LastClose {
-        self.membership.as_ref().map_or(&self.last_close, Membership::last_close)
+        self.membership.as_ref().map_or(&self.last_close, |member| &member.group.last_close)
     }
 
     pub(super) fn name(&self) -> Option<Arc<str>> {
@@ -210,14 +226,14 @@ impl<D: Dialer> Shell<D> {
     /// Takes a sound connection that rests in a place, if nobody waits and there is one. Nearly every
     /// checkout goes this way: it takes no lock, allocates nothing, and reads no precise clock.
     #[inline]
-    pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
+    pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<EntryOf<D>> {
         self.take_resting_or(site, |shell, entry| shell.check_resting(entry))
     }
 
     /// The same, but leaves a connection that needs a check to the ledger.
     #[inline]
-    pub(crate) fn take_fresh(self: &Arc<Self>, site: Site) -> Option<Lent<D>> {
-        self.take_resting_or(site, |shell, entry| shell.pass_on(entry))
+    pub(crate) fn take_fresh(self: &Arc<Self>, site: Site) -> Option<EntryOf<D>> {
+        self.take_resting_or(site, |shell, entry| shell.leave_to_ledger(entry))
     }
 
     /// The same; `stale` takes a connection that has rested for so long that it needs a check.
@@ -225,8 +241,8 @@ impl<D: Dialer> Shell<D> {
     fn take_resting_or(
         self: &Arc<Self>,
         site: Site,
-        stale: impl FnOnce(&Arc<Self>, Lent<D>) -> Option<Lent<D>>,
-    ) -> Option<Lent<D>> {
+        stale: impl FnOnce(&Arc<Self>, EntryOf<D>) -> Option<EntryOf<D>>,
+    ) -> Option<EntryOf<D>> {
         if self.is_inherited() {
             return None;
         }
@@ -238,7 +254,7 @@ impl<D: Dialer> Shell<D> {
         }
         // An entry of an older epoch can be here for a moment, until its returner rechecks the gate.
         if entry.epoch != open.epoch() || now >= entry.expires {
-            return self.pass_on(entry);
+            return self.leave_to_ledger(entry);
         }
         if !self.knobs.is_fresh(entry.idle_since(), now) {
             entry = stale(self, entry)?;
@@ -249,16 +265,16 @@ impl<D: Dialer> Shell<D> {
         let (thread, record) = (this_thread(), entry.record());
         record.count_loan();
         record.hand_to(Loan { since: now, thread, location: site });
-        self.tell(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
+        self.emit(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
         Some(entry)
     }
 
     /// Checks a connection from a place that has rested long enough for that, if its caller may do so
     /// on its own thread.
     #[cold]
-    fn check_resting(self: &Arc<Self>, mut entry: Lent<D>) -> Option<Lent<D>> {
+    fn check_resting(self: &Arc<Self>, mut entry: EntryOf<D>) -> Option<EntryOf<D>> {
         if self.blocking.check || !self.knobs.may_rest_on(entry.idle_since()) {
-            return self.pass_on(entry);
+            return self.leave_to_ledger(entry);
         }
         match self.fault_by_check(&mut entry) {
             None => Some(entry),
@@ -278,14 +294,14 @@ impl<D: Dialer> Shell<D> {
 
     /// Closes the coldest connections of all keys, if too many rest.
     fn trim(&self) {
-        if self.idle.as_ref().is_some_and(|idle| idle.is_beyond()) {
-            self.membership.iter().for_each(Membership::trim);
+        if let Some(idle) = self.idle.as_ref().filter(|idle| idle.is_beyond()) {
+            self.membership.iter().for_each(|membership| membership.group.trim(idle));
         }
     }
 
     /// The ledger sees to a connection from a place before it is lent.
     #[cold]
-    fn pass_on(self: &Arc<Self>, entry: Lent<D>) -> Option<Lent<D>> {
+    fn leave_to_ledger(self: &Arc<Self>, entry: EntryOf<D>) -> Option<EntryOf<D>> {
         self.event(|ledger, now| {
             ledger.take_from_place(entry);
             ledger.tick(now)
@@ -302,7 +318,7 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Moment>,
         cancel: Option<&Cancel>,
         site: Site,
-    ) -> Result<Lent<D>, Refused<D>> {
+    ) -> Result<EntryOf<D>, GetErrorOf<D>> {
         self.get_of_key(start, deadline, cancel, site).unwrap_or(Err(GetError::Closed))
     }
 
@@ -314,7 +330,7 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Moment>,
         cancel: Option<&Cancel>,
         site: Site,
-    ) -> Option<Result<Lent<D>, Refused<D>>> {
+    ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
@@ -329,7 +345,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Lends a sound idle connection, if there is one and nobody waits for it.
-    pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<Lent<D>, Refused<D>> {
+    pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<EntryOf<D>, GetErrorOf<D>> {
         self.try_get_of_key(site).unwrap_or(Err(GetError::Closed))
     }
 
@@ -337,7 +353,7 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn try_get_of_key(
         self: &Arc<Self>,
         site: Site,
-    ) -> Option<Result<Lent<D>, Refused<D>>> {
+    ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
@@ -345,18 +361,18 @@ impl<D: Dialer> Shell<D> {
         self.checked_out(outcome, Duration::ZERO, site)
     }
 
-    fn try_get_sound(self: &Arc<Self>) -> Result<Lent<D>, Refused<D>> {
+    fn try_get_sound(self: &Arc<Self>) -> Result<EntryOf<D>, GetErrorOf<D>> {
         loop {
-            let ((lent, turned_away), orders) = self.transact(|locked, now| {
+            let ((lent, turned_away), effects) = self.transact(|locked, now| {
                 let (ledger, asking) = (&mut locked.ledger, &mut locked.asking);
-                let (lent, orders) = ledger.try_request(now);
+                let (lent, effects) = ledger.try_request(now);
                 let turned_away = match lent {
                     Ok(Some(_)) => (Account::default(), None),
                     _ => (Account::of(self.name(), ledger, asking, now), ledger.last_failure()),
                 };
-                ((lent, turned_away), orders)
+                ((lent, turned_away), effects)
             });
-            self.carry_out(orders);
+            self.carry_out(effects);
             let (account, failure) = turned_away;
             let mut entry = match lent {
                 Ok(Some(entry)) => entry,
@@ -374,15 +390,15 @@ impl<D: Dialer> Shell<D> {
     /// Ends a checkout that went by the lock: begins its loan, or tells why there is none.
     fn checked_out(
         &self,
-        outcome: Result<Lent<D>, Refused<D>>,
+        outcome: Result<EntryOf<D>, GetErrorOf<D>>,
         waited: Duration,
         site: Site,
-    ) -> Option<Result<Lent<D>, Refused<D>>> {
+    ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
         match outcome {
             Ok(entry) => {
                 let (since, thread) = (coarse_now(), this_thread());
                 entry.record().hand_to(Loan { since, thread, location: site });
-                self.tell(|| Event::Lent { waited, reused: entry.is_reused() });
+                self.emit(|| Event::Lent { waited, reused: entry.is_reused() });
                 Some(Ok(entry))
             }
             Err(error) => self.turned_away(error, waited).map(Err),
@@ -392,20 +408,20 @@ impl<D: Dialer> Shell<D> {
     /// Tells the observer that a caller is given nothing, and counts it for all keys. `None`: this is
     /// the pool of a key, and closed because it was empty; the keyed pool retries on a new one, so
     /// nobody is told.
-    fn turned_away(&self, error: Refused<D>, waited: Duration) -> Option<Refused<D>> {
+    fn turned_away(&self, error: GetErrorOf<D>, waited: Duration) -> Option<GetErrorOf<D>> {
         if let Some(membership) = &self.membership {
-            if matches!(error, GetError::Closed) && !membership.is_closed() {
+            if matches!(error, GetError::Closed) && !membership.group.is_closed() {
                 return None;
             }
-            membership.note_turned_away();
+            membership.group.note_turned_away();
         }
-        self.tell(|| Event::TurnedAway { error: &error, waited });
+        self.emit(|| Event::TurnedAway { error: &error, waited });
         Some(error)
     }
 
     /// Retires a connection that the ledger lent and that turned out to have a fault before its caller
     /// had it.
-    fn retire_unused(self: &Arc<Self>, entry: Lent<D>, fault: CloseReason) {
+    fn retire_unused(self: &Arc<Self>, entry: EntryOf<D>, fault: CloseReason) {
         self.timings.note_vain_loan();
         self.retire(entry, fault);
     }
@@ -414,7 +430,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Takes a borrowed connection back: it goes to the next caller, comes to rest, or is closed.
     #[inline]
-    pub(crate) fn give_back(self: &Arc<Self>, mut entry: Lent<D>, was_touched: bool) {
+    pub(crate) fn give_back(self: &Arc<Self>, mut entry: EntryOf<D>, was_touched: bool) {
         if self.is_inherited() {
             return std::mem::forget(entry);
         }
@@ -429,10 +445,10 @@ impl<D: Dialer> Shell<D> {
         }
         if was_touched {
             let Some(needs_reset) = self.user_code(|dialer| dialer.needs_reset(connection)) else {
-                self.task_failed(Purpose::Reset, None);
+                self.emit_fault(Purpose::Reset, None);
                 return self.retire(entry, CloseReason::ResetFailed);
             };
-            if needs_reset && self.resets_aside() {
+            if needs_reset && self.resets_on_worker() {
                 return self.event(|ledger, now| ledger.give_back_for_reset(entry, now));
             }
             if needs_reset && !self.has_passed(Purpose::Reset, |dialer| dialer.reset(connection)) {
@@ -460,13 +476,13 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Whether this thread must leave a reset to a worker.
-    fn resets_aside(&self) -> bool {
+    fn resets_on_worker(&self) -> bool {
         self.blocking.reset || self.user_code(|dialer| dialer.must_not_wait()) == Some(true)
     }
 
     /// Puts a connection into a place, and counts it among the idle ones of all keys.
     #[inline(never)]
-    fn put_counted(self: &Arc<Self>, entry: Lent<D>, open: Open) {
+    fn put_counted(self: &Arc<Self>, entry: EntryOf<D>, open: Open) {
         self.count_idle(1); // Before anybody can take it again.
         match self.places.put(entry, open) {
             Ok(()) => self.trim(),
@@ -478,18 +494,18 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[cold]
-    fn give_back_slowly(self: &Arc<Self>, entry: Lent<D>) {
+    fn give_back_slowly(self: &Arc<Self>, entry: EntryOf<D>) {
         self.event(|ledger, now| ledger.give_back(entry, now));
     }
 
     #[cold]
-    fn give_back_left(self: &Arc<Self>, left: [Option<Lent<D>>; 2]) {
+    fn give_back_left(self: &Arc<Self>, left: [Option<EntryOf<D>>; 2]) {
         left.into_iter().flatten().for_each(|entry| self.give_back_slowly(entry));
     }
 
     /// Ends the loan of a connection that is of no more use.
     #[cold]
-    pub(crate) fn discard(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+    pub(crate) fn discard(self: &Arc<Self>, entry: EntryOf<D>, reason: CloseReason) {
         if self.is_inherited() {
             return std::mem::forget(entry);
         }
@@ -500,20 +516,20 @@ impl<D: Dialer> Shell<D> {
     /// The same for a connection with which its borrower's work has failed. If the dialer calls it
     /// broken, the idle ones are in doubt as well.
     #[cold]
-    pub(crate) fn discard_failed(self: &Arc<Self>, mut entry: Lent<D>) {
+    pub(crate) fn discard_failed(self: &Arc<Self>, mut entry: EntryOf<D>) {
         let is_sound = self.is_inherited() || self.is_sound(&mut entry.connection);
         self.discard(entry, if is_sound { CloseReason::Discarded } else { CloseReason::Broken });
     }
 
     #[cold]
-    fn note_return(&self, entry: &Lent<D>, now: Moment) {
+    fn note_return(&self, entry: &EntryOf<D>, now: Moment) {
         let held = self.end_loan(entry, now);
-        self.tell(|| Event::Returned { held });
+        self.emit(|| Event::Returned { held });
     }
 
     /// Notes for how long a connection was lent, and says so.
     #[cold]
-    fn end_loan(&self, entry: &Lent<D>, now: Moment) -> Duration {
+    fn end_loan(&self, entry: &EntryOf<D>, now: Moment) -> Duration {
         let since = entry.record().since();
         let held = now.since(since);
         if now.is_a_tick_after(since) {
@@ -524,19 +540,19 @@ impl<D: Dialer> Shell<D> {
 
     /// Has the ledger close a lent connection.
     #[cold]
-    fn retire(self: &Arc<Self>, entry: Lent<D>, reason: CloseReason) {
+    fn retire(self: &Arc<Self>, entry: EntryOf<D>, reason: CloseReason) {
         self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
     /// Lets a borrower keep its connection.
-    pub(crate) fn detach(self: &Arc<Self>, entry: Lent<D>) -> Connection<D> {
+    pub(crate) fn detach(self: &Arc<Self>, entry: EntryOf<D>) -> Connection<D> {
         let held = self.end_loan(&entry, coarse_now());
-        self.tell(|| Event::Detached { held });
+        self.emit(|| Event::Detached { held });
         if self.is_inherited() {
             return entry.into_connection();
         }
-        let (connection, orders) = self.transact(|locked, now| locked.ledger.detach(entry, now));
-        self.carry_out(orders);
+        let (connection, effects) = self.transact(|locked, now| locked.ledger.detach(entry, now));
+        self.carry_out(effects);
         connection
     }
 }

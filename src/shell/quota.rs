@@ -28,14 +28,14 @@ use crate::runtime::sync::{AtomicU64, Condvar, Mutex, Ordering, Process, Wake, n
 /// # Less than is open
 ///
 /// If the keeper allows fewer slots than are taken, idle connections are closed at once, longest idle
-/// first, and others when they are returned, whoever waits for them. Nothing is dialed meanwhile.
+/// first, and others when they are returned, even if callers wait for them. Nothing is dialed meanwhile.
 ///
 /// # A slot that settles
 ///
 /// A server counts a connection until it has ended its own side, some milliseconds after the client has
 /// closed it. In that time a plain pool may have one connection more than its bound, as the server counts.
 /// With a [settling time](Self::with_settling) a slot counts as open for so much longer, and is not dialed
-/// into before. What replaces a connection in a pool that is at its bound comes later by that time.
+/// into before. In a pool that is at its bound, the replacement of a connection comes later by that time.
 ///
 /// # The end of a lease
 ///
@@ -89,7 +89,7 @@ pub struct Demand {
     pub idle: u32,
 }
 
-/// What is bounded by a quota.
+/// Something that a quota bounds.
 pub(crate) trait Bounded: Send + Sync {
     /// Goes by what the quota says now. Takes the locks of the pool.
     fn apply_quota(&self);

@@ -58,13 +58,13 @@ impl<D: Dialer> Shell<D> {
             Some(Err(error)) => Some(error),
             None => None,
         };
-        self.task_failed(purpose, error);
+        self.emit_fault(purpose, error);
         false
     }
 
     #[cold]
-    pub(super) fn task_failed(&self, purpose: Purpose, error: Option<D::Error>) {
-        self.tell(|| match purpose {
+    pub(super) fn emit_fault(&self, purpose: Purpose, error: Option<D::Error>) {
+        self.emit(|| match purpose {
             Purpose::Reset => Event::ResetFailed { error: error.as_ref() },
             _ => Event::CheckFailed { error: error.as_ref() },
         });
@@ -74,17 +74,17 @@ impl<D: Dialer> Shell<D> {
     /// Tells the observer of an event, if there is an observer. Never under the lock, and before the
     /// ledger hears of the event, so that the observer sees the consequences later.
     #[inline]
-    pub(super) fn tell<'a>(&self, event: impl FnOnce() -> Event<'a, D::Error>)
+    pub(super) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a, D::Error>)
     where
         D::Error: 'a,
     {
         if let Some(observer) = self.reporter.observer() {
-            self.tell_observer(observer, &event());
+            self.call_observer(observer, &event());
         }
     }
 
     #[cold]
-    fn tell_observer(&self, observer: &Observer<D::Error>, event: &Event<'_, D::Error>) {
+    fn call_observer(&self, observer: &Observer<D::Error>, event: &Event<'_, D::Error>) {
         if !self.is_inherited() && catch(|| observer(event)).is_none() {
             self.note_panic();
         }
@@ -93,7 +93,7 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn note_panic(&self) {
         if !self.is_inherited() {
-            self.books().ledger.note_panic();
+            self.lock().ledger.note_panic();
         }
         self.log(Reporter::log_panic);
     }

@@ -5,30 +5,30 @@ use std::sync::Arc;
 
 use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{Ledger, Request, Ticket, Verdict, Waker};
+use crate::ledger::{Ledger, Reply, Ticket, Verdict, Waker};
 use crate::report::error::GetError;
-use crate::report::spans::{self, Callers};
+use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Ordering, now};
 use crate::shell::bell::{Bell, Woken};
 use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 
 use super::account::{Account, refused, turned_away};
-use super::{Answer, Books, Caller, Failure, Lent, Refused, Shell};
+use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
 
-/// The verdict that a waiting caller finds at its bell.
-pub(super) struct Told<C, F> {
+/// The verdict, as a waiting caller finds it at its bell.
+pub(super) struct Notice<C, F> {
     verdict: Verdict<C, F>,
     /// Whether newcomers may pass the queue until this caller has woken up.
     is_waking: bool,
 }
 
 /// How a waiting caller is reached.
-pub(super) type Way<C, F> = Arc<Bell<Told<C, F>>>;
+pub(super) type CallerBell<C, F> = Arc<Bell<Notice<C, F>>>;
 
-impl<C, F> Waker<C, F> for Way<C, F> {
+impl<C, F> Waker<C, F> for CallerBell<C, F> {
     fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
-        self.put(Told { verdict, is_waking });
+        self.put(Notice { verdict, is_waking });
     }
 
     fn request_tick(&self) {
@@ -37,7 +37,7 @@ impl<C, F> Waker<C, F> for Way<C, F> {
 }
 
 /// A verdict, and the state of the pool for the error of a caller who is turned away.
-type Waited<D> = (Answer<D>, Account);
+type Waited<D> = (VerdictOf<D>, Account);
 
 /// One caller's checkout.
 pub(super) struct Checkout<'a, D: Dialer> {
@@ -50,7 +50,8 @@ pub(super) struct Checkout<'a, D: Dialer> {
     pub(super) has_queued: bool,
 }
 
-/// What a caller keeps when it was given a broken connection and asks again.
+/// A caller's position among all who wait. It keeps this when it was given a broken connection and asks
+/// again.
 #[derive(Clone, Copy)]
 struct Turn {
     ticket: Ticket,
@@ -60,7 +61,7 @@ struct Turn {
 
 impl<D: Dialer> Checkout<'_, D> {
     /// Waits for a sound connection.
-    pub(super) fn run(&mut self) -> Result<Lent<D>, Refused<D>> {
+    pub(super) fn run(&mut self) -> Result<EntryOf<D>, GetErrorOf<D>> {
         if self.cancel.is_some_and(Cancel::is_cancelled) {
             self.shell.event(Ledger::refuse_cancelled);
             return Err(GetError::Cancelled);
@@ -78,44 +79,44 @@ impl<D: Dialer> Checkout<'_, D> {
     }
 
     /// Waits for a connection, which may turn out to be broken.
-    fn next(&mut self, turn: Option<Turn>) -> Result<(Turn, Lent<D>), Refused<D>> {
+    fn next(&mut self, turn: Option<Turn>) -> Result<(Turn, EntryOf<D>), GetErrorOf<D>> {
         let Self { shell, start, deadline, .. } = *self;
         // The span outlives the lock, also if the caller is served at once.
-        let (mut bell, mut span) = (None, Some(Callers::current()));
-        let ((request, since, until), orders) = shell.transact(|locked, now| {
+        let (mut bell, mut span) = (None, Some(CallerSpan::current()));
+        let ((outcome, since, until), effects) = shell.transact(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
             };
-            let (place, since) =
+            let (ticket, since) =
                 (turn.map(|turn| turn.ticket), turn.map_or(now, |turn| turn.since));
-            let (request, orders) = locked.ledger.request(place, since, deadline, now, waker);
-            let (request, until) = match request {
-                Request::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
-                Request::Queued(ticket) => {
+            let (reply, effects) = locked.ledger.request(ticket, since, deadline, now, waker);
+            let (outcome, until) = match reply {
+                Reply::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
+                Reply::Queued(ticket) => {
                     locked.asking.join(now);
                     // A caller with nothing to carry out sleeps next.
-                    let sleeps = orders.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
+                    let sleeps = effects.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
                     let until = sleeps.then(|| locked.ledger.sleep(ticket, deadline));
                     (Ok((ticket, None)), until)
                 }
-                Request::Refused(refusal) => {
+                Reply::Refused(refusal) => {
                     let pool = shell.name();
                     let error = refused(pool, &locked.ledger, &mut locked.asking, refusal, start);
                     (Err(error), None)
                 }
             };
-            ((request, since, until), orders)
+            ((outcome, since, until), effects)
         });
-        shell.carry_out(orders);
-        let (ticket, entry) = request?;
+        shell.carry_out(effects);
+        let (ticket, entry) = outcome?;
         if let Some(entry) = entry {
             return Ok((Turn { ticket, since }, entry));
         }
         self.has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
         // The subscriber's code runs at both ends of the span.
-        let wait = || shell.wait_unless(self.cancel, ticket, &bell, deadline, until);
+        let wait = || self.wait(ticket, &bell, until);
         let waited = if spans::ARE_KEPT { shell.in_span(spans::wait, wait) } else { wait() };
         bell.lay_by();
         match waited {
@@ -123,11 +124,28 @@ impl<D: Dialer> Checkout<'_, D> {
             (verdict, account) => Err(turned_away(verdict, account, start)),
         }
     }
+
+    /// Waits in the queue, and lets `cancel` end the wait. `asleep_until`: see `Shell::wait`.
+    fn wait(
+        &self,
+        ticket: Ticket,
+        bell: &BellOf<D>,
+        asleep_until: Option<Option<Moment>>,
+    ) -> Waited<D> {
+        let shell = self.shell;
+        // From here on a cancellation finds the caller in the queue. It may have come before.
+        let wait = self.cancel.map(|cancel| cancel.register(Arc::downgrade(shell) as _, ticket));
+        let registered = wait.transpose();
+        if let Err(IsCancelled) = registered {
+            Cancellable::cancel(Arc::clone(shell), ticket);
+        }
+        shell.wait(ticket, bell, self.deadline, asleep_until)
+    }
 }
 
 impl<D: Dialer> Shell<D> {
     /// Looks at a connection that the ledger has lent, and says what is wrong with it.
-    fn fault_at_loan(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
+    fn fault_at_loan(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if self.has_overstayed(entry) {
             return Some(CloseReason::LeaseEnded);
         }
@@ -139,7 +157,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Has this thread check a connection that is about to be lent, and says what is wrong with it.
-    pub(super) fn fault_by_check(&self, entry: &mut Lent<D>) -> Option<CloseReason> {
+    pub(super) fn fault_by_check(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if !self.is_sound(&mut entry.connection) {
             return Some(CloseReason::Broken);
         }
@@ -150,57 +168,42 @@ impl<D: Dialer> Shell<D> {
         (!self.is_sound(&mut entry.connection)).then_some(CloseReason::Broken)
     }
 
-    /// Waits, and lets `cancel` end the wait.
-    fn wait_unless(
-        self: &Arc<Self>,
-        cancel: Option<&Cancel>,
-        ticket: Ticket,
-        bell: &Caller<D>,
-        deadline: Option<Moment>,
-        until: Option<Option<Moment>>,
-    ) -> Waited<D> {
-        // From here on a cancellation finds the caller in the queue. It may have come before.
-        let watch = cancel.map(|cancel| cancel.watch(Arc::downgrade(self) as _, ticket));
-        let watch = watch.transpose();
-        if let Err(IsCancelled) = watch {
-            Cancellable::cancel(Arc::clone(self), ticket);
-        }
-        self.wait(ticket, bell, deadline, until)
-    }
-
-    /// Waits until there is a verdict for `ticket` or `deadline` has passed. `until` is the time until
-    /// which the ledger has this caller asleep; `None`: the ledger has it awake.
+    /// Waits until there is a verdict for `ticket` or `deadline` has passed.
+    ///
+    /// `asleep_until` is `None` if the ledger has this caller awake. Otherwise the ledger counts on it to
+    /// sleep, until that time or, with `Some(None)`, until it is woken.
     pub(super) fn wait(
         self: &Arc<Self>,
         ticket: Ticket,
-        bell: &Caller<D>,
+        bell: &BellOf<D>,
         deadline: Option<Moment>,
-        mut until: Option<Option<Moment>>,
+        mut asleep_until: Option<Option<Moment>>,
     ) -> Waited<D> {
         let mut is_late = false;
         loop {
-            let woken = match until.take() {
+            let woken = match asleep_until.take() {
                 Some(until) => {
                     let woken = bell.wait(until);
                     is_late = matches!(woken, Woken::Late) && until == deadline;
                     woken
                 }
-                None => bell.take().map_or(Woken::Called, Woken::Told),
+                None => bell.take().map_or(Woken::Called, Woken::Found),
             };
-            if let Woken::Told(told) = woken {
-                return self.collect(told);
+            if let Woken::Found(notice) = woken {
+                return self.collect(notice);
             }
-            let (left, orders) = self.transact(|locked, now| {
+            let (left, effects) = self.transact(|locked, now| {
                 let (ledger, asking) = (&mut locked.ledger, &mut locked.asking);
                 if is_late {
-                    let account = |books: &_| Account::after_wait(self.name(), books, asking, now);
+                    let account =
+                        |ledger: &_| Account::after_wait(self.name(), ledger, asking, now);
                     return ledger.leave(ticket, now, account);
                 }
-                let orders = ledger.tick(now);
-                until = orders.is_empty().then(|| ledger.sleep(ticket, deadline));
-                (None, orders)
+                let effects = ledger.tick(now);
+                asleep_until = effects.is_empty().then(|| ledger.sleep(ticket, deadline));
+                (None, effects)
             });
-            self.carry_out(orders);
+            self.carry_out(effects);
             if let Some(left) = left {
                 return left;
             }
@@ -209,8 +212,8 @@ impl<D: Dialer> Shell<D> {
 
     /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
     /// queue meanwhile.
-    fn collect(self: &Arc<Self>, told: Told<super::Connection<D>, Failure<D>>) -> Waited<D> {
-        let Told { verdict, is_waking } = told;
+    fn collect(self: &Arc<Self>, notice: Notice<super::Connection<D>, Failure<D>>) -> Waited<D> {
+        let Notice { verdict, is_waking } = notice;
         if is_waking {
             self.woken.fetch_add(1, Ordering::AcqRel);
             if self.is_kept.load(Ordering::Acquire) != 0 {
@@ -221,7 +224,7 @@ impl<D: Dialer> Shell<D> {
             // A caller who is served needs no account.
             return (verdict, Account::default());
         }
-        let mut locked = self.books();
+        let mut locked = self.lock();
         let locked = &mut *locked;
         let account = Account::after_wait(self.name(), &locked.ledger, &mut locked.asking, now());
         (verdict, account)
@@ -229,7 +232,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Whether a caller is waking up to a connection that it was given. Asked under the lock, after
     /// `is_kept` has been written: a caller who wakes up later sees it.
-    pub(super) fn is_anyone_waking(&self, ledger: &mut Books<D>) -> bool {
+    pub(super) fn is_anyone_waking(&self, ledger: &mut LedgerOf<D>) -> bool {
         ledger.note_woken(self.woken.fetch_add(0, Ordering::AcqRel));
         ledger.is_anyone_waking()
     }

@@ -14,7 +14,7 @@ macro_rules! in_a_process {
     };
 }
 
-mod maintenance;
+mod housekeeper;
 mod threads;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
 //! No threads until needed, as few as are needed at once, and none left behind. Of the one that wakes
-//! pools whose connections age, `maintenance.rs` tells.
+//! pools whose connections age, `housekeeper.rs` tells.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::{Config, DialRule};
 use crate::ledger::effects::JobId;
-use crate::ledger::{Effects, Entry, Ledger, Overdue, Request, Ticket, Verdict};
+use crate::ledger::{Effects, Entry, Ledger, Overdue, Reply, Ticket, Verdict};
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip};
 
@@ -237,13 +237,13 @@ impl Simulation {
         let waker = || slip.clone();
         let (request, effects) = self.ledger.request(None, self.now, None, self.now, waker);
         match request {
-            Request::Granted(_, entry) => self.serve(entry, caller, self.now),
-            Request::Queued(ticket) => {
+            Reply::Granted(_, entry) => self.serve(entry, caller, self.now),
+            Reply::Queued(ticket) => {
                 let waiting = Waiting { ticket, slip, caller, since: self.now, until: None };
                 self.waiting.insert(number, waiting);
                 self.wake(number);
             }
-            Request::Refused(refusal) => panic!("no caller is refused: {refusal:?}"),
+            Reply::Refused(refusal) => panic!("no caller is refused: {refusal:?}"),
         }
         self.carry_out(effects);
     }

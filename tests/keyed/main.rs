@@ -434,7 +434,7 @@ fn whoever_does_not_wait_is_lent_what_rests_in_the_pool_that_the_key_has_now() {
         }
         pool.flush();
         await_keys(&pool, 0);
-        // Another thread makes it anew.
+        // Another thread makes it again.
         let other = pool.clone();
         thread::spawn(move || drop(other.get(&1).unwrap())).join().unwrap();
         assert_eq!(key_of(&pool.try_get(&1).unwrap()), 1, "round {round}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{AtDialerOrder, Purpose, Request};
+use crate::ledger::{AtDialerOrder, Purpose, Reply};
 use crate::runtime::moment::Moment;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ fn a_connection_is_not_lent_beyond_its_lifetime_although_nobody_kept_it_up() {
     let mut harness = Harness::with(Config { max_lifetime: lifetime, ..timeless() });
     harness.fill(1);
     harness.now += 150 * MILLISECOND;
-    assert!(matches!(harness.request(0, None), Request::Queued(_)));
+    assert!(matches!(harness.request(0, None), Reply::Queued(_)));
     assert_eq!(harness.closing(), [(1, CloseReason::Expired)]);
     assert_eq!(harness.dials.len(), 1);
 }
@@ -181,7 +181,7 @@ fn a_connection_that_has_been_idle_too_long_is_closed_by_the_next_call_at_the_la
     let entry = harness.get();
     harness.give_back(entry);
     harness.now += SECOND;
-    assert!(matches!(harness.request(0, None), Request::Queued(_)));
+    assert!(matches!(harness.request(0, None), Reply::Queued(_)));
     assert_eq!(harness.closing(), [(1, CloseReason::IdleTooLong)]);
 }
 
@@ -574,7 +574,7 @@ fn one_broken_connection_puts_all_that_rest_in_doubt() {
     harness.note_effects(orders);
     let proven = harness.granted(ticket);
     harness.give_back(proven);
-    assert!(matches!(harness.request(0, None), Request::Granted(..)), "proven again");
+    assert!(matches!(harness.request(0, None), Reply::Granted(..)), "proven again");
 }
 
 #[test]
@@ -604,7 +604,7 @@ fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
         harness.now,
     );
     harness.note_effects(orders);
-    assert!(matches!(harness.request(0, None), Request::Queued(_)));
+    assert!(matches!(harness.request(0, None), Reply::Queued(_)));
     assert_eq!(harness.at_dialer.len(), 1, "the other one is checked, fresh as it is");
 }
 

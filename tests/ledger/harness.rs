@@ -10,7 +10,7 @@ use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::stats::Stats;
 use crate::ledger::{
-    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Request, Share, Ticket, Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Reply, Share, Ticket, Verdict,
 };
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip};
@@ -102,12 +102,12 @@ impl Harness {
         self.closes.extend(closes);
     }
 
-    pub(crate) fn request(&mut self, caller: u32, patience: Option<Duration>) -> Request<u32> {
+    pub(crate) fn request(&mut self, caller: u32, patience: Option<Duration>) -> Reply<u32> {
         let deadline = patience.and_then(|patience| self.now.after(patience));
         let slip = Slip::new(caller);
         let waker = || slip.clone();
         let (request, orders) = self.ledger.request(None, self.now, deadline, self.now, waker);
-        if let Request::Queued(ticket) = request {
+        if let Reply::Queued(ticket) = request {
             self.slips.insert(ticket, slip);
         }
         self.note_effects(orders);
@@ -119,7 +119,7 @@ impl Harness {
         let slip = Slip::new(self.slips[&ticket].caller());
         let waker = || slip.clone();
         let (request, orders) = self.ledger.request(Some(ticket), since, None, self.now, waker);
-        let Request::Queued(ticket) = request else { panic!("does not wait: {request:?}") };
+        let Reply::Queued(ticket) = request else { panic!("does not wait: {request:?}") };
         self.slips.insert(ticket, slip);
         self.note_effects(orders);
         ticket
@@ -148,7 +148,7 @@ impl Harness {
 
     pub(crate) fn queue_for(&mut self, caller: u32, patience: Duration) -> Ticket {
         match self.request(caller, Some(patience)) {
-            Request::Queued(ticket) => ticket,
+            Reply::Queued(ticket) => ticket,
             other => panic!("caller {caller} does not wait: {other:?}"),
         }
     }
@@ -156,7 +156,7 @@ impl Harness {
     /// A caller who is served at once.
     pub(crate) fn get(&mut self) -> Entry<u32> {
         match self.request(0, None) {
-            Request::Granted(_, entry) => entry,
+            Reply::Granted(_, entry) => entry,
             other => panic!("not served at once: {other:?}"),
         }
     }

@@ -96,7 +96,7 @@ impl Event {
         }
     }
 
-    fn befall(self, world: &mut World, behind: Duration) {
+    fn happen(self, world: &mut World, behind: Duration) {
         match self {
             Self::Request(patience) => world.request(patience, behind),
             Self::TryRequest => world.try_request(behind),
@@ -329,7 +329,7 @@ proptest! {
         let mut world = World::new(config, hangs);
         for (event, dice, behind) in history {
             if dice < weights[event.kind()] {
-                event.befall(&mut world, behind);
+                event.happen(&mut world, behind);
             }
         }
         world.finish(refuses);

@@ -13,8 +13,8 @@ use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::lease::Lease;
 use crate::ledger::{
-    AtDialerOrder, BudgetAccess, CloseOrder, Effects, Entry, Ledger, Refusal, Request, Share,
-    Ticket, Verdict,
+    AtDialerOrder, BudgetAccess, CloseOrder, Effects, Entry, Ledger, Refusal, Reply, Share, Ticket,
+    Verdict,
 };
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -346,7 +346,7 @@ impl Keys {
                 let (answer, effects) = self.books(member).request(None, now, None, now, || {
                     unreachable!("nobody waits for what is closed")
                 });
-                assert!(matches!(answer, Request::Refused(Refusal::Closed)), "KEY-02: {answer:?}");
+                assert!(matches!(answer, Reply::Refused(Refusal::Closed)), "KEY-02: {answer:?}");
                 self.note(member, now, effects);
             }
         }
@@ -360,12 +360,12 @@ impl Keys {
         let it = &mut self.callers[caller];
         (it.dial, it.has_failed, it.state) = (None, false, State::Gone);
         match answer {
-            Request::Granted(ticket, entry) => self.lend(caller, Some(ticket), entry),
-            Request::Queued(ticket) => {
+            Reply::Granted(ticket, entry) => self.lend(caller, Some(ticket), entry),
+            Reply::Queued(ticket) => {
                 let it = &mut self.callers[caller];
                 (it.ticket, it.state, it.sleep) = (Some(ticket), State::Waiting, Sleep::Awake);
             }
-            Request::Refused(refusal) => {
+            Reply::Refused(refusal) => {
                 let is_late = deadline.is_some_and(|deadline| deadline <= now);
                 assert!(refusal != Refusal::TooLate || is_late);
                 let has_closed = self.is_closed || !self.current.contains(&Some(member));

@@ -76,7 +76,7 @@ struct Event {
 }
 
 impl Event {
-    fn befall(&self, keys: &mut Keys, setting: &Setting) {
+    fn happen(&self, keys: &mut Keys, setting: &Setting) {
         let Self { pick, count, patience, is_sound, .. } = *self;
         let key = self.key % setting.keys;
         keys.step(self.behind, |keys| match self.kind {
@@ -184,7 +184,7 @@ fn live_through(
     for event in history {
         let kind = KINDS.iter().position(|(kind, _)| *kind == event.kind).expect("it is one");
         if event.dice < weights[kind] {
-            event.befall(&mut keys, &setting);
+            event.happen(&mut keys, &setting);
         }
     }
     keys.finish(refuses, closes);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::{Backoff, Breaker, BreakerChoice, Config, OnDialFailure};
 use crate::harness::{Harness, SECOND, ageless};
-use crate::ledger::{Request, Ticket, Verdict};
+use crate::ledger::{Reply, Ticket, Verdict};
 use crate::world::Failure;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -367,7 +367,7 @@ fn an_open_breaker_keeps_nobody_from_idle_connections() {
     harness.give_back(one);
     drop(harness.granted(ticket));
     harness.give_back(other);
-    assert!(matches!(harness.request(0, None), Request::Granted(..)));
+    assert!(matches!(harness.request(0, None), Reply::Granted(..)));
 }
 
 /// QUIET: a caller who waits for a return while the breaker is open sleeps until then.

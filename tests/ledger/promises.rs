@@ -6,7 +6,7 @@ use crate::config::{Config, DialRule};
 use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::stats::Stats;
-use crate::ledger::{AtDialerOrder, Purpose, Refusal, Request, Verdict};
+use crate::ledger::{AtDialerOrder, Purpose, Refusal, Reply, Verdict};
 use crate::runtime::moment::Moment;
 use crate::slips::Slip;
 use crate::world::Failure;
@@ -324,11 +324,11 @@ fn nothing_remains_of_callers_who_leave_from_behind_a_patient_one() {
 fn a_caller_whose_deadline_has_passed_begins_nothing_but_takes_an_idle_connection() {
     let mut harness = Harness::new(1);
     let refused = harness.request(1, Some(Duration::ZERO));
-    assert!(matches!(refused, Request::Refused(Refusal::TooLate)));
+    assert!(matches!(refused, Reply::Refused(Refusal::TooLate)));
     assert_eq!((harness.begun, harness.stats().waiting), (0, 0));
     let entry = harness.dial_and_get();
     harness.give_back(entry);
-    assert!(matches!(harness.request(1, Some(Duration::ZERO)), Request::Granted(..)));
+    assert!(matches!(harness.request(1, Some(Duration::ZERO)), Reply::Granted(..)));
 }
 
 /// CAN-09.
@@ -620,7 +620,7 @@ fn nobody_is_turned_away_whom_an_idle_connection_can_serve_after_a_check() {
     harness.queue(1);
     assert_eq!(harness.at_dialer.len(), 1);
     let full = harness.request(2, None);
-    assert!(matches!(full, Request::Refused(Refusal::QueueFull)));
+    assert!(matches!(full, Reply::Refused(Refusal::QueueFull)));
     assert_eq!(harness.stats().queue_full_total, 1);
 }
 
@@ -844,9 +844,9 @@ fn serve_everyone(config: Config, warm_up_to: u32) {
     let mut waiting = Vec::new();
     for caller in 1..=CALLERS {
         match harness.request(caller, None) {
-            Request::Granted(_, entry) => held.push(entry),
-            Request::Queued(ticket) => waiting.push(ticket),
-            Request::Refused(refusal) => panic!("{refusal:?}: {config:?}"),
+            Reply::Granted(_, entry) => held.push(entry),
+            Reply::Queued(ticket) => waiting.push(ticket),
+            Reply::Refused(refusal) => panic!("{refusal:?}: {config:?}"),
         }
     }
     while held.len() + waiting.len() > 0 {

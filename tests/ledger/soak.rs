@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::{
-    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, Request, Ticket,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, Reply, Ticket,
     UPKEEP_LEAST, Verdict,
 };
 use crate::runtime::moment::Moment;
@@ -405,15 +405,15 @@ impl Soak {
             orders
         });
         match answer.expect("the ledger answers") {
-            Request::Granted(ticket, entry) => {
+            Reply::Granted(ticket, entry) => {
                 self.caller(id).ticket = Some(ticket);
                 self.lend(id, entry);
             }
-            Request::Queued(ticket) => {
+            Reply::Queued(ticket) => {
                 self.caller(id).ticket = Some(ticket);
                 self.wait_on(id);
             }
-            Request::Refused(_) => self.turn_away(id),
+            Reply::Refused(_) => self.turn_away(id),
         }
     }
 

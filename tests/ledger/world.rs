@@ -13,7 +13,7 @@ use crate::ledger::outage::BreakerTurn;
 use crate::ledger::spread::{Fraction, Spread};
 use crate::ledger::stats::Stats;
 use crate::ledger::{
-    AtDialerOrder, DialOrder, Effects, Entry, Ledger, Overdue, Purpose, Refusal, Request, Ticket,
+    AtDialerOrder, DialOrder, Effects, Entry, Ledger, Overdue, Purpose, Refusal, Reply, Ticket,
     Verdict,
 };
 use crate::runtime::moment::Moment;
@@ -353,7 +353,7 @@ impl World {
         let (request, orders) = self.ledger.request(place, since, deadline, now, || slip);
         self.clients[client].state = State::Gone;
         match request {
-            Request::Granted(ticket, entry) => {
+            Reply::Granted(ticket, entry) => {
                 self.event(now, orders, |world, _| {
                     assert!(
                         at_once(world),
@@ -365,7 +365,7 @@ impl World {
                     world.hold(client, ticket, entry);
                 });
             }
-            Request::Queued(ticket) => {
+            Reply::Queued(ticket) => {
                 assert!(!self.closed && !is_late, "waits for no reason");
                 assert!(place.is_none_or(|place| place == ticket), "FAIR-04: the place is lost");
                 self.clients[client].ticket = Some(ticket);
@@ -383,10 +383,10 @@ impl World {
                     self.fall_asleep(client);
                 }
             }
-            Request::Refused(Refusal::Closed) => {
+            Reply::Refused(Refusal::Closed) => {
                 self.event(now, orders, |world, _| assert!(world.closed));
             }
-            Request::Refused(Refusal::TooLate) => {
+            Reply::Refused(Refusal::TooLate) => {
                 assert!(is_late && !self.closed);
                 assert!(!self.suspended, "REASON: a suspended pool says so");
                 self.event(now, orders, |world, _| {
@@ -394,11 +394,11 @@ impl World {
                     world.totals.timed_out_total += 1;
                 });
             }
-            Request::Refused(Refusal::Suspended) => {
+            Reply::Refused(Refusal::Suspended) => {
                 assert!(is_late && self.suspended && !self.closed);
                 self.event(now, orders, |world, _| world.totals.timed_out_total += 1);
             }
-            Request::Refused(Refusal::QueueFull) => {
+            Reply::Refused(Refusal::QueueFull) => {
                 assert!(!self.closed && !is_late && place.is_none());
                 self.event(now, orders, |world, _| {
                     assert!(!at_once(world) && world.is_queue_full(now), "it could be served");

@@ -68,7 +68,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// The limit is the namespace's, read anew at each call, and the kernel confirms it (`TCP-05`).
+/// The limit is the namespace's, read again at each call, and the kernel confirms it (`TCP-05`).
 #[test]
 fn a_lowered_somaxconn_is_what_is_asked_for_and_granted() {
     in_own_network(|| {

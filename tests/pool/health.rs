@@ -278,7 +278,7 @@ fn after_one_broken_connection_all_that_rest_are_checked_once() {
     }
 }
 
-/// What is checked and dead is closed, and the doubt begins anew.
+/// A connection that is checked and dead is closed, and the doubt begins again.
 #[test]
 fn doubt_finds_every_dead_connection_before_a_caller_does() {
     let (pool, server) = pool(|b| b.max_open(6).check_after(LONG));

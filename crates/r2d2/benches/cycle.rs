@@ -84,7 +84,7 @@ fn main() {
     println!("get and drop, 4 connections: cycles in a millisecond, medians of {ROUNDS}");
     println!("| threads | r2d2 | drop-in | ratio |\n| --- | --- | --- | --- |");
     for threads in [1, 16] {
-        // In turn, so that what else the machine does befalls both.
+        // In turn, so that the machine's other work meets both.
         let rounds = (0..ROUNDS).map(|_| {
             let theirs = pace(threads, |cycles| cycles_of_r2d2(&theirs, cycles));
             (theirs, pace(threads, |cycles| cycles_of_drop_in(&ours, cycles)))

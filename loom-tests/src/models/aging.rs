@@ -7,7 +7,7 @@ use loom::thread;
 use super::check_within;
 use crate::config::Config;
 use crate::dialer::Blocking;
-use crate::runtime::maintenance;
+use crate::runtime::housekeeper;
 use crate::runtime::sync::{advance, search_finely};
 use crate::server::{Act, assert_at_rest, finish, keyed_pool, never_due, pool_with};
 
@@ -27,7 +27,7 @@ fn what_reaches_its_lifetime_is_lent_or_closed_and_never_both() {
         drop(pool.get().unwrap());
         let keeping = thread::spawn(|| {
             advance(MINUTE);
-            maintenance::wake();
+            housekeeper::wake();
         });
         let number = pool.get().unwrap().number;
         keeping.join().unwrap();
@@ -47,7 +47,7 @@ fn what_has_rested_too_long_is_lent_or_closed_and_never_both() {
         drop(pool.get().unwrap());
         let keeping = thread::spawn(|| {
             advance(MINUTE);
-            maintenance::wake();
+            housekeeper::wake();
         });
         drop(pool.get().unwrap());
         drop(pool.get().unwrap());
@@ -70,7 +70,7 @@ fn what_ends_in_use_is_closed_as_it_comes_back_and_serves_nobody() {
             let pool = pool.clone();
             move || assert_eq!(pool.get().unwrap().number, 2)
         });
-        let keeping = thread::spawn(maintenance::wake);
+        let keeping = thread::spawn(housekeeper::wake);
         drop(held);
         caller.join().unwrap();
         keeping.join().unwrap();
@@ -89,11 +89,11 @@ fn what_comes_back_as_upkeep_looks_is_closed_at_its_end() {
         let (pool, server) = pool_with(config, &[], Blocking::default());
         let held = pool.get().unwrap();
         advance(MINUTE * 2 / 3);
-        let keeping = thread::spawn(maintenance::wake_due);
+        let keeping = thread::spawn(housekeeper::wake_due);
         drop(held);
         keeping.join().unwrap();
         advance(MINUTE / 3);
-        maintenance::wake_due();
+        housekeeper::wake_due();
         let stats = pool.recent_stats(); // Which has nobody look.
         assert_eq!((stats.idle, stats.in_use), (0, 0), "it is closed, or about to be: {stats}");
         finish(&pool, &server);
@@ -125,12 +125,12 @@ fn what_comes_back_after_upkeep_has_looked_is_closed_at_its_end_among_keys() {
         let (pool, server) = keyed_pool(2, Some(1), each, &[]);
         let held = pool.get(&1).unwrap();
         advance(MINUTE * 2 / 3);
-        maintenance::wake_due();
+        housekeeper::wake_due();
         drop(held);
         advance(MINUTE / 3);
-        maintenance::wake_due();
+        housekeeper::wake_due();
         while server.books().open > 0 {
-            maintenance::wake_due(); // It may have been ordered only now.
+            housekeeper::wake_due(); // It may have been ordered only now.
             thread::yield_now(); // It is closed although nobody calls.
         }
         pool.close();
@@ -164,13 +164,13 @@ fn a_refill_racing_a_close_leaves_nothing_open() {
         let (pool, server) = pool_with(config, &[Act::Refuse], Blocking::default());
         let keeping = thread::spawn(|| {
             advance(MINUTE);
-            maintenance::wake();
+            housekeeper::wake();
         });
         pool.close();
         keeping.join().unwrap();
         finish(&pool, &server);
         let dials = server.books().dials;
-        maintenance::wake();
+        housekeeper::wake();
         assert_eq!(server.books().dials, dials, "SHUT-10");
         assert_at_rest(&pool, &server, 0);
     });
@@ -186,7 +186,7 @@ fn a_check_in_the_background_and_a_caller_share_a_connection() {
         drop(pool.get().unwrap());
         let keeping = thread::spawn(|| {
             advance(MINUTE);
-            maintenance::wake();
+            housekeeper::wake();
         });
         drop(pool.get().unwrap());
         keeping.join().unwrap();

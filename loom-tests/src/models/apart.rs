@@ -18,7 +18,7 @@ use crate::runtime::shelf::{Figure, Shelf};
 use crate::runtime::sync::{self, advance, now};
 use crate::shell::places::Places;
 
-/// ACC-14. Put against lay-out: whoever puts the other's connection out of its place has it in hand.
+/// ACC-14. Put against lay-out: the one that puts the other's connection out of its place has it in hand.
 #[test]
 fn what_is_displaced_as_connections_are_laid_out_is_not_lost() {
     check(|| {
@@ -113,7 +113,7 @@ fn a_shelf_gives_out_what_is_on_it_whatever_its_hint_says() {
     });
 }
 
-/// What is set before the gate is opened is read by whoever has found it open.
+/// A setting that is written before the gate is opened is read by every thread that has found it open.
 #[test]
 fn a_figure_set_before_the_gate_is_opened_is_read_after_it() {
     check(|| {

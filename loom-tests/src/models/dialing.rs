@@ -165,7 +165,7 @@ fn a_panic_in_a_dial_loses_no_slot_and_strands_nobody() {
     });
 }
 
-/// ACC-19, ACC-23: two slots, two callers. Whoever takes whose dial, both are served, by two dials
+/// ACC-19, ACC-23: two slots, two callers. Each may take the other's dial; both are served, by two dials
 /// at most.
 #[test]
 fn a_caller_whose_dial_is_taken_by_another_is_served_as_well() {

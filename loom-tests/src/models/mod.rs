@@ -90,7 +90,7 @@
 //! | QUIET | `jobs_of_two_threads_are_done_by_one_worker` |
 //! | LIFE-12 | `an_alarm_and_a_job_at_once_are_both_seen_to_by_one_worker` |
 //! | LIFE-12 | `an_alarm_is_seen_to_although_the_last_one_was_just_taken_back` |
-//! | LIFE-12 | `what_waits_for_a_thread_has_the_one_that_watches` |
+//! | LIFE-12 | `a_task_that_waits_for_a_thread_has_the_housekeeper` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
@@ -100,10 +100,10 @@ mod apart;
 mod closing;
 mod controlling;
 mod dialing;
+mod housekeeping;
 mod resting;
 mod returning;
 mod sharing;
-mod watching;
 mod working;
 
 use std::sync::Arc;

@@ -83,7 +83,7 @@ fn a_failed_dial_leaves_its_slot_to_another_key() {
     });
 }
 
-/// KEY-02: two callers of a key of which nothing is kept. Who finds its books closed is told so, and
+/// KEY-02: two callers of a key of which nothing is kept. One who finds its ledger closed is told so, and
 /// looks for others.
 #[test]
 fn a_key_that_goes_strands_nobody_and_loses_nothing() {

@@ -1,6 +1,6 @@
 //! The twin of the crate's `sync.rs`: the same door, with loom behind it.
 //!
-//! What is not a model's business has no scheduling points: the clock, the count of threads that
+//! Everything that is not a model's business has no scheduling points: the clock, the count of threads that
 //! can still be had, and the spurious wake-ups to come are plain cells of the model's one thread
 //! of the system.
 
@@ -27,7 +27,7 @@ thread_local! {
     static SPURIOUS_WAKES: Cell<u32> = const { Cell::new(0) };
     static IS_REST_ENDLESS: Cell<bool> = const { Cell::new(false) };
     static IS_FINE: Cell<bool> = const { Cell::new(false) };
-    /// What this run's process has for itself, by where the crate keeps it.
+    /// The values that this run's process has for itself, by where the crate keeps them.
     static OF_THE_PROCESS: RefCell<BTreeMap<usize, Arc<dyn Any + Send + Sync>>> =
         const { RefCell::new(BTreeMap::new()) };
 }
@@ -53,7 +53,7 @@ pub(crate) fn wake_spuriously(times: u32) {
     SPURIOUS_WAKES.set(times);
 }
 
-/// Lets no worker end by itself: whoever does not end it is told of a deadlock.
+/// Lets no worker end by itself: a model that does not end it is told of a deadlock.
 pub(crate) fn rest_for_ever() {
     IS_REST_ENDLESS.set(true);
 }

@@ -1,8 +1,8 @@
-//! The twin of the crate's `maintenance.rs`: nobody watches, but a model can have the pools woken.
-//! Models of the crate's own are in `models/watching.rs`.
+//! The twin of the crate's `housekeeper.rs`: there is none, but a model can do the pools' upkeep.
+//! Models of the crate's own are in `models/housekeeping.rs`.
 //!
-//! Nothing depends on when that is if it is not too late, so a model does it at any moment, whatever
-//! is due, or else once what was ordered is due.
+//! Nothing depends on when upkeep comes if it is not too late. So a model does it at any moment, or
+//! once an alarm is due.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
@@ -11,9 +11,9 @@ use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Condvar, MutexGuard, now};
 use crate::runtime::workers::{Crew, State};
 
-/// Something that asks to be woken now and then.
+/// A pool, as the housekeeper sees it.
 pub(crate) trait Upkeep: Send + Sync {
-    /// The time has come. May ask to be woken again.
+    /// Does the upkeep that is due. May set another alarm.
     fn upkeep(self: Arc<Self>);
 }
 
@@ -24,16 +24,16 @@ thread_local! {
 
 type Alarm = (Moment, Weak<dyn Upkeep>);
 
-/// Nobody is wanted for it.
+/// No housekeeper is needed.
 #[derive(Default)]
-pub(crate) struct Watch {}
+pub(crate) struct Alarms {}
 
-impl Watch {
-    pub(crate) fn is_vacant(&self) -> bool {
+impl Alarms {
+    pub(crate) fn lack_housekeeper(&self) -> bool {
         false
     }
 
-    pub(crate) fn is_kept(&self) -> bool {
+    pub(crate) fn have_housekeeper(&self) -> bool {
         false
     }
 
@@ -41,7 +41,7 @@ impl Watch {
 }
 
 impl Crew {
-    pub(crate) fn wake_at(&self, due: Moment, pool: Weak<dyn Upkeep>) -> bool {
+    pub(crate) fn set_alarm(&self, due: Moment, pool: Weak<dyn Upkeep>) -> bool {
         ASKED.with_borrow_mut(|asked| {
             let before = asked.iter().position(|(_, other)| other.ptr_eq(&pool));
             let before = before.map(|at| asked.swap_remove(at).0);
@@ -50,19 +50,19 @@ impl Crew {
         true
     }
 
-    pub(crate) fn forget(&self, pool: &Weak<dyn Upkeep>) {
+    pub(crate) fn remove_alarm(&self, pool: &Weak<dyn Upkeep>) {
         ASKED.with_borrow_mut(|asked| asked.retain(|(_, other)| !other.ptr_eq(pool)));
     }
 
-    pub(super) fn watch(&self, _: &mut MutexGuard<'_, State>, _: &Arc<Condvar>) {}
+    pub(super) fn keep_house(&self, _: &mut MutexGuard<'_, State>, _: &Arc<Condvar>) {}
 }
 
-/// Wakes every pool that has asked for it.
+/// Does the upkeep of every pool that has an alarm.
 pub(crate) fn wake() {
     wake_those(|_| true);
 }
 
-/// Wakes those that have asked for it by now.
+/// Does the upkeep of the pools whose alarm is due.
 pub(crate) fn wake_due() {
     let now = now();
     wake_those(|due| due <= now);

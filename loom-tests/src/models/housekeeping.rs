@@ -1,4 +1,4 @@
-//! Workers by themselves, with the one of them that watches the clock.
+//! Workers by themselves, with the one of them that is the housekeeper.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,8 +7,8 @@ use loom::thread;
 
 use super::{SOON, check_within};
 use crate::runtime::sync::{self, Condvar, Mutex, now};
-use crate::runtime::whole::maintenance::Upkeep;
-use crate::runtime::whole::workers::{Crew, Enlistment, Job};
+use crate::runtime::whole::housekeeper::Upkeep;
+use crate::runtime::whole::workers::{Crew, Enlistment, Task};
 
 /// Counts what has been done, and waits for it: what is lost is a deadlock.
 struct Done {
@@ -37,7 +37,7 @@ impl Done {
 
 struct Work(Arc<Done>);
 
-impl Job for Work {
+impl Task for Work {
     fn run(self: Box<Self>) {
         self.0.add();
     }
@@ -69,7 +69,7 @@ fn weak(aging: &Arc<Aging>) -> Weak<dyn Upkeep> {
     weak
 }
 
-/// A worker goes to rest, or is about to end with the last pool, as jobs come.
+/// A worker goes to rest, or is about to end with the last pool, as tasks come.
 #[test]
 fn jobs_of_two_threads_are_done_by_one_worker() {
     check_within(3, || {
@@ -96,43 +96,43 @@ fn an_alarm_and_a_job_at_once_are_both_seen_to_by_one_worker() {
             let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
             move || submit(&crew, &done)
         });
-        assert!(crew.wake_at(now() + SOON, weak(&aging)));
+        assert!(crew.set_alarm(now() + SOON, weak(&aging)));
         other.join().unwrap();
         done.wait_for(3);
         enlistment.end();
     });
 }
 
-/// The one that watches has been told to go as somebody counts on it.
+/// The housekeeper has been told to go as somebody counts on it.
 #[test]
 fn an_alarm_is_seen_to_although_the_last_one_was_just_taken_back() {
     check_within(3, || {
         let (crew, enlistment, done) = crew(2);
         let [first, second] = [(); 2].map(|()| Arc::new(Aging(Arc::clone(&done))));
         let far = crate::config::far_future(now() + 2 * SOON);
-        assert!(crew.wake_at(far, weak(&first)));
+        assert!(crew.set_alarm(far, weak(&first)));
         let other = thread::spawn({
             let (crew, first) = (Arc::clone(&crew), Arc::clone(&first));
-            move || crew.forget(&weak(&first))
+            move || crew.remove_alarm(&weak(&first))
         });
-        assert!(crew.wake_at(now() + SOON, weak(&second)));
+        assert!(crew.set_alarm(now() + SOON, weak(&second)));
         other.join().unwrap();
         done.wait_for(1);
         enlistment.end();
     });
 }
 
-/// The only worker watches, for something that is far away; a job needs it.
+/// The only worker is the housekeeper, for an alarm that is far away; a task needs it.
 #[test]
-fn what_waits_for_a_thread_has_the_one_that_watches() {
+fn a_task_that_waits_for_a_thread_has_the_housekeeper() {
     check_within(3, || {
         let (crew, enlistment, done) = crew(1);
         let aging = Arc::new(Aging(Arc::clone(&done)));
         let far = crate::config::far_future(now() + Duration::from_secs(1));
-        assert!(crew.wake_at(far, weak(&aging)));
+        assert!(crew.set_alarm(far, weak(&aging)));
         submit(&crew, &done);
         done.wait_for(1);
-        crew.forget(&weak(&aging));
+        crew.remove_alarm(&weak(&aging));
         enlistment.end();
     });
 }

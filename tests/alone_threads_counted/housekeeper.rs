@@ -93,7 +93,7 @@ fn there_is_none_for_a_pool_without_a_limit_or_with_nothing_open() {
     await_one();
 }
 
-/// LIFE-09: it is not ended by each discard, only to be begun anew by the next dial.
+/// LIFE-09: it is not ended by each discard, only to be begun again by the next dial.
 #[test]
 fn it_goes_by_itself_when_it_finds_nothing_open() {
     in_a_process!();

@@ -1,5 +1,10 @@
-//! The exchange: shares one budget among the shells of a keyed pool, and delivers the budget's orders. A
-//! pool that is not keyed has one of its own if it has a quota.
+//! The group: the shells of a keyed pool, which share one budget. It delivers the budget's orders. A pool
+//! that is not keyed has a group of its own if it has a quota.
+//!
+//! One mechanism in five types: the `Budget` counts slots as plain data, a ledger's `Share` of it keeps
+//! account of the slots that this ledger holds, and reaches the budget through `BudgetAccess`, so that the
+//! ledger need not know of shells and locks. A `Group` holds the budget behind its lock, and a shell is in
+//! it by its `Membership`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -18,21 +23,22 @@ use crate::runtime::workers::{Crew, Enlistment};
 
 use super::dialing::LastClose;
 use super::quota::{Bounded, Need, Quota};
-use super::{Orders, Shell};
+use super::{EffectsOf, Shell};
 
-/// The budget and the workers that the shells of a keyed pool share.
+/// Everything that the shells of a keyed pool share.
 ///
-/// A thread that holds the lock of a ledger may take the locks of the exchange, never the reverse.
-pub(crate) struct Exchange<D: Dialer> {
+/// A thread that holds the lock of a ledger may take the locks of the group, never the reverse.
+pub(crate) struct Group<D: Dialer> {
     budget: Mutex<Budget>,
     /// Bounds the budget from outside.
     quota: Option<Quota>,
     /// The idle connections of all shells, if they have a bound.
-    idle: Option<Arc<IdleCount>>,
+    pub(super) idle: Option<Arc<IdleCount>>,
     members: Mutex<Members<D>>,
     /// How many callers of all keys were given nothing.
     turned_away: AtomicU64,
-    last_close: LastClose,
+    /// When a connection of any key was last closed, as keys may share a server.
+    pub(super) last_close: LastClose,
     /// The process that opened it: see `Shell::is_inherited`.
     process: Process,
     crew: Arc<Crew>,
@@ -46,7 +52,7 @@ pub(crate) struct Exchange<D: Dialer> {
 /// order (`SeqCst`).
 pub(super) struct IdleCount {
     most: u32,
-    /// Without the connections that are condemned: ordered to be closed for others.
+    /// Without the connections that were ordered to be closed for other members, and still lie there.
     idle: Tally,
     /// The slots that are taken. While there are no more than `most`, the sum need not be made.
     taken: AtomicU64,
@@ -78,12 +84,12 @@ struct Members<D: Dialer> {
     is_closed: bool,
 }
 
-/// What a pool has counted and measured.
+/// The counts and measurements of a pool.
 pub(super) type Numbers = (Stats, Histograms);
 
-/// A shell's membership in an exchange.
+/// A shell's membership in a group.
 pub(super) struct Membership<D: Dialer> {
-    exchange: Arc<Exchange<D>>,
+    pub(super) group: Arc<Group<D>>,
     id: MemberId,
     /// `None`: it is the only member there is.
     on_vacant: Option<OnVacant<D>>,
@@ -92,8 +98,8 @@ pub(super) struct Membership<D: Dialer> {
 /// Called when nothing is left in a shell, perhaps more than once.
 pub(crate) type OnVacant<D> = Box<dyn Fn(&Arc<Shell<D>>) + Send + Sync>;
 
-impl<D: Dialer> Exchange<D> {
-    /// An exchange with `max_open` slots. `max_idle` bounds the idle connections of all keys; `None`:
+impl<D: Dialer> Group<D> {
+    /// A group with `max_open` slots. `max_idle` bounds the idle connections of all keys; `None`:
     /// they have no bound of their own.
     pub(crate) fn new(
         max_open: u32,
@@ -116,7 +122,7 @@ impl<D: Dialer> Exchange<D> {
         })
     }
 
-    /// Makes the exchange of a pool that is not keyed, and its shell.
+    /// Makes the group of a pool that is not keyed, and its shell.
     ///
     /// # Errors
     ///
@@ -128,12 +134,12 @@ impl<D: Dialer> Exchange<D> {
         quota: Quota,
         crew: Arc<Crew>,
     ) -> Result<Arc<Shell<D>>, ConfigError> {
-        let exchange = Self::new(u32::MAX, None, Some(quota), crew);
-        exchange.join_quota()?;
-        Ok(exchange.admit(dialer, config, false, reporter, None))
+        let group = Self::new(u32::MAX, None, Some(quota), crew);
+        group.join_quota()?;
+        Ok(group.admit(dialer, config, false, reporter, None))
     }
 
-    /// Has the quota, if there is one, bound this exchange.
+    /// Has the quota, if there is one, bound this group.
     ///
     /// # Errors
     ///
@@ -167,7 +173,7 @@ impl<D: Dialer> Exchange<D> {
         let lease = self.quota.as_ref().map_or(Lease::ENDLESS, Quota::lease);
         let ledger = Ledger::new(config, seed()).sharing(share).suspended(is_suspended);
         let ledger = ledger.under(lease);
-        let membership = Membership { exchange: Arc::clone(self), id, on_vacant };
+        let membership = Membership { group: Arc::clone(self), id, on_vacant };
         let crew = Arc::clone(&self.crew);
         let shell = Shell::with(dialer, ledger, reporter, crew, Some(membership));
         self.members.lock().shells.insert(id, Arc::downgrade(&shell));
@@ -189,7 +195,7 @@ impl<D: Dialer> Exchange<D> {
 
     /// Has the coldest connections closed, as many as rest beyond the bound.
     #[cold]
-    fn trim(&self, idle: &IdleCount) {
+    pub(super) fn trim(&self, idle: &IdleCount) {
         self.change(|budget| budget.note_surplus(idle.surplus()));
     }
 
@@ -201,7 +207,7 @@ impl<D: Dialer> Exchange<D> {
             budget.note_time(now());
             budget.issue_orders(&mut orders);
         });
-        for (shell, effects) in self.pass_on(orders) {
+        for (shell, effects) in self.deliver(orders) {
             shell.carry_out(effects);
         }
     }
@@ -272,18 +278,21 @@ impl<D: Dialer> Exchange<D> {
     }
 
     /// Delivers the budget's orders to their members. The caller carries out the effects.
-    fn pass_on(&self, mut orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
-        let mut told = Vec::new();
+    pub(super) fn deliver(
+        &self,
+        mut orders: Vec<BudgetOrder>,
+    ) -> Vec<(Arc<Shell<D>>, EffectsOf<D>)> {
+        let mut delivered = Vec::new();
         while let Some(order) = orders.pop() {
             let shell = self.members.lock().shells.get(&order.to).and_then(Weak::upgrade);
             if let Some(shell) = shell {
                 let effects = shell.obey(order.action);
-                told.push((shell, effects));
+                delivered.push((shell, effects));
             } else {
                 self.take_back(order, &mut orders);
             }
         }
-        told
+        delivered
     }
 
     /// Answers an order for a member that has gone.
@@ -301,19 +310,19 @@ impl<D: Dialer> Exchange<D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    fn obey(&self, action: BudgetAction) -> Orders<D> {
-        let orders = self.transact(|locked, now| {
-            let orders = match action {
+    fn obey(&self, action: BudgetAction) -> EffectsOf<D> {
+        let ((), effects) = self.transact(|locked, now| {
+            let effects = match action {
                 BudgetAction::Grant => locked.ledger.slot_granted(now),
                 BudgetAction::Evict { most, bar } => locked.ledger.evict(most, bar, now),
             };
-            ((), orders)
+            ((), effects)
         });
-        orders.1
+        effects
     }
 }
 
-impl<D: Dialer> Bounded for Exchange<D> {
+impl<D: Dialer> Bounded for Group<D> {
     fn apply_quota(&self) {
         let Some(quota) = self.quota.as_ref().filter(|_| !self.is_inherited()) else { return };
         // First the lease: a slot that is granted under a new one must find it, as the dial into it ends with
@@ -333,15 +342,15 @@ impl<D: Dialer> Bounded for Exchange<D> {
     }
 }
 
-impl<D: Dialer> BudgetAccess for Exchange<D> {
+impl<D: Dialer> BudgetAccess for Group<D> {
     fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget)) {
         let mut budget = self.budget.lock();
-        let condemned = budget.evictions_ordered();
+        let before = budget.evictions_ordered();
         visit(&mut budget);
         if let Some(idle) = &self.idle {
             idle.taken.store(u64::from(budget.taken()), Ordering::SeqCst);
-            // Inside the budget's lock, so that two threads cannot both condemn one for one surplus.
-            idle.add(condemned as i64 - budget.evictions_ordered() as i64);
+            // Inside the budget's lock, so that two threads cannot each order one closed for one surplus.
+            idle.add(before as i64 - budget.evictions_ordered() as i64);
         }
         if let Some(quota) = &self.quota {
             quota.note_need(Need {
@@ -356,23 +365,8 @@ impl<D: Dialer> BudgetAccess for Exchange<D> {
 }
 
 impl<D: Dialer> Membership<D> {
-    /// Delivers the budget's orders to their members. The caller carries out the effects.
-    pub(super) fn pass_on(&self, orders: Vec<BudgetOrder>) -> Vec<(Arc<Shell<D>>, Orders<D>)> {
-        self.exchange.pass_on(orders)
-    }
-
-    /// The idle connections of all shells, if they have a bound.
-    pub(super) fn idle(&self) -> Option<&Arc<IdleCount>> {
-        self.exchange.idle.as_ref()
-    }
-
-    /// Has the coldest connections closed, as many as rest beyond the bound.
-    pub(super) fn trim(&self) {
-        self.idle().into_iter().for_each(|idle| self.exchange.trim(idle));
-    }
-
     /// Says that nothing is left in this shell.
-    pub(super) fn tell_vacant(&self, shell: &Arc<Shell<D>>) {
+    pub(super) fn report_vacant(&self, shell: &Arc<Shell<D>>) {
         if let Some(on_vacant) = &self.on_vacant {
             catch(|| on_vacant(shell));
         }
@@ -380,30 +374,17 @@ impl<D: Dialer> Membership<D> {
 
     /// Whether there is a quota whose lease may end.
     pub(super) fn may_lapse(&self) -> bool {
-        self.exchange.quota.as_ref().is_some_and(Quota::may_lapse)
+        self.group.quota.as_ref().is_some_and(Quota::may_lapse)
     }
 
-    /// The exchange, if it has no other member and closes with this one.
-    pub(super) fn sole_exchange(&self) -> Option<Arc<Exchange<D>>> {
-        self.on_vacant.is_none().then(|| Arc::clone(&self.exchange))
-    }
-
-    pub(super) fn last_close(&self) -> &LastClose {
-        &self.exchange.last_close
-    }
-
-    pub(super) fn note_turned_away(&self) {
-        self.exchange.note_turned_away();
-    }
-
-    /// Whether all members are closed with this one.
-    pub(super) fn is_closed(&self) -> bool {
-        self.exchange.is_closed()
+    /// The group, if it has no other member and closes with this one.
+    pub(super) fn sole_group(&self) -> Option<Arc<Group<D>>> {
+        self.on_vacant.is_none().then(|| Arc::clone(&self.group))
     }
 
     /// The shell is dropped: its numbers are kept.
     pub(super) fn end(&self, numbers: &Numbers) {
-        let mut members = self.exchange.members.lock();
+        let mut members = self.group.members.lock();
         members.shells.remove(&self.id);
         let gone =
             members.gone.get_or_insert_with(|| Box::new((Stats::default(), Histograms::none())));

@@ -15,18 +15,18 @@ use crate::report::error::DialFailure;
 use crate::report::event::Event;
 use crate::report::holder::Holder;
 use crate::report::spans;
-use crate::runtime::maintenance::Upkeep;
+use crate::runtime::housekeeper::Upkeep;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{catch, coarse_now, now};
-use crate::runtime::workers::Job;
+use crate::runtime::workers::Task;
 
-use super::waiting::Way;
-use super::{Books, Caller, Connection, Duties, Failure, Lent, Orders, Shell};
+use super::waiting::CallerBell;
+use super::{BellOf, Connection, EffectsOf, EntryOf, Failure, LedgerOf, RareEffectsOf, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Carries out the effects of an event, and what follows from them. Never under the lock.
     #[inline]
-    pub(super) fn carry_out(self: &Arc<Self>, effects: Orders<D>) {
+    pub(super) fn carry_out(self: &Arc<Self>, effects: EffectsOf<D>) {
         self.trim();
         if !effects.is_empty() {
             self.carry_out_some(effects);
@@ -34,22 +34,14 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[inline(never)]
-    fn carry_out_some(self: &Arc<Self>, effects: Orders<D>) {
-        if let Some(work) = effects.wake_first() {
-            self.give_orders(work).run();
+    fn carry_out_some(self: &Arc<Self>, effects: EffectsOf<D>) {
+        if let Some(rare) = effects.wake_callers() {
+            Calls::left_of(self, rare).run();
         }
     }
 
-    /// Sends errands to workers and orders upkeep, and returns the user code that is left for this
-    /// thread. So nothing that the pool does for itself waits for user code.
-    fn give_orders(self: &Arc<Self>, work: Box<Duties<D>>) -> Calls<D> {
-        let mut calls = Calls(VecDeque::new());
-        calls.take_on(Arc::clone(self), work);
-        calls
-    }
-
     /// Drops the predicates up to `epoch`.
-    fn forget_predicates(&self, epoch: u32) {
+    fn drop_predicates(&self, epoch: u32) {
         let done = {
             let mut predicates = self.predicates.lock();
             let needed = predicates.split_off(&(epoch + 1));
@@ -61,17 +53,17 @@ impl<D: Dialer> Shell<D> {
     }
 
     #[cold]
-    fn order_upkeep(self: &Arc<Self>, due: Moment) {
-        let is_taken = self.crew.wake_at(due, self.weak());
+    fn set_alarm(self: &Arc<Self>, due: Moment) {
+        let is_kept = self.crew.set_alarm(due, self.weak());
         // The pool may have been closed since the effects were made.
-        let mut locked = self.books();
-        if !is_taken {
+        let mut locked = self.lock();
+        if !is_kept {
             locked.ledger.alarm_refused();
         }
         let is_closed = locked.ledger.is_closed();
         drop(locked);
         if is_closed {
-            self.crew.forget(&self.weak());
+            self.crew.remove_alarm(&self.weak());
         }
     }
 
@@ -80,16 +72,14 @@ impl<D: Dialer> Shell<D> {
         weak
     }
 
-    /// Sends an errand to a worker. If the system has no thread, a dial fails; the caller runs any other
-    /// errand itself, as a connection must not be lost for want of a thread.
-    fn send(self: &Arc<Self>, errand: Errand<D>) -> Option<Call<D>> {
-        let assignment = Assignment { shell: Arc::clone(self), errand };
-        let (Assignment { errand, .. }, error) = self.crew.submit(assignment).err()?;
-        Some(match errand {
-            Errand::Dial(DialOrder { id, .. }) => {
-                Call::DialFailed(id, DialFailure::no_thread(error))
-            }
-            errand => Call::Perform(errand),
+    /// Sends a job to a worker. If the system has no thread, a dial fails; this thread must do any other
+    /// job itself, as a connection must not be lost for want of a thread.
+    fn send(self: &Arc<Self>, job: Job<D>) -> Option<Call<D>> {
+        let assigned = Assigned { shell: Arc::clone(self), job };
+        let (Assigned { job, .. }, error) = self.crew.submit(assigned).err()?;
+        Some(match job {
+            Job::Dial(DialOrder { id, .. }) => Call::DialFailed(id, DialFailure::no_thread(error)),
+            job => Call::Do(job),
         })
     }
 
@@ -102,38 +92,38 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Runs one call of user code, and returns its effects.
-    fn make(self: &Arc<Self>, call: Call<D>) -> Orders<D> {
+    fn run_call(self: &Arc<Self>, call: Call<D>) -> EffectsOf<D> {
         match call {
-            Call::Forget(handle) => drop(catch(|| drop(handle))),
+            Call::DropHandle(handle) => drop(catch(|| drop(handle))),
             Call::Abort(handle) => self.call(handle),
-            Call::TellBreaker(BreakerTurn::Opened { failures }) => {
+            Call::ReportBreaker(BreakerTurn::Opened { failures }) => {
                 self.log(|reporter| reporter.log_refusals(&self.streak, failures));
-                self.tell(|| Event::BreakerOpened { failures });
+                self.emit(|| Event::BreakerOpened { failures });
             }
-            Call::TellBreaker(BreakerTurn::Closed { open_for }) => {
-                self.tell(|| Event::BreakerClosed { open_for });
+            Call::ReportBreaker(BreakerTurn::Closed { open_for }) => {
+                self.emit(|| Event::BreakerClosed { open_for });
             }
-            Call::Perform(errand) => return self.perform(errand),
+            Call::Do(job) => return self.do_job(job),
             Call::DialFailed(id, failure) => {
                 return self.dial_failed(id, failure, Duration::ZERO, now());
             }
-            Call::Spend(failure) => drop(catch(|| drop(failure))),
-            Call::ForgetPredicates(epoch) => self.forget_predicates(epoch),
-            Call::TellVacant => self.membership.iter().for_each(|m| m.tell_vacant(self)),
-            Call::TellLeaks(leaks) => {
+            Call::DropFailure(failure) => drop(catch(|| drop(failure))),
+            Call::DropPredicates(epoch) => self.drop_predicates(epoch),
+            Call::ReportVacant => self.membership.iter().for_each(|m| m.report_vacant(self)),
+            Call::ReportLeaks(leaks) => {
                 for holder in Holder::all(leaks) {
                     self.log(|reporter| reporter.log_leak(&holder));
-                    self.tell(|| Event::Leaked { holder: &holder });
+                    self.emit(|| Event::Leaked { holder: &holder });
                 }
             }
         }
         Effects::none()
     }
 
-    /// Runs an errand, and tells the ledger how it ended. A panic of the dialer counts as a failure.
-    fn perform(&self, errand: Errand<D>) -> Orders<D> {
-        match errand {
-            Errand::Dial(DialOrder { id, deadline, sponsor }) => {
+    /// Does a job, and tells the ledger how it ended. A panic of the dialer counts as a failure.
+    fn do_job(&self, job: Job<D>) -> EffectsOf<D> {
+        match job {
+            Job::Dial(DialOrder { id, deadline, sponsor }) => {
                 let start = now();
                 let of_sponsor = |pool: Option<&str>| {
                     spans::dial(pool, sponsor.as_ref().map(|bell| bell.span()))
@@ -145,15 +135,15 @@ impl<D: Dialer> Shell<D> {
                     Ok(connection) => {
                         self.timings.note_dial(took);
                         self.log(|reporter| reporter.log_success(&self.streak));
-                        self.tell(|| Event::Opened { took });
+                        self.emit(|| Event::Opened { took });
                         let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
                         let handle = handle.flatten();
-                        self.report(|books| books.dialed(id, connection, handle, took, now))
+                        self.report(|ledger| ledger.dialed(id, connection, handle, took, now))
                     }
                     Err(failure) => self.dial_failed(id, failure, took, now),
                 }
             }
-            Errand::Aside(AtDialerOrder { id, purpose, mut entry, deadline }) => {
+            Job::AtDialer(AtDialerOrder { id, purpose, mut entry, deadline }) => {
                 let connection = &mut entry.connection;
                 let mut fault = purpose.fault();
                 let is_sound = match purpose {
@@ -168,15 +158,15 @@ impl<D: Dialer> Shell<D> {
                     Purpose::Reset => self.has_passed(purpose, |dialer| dialer.reset(connection)),
                 };
                 let (fault, now) = ((!is_sound).then_some(fault), now());
-                self.report(|books| books.back_from_dialer(id, entry, fault, now))
+                self.report(|ledger| ledger.back_from_dialer(id, entry, fault, now))
             }
-            Errand::Close(CloseOrder { id, connection, handle, reason, age }) => {
+            Job::Close(CloseOrder { id, connection, handle, reason, age }) => {
                 catch(|| drop(handle));
                 self.user_code(|dialer| dialer.close(connection));
                 self.last_close().note(now());
-                self.tell(|| Event::Closed { reason, age });
+                self.emit(|| Event::Closed { reason, age });
                 let now = now();
-                self.report(|books| books.closed(id, now))
+                self.report(|ledger| ledger.closed(id, now))
             }
         }
     }
@@ -194,7 +184,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Whether a connection passes a check on this thread, whose caller is about to have it.
-    pub(super) fn passes_own_check(&self, entry: &mut Lent<D>) -> bool {
+    pub(super) fn passes_own_check(&self, entry: &mut EntryOf<D>) -> bool {
         let deadline = now().after(self.knobs.check_timeout());
         let passes = self.passes_check(&mut entry.connection, Purpose::Check, deadline);
         if passes {
@@ -207,7 +197,7 @@ impl<D: Dialer> Shell<D> {
     /// Says whether it is alive.
     pub(crate) fn check_lent(
         self: &Arc<Self>,
-        mut entry: Lent<D>,
+        mut entry: EntryOf<D>,
         deadline: Option<Moment>,
     ) -> bool {
         // The flag is that of its latest loan by the ledger: others may have borrowed it since.
@@ -227,33 +217,30 @@ impl<D: Dialer> Shell<D> {
         failure: Failure<D>,
         took: Duration,
         now: Moment,
-    ) -> Orders<D> {
-        self.tell(|| Event::DialFailed { failure: &failure, took });
+    ) -> EffectsOf<D> {
+        self.emit(|| Event::DialFailed { failure: &failure, took });
         let (is_permanent, cause) = (failure.is_permanent(), failure.clone());
         let mut is_cancelled = false;
-        let orders = self.report(|books| {
-            is_cancelled = books.is_dial_cancelled(id);
-            books.dial_failed(id, failure, is_permanent, now)
+        let effects = self.report(|ledger| {
+            is_cancelled = ledger.is_dial_cancelled(id);
+            ledger.dial_failed(id, failure, is_permanent, now)
         });
         if !is_cancelled {
             self.log(|reporter| reporter.log_failure(&self.streak, &cause));
         }
         catch(|| drop(cause));
-        orders
+        effects
     }
 
-    /// Tells the ledger how an errand has ended.
-    fn report(&self, end: impl FnOnce(&mut Books<D>) -> Orders<D>) -> Orders<D> {
-        self.told(|books, _| end(books)).unwrap_or_else(Effects::none)
+    /// Tells the ledger how a job has ended.
+    fn report(&self, end: impl FnOnce(&mut LedgerOf<D>) -> EffectsOf<D>) -> EffectsOf<D> {
+        self.effects_of(|ledger, _| end(ledger)).unwrap_or_else(Effects::none)
     }
 }
 
-/// The effects that are left once callers have been woken.
-type Rest<C, F> = Box<RareEffects<C, F, Way<C, F>>>;
-
-impl<C, F> Effects<C, F, Way<C, F>> {
+impl<C, F> Effects<C, F, CallerBell<C, F>> {
     /// Wakes the callers, and returns the other effects.
-    fn wake_first(self) -> Option<Rest<C, F>> {
+    fn wake_callers(self) -> Option<Box<RareEffects<C, F, CallerBell<C, F>>>> {
         if let Some(bell) = self.wake {
             bell.ring();
         }
@@ -264,44 +251,52 @@ impl<C, F> Effects<C, F, Way<C, F>> {
     }
 }
 
-/// A job outside the lock, which holds the slot that it is done for.
-enum Errand<D: Dialer> {
-    Dial(DialOrder<Caller<D>>),
-    Aside(AtDialerOrder<Connection<D>>),
+/// A job that the ledger has ordered, and that holds a slot until its end is reported.
+enum Job<D: Dialer> {
+    Dial(DialOrder<BellOf<D>>),
+    AtDialer(AtDialerOrder<Connection<D>>),
     Close(CloseOrder<Connection<D>>),
 }
 
 /// A call of user code on the thread at hand.
 enum Call<D: Dialer> {
     /// Drops the abort handle of a connection that is about to be detached.
-    Forget(AbortHandle),
+    DropHandle(AbortHandle),
     /// Aborts a connection in use.
     Abort(AbortHandle),
-    Perform(Errand<D>),
-    TellBreaker(BreakerTurn),
+    Do(Job<D>),
+    ReportBreaker(BreakerTurn),
     /// Reports a dial for which there was no thread.
     DialFailed(JobId, Failure<D>),
     /// Drops an error that nobody wants any more.
-    Spend(Failure<D>),
+    DropFailure(Failure<D>),
     /// Drops the predicates up to that epoch.
-    ForgetPredicates(u32),
-    TellVacant,
-    TellLeaks(Vec<Loan>),
+    DropPredicates(u32),
+    /// Says that nothing is left of this key.
+    ReportVacant,
+    ReportLeaks(Vec<Loan>),
 }
 
 /// Calls of user code for some shells, in the order in which they run.
 struct Calls<D: Dialer>(VecDeque<(Arc<Shell<D>>, Call<D>)>);
 
 impl<D: Dialer> Calls<D> {
-    /// Carries out a shell's effects, and those of the keys to which its budget orders go, and adds the
-    /// user code that is left.
+    /// Carries out a shell's effects as far as they are no user code of this thread's, which is left.
+    /// So nothing that the pool does for itself waits for user code.
+    fn left_of(shell: &Arc<Shell<D>>, rare: Box<RareEffectsOf<D>>) -> Self {
+        let mut calls = Self(VecDeque::new());
+        calls.add_left_of(Arc::clone(shell), rare);
+        calls
+    }
+
+    /// The same for a further shell, and for the keys to which its budget orders go.
     ///
     /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials that
     /// fail one after the other, and a thousand keys may be asked in turn for a slot.
-    fn take_on(&mut self, shell: Arc<Shell<D>>, work: Box<Duties<D>>) {
+    fn add_left_of(&mut self, shell: Arc<Shell<D>>, rare: Box<RareEffectsOf<D>>) {
         // Most events concern one shell: nothing is allocated for others then.
-        let (mut first, mut others) = (Some((shell, work)), Vec::new());
-        while let Some((shell, work)) = first.take().or_else(|| others.pop()) {
+        let (mut first, mut others) = (Some((shell, rare)), Vec::new());
+        while let Some((shell, rare)) = first.take().or_else(|| others.pop()) {
             let RareEffects {
                 wake: _,
                 handle,
@@ -315,39 +310,38 @@ impl<D: Dialer> Calls<D> {
                 judged,
                 budget_orders,
                 is_vacant,
-            } = *work;
+            } = *rare;
             if let Some(membership) =
                 shell.membership.as_ref().filter(|_| !budget_orders.is_empty())
             {
-                for (shell, effects) in membership.pass_on(budget_orders) {
-                    others.extend(effects.wake_first().map(|work| (shell, work)));
+                for (shell, effects) in membership.group.deliver(budget_orders) {
+                    others.extend(effects.wake_callers().map(|rare| (shell, rare)));
                 }
             }
             if let Some(due) = alarm {
-                shell.order_upkeep(due);
+                shell.set_alarm(due);
             }
             let mut add = |call| self.0.push_back((Arc::clone(&shell), call));
-            handle.map(Call::Forget).into_iter().for_each(&mut add);
-            breaker.into_iter().map(Call::TellBreaker).for_each(&mut add);
+            handle.map(Call::DropHandle).into_iter().for_each(&mut add);
+            breaker.into_iter().map(Call::ReportBreaker).for_each(&mut add);
             aborts.into_iter().map(Call::Abort).for_each(&mut add);
-            let dials = dials.into_iter().map(|order| (Errand::Dial(order), true));
+            let dials = dials.into_iter().map(|order| (Job::Dial(order), true));
             let at_dialer = at_dialer.into_iter().map(|order| {
                 let may_block = shell.may_block(order.purpose);
-                (Errand::Aside(order), may_block)
+                (Job::AtDialer(order), may_block)
             });
-            let closes =
-                closes.into_iter().map(|order| (Errand::Close(order), shell.blocking.close));
-            for (errand, may_block) in dials.chain(at_dialer).chain(closes) {
+            let closes = closes.into_iter().map(|order| (Job::Close(order), shell.blocking.close));
+            for (job, may_block) in dials.chain(at_dialer).chain(closes) {
                 if may_block {
-                    shell.send(errand).into_iter().for_each(&mut add);
+                    shell.send(job).into_iter().for_each(&mut add);
                 } else {
-                    add(Call::Perform(errand));
+                    add(Call::Do(job));
                 }
             }
-            unwanted.into_iter().map(Call::Spend).for_each(&mut add);
-            judged.map(Call::ForgetPredicates).into_iter().for_each(&mut add);
+            unwanted.into_iter().map(Call::DropFailure).for_each(&mut add);
+            judged.map(Call::DropPredicates).into_iter().for_each(&mut add);
             if is_vacant {
-                add(Call::TellVacant);
+                add(Call::ReportVacant);
             }
         }
     }
@@ -355,24 +349,24 @@ impl<D: Dialer> Calls<D> {
     /// Runs all calls, and what follows from them.
     fn run(mut self) {
         while let Some((shell, call)) = self.0.pop_front() {
-            let effects = shell.make(call);
-            if let Some(work) = effects.wake_first() {
-                self.take_on(shell, work);
+            let effects = shell.run_call(call);
+            if let Some(rare) = effects.wake_callers() {
+                self.add_left_of(shell, rare);
             }
         }
     }
 }
 
-impl<D: Dialer> Job for Calls<D> {
+impl<D: Dialer> Task for Calls<D> {
     fn run(self: Box<Self>) {
         Self::run(*self);
     }
 }
 
-/// An errand on its way to a worker.
-struct Assignment<D: Dialer> {
+/// A job on its way to a worker.
+struct Assigned<D: Dialer> {
     shell: Arc<Shell<D>>,
-    errand: Errand<D>,
+    job: Job<D>,
 }
 
 impl<D: Dialer> Upkeep for Shell<D> {
@@ -380,32 +374,32 @@ impl<D: Dialer> Upkeep for Shell<D> {
         if self.is_inherited() {
             return;
         }
-        let (leaks, orders) = self.transact(|locked, now| {
-            let orders = locked.ledger.upkeep(now);
+        let (leaks, effects) = self.transact(|locked, now| {
+            let effects = locked.ledger.upkeep(now);
             // By the clock that dates loans, so that each is reported with its whole length.
-            (locked.ledger.take_leaks(coarse_now()), orders)
+            (locked.ledger.take_leaks(coarse_now()), effects)
         });
-        let mut calls = match orders.wake_first() {
-            Some(work) => self.give_orders(work),
+        let mut calls = match effects.wake_callers() {
+            Some(rare) => Calls::left_of(&self, rare),
             None => Calls(VecDeque::new()),
         };
         if !leaks.is_empty() {
-            calls.0.push_back((Arc::clone(&self), Call::TellLeaks(leaks)));
+            calls.0.push_back((Arc::clone(&self), Call::ReportLeaks(leaks)));
         }
         if calls.0.is_empty() {
             return;
         }
-        // This thread watches the clock for all pools: no user code may hold it up.
+        // This thread keeps the alarms of all pools: no user code may hold it up.
         if let Err((calls, _)) = self.crew.submit(calls) {
             calls.run();
         }
     }
 }
 
-impl<D: Dialer> Job for Assignment<D> {
+impl<D: Dialer> Task for Assigned<D> {
     fn run(self: Box<Self>) {
-        let Self { shell, errand } = *self;
-        let effects = shell.perform(errand);
+        let Self { shell, job } = *self;
+        let effects = shell.do_job(job);
         shell.carry_out(effects);
     }
 }

@@ -10,11 +10,11 @@ use crate::runtime::sync::{MutexGuard, Ordering, now};
 
 use super::account::Asking;
 use super::knobs::may_lay_out;
-use super::{Books, Orders, Shell};
+use super::{EffectsOf, LedgerOf, Shell};
 
 /// The data under the lock of a pool.
 pub(super) struct Locked<D: Dialer> {
-    pub(super) ledger: Books<D>,
+    pub(super) ledger: LedgerOf<D>,
     pub(super) asking: Asking,
     /// The value last written to `Shell::is_kept`.
     is_kept: bool,
@@ -23,7 +23,7 @@ pub(super) struct Locked<D: Dialer> {
 }
 
 impl<D: Dialer> Locked<D> {
-    pub(super) fn new(ledger: Books<D>) -> Self {
+    pub(super) fn new(ledger: LedgerOf<D>) -> Self {
         Self { ledger, asking: Asking::default(), is_kept: false, noted: (Moment::FIRST, 0) }
     }
 }
@@ -41,24 +41,27 @@ const COPY_EVERY: u64 = 1_000_000; // nanoseconds
 
 impl<D: Dialer> Shell<D> {
     /// Locks the ledger to look at it, with the places as they are. Events go through `event`.
-    pub(super) fn books(&self) -> MutexGuard<'_, Locked<D>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Locked<D>> {
         self.locked.lock()
     }
 
     /// Tells the ledger of one event, and carries out what follows. In the child of a fork it does
     /// nothing, and forgets what the event owns.
     #[cold]
-    pub(super) fn event(self: &Arc<Self>, event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>) {
-        if let Some(orders) = self.told(event) {
-            self.carry_out(orders);
+    pub(super) fn event(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
+    ) {
+        if let Some(effects) = self.effects_of(event) {
+            self.carry_out(effects);
         }
     }
 
     /// The same, but leaves it to the caller to carry out what follows. `None` in the child of a fork.
-    pub(super) fn told(
+    pub(super) fn effects_of(
         &self,
-        event: impl FnOnce(&mut Books<D>, Moment) -> Orders<D>,
-    ) -> Option<Orders<D>> {
+        event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
+    ) -> Option<EffectsOf<D>> {
         if self.is_inherited() {
             std::mem::forget(event);
             return None;
@@ -70,17 +73,17 @@ impl<D: Dialer> Shell<D> {
     /// what follows, without the lock.
     pub(super) fn transact<T>(
         &self,
-        event: impl FnOnce(&mut Locked<D>, Moment) -> (T, Orders<D>),
-    ) -> (T, Orders<D>) {
+        event: impl FnOnce(&mut Locked<D>, Moment) -> (T, EffectsOf<D>),
+    ) -> (T, EffectsOf<D>) {
         let mut locked = self.locked.lock();
         let now = now();
         let mut at_rest = self.sweep(&mut locked.ledger);
-        let (value, mut orders) = event(&mut locked, now);
+        let (value, mut effects) = event(&mut locked, now);
         let locked = &mut *locked;
         let ledger = &mut locked.ledger;
         loop {
             debug_assert!(ledger.is_settled(), "an event has seen to what was swept in");
-            // The exchange has taken connections that make room for others off the count already.
+            // The group has taken connections that make room for others off the count already.
             let left = ledger.at_rest() + ledger.take_evicting();
             self.count_idle(i64::from(left) - i64::from(at_rest));
             let is_laid_out = self.lay_out(ledger, now);
@@ -94,14 +97,14 @@ impl<D: Dialer> Shell<D> {
                 break;
             }
             at_rest = self.sweep(ledger);
-            orders.append(ledger.tick(now));
+            effects.append(ledger.tick(now));
         }
         self.note_numbers(locked, now);
-        (value, orders)
+        (value, effects)
     }
 
     /// Sweeps the places into the ledger. Returns the number of idle connections.
-    fn sweep(&self, ledger: &mut Books<D>) -> u32 {
+    fn sweep(&self, ledger: &mut LedgerOf<D>) -> u32 {
         if ledger.is_anyone_waking() {
             ledger.note_woken(self.woken.load(Ordering::Acquire));
         }
@@ -111,7 +114,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Lays idle connections out in the places, if nobody has to be served first. Says whether the
     /// gate is open.
-    fn lay_out(&self, ledger: &mut Books<D>, now: Moment) -> bool {
+    fn lay_out(&self, ledger: &mut LedgerOf<D>, now: Moment) -> bool {
         self.knobs.set_next_upkeep(ledger.alarm());
         if !may_lay_out(ledger.config(), self.blocking) {
             return false;
@@ -140,7 +143,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// The numbers at this moment.
-    pub(super) fn read_numbers(&self, ledger: &Books<D>, now: Moment) -> Reading {
+    pub(super) fn read_numbers(&self, ledger: &LedgerOf<D>, now: Moment) -> Reading {
         Reading { stats: ledger.stats_seen(now), is_laid_out: self.places.is_open() }
     }
 }
