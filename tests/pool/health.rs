@@ -402,10 +402,10 @@ fn work_that_panics_retires_its_connection_and_work_that_gets_none_is_not_begun(
 /// What the dialer knows without asking is found at rest, by the check that nobody has asked for.
 #[test]
 fn a_broken_connection_is_found_at_rest_although_its_check_would_succeed() {
-    let (pool, server) =
-        pool(|b| b.max_open(10).check_after(LONG).check_idle_every(Duration::from_millis(20)));
+    let (pool, server) = pool(|b| b.max_open(10).check_after(LONG));
     pool.warm_up(10).unwrap();
     server.on_is_broken((0..10).map(|_| Act::Fail));
+    pool.reconfigure().check_idle_every(Duration::from_millis(20)).apply().unwrap();
     await_that("all ten are closed", || server.alive() == 0);
     assert_eq!(server.checks.load(SeqCst), 0, "the peer was not asked");
     assert_eq!((pool.stats().broken_total, pool.stats().check_failed_total), (10, 0));
