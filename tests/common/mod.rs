@@ -56,11 +56,11 @@ pub fn leave_a_dial<D: Dialer>(pool: &Pool<D>) {
 /// Waits until nothing is lent, wanted or under way; then both sides of the books must agree.
 #[track_caller]
 pub fn await_rest(pool: &Pool<Scripted>, server: &Server) -> Stats {
+    let mut stats = pool.stats();
     await_that("the pool comes to rest", || {
-        let stats = pool.stats();
+        stats = pool.stats();
         stats.in_use + stats.dialing + stats.closing + stats.waiting == 0
     });
-    let stats = pool.stats();
     assert_eq!(stats.idle, server.alive(), "idle is what the server has open");
     assert!(server.most_open.load(SeqCst) <= stats.max_open, "BOUND, as the server sees it");
     stats

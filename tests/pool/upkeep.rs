@@ -490,7 +490,7 @@ fn a_check_that_hangs_in_the_background_holds_up_nobody() {
 #[test]
 fn a_check_that_hangs_in_the_background_is_given_up_and_the_others_go_on() {
     let (pool, server) = pool(|b| {
-        b.max_open(2).check_after(HOUR).check_idle_every(BRIEF).check_timeout(BRIEF).min_idle(2)
+        b.max_open(2).check_after(HOUR).check_idle_every(BRIEF).check_timeout(8 * BRIEF).min_idle(2)
     });
     let gate = Gate::new();
     server.on_check([gate.then(Act::Succeed)]);
