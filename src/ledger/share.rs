@@ -156,7 +156,7 @@ impl Share {
     }
 
     /// Whether a connection must be closed for a claim of another key that `is_due`. Slots that this
-    /// event has freed are returned first, as the claim may need no more.
+    /// event has freed are returned first, as the claim may be met by these.
     pub(super) fn must_yield(
         &mut self,
         open: u32,

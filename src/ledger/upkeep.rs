@@ -174,7 +174,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         or(self.next_idled_out());
         let is_missing = self.missing() > 0;
         if is_missing && !self.suspended && self.open_count() < self.config.max_open {
-            // If it could be done now, something else than time is in its way.
+            // Dials that could begin now and have not are held up by something other than time.
             or(self.next_fill().filter(|at| *at > now));
         }
         if self.config.min_idle > 0 || self.jobs.at_dialer.keep_alives() > 0 {

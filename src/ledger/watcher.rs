@@ -20,6 +20,7 @@ use super::{Ledger, earlier};
 #[derive(Debug)]
 pub(super) struct Sleeper<W> {
     pub(super) waker: W,
+    /// Whether it has to wake up before it can use what it is given.
     pub(super) is_asleep: bool,
 }
 
