@@ -35,8 +35,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 Reply::Granted(ticket, entry)
             } else if deadline.is_some_and(|deadline| deadline <= now) {
                 ledger.totals.timed_out_total += 1;
-                let is_late = if ledger.suspended { Refusal::Suspended } else { Refusal::TooLate };
-                Reply::Refused(is_late)
+                let late = if ledger.suspended { Refusal::Suspended } else { Refusal::TooLate };
+                Reply::Refused(late)
             } else if is_new && ledger.is_queue_full(now) {
                 ledger.totals.queue_full_total += 1;
                 Reply::Refused(Refusal::QueueFull)

@@ -165,8 +165,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Orders upkeep, if it must come sooner than it is ordered for.
     pub(super) fn set_alarm(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        let is_plain = self.config.min_idle == 0 && self.share.is_none();
-        if is_plain && self.jobs.at_dialer.keep_alives() == 0 && self.is_upkeep_in_time(now) {
+        let only_ages = self.config.min_idle == 0 && self.share.is_none();
+        if only_ages && self.jobs.at_dialer.keep_alives() == 0 && self.is_upkeep_in_time(now) {
             return;
         }
         let mut due = self.idle.due();

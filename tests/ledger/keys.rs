@@ -245,7 +245,7 @@ pub(crate) struct Keys {
     dials: Vec<Dial>,
     at_dialer: Vec<AtDialer>,
     closes: Vec<Close>,
-    /// LedgerEffects on their way.
+    /// Orders on their way.
     orders: Vec<BudgetOrder>,
     /// Members that have reported that nothing is left of them.
     vacant: Vec<usize>,

@@ -191,7 +191,7 @@ fn live_through(
 }
 
 proptest! {
-    /// LedgerEffects are delivered at once: then it is known who is granted a slot, and whose connection is
+    /// Orders are delivered at once: then it is known who is granted a slot, and whose connection is
     /// closed for it.
     #[test]
     fn in_any_history_slots_go_to_the_longest_waiting_and_the_coldest_connections_make_room(
@@ -203,7 +203,7 @@ proptest! {
         live_through(setting, weights, &history, end);
     }
 
-    /// LedgerEffects may be late, cross each other as between threads, and find their member gone.
+    /// Orders may be late, cross each other as between threads, and find their member gone.
     #[test]
     fn in_any_history_of_keys_no_slot_is_lost_and_nobody_is_left_waiting(
         setting in setting(Delivery::Late),

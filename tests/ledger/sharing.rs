@@ -49,7 +49,7 @@ impl Desks {
         self.harnesses.iter_mut().for_each(|harness| harness.now += time);
     }
 
-    // ---- LedgerEffects from key to key ----------------------------------------------------------------
+    // ---- Orders from key to key ----------------------------------------------------------------
 
     /// Delivers all orders, and those that follow from them. Says how many there were.
     fn pass_on(&mut self) -> usize {
