@@ -110,7 +110,7 @@ where
                 None => self.shared.directory.strike(&record),
             }
         }
-        Err(self.turned_away(self.nothing()))
+        Err(self.turned_away(self.error_without_pool()))
     }
 
     /// As [`try_get`](Self::try_get), with a guard that borrows nothing.

@@ -257,7 +257,7 @@ where
     }
 
     /// The error for a caller that does not wait, for a key without a pool.
-    fn nothing(&self) -> GetError<D::Error> {
+    fn error_without_pool(&self) -> GetError<D::Error> {
         if self.shared.directory.is_closed() {
             return GetError::Closed;
         }

@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::queue::Waiter;
 use super::watcher::Watcher;
 
-/// The verdict of a caller who leaves, with what `account` reported; `None`: it does not leave.
+/// The verdict of a caller who leaves, with what `snapshot` has read; `None`: it does not leave.
 type Left<C, F, T> = Option<(Verdict<C, F>, T)>;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
@@ -35,8 +35,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 Reply::Granted(ticket, entry)
             } else if deadline.is_some_and(|deadline| deadline <= now) {
                 ledger.totals.timed_out_total += 1;
-                let is_late = if ledger.suspended { Refusal::Suspended } else { Refusal::TooLate };
-                Reply::Refused(is_late)
+                let late = if ledger.suspended { Refusal::Suspended } else { Refusal::TooLate };
+                Reply::Refused(late)
             } else if is_new && ledger.is_queue_full(now) {
                 ledger.totals.queue_full_total += 1;
                 Reply::Refused(Refusal::QueueFull)
@@ -79,7 +79,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// The holder of `ticket` goes to sleep. Returns when it must wake by itself: at its own deadline,
     /// or sooner if it becomes the watcher. One that already has a verdict finds it at once, and so must
-    /// watch for nobody.
+    /// not be the watcher.
     pub(crate) fn sleep(&mut self, ticket: Ticket, deadline: Option<Moment>) -> Option<Moment> {
         self.wakes.dismiss_watcher(ticket);
         if !self.queue.fall_asleep(ticket) && !self.others.fall_asleep(ticket) {
@@ -108,15 +108,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.wakes.waking() > 0
     }
 
-    /// The deadline of the holder of `ticket` has passed. Returns its verdict, and what `account`
-    /// reports before this event finds others late as well. `None`: the caller already has a verdict.
+    /// The deadline of the holder of `ticket` has passed. Returns its verdict, and what `snapshot`
+    /// reads before this event finds others late as well. `None`: the caller already has a verdict.
     ///
     /// This frees nothing: a dial that the caller began goes on, and serves the next in the queue.
     pub(crate) fn leave<T>(
         &mut self,
         ticket: Ticket,
         now: Moment,
-        account: impl FnOnce(&Self) -> T,
+        snapshot: impl FnOnce(&Self) -> T,
     ) -> (Left<C, F, T>, Effects<C, F, W>) {
         self.event(now, |ledger, _| {
             let verdict = if let Some(waiter) = ledger.queue.remove(ticket) {
@@ -127,7 +127,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 return None;
             };
             ledger.wakes.dismiss_watcher(ticket);
-            Some((verdict, account(ledger)))
+            Some((verdict, snapshot(ledger)))
         })
     }
 

@@ -102,7 +102,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             let id = self.begin_dial(Sponsor::Caller(sponsor), now, effects);
             self.queue.begin_dial(sponsor, id);
         }
-        if self.others.warm_ups.is_empty() || self.upkeep.replaces_at.is_some() {
+        if self.upkeep.replaces_at.is_some() {
             return;
         }
         let largest = self.others.warm_ups.iter().max_by_key(|(_, it)| it.target);

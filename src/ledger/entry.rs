@@ -38,7 +38,7 @@ pub(crate) struct Body<C> {
     pub(crate) expires: Moment,
     /// Whether its end is near, so that a successor may be dialed. Meaningful while it is idle.
     pub(super) is_leaving: bool,
-    /// By what part of each jitter it acts early.
+    /// The part of each jitter by which it ends, or is checked, early.
     pub(super) fraction: Fraction,
     /// When it last came to rest after a dial or a loan; a check does not count. A return to a place
     /// writes it by the coarse clock, which is never ahead: so a rest from before a doubt never seems

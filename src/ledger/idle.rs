@@ -46,7 +46,8 @@ pub(super) struct Aging {
 }
 
 impl Aging {
-    /// A `lead` is set only with `min_idle`, which would dial for an ended connection at once.
+    /// Connections are replaced before their end only if `min_idle` would dial for an ended one at once. So
+    /// without `min_idle` there is no `lead`.
     pub(super) fn new(config: &Config, lease: Lease, dial_time: Option<Duration>) -> Self {
         let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = *config;
         let jitter = config.lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);

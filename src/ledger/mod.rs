@@ -2,7 +2,7 @@
 //!
 //! An event goes in together with the time. [`Effects`] come out, and the caller carries them out
 //! once the lock around the ledger is free. Nothing here waits, dials, wakes a thread, reads a clock
-//! or runs user code.
+//! or runs user code. (The observer's `Event` is something else: the shell makes those.)
 //!
 //! ```text
 //!            reserve           dialed            lend

@@ -17,11 +17,12 @@ use crate::runtime::moment::Moment;
 
 use super::effects::{JobId, Ticket};
 use super::slab::{List, NONE, Node};
+use super::watcher::Sleeper;
 
 /// A caller who waits.
 #[derive(Debug)]
 pub(super) struct Waiter<F, W> {
-    pub(super) waker: W,
+    pub(super) sleeper: Sleeper<W>,
     /// Since when it has wanted a connection.
     pub(super) since: Moment,
     /// When it joined the queue. Later than `since` if it was given a broken connection before.
@@ -31,8 +32,6 @@ pub(super) struct Waiter<F, W> {
     standing: Standing<F>,
     /// Whether it has waited for the dial rule's hold-off.
     is_ripe: bool,
-    /// Whether it sleeps, so that it has to wake up first when it is given a connection.
-    pub(super) is_asleep: bool,
 }
 
 /// The state of the dial that a caller sponsors.
@@ -48,21 +47,21 @@ enum Standing<F> {
 
 impl<F, W> Waiter<F, W> {
     pub(super) fn new(waker: W, since: Moment, joined: Moment, deadline: Option<Moment>) -> Self {
-        let standing = Standing::Unsponsored;
-        Self { waker, since, joined, deadline, standing, is_ripe: false, is_asleep: false }
+        let (sleeper, standing) = (Sleeper::new(waker), Standing::Unsponsored);
+        Self { sleeper, since, joined, deadline, standing, is_ripe: false }
     }
 
     fn is_expired(&self, now: Moment) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    /// The waker, and the failure of the caller's own dial.
-    pub(super) fn into_parts(self) -> (W, Option<F>) {
+    /// The caller as one to be woken, and the failure of its own dial.
+    pub(super) fn into_parts(self) -> (Sleeper<W>, Option<F>) {
         let failure = match self.standing {
             Standing::Failed(failure) => Some(failure),
             Standing::Unsponsored | Standing::Sponsors(_) => None,
         };
-        (self.waker, failure)
+        (self.sleeper, failure)
     }
 }
 
@@ -156,11 +155,11 @@ impl<F, W> Queue<F, W> {
 
     /// The wakers of all callers in the queue.
     pub(super) fn wakers(&self) -> impl Iterator<Item = &W> + Clone {
-        self.walk(self.all.first, BY_ARRIVAL).map(|(_, waiter)| &waiter.waker)
+        self.walk(self.all.first, BY_ARRIVAL).map(|(_, waiter)| &waiter.sleeper.waker)
     }
 
     pub(super) fn waker(&self, ticket: Ticket) -> Option<&W> {
-        self.get(ticket).map(|waiter| &waiter.waker)
+        self.get(ticket).map(|waiter| &waiter.sleeper.waker)
     }
 
     /// Since when the first in the queue has waited.
@@ -285,15 +284,15 @@ impl<F, W> Queue<F, W> {
     /// Notes that this caller sleeps; says whether it is in the queue.
     pub(super) fn fall_asleep(&mut self, ticket: Ticket) -> bool {
         let waiter = self.get_mut(ticket);
-        waiter.map(|waiter| waiter.is_asleep = true).is_some()
+        waiter.map(|waiter| waiter.sleeper.is_asleep = true).is_some()
     }
 
     /// The last caller who sleeps.
     pub(super) fn last_asleep(&self) -> Option<(Ticket, &W)> {
         let mut at = self.all.last;
         while let Some((ticket, waiter)) = self.at(at) {
-            if waiter.is_asleep {
-                return Some((ticket, &waiter.waker));
+            if waiter.sleeper.is_asleep {
+                return Some((ticket, &waiter.sleeper.waker));
             }
             at = self.nodes[at as usize].links[BY_ARRIVAL].0;
         }

@@ -10,7 +10,6 @@ use super::answers::{Overdue, Verdict, Waker};
 use super::effects::{Effects, Purpose, Ticket};
 use super::entry::Entry;
 use super::queue::Waiter;
-use super::watcher::Sleeper;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Lends idle connections to those who have waited longest, and sends stale ones to be checked.
@@ -19,7 +18,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             if expired {
                 // It is not woken, as its own clock does that.
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
-                let waker = waiter.waker.clone();
+                let waker = waiter.sleeper.waker.clone();
                 self.wakes.dismiss_watcher(ticket);
                 waker.set_verdict(self.time_out(waiter, now), false);
             } else if self.may_be_passed(now) {
@@ -96,7 +95,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let refuses_warm_ups =
             self.jobs.dials.counted_on() == 0 && !self.others.warm_ups.is_empty();
         if !self.queue.any_unsponsored() && !refuses_warm_ups {
-            // A caller who is told of an error to drop would look again at once, and so for ever.
+            // Without this, every event would leave a failure to drop. A caller who looks because something
+            // is due would never sleep: it sleeps once its look has no effect.
             return;
         }
         let Some(failure) = self.dialing.last_failure.clone() else { return };
@@ -123,10 +123,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
         while let Some((ticket, waiter)) = self.queue.pop_failed() {
             self.count_wait(&waiter, now);
-            let is_asleep = waiter.is_asleep;
-            let (waker, failure) = waiter.into_parts();
+            let (sleeper, failure) = waiter.into_parts();
             let failure = failure.expect("a caller among the failed has a failure");
-            self.notify(ticket, Sleeper { waker, is_asleep }, Verdict::Failed(failure), effects);
+            self.notify(ticket, sleeper, Verdict::Failed(failure), effects);
         }
     }
 
@@ -156,10 +155,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         effects: &mut Effects<C, F, W>,
     ) {
         self.count_wait(&waiter, now);
-        let is_asleep = waiter.is_asleep;
-        let (waker, failure) = waiter.into_parts();
+        let (sleeper, failure) = waiter.into_parts();
         effects.discard(failure);
-        self.notify(ticket, Sleeper { waker, is_asleep }, verdict, effects);
+        self.notify(ticket, sleeper, verdict, effects);
     }
 
     /// The verdict for a caller, out of the queue already, whose deadline has passed.

@@ -5,10 +5,12 @@
 //! 3. Connections taken from the places too late for a change are closed, judged or admitted.
 //! 4. Idle connections go to other keys whose claims are older (`make_way`), then to the queue
 //!    (`serve`).
-//! 5. Free slots become dials: for the queue and warm-ups (`begin_dials`), then for `min_idle`
-//!    (`fill`).
-//! 6. Callers whom neither can help are refused (`refuse_by_breaker`, `fail_hopeless`).
-//! 7. Surplus idle connections are closed, one is checked, and upkeep is ordered.
+//! 5. Callers whose dials have failed may want another (`revive`). Free slots become dials: for the queue
+//!    and warm-ups (`begin_dials`), then for `min_idle` (`fill`).
+//! 6. Callers whom neither can help are refused (`refuse_by_breaker`, `fail_hopeless`). Warm-ups and
+//!    drains end that have what they wait for.
+//! 7. Surplus idle connections are closed, one is checked (`check_coldest`), and upkeep is ordered
+//!    (`set_alarm`).
 //! 8. The budget gets its report, somebody is made the watcher, and the promises are asserted.
 //!
 //! After nearly every event of a busy pool only step 4 has anything to do; `is_plain` finds that out

@@ -123,12 +123,7 @@ impl Share {
         self.report.granted += 1;
     }
 
-    /// Whether a dial is wanted for which there is no slot.
-    pub(super) fn is_stalled(&self) -> bool {
-        self.shortage.is_some()
-    }
-
-    /// Why there is no slot for a dial that is wanted.
+    /// Why there is no slot for a dial that is wanted, if there is none.
     pub(super) fn lack(&self) -> Option<Lack> {
         self.shortage.map(|(_, lack)| lack)
     }
@@ -156,7 +151,7 @@ impl Share {
     }
 
     /// Whether a connection must be closed for a claim of another key that `is_due`. Slots that this
-    /// event has freed are returned first, as the claim may need no more.
+    /// event has freed are returned first, as the claim may be met by these.
     pub(super) fn must_yield(
         &mut self,
         open: u32,

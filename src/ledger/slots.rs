@@ -78,7 +78,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Whether a dial is wanted for which the budget has no slot yet.
     pub(super) fn is_stalled(&self) -> bool {
-        self.share.as_deref().is_some_and(Share::is_stalled)
+        self.share.as_deref().and_then(Share::lack).is_some()
     }
 
     /// Takes a slot of the budget for a dial, for a caller who has waited `since` then. If there is

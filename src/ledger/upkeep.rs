@@ -165,8 +165,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Orders upkeep, if it must come sooner than it is ordered for.
     pub(super) fn set_alarm(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        let is_plain = self.config.min_idle == 0 && self.share.is_none();
-        if is_plain && self.jobs.at_dialer.keep_alives() == 0 && self.is_upkeep_in_time(now) {
+        let only_ages = self.config.min_idle == 0 && self.share.is_none();
+        if only_ages && self.jobs.at_dialer.keep_alives() == 0 && self.is_upkeep_in_time(now) {
             return;
         }
         let mut due = self.idle.due();
@@ -174,7 +174,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         or(self.next_idled_out());
         let is_missing = self.missing() > 0;
         if is_missing && !self.suspended && self.open_count() < self.config.max_open {
-            // If it could be done now, something else than time is in its way.
+            // Dials that could begin now and have not are held up by something other than time.
             or(self.next_fill().filter(|at| *at > now));
         }
         if self.config.min_idle > 0 || self.jobs.at_dialer.keep_alives() > 0 {

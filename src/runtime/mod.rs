@@ -1,4 +1,4 @@
-//! Locks, threads, clocks and processes: all that a pool needs of the system, but for its sockets. The
+//! Locks, threads, clocks and processes: all that a pool needs of the system except sockets. The
 //! loom models have a twin of `sync` and of `housekeeper`.
 
 #[forbid(unsafe_code)]

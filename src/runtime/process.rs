@@ -50,7 +50,7 @@ fn count_forks() {
         // SAFETY: the handler lives as long as the program's code, unwinds never, and does nothing
         // but add to an atomic number, which a handler of signals may do as well.
         let refusal = unsafe { libc::pthread_atfork(None, None, Some(count)) };
-        // It is refused only for want of memory. The next pool tries again.
+        // It is refused only if memory is short. The next pool tries again.
         ARE_COUNTED.store(refusal == 0, Ordering::Release);
     }
 }

@@ -240,7 +240,7 @@ impl Crew {
     }
 }
 
-/// Carried by a new thread. If the thread never runs, its drop takes the worker off the books.
+/// Carried by a new thread. If the thread never runs, its drop takes the worker off the count.
 struct NewWorker {
     /// `None` once it has begun.
     crew: Option<Arc<Crew>>,

@@ -73,7 +73,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Sends a job to a worker. If the system has no thread, a dial fails; this thread must do any other
-    /// job itself, as a connection must not be lost for want of a thread.
+    /// job itself, as no connection may be lost because there is no thread.
     fn send(self: &Arc<Self>, job: Job<D>) -> Option<Call<D>> {
         let assigned = Assigned { shell: Arc::clone(self), job };
         let (Assigned { job, .. }, error) = self.crew.submit(assigned).err()?;

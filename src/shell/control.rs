@@ -16,10 +16,10 @@ use crate::runtime::workers::Enlistment;
 use crate::shell::bell::Bell;
 use crate::shell::cancel::Cancellable;
 
-use super::account::turned_away;
 use super::group::Membership;
 use super::locked::Reading;
 use super::quota::Quota;
+use super::snapshot::turned_away;
 use super::{EntryOf, Failure, GetErrorOf, LedgerOf, Predicate, Shell};
 
 impl<D: Dialer> Shell<D> {
@@ -40,8 +40,8 @@ impl<D: Dialer> Shell<D> {
         self.carry_out(effects);
         match self.wait(ticket, &bell, deadline, None) {
             (Verdict::Warm, _) => Some(Ok(())),
-            (verdict, account) => {
-                let error = turned_away(verdict, account, start);
+            (verdict, snapshot) => {
+                let error = turned_away(verdict, snapshot, start);
                 self.turned_away(error, now().since(start)).map(Err)
             }
         }

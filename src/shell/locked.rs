@@ -1,5 +1,5 @@
-//! The ledger behind its lock. Before an event the connections in the places are swept into it; after
-//! the event the idle ones are laid out again.
+//! `Locked`: the ledger behind its lock. Before an event the connections in the places are swept into it;
+//! after the event the idle ones are laid out again. (`ledger/laid_out.rs` is the ledger's half of this.)
 
 use std::sync::Arc;
 
@@ -8,14 +8,15 @@ use crate::ledger::stats::Stats;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{MutexGuard, Ordering, now};
 
-use super::account::Asking;
 use super::knobs::may_lay_out;
+use super::snapshot::WaitingThreads;
 use super::{EffectsOf, LedgerOf, Shell};
 
 /// The data under the lock of a pool.
 pub(super) struct Locked<D: Dialer> {
     pub(super) ledger: LedgerOf<D>,
-    pub(super) asking: Asking,
+    /// Made for a caller who is turned away, and kept up to date for a while.
+    pub(super) waiting: WaitingThreads,
     /// The value last written to `Shell::is_kept`.
     is_kept: bool,
     /// When the numbers were last copied out, and how many connections had opened and closed by then.
@@ -24,7 +25,12 @@ pub(super) struct Locked<D: Dialer> {
 
 impl<D: Dialer> Locked<D> {
     pub(super) fn new(ledger: LedgerOf<D>) -> Self {
-        Self { ledger, asking: Asking::default(), is_kept: false, noted: (Moment::FIRST, 0) }
+        Self {
+            ledger,
+            waiting: WaitingThreads::default(),
+            is_kept: false,
+            noted: (Moment::FIRST, 0),
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! | file | purpose |
 //! | --- | --- |
 //! | `mod` | a checkout without the lock, and a return |
-//! | `waiting` (with a `bell`), `account`, `cancel`, `terms` | a checkout that waits, and its error |
+//! | `waiting` (with a `bell`), `snapshot`, `cancel`, `terms` | a checkout that waits, and its error |
 //! | `locked` | the ledger's lock, and the idle connections beside it |
 //! | `places`, `knobs` | the idle connections, and the settings, that threads reach without the lock |
 //! | `carry_out`, `dialing`, `user_code` | what the ledger orders: dials, checks, resets, closes |
@@ -28,7 +28,6 @@
 //! | a holder that changes while it is read | the number of the loan is read first and last: see `LoanRecord` | `apart` |
 //! | a pool that is used in the child of a fork | the child compares a number and takes no lock: see `Shell::is_inherited` | none; `tests/pool/fork.rs` forks |
 
-mod account;
 pub(crate) mod bell;
 pub(crate) mod cancel;
 mod carry_out;
@@ -39,6 +38,7 @@ mod knobs;
 mod locked;
 pub(crate) mod places;
 pub(crate) mod quota;
+mod snapshot;
 mod terms;
 mod user_code;
 mod waiting;
@@ -67,12 +67,12 @@ use crate::runtime::workers::{Crew, Enlistment};
 use crate::shell::cancel::Cancel;
 use crate::shell::places::{Open, Places};
 
-use self::account::Account;
 use self::dialing::LastClose;
 use self::group::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
 use self::locked::{Locked, Reading};
-use self::waiting::{CallerBell, Checkout};
+use self::snapshot::Snapshot;
+use self::waiting::{CallerBell, LedgerCheckout};
 
 pub(crate) use self::group::{Group, OnVacant};
 pub(crate) use self::terms::Terms;
@@ -334,7 +334,8 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
-        let mut checkout = Checkout { shell: self, start, deadline, cancel, has_queued: false };
+        let mut checkout =
+            LedgerCheckout { shell: self, start, deadline, cancel, has_queued: false };
         let outcome = checkout.run();
         let mut waited = Duration::ZERO;
         if checkout.has_queued {
@@ -364,20 +365,20 @@ impl<D: Dialer> Shell<D> {
     fn try_get_sound(self: &Arc<Self>) -> Result<EntryOf<D>, GetErrorOf<D>> {
         loop {
             let ((lent, turned_away), effects) = self.transact(|locked, now| {
-                let (ledger, asking) = (&mut locked.ledger, &mut locked.asking);
+                let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
                 let (lent, effects) = ledger.try_request(now);
                 let turned_away = match lent {
-                    Ok(Some(_)) => (Account::default(), None),
-                    _ => (Account::of(self.name(), ledger, asking, now), ledger.last_failure()),
+                    Ok(Some(_)) => (Snapshot::default(), None),
+                    _ => (Snapshot::of(self.name(), ledger, waiting, now), ledger.last_failure()),
                 };
                 ((lent, turned_away), effects)
             });
             self.carry_out(effects);
-            let (account, failure) = turned_away;
+            let (snapshot, failure) = turned_away;
             let mut entry = match lent {
                 Ok(Some(entry)) => entry,
-                Ok(None) => return Err(account.exhausted(Duration::ZERO, failure)),
-                Err(Refusal::Suspended) => return Err(account.suspended(Duration::ZERO, failure)),
+                Ok(None) => return Err(snapshot.exhausted(Duration::ZERO, failure)),
+                Err(Refusal::Suspended) => return Err(snapshot.suspended(Duration::ZERO, failure)),
                 Err(_) => return Err(GetError::Closed),
             };
             if self.is_sound(&mut entry.connection) {

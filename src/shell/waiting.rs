@@ -13,7 +13,7 @@ use crate::runtime::sync::{Ordering, now};
 use crate::shell::bell::{Bell, Woken};
 use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 
-use super::account::{Account, refused, turned_away};
+use super::snapshot::{Snapshot, refused, turned_away};
 use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
 
 /// The verdict, as a waiting caller finds it at its bell.
@@ -36,11 +36,12 @@ impl<C, F> Waker<C, F> for CallerBell<C, F> {
     }
 }
 
-/// A verdict, and the state of the pool for the error of a caller who is turned away.
-type Waited<D> = (VerdictOf<D>, Account);
+/// A verdict, and a snapshot for the error of a caller who is turned away.
+type Waited<D> = (VerdictOf<D>, Snapshot);
 
-/// One caller's checkout.
-pub(super) struct Checkout<'a, D: Dialer> {
+/// One caller's checkout by the ledger: it asks, sleeps, and asks again if the connection that it was given
+/// is broken.
+pub(super) struct LedgerCheckout<'a, D: Dialer> {
     pub(super) shell: &'a Arc<Shell<D>>,
     pub(super) start: Moment,
     /// `None`: the caller waits for as long as it takes.
@@ -59,7 +60,7 @@ struct Turn {
     since: Moment,
 }
 
-impl<D: Dialer> Checkout<'_, D> {
+impl<D: Dialer> LedgerCheckout<'_, D> {
     /// Waits for a sound connection.
     pub(super) fn run(&mut self) -> Result<EntryOf<D>, GetErrorOf<D>> {
         if self.cancel.is_some_and(Cancel::is_cancelled) {
@@ -94,7 +95,7 @@ impl<D: Dialer> Checkout<'_, D> {
             let (outcome, until) = match reply {
                 Reply::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
                 Reply::Queued(ticket) => {
-                    locked.asking.join(now);
+                    locked.waiting.join(now);
                     // A caller with nothing to carry out sleeps next.
                     let sleeps = effects.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
                     let until = sleeps.then(|| locked.ledger.sleep(ticket, deadline));
@@ -102,7 +103,7 @@ impl<D: Dialer> Checkout<'_, D> {
                 }
                 Reply::Refused(refusal) => {
                     let pool = shell.name();
-                    let error = refused(pool, &locked.ledger, &mut locked.asking, refusal, start);
+                    let error = refused(pool, &locked.ledger, &mut locked.waiting, refusal, start);
                     (Err(error), None)
                 }
             };
@@ -121,7 +122,7 @@ impl<D: Dialer> Checkout<'_, D> {
         bell.lay_by();
         match waited {
             (Verdict::Granted(entry), _) => Ok((Turn { ticket, since }, entry)),
-            (verdict, account) => Err(turned_away(verdict, account, start)),
+            (verdict, snapshot) => Err(turned_away(verdict, snapshot, start)),
         }
     }
 
@@ -193,11 +194,11 @@ impl<D: Dialer> Shell<D> {
                 return self.collect(notice);
             }
             let (left, effects) = self.transact(|locked, now| {
-                let (ledger, asking) = (&mut locked.ledger, &mut locked.asking);
+                let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
                 if is_late {
-                    let account =
-                        |ledger: &_| Account::after_wait(self.name(), ledger, asking, now);
-                    return ledger.leave(ticket, now, account);
+                    let snapshot =
+                        |ledger: &_| Snapshot::after_wait(self.name(), ledger, waiting, now);
+                    return ledger.leave(ticket, now, snapshot);
                 }
                 let effects = ledger.tick(now);
                 asleep_until = effects.is_empty().then(|| ledger.sleep(ticket, deadline));
@@ -221,13 +222,14 @@ impl<D: Dialer> Shell<D> {
             }
         }
         if matches!(verdict, Verdict::Granted(_) | Verdict::Warm) {
-            // A caller who is served needs no account.
-            return (verdict, Account::default());
+            // A caller who is served needs no snapshot.
+            return (verdict, Snapshot::default());
         }
         let mut locked = self.lock();
         let locked = &mut *locked;
-        let account = Account::after_wait(self.name(), &locked.ledger, &mut locked.asking, now());
-        (verdict, account)
+        let snapshot =
+            Snapshot::after_wait(self.name(), &locked.ledger, &mut locked.waiting, now());
+        (verdict, snapshot)
     }
 
     /// Whether a caller is waking up to a connection that it was given. Asked under the lock, after

@@ -58,7 +58,7 @@ impl From<Overdue> for Failure {
 /// Connections carry no data, and a caller is woken by its number.
 type Way = Slip<u64, Failure, ()>;
 type Books = Ledger<(), Failure, Way>;
-type Orders = Effects<(), Failure, Way>;
+type LedgerEffects = Effects<(), Failure, Way>;
 
 /// How a caller behaves.
 #[derive(Clone, Copy, Debug)]
@@ -248,7 +248,7 @@ impl Simulation {
         self.carry_out(effects);
     }
 
-    fn carry_out(&mut self, effects: Orders) {
+    fn carry_out(&mut self, effects: LedgerEffects) {
         let Lists { wake, dials, at_dialer, closes, .. } = effects.into();
         for order in dials {
             self.dials += 1;

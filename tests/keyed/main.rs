@@ -322,7 +322,7 @@ fn a_key_with_a_caller_or_a_dial_or_a_guard_is_never_taken_out() {
     await_keys(&pool, 0);
 }
 
-/// KEY-02: what was flushed comes back to its own books, of which there have been others since.
+/// KEY-02: what was flushed comes back to its own ledger, although its key has another by now.
 #[test]
 fn a_guard_outlives_a_flush_of_its_key_and_counts_until_it_is_back() {
     let (pool, servers) = keyed(|b| b);

@@ -20,8 +20,8 @@ use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
 use crate::world::Failure;
 
-type Books = Ledger<u32, Failure, Slip<usize, Failure>>;
-type Orders = Effects<u32, Failure, Slip<usize, Failure>>;
+type KeyLedger = Ledger<u32, Failure, Slip<usize, Failure>>;
+type LedgerEffects = Effects<u32, Failure, Slip<usize, Failure>>;
 
 /// A budget behind a lock, as in the shell.
 pub(crate) struct Common(Mutex<Budget>);
@@ -132,7 +132,7 @@ impl Setting {
 struct Member {
     key: usize,
     /// `None`: it has been dropped, and orders to it find nobody.
-    books: Option<Books>,
+    ledger: Option<KeyLedger>,
     /// `None`: the gate is shut.
     places: Option<Places>,
     alarm: Option<Moment>,
@@ -341,9 +341,9 @@ impl Keys {
     fn ask_those_who_have_closed(&mut self, key: usize) {
         for member in 0..self.members.len() {
             let is_left = self.members[member].key == key && self.current[key] != Some(member);
-            if is_left && self.members[member].books.is_some() {
+            if is_left && self.members[member].ledger.is_some() {
                 let now = self.open(member);
-                let (answer, effects) = self.books(member).request(None, now, None, now, || {
+                let (answer, effects) = self.ledger(member).request(None, now, None, now, || {
                     unreachable!("nobody waits for what is closed")
                 });
                 assert!(matches!(answer, Reply::Refused(Refusal::Closed)), "KEY-02: {answer:?}");
@@ -356,7 +356,7 @@ impl Keys {
         let Caller { member, ticket: place, since, deadline, .. } = self.callers[caller];
         let now = self.open(member);
         let slip = self.slips.give(caller);
-        let (answer, effects) = self.books(member).request(place, since, deadline, now, || slip);
+        let (answer, effects) = self.ledger(member).request(place, since, deadline, now, || slip);
         let it = &mut self.callers[caller];
         (it.dial, it.has_failed, it.state) = (None, false, State::Gone);
         match answer {
@@ -378,7 +378,7 @@ impl Keys {
     pub(crate) fn rejoin(&mut self, pick: usize) {
         if let Some(caller) = self.pick(pick, |it| matches!(it.state, State::Empty)) {
             // Its ledger may have closed meanwhile.
-            match self.members[self.callers[caller].member].books {
+            match self.members[self.callers[caller].member].ledger {
                 Some(_) => self.ask(caller),
                 None => self.callers[caller].state = State::Gone,
             }
@@ -388,7 +388,7 @@ impl Keys {
     pub(crate) fn try_request(&mut self, key: usize) {
         let Some(member) = self.current[key] else { return };
         let now = self.open(member);
-        let (answer, effects) = self.books(member).try_request(now);
+        let (answer, effects) = self.ledger(member).try_request(now);
         if let Ok(Some(entry)) = answer {
             self.callers.push(Caller::new(member, now, None, None));
             self.lend(self.callers.len() - 1, None, entry);
@@ -401,7 +401,7 @@ impl Keys {
         let now = self.open(member);
         let caller = self.callers.len();
         let slip = self.slips.give(caller);
-        let (ticket, effects) = self.books(member).warm_up(target, now, || slip);
+        let (ticket, effects) = self.ledger(member).warm_up(target, now, || slip);
         let deadline = patience.and_then(|patience| now.after(patience));
         self.callers.push(Caller::new(member, now, deadline, Some(target)));
         let it = &mut self.callers[caller];
@@ -419,7 +419,7 @@ impl Keys {
     fn collect_of(&mut self, caller: usize) {
         let Caller { member, ticket, deadline, .. } = self.callers[caller];
         let ticket = ticket.expect("who waits has a ticket");
-        if self.members[member].books.is_none() {
+        if self.members[member].ledger.is_none() {
             let verdict = self.collect_verdict(caller);
             assert!(!matches!(verdict, None | Some(Verdict::Granted(_))), "KEY-02: {verdict:?}");
             self.callers[caller].state = State::Gone;
@@ -432,26 +432,26 @@ impl Keys {
         };
         let is_late = deadline.is_some_and(|deadline| deadline <= now);
         match verdict {
-            Some(Verdict::Granted(entry)) if self.books(member).has_overstayed(&entry, now) => {
+            Some(Verdict::Granted(entry)) if self.ledger(member).has_overstayed(&entry, now) => {
                 self.callers[caller].state = State::Empty;
-                let effects = self.books(member).retire(entry, CloseReason::LeaseEnded, now);
+                let effects = self.ledger(member).retire(entry, CloseReason::LeaseEnded, now);
                 self.note(member, now, effects);
             }
             Some(Verdict::Granted(entry)) => {
                 self.lend(caller, Some(ticket), entry);
-                let effects = self.books(member).tick(now);
+                let effects = self.ledger(member).tick(now);
                 self.note(member, now, effects);
             }
             Some(_) => self.end_event(member, now),
             None if is_late => {
-                let (left, effects) = self.books(member).leave(ticket, now, |_| ());
+                let (left, effects) = self.ledger(member).leave(ticket, now, |_| ());
                 if left.is_none() {
                     self.callers[caller].state = State::Waiting;
                 }
                 self.note(member, now, effects);
             }
             None => {
-                let until = self.books(member).sleep(ticket, deadline);
+                let until = self.ledger(member).sleep(ticket, deadline);
                 let it = &mut self.callers[caller];
                 (it.state, it.sleep) = (State::Waiting, Sleep::Until(until));
                 self.end_event(member, now);
@@ -466,8 +466,8 @@ impl Keys {
         let verdict = self.slips.collect(caller);
         self.members[member].woken += self.slips.woken - before;
         let woken = self.members[member].woken;
-        if let Some(books) = &mut self.members[member].books {
-            books.note_woken(woken);
+        if let Some(ledger) = &mut self.members[member].ledger {
+            ledger.note_woken(woken);
         }
         verdict
     }
@@ -476,13 +476,13 @@ impl Keys {
         let may_be = |it: &Caller| matches!(it.state, State::Waiting) && it.target.is_none();
         let Some(caller) = self.pick(pick, may_be) else { return };
         let Caller { member, ticket, .. } = self.callers[caller];
-        if self.members[member].books.is_none() {
+        if self.members[member].ledger.is_none() {
             // The key's ledger may have closed before, which gave every caller a verdict.
             assert!(self.slips.has_verdict(caller), "KEY-02: closed with somebody in it");
             return;
         }
         let ticket = ticket.expect("who waits has a ticket");
-        self.event(member, |books, now| books.cancel(ticket, now));
+        self.event(member, |ledger, now| ledger.cancel(ticket, now));
     }
 
     fn lend(&mut self, caller: usize, ticket: Option<Ticket>, entry: Entry<u32>) {
@@ -503,9 +503,9 @@ impl Keys {
         let Config { check_after, max_idle_time, .. } = self.setting.each;
         let is_fresh = now.since(entry.idle_since()) <= check_after.min(max_idle_time);
         if !is_fresh || !self.may_rest_in_place(member, &entry, now) {
-            self.event(member, |books, now| {
-                books.take_from_place(entry);
-                books.tick(now)
+            self.event(member, |ledger, now| {
+                ledger.take_from_place(entry);
+                ledger.tick(now)
             });
             return None;
         }
@@ -536,7 +536,7 @@ impl Keys {
                 entry.record().let_go();
                 places.at_rest.push(entry);
             }
-            None => self.event(member, |books, now| books.give_back(entry, now)),
+            None => self.event(member, |ledger, now| ledger.give_back(entry, now)),
         }
     }
 
@@ -545,13 +545,13 @@ impl Keys {
         let then = if to_rejoin { State::Empty } else { State::Gone };
         let Some((member, entry)) = self.take_held(pick, then) else { return };
         let reason = if to_rejoin { CloseReason::Broken } else { CloseReason::Discarded };
-        self.event(member, |books, now| books.retire(entry, reason, now));
+        self.event(member, |ledger, now| ledger.retire(entry, reason, now));
     }
 
     pub(crate) fn detach(&mut self, pick: usize) {
         let Some((member, entry)) = self.take_held(pick, State::Gone) else { return };
         self.connection(entry.connection).place = Place::Ended;
-        self.event(member, |books, now| books.detach(entry, now).1);
+        self.event(member, |ledger, now| ledger.detach(entry, now).1);
     }
 
     fn take_held(&mut self, pick: usize, then: State) -> Option<(usize, Entry<u32>)> {
@@ -574,14 +574,14 @@ impl Keys {
         let (place, idle_since) = (Place::AtRest, self.clock());
         let connection = Connection { member, lease, place, idle_since };
         self.connections.insert(number, connection);
-        self.event(member, |books, now| books.dialed(id, number, None, Duration::MAX, now));
+        self.event(member, |ledger, now| ledger.dialed(id, number, None, Duration::MAX, now));
     }
 
     pub(crate) fn dial_failed(&mut self, pick: usize) {
         let Some(at) = choose(self.dials.len(), pick) else { return };
         let Dial { member, id, .. } = self.dials.remove(at);
         self.part(member, id, true);
-        self.event(member, |books, now| books.dial_failed(id, Failure::Of(id), false, now));
+        self.event(member, |ledger, now| ledger.dial_failed(id, Failure::Of(id), false, now));
     }
 
     /// The dial has ended, or is written off.
@@ -597,8 +597,8 @@ impl Keys {
         let AtDialer { member, order: AtDialerOrder { id, entry, purpose, .. }, .. } =
             self.at_dialer.remove(at);
         self.connection(entry.connection).place = Place::AtRest;
-        self.event(member, |books, now| {
-            books.back_from_dialer(id, entry, (!is_sound).then(|| purpose.fault()), now)
+        self.event(member, |ledger, now| {
+            ledger.back_from_dialer(id, entry, (!is_sound).then(|| purpose.fault()), now)
         });
     }
 
@@ -607,7 +607,7 @@ impl Keys {
         let Some(at) = choose(self.closes.len(), pick) else { return };
         let Close { member, id, connection, .. } = self.closes.remove(at);
         self.connection(connection).place = Place::Ended;
-        self.event(member, |books, now| books.closed(id, now));
+        self.event(member, |ledger, now| ledger.closed(id, now));
     }
 
     // ---- Control -------------------------------------------------------------------------------
@@ -656,13 +656,13 @@ impl Keys {
         self.agree();
         // As in the shell, the lease reaches one member after the other.
         for member in 0..self.members.len() {
-            if self.members[member].books.is_some() && before != self.lease {
+            if self.members[member].ledger.is_some() && before != self.lease {
                 if is_another {
                     self.write_off(member);
                 }
                 self.behind = Duration::ZERO;
                 let lease = self.lease;
-                self.event(member, |books, now| books.set_lease(lease, now));
+                self.event(member, |ledger, now| ledger.set_lease(lease, now));
             }
         }
     }
@@ -686,7 +686,7 @@ impl Keys {
     pub(crate) fn close(&mut self) {
         self.is_closed = true;
         for member in 0..self.members.len() {
-            if self.members[member].books.is_some() {
+            if self.members[member].ledger.is_some() {
                 self.event(member, Ledger::close);
             }
         }
@@ -697,14 +697,14 @@ impl Keys {
         let Some(at) = choose(self.orders.len(), pick) else { return };
         let BudgetOrder { to, action } = self.orders.swap_remove(at);
         let member = to.0 as usize;
-        if self.members[member].books.is_none() {
+        if self.members[member].ledger.is_none() {
             let orders = self.common.take_back(BudgetOrder { to, action }, self.now);
             self.send(orders);
             return self.agree();
         }
-        self.event(member, |books, now| match action {
-            BudgetAction::Grant => books.slot_granted(now),
-            BudgetAction::Evict { most, bar } => books.evict(most, bar, now),
+        self.event(member, |ledger, now| match action {
+            BudgetAction::Grant => ledger.slot_granted(now),
+            BudgetAction::Evict { most, bar } => ledger.evict(most, bar, now),
         });
     }
 
@@ -712,11 +712,11 @@ impl Keys {
     pub(crate) fn close_if_vacant(&mut self, pick: usize) {
         let Some(at) = choose(self.vacant.len(), pick) else { return };
         let member = self.vacant.swap_remove(at);
-        if self.members[member].books.is_none() {
+        if self.members[member].ledger.is_none() {
             return;
         }
         let now = self.open(member);
-        let (is_vacant, effects) = self.books(member).close_if_vacant(now);
+        let (is_vacant, effects) = self.ledger(member).close_if_vacant(now);
         if !is_vacant {
             return self.note(member, now, effects);
         }
@@ -731,11 +731,11 @@ impl Keys {
             _ => false,
         });
         assert!(!is_left, "KEY-02: closed with somebody in it");
-        let open = self.books(member).stats(now).open();
+        let open = self.ledger(member).stats(now).open();
         assert_eq!(open, 0, "KEY-02: closed with something in it");
         // A close that has taken too long may still refer to it.
         if self.alive(member) == 0 && member % 2 == 0 {
-            self.members[member].books = None;
+            self.members[member].ledger = None;
         }
     }
 
@@ -755,7 +755,7 @@ impl Keys {
         for member in 0..self.members.len() {
             if self.members[member].alarm.is_some_and(|alarm| alarm <= self.now) {
                 self.members[member].alarm = None;
-                if self.members[member].books.is_some() {
+                if self.members[member].ledger.is_some() {
                     self.event(member, Ledger::upkeep);
                     self.follow();
                 }
@@ -772,7 +772,7 @@ impl Keys {
     /// A caller wakes, by the clock or by its waker, and reports `tick`.
     fn wake(&mut self, caller: usize) {
         let member = self.callers[caller].member;
-        if self.is_up(caller) && self.members[member].books.is_some() {
+        if self.is_up(caller) && self.members[member].ledger.is_some() {
             self.event(member, Ledger::tick);
             // The effects are carried out before it looks at its own deadline.
             self.follow();
@@ -819,7 +819,7 @@ impl Keys {
         }
         self.come_to_rest(refuses);
         for _ in 0..8 {
-            let left = self.members.iter().filter(|it| it.books.is_some());
+            let left = self.members.iter().filter(|it| it.ledger.is_some());
             let Some(alarm) = left.filter_map(|it| it.alarm).min() else { break };
             self.step(Duration::ZERO, |keys| keys.wait(alarm.since(keys.now)));
             self.come_to_rest(refuses);
@@ -883,9 +883,13 @@ impl Keys {
 
     // ---- The outcome of an event ----------------------------------------------------------------
 
-    fn event(&mut self, member: usize, event: impl FnOnce(&mut Books, Moment) -> Orders) {
+    fn event(
+        &mut self,
+        member: usize,
+        event: impl FnOnce(&mut KeyLedger, Moment) -> LedgerEffects,
+    ) {
         let now = self.open(member);
-        let effects = event(self.books(member), now);
+        let effects = event(self.ledger(member), now);
         self.note(member, now, effects);
     }
 
@@ -894,13 +898,13 @@ impl Keys {
         let now = self.clock();
         let places = self.members[member].places.take();
         for entry in places.into_iter().flat_map(|it| it.at_rest) {
-            self.books(member).take_from_place(entry);
+            self.ledger(member).take_from_place(entry);
         }
         now
     }
 
     /// Takes note of an event's effects, and lays connections out again.
-    fn note(&mut self, member: usize, now: Moment, effects: Orders) {
+    fn note(&mut self, member: usize, now: Moment, effects: LedgerEffects) {
         let Lists { wake, dials, at_dialer, closes, alarm, budget_orders, is_vacant, .. } =
             effects.into();
         for caller in wake {
@@ -949,8 +953,8 @@ impl Keys {
     fn note_verdict(&mut self, member: usize, making_room: usize) {
         // A warm-up has ended well even if callers have its connections now.
         let warming = self.warm_ups(member).map(|(_, since)| since).min();
-        let books = self.members[member].books.as_mut().expect("its books are open");
-        let waiting: Vec<_> = books.waiting().map(Slip::caller).collect();
+        let ledger = self.members[member].ledger.as_mut().expect("it has a ledger");
+        let waiting: Vec<_> = ledger.waiting().map(Slip::caller).collect();
         for at in 0..self.callers.len() {
             let it = &mut self.callers[at];
             let State::Waiting = it.state else { continue };
@@ -988,14 +992,14 @@ impl Keys {
 
     fn lay_out(&mut self, member: usize, now: Moment) {
         let most = self.setting.places;
-        let Member { books: Some(books), places, .. } = &mut self.members[member] else { return };
-        let Some(until) = books.may_lay_out_until(now) else { return };
+        let Member { ledger: Some(ledger), places, .. } = &mut self.members[member] else { return };
+        let Some(until) = ledger.may_lay_out_until(now) else { return };
         let mut at_rest = Vec::new();
         while at_rest.len() < most {
-            let Some(entry) = books.lay_out(now) else { break };
+            let Some(entry) = ledger.lay_out(now) else { break };
             at_rest.push(entry);
         }
-        *places = Some(Places { epoch: books.epoch(), until, at_rest });
+        *places = Some(Places { epoch: ledger.epoch(), until, at_rest });
     }
 
     fn send(&mut self, orders: Vec<BudgetOrder>) {
@@ -1016,29 +1020,29 @@ impl Keys {
 
     /// The first caller in the queue for whom a dial may begin.
     fn sponsor(&self, member: usize, now: Moment) -> Option<usize> {
-        let books = self.members[member].books.as_ref()?;
+        let ledger = self.members[member].ledger.as_ref()?;
         let may_dial = |caller: &usize| {
             let Caller { dial, has_failed, deadline, .. } = &self.callers[*caller];
             dial.is_none() && !has_failed && deadline.is_none_or(|deadline| deadline > now)
         };
-        books.waiting().map(Slip::caller).find(may_dial)
+        ledger.waiting().map(Slip::caller).find(may_dial)
     }
 
     /// Callers in the queue for whom nothing is under way.
     fn unfailed(&self, member: usize, now: Moment) -> u32 {
-        let Some(books) = &self.members[member].books else { return 0 };
+        let Some(ledger) = &self.members[member].ledger else { return 0 };
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
         let checks =
             self.at_dialer.iter().filter(|it| it.member == member && it.is_counted).count();
         let unfailed =
-            books.waiting().filter(|slip| !self.callers[slip.caller()].has_failed).count();
-        small(unfailed).saturating_sub(small(counted + checks) + books.stats(now).idle)
+            ledger.waiting().filter(|slip| !self.callers[slip.caller()].has_failed).count();
+        small(unfailed).saturating_sub(small(counted + checks) + ledger.stats(now).idle)
     }
 
     /// The slots that a member lacks, for its callers or else for a warm-up, within its limits.
     fn want(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
-        let books = self.members[member].books.as_ref().filter(|_| self.is_prompt())?;
-        let (stats, config) = (books.stats(now), &self.setting.each);
+        let ledger = self.members[member].ledger.as_ref().filter(|_| self.is_prompt())?;
+        let (stats, config) = (ledger.stats(now), &self.setting.each);
         let dials = config.max_dialing().saturating_sub(stats.dialing);
         let room = (stats.max_open - stats.open()).min(dials);
         let cold = self.cold(member, now);
@@ -1053,7 +1057,7 @@ impl Keys {
 
     /// Since when the first warm-up that lacks a connection has waited, and how many all of them lack.
     fn cold(&self, member: usize, now: Moment) -> Option<(Moment, u32)> {
-        let stats = self.members[member].books.as_ref()?.stats(now);
+        let stats = self.members[member].ledger.as_ref()?.stats(now);
         let counted = self.dials.iter().filter(|it| it.member == member && it.is_counted).count();
         let coming = stats.idle + stats.in_use + small(counted);
         let limit = self.setting.each.max_idle();
@@ -1072,8 +1076,8 @@ impl Keys {
 
     /// Since when the first caller or warm-up that is not served yet has waited.
     fn waits_since(&self, member: usize) -> Option<Moment> {
-        let books = self.members[member].books.as_ref()?;
-        let callers = books.waiting().map(|slip| self.callers[slip.caller()].since);
+        let ledger = self.members[member].ledger.as_ref()?;
+        let callers = ledger.waiting().map(|slip| self.callers[slip.caller()].since);
         callers.chain(self.warm_ups(member).map(|(_, since)| since)).min()
     }
 
@@ -1113,8 +1117,8 @@ impl Keys {
 
     /// Whether a member's connections at rest may be closed for others: nobody of its own waits.
     fn is_evictable(&self, member: usize) -> bool {
-        let Some(books) = &self.members[member].books else { return false };
-        books.waiting().next().is_none() && self.warm_ups(member).next().is_none()
+        let Some(ledger) = &self.members[member].ledger else { return false };
+        ledger.waiting().next().is_none() && self.warm_ups(member).next().is_none()
     }
 
     fn may_be_evicted(&mut self, member: usize, connection: u32) {
@@ -1153,9 +1157,9 @@ impl Keys {
     /// KEY-04: once all orders are delivered, nothing is idle that somebody lacks.
     fn nobody_stalls_beside_idle_connections(&self) {
         let is_at_rest = |member: &usize| {
-            let Some(books) = &self.members[*member].books else { return false };
+            let Some(ledger) = &self.members[*member].ledger else { return false };
             let unseen = self.members[*member].places.as_ref().map_or(0, |it| it.at_rest.len());
-            books.stats(self.now).idle > 0 || unseen > 0
+            ledger.stats(self.now).idle > 0 || unseen > 0
         };
         let resting: Vec<_> = (0..self.members.len())
             .filter(|member| self.is_evictable(*member))
@@ -1182,8 +1186,8 @@ impl Keys {
     fn agree(&mut self) {
         let (mut open, mut stalled) = (0, 0);
         for (at, member) in self.members.iter().enumerate() {
-            let Some(books) = &member.books else { continue };
-            let stats = books.stats(self.now);
+            let Some(ledger) = &member.ledger else { continue };
+            let stats = ledger.stats(self.now);
             open += stats.open();
             stalled += usize::from(stats.stalled && !member.is_granted);
             let alive = self.alive(at);
@@ -1224,10 +1228,10 @@ impl Keys {
         }
         let (member, way) = (self.members.len(), Arc::clone(&self.common) as _);
         let share = Share::new(MemberId(member as u64), way);
-        let books = Ledger::new(self.setting.each, member as u64).sharing(share);
+        let ledger = Ledger::new(self.setting.each, member as u64).sharing(share);
         self.members.push(Member {
             key,
-            books: Some(books),
+            ledger: Some(ledger),
             places: None,
             alarm: None,
             want: None,
@@ -1237,7 +1241,7 @@ impl Keys {
         self.current[key] = Some(member);
         if self.lease != Lease::ENDLESS {
             let lease = self.lease;
-            self.event(member, |books, now| books.set_lease(lease, now));
+            self.event(member, |ledger, now| ledger.set_lease(lease, now));
         }
         if self.is_closed {
             // Its member is not in the map any more.
@@ -1246,8 +1250,8 @@ impl Keys {
         member
     }
 
-    fn books(&mut self, member: usize) -> &mut Books {
-        self.members[member].books.as_mut().expect("its books are open")
+    fn ledger(&mut self, member: usize) -> &mut KeyLedger {
+        self.members[member].ledger.as_mut().expect("it has a ledger")
     }
 
     fn connection(&mut self, number: u32) -> &mut Connection {

@@ -245,7 +245,7 @@ fn a_flushed_connection_that_comes_back_frees_its_slot_for_the_waiter() {
 
 /// NO-STRANDED-WAITER: a caller who sleeps without a time is woken to watch a job that begins meanwhile.
 #[test]
-fn the_last_who_sleeps_wakes_when_an_errand_is_overdue() {
+fn the_last_who_sleeps_wakes_when_a_job_is_overdue() {
     let mut harness = Harness::with(Config { max_open: 1, close_timeout: SECOND, ..ageless() });
     let held = harness.dial_and_get();
     let (first, second) = (harness.queue(1), harness.queue(2));

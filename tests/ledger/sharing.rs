@@ -993,7 +993,7 @@ fn a_caller_who_wakes_up_after_the_lease_may_not_use_what_it_was_given() {
 }
 
 #[test]
-fn loans_that_outlast_their_lease_are_cut_once() {
+fn loans_that_outlast_their_lease_are_aborted_once() {
     let mut keys = Desks::new(1, 8);
     let lease = keys.lease(0);
     keys.allow_under(1, lease);

@@ -23,8 +23,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 /// Upkeep comes late by at most this.
 const LATENESS: Duration = Duration::from_millis(20);
 
-type Books = Ledger<u32, Failure, Slip<u32, Failure>>;
-type Orders = Effects<u32, Failure, Slip<u32, Failure>>;
+type PoolLedger = Ledger<u32, Failure, Slip<u32, Failure>>;
+type LedgerEffects = Effects<u32, Failure, Slip<u32, Failure>>;
 
 #[derive(Debug)]
 enum Item {
@@ -78,7 +78,7 @@ struct Seen {
 }
 
 struct Soak {
-    ledger: Books,
+    ledger: PoolLedger,
     slips: Slips<u32, Failure>,
     now: Moment,
     end: Moment,
@@ -205,7 +205,7 @@ impl Soak {
 
     // ---- The ledger and its places -------------------------------------------------------------
 
-    fn event(&mut self, event: impl FnOnce(&mut Books, Moment) -> Orders) {
+    fn event(&mut self, event: impl FnOnce(&mut PoolLedger, Moment) -> LedgerEffects) {
         for entry in self.places.take().into_iter().flatten() {
             self.ledger.take_from_place(entry);
         }
@@ -243,7 +243,7 @@ impl Soak {
         Some(entry)
     }
 
-    fn carry_out(&mut self, orders: Orders) {
+    fn carry_out(&mut self, orders: LedgerEffects) {
         let Lists { wake, dials, at_dialer, closes, alarm, .. } = orders.into();
         for caller in wake {
             let after = Duration::from_micros(self.random(200));

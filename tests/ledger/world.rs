@@ -32,7 +32,7 @@ impl From<Overdue> for Failure {
     }
 }
 
-type Orders = Effects<u32, Failure, Slip<usize, Failure>>;
+type LedgerEffects = Effects<u32, Failure, Slip<usize, Failure>>;
 
 /// The least time between two upkeeps.
 const UPKEEP_LEAST: Duration = Duration::from_millis(100);
@@ -879,7 +879,7 @@ impl World {
 
     // ---- The outcome of an event ----------------------------------------------------------------
 
-    fn event(&mut self, now: Moment, orders: Orders, what: impl FnOnce(&mut Self, Moment)) {
+    fn event(&mut self, now: Moment, orders: LedgerEffects, what: impl FnOnce(&mut Self, Moment)) {
         self.orders = orders.into();
         self.expire(now);
         what(self, now);

@@ -51,7 +51,7 @@ impl Upkeep for Aging {
     }
 }
 
-/// So many threads are to be had, and none ends by itself.
+/// So many threads can be started, and none ends by itself.
 fn crew(threads: u32) -> (Arc<Crew>, Enlistment, Arc<Done>) {
     sync::limit_spawns(threads);
     sync::rest_for_ever();

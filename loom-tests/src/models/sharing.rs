@@ -173,7 +173,7 @@ fn of_two_returns_at_once_one_sees_that_too_much_rests() {
 }
 
 /// Two connections of a key come back to the same place as somebody shuts the gate, so that one thread
-/// may have to take both to the books. Neither counts as at rest any more: else, later, more would be
+/// may have to take both to the ledger. Neither counts as at rest any more: else, later, more would be
 /// closed than is too much.
 #[test]
 fn connections_that_cannot_be_put_down_do_not_count_as_at_rest() {

@@ -72,7 +72,7 @@ fn a_thread_that_cannot_be_had_fails_a_dial_and_no_more() {
     });
 }
 
-/// QUIET, ACC-05: one thread is to be had, and two pools dial. The second to come waits for it.
+/// QUIET, ACC-05: one thread can be started, and two pools dial. The second to come waits for it.
 #[test]
 fn two_pools_are_served_by_one_thread() {
     check_within(2, || {

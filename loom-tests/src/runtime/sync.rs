@@ -63,7 +63,7 @@ pub(crate) fn search_finely() {
     IS_FINE.set(true);
 }
 
-/// The clock: it stands still, but for a wait that ends by it.
+/// The clock: it stands still, except when a wait ends by it.
 pub(crate) fn now() -> Moment {
     static START: OnceLock<Moment> = OnceLock::new();
     *START.get_or_init(|| Instant::now().into()) + ELAPSED.get()

@@ -1,4 +1,4 @@
-//! Errors of callers who are not served, with the state of the pool at that moment.
+//! `Snapshot`: the state of the pool when a caller is turned away, and the errors that are made of it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ type LedgerOf<C, E> = Ledger<C, DialFailure<E>, CallerBell<C, DialFailure<E>>>;
 
 /// The state of the pool that a caller who is turned away finds in its error.
 #[derive(Default)]
-pub(super) struct Account {
+pub(super) struct Snapshot {
     pool: Option<Arc<str>>,
     pub(super) stats: Stats,
     loans: Vec<Loan>,
@@ -31,7 +31,7 @@ pub(super) struct Account {
 /// The set is made when a caller is first turned away, and serves for a while: a wait that ends well
 /// costs nothing.
 #[derive(Default)]
-pub(super) struct Asking(Option<Box<Threads>>); // Boxed, as few pools ever make it.
+pub(super) struct WaitingThreads(Option<Box<Threads>>); // Boxed, as few pools ever make it.
 
 struct Threads {
     /// By the clock that dates loans.
@@ -43,7 +43,7 @@ struct Threads {
 /// than the set, and so does not count as waiting.
 const SERVES_FOR: Duration = Duration::from_millis(10);
 
-impl Asking {
+impl WaitingThreads {
     /// Notes that this thread begins to wait.
     pub(super) fn join(&mut self, now: Moment) {
         self.forget_old(now);
@@ -68,16 +68,16 @@ impl Asking {
     }
 }
 
-impl Account {
+impl Snapshot {
     /// The state at this moment, for a caller on this thread.
     pub(super) fn of<C, E>(
         pool: Option<Arc<str>>,
         ledger: &LedgerOf<C, E>,
-        asking: &mut Asking,
+        waiting: &mut WaitingThreads,
         now: Moment,
     ) -> Self {
         let (stats, loans) = (ledger.stats(now), ledger.loans());
-        let threads = asking.threads(now, || ledger.waiting().map(|bell| bell.thread()));
+        let threads = waiting.threads(now, || ledger.waiting().map(|bell| bell.thread()));
         let this = this_thread();
         let asked =
             |loan: &Loan| loan.since <= threads.made_at && threads.ids.contains(&loan.thread);
@@ -90,10 +90,10 @@ impl Account {
     pub(super) fn after_wait<C, E>(
         pool: Option<Arc<str>>,
         ledger: &LedgerOf<C, E>,
-        asking: &mut Asking,
+        waiting: &mut WaitingThreads,
         now: Moment,
     ) -> Self {
-        Self { stats: ledger.stats_after_wait(now), ..Self::of(pool, ledger, asking, now) }
+        Self { stats: ledger.stats_after_wait(now), ..Self::of(pool, ledger, waiting, now) }
     }
 
     pub(super) fn exhausted<E>(
@@ -125,7 +125,7 @@ impl Account {
 pub(super) fn refused<C, E>(
     pool: Option<Arc<str>>,
     ledger: &LedgerOf<C, E>,
-    asking: &mut Asking,
+    waiting: &mut WaitingThreads,
     refusal: Refusal,
     start: Moment,
 ) -> GetError<E> {
@@ -140,23 +140,23 @@ pub(super) fn refused<C, E>(
             return GetError::QueueFull { pool, max_waiting, stats };
         }
     };
-    turned_away(verdict, Account::of(pool, ledger, asking, start), start)
+    turned_away(verdict, Snapshot::of(pool, ledger, waiting, start), start)
 }
 
 /// The error of a caller whose verdict is against it.
 pub(super) fn turned_away<C, E>(
     verdict: Verdict<C, DialFailure<E>>,
-    account: Account,
+    snapshot: Snapshot,
     start: Moment,
 ) -> GetError<E> {
     let waited = now().since(start);
-    let is_unused = account.stats.in_use == 0;
+    let is_unused = snapshot.stats.in_use == 0;
     match verdict {
-        Verdict::Failed(failure) => account.unreachable(waited, failure),
+        Verdict::Failed(failure) => snapshot.unreachable(waited, failure),
         // Nothing is in use, so only a dial could have served the caller.
-        Verdict::Late(Some(failure)) if is_unused => account.unreachable(waited, failure),
-        Verdict::Late(failure) => account.exhausted(waited, failure),
-        Verdict::Suspended(failure) => account.suspended(waited, failure),
+        Verdict::Late(Some(failure)) if is_unused => snapshot.unreachable(waited, failure),
+        Verdict::Late(failure) => snapshot.exhausted(waited, failure),
+        Verdict::Suspended(failure) => snapshot.suspended(waited, failure),
         Verdict::Closed => GetError::Closed,
         Verdict::Cancelled => GetError::Cancelled,
         Verdict::Granted(_) | Verdict::Warm | Verdict::Drained => {
