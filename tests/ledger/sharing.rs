@@ -13,7 +13,8 @@ use crate::keys::Common;
 use crate::ledger::budget::{Allowance, BudgetAction, BudgetOrder, MemberId};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::lease::Lease;
-use crate::ledger::{Entry, Share, Ticket};
+use crate::ledger::{Entry, Overdue, Share, Ticket};
+use crate::world::Failure;
 
 /// Settings of each key, under which time changes nothing.
 fn unchecked(max_open: u32) -> Config {
@@ -967,8 +968,11 @@ fn a_dial_has_no_longer_than_its_lease() {
     let mut keys = Desks::new(1, 8);
     let lease = Lease { number: 0, until: keys[0].now + SECOND };
     keys.allow_under(1, lease);
-    keys[0].queue(0);
+    let ticket = keys[0].queue(0);
     assert_eq!(keys[0].dials[0].deadline, Some(lease.until));
+    keys.wait(SECOND);
+    keys[0].tick();
+    assert_eq!(keys[0].failure(ticket), Failure::Overdue(Overdue::Lease));
 }
 
 /// A caller may wake up long after it was given a connection: its process was stopped.

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool};
+use crate::common::{
+    Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool,
+};
 use latebind::{
     CloseReason, ConfigError, Demand, Event, GetError, KeyedPool, OwnedConnection, Pool, Quota,
 };
@@ -126,6 +128,24 @@ fn what_rests_when_its_lease_ends_is_closed_by_itself() {
     quota.allow(2, Some(Instant::now() + Duration::from_millis(50)));
     pool.warm_up(2).unwrap();
     await_that("both are closed", || server.alive() == 0);
+}
+
+/// REASON: a dial whose lease ends is not said to have overrun `dial_timeout`.
+#[test]
+fn a_caller_whose_dial_outlasts_the_lease_is_told_that_the_lease_ended() {
+    let quota = Quota::new();
+    let (pool, server) = pool(|it| it.quota(&quota).dial_timeout(Duration::MAX));
+    // Long enough for the dial to begin.
+    quota.allow(1, Some(Instant::now() + Duration::from_secs(1)));
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Fail)]);
+    let error = pool.get_timeout(LONG).unwrap_err();
+    let GetError::Unreachable { failure, .. } = &error else { panic!("{error}") };
+    assert!(failure.error().is_none());
+    assert_eq!(failure.to_string(), "the lease of the quota ended before the dial did");
+    assert_eq!(format!("{failure:?}"), "Overdue(Lease)");
+    gate.open();
+    await_rest(&pool, &server);
 }
 
 /// FLEET-03: a lease that is renewed in time ends nothing, however often.
