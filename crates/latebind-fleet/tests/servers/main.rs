@@ -83,8 +83,8 @@ impl Stage {
     /// FLEET-04: the most that the server ever counted.
     #[track_caller]
     fn finish(self) {
+        self.await_that("it has been watched", |it| it.watcher.counted().counts > 50);
         let counted = self.watcher.counted();
-        assert!(counted.counts > 50, "it has been watched");
         assert_eq!(counted.most, LIMIT, "BOUND, as the server counts; {counted:?}");
     }
 }
@@ -164,6 +164,7 @@ fn a_store_that_restarts_and_forgets_costs_no_slot() {
 fn a_server_that_restarts_with_its_locks_is_shared_again() {
     with(Keeps::Postgres, 2, |stage| {
         stage.postgres.restart();
+        stage.await_that("it is counted after that", |it| it.watcher.counted().connections == 2);
         stage.await_that("all slots are used", |it| it.watcher.counted().now == LIMIT);
         stage.await_that("both have some", |it| it.served() == 2);
     });
