@@ -895,6 +895,17 @@ fn a_slot_is_dialed_into_again_once_it_has_settled() {
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
 }
 
+/// NO-STRANDED-WAITER: it is returned and taken again within the event that grants it.
+#[test]
+fn a_slot_that_is_granted_does_not_settle_before_its_dial() {
+    let mut keys = under_quota(0, Lease::ENDLESS);
+    keys.common.visit(|budget| budget.set_settling(SECOND));
+    keys[0].queue(0);
+    keys.pass_on();
+    keys.allow(1);
+    assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
+}
+
 // ---- The end of a lease -----------------------------------------------------------------------
 
 #[test]

@@ -19,6 +19,7 @@ use crate::member::{FLEET, config};
 use crate::servers::pgbouncer::PgBouncer;
 use crate::servers::postgres::Postgres;
 use crate::servers::redis::Redis;
+use crate::settings;
 use crate::watcher::Watcher;
 
 /// Where the orders for a process stand.
@@ -87,6 +88,8 @@ pub(crate) fn show() -> ExitCode {
             );
         }
     }
+    drop(pgbouncer);
+    is_well &= settings::try_all(&postgres);
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -11,6 +11,7 @@ mod price;
 #[allow(unexpected_cfgs)] // The module has servers for more features.
 #[path = "../../../tests/servers/mod.rs"]
 mod servers;
+mod settings;
 mod watcher;
 
 use std::io::{IsTerminal, stdout};
