@@ -76,6 +76,8 @@ fn main() -> ExitCode {
         limit: LIMIT,
         threads: 16,
         lease: Duration::from_secs(if is_short { 2 } else { 10 }),
+        is_limited: false,
+        halts: 0,
     };
     let mut show = Show {
         members: Vec::new(),
