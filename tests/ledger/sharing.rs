@@ -14,6 +14,7 @@ use crate::ledger::budget::{Allowance, BudgetAction, BudgetOrder, MemberId};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::lease::Lease;
 use crate::ledger::{Entry, Overdue, Share, Ticket};
+use crate::runtime::moment::Moment;
 use crate::world::Failure;
 
 /// Settings of each key, under which time changes nothing.
@@ -675,7 +676,7 @@ fn ten_thousand_keys_in_use_are_asked_once() {
     keys[0].give_back(first);
     assert_eq!((keys.pass_on(), keys.evicted()), (0, 1), "it makes room by itself");
     keys[0].close_all();
-    assert_eq!(keys.pass_on(), 2, "that is granted, and who has it is new on the list");
+    assert_eq!(keys.pass_on(), 1, "that is granted, and who has it has nothing idle");
     assert_eq!(keys[KEYS].stats().dialing, 1);
 }
 
@@ -858,6 +859,26 @@ fn a_lowered_quota_is_met_by_idle_connections_and_then_by_those_that_come_back()
     assert_eq!((keys.taken(), keys.dialing()), (1, [0]), "nobody gets its slot");
     keys.give_back(0, other);
     assert_eq!(keys[0].stats().waiting, 0, "what is left serves who waits");
+}
+
+/// FLEET-02: the caller's own claim has led to an order that nobody has delivered yet.
+#[test]
+fn a_lowered_quota_is_met_by_what_comes_back_while_an_order_is_under_way() {
+    let mut keys = under_quota(2, Lease::ENDLESS);
+    let [one, other] = [keys.lend(0), keys.lend(0)];
+    keys[0].queue(0);
+    keys.wait(SECOND);
+    keys[0].tick();
+    assert!(keys[0].stats().stalled_by_quota, "{}", keys[0].stats());
+    let (now, number) = (keys[0].now, one.connection);
+    let orders = keys.common.allow(Allowance { slots: 1, until: Moment::LAST }, now);
+    assert_eq!(orders, []);
+    keys[0].give_back(one);
+    assert_eq!(keys.closes(0), [(number, CloseReason::Evicted)], "although somebody waits");
+    keys[0].close_all();
+    keys.pass_on();
+    keys.give_back(0, other);
+    assert_eq!(keys[0].stats().waiting, 0);
 }
 
 #[test]
