@@ -5,10 +5,13 @@ use std::time::Duration;
 use super::effects::Ticket;
 use super::entry::Entry;
 
-/// A dial has not ended within its time limit.
+/// Why a dial that has not ended is written off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Overdue {
-    pub(crate) limit: Duration,
+pub(crate) enum Overdue {
+    /// It has overrun this time limit.
+    Limit(Duration),
+    /// The lease under which it began has ended.
+    Lease,
 }
 
 /// The immediate answer to a request for a connection.

@@ -189,10 +189,21 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         effects: &mut Effects<C, F, W>,
     ) -> JobId {
         let id = JobId(self.fresh_id());
-        let deadline = earlier(now.after(self.config.dial_timeout), self.lease.end());
-        let epoch = self.epochs.current();
-        let dial =
-            Dial { sponsor, epoch, began: now, deadline, handle: None, is_being_ended: false };
+        let limit = now.after(self.config.dial_timeout);
+        let deadline = earlier(limit, self.lease.end());
+        let bound = match deadline == limit {
+            true => Overdue::Limit(self.config.dial_timeout),
+            false => Overdue::Lease,
+        };
+        let dial = Dial {
+            sponsor,
+            epoch: self.epochs.current(),
+            began: now,
+            deadline,
+            bound,
+            handle: None,
+            is_being_ended: false,
+        };
         self.jobs.dials.begin(id, dial);
         self.totals.dials_total += 1;
         let sponsor = match sponsor {

@@ -9,6 +9,7 @@ use crate::abort::AbortHandle;
 use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
 
+use super::answers::Overdue;
 use super::earlier;
 use super::effects::{JobId, Purpose, Ticket};
 use super::queue::count;
@@ -84,6 +85,8 @@ pub(super) struct Dial {
     pub(super) began: Moment,
     /// `None`: no limit.
     pub(super) deadline: Option<Moment>,
+    /// What it will have overrun at its deadline.
+    pub(super) bound: Overdue,
     /// Ends it early. Taken out before it is reported as ended.
     pub(super) handle: Option<AbortHandle>,
     /// Whether a thread is about to call and drop its handle.
@@ -140,10 +143,11 @@ impl Dials {
         dial
     }
 
-    /// Writes off one overdue dial. Returns its id and its sponsor.
-    pub(super) fn write_off_overdue(&mut self, now: Moment) -> Option<(JobId, Sponsor)> {
+    /// Writes off one overdue dial. Returns its id, its sponsor, and what it has overrun.
+    pub(super) fn write_off_overdue(&mut self, now: Moment) -> Option<(JobId, Sponsor, Overdue)> {
         let id = self.due.overdue(now)?;
-        Some((id, self.write_off(id)))
+        let bound = self.counted_on[&id].bound;
+        Some((id, self.write_off(id), bound))
     }
 
     /// Writes off the dial that began first. Returns its id and its sponsor.

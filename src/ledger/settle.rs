@@ -167,9 +167,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Writes off jobs that have overrun their time limit, and closes what has aged.
     fn expire(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        while let Some((id, sponsor)) = self.jobs.dials.write_off_overdue(now) {
-            let failure = F::from(Overdue { limit: self.config.dial_timeout });
-            self.note_failure(sponsor, id, failure, false, now, effects);
+        while let Some((id, sponsor, bound)) = self.jobs.dials.write_off_overdue(now) {
+            self.note_failure(sponsor, id, F::from(bound), false, now, effects);
         }
         while let Some((id, purpose)) = self.jobs.at_dialer.write_off_overdue(now) {
             // The connection is still out. Nobody may have it any more: it is closed when it is back.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ledger::budget::{Budget, BudgetOrder, Claim, MemberId, Report};
+use crate::ledger::budget::{Budget, BudgetAction, BudgetOrder, Claim, MemberId, Report};
 use crate::runtime::moment::Moment;
 
 use super::effects::JobId;
@@ -214,6 +214,7 @@ impl Share {
         (self.claimed, self.must_visit) = (shortage, false);
         let (member, claim, report) = (self.member, self.claimed, std::mem::take(&mut self.report));
         let before = std::mem::replace(&mut self.listing, listing);
+        let mut has_refused = false;
         self.budget.with_budget(&mut |budget| {
             budget.note_time(now);
             budget.note_report(member, report);
@@ -227,7 +228,11 @@ impl Share {
                 }
             }
             budget.issue_orders(orders);
+            has_refused = rest.coldest.is_none() && refuse(budget, member, orders);
         });
+        if has_refused {
+            self.listing = Listing::AwaitsIdle;
+        }
     }
 
     fn next_listing(&self, answer: Option<bool>, rest: AtRest, now: Moment) -> Listing {
@@ -270,6 +275,19 @@ impl Share {
     pub(super) fn held(&self) -> u32 {
         self.held
     }
+}
+
+/// Refuses an order to evict that this member has just been given and cannot follow. Until it were
+/// delivered, what comes back here would not be closed for anybody.
+fn refuse(budget: &mut Budget, member: MemberId, orders: &mut Vec<BudgetOrder>) -> bool {
+    let is_own = |order: &BudgetOrder| {
+        order.to == member && matches!(order.action, BudgetAction::Evict { .. })
+    };
+    let Some(at) = orders.iter().position(is_own) else { return false };
+    let BudgetAction::Evict { most, .. } = orders.remove(at).action else { return false };
+    budget.note_report(member, Report { refused: most, ..Report::default() });
+    budget.issue_orders(orders);
+    true
 }
 
 impl fmt::Debug for Share {

@@ -266,8 +266,8 @@ enum Reason<E> {
     Error { error: E, is_permanent: bool },
     /// The dialer panicked.
     Panicked,
-    /// The dial has not ended within `dial_timeout`.
-    Overdue(Duration),
+    /// The dial has not ended in time.
+    Overdue(Overdue),
     /// The system could start no thread for it.
     NoThread(io::Error),
 }
@@ -285,7 +285,8 @@ impl<E> DialFailure<E> {
         Self(Arc::new(Reason::NoThread(error)))
     }
 
-    /// The dialer's own error; `None` if it panicked, overran `dial_timeout`, or got no thread.
+    /// The dialer's own error; `None` if it panicked, overran `dial_timeout` or the lease of a
+    /// [`Quota`](crate::Quota), or got no thread.
     #[must_use]
     pub fn error(&self) -> Option<&E> {
         match &*self.0 {
@@ -304,7 +305,7 @@ impl<E> DialFailure<E> {
 
 impl<E> From<Overdue> for DialFailure<E> {
     fn from(overdue: Overdue) -> Self {
-        Self(Arc::new(Reason::Overdue(overdue.limit)))
+        Self(Arc::new(Reason::Overdue(overdue)))
     }
 }
 
@@ -320,7 +321,7 @@ impl<E: fmt::Debug> fmt::Debug for DialFailure<E> {
         match &*self.0 {
             Reason::Error { error, .. } => error.fmt(f),
             Reason::Panicked => f.write_str("Panicked"),
-            Reason::Overdue(limit) => f.debug_tuple("Overdue").field(limit).finish(),
+            Reason::Overdue(bound) => f.debug_tuple("Overdue").field(bound).finish(),
             Reason::NoThread(error) => f.debug_tuple("NoThread").field(error).finish(),
         }
     }
@@ -331,7 +332,12 @@ impl<E: fmt::Display> fmt::Display for DialFailure<E> {
         match &*self.0 {
             Reason::Error { error, .. } => error.fmt(f),
             Reason::Panicked => f.write_str("the dialer panicked"),
-            Reason::Overdue(limit) => write!(f, "the dial did not end within {limit:?}"),
+            Reason::Overdue(Overdue::Limit(limit)) => {
+                write!(f, "the dial did not end within {limit:?}")
+            }
+            Reason::Overdue(Overdue::Lease) => {
+                f.write_str("the lease of the quota ended before the dial did")
+            }
             Reason::NoThread(_) => f.write_str("no thread could be started for the dial"),
         }
     }

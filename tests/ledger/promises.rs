@@ -6,7 +6,7 @@ use crate::config::{Config, DialRule};
 use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::stats::Stats;
-use crate::ledger::{AtDialerOrder, Purpose, Refusal, Reply, Verdict};
+use crate::ledger::{AtDialerOrder, Overdue, Purpose, Refusal, Reply, Verdict};
 use crate::runtime::moment::Moment;
 use crate::slips::Slip;
 use crate::world::Failure;
@@ -117,13 +117,26 @@ fn a_caller_whose_own_dial_is_taken_waits_on() {
 
 /// ACC-25, WAK-09: a dial that hangs is written off when it is due, and holds its own slot only.
 #[test]
+fn an_overdue_dial_is_told_the_limit_that_it_began_with() {
+    let config = Config { max_open: 1, dial_timeout: SECOND, ..ageless() };
+    let mut harness = Harness::with(config);
+    let hanging = harness.queue(1);
+    let config = Config { dial_timeout: 9 * SECOND, ..config };
+    let effects = harness.ledger.reconfigure(config, harness.now);
+    harness.note_effects(effects);
+    harness.now += SECOND;
+    harness.tick();
+    assert_eq!(harness.failure(hanging), Failure::Overdue(Overdue::Limit(SECOND)));
+}
+
+#[test]
 fn an_overdue_dial_fails_its_caller_and_is_counted_once_at_its_end() {
     let mut harness = Harness::with(Config { max_open: 2, dial_timeout: SECOND, ..ageless() });
     let hanging = harness.queue(1);
     assert_eq!(harness.sleep(hanging), Some(harness.now + SECOND));
     harness.now += SECOND;
     harness.tick();
-    assert_eq!(harness.failure(hanging), Failure::Overdue(SECOND));
+    assert_eq!(harness.failure(hanging), Failure::Overdue(Overdue::Limit(SECOND)));
     let Stats { dialing, overdue, dial_failed_total, .. } = harness.stats();
     assert_eq!((dialing, overdue, dial_failed_total), (1, 1, 0));
 

@@ -13,7 +13,9 @@ use crate::keys::Common;
 use crate::ledger::budget::{Allowance, BudgetAction, BudgetOrder, MemberId};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::lease::Lease;
-use crate::ledger::{Entry, Share, Ticket};
+use crate::ledger::{Entry, Overdue, Share, Ticket};
+use crate::runtime::moment::Moment;
+use crate::world::Failure;
 
 /// Settings of each key, under which time changes nothing.
 fn unchecked(max_open: u32) -> Config {
@@ -674,7 +676,7 @@ fn ten_thousand_keys_in_use_are_asked_once() {
     keys[0].give_back(first);
     assert_eq!((keys.pass_on(), keys.evicted()), (0, 1), "it makes room by itself");
     keys[0].close_all();
-    assert_eq!(keys.pass_on(), 2, "that is granted, and who has it is new on the list");
+    assert_eq!(keys.pass_on(), 1, "that is granted, and who has it has nothing idle");
     assert_eq!(keys[KEYS].stats().dialing, 1);
 }
 
@@ -859,6 +861,26 @@ fn a_lowered_quota_is_met_by_idle_connections_and_then_by_those_that_come_back()
     assert_eq!(keys[0].stats().waiting, 0, "what is left serves who waits");
 }
 
+/// FLEET-02: the caller's own claim has led to an order that nobody has delivered yet.
+#[test]
+fn a_lowered_quota_is_met_by_what_comes_back_while_an_order_is_under_way() {
+    let mut keys = under_quota(2, Lease::ENDLESS);
+    let [one, other] = [keys.lend(0), keys.lend(0)];
+    keys[0].queue(0);
+    keys.wait(SECOND);
+    keys[0].tick();
+    assert!(keys[0].stats().stalled_by_quota, "{}", keys[0].stats());
+    let (now, number) = (keys[0].now, one.connection);
+    let orders = keys.common.allow(Allowance { slots: 1, until: Moment::LAST }, now);
+    assert_eq!(orders, []);
+    keys[0].give_back(one);
+    assert_eq!(keys.closes(0), [(number, CloseReason::Evicted)], "although somebody waits");
+    keys[0].close_all();
+    keys.pass_on();
+    keys.give_back(0, other);
+    assert_eq!(keys[0].stats().waiting, 0);
+}
+
 #[test]
 fn connections_that_the_pool_keeps_ready_take_slots_of_the_quota() {
     let common = Common::new(8);
@@ -891,6 +913,17 @@ fn a_slot_is_dialed_into_again_once_it_has_settled() {
     assert_eq!((keys.dialing(), taken, counted), ([0], 0, 1));
     keys.wait(SECOND);
     keys.allow(1); // So does the thread that waits for the pool's needs.
+    assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
+}
+
+/// NO-STRANDED-WAITER: it is returned and taken again within the event that grants it.
+#[test]
+fn a_slot_that_is_granted_does_not_settle_before_its_dial() {
+    let mut keys = under_quota(0, Lease::ENDLESS);
+    keys.common.visit(|budget| budget.set_settling(SECOND));
+    keys[0].queue(0);
+    keys.pass_on();
+    keys.allow(1);
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
 }
 
@@ -967,8 +1000,11 @@ fn a_dial_has_no_longer_than_its_lease() {
     let mut keys = Desks::new(1, 8);
     let lease = Lease { number: 0, until: keys[0].now + SECOND };
     keys.allow_under(1, lease);
-    keys[0].queue(0);
+    let ticket = keys[0].queue(0);
     assert_eq!(keys[0].dials[0].deadline, Some(lease.until));
+    keys.wait(SECOND);
+    keys[0].tick();
+    assert_eq!(keys[0].failure(ticket), Failure::Overdue(Overdue::Lease));
 }
 
 /// A caller may wake up long after it was given a connection: its process was stopped.

@@ -23,12 +23,12 @@ use crate::slips::{Lists, Slip, Slips};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     Of(JobId),
-    Overdue(Duration),
+    Overdue(Overdue),
 }
 
 impl From<Overdue> for Failure {
     fn from(overdue: Overdue) -> Self {
-        Self::Overdue(overdue.limit)
+        Self::Overdue(overdue)
     }
 }
 
@@ -94,6 +94,8 @@ struct Dial {
     generation: u64,
     judged: u32,
     deadline: Option<Moment>,
+    /// What it has overrun then.
+    bound: Overdue,
     /// Whether a caller may still count on it.
     counted: bool,
     /// Whether it ends only at the end of the history.
@@ -1019,7 +1021,7 @@ impl World {
             .collect();
         for id in overdue {
             let dial = self.dials.remove(&id).expect("just found");
-            self.note_failure(id, &dial, Failure::Overdue(self.config.dial_timeout), now);
+            self.note_failure(id, &dial, Failure::Overdue(dial.bound), now);
             self.dials.insert(id, Dial { counted: false, ..dial });
         }
         for at in 0..self.at_dialer.len() {
@@ -1258,6 +1260,7 @@ impl World {
             generation: self.generation,
             judged: self.epoch,
             deadline,
+            bound: Overdue::Limit(self.config.dial_timeout),
             counted: true,
             hangs,
         };

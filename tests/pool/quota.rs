@@ -1,12 +1,16 @@
 //! A pool under a quota: who waits for it, what it takes back, and what becomes of the loans when its lease
 //! ends.
 
+use std::io::Read;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::{LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool};
+use crate::common::{
+    Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool,
+};
+use latebind::net::TcpDialer;
 use latebind::{
     CloseReason, ConfigError, Demand, Event, GetError, KeyedPool, OwnedConnection, Pool, Quota,
 };
@@ -129,6 +133,43 @@ fn what_rests_when_its_lease_ends_is_closed_by_itself() {
     pool.warm_up(2).unwrap();
     quota.allow(2, Some(Instant::now() + Duration::from_millis(50)));
     await_that("both are closed", || server.alive() == 0);
+}
+
+/// FLEET-03: a borrower who waits for its peer is cut off, and the server sees the connection end.
+#[test]
+fn a_loan_that_outlasts_its_lease_is_aborted() {
+    let listener = latebind::net::listen_tcp("127.0.0.1:0").unwrap();
+    let dialer = TcpDialer::from(listener.local_addr().unwrap()).abortable(true);
+    let quota = Quota::new();
+    let pool = Pool::builder(dialer).quota(&quota).build().unwrap();
+    quota.allow(1, Some(Instant::now() + Duration::from_secs(1)));
+    finishes(move || {
+        let mut stream = pool.get().unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut byte = [0];
+        assert!(matches!(stream.read(&mut byte), Ok(0) | Err(_)), "nobody has sent anything");
+        assert!(matches!(peer.read(&mut byte), Ok(0) | Err(_)), "the server sees it too");
+        drop(stream);
+        assert_eq!((quota.demand().open, pool.stats().open()), (0, 0));
+    });
+}
+
+/// REASON: a dial whose lease ends is not said to have overrun `dial_timeout`.
+#[test]
+fn a_caller_whose_dial_outlasts_the_lease_is_told_that_the_lease_ended() {
+    let quota = Quota::new();
+    let (pool, server) = pool(|it| it.quota(&quota).dial_timeout(Duration::MAX));
+    // Long enough for the dial to begin.
+    quota.allow(1, Some(Instant::now() + Duration::from_secs(1)));
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Fail)]);
+    let error = pool.get_timeout(LONG).unwrap_err();
+    let GetError::Unreachable { failure, .. } = &error else { panic!("{error}") };
+    assert!(failure.error().is_none());
+    assert_eq!(failure.to_string(), "the lease of the quota ended before the dial did");
+    assert_eq!(format!("{failure:?}"), "Overdue(Lease)");
+    gate.open();
+    await_rest(&pool, &server);
 }
 
 /// FLEET-03: a lease that is renewed in time ends nothing, however often.

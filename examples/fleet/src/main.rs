@@ -2,13 +2,16 @@
 //!
 //! Starts a PostgreSQL and a Redis of its own, and processes that all want more than there is. A watcher
 //! counts what the server sees. `--postgres` keeps the leases at PostgreSQL itself; `--short` takes less
-//! than a minute; `--price` measures a dial with a lease and without.
+//! than a minute; `--price` measures a dial with a lease and without; `--compare` runs the same load by fixed
+//! shares, by leases and through PgBouncer.
 
+mod compare;
 mod member;
 mod price;
 #[allow(unexpected_cfgs)] // The module has servers for more features.
 #[path = "../../../tests/servers/mod.rs"]
 mod servers;
+mod settings;
 mod watcher;
 
 use std::io::{IsTerminal, stdout};
@@ -28,14 +31,26 @@ struct Show {
     members: Vec<Member>,
     orders: Orders,
     watcher: Watcher,
-    sheet: Vec<(String, u32, bool)>,
+    sheet: Vec<Scene>,
+    scene_began: Instant,
     is_live: bool,
     pace: Duration,
 }
 
+/// A line of the balance sheet.
+struct Scene {
+    what: &'static str,
+    /// The most sessions that the server had, of how many counts.
+    most: u32,
+    counts: u64,
+    /// The time until all slots were used by those who should have them.
+    took: Duration,
+    is_right: bool,
+}
+
 fn main() -> ExitCode {
-    if let Some(orders) = member::orders() {
-        return match member::run(orders) {
+    if let Some(outcome) = member::orders().map(member::run).or_else(compare::obey) {
+        return match outcome {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
@@ -43,10 +58,13 @@ fn main() -> ExitCode {
             }
         };
     }
-    if std::env::args().any(|arg| arg == "--price") {
+    let has = |wanted: &str| std::env::args().any(|arg| arg == wanted);
+    if has("--price") {
         return price::show();
     }
-    let has = |wanted: &str| std::env::args().any(|arg| arg == wanted);
+    if has("--compare") {
+        return compare::show();
+    }
     let is_short = has("--short");
     let Some(postgres) = Postgres::start("max_connections = 120") else { return ExitCode::SUCCESS };
     // It keeps nothing: a restart forgets all leases.
@@ -57,15 +75,18 @@ fn main() -> ExitCode {
         redis: if of_redis { redis.port() } else { 0 },
         limit: LIMIT,
         threads: 16,
-        lease: Duration::from_secs(if is_short { 3 } else { 10 }),
+        lease: Duration::from_secs(if is_short { 2 } else { 10 }),
+        is_limited: false,
+        halts: 0,
     };
     let mut show = Show {
         members: Vec::new(),
         orders,
         watcher: Watcher::start(postgres.port()),
         sheet: Vec::new(),
+        scene_began: Instant::now(),
         is_live: stdout().is_terminal(),
-        pace: Duration::from_secs(if is_short { 3 } else { 8 }),
+        pace: Duration::from_secs(if is_short { 1 } else { 8 }),
     };
     println!(
         "{LIMIT} connections for all, leases of {:?} by {}",
@@ -74,9 +95,9 @@ fn main() -> ExitCode {
     );
 
     show.start(4);
-    show.scene("4 processes start", true);
+    show.scene("4 processes start", 4);
     show.start(8);
-    show.scene("8 more start: each has its share", true);
+    show.scene("8 more start: each has its share", 12);
     // A rolling deploy: one new process for each old one, side by side for a while.
     for _ in 0..6 {
         show.start(1);
@@ -85,22 +106,24 @@ fn main() -> ExitCode {
         thread::spawn(move || old.finish());
         show.watch(Duration::from_millis(300), "a rolling deploy");
     }
-    show.scene("a rolling deploy of 6", true);
+    show.scene("a rolling deploy of 6", 12);
     for _ in 0..3 {
         let mut victim = show.members.remove(0);
         victim.kill();
     }
-    show.scene("kill -9 of 3", true);
+    show.scene("kill -9 of 3", 9);
     show.members[0].signal(libc::SIGSTOP);
-    show.watch(orders.lease + Duration::from_secs(2), "one is stopped, beyond its lease");
-    show.scene("SIGSTOP of 1, beyond its lease", of_redis);
+    show.watch(orders.lease, "one is stopped, beyond its lease");
+    // With its locks it keeps its sessions.
+    show.scene("SIGSTOP of 1, beyond its lease", if of_redis { 8 } else { 9 });
     show.members[0].signal(libc::SIGCONT);
-    show.scene("it goes on", true);
+    show.scene("it goes on", 9);
     if of_redis {
         redis.kill();
         show.watch(Duration::from_secs(1), "the leases' store is away");
         redis.resume();
-        show.scene("restart of the leases' store, which forgets all", true);
+        show.start(1);
+        show.scene("restart of the leases' store, which forgets all, and a 10th", 10);
     }
     show.balance()
 }
@@ -112,17 +135,25 @@ impl Show {
         }
     }
 
-    /// Watches until all slots are used, if they should be, and notes the most that the server saw.
-    fn scene(&mut self, what: &str, is_full: bool) {
+    /// Watches until so many processes have sessions and use all slots, and notes the most that the server
+    /// saw.
+    fn scene(&mut self, what: &'static str, processes: usize) {
         let deadline = Instant::now() + self.orders.lease * 3 + Duration::from_secs(30);
-        while is_full && self.watcher.counted().now < LIMIT && Instant::now() < deadline {
-            self.watch(Duration::from_millis(200), what);
-        }
+        let is_right = loop {
+            let counted = self.watcher.counted();
+            let is_right = counted.now == LIMIT && counted.each.len() == processes;
+            if is_right || Instant::now() > deadline {
+                break is_right;
+            }
+            self.watch(Duration::from_millis(100), what);
+        };
+        let took = self.scene_began.elapsed();
         self.watch(self.pace, what);
         let counted = self.watcher.counted();
-        let used = counted.most_since_mark;
-        self.sheet.push((what.to_owned(), used, !is_full || used == LIMIT));
+        let (most, counts) = (counted.most_since_mark, counted.counts_since_mark);
+        self.sheet.push(Scene { what, most, counts, took, is_right });
         self.watcher.mark();
+        self.scene_began = Instant::now();
     }
 
     fn watch(&self, span: Duration, what: &str) {
@@ -162,9 +193,8 @@ impl Show {
 
     fn balance(mut self) -> ExitCode {
         let told: Vec<_> = self.members.iter().map(Member::told).collect();
-        for member in self.members.drain(..) {
-            member.finish();
-        }
+        self.members.iter_mut().for_each(Member::ask_to_finish);
+        self.members.drain(..).for_each(Member::finish);
         let deadline = Instant::now() + Duration::from_secs(10);
         while self.watcher.counted().now > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
@@ -174,10 +204,13 @@ impl Show {
             print!("\x1b[2J\x1b[H");
         }
         let mut is_well = counted.most <= LIMIT && counted.now == 0 && counted.counts > 100;
-        println!("\n{:<50} {:>22}", "scene", "the server saw at most");
-        for (what, most, is_right) in &self.sheet {
+        println!(
+            "\n{:<60} {:>22} {:>7} {:>10}",
+            "scene", "the server saw at most", "counts", "full after"
+        );
+        for Scene { what, most, counts, took, is_right } in &self.sheet {
             let verdict = if *is_right { "" } else { "  slots lost" };
-            println!("{what:<50} {most:>16} of {LIMIT}{verdict}");
+            println!("{what:<60} {most:>16} of {LIMIT} {counts:>7} {took:>10.1?}{verdict}");
             is_well &= is_right;
         }
         let served: u64 = told.iter().map(|told| told.served).sum();

@@ -6,18 +6,22 @@ use std::env;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write, stdin, stdout};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use latebind::Pool;
+use latebind::dialers::{FromSource, Issued};
 use latebind::drivers::PostgresDialer;
 use latebind_fleet::{Fleet, FleetError, PostgresServer, PostgresStore, RedisStore};
 use postgres::{Config, NoTls};
 
 /// The name of the fleet.
 pub const FLEET: &str = "demo";
+
+/// A role that is no superuser.
+pub const ROLE: &str = "app";
 
 /// Where the orders for a process stand.
 const ORDERS: &str = "LATEBIND_FLEET_MEMBER";
@@ -31,6 +35,10 @@ pub struct Orders {
     pub limit: u32,
     pub threads: u32,
     pub lease: Duration,
+    /// Whether the pool connects as [`ROLE`], whose connections the server limits.
+    pub is_limited: bool,
+    /// The dial in whose middle the process stops itself, by SIGSTOP; 0: none.
+    pub halts: u32,
 }
 
 /// What a process tells.
@@ -42,19 +50,23 @@ pub struct Told {
     pub served: u64,
     pub failed: u64,
     pub asked: u64,
+    /// Dials that have failed.
+    pub refused: u64,
 }
 
 /// The process that this one is told to be, if it is told to be one.
 pub fn orders() -> Option<Orders> {
     let text = env::var(ORDERS).ok()?;
     let mut numbers = text.split(' ').map(|number| number.parse::<u64>().expect("a number"));
-    let mut next = || numbers.next().expect("five numbers");
+    let mut next = || numbers.next().expect("seven numbers");
     Some(Orders {
         postgres: next() as u16,
         redis: next() as u16,
         limit: next() as u32,
         threads: next() as u32,
         lease: Duration::from_millis(next()),
+        is_limited: next() == 1,
+        halts: next() as u32,
     })
 }
 
@@ -79,7 +91,19 @@ pub fn run(orders: Orders) -> Result<(), Box<dyn Error>> {
     let fleet = join(&orders)?;
     let mut own = config(orders.postgres);
     own.application_name(fleet.tag());
-    let pool = Pool::builder(PostgresDialer::new(own, NoTls))
+    if orders.is_limited {
+        own.user(ROLE);
+    }
+    let dials = AtomicU32::new(0);
+    // It is asked after the pool has looked at the lease, and before anything is sent.
+    let dialer = FromSource::new(PostgresDialer::new(own, NoTls), move |dialer, _| {
+        if dials.fetch_add(1, SeqCst) + 1 == orders.halts {
+            // SAFETY: stops this process; no memory is concerned.
+            unsafe { libc::raise(libc::SIGSTOP) };
+        }
+        Ok(Issued::new(dialer.clone()))
+    });
+    let pool = Pool::builder(dialer)
         .max_open(orders.limit)
         .get_timeout(Duration::from_secs(5))
         .quota(fleet.quota())
@@ -92,9 +116,8 @@ pub fn run(orders: Orders) -> Result<(), Box<dyn Error>> {
             let (served, failed) = (Arc::clone(&served), Arc::clone(&failed));
             thread::spawn(move || {
                 while !ends.load(SeqCst) {
-                    let work = |client: &mut postgres::Client| client.simple_query("SELECT 1");
                     let outcome = pool.get().map(|mut client| {
-                        let outcome = work(&mut client);
+                        let outcome = client.simple_query("SELECT 1");
                         thread::sleep(Duration::from_millis(10 + u64::from(nth % 7)));
                         outcome.is_ok()
                     });
@@ -114,13 +137,14 @@ pub fn run(orders: Orders) -> Result<(), Box<dyn Error>> {
             while !ends.load(SeqCst) {
                 let (stats, status) = (pool.recent_stats(), fleet.status());
                 let line = format!(
-                    "{} {} {} {} {} {}\n",
+                    "{} {} {} {} {} {} {}\n",
                     stats.open(),
                     stats.in_use,
                     status.leased,
                     served.load(SeqCst),
                     failed.load(SeqCst),
-                    status.answers
+                    status.answers,
+                    stats.dial_failed_total
                 );
                 // Whoever reads it may have gone.
                 let _ = stdout().write_all(line.as_bytes()).and_then(|()| stdout().flush());
@@ -149,8 +173,9 @@ pub struct Member {
 impl Member {
     /// Starts this program again, with `args`, as a process of the fleet.
     pub fn start(orders: &Orders, args: &[&str]) -> Self {
-        let Orders { postgres, redis, limit, threads, lease } = orders;
-        let text = format!("{postgres} {redis} {limit} {threads} {}", lease.as_millis());
+        let Orders { postgres, redis, limit, threads, lease, is_limited, halts } = orders;
+        let (lease, is_limited) = (lease.as_millis(), u8::from(*is_limited));
+        let text = format!("{postgres} {redis} {limit} {threads} {lease} {is_limited} {halts}");
         let mut child = Command::new(env::current_exe().expect("it runs"))
             .args(args)
             .env(ORDERS, text)
@@ -174,6 +199,7 @@ impl Member {
                         served: next()?,
                         failed: next()?,
                         asked: next()?,
+                        refused: next()?,
                     })
                 })();
                 if let Some(told) = told {
@@ -195,6 +221,12 @@ impl Member {
     pub fn signal(&self, number: libc::c_int) {
         // SAFETY: asks the kernel, which may refuse; no memory is concerned.
         unsafe { libc::kill(self.child.id() as libc::pid_t, number) };
+    }
+
+    /// Whether it is stopped.
+    pub fn is_stopped(&self) -> bool {
+        let told = Command::new("ps").args(["-o", "stat=", "-p", &self.id().to_string()]).output();
+        told.expect("there is a ps").stdout.starts_with(b"T")
     }
 
     /// Ends it at once, as `kill -9` does.

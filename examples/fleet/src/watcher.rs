@@ -21,7 +21,11 @@ pub struct Counted {
     /// The most at once, ever, and since the mark.
     pub most: u32,
     pub most_since_mark: u32,
+    /// How often it has counted, ever and since the mark.
     pub counts: u64,
+    pub counts_since_mark: u64,
+    /// How often it has connected: once more after each restart of the server.
+    pub connections: u64,
 }
 
 pub struct Watcher {
@@ -38,6 +42,7 @@ impl Watcher {
             while !end.load(SeqCst) {
                 // The server may be away for a while.
                 if let Ok(mut client) = config(port).application_name("watcher").connect(NoTls) {
+                    books.lock().expect("nobody panics").connections += 1;
                     while !end.load(SeqCst) {
                         let Ok(rows) = client.query(
                             "SELECT application_name, count(*) FROM pg_stat_activity
@@ -56,10 +61,15 @@ impl Watcher {
                         books.most = books.most.max(books.now);
                         books.most_since_mark = books.most_since_mark.max(books.now);
                         books.counts += 1;
+                        books.counts_since_mark += 1;
                         drop(books);
                         thread::sleep(Duration::from_millis(3));
                     }
                 }
+                // A server that is away has no session.
+                let mut away = books.lock().expect("nobody panics");
+                (away.now, away.each) = (0, BTreeMap::new());
+                drop(away);
                 thread::sleep(Duration::from_millis(20));
             }
         });
@@ -70,10 +80,10 @@ impl Watcher {
         self.counted.lock().expect("nobody panics").clone()
     }
 
-    /// Begins to look for the most anew.
+    /// Begins to look for the most again.
     pub fn mark(&self) {
         let mut counted = self.counted.lock().expect("nobody panics");
-        counted.most_since_mark = counted.now;
+        (counted.most_since_mark, counted.counts_since_mark) = (counted.now, 0);
     }
 }
 

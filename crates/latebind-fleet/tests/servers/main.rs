@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use latebind_fleet::{Ask, Book, HolderId, RedisStore, Store, Terms};
-use member::{Member, Orders};
+use member::{Member, Orders, ROLE};
 use servers::postgres::Postgres;
 use servers::redis::Redis;
 use watcher::Watcher;
@@ -53,12 +53,22 @@ impl Stage {
         let redis = Redis::start(&["--appendonly", "no"])?;
         let port = if keeps == Keeps::Redis { redis.port() } else { 0 };
         let (postgres_port, threads) = (postgres.port(), 6);
-        let orders =
-            Orders { postgres: postgres_port, redis: port, limit: LIMIT, threads, lease: LEASE };
+        postgres.client().batch_execute(&format!("CREATE ROLE {ROLE} LOGIN")).unwrap();
+        let orders = Orders {
+            postgres: postgres_port,
+            redis: port,
+            limit: LIMIT,
+            threads,
+            lease: LEASE,
+            is_limited: false,
+            halts: 0,
+        };
         let watcher = Watcher::start(postgres_port);
         let mut stage = Self { watcher, members: Vec::new(), orders, redis, postgres };
         (0..processes).for_each(|_| stage.start());
-        stage.await_that("all slots are used", |it| it.watcher.counted().now == LIMIT);
+        if processes > 0 {
+            stage.await_that("all slots are used", |it| it.watcher.counted().now == LIMIT);
+        }
         Some(stage)
     }
 
@@ -83,8 +93,8 @@ impl Stage {
     /// FLEET-04: the most that the server ever counted.
     #[track_caller]
     fn finish(self) {
+        self.await_that("it has been watched", |it| it.watcher.counted().counts > 50);
         let counted = self.watcher.counted();
-        assert!(counted.counts > 50, "it has been watched");
         assert_eq!(counted.most, LIMIT, "BOUND, as the server counts; {counted:?}");
     }
 }
@@ -148,6 +158,45 @@ fn a_process_that_is_stopped_keeps_its_slots_at_postgres() {
     });
 }
 
+/// FLEET-04: a process is stopped in the middle of a dial, after the last look at its lease, and goes on when
+/// the others have all slots: its dial begins a session then.
+#[track_caller]
+fn is_stopped_in_the_middle_of_a_dial(stage: &mut Stage) {
+    stage.await_that("each has its share", |it| it.served() == 2);
+    stage.orders.halts = 2;
+    stage.start();
+    stage.await_that("it has stopped", |it| it.members[2].is_stopped());
+}
+
+/// The server keeps the locks of a process that is stopped: the slot of the dial is still its own.
+#[test]
+fn a_process_that_is_stopped_in_a_dial_keeps_its_slot_at_postgres() {
+    with(Keeps::Postgres, 2, |stage| {
+        is_stopped_in_the_middle_of_a_dial(stage);
+        let before = stage.members[0].told().served;
+        stage.await_that("the others work on", |it| it.members[0].told().served > before + 200);
+        stage.members[2].signal(libc::SIGCONT);
+        stage.await_that("it works", |it| it.members[2].told().served > 0);
+    });
+}
+
+/// With Redis the others have its slots: the server itself refuses the session, by the limit of the role.
+#[test]
+fn a_process_that_is_stopped_in_a_dial_is_refused_by_the_limit_of_its_role() {
+    let Some(mut stage) = Stage::new(Keeps::Redis, 0) else { return };
+    let limit = format!("ALTER ROLE {ROLE} CONNECTION LIMIT {LIMIT}");
+    stage.postgres.client().batch_execute(&limit).unwrap();
+    stage.orders.is_limited = true;
+    (0..2).for_each(|_| stage.start());
+    is_stopped_in_the_middle_of_a_dial(&mut stage);
+    stage.await_that("two have all", |it| it.watcher.counted().now == LIMIT && it.served() == 2);
+    let before = stage.members[2].told().refused;
+    stage.members[2].signal(libc::SIGCONT);
+    stage.await_that("it is refused", |it| it.members[2].told().refused > before);
+    stage.await_that("it works", |it| it.members[2].told().served > 0);
+    stage.finish();
+}
+
 /// The store is away for less than a lease, and has forgotten everything.
 #[test]
 fn a_store_that_restarts_and_forgets_costs_no_slot() {
@@ -164,6 +213,7 @@ fn a_store_that_restarts_and_forgets_costs_no_slot() {
 fn a_server_that_restarts_with_its_locks_is_shared_again() {
     with(Keeps::Postgres, 2, |stage| {
         stage.postgres.restart();
+        stage.await_that("it is counted after that", |it| it.watcher.counted().connections == 2);
         stage.await_that("all slots are used", |it| it.watcher.counted().now == LIMIT);
         stage.await_that("both have some", |it| it.served() == 2);
     });
