@@ -48,7 +48,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let known_end = entry.known_end().filter(|_| entry.epoch == self.epochs.current());
         let end = known_end.unwrap_or_else(|| self.aging.ends_at(&entry));
         let expired = (end <= now).then(|| self.aging.reason(now));
-        if let Some(reason) = self.unfitness(entry.epoch).or(expired).or(surplus) {
+        let is_used_up = |most: u32| entry.record().loans() >= u64::from(most);
+        let used_up = self.config.max_uses.is_some_and(is_used_up).then_some(CloseReason::UsedUp);
+        let reason = self.unfitness(entry.epoch).or(expired).or(used_up).or(surplus);
+        if let Some(reason) = reason {
             self.begin_close(entry, reason, now, effects);
         } else if self.epochs.must_judge(entry.epoch) {
             let purpose = Purpose::Judge { since: entry.epoch, until: self.epochs.current() };
