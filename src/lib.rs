@@ -62,6 +62,7 @@ pub use crate::keyed::{
     KeyedCheckout, KeyedConnection, KeyedPool, KeyedStats, OwnedKeyedConnection,
 };
 pub use crate::ledger::close_reason::CloseReason;
+pub use crate::ledger::roster::ConnectionId;
 pub use crate::ledger::stats::Stats;
 pub use crate::pool::{Drained, Pool};
 pub use crate::report::error::{DialFailure, GetError};

@@ -143,9 +143,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
-        let age = entry.age(now);
+        let (age, of, uses) = (entry.age(now), entry.record().id(), entry.record().loans());
         let (connection, handle) = self.take_apart(entry);
-        effects.rare().closes.push(CloseOrder { id, connection, handle, reason, age });
+        effects.rare().closes.push(CloseOrder { id, connection, handle, reason, of, uses, age });
     }
 
     /// The connection, to be closed or detached, and its abort handle, to be dropped before that.

@@ -10,6 +10,7 @@ use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::outage::BreakerTurn;
+use crate::ledger::roster::ConnectionId;
 use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Loan, Purpose, RareEffects};
 use crate::report::error::DialFailure;
 use crate::report::event::Event;
@@ -145,7 +146,7 @@ impl<D: Dialer> Shell<D> {
                     Ok(connection) => {
                         self.timings.note_dial(took);
                         self.log(|reporter| reporter.log_success(&self.streak));
-                        self.tell(|| Event::Opened { took });
+                        self.tell(|| Event::Opened { id: ConnectionId::of_dial(id.0), took });
                         let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
                         let handle = handle.flatten();
                         self.report(|books| books.dialed(id, connection, handle, took, now))
@@ -170,11 +171,11 @@ impl<D: Dialer> Shell<D> {
                 let (fault, now) = ((!is_sound).then_some(fault), now());
                 self.report(|books| books.back_from_dialer(id, entry, fault, now))
             }
-            Errand::Close(CloseOrder { id, connection, handle, reason, age }) => {
+            Errand::Close(CloseOrder { id, connection, handle, reason, of, uses, age }) => {
                 catch(|| drop(handle));
                 self.user_code(|dialer| dialer.close(connection));
                 self.last_close().note(now());
-                self.tell(|| Event::Closed { reason, age });
+                self.tell(|| Event::Closed { id: of, reason, age, uses });
                 let now = now();
                 self.report(|books| books.closed(id, now))
             }
