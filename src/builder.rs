@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Breaker, Config, ConfigError, DialRule, OnDialFailure};
+use crate::config::{Breaker, Config, ConfigError, DialRule, IdleOrder, OnDialFailure};
 use crate::dialer::Dialer;
 use crate::keyed::{DialerFor, KeyedConfig, KeyedPool, MaxOpenFor};
 use crate::pool::Pool;
@@ -296,6 +296,38 @@ impl<T> Settings<T> {
     /// a value above `max_lifetime` counts as equal to it. Defaults to a tenth of `max_lifetime`.
     pub fn lifetime_jitter(self, lifetime_jitter: Duration) -> Self {
         self.change(move |config| config.lifetime_jitter = Some(lifetime_jitter))
+    }
+
+    /// The most loans of one connection: it is closed at the return from the last of them.
+    ///
+    /// For servers, proxies or clients that grow with each use. A loan counts even if its borrower does
+    /// nothing with the connection. At least 1. No limit by default, because most connections do not
+    /// wear out; with one, each loan and each return takes the pool's lock.
+    /// [`Stats::used_up_total`](crate::Stats) counts the connections that ended this way.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
+    /// let pool = latebind::Pool::builder(dialer).max_uses(2).build()?;
+    /// for used_up in [0, 1] {
+    ///     drop(pool.get()?);
+    ///     assert_eq!(pool.stats().used_up_total, used_up);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_uses(self, max_uses: impl Into<Option<u32>>) -> Self {
+        let max_uses = max_uses.into();
+        self.change(move |config| config.max_uses = max_uses)
+    }
+
+    /// Which of the idle connections is lent first.
+    ///
+    /// Defaults to [`IdleOrder::Lifo`]: a pool gets smaller when its load does. With
+    /// [`IdleOrder::Fifo`], each loan and each return takes the pool's lock.
+    pub fn idle_order(self, idle_order: IdleOrder) -> Self {
+        self.change(move |config| config.idle_order = idle_order)
     }
 
     /// How long a connection may be idle before it is closed, unless fewer than

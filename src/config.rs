@@ -37,6 +37,37 @@ pub enum DialRule {
     Eager,
 }
 
+/// Which of the idle connections is lent first.
+///
+/// # Examples
+///
+/// ```
+/// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+/// use latebind::{IdleOrder, Pool};
+///
+/// // The name stands for several servers, and each dial reaches another one.
+/// let pool = Pool::builder(dialer).idle_order(IdleOrder::Fifo).build()?;
+/// # Ok::<(), latebind::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum IdleOrder {
+    /// The one that was used last, as far as that can be told without a lock. So connections that the load does not need grow idle, and
+    /// [`max_idle_time`](crate::Settings::max_idle_time) closes them; the one that is lent seldom needs a
+    /// check.
+    #[default]
+    Lifo,
+    /// The one that has been idle longest. So the load is spread over all connections, and over all
+    /// servers behind a balancer that gives each dial another one. A pool that is in use shrinks only
+    /// where the load leaves each connection idle for `max_idle_time`, and a connection is idle for
+    /// longer before each loan, so that more of them are [checked](crate::Settings::check_after).
+    ///
+    /// Each loan and each return takes the pool's lock.
+    Fifo,
+}
+
 /// What happens to a caller whose own dial has failed.
 ///
 /// A dial's failure belongs to the caller whose need began it, and to no other.
@@ -298,6 +329,11 @@ pub struct Config {
         serde(with = "crate::text::some_span", skip_serializing_if = "Option::is_none")
     )]
     pub lifetime_jitter: Option<Duration>,
+    /// See [`Settings::max_uses`](crate::Settings::max_uses). `None`: no limit.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub max_uses: Option<u32>,
+    /// See [`Settings::idle_order`](crate::Settings::idle_order).
+    pub idle_order: IdleOrder,
     /// See [`Settings::max_idle_time`](crate::Settings::max_idle_time).
     #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
     pub max_idle_time: Duration,
@@ -346,6 +382,8 @@ impl Default for Config {
             min_idle: 0,
             max_lifetime: Duration::from_secs(30 * 60),
             lifetime_jitter: None,
+            max_uses: None,
+            idle_order: IdleOrder::default(),
             max_idle_time: Duration::from_secs(10 * 60),
             check_idle_every: Duration::MAX,
             leak_after: Duration::MAX,
@@ -366,9 +404,11 @@ impl Default for Config {
 impl Config {
     /// Returns the settings if each is within its bounds.
     pub(crate) fn check_bounds(self) -> Result<Self, ConfigError> {
-        for (setting, value) in
-            [("max_open", self.max_open), ("max_dialing", self.max_dialing.unwrap_or(1))]
-        {
+        for (setting, value) in [
+            ("max_open", self.max_open),
+            ("max_dialing", self.max_dialing.unwrap_or(1)),
+            ("max_uses", self.max_uses.unwrap_or(1)),
+        ] {
             if value == 0 {
                 return Err(ConfigError::TooSmall { setting, value, least: 1 });
             }
@@ -406,6 +446,12 @@ impl Config {
             }
         }
         self.check_bounds()
+    }
+
+    /// Whether connections may be lent and given back without the ledger, which then chooses none of them
+    /// and counts no loan at once.
+    pub(crate) fn may_lend_without_ledger(&self) -> bool {
+        self.max_uses.is_none() && self.idle_order == IdleOrder::Lifo
     }
 
     /// The most connections that may be idle.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::dialer::Dialer;
 use crate::ledger::Entry;
 use crate::ledger::close_reason::CloseReason;
+use crate::ledger::roster::ConnectionId;
 use crate::pool::Pool;
 use crate::report::error::GetError;
 use crate::runtime::sync::now;
@@ -159,6 +160,28 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     /// How long ago the connection was dialed.
     pub fn age(guard: &Self) -> Duration {
         guard.entry().age(now())
+    }
+
+    /// The id of the connection, by which [events](crate::Event) and [holders](crate::Holder) name it.
+    pub fn id(guard: &Self) -> ConnectionId {
+        guard.entry().record().id()
+    }
+
+    /// How often the connection has been lent, this time included.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::PooledConnection;
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+    /// drop(pool.get()?);
+    /// assert_eq!(PooledConnection::uses(&pool.get()?), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn uses(guard: &Self) -> u64 {
+        guard.entry().record().loans()
     }
 
     /// Whether the connection has been lent before.

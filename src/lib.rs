@@ -53,7 +53,7 @@ pub use crate::abort::AbortHandle;
 pub use crate::builder::{Builder, KeyedBuilder, Settings};
 pub use crate::checkout::Checkout;
 pub use crate::config::{
-    Backoff, Breaker, BreakerChoice, Config, ConfigError, DialRule, OnDialFailure,
+    Backoff, Breaker, BreakerChoice, Config, ConfigError, DialRule, IdleOrder, OnDialFailure,
 };
 pub use crate::dial_context::DialContext;
 pub use crate::dialer::{Blocking, Dialer};
@@ -62,6 +62,7 @@ pub use crate::keyed::{
     KeyedCheckout, KeyedConnection, KeyedPool, KeyedStats, OwnedKeyedConnection,
 };
 pub use crate::ledger::close_reason::CloseReason;
+pub use crate::ledger::roster::ConnectionId;
 pub use crate::ledger::stats::Stats;
 pub use crate::pool::{Drained, Pool};
 pub use crate::report::error::{DialFailure, GetError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use latebind::net::TcpDialer;
 use latebind::{
-    Backoff, Breaker, BreakerChoice, Config, ConfigError, DialRule, OnDialFailure, Pool,
+    Backoff, Breaker, BreakerChoice, Config, ConfigError, DialRule, IdleOrder, OnDialFailure, Pool,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -44,6 +44,8 @@ fn settings_in_force_survive_a_file() {
     config.max_idle = Some(7);
     config.max_dialing = Some(6);
     config.max_waiting = Some(5);
+    config.max_uses = Some(1000);
+    config.idle_order = IdleOrder::Fifo;
     config.lifetime_jitter = Some(SECOND / 4);
     config.check_after = Duration::ZERO;
     config.leak_after = Duration::new(90, 1);

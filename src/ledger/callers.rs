@@ -60,7 +60,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             } else if ledger.suspended {
                 Err(Refusal::Suspended)
             } else if ledger.queue.is_empty() {
-                let entry = ledger.idle.take_warmest();
+                let entry = ledger.take_next();
                 Ok(entry.map(|entry| ledger.lend(entry, now)))
             } else {
                 Ok(None)

@@ -40,12 +40,14 @@ pub enum CloseReason {
     ResetFailed,
     /// It was one more than `max_idle` or `max_open` allows.
     Surplus,
+    /// It had been lent `max_uses` times.
+    UsedUp,
 }
 
 impl CloseReason {
     /// All reasons.
     #[cfg(feature = "metrics")]
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Broken,
         Self::CheckFailed,
         Self::ClosedIdle,
@@ -62,6 +64,7 @@ impl CloseReason {
         Self::Predicate,
         Self::ResetFailed,
         Self::Surplus,
+        Self::UsedUp,
     ];
 }
 
@@ -92,6 +95,7 @@ impl fmt::Display for CloseReason {
             Self::Predicate => "named by a predicate",
             Self::ResetFailed => "reset failed",
             Self::Surplus => "surplus",
+            Self::UsedUp => "used up",
         })
     }
 }

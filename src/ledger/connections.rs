@@ -11,6 +11,7 @@ use super::answers::{Overdue, Waker};
 use super::effects::{Effects, JobId, Purpose};
 use super::entry::Entry;
 use super::jobs::Sponsor;
+use super::roster::ConnectionId;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A dial has opened a connection. It goes to the caller who has waited longest, regardless of who
@@ -38,7 +39,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             ledger.totals.dialed_total += 1;
             effects.discard(ledger.dialing.last_failure.take());
             let fraction = ledger.spread.fraction(id.0);
-            let line = ledger.roster.enroll(now);
+            let line = ledger.roster.enroll(ConnectionId::of_dial(id.0), now);
             let entry = Entry::new(connection, dial.epoch, fraction, line);
             ledger.handles.extend(handle.map(|handle| (entry.address(), handle)));
             ledger.admit(entry, now, effects);

@@ -10,6 +10,7 @@ use crate::runtime::moment::Moment;
 
 use super::entry::Entry;
 use super::outage::BreakerTurn;
+use super::roster::ConnectionId;
 
 /// Names a caller who waits. A smaller ticket is served earlier.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +103,10 @@ pub(crate) struct CloseOrder<C> {
     /// Must be dropped before the connection is closed.
     pub(crate) handle: Option<AbortHandle>,
     pub(crate) reason: CloseReason,
+    /// Which connection it is.
+    pub(crate) of: ConnectionId,
+    /// How often it was lent.
+    pub(crate) uses: u64,
     /// How old it was when it was retired.
     pub(crate) age: Duration,
 }

@@ -55,7 +55,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.epochs.current()
     }
 
-    /// Gives up the most recently used idle connection, to be laid out.
+    /// Gives up the most recently used idle connection, to be laid out. The settings allow that.
     ///
     /// A connection stays here if its loan should begin a dial for `min_idle`, or if it must be
     /// checked. The exception is a check that its caller makes itself, due to its rest alone.

@@ -47,7 +47,7 @@ mod moves;
 mod numbers;
 pub(crate) mod outage;
 mod queue;
-mod roster;
+pub(crate) mod roster;
 mod serve;
 mod settle;
 mod share;

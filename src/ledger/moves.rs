@@ -48,7 +48,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let known_end = entry.known_end().filter(|_| entry.epoch == self.epochs.current());
         let end = known_end.unwrap_or_else(|| self.aging.ends_at(&entry));
         let expired = (end <= now).then(|| self.aging.reason(now));
-        if let Some(reason) = self.unfitness(entry.epoch).or(expired).or(surplus) {
+        let is_used_up = |most: u32| entry.record().loans() >= u64::from(most);
+        let used_up = self.config.max_uses.is_some_and(is_used_up).then_some(CloseReason::UsedUp);
+        let reason = self.unfitness(entry.epoch).or(expired).or(used_up).or(surplus);
+        if let Some(reason) = reason {
             self.begin_close(entry, reason, now, effects);
         } else if self.epochs.must_judge(entry.epoch) {
             let purpose = Purpose::Judge { since: entry.epoch, until: self.epochs.current() };
@@ -140,9 +143,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
-        let age = entry.age(now);
+        let (age, of, uses) = (entry.age(now), entry.record().id(), entry.record().loans());
         let (connection, handle) = self.take_apart(entry);
-        effects.rare().closes.push(CloseOrder { id, connection, handle, reason, age });
+        effects.rare().closes.push(CloseOrder { id, connection, handle, reason, of, uses, age });
     }
 
     /// The connection, to be closed or detached, and its abort handle, to be dropped before that.

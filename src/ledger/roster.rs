@@ -3,6 +3,7 @@
 //! Most loans begin and end without the ledger. So each connection has a record that its holder writes
 //! without a lock, and that the ledger reads.
 
+use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 use std::thread::ThreadId;
@@ -54,11 +55,51 @@ pub(crate) struct LoanRecord {
     /// When its dial ended. It is here because the entry has no room left. Written under that lock
     /// before the entry exists, read by the holder of the entry.
     opened_at: AtomicCell<Word<Moment>>,
+    /// The number of its dial. Written and read as `opened_at`.
+    id: AtomicCell<Word<u64>>,
+}
+
+/// Names a connection in the [events](crate::Event), the [holders](crate::Holder) and the guards of its
+/// pool: no other connection of that pool ever has the same. Two keys of a
+/// [`KeyedPool`](crate::KeyedPool) may have connections of the same id.
+///
+/// # Examples
+///
+/// ```
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let pool = latebind::Pool::new(latebind::net::TcpDialer::from(listener.local_addr()?));
+/// use latebind::PooledConnection;
+///
+/// let connection = pool.get()?;
+/// let id = PooledConnection::id(&connection);
+/// assert_eq!(pool.holders()[0].id, id);
+/// drop(connection);
+/// assert_eq!(PooledConnection::id(&pool.get()?), id, "the same connection is lent again");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// The connection that the dial of that number opens.
+    pub(crate) fn of_dial(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// A connection in somebody's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loan {
+    /// Which connection it is.
+    pub(crate) id: ConnectionId,
+    /// How often it has been lent, this time included.
+    pub(crate) uses: u64,
     /// Since when, by the coarse clock.
     pub(crate) since: Moment,
     /// The thread that asked for it.
@@ -82,10 +123,15 @@ impl LoanRecord {
 
     /// Notes who holds the connection from now on.
     #[inline]
-    pub(crate) fn hand_to(&self, loan: Loan) {
-        self.since.store(Word(loan.since));
-        self.thread.store(Word(Some(loan.thread)));
-        self.location.store(Some(loan.location));
+    pub(crate) fn hand_to(
+        &self,
+        since: Moment,
+        thread: ThreadId,
+        location: &'static Location<'static>,
+    ) {
+        self.since.store(Word(since));
+        self.thread.store(Word(Some(thread)));
+        self.location.store(Some(location));
     }
 
     /// When the latest loan began, over or not.
@@ -98,6 +144,10 @@ impl LoanRecord {
     #[inline]
     pub(crate) fn let_go(&self) {
         self.location.store(None);
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        ConnectionId(self.id.load().0)
     }
 
     pub(super) fn opened_at(&self) -> Moment {
@@ -120,7 +170,8 @@ impl LoanRecord {
         LoanCount { lent: loans - counted, reused }
     }
 
-    fn begin(&self, opened_at: Moment) {
+    fn begin(&self, id: ConnectionId, opened_at: Moment) {
+        self.id.store(Word(id.0));
         self.loans.store(Word(0));
         self.counted.store(Word(0));
         self.overlong.store(Word(0));
@@ -133,7 +184,8 @@ impl LoanRecord {
         let location = self.location.load()?;
         let since = self.since();
         let thread = self.thread.load().0?;
-        (self.loans() == number).then_some(Loan { since, thread, location })
+        let id = self.id();
+        (self.loans() == number).then_some(Loan { id, uses: number, since, thread, location })
     }
 }
 
@@ -153,7 +205,7 @@ pub(super) struct Roster {
 
 impl Roster {
     /// Assigns a page and line to a new connection.
-    pub(super) fn enroll(&mut self, opened_at: Moment) -> (Arc<Page>, u8) {
+    pub(super) fn enroll(&mut self, id: ConnectionId, opened_at: Moment) -> (Arc<Page>, u8) {
         let has_room = |(_, taken): &(_, u8)| taken.count_ones() < LINES as u32;
         let at = self.pages.iter().position(has_room).unwrap_or_else(|| {
             self.pages.push((Arc::default(), 0));
@@ -162,7 +214,7 @@ impl Roster {
         let (page, taken) = &mut self.pages[at];
         let line = taken.trailing_ones() as u8;
         *taken |= 1 << line;
-        page[usize::from(line)].begin(opened_at);
+        page[usize::from(line)].begin(id, opened_at);
         (Arc::clone(page), line)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::OnDialFailure;
+use crate::config::{IdleOrder, OnDialFailure};
 use crate::runtime::moment::Moment;
 
 use super::Ledger;
@@ -28,7 +28,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 self.end_wait(ticket, waiter, Verdict::Granted(entry), now, effects);
             } else if self.jobs.at_dialer.checks() < self.queue.len() && !self.idle.is_empty() {
                 // Dials under way do not count here: a check is quick, and a dial may hang.
-                let stale = self.idle.take_warmest().expect("something is idle");
+                let stale = self.take_next().expect("something is idle");
                 self.send_to_dialer(Purpose::Check, stale, now, effects);
             } else {
                 return;
@@ -67,23 +67,34 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// Lends the most recently used idle connection to a caller who is there to check it if it must be
-    /// checked.
+    /// Lends the next idle connection to a caller who is there to check it if it must be checked.
     pub(super) fn take_for_caller(&mut self, now: Moment) -> Option<Entry<C>> {
         if let Some(entry) = self.take_fresh(now) {
             return Some(entry);
         }
-        let stale = if self.checks_in_place { self.idle.take_warmest() } else { None };
+        let stale = if self.checks_in_place { self.take_next() } else { None };
         let mut entry = self.lend(stale?, now);
         entry.must_check = true;
         Some(entry)
     }
 
-    /// Lends the most recently used idle connection, unless it must be checked.
+    /// Lends the next idle connection, unless it must be checked.
     fn take_fresh(&mut self, now: Moment) -> Option<Entry<C>> {
-        self.idle.warmest().filter(|entry| self.is_proven(entry, now))?;
-        let entry = self.idle.take_warmest()?;
+        let next = match self.config.idle_order {
+            IdleOrder::Lifo => self.idle.warmest(),
+            IdleOrder::Fifo => self.idle.coldest(),
+        };
+        next.filter(|entry| self.is_proven(entry, now))?;
+        let entry = self.take_next()?;
         Some(self.lend(entry, now))
+    }
+
+    /// Takes the idle connection that is to be lent next.
+    pub(super) fn take_next(&mut self) -> Option<Entry<C>> {
+        match self.config.idle_order {
+            IdleOrder::Lifo => self.idle.take_warmest(),
+            IdleOrder::Fifo => self.idle.take_coldest(),
+        }
     }
 
     /// Refuses those who need a dial while the breaker is open and no probe is due: the latest failure

@@ -102,6 +102,8 @@ pub struct Stats {
     /// Retired connections that had been idle for `max_idle_time`. If there are many, the pool is
     /// larger than its program needs most of the time.
     pub idle_too_long_total: u64,
+    /// Retired connections that had been lent `max_uses` times.
+    pub used_up_total: u64,
     /// Connections that their borrowers took out of the pool, to keep.
     pub detached_total: u64,
     /// Loans that lasted longer than `leak_after`, each counted once.
@@ -154,6 +156,7 @@ impl Stats {
             expired_total,
             lease_ended_total,
             idle_too_long_total,
+            used_up_total,
             detached_total,
             leaked_total,
             close_timeouts_total,
@@ -190,6 +193,7 @@ impl Stats {
         self.expired_total += expired_total;
         self.lease_ended_total += lease_ended_total;
         self.idle_too_long_total += idle_too_long_total;
+        self.used_up_total += used_up_total;
         self.detached_total += detached_total;
         self.leaked_total += leaked_total;
         self.close_timeouts_total += close_timeouts_total;
@@ -212,6 +216,7 @@ impl Stats {
             CloseReason::Expired => self.expired_total += 1,
             CloseReason::IdleTooLong => self.idle_too_long_total += 1,
             CloseReason::LeaseEnded => self.lease_ended_total += 1,
+            CloseReason::UsedUp => self.used_up_total += 1,
             _ => {}
         }
     }

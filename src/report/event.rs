@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ledger::close_reason::CloseReason;
+use crate::ledger::roster::ConnectionId;
 use crate::report::error::{DialFailure, GetError};
 use crate::report::holder::Holder;
 
@@ -42,10 +43,14 @@ pub enum Event<'a, E> {
     /// The dialer has closed a connection.
     #[non_exhaustive]
     Closed {
+        /// Which connection it is.
+        id: ConnectionId,
         /// Why it was taken out of the pool.
         reason: CloseReason,
         /// Its age when it was taken out: the time since its dial.
         age: Duration,
+        /// How often it was lent.
+        uses: u64,
     },
     /// A dial has failed, also one that a close or a flush of the pool has
     /// [cancelled](crate::DialContext).
@@ -59,6 +64,8 @@ pub enum Event<'a, E> {
     /// A borrower has taken its connection out of the pool, to keep it.
     #[non_exhaustive]
     Detached {
+        /// Which connection it is.
+        id: ConnectionId,
         /// How long it was borrowed, accurate to some milliseconds.
         held: Duration,
     },
@@ -72,14 +79,20 @@ pub enum Event<'a, E> {
     /// A caller has been given a connection.
     #[non_exhaustive]
     Lent {
+        /// Which connection it is.
+        id: ConnectionId,
         /// How long the caller waited. Zero if it did not have to queue.
         waited: Duration,
         /// Whether the connection had been lent before.
         reused: bool,
+        /// How often it has been lent, this time included.
+        uses: u64,
     },
     /// A dial has opened a connection.
     #[non_exhaustive]
     Opened {
+        /// Which connection it is.
+        id: ConnectionId,
         /// How long it took.
         took: Duration,
     },
@@ -92,6 +105,8 @@ pub enum Event<'a, E> {
     /// A borrower has given back a connection, usable or not.
     #[non_exhaustive]
     Returned {
+        /// Which connection it is.
+        id: ConnectionId,
         /// How long it was borrowed, accurate to some milliseconds.
         held: Duration,
     },

@@ -6,6 +6,7 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use crate::ledger::Loan;
+use crate::ledger::roster::ConnectionId;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{coarse_now, thread_name};
 
@@ -22,6 +23,10 @@ const NAMED_IN_ERRORS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
+    /// Which connection it is.
+    pub id: ConnectionId,
+    /// How often the connection has been lent, this time included.
+    pub uses: u64,
     /// For how long, accurate to some milliseconds.
     pub held: Duration,
     /// The line that called `get` or another checkout.
@@ -35,6 +40,8 @@ pub struct Holder {
 impl Holder {
     fn new(loan: &Loan, now: Moment) -> Self {
         Self {
+            id: loan.id,
+            uses: loan.uses,
             held: now.since(loan.since),
             location: loan.location,
             thread: loan.thread,

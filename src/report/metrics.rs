@@ -265,8 +265,8 @@ impl EventMetrics {
         match event {
             Event::Lent { waited: Duration::ZERO, .. } if !self.has_short_waits => {}
             Event::Lent { waited, .. } => self.wait.record(*waited),
-            Event::Opened { took } => self.dial.record(*took),
-            Event::Returned { held } | Event::Detached { held } => self.hold.record(*held),
+            Event::Opened { took, .. } => self.dial.record(*took),
+            Event::Returned { held, .. } | Event::Detached { held, .. } => self.hold.record(*held),
             Event::Closed { reason, .. } => count(&self.closed, *reason),
             Event::TurnedAway { error, .. } => count(&self.turned_away, label(error)),
             _ => {}

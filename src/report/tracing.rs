@@ -26,7 +26,7 @@ use crate::report::event::Event;
 /// | a dial, a check or a reset failed | warn | `error` |
 /// | the breaker opened; closed | warn | `failures`; `open_for` |
 /// | a connection is held for longer than `leak_after` | warn | `holder` |
-/// | a connection was opened; closed | debug | `took`; `reason`, `age` |
+/// | a connection was opened; closed | debug | `id`, `took`; `id`, `reason`, `age`, `uses` |
 ///
 /// Each has the field `pool` with the pool's name.
 ///
@@ -93,11 +93,11 @@ impl Traced {
             Event::Leaked { holder } => {
                 warn!(target: "latebind", pool, %holder, "a connection is held for long");
             }
-            Event::Opened { took } => {
-                debug!(target: "latebind", pool, ?took, "a connection was opened");
+            Event::Opened { id, took } => {
+                debug!(target: "latebind", pool, %id, ?took, "a connection was opened");
             }
-            Event::Closed { reason, age } => {
-                debug!(target: "latebind", pool, %reason, ?age, "a connection was closed");
+            Event::Closed { id, reason, age, uses } => {
+                debug!(target: "latebind", pool, %id, %reason, ?age, uses, "a connection was closed");
             }
             _ => {}
         }

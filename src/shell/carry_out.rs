@@ -10,6 +10,7 @@ use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::outage::BreakerTurn;
+use crate::ledger::roster::ConnectionId;
 use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Loan, Purpose, RareEffects};
 use crate::report::error::DialFailure;
 use crate::report::event::Event;
@@ -135,7 +136,7 @@ impl<D: Dialer> Shell<D> {
                     Ok(connection) => {
                         self.timings.note_dial(took);
                         self.log(|reporter| reporter.log_success(&self.streak));
-                        self.emit(|| Event::Opened { took });
+                        self.emit(|| Event::Opened { id: ConnectionId::of_dial(id.0), took });
                         let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
                         let handle = handle.flatten();
                         self.report(|ledger| ledger.dialed(id, connection, handle, took, now))
@@ -160,11 +161,11 @@ impl<D: Dialer> Shell<D> {
                 let (fault, now) = ((!is_sound).then_some(fault), now());
                 self.report(|ledger| ledger.back_from_dialer(id, entry, fault, now))
             }
-            Job::Close(CloseOrder { id, connection, handle, reason, age }) => {
+            Job::Close(CloseOrder { id, connection, handle, reason, of, uses, age }) => {
                 catch(|| drop(handle));
                 self.user_code(|dialer| dialer.close(connection));
                 self.last_close().note(now());
-                self.emit(|| Event::Closed { reason, age });
+                self.emit(|| Event::Closed { id: of, reason, age, uses });
                 let now = now();
                 self.report(|ledger| ledger.closed(id, now))
             }

@@ -116,9 +116,9 @@ fn precise_now() -> Moment {
 }
 
 /// Whether callers can take connections from the places: not if a worker checks every connection
-/// before every loan.
+/// before every loan, or if the ledger must see each loan.
 pub(super) fn may_lay_out(config: &Config, blocking: Blocking) -> bool {
-    !config.check_after.is_zero() || !blocking.check
+    config.may_lend_without_ledger() && (!config.check_after.is_zero() || !blocking.check)
 }
 
 /// How many places a pool has at first. The pool of a key has few, as there may be many keys.

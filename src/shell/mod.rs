@@ -51,7 +51,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
 use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{Effects, Entry, Ledger, Loan, Purpose, RareEffects, Refusal, Verdict};
+use crate::ledger::{Effects, Entry, Ledger, Purpose, RareEffects, Refusal, Verdict};
 use crate::report::error::{DialFailure, GetError};
 use crate::report::event::Event;
 use crate::report::histogram::Timings;
@@ -264,8 +264,8 @@ impl<D: Dialer> Shell<D> {
         }
         let (thread, record) = (this_thread(), entry.record());
         record.count_loan();
-        record.hand_to(Loan { since: now, thread, location: site });
-        self.emit(|| Event::Lent { waited: Duration::ZERO, reused: entry.is_reused() });
+        record.hand_to(now, thread, site);
+        self.emit(|| lent(&entry, Duration::ZERO));
         Some(entry)
     }
 
@@ -398,8 +398,8 @@ impl<D: Dialer> Shell<D> {
         match outcome {
             Ok(entry) => {
                 let (since, thread) = (coarse_now(), this_thread());
-                entry.record().hand_to(Loan { since, thread, location: site });
-                self.emit(|| Event::Lent { waited, reused: entry.is_reused() });
+                entry.record().hand_to(since, thread, site);
+                self.emit(|| lent(&entry, waited));
                 Some(Ok(entry))
             }
             Err(error) => self.turned_away(error, waited).map(Err),
@@ -525,7 +525,7 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn note_return(&self, entry: &EntryOf<D>, now: Moment) {
         let held = self.end_loan(entry, now);
-        self.emit(|| Event::Returned { held });
+        self.emit(|| Event::Returned { id: entry.record().id(), held });
     }
 
     /// Notes for how long a connection was lent, and says so.
@@ -548,7 +548,7 @@ impl<D: Dialer> Shell<D> {
     /// Lets a borrower keep its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: EntryOf<D>) -> Connection<D> {
         let held = self.end_loan(&entry, coarse_now());
-        self.emit(|| Event::Detached { held });
+        self.emit(|| Event::Detached { id: entry.record().id(), held });
         if self.is_inherited() {
             return entry.into_connection();
         }
@@ -556,6 +556,12 @@ impl<D: Dialer> Shell<D> {
         self.carry_out(effects);
         connection
     }
+}
+
+/// The event of a loan that begins.
+fn lent<'a, C, E>(entry: &Entry<C>, waited: Duration) -> Event<'a, E> {
+    let (id, uses) = (entry.record().id(), entry.record().loans());
+    Event::Lent { id, waited, reused: entry.is_reused(), uses }
 }
 
 impl<D: Dialer> Drop for Shell<D> {

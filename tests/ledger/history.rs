@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
+use crate::config::{Backoff, Breaker, Config, DialRule, IdleOrder, OnDialFailure};
 use crate::world::{Hangs, World};
 
 /// One event. A `usize` picks its object among those that qualify; if none does, nothing happens.
@@ -48,6 +48,8 @@ enum Change {
     MaxDialing(Option<u32>),
     MaxWaiting(Option<u32>),
     MinIdle(u32),
+    MaxUses(Option<u32>),
+    IdleOrder(IdleOrder),
     MaxLifetime(Duration),
     LifetimeJitter(Option<Duration>),
     MaxIdleTime(Duration),
@@ -138,6 +140,8 @@ impl Change {
             Self::MaxDialing(most) => config.max_dialing = most,
             Self::MaxWaiting(most) => config.max_waiting = most,
             Self::MinIdle(least) => config.min_idle = least,
+            Self::MaxUses(most) => config.max_uses = most,
+            Self::IdleOrder(order) => config.idle_order = order,
             Self::MaxLifetime(limit) => config.max_lifetime = limit,
             Self::LifetimeJitter(jitter) => config.lifetime_jitter = jitter,
             Self::MaxIdleTime(limit) => config.max_idle_time = limit,
@@ -190,6 +194,14 @@ fn breaker() -> impl Strategy<Value = Option<Breaker>> {
     prop::option::weighted(0.4, (1..4u32, span()).prop_map(|(n, every)| Breaker::new(n, every)))
 }
 
+fn max_uses() -> impl Strategy<Value = Option<u32>> {
+    prop::option::weighted(0.3, 1..4u32)
+}
+
+fn idle_order() -> impl Strategy<Value = IdleOrder> {
+    prop_oneof![2 => Just(IdleOrder::Lifo), 1 => Just(IdleOrder::Fifo)]
+}
+
 /// Without end in half of the histories.
 fn age() -> impl Strategy<Value = Duration> {
     prop_oneof![Just(Duration::MAX), span()]
@@ -202,6 +214,8 @@ fn change() -> impl Strategy<Value = Change> {
         1 => prop::option::of(1..4u32).prop_map(Change::MaxDialing),
         1 => prop::option::of(0..3u32).prop_map(Change::MaxWaiting),
         1 => (0..4u32).prop_map(Change::MinIdle),
+        1 => max_uses().prop_map(Change::MaxUses),
+        1 => idle_order().prop_map(Change::IdleOrder),
         1 => span().prop_map(Change::MaxLifetime),
         1 => prop::option::of(span()).prop_map(Change::LifetimeJitter),
         1 => span().prop_map(Change::MaxIdleTime),
@@ -259,36 +273,42 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
     let limits = (span(), prop_oneof![Just(Duration::ZERO), span()], span(), span());
     let upkeep = (prop_oneof![Just(0), 1..4u32], prop::option::of(span()), age(), age(), age());
     let outages = (on_dial_failure(), breaker());
-    (counts, limits, upkeep, outages).prop_map(|(counts, limits, upkeep, outages)| {
-        let (max_open, max_idle, max_dialing, max_waiting) = counts;
-        let (dial_timeout, check_after, check_timeout, close_timeout) = limits;
-        let (min_idle, lifetime_jitter, max_lifetime, max_idle_time, check_idle_every) = upkeep;
-        let (on_dial_failure, breaker) = outages;
-        Config {
-            max_open,
-            max_idle,
-            max_dialing,
-            max_waiting,
-            // The World dials and hands over without delay: `tests/dial_rule` and
-            // the models of the places cover the rest.
-            dial_rule: DialRule::Eager,
-            bypass: Duration::ZERO,
-            min_idle,
-            max_lifetime,
-            lifetime_jitter,
-            max_idle_time,
-            leak_after: Duration::MAX,
-            check_idle_every,
-            on_dial_failure,
-            breaker: breaker.into(),
-            get_timeout: Duration::MAX,
-            dial_timeout,
-            check_after,
-            check_timeout,
-            close_timeout,
-            retire_on_panic: true,
-        }
-    })
+    let lending = (max_uses(), idle_order());
+    (counts, limits, upkeep, outages, lending).prop_map(
+        |(counts, limits, upkeep, outages, lending)| {
+            let (max_uses, idle_order) = lending;
+            let (max_open, max_idle, max_dialing, max_waiting) = counts;
+            let (dial_timeout, check_after, check_timeout, close_timeout) = limits;
+            let (min_idle, lifetime_jitter, max_lifetime, max_idle_time, check_idle_every) = upkeep;
+            let (on_dial_failure, breaker) = outages;
+            Config {
+                max_open,
+                max_idle,
+                max_dialing,
+                max_waiting,
+                // The World dials and hands over without delay: `tests/dial_rule` and
+                // the models of the places cover the rest.
+                dial_rule: DialRule::Eager,
+                bypass: Duration::ZERO,
+                min_idle,
+                max_uses,
+                idle_order,
+                max_lifetime,
+                lifetime_jitter,
+                max_idle_time,
+                leak_after: Duration::MAX,
+                check_idle_every,
+                on_dial_failure,
+                breaker: breaker.into(),
+                get_timeout: Duration::MAX,
+                dial_timeout,
+                check_after,
+                check_timeout,
+                close_timeout,
+                retire_on_panic: true,
+            }
+        },
+    )
 }
 
 /// In some histories every call of the dialer returns; in others some do not.

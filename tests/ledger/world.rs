@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::{Backoff, Config, OnDialFailure, far_future};
+use crate::config::{Backoff, Config, IdleOrder, OnDialFailure, far_future};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::outage::BreakerTurn;
@@ -49,6 +49,7 @@ const LEAD_LEAST: Duration = Duration::from_secs(1);
 struct Connection {
     place: Place,
     reused: bool,
+    loans: u32,
     opened_at: Moment,
     idle_since: Moment,
     proven_at: Moment,
@@ -362,7 +363,7 @@ impl World {
                         "BOUNDED-BYPASS: a newcomer is served before the queue"
                     );
                     let connection = world.take_idle().expect("something is idle");
-                    assert_eq!(entry.connection, connection, "the most recently used is lent");
+                    assert_eq!(entry.connection, connection, "the next in order is lent");
                     world.lend(connection, now);
                     world.hold(client, ticket, entry);
                 });
@@ -422,7 +423,7 @@ impl World {
             Ok(Some(entry)) => {
                 assert!(!world.closed && !world.suspended && world.queue.is_empty(), "FAIR-05");
                 let connection = world.take_idle().expect("something is idle");
-                assert_eq!(entry.connection, connection, "the most recently used is lent");
+                assert_eq!(entry.connection, connection, "the next in order is lent");
                 world.lend(connection, now);
                 world.connection(connection).place = Place::Lent;
                 let holds = State::Holding(entry);
@@ -547,6 +548,7 @@ impl World {
             let opened = Connection {
                 place: Place::Closed,
                 reused: false,
+                loans: 0,
                 opened_at: now,
                 idle_since: now,
                 proven_at: now,
@@ -1340,7 +1342,7 @@ impl World {
         assert!(end.is_none_or(|end| end > now), "LIFE-03: lent beyond its life");
         let generation = self.generation;
         let lent = self.connection(connection);
-        lent.place = Place::Granted;
+        (lent.place, lent.loans) = (Place::Granted, lent.loans + 1);
         assert_eq!(lent.generation, generation, "SHUT-12: nothing older than the flush is lent");
         let judged = lent.judged;
         assert!(self.predicates.last() <= Some(&judged), "lent before it was judged");
@@ -1369,6 +1371,12 @@ impl World {
             self.begin_close(connection, CloseReason::Flushed, now);
         } else if self.ends_at(&self.connections[&connection]).is_some_and(|end| end <= now) {
             self.begin_close(connection, CloseReason::Expired, now);
+        } else if self
+            .config
+            .max_uses
+            .is_some_and(|most| self.connections[&connection].loans >= most)
+        {
+            self.begin_close(connection, CloseReason::UsedUp, now);
         } else if surplus {
             self.begin_close(connection, CloseReason::Surplus, now);
         } else if self.predicates.last() > Some(&self.connections[&connection].judged) {
@@ -1432,6 +1440,7 @@ impl World {
         self.totals.reset_failed_total += u64::from(reason == CloseReason::ResetFailed);
         self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
         self.totals.expired_total += u64::from(reason == CloseReason::Expired);
+        self.totals.used_up_total += u64::from(reason == CloseReason::UsedUp);
         self.totals.idle_too_long_total += u64::from(reason == CloseReason::IdleTooLong);
     }
 
@@ -1615,8 +1624,8 @@ impl World {
     }
 
     fn is_fresh(&self, now: Moment) -> bool {
-        let Some(warmest) = self.idle.last() else { return false };
-        let proven_at = self.connections[warmest].proven_at;
+        let Some(next) = self.next_idle() else { return false };
+        let proven_at = self.connections[&self.idle[next]].proven_at;
         now.since(proven_at) <= self.config.check_after
             && self.doubted_at.is_none_or(|doubted_at| proven_at >= doubted_at)
     }
@@ -1686,7 +1695,15 @@ impl World {
     }
 
     fn take_idle(&mut self) -> Option<u32> {
-        self.idle.pop()
+        self.next_idle().map(|at| self.idle.remove(at))
+    }
+
+    /// Which idle connection is lent next.
+    fn next_idle(&self) -> Option<usize> {
+        match self.config.idle_order {
+            IdleOrder::Lifo => self.idle.len().checked_sub(1),
+            IdleOrder::Fifo => (!self.idle.is_empty()).then_some(0),
+        }
     }
 
     fn pick_client(&self, pick: usize, is_able: impl Fn(&Client) -> bool) -> Option<usize> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::roster::{Loan, LoanCount, LoanRecord, Roster};
+use crate::roster::{ConnectionId, LoanCount, LoanRecord, Roster};
 use crate::runtime::moment::Moment;
 
 /// As long as a cache line and not two, on 32 bits as well. That it takes no lock there is for the
@@ -36,19 +36,17 @@ fn threads() -> [ThreadId; 2] {
 fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
     let (sites, threads, since) = (sites(), threads(), [Moment::FIRST, Moment::LAST]);
     let mut roster = Roster::default();
-    let (page, line) = roster.enroll(Moment::from(Instant::now()));
+    let (page, line) = roster.enroll(ConnectionId::of_dial(7), Moment::from(Instant::now()));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             let record = &page[usize::from(line)];
-            let [even, odd] =
-                [0, 1].map(|n| Loan { since: since[n], thread: threads[n], location: sites[n] });
             while !is_over.load(SeqCst) {
                 record.count_loan();
-                record.hand_to(even);
+                record.hand_to(since[0], threads[0], sites[0]);
                 record.let_go();
                 record.count_loan();
-                record.hand_to(odd);
+                record.hand_to(since[1], threads[1], sites[1]);
                 record.let_go();
             }
         });
@@ -60,7 +58,8 @@ fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
             for loan in roster.loans() {
                 let turn = usize::from(loan.since == Moment::LAST);
                 seen += 1;
-                if loan.thread != threads[turn] || loan.location != sites[turn] {
+                let is_of_turn = loan.uses % 2 == 1 - turn as u64;
+                if loan.thread != threads[turn] || loan.location != sites[turn] || !is_of_turn {
                     torn = Some(loan);
                 }
             }
@@ -74,9 +73,11 @@ fn a_record_read_while_it_is_written_never_mixes_up_two_loans() {
 #[test]
 fn lines_are_used_again_and_pages_that_nobody_uses_are_freed() {
     let (mut roster, now) = (Roster::default(), Moment::from(Instant::now()));
-    let mut lines: Vec<_> = (0..100).map(|_| roster.enroll(now)).collect();
-    for (page, line) in &lines {
+    let mut lines: Vec<_> =
+        (0..100).map(|n| roster.enroll(ConnectionId::of_dial(n), now)).collect();
+    for (n, (page, line)) in lines.iter().enumerate() {
         let record = &page[usize::from(*line)];
+        assert_eq!(record.id(), ConnectionId::of_dial(n as u64));
         record.count_loan();
         assert_eq!(record.take_uncounted(), LoanCount { lent: 1, reused: 0 });
         record.count_loan();
@@ -98,7 +99,7 @@ fn lines_are_used_again_and_pages_that_nobody_uses_are_freed() {
         nth % 2 == 1
     });
     let pages: Vec<_> = lines.iter().map(|(page, _)| Arc::downgrade(page)).collect();
-    lines.extend((0..50).map(|_| roster.enroll(now)));
+    lines.extend((100..150).map(|n| roster.enroll(ConnectionId::of_dial(n), now)));
     for (page, line) in &lines[50..] {
         let is_known = pages.iter().any(|known| known.as_ptr() == Arc::as_ptr(page));
         assert!(is_known, "no page is added while there is room");

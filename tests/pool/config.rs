@@ -1,5 +1,6 @@
 //! Every setting does something, and every contradiction is named.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +9,9 @@ use crate::common;
 use crate::common::{
     Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, pool, pool_that,
 };
-use latebind::{BreakerChoice, Builder, Config, ConfigError, GetError, Pool, PooledConnection};
+use latebind::{
+    BreakerChoice, Builder, Config, ConfigError, GetError, IdleOrder, Pool, PooledConnection,
+};
 
 fn refusal(set: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>) -> ConfigError {
     set(Pool::builder(Scripted::new().0)).build().unwrap_err()
@@ -33,6 +36,11 @@ fn every_contradiction_is_named_with_its_values() {
             refusal(|b| b.max_dialing(0)),
             TooSmall { setting: "max_dialing", value: 0, least: 1 },
             "max_dialing is 0; it must be at least 1",
+        ),
+        (
+            refusal(|b| b.max_uses(0)),
+            TooSmall { setting: "max_uses", value: 0, least: 1 },
+            "max_uses is 0; it must be at least 1",
         ),
         (
             refusal(|b| b.max_open(5).max_idle(8)),
@@ -134,6 +142,87 @@ fn max_idle_bounds_what_is_kept() {
         assert_eq!((pool.stats().open(), server.alive()), (max_idle, max_idle));
         pool.warm_up(3).unwrap();
         assert_eq!(pool.stats().open(), max_idle, "nor does a warm-up open more");
+        await_rest(&pool, &server);
+    }
+}
+
+/// However it is lent, and by whichever way it comes back.
+#[test]
+fn max_uses_is_how_often_a_connection_is_lent() {
+    for resets_aside in [false, true] {
+        let (pool, server) = pool_that(|blocking| blocking.reset(resets_aside), |b| b.max_uses(3));
+        let ids: Vec<_> = (0..9)
+            .map(|n| {
+                let guard =
+                    if n % 2 == 0 { pool.get() } else { pool.try_get().or_else(|_| pool.get()) };
+                let id = guard.unwrap().id;
+                await_rest(&pool, &server);
+                id
+            })
+            .collect();
+        assert_eq!(ids, [1, 1, 1, 2, 2, 2, 3, 3, 3]);
+        let stats = await_rest(&pool, &server);
+        assert_eq!((stats.used_up_total, stats.retired_total, stats.lent_total), (3, 3, 9));
+        assert_eq!((stats.open(), server.closed.load(SeqCst)), (0, 3));
+    }
+}
+
+#[test]
+fn a_limit_of_uses_holds_for_connections_from_before_and_ends_when_it_is_taken_away() {
+    let (pool, server) = pool(|b| b);
+    for _ in 0..5 {
+        assert_eq!(pool.get().unwrap().id, 1);
+    }
+    pool.reconfigure().max_uses(2).apply().unwrap();
+    assert_eq!([(); 3].map(|()| pool.get().unwrap().id), [1, 2, 2]);
+    pool.reconfigure().max_uses(None).apply().unwrap();
+    assert_eq!([(); 5].map(|()| pool.get().unwrap().id), [3; 5]);
+    assert_eq!(await_rest(&pool, &server).used_up_total, 2);
+}
+
+/// A caller who waits does not get a connection that has been lent often enough, but another.
+#[test]
+fn one_who_waits_for_a_connection_that_is_used_up_has_another_dialed() {
+    let (pool, server) = pool(|b| b.max_open(1).max_uses(1));
+    let held = pool.get().unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| pool.get().unwrap().id);
+        await_waiting(&pool, 1);
+        drop(held);
+        assert_eq!(waiter.join().unwrap(), 2);
+    });
+    assert_eq!(await_rest(&pool, &server).used_up_total, 2);
+}
+
+/// Without its lock, a pool lends what its thread has used last, or what is laid out first.
+#[test]
+fn idle_order_is_which_connection_is_lent_first() {
+    let (pool, server) = pool(|b| b.max_open(3).check_after(LONG).idle_order(IdleOrder::Fifo));
+    let lend = || [(); 6].map(|()| pool.get().unwrap().id);
+    let held = [(); 3].map(|()| pool.get_owned().unwrap());
+    drop(held);
+    assert_eq!(lend(), [1, 2, 3, 1, 2, 3]);
+    pool.reconfigure().idle_order(IdleOrder::Lifo).apply().unwrap();
+    assert!(BTreeSet::from(lend()).len() <= 2, "the load keeps to few");
+    pool.reconfigure().idle_order(IdleOrder::Fifo).apply().unwrap();
+    let ids = lend();
+    assert_eq!(BTreeSet::from(ids).len(), 3);
+    assert_eq!(ids[..3], ids[3..], "they take turns");
+    await_rest(&pool, &server);
+}
+
+/// A connection that must be checked is checked in its turn, and none is passed by.
+#[test]
+fn with_fifo_a_connection_that_must_be_checked_is_checked_in_its_turn() {
+    for check in [false, true] {
+        let (pool, server) = pool_that(
+            |blocking| blocking.check(check),
+            |b| b.check_after(Duration::ZERO).idle_order(IdleOrder::Fifo),
+        );
+        let held = [(); 3].map(|()| pool.get_owned().unwrap());
+        drop(held);
+        assert_eq!([(); 4].map(|()| pool.get().unwrap().id), [1, 2, 3, 1]);
+        assert_eq!(server.checks.load(SeqCst), 4);
         await_rest(&pool, &server);
     }
 }

@@ -93,6 +93,54 @@ fn a_loan_is_told_from_its_dial_to_its_end() {
     await_rest(&pool, &server);
 }
 
+/// With the lock and without it.
+#[test]
+fn each_event_of_a_connection_names_it_and_counts_its_uses() {
+    let notes = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&notes);
+    let (pool, server) = pool(|b| {
+        b.max_open(2).observer(move |event| {
+            let note = match event {
+                Event::Closed { id, uses, .. } => ("closed", *id, *uses),
+                Event::Detached { id, .. } => ("detached", *id, 0),
+                Event::Lent { id, uses, .. } => ("lent", *id, *uses),
+                Event::Opened { id, .. } => ("opened", *id, 0),
+                Event::Returned { id, .. } => ("returned", *id, 0),
+                other => panic!("{other:?}"),
+            };
+            told.lock().unwrap().push(note);
+        })
+    });
+    let take = || std::mem::take(&mut *notes.lock().unwrap());
+    let (first, second) = (pool.get().unwrap(), pool.get().unwrap());
+    let [one, two] = [&first, &second].map(PooledConnection::id);
+    assert_ne!(one, two);
+    assert_eq!(
+        take(),
+        [("opened", one, 0), ("lent", one, 1), ("opened", two, 0), ("lent", two, 1)]
+    );
+    assert_eq!(
+        pool.holders().iter().map(|it| (it.id, it.uses)).collect::<BTreeMap<_, _>>(),
+        BTreeMap::from([(one, 1), (two, 1)])
+    );
+    drop(first);
+    PooledConnection::discard(second);
+    await_rest(&pool, &server);
+    assert_eq!(take(), [("returned", one, 0), ("returned", two, 0), ("closed", two, 1)]);
+
+    for uses in 2..=4 {
+        let again = pool.get().unwrap();
+        assert_eq!((PooledConnection::id(&again), PooledConnection::uses(&again)), (one, uses));
+        assert_eq!((pool.holders()[0].id, pool.holders()[0].uses), (one, uses));
+        drop(again);
+        assert_eq!(take(), [("lent", one, uses), ("returned", one, 0)]);
+    }
+    drop(PooledConnection::detach(pool.get().unwrap()));
+    assert_eq!(take(), [("lent", one, 5), ("detached", one, 0)]);
+    let third = PooledConnection::id(&pool.get().unwrap());
+    assert!(third != one && third != two, "none is given twice");
+}
+
 #[test]
 fn one_who_waits_for_a_return_is_told_after_it() {
     let notes = Notes::default();

@@ -117,9 +117,9 @@ fn whoever_has_held_for_longest_comes_first() {
     let mut held = Vec::new();
     for nth in 0..3 {
         held.push((pool.get().unwrap(), here()));
-        let least = 30 * (nth + 1);
-        await_that("the first has held for as long", || {
-            pool.holders()[0].held >= Duration::from_millis(least)
+        await_that("the latest has held for a while", || {
+            let holders = pool.holders();
+            holders.len() == nth + 1 && holders[nth].held >= Duration::from_millis(30)
         });
     }
     let lines = |holders: &[latebind::Holder]| {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::check;
-use crate::roster::{Loan, Roster};
+use crate::roster::{ConnectionId, Loan, Roster};
 use crate::runtime::moment::Moment;
 use crate::runtime::shelf::{Figure, Shelf};
 use crate::runtime::sync::{self, advance, now};
@@ -146,14 +146,15 @@ fn a_record_read_while_it_is_written_tells_of_one_loan() {
         let thread = std::thread::spawn(|| std::thread::current().id());
         thread.join().expect("it only tells its id")
     });
+    let id = ConnectionId::of_dial(7);
     let loans = [
-        Loan { since: Moment::FIRST, thread: one, location: here() },
-        Loan { since: Moment::LAST, thread: other, location: here() },
+        Loan { id, uses: 1, since: Moment::FIRST, thread: one, location: here() },
+        Loan { id, uses: 2, since: Moment::LAST, thread: other, location: here() },
     ];
     check(move || {
         sync::search_finely();
         let mut roster = Roster::default();
-        let (page, line) = roster.enroll(now());
+        let (page, line) = roster.enroll(id, now());
         let reading = thread::spawn(move || {
             for loan in roster.loans() {
                 assert!(loans.contains(&loan), "{loan:?}");
@@ -162,7 +163,7 @@ fn a_record_read_while_it_is_written_tells_of_one_loan() {
         let record = &page[usize::from(line)];
         for loan in loans {
             record.count_loan();
-            record.hand_to(loan);
+            record.hand_to(loan.since, loan.thread, loan.location);
             record.let_go();
         }
         reading.join().unwrap();
