@@ -116,7 +116,12 @@ fn whoever_has_held_for_longest_comes_first() {
     pool.warm_up(3).unwrap();
     let mut held = Vec::new();
     for nth in 0..3 {
-        held.push((pool.get().unwrap(), here()));
+        await_that("it is lent at a later tick of the clock that dates loans", || {
+            let guard = (pool.get().unwrap(), here());
+            let holders = pool.holders();
+            let is_later = nth == 0 || holders[nth].held < holders[nth - 1].held;
+            is_later.then(|| held.push(guard)).is_some()
+        });
         await_that("the latest has held for a while", || {
             let holders = pool.holders();
             holders.len() == nth + 1 && holders[nth].held >= Duration::from_millis(30)
