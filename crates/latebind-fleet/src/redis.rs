@@ -17,6 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// whether it keeps its data or not; and so does one that meets the fleet for the first time. Those who have
 /// a lease renew it meanwhile.
 ///
+/// A process that is stopped in the middle of a dial, and goes on once others have its slots, begins a session
+/// too many for each dial that was under way. The server's own limit refuses these:
+/// `ALTER ROLE app CONNECTION LIMIT 40`.
+///
 /// # Examples
 ///
 /// ```no_run
