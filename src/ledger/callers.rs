@@ -9,6 +9,9 @@ use super::entry::Entry;
 use super::queue::Waiter;
 use super::watcher::Watcher;
 
+/// The answer to a caller who does not wait: an idle connection, if one is free.
+type Attempt<C> = Result<Option<Entry<C>>, Refusal>;
+
 /// The verdict of a caller who leaves, with what `snapshot` has read; `None`: it does not leave.
 type Left<C, F, T> = Option<(Verdict<C, F>, T)>;
 
@@ -50,10 +53,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// A caller asks for an idle connection, and neither waits nor lets it be checked. It gets none
     /// while others queue.
-    pub(crate) fn try_request(
-        &mut self,
-        now: Moment,
-    ) -> (Result<Option<Entry<C>>, Refusal>, Effects<C, F, W>) {
+    pub(crate) fn try_request(&mut self, now: Moment) -> (Attempt<C>, Effects<C, F, W>) {
         self.event(now, |ledger, _| {
             if ledger.closed {
                 Err(Refusal::Closed)

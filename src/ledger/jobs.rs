@@ -85,7 +85,7 @@ pub(super) struct Dial {
     pub(super) began: Moment,
     /// `None`: no limit.
     pub(super) deadline: Option<Moment>,
-    /// What it will have overrun at its deadline.
+    /// The limit that it will have overrun at its deadline.
     pub(super) bound: Overdue,
     /// Ends it early. Taken out before it is reported as ended.
     pub(super) handle: Option<AbortHandle>,

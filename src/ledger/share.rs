@@ -277,8 +277,8 @@ impl Share {
     }
 }
 
-/// Refuses an order to evict that this member has just been given and cannot follow. Until it were
-/// delivered, what comes back here would not be closed for anybody.
+/// Refuses an order to evict that this member has just been given and cannot follow. The order would be
+/// delivered later, and a connection that comes back here until then would be closed for nobody.
 fn refuse(budget: &mut Budget, member: MemberId, orders: &mut Vec<BudgetOrder>) -> bool {
     let is_own = |order: &BudgetOrder| {
         order.to == member && matches!(order.action, BudgetAction::Evict { .. })

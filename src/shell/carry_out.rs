@@ -239,9 +239,12 @@ impl<D: Dialer> Shell<D> {
     }
 }
 
+/// The effects that are left once callers have been woken.
+type OtherEffects<C, F> = Box<RareEffects<C, F, CallerBell<C, F>>>;
+
 impl<C, F> Effects<C, F, CallerBell<C, F>> {
     /// Wakes the callers, and returns the other effects.
-    fn wake_callers(self) -> Option<Box<RareEffects<C, F, CallerBell<C, F>>>> {
+    fn wake_callers(self) -> Option<OtherEffects<C, F>> {
         if let Some(bell) = self.wake {
             bell.ring();
         }

@@ -456,6 +456,7 @@ fn a_rest_shorter_than_a_tick_is_told_from_a_shorter_one() {
 #[test]
 fn a_failed_check_of_its_caller_costs_it_no_more_than_another_connection() {
     let (pool, server) = with_own_checks(|b| b.max_open(2).check_after(Duration::ZERO));
+    pool.warm_up(1).unwrap(); // One after the other, so that the second comes to rest last.
     pool.warm_up(2).unwrap();
     server.on_check([Act::Fail]);
     let second = pool.get().unwrap();

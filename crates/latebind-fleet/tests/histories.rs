@@ -103,7 +103,7 @@ impl World {
         });
     }
 
-    fn befall(&mut self, event: &Event) {
+    fn happen(&mut self, event: &Event) {
         let alive: Vec<_> =
             (0..self.processes.len()).filter(|at| !self.processes[*at].is_dead).collect();
         let pick = |who: usize| alive.get(who % alive.len().max(1)).copied();
@@ -256,7 +256,7 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// FLEET-04, FLEET-05, FLEET-06: whatever befalls, the server never counts more than the limit, and no
+    /// FLEET-04, FLEET-05, FLEET-06: whatever happens, the server never counts more than the limit, and no
     /// slot is lost: in the end all of them are used, and each process has its share.
     #[test]
     fn in_any_history_the_limit_holds_and_every_slot_is_used_in_the_end(
@@ -264,7 +264,7 @@ proptest! {
         history in vec(event(), 0..60),
     ) {
         let mut world = World::new(limit);
-        history.iter().for_each(|event| world.befall(event));
+        history.iter().for_each(|event| world.happen(event));
         let each = world.settle_down(20);
         if !each.is_empty() && each.len() as u32 <= limit {
             let total: u32 = each.iter().sum();
