@@ -14,12 +14,12 @@ use latebind::{Cancel, GetError, KeyedPool};
 #[test]
 fn a_checkout_that_is_told_nothing_waits_for_as_long_as_the_pool_says() {
     let (pool, server) = pool(|b| b.max_open(1).get_timeout(SHORT));
-    let held = pool.get().unwrap();
+    let held = pool.get_timeout(LONG).unwrap();
     let asked = Instant::now();
     assert!(matches!(pool.checkout().get(), Err(GetError::Exhausted { .. })));
     assert!(asked.elapsed() >= SHORT && asked.elapsed() < LONG);
     drop(held);
-    assert_eq!(pool.checkout().get().unwrap().id, 1);
+    assert_eq!(pool.checkout().timeout(LONG).get().unwrap().id, 1);
     await_rest(&pool, &server);
 }
 

@@ -318,7 +318,7 @@ fn max_waiting_of_zero_serves_whom_an_idle_connection_that_needs_a_check_can_ser
 #[test]
 fn get_timeout_is_how_long_get_waits() {
     let (pool, server) = pool(|b| b.max_open(1).get_timeout(SHORT));
-    let held = pool.get().unwrap();
+    let held = pool.get_timeout(LONG).unwrap();
     let start = Instant::now();
     assert!(pool.get().is_err() && pool.get_owned().is_err());
     assert!(start.elapsed() >= 2 * SHORT && start.elapsed() < LONG);

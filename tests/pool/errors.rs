@@ -183,7 +183,7 @@ fn a_warm_up_says_why_it_failed() {
 
 #[test]
 fn a_warm_up_that_takes_too_long_is_told_so() {
-    let (pool, server) = pool(|b| b.max_open(3).get_timeout(SHORT));
+    let (pool, server) = pool(|b| b.max_open(3).get_timeout(10 * SHORT));
     let gate = Gate::new();
     server.on_dial([gate.then(Act::Succeed)]);
     let error = pool.warm_up(3).unwrap_err();

@@ -589,7 +589,7 @@ fn while_one_call_of_a_dialer_hangs_another_caller_is_served() {
 #[test]
 fn one_who_borrows_a_second_while_holding_the_last_is_told_so() {
     let (pool, server) = pool(|b| b.max_open(1).get_timeout(SHORT));
-    let held = pool.get().unwrap();
+    let held = pool.get_timeout(LONG).unwrap();
     let error = pool.get().unwrap_err();
     let GetError::Exhausted { stats, failure: None, waited, .. } = &error else {
         panic!("{error:?}");
