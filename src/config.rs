@@ -54,9 +54,9 @@ pub enum DialRule {
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum IdleOrder {
-    /// The one that was used last, as far as that can be told without a lock. So connections that the load does not need grow idle, and
-    /// [`max_idle_time`](crate::Settings::max_idle_time) closes them; the one that is lent seldom needs a
-    /// check.
+    /// The one that was used last, as far as that can be told without a lock. So connections that the
+    /// load does not need grow idle, and [`max_idle_time`](crate::Settings::max_idle_time) closes them;
+    /// the one that is lent seldom needs a check.
     #[default]
     Lifo,
     /// The one that has been idle longest. So the load is spread over all connections, and over all

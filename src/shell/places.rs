@@ -256,8 +256,8 @@ impl<T> Places<T> {
     }
 
     /// Lays connections out until `more` or the places run out, and opens the gate with room for `spare`
-    /// more connections. `until` limits the opening, if it is not `Moment::LAST`. `found` gets a connection that a returner had put
-    /// down and has yet to take back.
+    /// more connections. `until` limits the opening, if it is not `Moment::LAST`. `found` gets a
+    /// connection that a returner had put down and has yet to take back.
     pub(crate) fn open(
         &self,
         epoch: u32,
