@@ -42,15 +42,15 @@ impl Tally {
 }
 
 /// The latest copy of data under a lock, for threads that must not wait for that lock: a reader waits
-/// only while a copy is being made. On cache lines of its own.
+/// only while a copy is being made.
 ///
 /// It has a lock of its own. An `AtomicCell` of more than a word would take a lock that all cells of
 /// the process share, and the child of a fork might find that one locked for ever.
-pub(crate) struct Latest<T>(CachePadded<Mutex<T>>);
+pub(crate) struct Latest<T>(Mutex<T>);
 
 impl<T: Copy> Latest<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(CachePadded::new(Mutex::new(value)))
+        Self(Mutex::new(value))
     }
 
     pub(crate) fn set(&self, value: T) {
@@ -61,6 +61,9 @@ impl<T: Copy> Latest<T> {
         *self.0.lock()
     }
 }
+
+/// A field of no size, after which a struct that keeps the order of its fields begins a new cache line.
+pub(crate) type NewLine = CachePadded<()>;
 
 /// Holds one item that threads put and take without a lock. On cache lines of its own.
 pub(crate) struct Shelf<T>(CachePadded<Cell<T>>);

@@ -59,7 +59,7 @@ use crate::report::holder::Site;
 use crate::report::log_lines::Streak;
 use crate::report::reporter::Reporter;
 use crate::runtime::moment::Moment;
-use crate::runtime::shelf::Latest;
+use crate::runtime::shelf::{Latest, NewLine};
 use crate::runtime::sync::{
     AtomicFigure, AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread,
 };
@@ -93,9 +93,8 @@ type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 /// One pool, shared by its handles and the jobs under way.
 ///
 /// The fields lie in this order in memory. A checkout by a place and its return read the first two
-/// cache lines and no more: with a thousand keys, a thread waits for each further line. The lock comes
-/// after `reading`, which has cache lines of its own, so that threads on the fast path do not wait for
-/// those who take the lock.
+/// cache lines and no more: with a thousand keys, a thread waits for each further line. What follows has
+/// cache lines of its own, so that threads on the fast path do not wait for those who take the lock.
 #[repr(C)]
 pub(crate) struct Shell<D: Dialer> {
     /// The process that opened it. In a child of that process it is closed: see
@@ -119,8 +118,14 @@ pub(crate) struct Shell<D: Dialer> {
     last_close: LastClose,
     /// The failures of dials in a row that the log has told of.
     streak: Streak,
+    line_of_numbers: NewLine,
     /// The latest copy of the ledger's numbers, for readers who find the lock taken.
     reading: Latest<Reading>,
+    /// The predicates that have yet to judge a connection, by the epoch that each began.
+    predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
+    /// How long waits, dials and loans took.
+    timings: Timings,
+    line_of_lock: NewLine,
     locked: Mutex<Locked<D>>,
     /// How many callers who were given a connection while they slept have woken up. Each of them adds
     /// one, without the lock.
@@ -134,10 +139,6 @@ pub(crate) struct Shell<D: Dialer> {
     woken: AtomicU64,
     /// 0 or 1. Written under the lock.
     is_kept: AtomicU64,
-    /// The predicates that have yet to judge a connection, by the epoch that each began.
-    predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
-    /// How long waits, dials and loans took.
-    timings: Timings,
 }
 
 impl<D: Dialer> Shell<D> {
@@ -158,8 +159,10 @@ impl<D: Dialer> Shell<D> {
         membership: Option<Membership<D>>,
     ) -> Arc<Self> {
         const {
+            const LINE: usize = align_of::<NewLine>();
             let is_close = offset_of!(Self, reporter) < 128;
-            let is_apart = offset_of!(Self, locked) > offset_of!(Self, reading);
+            let is_apart =
+                offset_of!(Self, reading) % LINE == 0 && offset_of!(Self, locked) % LINE == 0;
             // The atomics of the models are larger.
             assert!(size_of::<AtomicFigure>() > 8 || is_close && is_apart, "see `Shell`");
         }
@@ -171,6 +174,8 @@ impl<D: Dialer> Shell<D> {
             blocking,
             knobs: Knobs::new(&config),
             places: Places::new(places_at_first(&config, blocking, membership.is_some())),
+            line_of_numbers: NewLine::new(()),
+            line_of_lock: NewLine::new(()),
             locked: Mutex::new(Locked::new(ledger)),
             woken: AtomicU64::new(0),
             is_kept: AtomicU64::new(0),
