@@ -8,7 +8,7 @@
 //!
 //! | file | purpose |
 //! | --- | --- |
-//! | `mod` | a checkout without the lock, and a return |
+//! | `lend`, `give_back` | a checkout without the lock, or by it; a return |
 //! | `waiting` (with a `bell`), `snapshot`, `cancel`, `terms` | a checkout that waits, and its error |
 //! | `locked` | the ledger's lock, and the idle connections beside it |
 //! | `places`, `knobs` | the idle connections, and the settings, that threads reach without the lock |
@@ -33,8 +33,10 @@ pub(crate) mod cancel;
 mod carry_out;
 mod control;
 mod dialing;
+mod give_back;
 mod group;
 mod knobs;
+mod lend;
 mod locked;
 pub(crate) mod places;
 pub(crate) mod quota;
@@ -46,33 +48,24 @@ mod waiting;
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::Config;
 use crate::dialer::{Blocking, Dialer};
-use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{Effects, Entry, Ledger, Purpose, RareEffects, Refusal, Verdict};
+use crate::ledger::{Effects, Entry, Ledger, RareEffects, Verdict};
 use crate::report::error::{DialFailure, GetError};
-use crate::report::event::Event;
 use crate::report::histogram::Timings;
-use crate::report::holder::Site;
 use crate::report::log_lines::Streak;
 use crate::report::reporter::Reporter;
-use crate::runtime::moment::Moment;
 use crate::runtime::shelf::{Latest, NewLine};
-use crate::runtime::sync::{
-    AtomicFigure, AtomicU64, Mutex, Process, coarse_now, now, seed, this_thread,
-};
+use crate::runtime::sync::{AtomicFigure, AtomicU64, Mutex, Process, now, seed};
 use crate::runtime::workers::{Crew, Enlistment};
-use crate::shell::cancel::Cancel;
-use crate::shell::places::{Open, Places};
+use crate::shell::places::Places;
 
 use self::dialing::LastClose;
 use self::group::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
 use self::locked::{Locked, Reading};
-use self::snapshot::Snapshot;
-use self::waiting::{CallerBell, LedgerCheckout};
+use self::waiting::CallerBell;
 
 pub(crate) use self::group::{Group, OnVacant};
 pub(crate) use self::terms::Terms;
@@ -226,70 +219,6 @@ impl<D: Dialer> Shell<D> {
         &self.dialer
     }
 
-    // ---- Checkout ------------------------------------------------------------------------------
-
-    /// Takes a sound connection that rests in a place, if nobody waits and there is one. Nearly every
-    /// checkout goes this way: it takes no lock, allocates nothing, and reads no precise clock.
-    #[inline]
-    pub(crate) fn take_resting(self: &Arc<Self>, site: Site) -> Option<EntryOf<D>> {
-        self.take_resting_or(site, |shell, entry| shell.check_resting(entry))
-    }
-
-    /// The same, but leaves a connection that needs a check to the ledger.
-    #[inline]
-    pub(crate) fn take_fresh(self: &Arc<Self>, site: Site) -> Option<EntryOf<D>> {
-        self.take_resting_or(site, |shell, entry| shell.leave_to_ledger(entry))
-    }
-
-    /// The same; `stale` takes a connection that has rested for so long that it needs a check.
-    #[inline]
-    fn take_resting_or(
-        self: &Arc<Self>,
-        site: Site,
-        stale: impl FnOnce(&Arc<Self>, EntryOf<D>) -> Option<EntryOf<D>>,
-    ) -> Option<EntryOf<D>> {
-        if self.is_inherited() {
-            return None;
-        }
-        let open = self.places.gate()?;
-        let now = coarse_now();
-        let mut entry = self.places.take(now)?;
-        if self.idle.is_some() {
-            self.count_idle(-1);
-        }
-        // An entry of an older epoch can be here for a moment, until its returner rechecks the gate.
-        if entry.epoch != open.epoch() || now >= entry.expires {
-            return self.leave_to_ledger(entry);
-        }
-        if !self.knobs.is_fresh(entry.idle_since(), now) {
-            entry = stale(self, entry)?;
-        } else if !self.is_sound(&mut entry.connection) {
-            self.retire(entry, CloseReason::Broken);
-            return None;
-        }
-        let (thread, record) = (this_thread(), entry.record());
-        record.count_loan();
-        record.hand_to(now, thread, site);
-        self.emit(|| lent(&entry, Duration::ZERO));
-        Some(entry)
-    }
-
-    /// Checks a connection from a place that has rested long enough for that, if its caller may do so
-    /// on its own thread.
-    #[cold]
-    fn check_resting(self: &Arc<Self>, mut entry: EntryOf<D>) -> Option<EntryOf<D>> {
-        if self.blocking.check || !self.knobs.may_rest_on(entry.idle_since()) {
-            return self.leave_to_ledger(entry);
-        }
-        match self.fault_by_check(&mut entry) {
-            None => Some(entry),
-            Some(fault) => {
-                self.retire(entry, fault);
-                None
-            }
-        }
-    }
-
     /// Counts an idle connection more or less, if all keys together have a bound on them.
     fn count_idle(&self, more: i64) {
         if let Some(idle) = &self.idle {
@@ -303,270 +232,6 @@ impl<D: Dialer> Shell<D> {
             self.membership.iter().for_each(|membership| membership.group.trim(idle));
         }
     }
-
-    /// The ledger sees to a connection from a place before it is lent.
-    #[cold]
-    fn leave_to_ledger(self: &Arc<Self>, entry: EntryOf<D>) -> Option<EntryOf<D>> {
-        self.event(|ledger, now| {
-            ledger.take_from_place(entry);
-            ledger.tick(now)
-        });
-        None
-    }
-
-    /// Waits for a sound connection until `deadline`. `None` waits for as long as it takes, or until
-    /// the wait is cancelled.
-    #[cold]
-    pub(crate) fn get(
-        self: &Arc<Self>,
-        start: Moment,
-        deadline: Option<Moment>,
-        cancel: Option<&Cancel>,
-        site: Site,
-    ) -> Result<EntryOf<D>, GetErrorOf<D>> {
-        self.get_of_key(start, deadline, cancel, site).unwrap_or(Err(GetError::Closed))
-    }
-
-    /// The same for the pool of a key. `None`: that pool closed because it was empty, and the caller
-    /// finds the key's next pool.
-    pub(crate) fn get_of_key(
-        self: &Arc<Self>,
-        start: Moment,
-        deadline: Option<Moment>,
-        cancel: Option<&Cancel>,
-        site: Site,
-    ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
-        if self.is_inherited() {
-            return Some(Err(GetError::Closed));
-        }
-        let mut checkout =
-            LedgerCheckout { shell: self, start, deadline, cancel, has_queued: false };
-        let outcome = checkout.run();
-        let mut waited = Duration::ZERO;
-        if checkout.has_queued {
-            waited = now().since(start);
-            self.timings.note_wait(waited, outcome.is_ok());
-        }
-        self.checked_out(outcome, waited, site)
-    }
-
-    /// Lends a sound idle connection, if there is one and nobody waits for it.
-    pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<EntryOf<D>, GetErrorOf<D>> {
-        self.try_get_of_key(site).unwrap_or(Err(GetError::Closed))
-    }
-
-    /// The same for the pool of a key: see [`get_of_key`](Self::get_of_key).
-    pub(crate) fn try_get_of_key(
-        self: &Arc<Self>,
-        site: Site,
-    ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
-        if self.is_inherited() {
-            return Some(Err(GetError::Closed));
-        }
-        let outcome = self.try_get_sound();
-        self.checked_out(outcome, Duration::ZERO, site)
-    }
-
-    fn try_get_sound(self: &Arc<Self>) -> Result<EntryOf<D>, GetErrorOf<D>> {
-        loop {
-            let ((lent, turned_away), effects) = self.transact(|locked, now| {
-                let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
-                let (lent, effects) = ledger.try_request(now);
-                let turned_away = match lent {
-                    Ok(Some(_)) => (Snapshot::default(), None),
-                    _ => (Snapshot::of(self.name(), ledger, waiting, now), ledger.last_failure()),
-                };
-                ((lent, turned_away), effects)
-            });
-            self.carry_out(effects);
-            let (snapshot, failure) = turned_away;
-            let mut entry = match lent {
-                Ok(Some(entry)) => entry,
-                Ok(None) => return Err(snapshot.exhausted(Duration::ZERO, failure)),
-                Err(Refusal::Suspended) => return Err(snapshot.suspended(Duration::ZERO, failure)),
-                Err(_) => return Err(GetError::Closed),
-            };
-            if self.is_sound(&mut entry.connection) {
-                return Ok(entry);
-            }
-            self.retire_unused(entry, CloseReason::Broken);
-        }
-    }
-
-    /// Ends a checkout that went by the lock: begins its loan, or tells why there is none.
-    fn checked_out(
-        &self,
-        outcome: Result<EntryOf<D>, GetErrorOf<D>>,
-        waited: Duration,
-        site: Site,
-    ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
-        match outcome {
-            Ok(entry) => {
-                let (since, thread) = (coarse_now(), this_thread());
-                entry.record().hand_to(since, thread, site);
-                self.emit(|| lent(&entry, waited));
-                Some(Ok(entry))
-            }
-            Err(error) => self.turned_away(error, waited).map(Err),
-        }
-    }
-
-    /// Tells the observer that a caller is given nothing, and counts it for all keys. `None`: this is
-    /// the pool of a key, and closed because it was empty; the keyed pool retries on a new one, so
-    /// nobody is told.
-    fn turned_away(&self, error: GetErrorOf<D>, waited: Duration) -> Option<GetErrorOf<D>> {
-        if let Some(membership) = &self.membership {
-            if matches!(error, GetError::Closed) && !membership.group.is_closed() {
-                return None;
-            }
-            membership.group.note_turned_away();
-        }
-        self.emit(|| Event::TurnedAway { error: &error, waited });
-        Some(error)
-    }
-
-    /// Retires a connection that the ledger lent and that turned out to have a fault before its caller
-    /// had it.
-    fn retire_unused(self: &Arc<Self>, entry: EntryOf<D>, fault: CloseReason) {
-        self.timings.note_vain_loan();
-        self.retire(entry, fault);
-    }
-
-    // ---- Return --------------------------------------------------------------------------------
-
-    /// Takes a borrowed connection back: it goes to the next caller, comes to rest, or is closed.
-    #[inline]
-    pub(crate) fn give_back(self: &Arc<Self>, mut entry: EntryOf<D>, was_touched: bool) {
-        if self.is_inherited() {
-            return std::mem::forget(entry);
-        }
-        let (now, since) = (coarse_now(), entry.record().since());
-        // Nearly every loan ends within a tick of the coarse clock: see `Timings`.
-        if now.is_a_tick_after(since) || self.reporter.has_observer() {
-            self.note_return(&entry, now);
-        }
-        let connection = &mut entry.connection;
-        if !self.is_sound(connection) {
-            return self.retire(entry, CloseReason::Broken);
-        }
-        if was_touched {
-            let Some(needs_reset) = self.user_code(|dialer| dialer.needs_reset(connection)) else {
-                self.emit_fault(Purpose::Reset, None);
-                return self.retire(entry, CloseReason::ResetFailed);
-            };
-            if needs_reset && self.resets_on_worker() {
-                return self.event(|ledger, now| ledger.give_back_for_reset(entry, now));
-            }
-            if needs_reset && !self.has_passed(Purpose::Reset, |dialer| dialer.reset(connection)) {
-                return self.retire(entry, CloseReason::ResetFailed);
-            }
-        }
-        // `now` was read before the reset. A connection that looks older than it is costs a check.
-        match self.places.gate() {
-            Some(open) if open.epoch() == entry.epoch && now < entry.expires => {
-                entry.come_to_rest(self.knobs.rests_from(now));
-                entry.record().let_go();
-                let expires = entry.expires;
-                if self.idle.is_some() {
-                    self.put_counted(entry, open);
-                } else if let Err(left) = self.places.put(entry, open) {
-                    self.give_back_left(left);
-                }
-                // Read after the gate, and written before the gate is opened: see `Knobs`.
-                if self.knobs.is_before_upkeep(expires) {
-                    self.event(Ledger::tick);
-                }
-            }
-            _ => self.give_back_slowly(entry),
-        }
-    }
-
-    /// Whether this thread must leave a reset to a worker.
-    fn resets_on_worker(&self) -> bool {
-        self.blocking.reset || self.user_code(|dialer| dialer.must_not_wait()) == Some(true)
-    }
-
-    /// Puts a connection into a place, and counts it among the idle ones of all keys.
-    #[inline(never)]
-    fn put_counted(self: &Arc<Self>, entry: EntryOf<D>, open: Open) {
-        self.count_idle(1); // Before anybody can take it again.
-        match self.places.put(entry, open) {
-            Ok(()) => self.trim(),
-            Err(left) => {
-                self.count_idle(-(left.iter().flatten().count() as i64));
-                self.give_back_left(left);
-            }
-        }
-    }
-
-    #[cold]
-    fn give_back_slowly(self: &Arc<Self>, entry: EntryOf<D>) {
-        self.event(|ledger, now| ledger.give_back(entry, now));
-    }
-
-    #[cold]
-    fn give_back_left(self: &Arc<Self>, left: [Option<EntryOf<D>>; 2]) {
-        left.into_iter().flatten().for_each(|entry| self.give_back_slowly(entry));
-    }
-
-    /// Ends the loan of a connection that is of no more use.
-    #[cold]
-    pub(crate) fn discard(self: &Arc<Self>, entry: EntryOf<D>, reason: CloseReason) {
-        if self.is_inherited() {
-            return std::mem::forget(entry);
-        }
-        self.note_return(&entry, coarse_now());
-        self.retire(entry, reason);
-    }
-
-    /// The same for a connection with which its borrower's work has failed. If the dialer calls it
-    /// broken, the idle ones are in doubt as well.
-    #[cold]
-    pub(crate) fn discard_failed(self: &Arc<Self>, mut entry: EntryOf<D>) {
-        let is_sound = self.is_inherited() || self.is_sound(&mut entry.connection);
-        self.discard(entry, if is_sound { CloseReason::Discarded } else { CloseReason::Broken });
-    }
-
-    #[cold]
-    fn note_return(&self, entry: &EntryOf<D>, now: Moment) {
-        let held = self.end_loan(entry, now);
-        self.emit(|| Event::Returned { id: entry.record().id(), held });
-    }
-
-    /// Notes for how long a connection was lent, and says so.
-    #[cold]
-    fn end_loan(&self, entry: &EntryOf<D>, now: Moment) -> Duration {
-        let since = entry.record().since();
-        let held = now.since(since);
-        if now.is_a_tick_after(since) {
-            self.timings.note_hold(held);
-        }
-        held
-    }
-
-    /// Has the ledger close a lent connection.
-    #[cold]
-    fn retire(self: &Arc<Self>, entry: EntryOf<D>, reason: CloseReason) {
-        self.event(|ledger, now| ledger.retire(entry, reason, now));
-    }
-
-    /// Lets a borrower keep its connection.
-    pub(crate) fn detach(self: &Arc<Self>, entry: EntryOf<D>) -> Connection<D> {
-        let held = self.end_loan(&entry, coarse_now());
-        self.emit(|| Event::Detached { id: entry.record().id(), held });
-        if self.is_inherited() {
-            return entry.into_connection();
-        }
-        let (connection, effects) = self.transact(|locked, now| locked.ledger.detach(entry, now));
-        self.carry_out(effects);
-        connection
-    }
-}
-
-/// The event of a loan that begins.
-fn lent<'a, C, E>(entry: &Entry<C>, waited: Duration) -> Event<'a, E> {
-    let (id, uses) = (entry.record().id(), entry.record().loans());
-    Event::Lent { id, waited, reused: entry.is_reused(), uses }
 }
 
 impl<D: Dialer> Drop for Shell<D> {
