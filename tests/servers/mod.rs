@@ -7,6 +7,8 @@
 
 #[cfg(feature = "mysql")]
 pub mod mariadb;
+#[cfg(feature = "memcached")]
+pub mod memcached;
 #[cfg(any(feature = "mysql", feature = "redis"))]
 pub mod names;
 #[cfg(feature = "rustls")]

@@ -7,6 +7,7 @@ mod servers;
 use std::thread;
 use std::time::Duration;
 
+use memcache::ConnectionManager;
 use mysql::prelude::Queryable;
 use postgres::NoTls;
 use r2d2::{ManageConnection, Pool};
@@ -15,6 +16,7 @@ use r2d2_postgres::PostgresConnectionManager;
 use r2d2_sqlite::SqliteConnectionManager;
 use servers::Server;
 use servers::mariadb::MariaDb;
+use servers::memcached::Memcached;
 use servers::postgres::Postgres;
 use servers::redis::Redis;
 
@@ -84,6 +86,39 @@ fn redis_works_and_survives_a_restart_of_the_server() {
     let mut connection = server.connection();
     let count: u32 = redis::cmd("GET").arg("count").query(&mut connection).unwrap();
     assert_eq!(count, 8 * 50 + 8 + 1);
+}
+
+/// The client of this crate has the pool within.
+#[test]
+fn memcache_works_and_survives_a_restart_of_the_server() {
+    let Some(mut server) = Memcached::start() else { return };
+    let manager = ConnectionManager::new(server.url().parse().unwrap());
+    let pool = Pool::builder().max_size(4).build(manager).unwrap();
+    let client = memcache::Client::with_pool(pool.clone()).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let (client, key) = (&client, format!("key-{thread}"));
+            scope.spawn(move || {
+                for number in 0..50 {
+                    client.set(&key, number, 0).unwrap();
+                    assert_eq!(client.get(&key).unwrap(), Some(number));
+                }
+            });
+        }
+    });
+    is_the_drop_in(&pool);
+
+    server.restart();
+    for _ in 0..8 {
+        assert_eq!(client.get::<u32>("key-0").unwrap(), None, "it has forgotten everything");
+        client.set("key-1", 1, 0).unwrap();
+    }
+
+    server.kill();
+    let error = pool.get_timeout(Duration::from_millis(500)).err().unwrap().to_string();
+    assert!(error.to_lowercase().contains("refused"), "{error}");
+    server.resume();
+    client.set("key-2", 2, 0).unwrap();
 }
 
 #[test]
