@@ -24,6 +24,8 @@ pub(crate) struct EchoConnection {
     stream: TcpConnection,
     /// The server's own number for this connection; every reply must have it.
     serial: u64,
+    /// Whether a request has been sent.
+    is_reused: bool,
 }
 
 impl Dialer for EchoDialer {
@@ -36,7 +38,7 @@ impl Dialer for EchoDialer {
         let mut serial = [0; 8];
         stream.read_exact(&mut serial)?;
         stream.set_read_timeout(None)?; // It was the dial's limit.
-        Ok(EchoConnection { stream, serial: u64::from_be_bytes(serial) })
+        Ok(EchoConnection { stream, serial: u64::from_be_bytes(serial), is_reused: false })
     }
 
     // `TcpDialer` does the rest: it tests the socket, without a message to the peer.
@@ -69,8 +71,13 @@ impl From<io::Error> for EchoError {
 }
 
 impl EchoConnection {
+    pub(crate) fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
     /// Sends a request, and checks that the reply is the one to it.
     pub(crate) fn echo(&mut self, id: u64) -> Result<(), EchoError> {
+        self.is_reused = true;
         let mut expected = [0; 24];
         expected[..8].copy_from_slice(&id.to_be_bytes());
         // A second word that depends on the first, so that half of another reply cannot match.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind::{GetError, Pool, PooledConnection};
+use latebind::{GetError, Pool};
 
 use crate::client::{EchoDialer, EchoError};
 use crate::crowd;
@@ -121,48 +121,52 @@ impl Load {
     fn ask(&self, tally: &mut Tally) -> Result<(), Failure> {
         let id = self.requests.fetch_add(1, SeqCst);
         tally.requests += 1;
-        loop {
-            let start = Instant::now();
-            let mut connection = match self.pool.get() {
-                Ok(connection) => connection,
-                Err(error) => {
-                    tally.error(kind(&error));
-                    let closed = matches!(error, GetError::Closed);
-                    return Err(if closed { Failure::Closed } else { Failure::Other });
-                }
-            };
-            let reused = PooledConnection::is_reused(&connection);
-            tally.waits.push(Wait { waited: start.elapsed(), reused });
-
-            match connection.echo(id) {
-                Ok(()) => {
-                    tally.replies += 1;
-                    self.replies.fetch_add(1, SeqCst);
-                    return Ok(());
-                }
-                // The connection was used before, and the server may have closed it before it saw
-                // this request. That says nothing about the server now, so ask again on another
-                // connection. An echo may be asked twice; any other request may be repeated only
-                // if the protocol says that the server has not begun it.
-                Err(EchoError::Lost(_)) if reused => {
-                    tally.lost += 1;
-                    tally.retried += 1;
-                    PooledConnection::discard(connection);
-                }
-                // It was dialed for this request. Another try would hide a failing server.
-                Err(EchoError::Lost(error)) => {
-                    tally.lost += 1;
-                    tally.error(format!("fresh connection lost: {}", error.kind()));
-                    PooledConnection::discard(connection);
-                    return Err(Failure::Other);
-                }
-                Err(EchoError::MixedUp) => {
-                    tally.error(MIXED_UP);
-                    PooledConnection::discard(connection);
-                    return Err(Failure::Other);
+        let (mut asked, mut attempts) = (Instant::now(), 0);
+        let outcome = self.pool.retrying(
+            |connection| {
+                tally.waits.push(Wait { waited: asked.elapsed(), reused: connection.is_reused() });
+                attempts += 1;
+                let outcome = connection.echo(id);
+                tally.lost += u64::from(matches!(outcome, Err(EchoError::Lost(_))));
+                asked = Instant::now();
+                outcome.map_err(AskError::Echo)
+            },
+            // The connection was used before, and the server may have closed it before it saw this
+            // request. An echo may be asked twice; any other request may be repeated only if the
+            // protocol says that the server has not begun it.
+            |error| matches!(error, AskError::Echo(EchoError::Lost(_))),
+        );
+        tally.retried += u64::from(attempts > 1);
+        match outcome {
+            Ok(()) => {
+                tally.replies += 1;
+                self.replies.fetch_add(1, SeqCst);
+                return Ok(());
+            }
+            Err(AskError::Get(error)) => {
+                tally.error(kind(&error));
+                if matches!(error, GetError::Closed) {
+                    return Err(Failure::Closed);
                 }
             }
+            Err(AskError::Echo(EchoError::Lost(error))) => {
+                tally.error(format!("connection lost: {}", error.kind()));
+            }
+            Err(AskError::Echo(EchoError::MixedUp)) => tally.error(MIXED_UP),
         }
+        Err(Failure::Other)
+    }
+}
+
+/// Why a request failed.
+enum AskError {
+    Get(GetError<std::io::Error>),
+    Echo(EchoError),
+}
+
+impl From<GetError<std::io::Error>> for AskError {
+    fn from(error: GetError<std::io::Error>) -> Self {
+        Self::Get(error)
     }
 }
 
