@@ -7,7 +7,6 @@
 
 #[cfg(feature = "mysql")]
 pub mod mariadb;
-#[cfg(feature = "memcached")]
 pub mod memcached;
 #[cfg(any(feature = "mysql", feature = "redis"))]
 pub mod names;
