@@ -1,18 +1,14 @@
 //! A memcached of a test's own.
 
-use std::io;
-use std::io::Read;
-use std::io::Write;
-use std::net::TcpStream;
 use std::ops::Deref;
 use std::ops::DerefMut;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use super::Recipe;
 use super::Server;
+use super::answer;
 use super::find;
 use super::folder;
 
@@ -57,14 +53,6 @@ impl Recipe for Program {
     }
 
     fn is_ready(&self, _folder: &Path, port: u16) -> bool {
-        let ask = || {
-            let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-            stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-            stream.write_all(b"version\r\n")?;
-            let mut answer = [0; 8];
-            stream.read_exact(&mut answer)?;
-            io::Result::Ok(answer == *b"VERSION ")
-        };
-        ask().is_ok_and(|is_version| is_version)
+        answer(port, b"version\r\n").is_ok_and(|answer| answer == *b"VERSION ")
     }
 }

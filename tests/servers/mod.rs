@@ -24,8 +24,13 @@ mod support;
 use std::env;
 use std::fs;
 use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
 use std::mem;
+use std::net::Shutdown;
 use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -59,6 +64,19 @@ pub trait Recipe: Send + Sync {
     fn kill(&self) -> libc::c_int {
         libc::SIGKILL
     }
+}
+
+/// The answer to a question, over a connection of its own. Waits until the server has closed it: until
+/// then it counts as a client, and a server with a small limit would refuse the test's.
+fn answer<const BYTES: usize>(port: u16, question: &[u8]) -> io::Result<[u8; BYTES]> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(question)?;
+    let mut answer = [0; BYTES];
+    stream.read_exact(&mut answer)?;
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(answer)
 }
 
 /// A server that runs, or may run again.

@@ -13,6 +13,7 @@ use postgres::SimpleQueryMessage;
 
 use super::Recipe;
 use super::Server;
+use super::answer;
 use super::find;
 use super::folder;
 use super::postgres::Postgres;
@@ -79,6 +80,9 @@ impl DerefMut for PgBouncer {
     }
 }
 
+/// PostgreSQL's question whether the server has TLS, which every server answers with one letter.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+
 struct Program {
     program: PathBuf,
     settings: String,
@@ -94,6 +98,6 @@ impl Recipe for Program {
     }
 
     fn is_ready(&self, _folder: &Path, port: u16) -> bool {
-        console(port).is_ok()
+        answer(port, &SSL_REQUEST).is_ok_and(|[answer]| b"NS".contains(&answer))
     }
 }

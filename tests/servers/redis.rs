@@ -1,23 +1,19 @@
 //! A Redis of a test's own.
 
 use std::fs;
-use std::io;
-use std::io::Read;
-use std::io::Write;
-use std::net::TcpStream;
 use std::ops::Deref;
 use std::ops::DerefMut;
 use std::os::unix::fs::chown;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use redis::Client;
 use redis::Connection;
 
 use super::Recipe;
 use super::Server;
+use super::answer;
 use super::find;
 use super::folder;
 use super::nobody;
@@ -124,13 +120,5 @@ impl Recipe for Program {
 
 /// Who may not ask is answered too, unless it is loading its data.
 fn answers_ping(port: u16) -> bool {
-    let ask = || {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"PING\r\n")?;
-        let mut answer = [0; 7];
-        stream.read_exact(&mut answer)?;
-        io::Result::Ok(answer)
-    };
-    ask().is_ok_and(|answer| [b"+PONG\r\n", b"-NOAUTH"].contains(&&answer))
+    answer(port, b"PING\r\n").is_ok_and(|answer| [b"+PONG\r\n", b"-NOAUTH"].contains(&&answer))
 }
