@@ -81,8 +81,7 @@ pub(crate) mod pause {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         let pause = span::deserialize(from)?;
         if pause < SHORTEST_PAUSE {
-            let error =
-                format_args!("a pause is {pause:?}; it must be at least {SHORTEST_PAUSE:?}");
+            let error = format!("a pause is {pause:?}; it must be at least {SHORTEST_PAUSE:?}");
             return Err(D::Error::custom(error));
         }
         Ok(pause)
