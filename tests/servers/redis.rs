@@ -85,7 +85,7 @@ impl Recipe for Watch {
         let (file, master) = (folder.join("sentinel.conf"), self.master);
         let lines = format!(
             "bind 127.0.0.1\nport {port}\nsentinel monitor shop 127.0.0.1 {master} 1\n\
-             sentinel down-after-milliseconds shop 300\nsentinel failover-timeout shop 2000\n"
+             sentinel down-after-milliseconds shop 2000\nsentinel failover-timeout shop 2000\n"
         );
         fs::write(&file, lines).unwrap();
         chown(&file, nobody(), nobody()).unwrap();
