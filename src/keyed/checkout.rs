@@ -141,7 +141,7 @@ where
         self.checkout(key).get_owned()
     }
 
-    /// Begins a checkout of a connection of `key`, whose time limit and cancellation are its own.
+    /// Begins a checkout of a connection of `key`, whose time limit, cancellation and label are its own.
     #[inline]
     #[track_caller]
     pub fn checkout<'k, Q: ?Sized + AsKey<K>>(&self, key: &'k Q) -> KeyedCheckout<'_, 'k, K, D, Q> {
@@ -182,6 +182,16 @@ where
 
     #[inline]
     fn lend<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+        terms: Terms<'_>,
+    ) -> Result<Lent<K, D>, GetError<D::Error>> {
+        let label = |(record, entry): &Lent<K, D>| record.pool.shell().label(entry, terms.label);
+        self.lend_unlabelled(key, terms).inspect(label)
+    }
+
+    #[inline]
+    fn lend_unlabelled<Q: ?Sized + AsKey<K>>(
         &self,
         key: &Q,
         terms: Terms<'_>,
@@ -270,6 +280,11 @@ where
     /// Lets `cancel` end the wait, from another thread: see [`Checkout::cancel`](crate::Checkout::cancel).
     pub fn cancel(self, cancel: &'k Cancel) -> Self {
         Self { terms: self.terms.cancelled_by(cancel), ..self }
+    }
+
+    /// Says what the loan is for: see [`Checkout::label`](crate::Checkout::label).
+    pub fn label(self, label: &'static str) -> Self {
+        Self { terms: self.terms.labelled(label), ..self }
     }
 
     /// Lends a connection.

@@ -5,6 +5,7 @@ use crate::ledger::stats::Stats;
 use crate::runtime::moment::Moment;
 
 use super::answers::{Overdue, Waker};
+use super::entry::Entry;
 use super::outage::Outage;
 use super::roster::LoanCount;
 use super::share::Share;
@@ -65,6 +66,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The connections in callers' hands, with who has them.
     pub(crate) fn loans(&self) -> Vec<Loan> {
         self.roster.loans()
+    }
+
+    /// Notes the label of a loan that has begun.
+    pub(crate) fn label(&mut self, entry: &Entry<C>, label: &'static str) {
+        self.roster.label(entry.record(), label);
     }
 
     /// The loans that have lasted too long and are not counted as leaks yet.

@@ -3,6 +3,7 @@
 //! Most loans begin and end without the ledger. So each connection has a record that its holder writes
 //! without a lock, and that the ledger reads.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
@@ -106,6 +107,8 @@ pub(crate) struct Loan {
     pub(crate) thread: ThreadId,
     /// The call site.
     pub(crate) location: &'static Location<'static>,
+    /// What its caller says that it is for.
+    pub(crate) label: Option<&'static str>,
 }
 
 impl LoanRecord {
@@ -185,7 +188,8 @@ impl LoanRecord {
         let since = self.since();
         let thread = self.thread.load().0?;
         let id = self.id();
-        (self.loans() == number).then_some(Loan { id, uses: number, since, thread, location })
+        let loan = Loan { id, uses: number, since, thread, location, label: None };
+        (self.loans() == number).then_some(loan)
     }
 }
 
@@ -201,7 +205,13 @@ pub(super) struct LoanCount {
 pub(super) struct Roster {
     /// Each with its lines that are taken, one bit for each.
     pages: Vec<(Arc<Page>, u8)>,
+    /// `None`: nobody has ever used one.
+    labels: Option<Box<Labels>>,
 }
+
+/// The latest label of each connection that ever had one, with the number of the loan that had it. A
+/// record has no room for it, and few loans have one.
+type Labels = BTreeMap<ConnectionId, (u64, &'static str)>;
 
 impl Roster {
     /// Assigns a page and line to a new connection.
@@ -222,11 +232,19 @@ impl Roster {
     pub(super) fn strike(&mut self, page: &Arc<Page>, line: u8) {
         let at = self.pages.iter().position(|(other, _)| Arc::ptr_eq(page, other));
         let at = at.expect("the page of an entry is on the roster");
-        debug_assert_eq!(page[usize::from(line)].uncounted(), LoanCount::default());
+        let record = &page[usize::from(line)];
+        debug_assert_eq!(record.uncounted(), LoanCount::default());
+        self.labels.as_mut().map(|labels| labels.remove(&record.id()));
         self.pages[at].1 &= !(1 << line);
         if self.pages[at].1 == 0 {
             self.pages.swap_remove(at);
         }
+    }
+
+    /// Notes the label of a record's latest loan.
+    pub(super) fn label(&mut self, record: &LoanRecord, label: &'static str) {
+        let labels = self.labels.get_or_insert_default();
+        labels.insert(record.id(), (record.loans(), label));
     }
 
     /// The loans that are not in the ledger's totals.
@@ -238,18 +256,26 @@ impl Roster {
 
     /// The connections in somebody's hands.
     pub(super) fn loans(&self) -> Vec<Loan> {
-        self.records().filter_map(LoanRecord::loan).collect()
+        self.records().filter_map(|record| self.loan(record)).collect()
     }
 
     /// The loans that began before `limit` and were not returned here before.
     pub(super) fn take_overlong(&self, limit: Moment) -> Vec<Loan> {
         let take = |record: &LoanRecord| {
-            let (number, loan) = (record.loans(), record.loan()?);
+            let (number, loan) = (record.loans(), self.loan(record)?);
             let is_news = loan.since < limit && record.overlong.load().0 != number;
             is_news.then(|| record.overlong.store(Word(number)))?;
             Some(loan)
         };
         self.records().filter_map(take).collect()
+    }
+
+    /// The loan of a record, with its label. An earlier loan's label has another number.
+    fn loan(&self, record: &LoanRecord) -> Option<Loan> {
+        let loan = record.loan()?;
+        let label = self.labels.as_ref().and_then(|labels| labels.get(&loan.id));
+        let label = label.filter(|(number, _)| *number == loan.uses).map(|(_, label)| *label);
+        Some(Loan { label, ..loan })
     }
 
     fn records(&self) -> impl Iterator<Item = &LoanRecord> {

@@ -19,7 +19,7 @@ const NAMED_IN_ERRORS: usize = 3;
 /// A connection in use: for how long, taken by which thread, at which line.
 ///
 /// [`Pool::holders`](crate::Pool::holders) lists all of them. Its `Display` is one line: `held for
-/// 3.2s by thread "worker-3" since src/main.rs:41:17`.
+/// 3.2s by thread "worker-3" since src/main.rs:41:17`. A [label](crate::Checkout::label) stands before `since`: `for "report"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
@@ -35,6 +35,9 @@ pub struct Holder {
     pub thread: ThreadId,
     /// The name of that thread, if it has one and still runs.
     pub thread_name: Option<String>,
+    /// What the loan is for, if its checkout [said so](crate::Checkout::label). A loan that has begun at this
+    /// very moment may lack it.
+    pub label: Option<&'static str>,
 }
 
 impl Holder {
@@ -46,6 +49,7 @@ impl Holder {
             location: loan.location,
             thread: loan.thread,
             thread_name: thread_name(loan.thread),
+            label: loan.label,
         }
     }
 
@@ -63,6 +67,9 @@ impl fmt::Display for Holder {
         match &self.thread_name {
             Some(name) => write!(f, "thread {name:?}")?,
             None => write!(f, "{:?}", self.thread)?,
+        }
+        if let Some(label) = self.label {
+            write!(f, " for {label:?}")?;
         }
         write!(f, " since {}", self.location)
     }

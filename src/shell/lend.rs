@@ -187,6 +187,19 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
+    /// Notes what a loan is for, if its caller has said so.
+    #[inline]
+    pub(crate) fn label(&self, entry: &EntryOf<D>, label: Option<&'static str>) {
+        if let Some(label) = label {
+            self.note_label(entry, label);
+        }
+    }
+
+    #[cold]
+    fn note_label(&self, entry: &EntryOf<D>, label: &'static str) {
+        self.lock().ledger.label(entry, label);
+    }
+
     /// Tells the observer that a caller is given nothing, and counts it for all keys. `None`: this is
     /// the pool of a key, and closed because it was empty; the keyed pool retries on a new one, so
     /// nobody is told.

@@ -1,4 +1,4 @@
-//! `Terms`: how long a checkout may wait, who may cancel it, and where it was called.
+//! `Terms`: how long a checkout may wait, who may cancel it, where it was called, and what for.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ pub(crate) struct Terms<'a> {
     limit: Limit,
     pub(crate) cancel: Option<&'a Cancel>,
     pub(crate) site: Site,
+    pub(crate) label: Option<&'static str>,
 }
 
 #[derive(Clone, Copy)]
@@ -37,7 +38,7 @@ impl<'a> Terms<'a> {
     /// The terms of the pool, for a checkout by a call at `site`.
     #[inline]
     pub(crate) fn at(site: Site) -> Self {
-        Self { limit: Limit::OfPool, cancel: None, site }
+        Self { limit: Limit::OfPool, cancel: None, site, label: None }
     }
 
     #[inline]
@@ -53,6 +54,11 @@ impl<'a> Terms<'a> {
     #[inline]
     pub(crate) fn until(self, deadline: Option<Moment>) -> Self {
         Self { limit: Limit::Until(deadline), ..self }
+    }
+
+    #[inline]
+    pub(crate) fn labelled(self, label: &'static str) -> Self {
+        Self { label: Some(label), ..self }
     }
 
     /// When a checkout that starts then is late; `None`: never.

@@ -283,3 +283,28 @@ fn work_that_was_not_sent_is_done_once_more_on_another_connection_of_its_key() {
     assert_eq!((outcome.unwrap(), tries), (2, vec![1, 2]));
     assert_eq!(servers.of(1).dials(), 2);
 }
+
+#[test]
+fn each_checkout_of_a_key_may_have_a_label() {
+    let (pool, servers) = keyed(|b| b);
+    let shown =
+        || pool.holders().iter().map(|(key, holder)| (*key, holder.label)).collect::<Vec<_>>();
+    for _ in 0..2 {
+        let first = pool.checkout(&1).label("one").get().unwrap();
+        assert_eq!(shown(), [(1, Some("one"))]);
+        let second = pool.checkout(&2).label("two").get_owned().unwrap();
+        let mut both = shown();
+        both.sort();
+        assert_eq!(both, [(1, Some("one")), (2, Some("two"))]);
+        drop((first, second));
+        let work = |_: &mut KeyConnection| Ok::<_, GetError<Refused>>(shown());
+        assert_eq!(pool.checkout(&1).label("with").with(work).unwrap(), [(1, Some("with"))]);
+        let work = |_: &mut KeyConnection| Ok::<_, GetError<Refused>>(shown());
+        let retried = pool.checkout(&1).label("retrying").retrying(work, |_| false);
+        assert_eq!(retried.unwrap(), [(1, Some("retrying"))]);
+        let held = pool.get(&1).unwrap();
+        assert_eq!(shown(), [(1, None)], "the loan before it had one");
+        drop(held);
+    }
+    assert_eq!((servers.of(1).dials(), servers.of(2).dials()), (1, 1));
+}

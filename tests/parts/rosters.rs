@@ -111,3 +111,28 @@ fn lines_are_used_again_and_pages_that_nobody_uses_are_freed() {
     }
     assert!(pages.iter().all(|page| page.strong_count() == 0));
 }
+
+#[test]
+fn a_label_goes_with_its_connection_and_belongs_to_one_loan() {
+    let (mut roster, now) = (Roster::default(), Moment::from(Instant::now()));
+    let lend = |record: &LoanRecord| {
+        record.count_loan();
+        record.hand_to(now, thread::current().id(), sites()[0]);
+        record.take_uncounted();
+    };
+    let shown = |roster: &Roster| roster.loans().iter().map(|l| l.label).collect::<Vec<_>>();
+    for number in 0..1_000 {
+        let (page, line) = roster.enroll(ConnectionId::of_dial(number), now);
+        let record = &page[usize::from(line)];
+        lend(record);
+        assert_eq!(shown(&roster), [None], "nor that of the connection before");
+        roster.label(record, "first");
+        assert_eq!(shown(&roster), [Some("first")]);
+        record.let_go();
+        assert_eq!(shown(&roster), []);
+        lend(record);
+        assert_eq!(shown(&roster), [None]);
+        roster.strike(&page, line);
+        assert!(!format!("{roster:?}").contains("first"), "it takes no memory: {roster:?}");
+    }
+}

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::common;
 use crate::common::{
-    Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, panic_quietly, pool,
-    pool_that, used,
+    Act, Gate, LONG, Refused, SHORT, Scripted, await_rest, await_that, await_waiting,
+    panic_quietly, pool, pool_that, used,
 };
 use latebind::{
     Blocking, DialContext, Dialer, Event, GetError, Holders, OwnedConnection, Pool,
@@ -521,6 +521,112 @@ fn holders_may_be_asked_for_at_any_time() {
     });
     assert_eq!(pool.holders(), []);
     assert_eq!(await_rest(&pool, &server).lent_total, 2_000);
+}
+
+// ---- Labels ------------------------------------------------------------------------------------
+
+/// By the ledger (`check_after` of zero) and from a place: the first loan of a pool goes by the ledger anyway.
+#[test]
+fn a_label_is_shown_for_its_loan_and_for_no_other_of_that_connection() {
+    for check_after in [Duration::ZERO, Duration::MAX] {
+        let (pool, server) = pool(|b| b.max_open(1).check_after(check_after));
+        let shown = || pool.holders().first().and_then(|holder| holder.label);
+        for _ in 0..2 {
+            let held = pool.checkout().label("overridden").label("by reference").get().unwrap();
+            assert_eq!(shown(), Some("by reference"));
+            let line = pool.holders()[0].to_string();
+            assert!(
+                line.contains("\" for \"by reference\" since tests/pool/holders.rs:"),
+                "{line}"
+            );
+            drop(held);
+
+            let held = pool.get().unwrap();
+            assert_eq!(shown(), None, "the loan before it had one");
+            let line = pool.holders()[0].to_string();
+            assert_eq!(
+                line.matches('"').count(),
+                2,
+                "the thread has a name, and nothing else: {line}"
+            );
+            drop(held);
+
+            let held = pool.checkout().label("owned").timeout(LONG).get_owned().unwrap();
+            assert_eq!(shown(), Some("owned"));
+            drop(held);
+            drop(pool.try_get().ok().inspect(|_| assert_eq!(shown(), None)));
+
+            let work = |_: &mut common::Connection| Ok::<_, GetError<Refused>>(shown());
+            assert_eq!(pool.checkout().label("with").with(work).unwrap(), Some("with"));
+            assert_eq!(pool.with(work).unwrap(), None);
+        }
+        await_rest(&pool, &server);
+    }
+}
+
+#[test]
+fn both_attempts_of_a_repeated_work_have_its_label() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    drop(pool.get().unwrap());
+    let mut shown = Vec::new();
+    let work = |_: &mut common::Connection| {
+        shown.push(pool.holders()[0].label);
+        if shown.len() == 1 { Err(GetError::Closed) } else { Ok(()) }
+    };
+    pool.checkout().label("repeated").retrying(work, |_: &GetError<Refused>| true).unwrap();
+    assert_eq!(shown, [Some("repeated"); 2]);
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn a_caller_who_waited_has_its_label_and_the_connection_s_next_record_has_none() {
+    let (pool, server) = pool(|b| b.max_open(1));
+    let held = pool.checkout().label("first").get().unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let held = pool.checkout().label("second").timeout(LONG).get().unwrap();
+            let label = pool.holders()[0].label;
+            PooledConnection::discard(held);
+            label
+        });
+        await_waiting(&pool, 1);
+        drop(held);
+        assert_eq!(waiting.join().unwrap(), Some("second"));
+    });
+    // Its record is that of the one before, and its first loan has the number of a loan with a label.
+    let held = pool.get().unwrap();
+    assert_eq!(pool.holders()[0].label, None);
+    drop(held);
+    await_rest(&pool, &server);
+}
+
+#[test]
+fn labels_are_in_errors_in_drains_and_in_leaks() {
+    let leaks = Arc::new(Mutex::new(Vec::new()));
+    let (pool, _server) = pool(|builder| {
+        let leaks = Arc::clone(&leaks);
+        builder.max_open(2).leak_after(SHORT).observer(move |event: &Event<'_, _>| {
+            if let Event::Leaked { holder, .. } = event {
+                leaks.lock().unwrap().push(holder.label);
+            }
+        })
+    });
+    let labelled = pool.checkout().label("import").get().unwrap();
+    await_that("the leak is told of", || leaks.lock().unwrap().len() == 1);
+    let other = pool.get().unwrap();
+    await_that("the other is told of", || leaks.lock().unwrap().len() == 2);
+    assert_eq!(*leaks.lock().unwrap(), [Some("import"), None]);
+
+    let error = pool.get_timeout(SHORT).unwrap_err();
+    let message = error.to_string();
+    assert_eq!(message.matches(" for \"import\" since ").count(), 1, "{message}");
+    let labels = |holders: Vec<latebind::Holder>| {
+        holders.iter().map(|holder| holder.label).collect::<Vec<_>>()
+    };
+    let told = holders_at::<(), _>(Err(error)).longest;
+    assert_eq!(labels(told), [Some("import"), None]);
+    assert_eq!(labels(pool.drain(Instant::now()).holders), [Some("import"), None]);
+    drop((labelled, other));
 }
 
 // ---- Leaks -------------------------------------------------------------------------------------

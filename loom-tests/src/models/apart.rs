@@ -148,8 +148,8 @@ fn a_record_read_while_it_is_written_tells_of_one_loan() {
     });
     let id = ConnectionId::of_dial(7);
     let loans = [
-        Loan { id, uses: 1, since: Moment::FIRST, thread: one, location: here() },
-        Loan { id, uses: 2, since: Moment::LAST, thread: other, location: here() },
+        Loan { id, uses: 1, since: Moment::FIRST, thread: one, location: here(), label: None },
+        Loan { id, uses: 2, since: Moment::LAST, thread: other, location: here(), label: None },
     ];
     check(move || {
         sync::search_finely();
