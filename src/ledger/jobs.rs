@@ -4,6 +4,7 @@
 //! slot until it is reported as ended. The exception is a close, whose slot is freed then.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
 
 use crate::abort::AbortHandle;
 use crate::ledger::close_reason::CloseReason;
@@ -14,16 +15,44 @@ use super::earlier;
 use super::effects::{JobId, Purpose, Ticket};
 use super::queue::count;
 
-/// All jobs under way.
+/// All jobs under way. Their tables are allocated for the first of them, as most pools have none most of
+/// the time.
 #[derive(Debug, Default)]
-pub(super) struct Jobs {
+pub(super) struct Jobs(Option<Box<JobTables>>);
+
+impl Jobs {
+    pub(super) fn is_any(&self) -> bool {
+        self.0.as_deref().is_some_and(JobTables::is_any)
+    }
+}
+
+impl Deref for Jobs {
+    type Target = JobTables;
+
+    fn deref(&self) -> &JobTables {
+        static EMPTY: JobTables = JobTables::EMPTY;
+        self.0.as_deref().unwrap_or(&EMPTY)
+    }
+}
+
+impl DerefMut for Jobs {
+    fn deref_mut(&mut self) -> &mut JobTables {
+        self.0.get_or_insert_with(|| Box::new(JobTables::EMPTY))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct JobTables {
     pub(super) dials: Dials,
     pub(super) at_dialer: AtDialer,
     pub(super) closings: Closings,
 }
 
-impl Jobs {
-    pub(super) fn is_any(&self) -> bool {
+impl JobTables {
+    const EMPTY: Self =
+        Self { dials: Dials::EMPTY, at_dialer: AtDialer::EMPTY, closings: Closings::EMPTY };
+
+    fn is_any(&self) -> bool {
         self.dials.len() > 0 || !self.at_dialer.is_empty() || self.closings.len() > 0
     }
 
@@ -37,10 +66,12 @@ impl Jobs {
 /// The jobs of one kind by their deadlines. Deadlines are not in the order in which the jobs began: a
 /// time limit may be changed, the clock may run back a little, and a connection that is at the dialer for
 /// too long begins to close with its old id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct DueTimes(BTreeSet<(Moment, JobId)>);
 
 impl DueTimes {
+    const EMPTY: Self = Self(BTreeSet::new());
+
     fn add(&mut self, deadline: Option<Moment>, id: JobId) {
         self.0.extend(deadline.map(|deadline| (deadline, id)));
     }
@@ -94,7 +125,7 @@ pub(super) struct Dial {
 }
 
 /// The dials under way. Each holds a slot until it returns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Dials {
     /// Dials that a caller may count on.
     counted_on: BTreeMap<JobId, Dial>,
@@ -104,6 +135,9 @@ pub(super) struct Dials {
 }
 
 impl Dials {
+    const EMPTY: Self =
+        Self { counted_on: BTreeMap::new(), due: DueTimes::EMPTY, written_off: BTreeMap::new() };
+
     pub(super) fn len(&self) -> u32 {
         count(self.counted_on.len() + self.written_off.len())
     }
@@ -171,7 +205,7 @@ impl Dials {
 }
 
 /// Connections at the dialer, to be checked, reset or judged. Each counts as in use until it is back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AtDialer {
     /// Why each is there, and until when.
     stays: BTreeMap<JobId, (Purpose, Option<Moment>)>,
@@ -184,6 +218,14 @@ pub(super) struct AtDialer {
 }
 
 impl AtDialer {
+    const EMPTY: Self = Self {
+        stays: BTreeMap::new(),
+        due: DueTimes::EMPTY,
+        checks: 0,
+        keep_alives: 0,
+        written_off: BTreeMap::new(),
+    };
+
     pub(super) fn len(&self) -> u32 {
         count(self.stays.len())
     }
@@ -250,13 +292,15 @@ impl AtDialer {
 }
 
 /// Connections being closed. Each holds its slot until its close has returned or is overdue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Closings {
     deadlines: BTreeMap<JobId, Option<Moment>>,
     due: DueTimes,
 }
 
 impl Closings {
+    const EMPTY: Self = Self { deadlines: BTreeMap::new(), due: DueTimes::EMPTY };
+
     pub(super) fn len(&self) -> u32 {
         count(self.deadlines.len())
     }

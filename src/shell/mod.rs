@@ -116,8 +116,6 @@ pub(crate) struct Shell<D: Dialer> {
     reading: Latest<Reading>,
     /// The predicates that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
-    /// How long waits, dials and loans took.
-    timings: Timings,
     line_of_lock: NewLine,
     locked: Mutex<Locked<D>>,
     /// How many callers who were given a connection while they slept have woken up. Each of them adds
@@ -132,6 +130,8 @@ pub(crate) struct Shell<D: Dialer> {
     woken: AtomicU64,
     /// 0 or 1. Written under the lock.
     is_kept: AtomicU64,
+    /// How long waits, dials and loans took. It is here because there is room on the last line.
+    timings: Timings,
 }
 
 impl<D: Dialer> Shell<D> {
