@@ -303,17 +303,19 @@ impl<T> Settings<T> {
     /// For servers, proxies or clients that grow with each use. A loan counts even if its borrower does
     /// nothing with the connection. At least 1. No limit by default, because most connections do not
     /// wear out; with one, each loan and each return takes the pool's lock.
-    /// [`Stats::used_up_total`](crate::Stats) counts the connections that ended this way.
+    /// [`CloseReason::UsedUp`](crate::CloseReason::UsedUp) counts the connections that ended this way.
     ///
     /// # Examples
     ///
     /// ```
     /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
     /// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
+    /// use latebind::CloseReason;
+    ///
     /// let pool = latebind::Pool::builder(dialer).max_uses(2).build()?;
     /// for used_up in [0, 1] {
     ///     drop(pool.get()?);
-    ///     assert_eq!(pool.stats().used_up_total, used_up);
+    ///     assert_eq!(pool.stats().retired_by[CloseReason::UsedUp], used_up);
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```

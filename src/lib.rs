@@ -63,7 +63,7 @@ pub use crate::keyed::{
 };
 pub use crate::ledger::close_reason::CloseReason;
 pub use crate::ledger::roster::ConnectionId;
-pub use crate::ledger::stats::Stats;
+pub use crate::ledger::stats::{RetiredBy, Stats};
 pub use crate::pool::{Drained, Pool};
 pub use crate::report::error::{DialFailure, GetError};
 pub use crate::report::event::Event;

@@ -14,6 +14,7 @@ use diesel::connection::SimpleConnection;
 use diesel::connection::TransactionManager;
 use diesel::prelude::*;
 use diesel::r2d2::ConnectionManager;
+use latebind::CloseReason;
 use latebind::GetError;
 use latebind::Pool;
 use latebind::drivers::R2d2Call;
@@ -113,7 +114,7 @@ fn a_connection_with_a_transaction_left_open_is_not_lent_again() {
     drop(connection);
     let mut connection = pool.get().unwrap();
     assert_eq!(account::table.count().get_result(&mut *connection), Ok(bank::ACCOUNTS));
-    assert_eq!(pool.stats().reset_failed_total, 1);
+    assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 1);
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use std::fmt;
 
 /// Why the pool took a connection out for good, as given in
-/// [`Event::Closed`](crate::Event::Closed).
+/// [`Event::Closed`](crate::Event::Closed) and counted in [`Stats::retired_by`](crate::Stats::retired_by).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The dialer's `is_broken` said so, or panicked, at a checkout or a return.
+    /// The dialer's `is_broken` said so, or panicked, at a checkout or a return. If there are many, the
+    /// server or the network ends connections before the pool does.
     Broken,
     /// Its check failed or panicked.
     CheckFailed,
@@ -24,7 +25,8 @@ pub enum CloseReason {
     Expired,
     /// It was opened, or its dial was begun, before a [flush](crate::Pool::flush).
     Flushed,
-    /// It had been idle for `max_idle_time`.
+    /// It had been idle for `max_idle_time`. If there are many, the pool is larger than its program needs
+    /// most of the time.
     IdleTooLong,
     /// Its check or reset overran `check_timeout`. It is closed once that call has returned.
     Late,
@@ -38,15 +40,15 @@ pub enum CloseReason {
     Predicate,
     /// Its reset failed or panicked.
     ResetFailed,
-    /// It was one more than `max_idle` or `max_open` allows.
+    /// It was one more than `max_idle` or `max_open` allows. If there are many, `max_idle` is too small, and
+    /// connections are dialed again and again.
     Surplus,
     /// It had been lent `max_uses` times.
     UsedUp,
 }
 
 impl CloseReason {
-    /// All reasons.
-    #[cfg(feature = "metrics")]
+    /// All reasons, in the order in which they are declared: `RetiredBy` counts by that.
     pub(crate) const ALL: [Self; 17] = [
         Self::Broken,
         Self::CheckFailed,
@@ -67,6 +69,14 @@ impl CloseReason {
         Self::UsedUp,
     ];
 }
+
+const _: () = {
+    let mut at = 0;
+    while at < CloseReason::ALL.len() {
+        assert!(CloseReason::ALL[at] as usize == at, "in the order of the declaration");
+        at += 1;
+    }
+};
 
 impl CloseReason {
     /// Whether other connections may have the same fault: then all that have been idle since before

@@ -73,7 +73,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             }
         }
         while let Some(id) = self.jobs.at_dialer.write_off_first(why) {
-            self.note_closing(id, now);
+            self.note_closing(id, why, now);
         }
     }
 

@@ -123,14 +123,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
         let id = JobId(self.fresh_id());
         self.epochs.note_gone(entry.epoch);
-        self.note_closing(id, now);
-        self.totals.count_retired(reason);
+        self.note_closing(id, reason, now);
         self.order_close(id, entry, reason, now, effects);
     }
 
     /// A slot counts as closing from now on.
-    pub(super) fn note_closing(&mut self, id: JobId, now: Moment) {
-        self.totals.retired_total += 1;
+    pub(super) fn note_closing(&mut self, id: JobId, reason: CloseReason, now: Moment) {
+        self.totals.count_retired(reason);
         self.jobs.closings.begin(id, now.after(self.config.close_timeout));
     }
 

@@ -174,7 +174,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             // The connection is still out. Nobody may have it any more: it is closed when it is back.
             self.note_check_ended(purpose, now);
             self.totals.check_failed_total += u64::from(purpose.is_check());
-            self.note_closing(id, now);
+            self.note_closing(id, CloseReason::Late, now);
         }
         self.upkeep.replaces_at.take_if(|at| *at <= now);
         self.retire_aged(now, effects);

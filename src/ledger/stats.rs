@@ -1,6 +1,7 @@
 //! `Stats`: a pool's numbers at one moment.
 
 use std::fmt;
+use std::ops::Index;
 use std::time::Duration;
 
 use crate::ledger::Lack;
@@ -84,26 +85,8 @@ pub struct Stats {
     /// Connections taken out for good and closed by the pool, for whatever
     /// [reason](crate::CloseReason).
     pub retired_total: u64,
-    /// Retired connections that `is_broken` found broken at a checkout or a return. If there are
-    /// many, the server or the network ends connections before the pool does.
-    pub broken_total: u64,
-    /// Retired connections whose reset failed.
-    pub reset_failed_total: u64,
-    /// Retired connections beyond `max_idle` or `max_open`. If there are many, `max_idle` is too
-    /// small, and connections are dialed again and again.
-    pub surplus_total: u64,
-    /// Retired connections that were closed to make room for other keys, or because the
-    /// [`Quota`](crate::Quota) allows fewer.
-    pub evicted_total: u64,
-    /// Retired connections that had reached their `max_lifetime`.
-    pub expired_total: u64,
-    /// Retired connections that were open when the lease of the [`Quota`](crate::Quota) ended.
-    pub lease_ended_total: u64,
-    /// Retired connections that had been idle for `max_idle_time`. If there are many, the pool is
-    /// larger than its program needs most of the time.
-    pub idle_too_long_total: u64,
-    /// Retired connections that had been lent `max_uses` times.
-    pub used_up_total: u64,
+    /// The same connections by reason. Their sum is `retired_total` in every reading.
+    pub retired_by: RetiredBy,
     /// Connections that their borrowers took out of the pool, to keep.
     pub detached_total: u64,
     /// Loans that lasted longer than `leak_after`, each counted once.
@@ -149,14 +132,7 @@ impl Stats {
             breaker_opened_total,
             check_failed_total,
             retired_total,
-            broken_total,
-            reset_failed_total,
-            surplus_total,
-            evicted_total,
-            expired_total,
-            lease_ended_total,
-            idle_too_long_total,
-            used_up_total,
+            retired_by,
             detached_total,
             leaked_total,
             close_timeouts_total,
@@ -186,14 +162,7 @@ impl Stats {
         self.breaker_opened_total += breaker_opened_total;
         self.check_failed_total += check_failed_total;
         self.retired_total += retired_total;
-        self.broken_total += broken_total;
-        self.reset_failed_total += reset_failed_total;
-        self.surplus_total += surplus_total;
-        self.evicted_total += evicted_total;
-        self.expired_total += expired_total;
-        self.lease_ended_total += lease_ended_total;
-        self.idle_too_long_total += idle_too_long_total;
-        self.used_up_total += used_up_total;
+        self.retired_by.add(&retired_by);
         self.detached_total += detached_total;
         self.leaked_total += leaked_total;
         self.close_timeouts_total += close_timeouts_total;
@@ -206,19 +175,10 @@ impl Stats {
         Self { stalled, stalled_by_quota, ..self }
     }
 
-    /// Counts a retired connection by its reason.
+    /// Counts a retired connection.
     pub(crate) fn count_retired(&mut self, reason: CloseReason) {
-        match reason {
-            CloseReason::Broken => self.broken_total += 1,
-            CloseReason::ResetFailed => self.reset_failed_total += 1,
-            CloseReason::Surplus => self.surplus_total += 1,
-            CloseReason::Evicted => self.evicted_total += 1,
-            CloseReason::Expired => self.expired_total += 1,
-            CloseReason::IdleTooLong => self.idle_too_long_total += 1,
-            CloseReason::LeaseEnded => self.lease_ended_total += 1,
-            CloseReason::UsedUp => self.used_up_total += 1,
-            _ => {}
-        }
+        self.retired_total += 1;
+        self.retired_by.0[reason as usize] += 1;
     }
 }
 
@@ -244,5 +204,63 @@ impl fmt::Display for Stats {
             f.write_str("; no slot left for all keys together")?;
         }
         Ok(())
+    }
+}
+
+/// Totals of a pool's retired connections, one for each [`CloseReason`].
+///
+/// Its `Display` names the reasons that there were: `broken 3, expired 12`.
+///
+/// # Examples
+///
+/// ```
+/// use latebind::{CloseReason, PooledConnection};
+///
+/// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+/// # let dialer = latebind::net::TcpDialer::from(listener.local_addr()?);
+/// let pool = latebind::Pool::new(dialer);
+/// PooledConnection::discard(pool.get()?);
+/// let stats = pool.stats();
+/// assert_eq!(stats.retired_by[CloseReason::Discarded], 1);
+/// assert_eq!(stats.retired_by.iter().map(|(_, total)| total).sum::<u64>(), stats.retired_total);
+/// assert_eq!(stats.retired_by.to_string(), "discarded 1");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetiredBy([u64; CloseReason::ALL.len()]);
+
+impl RetiredBy {
+    /// Each reason with its total, also those that there were none of.
+    pub fn iter(&self) -> impl Iterator<Item = (CloseReason, u64)> + use<> {
+        CloseReason::ALL.into_iter().zip(self.0)
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(total, more)| *total += more);
+    }
+}
+
+impl Index<CloseReason> for RetiredBy {
+    type Output = u64;
+
+    fn index(&self, reason: CloseReason) -> &u64 {
+        &self.0[reason as usize]
+    }
+}
+
+impl fmt::Display for RetiredBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let some = self.iter().filter(|(_, total)| *total > 0);
+        for (nth, (reason, total)) in some.enumerate() {
+            let comma = if nth > 0 { ", " } else { "" };
+            write!(f, "{comma}{reason} {total}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RetiredBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().filter(|(_, total)| *total > 0)).finish()
     }
 }

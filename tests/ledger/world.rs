@@ -3,7 +3,7 @@
 //! After each event the ledger's orders must be those that the World expects, its `Stats` must equal the
 //! World's numbers, and the promises must hold as the dialer and the callers see them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::config::{Backoff, Config, IdleOrder, OnDialFailure, far_future};
@@ -234,6 +234,8 @@ pub(crate) struct World {
     /// When a connection was last found broken.
     doubted_at: Option<Moment>,
     totals: Stats,
+    /// The connections that were retired, by reason.
+    retired_by: HashMap<CloseReason, u64>,
     /// The ledger's orders that the World has not yet accounted for.
     orders: Lists<usize, Failure>,
 }
@@ -274,6 +276,7 @@ impl World {
             upkept_at: None,
             doubted_at: None,
             totals: Stats::default(),
+            retired_by: HashMap::new(),
             orders: Effects::none().into(),
         }
     }
@@ -720,7 +723,7 @@ impl World {
                 let AtDialer { id, connection, written_off, .. } = world.at_dialer[at];
                 if written_off.is_none() {
                     world.at_dialer[at].written_off = Some(CloseReason::Flushed);
-                    world.note_closing(id, connection, now);
+                    world.note_closing(id, connection, CloseReason::Flushed, now);
                     world.connection(connection).place = Place::Overdue;
                 }
             }
@@ -1032,7 +1035,7 @@ impl World {
             if written_off.is_none() && is_due(deadline) {
                 self.at_dialer[at].written_off = Some(CloseReason::Late);
                 self.totals.check_failed_total += u64::from(is_check(purpose));
-                self.note_closing(id, connection, now);
+                self.note_closing(id, connection, CloseReason::Late, now);
                 self.connection(connection).place = Place::Overdue;
             }
         }
@@ -1435,16 +1438,11 @@ impl World {
             self.replaces_at = now.after(UPKEEP_LEAST);
         }
         let id = self.take_close(connection, reason, now);
-        self.note_closing(id, connection, now);
-        self.totals.broken_total += u64::from(reason == CloseReason::Broken);
-        self.totals.reset_failed_total += u64::from(reason == CloseReason::ResetFailed);
-        self.totals.surplus_total += u64::from(reason == CloseReason::Surplus);
-        self.totals.expired_total += u64::from(reason == CloseReason::Expired);
-        self.totals.used_up_total += u64::from(reason == CloseReason::UsedUp);
-        self.totals.idle_too_long_total += u64::from(reason == CloseReason::IdleTooLong);
+        self.note_closing(id, connection, reason, now);
     }
 
-    fn note_closing(&mut self, id: JobId, connection: u32, now: Moment) {
+    fn note_closing(&mut self, id: JobId, connection: u32, reason: CloseReason, now: Moment) {
+        *self.retired_by.entry(reason).or_default() += 1;
         self.totals.retired_total += 1;
         let due = now.after(self.config.close_timeout);
         assert!(self.closings.insert(id, (connection, due)).is_none());
@@ -1639,6 +1637,7 @@ impl World {
     fn agree(&self) {
         let now = self.now;
         let open_since = self.open_since.filter(|_| !self.closed);
+        let actual = self.ledger.stats(now);
         let expected = Stats {
             max_open: self.config.max_open,
             idle: small(self.at(&[Place::Idle])),
@@ -1652,10 +1651,16 @@ impl World {
             failing_dials: if self.closed { 0 } else { self.failures },
             breaker_open_for: open_since.map(|since| now.since(since)),
             // The World does not measure it: `promises` shows who waits how long.
-            wait_time_total: self.ledger.stats(now).wait_time_total,
+            wait_time_total: actual.wait_time_total,
+            retired_by: actual.retired_by,
             ..self.totals
         };
-        assert_eq!(self.ledger.stats(now), expected, "the books balance");
+        assert_eq!(actual, expected, "the books balance");
+        for (reason, total) in actual.retired_by.iter() {
+            assert_eq!(total, self.retired_by.get(&reason).copied().unwrap_or(0), "{reason}");
+        }
+        let retired_by: u64 = actual.retired_by.iter().map(|(_, total)| total).sum();
+        assert_eq!(retired_by, expected.retired_total, "each is retired for one reason");
         assert_eq!(self.ledger.last_failure(), self.last_failure);
         let Stats { dials_total, dialed_total, dial_failed_total, dialing, .. } = expected;
         assert_eq!(dials_total, dialed_total + dial_failed_total + u64::from(dialing));

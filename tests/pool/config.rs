@@ -10,7 +10,8 @@ use crate::common::{
     Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, pool, pool_that,
 };
 use latebind::{
-    BreakerChoice, Builder, Config, ConfigError, GetError, IdleOrder, Pool, PooledConnection,
+    BreakerChoice, Builder, CloseReason, Config, ConfigError, GetError, IdleOrder, Pool,
+    PooledConnection,
 };
 
 fn refusal(set: impl FnOnce(Builder<Scripted>) -> Builder<Scripted>) -> ConfigError {
@@ -162,7 +163,10 @@ fn max_uses_is_how_often_a_connection_is_lent() {
             .collect();
         assert_eq!(ids, [1, 1, 1, 2, 2, 2, 3, 3, 3]);
         let stats = await_rest(&pool, &server);
-        assert_eq!((stats.used_up_total, stats.retired_total, stats.lent_total), (3, 3, 9));
+        assert_eq!(
+            (stats.retired_by[CloseReason::UsedUp], stats.retired_total, stats.lent_total),
+            (3, 3, 9)
+        );
         assert_eq!((stats.open(), server.closed.load(SeqCst)), (0, 3));
     }
 }
@@ -177,7 +181,7 @@ fn a_limit_of_uses_holds_for_connections_from_before_and_ends_when_it_is_taken_a
     assert_eq!([(); 3].map(|()| pool.get().unwrap().id), [1, 2, 2]);
     pool.reconfigure().max_uses(None).apply().unwrap();
     assert_eq!([(); 5].map(|()| pool.get().unwrap().id), [3; 5]);
-    assert_eq!(await_rest(&pool, &server).used_up_total, 2);
+    assert_eq!(await_rest(&pool, &server).retired_by[CloseReason::UsedUp], 2);
 }
 
 /// A caller who waits does not get a connection that has been lent often enough, but another.
@@ -191,7 +195,7 @@ fn one_who_waits_for_a_connection_that_is_used_up_has_another_dialed() {
         drop(held);
         assert_eq!(waiter.join().unwrap(), 2);
     });
-    assert_eq!(await_rest(&pool, &server).used_up_total, 2);
+    assert_eq!(await_rest(&pool, &server).retired_by[CloseReason::UsedUp], 2);
 }
 
 /// Without its lock, a pool lends what its thread has used last, or what is laid out first.

@@ -34,11 +34,6 @@ fn assert_balanced(before: &Stats, stats: &Stats) {
             stats.dial_failed_total,
             stats.check_failed_total,
             stats.retired_total,
-            stats.broken_total,
-            stats.reset_failed_total,
-            stats.surplus_total,
-            stats.expired_total,
-            stats.idle_too_long_total,
             stats.detached_total,
             stats.close_timeouts_total,
             stats.panics_total,
@@ -48,6 +43,11 @@ fn assert_balanced(before: &Stats, stats: &Stats) {
         assert!(before <= after, "a total went down");
     }
     assert!(before.wait_time_total <= stats.wait_time_total);
+    for (reason, total) in stats.retired_by.iter() {
+        assert!(before.retired_by[reason] <= total, "a total went down: {reason}");
+    }
+    let by_reason: u64 = stats.retired_by.iter().map(|(_, total)| total).sum();
+    assert_eq!(by_reason, stats.retired_total, "each is retired for one reason: {stats:?}");
 }
 
 /// STAT-01.

@@ -562,9 +562,9 @@ fn the_sums_of_the_events_are_the_totals() {
     assert_eq!(sum("dial failed"), stats.dial_failed_total);
     assert_eq!(sum("detached"), stats.detached_total);
     assert_eq!(sum("closed"), stats.retired_total);
-    assert_eq!(sum("closed: broken"), stats.broken_total);
-    assert_eq!(sum("closed: reset failed"), stats.reset_failed_total);
-    assert_eq!(sum("closed: surplus"), stats.surplus_total);
+    for (reason, total) in stats.retired_by.iter() {
+        assert_eq!(sum(&format!("closed: {reason}")), total, "{reason}");
+    }
     assert_eq!(sum("lent"), sum("returned") + sum("detached"));
     assert!(sum("lent") <= stats.lent_total && sum("lent again") <= stats.reused_total);
     let unused = stats.lent_total - sum("lent");

@@ -12,7 +12,8 @@ use crate::common::{
     await_waiting, finishes, panic_quietly, pool, pool_that, used,
 };
 use latebind::{
-    Builder, GetError, KeyedConnection, KeyedPool, OwnedConnection, Pool, PooledConnection,
+    Builder, CloseReason, GetError, KeyedConnection, KeyedPool, OwnedConnection, Pool,
+    PooledConnection,
 };
 
 /// A pool with `n` connections at rest that have proved nothing for long.
@@ -68,7 +69,7 @@ fn as_many_broken_connections_as_can_rest_fail_no_caller() {
         await_that("each is closed", || server.closed.load(SeqCst) == DEAD);
         assert_eq!(server.alive(), 1);
         drop(guard);
-        assert_eq!(await_rest(&pool, &server).broken_total, u64::from(DEAD));
+        assert_eq!(await_rest(&pool, &server).retired_by[CloseReason::Broken], u64::from(DEAD));
     }
 }
 
@@ -324,7 +325,7 @@ fn whatever_rested_as_a_borrower_doubted_its_connection_is_checked_before_it_is_
     assert!(ids.iter().all(|id| *id == 3), "{ids:?}: what was in use meanwhile is lent at once");
     let held = [(); 2].map(|()| pool.get_owned().unwrap());
     assert_eq!(server.checks.load(SeqCst), 2, "each of the two");
-    assert_eq!(pool.stats().broken_total, 0);
+    assert_eq!(pool.stats().retired_by[CloseReason::Broken], 0);
     drop(held);
     await_rest(&pool, &server);
 }
@@ -380,7 +381,7 @@ fn a_connection_with_which_the_work_has_failed_is_not_lent_again() {
             u32::from(is_known),
             "what is known concerns others"
         );
-        assert_eq!(pool.stats().broken_total, u64::from(is_known));
+        assert_eq!(pool.stats().retired_by[CloseReason::Broken], u64::from(is_known));
         await_rest(&pool, &server);
     }
 }
@@ -408,7 +409,10 @@ fn a_broken_connection_is_found_at_rest_although_its_check_would_succeed() {
     pool.reconfigure().check_idle_every(Duration::from_millis(20)).apply().unwrap();
     await_that("all ten are closed", || server.alive() == 0);
     assert_eq!(server.checks.load(SeqCst), 0, "the peer was not asked");
-    assert_eq!((pool.stats().broken_total, pool.stats().check_failed_total), (10, 0));
+    assert_eq!(
+        (pool.stats().retired_by[CloseReason::Broken], pool.stats().check_failed_total),
+        (10, 0)
+    );
 }
 
 /// A failed reset is most often a server that has gone.
@@ -474,7 +478,7 @@ fn whoever_checks_its_own_connection_looks_at_it_after_the_check_as_well() {
     drop(pool.get().unwrap()); // Asked at its return.
     server.on_is_broken([Act::Succeed, Act::Fail]);
     assert_eq!(pool.get().unwrap().id, 2);
-    assert_eq!((server.checks.load(SeqCst), pool.stats().broken_total), (1, 1));
+    assert_eq!((server.checks.load(SeqCst), pool.stats().retired_by[CloseReason::Broken]), (1, 1));
     await_rest(&pool, &server);
 }
 

@@ -66,7 +66,7 @@ fn what_a_quota_takes_back_is_closed_the_idle_first() {
     drop(one);
     assert_eq!(server.alive(), 1);
     drop(other);
-    assert_eq!((server.alive(), pool.stats().evicted_total), (1, 2));
+    assert_eq!((server.alive(), pool.stats().retired_by[CloseReason::Evicted]), (1, 2));
 }
 
 /// FLEET-02: callers who wait do not keep what the fleet wants back.
@@ -115,7 +115,7 @@ fn nothing_is_lent_after_its_lease_has_ended() {
     // The idle one may be closed by a thread that looks after connections at rest.
     await_that("both are closed", || server.alive() == 0 && reasons.lock().unwrap().len() == 2);
     assert_eq!(*reasons.lock().unwrap(), [CloseReason::LeaseEnded; 2]);
-    assert_eq!(pool.stats().lease_ended_total, 2);
+    assert_eq!(pool.stats().retired_by[CloseReason::LeaseEnded], 2);
     assert!(pool.get_timeout(SHORT).is_err(), "and nothing is dialed");
     quota.allow(1, None);
     drop(pool.get().unwrap());

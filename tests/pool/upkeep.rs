@@ -110,7 +110,7 @@ fn a_connection_that_has_expired_while_lent_ends_at_its_return() {
         assert_eq!(server.alive(), 0, "at once");
     }
     let stats = await_rest(&pool, &server);
-    assert_eq!((stats.expired_total, stats.retired_total), (3, 3));
+    assert_eq!((stats.retired_by[CloseReason::Expired], stats.retired_total), (3, 3));
 }
 
 /// LIFE-05.
@@ -152,7 +152,7 @@ fn what_has_rested_too_long_is_not_lent() {
             assert!(guard.id > opened, "lent after {:?}", rested.elapsed());
             PooledConnection::discard(guard);
         }
-        assert_eq!(await_rest(&pool, &server).idle_too_long_total, 4);
+        assert_eq!(await_rest(&pool, &server).retired_by[CloseReason::IdleTooLong], 4);
     }
 }
 

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use latebind::CloseReason;
 use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
@@ -127,7 +128,7 @@ fn a_connection_breaks_in_hand_and_all_break_at_once() {
     let mut guard = pool.get().unwrap();
     ScriptedConnection::break_off(&mut guard);
     drop(guard);
-    assert_eq!((pool.stats().idle, pool.stats().broken_total), (0, 1));
+    assert_eq!((pool.stats().idle, pool.stats().retired_by[CloseReason::Broken]), (0, 1));
     drop((pool.get().unwrap(), pool.get().unwrap()));
     pool.dialer().break_all();
     assert_eq!(ScriptedConnection::number(&pool.get().unwrap()), 4);

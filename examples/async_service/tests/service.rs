@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use async_service::{Database, database, routes, tasks};
-use latebind::{Drained, OwnedConnection};
+use latebind::{CloseReason, Drained, OwnedConnection};
 use servers::postgres::Postgres;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -134,7 +134,7 @@ fn requests_are_served_and_the_end_leaves_nothing() {
         let (drained, pool) = service.stop();
         assert!(drained.is_complete(), "{drained:?}");
         let stats = pool.stats();
-        assert_eq!((stats.panics_total, stats.broken_total), (0, 0), "{stats}");
+        assert_eq!((stats.panics_total, stats.retired_by[CloseReason::Broken]), (0, 0), "{stats}");
         assert!(stats.dialed_total <= 8, "{stats}");
         while sessions(&server) > 0 {
             thread::yield_now(); // Until the server has ended them too.
@@ -179,7 +179,14 @@ fn a_guard_that_a_task_drops_goes_back() {
             }
         });
         let stats = pool.stats();
-        assert_eq!((stats.panics_total, stats.broken_total, stats.reset_failed_total), (0, 0, 0));
+        assert_eq!(
+            (
+                stats.panics_total,
+                stats.retired_by[CloseReason::Broken],
+                stats.retired_by[CloseReason::ResetFailed]
+            ),
+            (0, 0, 0)
+        );
         assert!(stats.dialed_total < 20, "most are lent again: {stats}");
     }
 }

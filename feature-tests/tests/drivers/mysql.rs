@@ -27,6 +27,7 @@ use crate::servers::names::forward;
 use crate::servers::names::with_a_name_of_two_addresses;
 use latebind::Blocking;
 use latebind::Builder;
+use latebind::CloseReason;
 use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Event;
@@ -174,7 +175,7 @@ fn a_killed_connection_is_noticed_before_it_is_lent() {
     // By a look at one; that put the others in doubt.
     let stats = pool.stats();
     assert_eq!(stats.retired_total, 4, "{stats}");
-    assert!(stats.broken_total >= 1, "{stats}");
+    assert!(stats.retired_by[CloseReason::Broken] >= 1, "{stats}");
 }
 
 /// Its borrower has the error; the next one has another connection.
@@ -382,7 +383,7 @@ fn what_nobody_asked_for_is_noticed_before_a_connection_is_lent() {
     test.query_drop("SET SESSION wait_timeout = 100").unwrap();
     await_that("the server has had enough", || sessions(&mut test) == 0);
     assert_ne!(pool.get_timeout(LONG).unwrap().connection_id(), first);
-    assert_eq!(pool.stats().broken_total, 1);
+    assert_eq!(pool.stats().retired_by[CloseReason::Broken], 1);
 }
 
 const RETURNS: [OnReturn; 3] = [OnReturn::Keep, OnReturn::Rollback, OnReturn::ResetSession];
@@ -571,7 +572,11 @@ fn a_return_ends_though_the_server_says_nothing() {
             server.thaw();
             number(&mut pool.get_timeout(LONG).unwrap(), "SELECT 1");
             let asks = on_return != OnReturn::Keep || own.is_some();
-            assert_eq!(pool.stats().reset_failed_total, u64::from(asks), "{on_return:?}, {own:?}");
+            assert_eq!(
+                pool.stats().retired_by[CloseReason::ResetFailed],
+                u64::from(asks),
+                "{on_return:?}, {own:?}"
+            );
         }
     }
 }
@@ -701,7 +706,7 @@ fn a_session_that_is_reset_is_the_dialers_users_and_in_its_database() {
             assert_eq!(connection.query_first(who).unwrap(), first, "{database:?}, {borrower}");
         }
         drop(connection);
-        assert_eq!(pool.stats().reset_failed_total, 0);
+        assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 0);
     }
 }
 
@@ -720,7 +725,7 @@ fn a_session_of_another_user_that_cannot_be_the_dialers_again_is_not_lent() {
     test.query_drop("ALTER USER app IDENTIFIED BY 'new'").unwrap();
     drop(connection);
     assert!(pool.get_timeout(LONG).is_err());
-    assert_eq!(pool.stats().reset_failed_total, 1);
+    assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 1);
 }
 
 /// A setting of the last borrower's would have the rollback begin it.
@@ -1297,7 +1302,7 @@ fn each_thing_left_stays_goes_or_retires_the_connection_as_the_docs_say() {
                 wrong.push(format!("{case}: {found:?}"));
             }
             let failed = u64::from(found == Retires);
-            assert_eq!(pool.stats().reset_failed_total, failed, "{case}");
+            assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], failed, "{case}");
             PooledConnection::discard(connection);
         }
     }

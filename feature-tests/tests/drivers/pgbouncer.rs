@@ -13,6 +13,7 @@ use crate::common::await_that;
 use crate::servers::pgbouncer::PgBouncer;
 use crate::servers::postgres::Postgres;
 use latebind::Builder;
+use latebind::CloseReason;
 use latebind::DialContext;
 use latebind::Dialer;
 use latebind::OnDialFailure;
@@ -163,7 +164,7 @@ fn a_transaction_left_open_is_rolled_back_and_its_session_is_free_for_others() {
         assert_eq!(number(client, "SELECT count(*) FROM note"), 0);
     }
     drop(clients);
-    assert_eq!(pool.stats().reset_failed_total, 0);
+    assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 0);
 }
 
 #[test]

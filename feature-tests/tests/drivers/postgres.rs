@@ -24,6 +24,7 @@ use crate::common::finishes_within;
 use crate::servers;
 use crate::servers::postgres::Postgres;
 use latebind::Builder;
+use latebind::CloseReason;
 use latebind::DialContext;
 use latebind::Dialer;
 use latebind::GetError;
@@ -896,7 +897,11 @@ fn a_return_refuses_what_a_dial_would_refuse() {
                 b.check_after(Duration::MAX)
             });
             assert_lends_nothing(&pool, &format!("{wanted:?}, {on_return:?}"));
-            assert_eq!(pool.stats().reset_failed_total, 5, "{wanted:?}, {on_return:?}");
+            assert_eq!(
+                pool.stats().retired_by[CloseReason::ResetFailed],
+                5,
+                "{wanted:?}, {on_return:?}"
+            );
         }
     }
 }
@@ -1145,7 +1150,7 @@ fn a_return_with_a_limit_ends_though_the_server_says_nothing() {
         server.thaw();
         process(&mut pool.get_timeout(LONG).unwrap());
         let failed = u64::from(on_return != OnReturn::Keep);
-        assert_eq!(pool.stats().reset_failed_total, failed, "{on_return:?}");
+        assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], failed, "{on_return:?}");
     }
 }
 

@@ -302,7 +302,10 @@ fn what_has_broken_in_use_is_closed_and_makes_room_for_another() {
     guard.is_broken = true;
     drop(guard);
     assert_eq!(pool.get_timeout(LONG).unwrap().id, 2);
-    assert_eq!((server.most_open.load(SeqCst), pool.stats().reset_failed_total), (1, 1));
+    assert_eq!(
+        (server.most_open.load(SeqCst), pool.stats().retired_by[CloseReason::ResetFailed]),
+        (1, 1)
+    );
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::servers::names::forward;
 use crate::servers::names::with_a_name_of_two_addresses;
 use crate::servers::redis::Redis;
 use latebind::Builder;
+use latebind::CloseReason;
 use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Event;
@@ -320,7 +321,7 @@ fn with_answers_left_unread_a_connection_is_not_lent_again() {
             let answer: RedisResult<String> =
                 call(&mut pool.get_timeout(LONG).unwrap(), "ECHO mine");
             assert_eq!(answer.as_deref(), Ok("mine"), "{unread} unread, {on_return:?}");
-            assert_eq!(pool.stats().reset_failed_total, 1);
+            assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 1);
         }
     }
 }
@@ -384,7 +385,7 @@ fn a_session_that_cannot_be_begun_anew_is_not_lent_again() {
     drop(connection);
     let error = pool.get_timeout(LONG).map(drop).unwrap_err();
     assert_eq!(error.dial_error().unwrap().kind(), ErrorKind::AuthenticationFailed);
-    assert_eq!(pool.stats().reset_failed_total, 1);
+    assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 1);
 }
 
 /// What a frozen server holds up is a thread of the pool's own.
@@ -445,7 +446,7 @@ fn a_borrower_who_has_lost_patience_does_not_leave_its_wait_to_the_return() {
             finishes_within(LONG, || drop(connection));
             let mut connection = pool.get_timeout(LONG).unwrap();
             assert_ne!(id(&mut connection), left_by, "{on_return:?}, {in_background}");
-            assert_eq!(pool.stats().reset_failed_total, 1);
+            assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 1);
         }
     }
 }
@@ -465,7 +466,7 @@ fn a_return_ends_though_the_server_says_nothing() {
         server.thaw();
         id(&mut pool.get_timeout(LONG).unwrap());
         let failed = u64::from(on_return != OnReturn::Keep);
-        assert_eq!(pool.stats().reset_failed_total, failed, "{on_return:?}");
+        assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], failed, "{on_return:?}");
     }
 }
 
@@ -1121,7 +1122,7 @@ fn each_thing_left_stays_goes_or_retires_the_connection_as_the_docs_say() {
                 wrong.push(format!("{case}: {found:?}"));
             }
             let failed = u64::from(found == Retires);
-            assert_eq!(pool.stats().reset_failed_total, failed, "{case}");
+            assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], failed, "{case}");
             PooledConnection::discard(connection);
             let () = test.del("key").unwrap();
         }
