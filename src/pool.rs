@@ -414,8 +414,21 @@ impl<D: Dialer> Pool<D> {
     /// borrower that does no I/O notices nothing. Connections being checked or reset are aborted
     /// too. Dials under way are cancelled by any close, and not counted.
     ///
-    /// [`TcpDialer`](crate::net::TcpDialer::abortable) and the other dialers of this crate for
-    /// sockets give handles if told to.
+    /// # Which dialers give handles
+    ///
+    /// | dialer | handle | what it does to the borrower |
+    /// | --- | --- | --- |
+    /// | [`TcpDialer`](crate::net::TcpDialer::abortable), `UnixDialer` | with `abortable(true)`: it costs a second descriptor for each connection | it reads the end of the stream, and cannot write |
+    /// | `TlsDialer` | where the dialer of its stream gives one | the same |
+    /// | `PostgresDialer` | always | its statement is cancelled, by a request to the server on a connection of its own: without effect on a server that does not answer |
+    /// | `MysqlDialer` | with `abortable(true)`; on Windows never, as the client gives no socket there | it reads the end of the stream |
+    /// | `SqliteDialer` | always | its statement is interrupted; a wait for a lock goes on |
+    /// | `RedisDialer` | never by itself: the client lends nobody its socket, and its connection has no room for the id by which the server knows it | with [`abort_by`](crate::dialers::Hooked::abort_by), whose example is for Redis, the server ends its connection; `command_timeout` bounds its waits without that |
+    /// | `R2d2Dialer` | never: a manager knows of no abort | |
+    /// | [`dialer_fn`](crate::dialers::dialer_fn) | never | |
+    /// | a dialer of your own | what its [`abort_handle`](crate::Dialer::abort_handle) gives: nothing by default | |
+    /// | [`Hooked`](crate::dialers::Hooked) | what [`abort_by`](crate::dialers::Hooked::abort_by) gives, or else the dialer within | |
+    /// | the other combinators of [`dialers`](crate::dialers), `Box`, `Arc` | what the dialer within gives | |
     ///
     /// # Examples
     ///

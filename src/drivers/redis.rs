@@ -113,6 +113,13 @@ use crate::net::resolve::Resolver;
 /// of the pool's own and waits up to 250 ms for the server to close its end, so that the server no
 /// longer counts a connection whose slot is free.
 ///
+/// # Aborts
+///
+/// [`Pool::abort`](crate::Pool::abort) ends no command: the client crate lends nobody its socket, and its
+/// connection has no room for the id by which the server could end it. Where a borrower may wait without a
+/// limit (`BLPOP`), [`Hooked::abort_by`](crate::dialers::Hooked::abort_by) keeps the id and has the server end
+/// the connection: its example does that, at the cost of a round trip for each dial.
+///
 /// # A full server
 ///
 /// Such a server sends an error and hangs up, and the client crate loses the error. So if the

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::servers::redis::Redis;
+use latebind::AbortHandle;
 use latebind::Pool;
 use latebind::dialers::FromSource;
 use latebind::dialers::Hooked;
 use latebind::dialers::Hosts;
 use latebind::dialers::Issued;
+use latebind::dialers::WithStorage;
 use latebind::drivers::OnReturn;
 use latebind::drivers::RedisDialer;
 use redis::Client;
@@ -75,4 +79,47 @@ fn another_host_serves_while_one_is_down() {
     let mut connection = pool.get().unwrap();
     assert_eq!(connection.stored().name(), "second");
     let () = connection.set("name", "value").unwrap();
+}
+
+/// As the example of `abort_by` does it: the client lends nobody its socket, so the server ends the wait.
+#[test]
+fn an_abort_that_asks_the_server_ends_a_wait_without_a_time_limit() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let client = server.client();
+    let dialer = WithStorage::<_, u64>::new(RedisDialer::new(client.clone()));
+    let dialer = Hooked::new(dialer)
+        .on_connect(|connection| {
+            *connection.stored_mut() = redis::cmd("CLIENT").arg("ID").query(&mut **connection)?;
+            Ok(())
+        })
+        .abort_by(move |connection| {
+            let (client, id) = (client.clone(), *connection.stored());
+            AbortHandle::new(move || {
+                let client = client.clone();
+                thread::spawn(move || {
+                    let mut connection = client.get_connection()?;
+                    redis::cmd("CLIENT").arg(("KILL", "ID", id)).exec(&mut connection)
+                });
+            })
+        });
+    let pool = Pool::builder(dialer).max_open(2).build().unwrap();
+    let (mut waits, idle) = (pool.get().unwrap(), pool.get().unwrap());
+    drop(idle);
+    let mut test = server.connection();
+    let outcome = thread::scope(|scope| {
+        let borrower = scope.spawn(move || {
+            waits.blpop::<_, Option<(String, String)>>("nothing", 0.0).unwrap_err()
+        });
+        let is_blocked = |test: &mut redis::Connection| {
+            let info: String = redis::cmd("INFO").arg("clients").query(test).unwrap();
+            info.contains("blocked_clients:1")
+        };
+        while !is_blocked(&mut test) {
+            thread::yield_now();
+        }
+        assert_eq!(pool.abort(), 1, "the one in use");
+        borrower.join().unwrap()
+    });
+    assert!(outcome.is_connection_dropped(), "{outcome:?}");
+    assert!(pool.drain(Instant::now() + Duration::from_secs(20)).is_complete());
 }
