@@ -335,11 +335,45 @@ impl<T> Settings<T> {
     /// How long a connection may be idle before it is closed, unless fewer than
     /// [`min_idle`](Self::min_idle) would be left.
     ///
+    /// Each has its own time, counted from its return, so those that came to rest together are closed together:
+    /// [`prune_every`](Self::prune_every) spreads that. With the default [`idle_order`](Self::idle_order) the
+    /// connections that the load does not need are those that grow old.
+    ///
     /// A check does not count as use. More than zero; `Duration::MAX` means no limit. Defaults to
     /// 10 min, as in HikariCP and r2d2: shorter than the time after which firewalls drop a quiet
     /// connection (often 15 min or an hour), and long enough to be there for the next wave.
     pub fn max_idle_time(self, max_idle_time: Duration) -> Self {
         self.change(move |config| config.max_idle_time = max_idle_time)
+    }
+
+    /// The least time between two closes for [`max_idle_time`](Self::max_idle_time), so that a pool which a
+    /// burst has filled shrinks by steps.
+    ///
+    /// Connections that came to rest together would otherwise be closed together, and the next burst would find
+    /// none. Only closes for `max_idle_time` wait for each other: the one that has been idle longest goes first,
+    /// and those that have to wait may be lent meanwhile. So n connections beyond `min_idle` that nobody
+    /// borrows are closed within `max_idle_time` and n times this pause and 100 ms.
+    ///
+    /// Zero, the default, closes each at its time, because idle connections seldom come to rest together.
+    /// Above zero, less than 100 ms counts as that, and more than `max_idle_time` as `max_idle_time`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let dialer = latebind::net::TcpDialer::new("localhost", 80);
+    /// use latebind::Pool;
+    /// use std::time::Duration;
+    ///
+    /// // Sixty connections of a burst are gone after about two minutes, not after one.
+    /// let pool = Pool::builder(dialer)
+    ///     .max_open(60)
+    ///     .max_idle_time(Duration::from_secs(60))
+    ///     .prune_every(Duration::from_secs(1))
+    ///     .build()?;
+    /// # Ok::<(), latebind::ConfigError>(())
+    /// ```
+    pub fn prune_every(self, prune_every: Duration) -> Self {
+        self.change(move |config| config.prune_every = prune_every)
     }
 
     /// How long a connection may be idle before it is [checked](Dialer::check) although no caller

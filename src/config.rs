@@ -337,6 +337,9 @@ pub struct Config {
     /// See [`Settings::max_idle_time`](crate::Settings::max_idle_time).
     #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
     pub max_idle_time: Duration,
+    /// See [`Settings::prune_every`](crate::Settings::prune_every).
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    pub prune_every: Duration,
     /// See [`Settings::check_idle_every`](crate::Settings::check_idle_every).
     #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
     pub check_idle_every: Duration,
@@ -385,6 +388,7 @@ impl Default for Config {
             max_uses: None,
             idle_order: IdleOrder::default(),
             max_idle_time: Duration::from_secs(10 * 60),
+            prune_every: Duration::ZERO,
             check_idle_every: Duration::MAX,
             leak_after: Duration::MAX,
             on_dial_failure: OnDialFailure::default(),

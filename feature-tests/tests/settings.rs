@@ -49,6 +49,7 @@ fn settings_in_force_survive_a_file() {
     config.lifetime_jitter = Some(SECOND / 4);
     config.check_after = Duration::ZERO;
     config.leak_after = Duration::new(90, 1);
+    config.prune_every = SECOND / 2;
     config.retire_on_panic = false;
     for config in [config, Config::default()] {
         let in_force = build(config).unwrap().settings();

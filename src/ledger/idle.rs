@@ -41,6 +41,8 @@ pub(super) struct Aging {
     pub(super) check_after: u64,
     /// For how long a connection may be idle.
     pub(super) max_idle_time: u64,
+    /// The least time between two closes for that; 0 is none.
+    pub(super) prune_every: u64,
     /// The shortest of all limits of age, idle time, checks and loans.
     pub(super) shortest: u64,
 }
@@ -50,6 +52,7 @@ impl Aging {
     /// without `min_idle` there is no `lead`.
     pub(super) fn new(config: &Config, lease: Lease, dial_time: Option<Duration>) -> Self {
         let Config { max_lifetime, max_idle_time, check_idle_every, leak_after, .. } = *config;
+        let prune_every = config.prune_every;
         let jitter = config.lifetime_jitter.unwrap_or(max_lifetime / 10).min(max_lifetime);
         let two_dials = dial_time.unwrap_or_default().saturating_mul(2);
         let shortest = max_lifetime.min(max_idle_time).min(check_idle_every).min(leak_after);
@@ -65,6 +68,11 @@ impl Aging {
             lease_end: lease.until,
             check_after: nanoseconds(config.check_after),
             max_idle_time: nanoseconds(max_idle_time),
+            prune_every: nanoseconds(if prune_every.is_zero() {
+                Duration::ZERO
+            } else {
+                prune_every.min(max_idle_time).max(UPKEEP_LEAST)
+            }),
             shortest: nanoseconds(shortest),
         }
     }

@@ -31,6 +31,8 @@ pub(super) struct UpkeepTimes {
     /// When idle connections may be replaced; `None` is at once. A connection that expires as soon as
     /// it is opened would otherwise be replaced without end.
     pub(super) replaces_at: Option<Moment>,
+    /// When a connection was last closed because it had been idle for too long.
+    pruned_at: Option<Moment>,
 }
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
@@ -74,6 +76,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         while self.next_idled_out().is_some_and(|at| at <= now) {
             let coldest = self.idle.take_coldest().expect("something has idled out");
             self.begin_close(coldest, CloseReason::IdleTooLong, now, effects);
+            self.upkeep.pruned_at = Some(now);
         }
     }
 
@@ -103,11 +106,14 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// When the coldest connection will have been idle for too long; `None` if it may stay.
+    /// When the coldest connection will have been idle for too long and may be closed; `None` if it may stay.
     fn next_idled_out(&self) -> Option<Moment> {
         let coldest = self.idle.coldest().filter(|_| self.idle.len() > self.config.min_idle())?;
-        let at = coldest.idle_since.after_nanos(self.aging.max_idle_time);
-        (at < Moment::LAST).then_some(at)
+        let Aging { max_idle_time, prune_every, .. } = self.aging;
+        let at = coldest.idle_since.after_nanos(max_idle_time);
+        let pruned_at = self.upkeep.pruned_at.filter(|_| prune_every > 0);
+        let step = pruned_at.map(|pruned_at| pruned_at.after_nanos(prune_every));
+        (at < Moment::LAST).then(|| step.map_or(at, |step| at.max(step)))
     }
 
     /// Dials for `min_idle`.

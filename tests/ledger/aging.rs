@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use crate::config::Config;
 use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::close_reason::CloseReason;
@@ -215,6 +218,122 @@ fn the_rest_limit_leaves_min_idle_alone() {
     assert_eq!((harness.stats().idle, harness.dials.len()), (2, 0));
     // They are lent, although they are old.
     assert_eq!(harness.get().connection, 5);
+}
+
+// ---- By steps ---------------------------------------------------------------------------------------
+
+/// Settings under which idle connections end by steps.
+fn stepwise(max_open: u32, prune_every: Duration) -> Config {
+    Config { max_open, max_idle_time: MINUTE, prune_every, ..timeless() }
+}
+
+#[test]
+fn connections_that_came_to_rest_together_are_closed_one_by_one() {
+    let mut harness = Harness::with(stepwise(4, 2 * SECOND));
+    harness.fill(4);
+    let began = harness.now;
+    let mut closed = Vec::new();
+    while harness.stats().idle > 0 {
+        harness.next_upkeep();
+        let now = harness.closing();
+        closed.extend(now.iter().map(|(connection, _)| (*connection, harness.now - began)));
+        assert!(now.iter().all(|(_, reason)| *reason == CloseReason::IdleTooLong));
+        harness.close_all();
+    }
+    let steps = [(1, 0), (2, 2), (3, 4), (4, 6)];
+    assert_eq!(closed, steps.map(|(connection, late)| (connection, MINUTE + late * SECOND)));
+}
+
+#[test]
+fn a_connection_whose_step_has_not_come_is_lent() {
+    let mut harness = Harness::with(stepwise(3, 10 * SECOND));
+    harness.fill(3);
+    harness.now += MINUTE + SECOND;
+    harness.tick();
+    harness.close_all();
+    let lent = harness.get();
+    assert_eq!((lent.connection, harness.stats().idle), (3, 1), "the one that was used last");
+    harness.give_back(lent);
+    harness.now += 10 * SECOND;
+    harness.tick();
+    assert_eq!(harness.closing(), [(2, CloseReason::IdleTooLong)]);
+    harness.close_all();
+    harness.now += 20 * SECOND;
+    harness.tick();
+    assert_eq!((harness.stats().idle, harness.closes.len()), (1, 0), "it was used since");
+}
+
+/// Whatever is closed otherwise does not wait for a step, nor is it one.
+#[test]
+fn only_closes_for_idle_time_are_steps() {
+    let config = Config { max_lifetime: MINUTE + SECOND, ..stepwise(4, 30 * SECOND) };
+    let mut harness = Harness::with(Config { lifetime_jitter: Some(Duration::ZERO), ..config });
+    harness.fill(4);
+    harness.now += MINUTE;
+    harness.tick();
+    assert_eq!(harness.closing(), [(1, CloseReason::IdleTooLong)]);
+    harness.now += SECOND;
+    harness.tick();
+    let expired = [2, 3, 4].map(|connection| (connection, CloseReason::Expired));
+    assert_eq!(harness.closing()[1..], expired);
+}
+
+#[test]
+fn a_changed_step_holds_at_once() {
+    let config = stepwise(4, 30 * SECOND);
+    let mut harness = Harness::with(config);
+    harness.fill(4);
+    harness.now += MINUTE;
+    harness.tick();
+    assert_eq!(harness.closes.len(), 1);
+    let effects =
+        harness.ledger.reconfigure(Config { prune_every: Duration::ZERO, ..config }, harness.now);
+    harness.note_effects(effects);
+    assert_eq!(harness.closes.len(), 4);
+}
+
+proptest! {
+    /// Upkeep alone closes every idle connection beyond `min_idle` by the documented bound, the coldest
+    /// first, and no two of them sooner after each other than a step.
+    #[test]
+    fn steps_end_by_their_bound(
+        (min_idle, rests) in (0..4u32, vec(0..3_000u64, 1..9)),
+        max_idle_time in (1..5_000u64).prop_map(Duration::from_millis),
+        prune_every in prop_oneof![Just(0), 1..8_000u64, Just(u64::MAX)].prop_map(Duration::from_millis),
+    ) {
+        let max_open = u32::try_from(rests.len()).unwrap();
+        let min_idle = min_idle.min(max_open);
+        let config = Config { max_open, min_idle, max_idle_time, prune_every, ..timeless() };
+        let mut harness = Harness::with(config);
+        let held: Vec<_> = (0..max_open).map(|_| harness.dial_and_get()).collect();
+        for (entry, rest) in held.into_iter().zip(rests) {
+            harness.now += Duration::from_millis(rest);
+            harness.tick();
+            harness.close_all();
+            harness.give_back(entry);
+        }
+        let beyond = harness.stats().idle - min_idle.min(harness.stats().idle);
+        let mut step = Duration::ZERO;
+        if !prune_every.is_zero() {
+            step = prune_every.min(max_idle_time).max(100 * MILLISECOND);
+        }
+        // The pause before the first may have begun with a connection that was closed before.
+        let bound = harness.now + max_idle_time + beyond * (step + 100 * MILLISECOND);
+        let (mut previous, mut last): (Option<Moment>, u32) = (None, 0);
+        while harness.stats().idle > min_idle {
+            harness.next_upkeep();
+            prop_assert!(harness.now <= bound, "{:?} late", harness.now - bound);
+            for (connection, reason) in harness.closing() {
+                prop_assert_eq!(reason, CloseReason::IdleTooLong);
+                prop_assert!(connection > last, "the coldest first");
+                let is_apart = previous.is_none_or(|previous| harness.now - previous >= step);
+                prop_assert!(is_apart, "{:?} after the one before", previous.map(|at| harness.now - at));
+                (previous, last) = (Some(harness.now), connection);
+            }
+            harness.close_all();
+        }
+        prop_assert_eq!(harness.stats().retired_by[CloseReason::IdleTooLong], harness.stats().retired_total);
+    }
 }
 
 /// LIFE-09.

@@ -53,6 +53,7 @@ enum Change {
     MaxLifetime(Duration),
     LifetimeJitter(Option<Duration>),
     MaxIdleTime(Duration),
+    PruneEvery(Duration),
     CheckIdleEvery(Duration),
     OnDialFailure(OnDialFailure),
     Breaker(Option<Breaker>),
@@ -145,6 +146,7 @@ impl Change {
             Self::MaxLifetime(limit) => config.max_lifetime = limit,
             Self::LifetimeJitter(jitter) => config.lifetime_jitter = jitter,
             Self::MaxIdleTime(limit) => config.max_idle_time = limit,
+            Self::PruneEvery(pause) => config.prune_every = pause,
             Self::CheckIdleEvery(limit) => config.check_idle_every = limit,
             Self::OnDialFailure(then) => config.on_dial_failure = then,
             Self::Breaker(breaker) => config.breaker = breaker.into(),
@@ -202,6 +204,10 @@ fn idle_order() -> impl Strategy<Value = IdleOrder> {
     prop_oneof![2 => Just(IdleOrder::Lifo), 1 => Just(IdleOrder::Fifo)]
 }
 
+fn prune_every() -> impl Strategy<Value = Duration> {
+    prop_oneof![Just(Duration::ZERO), span()]
+}
+
 /// Without end in half of the histories.
 fn age() -> impl Strategy<Value = Duration> {
     prop_oneof![Just(Duration::MAX), span()]
@@ -219,6 +225,7 @@ fn change() -> impl Strategy<Value = Change> {
         1 => span().prop_map(Change::MaxLifetime),
         1 => prop::option::of(span()).prop_map(Change::LifetimeJitter),
         1 => span().prop_map(Change::MaxIdleTime),
+        1 => prune_every().prop_map(Change::PruneEvery),
         1 => span().prop_map(Change::CheckIdleEvery),
         1 => on_dial_failure().prop_map(Change::OnDialFailure),
         1 => breaker().prop_map(Change::Breaker),
@@ -273,10 +280,12 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
     let limits = (span(), prop_oneof![Just(Duration::ZERO), span()], span(), span());
     let upkeep = (prop_oneof![Just(0), 1..4u32], prop::option::of(span()), age(), age(), age());
     let outages = (on_dial_failure(), breaker());
-    let lending = (max_uses(), idle_order());
+    let lending = (max_uses(), idle_order(), prune_every());
+    // Boxed: the stack of a test has no room for all that proptest makes of them.
+    let (limits, upkeep, outages) = (limits.boxed(), upkeep.boxed(), outages.boxed());
     (counts, limits, upkeep, outages, lending).prop_map(
         |(counts, limits, upkeep, outages, lending)| {
-            let (max_uses, idle_order) = lending;
+            let (max_uses, idle_order, prune_every) = lending;
             let (max_open, max_idle, max_dialing, max_waiting) = counts;
             let (dial_timeout, check_after, check_timeout, close_timeout) = limits;
             let (min_idle, lifetime_jitter, max_lifetime, max_idle_time, check_idle_every) = upkeep;
@@ -296,6 +305,7 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
                 max_lifetime,
                 lifetime_jitter,
                 max_idle_time,
+                prune_every,
                 leak_after: Duration::MAX,
                 check_idle_every,
                 on_dial_failure,

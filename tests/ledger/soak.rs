@@ -101,6 +101,8 @@ struct Soak {
     complete_at: Moment,
     /// When the server last went or came back, or the settings changed.
     changed_at: Moment,
+    /// When a connection was last closed that had been idle for too long.
+    pruned_at: Option<Moment>,
     allowance: u32,
     alarm: Option<Moment>,
     /// Connections in the places; `None`: the gate is shut.
@@ -133,6 +135,7 @@ impl Soak {
             is_away: false,
             complete_at: now,
             changed_at: now,
+            pruned_at: None,
             allowance: config.max_open,
             alarm: None,
             places: None,
@@ -294,15 +297,22 @@ impl Soak {
     fn begin_close(&mut self, order: &CloseOrder<u32>) {
         *self.seen.reasons.entry(order.reason.to_string()).or_default() += 1;
         let (now, changed_at) = (self.now, self.changed_at);
-        let Config { max_lifetime, max_idle_time, close_timeout, min_idle, .. } =
+        let Config { max_lifetime, max_idle_time, prune_every, close_timeout, min_idle, .. } =
             *self.ledger.config();
+        let is_pruned = order.reason == CloseReason::IdleTooLong;
+        let pruned_at = if is_pruned { self.pruned_at.replace(now) } else { None };
+        let pruned_at = pruned_at.filter(|_| !prune_every.is_zero());
+        let step = pruned_at.map_or(Moment::FIRST, |pruned_at| pruned_at + prune_every);
+        assert!(now >= step, "two closes without a step between: {order:?}");
         let connection = self.connection(order.connection);
         let until = now + close_timeout;
         connection.slot_until = Some(connection.slot_until.map_or(until, |at| at.min(until)));
         // No alarm is lost: idle connections end in time, as far as that is visible from outside.
         let due = match order.reason {
             CloseReason::Expired => connection.opened_at + max_lifetime,
-            CloseReason::IdleTooLong if min_idle == 0 => connection.rests_since + max_idle_time,
+            CloseReason::IdleTooLong if min_idle == 0 => {
+                step.max(connection.rests_since + max_idle_time)
+            }
             _ => return,
         };
         let late = now.since(due.max(connection.rests_since).max(changed_at));
@@ -673,6 +683,7 @@ fn config(random: &mut u64) -> Config {
         max_lifetime: [20 * SECOND, 60 * SECOND, HOUR][dice(3) as usize],
         lifetime_jitter: (dice(2) == 0).then_some(10 * SECOND),
         max_idle_time: [2 * SECOND, 15 * SECOND, HOUR][dice(3) as usize],
+        prune_every: [Duration::ZERO, SECOND][dice(2) as usize],
         check_idle_every: [3 * SECOND, 10 * SECOND, Duration::MAX][dice(3) as usize],
         on_dial_failure: [
             OnDialFailure::AwaitReturn,

@@ -225,6 +225,8 @@ pub(crate) struct World {
     open_since: Option<Moment>,
     /// When idle connections may be replaced, after one that ended younger than `UPKEEP_LEAST`.
     replaces_at: Option<Moment>,
+    /// When a connection was last closed because it had been idle for too long.
+    pruned_at: Option<Moment>,
     spread: Spread,
     /// The longest that a dial has taken.
     longest_dial: Duration,
@@ -270,6 +272,7 @@ impl World {
             failed_at: None,
             open_since: None,
             replaces_at: None,
+            pruned_at: None,
             spread: Spread::new(SEED),
             longest_dial: Duration::ZERO,
             alarm: None,
@@ -1199,6 +1202,7 @@ impl World {
         while is_by(self.next_idled_out()) {
             let coldest = self.idle.remove(0);
             self.begin_close(coldest, CloseReason::IdleTooLong, now);
+            self.pruned_at = Some(now);
         }
     }
 
@@ -1607,7 +1611,11 @@ impl World {
 
     fn next_idled_out(&self) -> Option<Moment> {
         let coldest = self.idle.first().filter(|_| small(self.idle.len()) > self.config.min_idle());
-        self.connections[coldest?].idle_since.after(self.config.max_idle_time)
+        let at = self.connections[coldest?].idle_since.after(self.config.max_idle_time)?;
+        let Config { prune_every, max_idle_time, .. } = self.config;
+        let pause = prune_every.min(max_idle_time).max(UPKEEP_LEAST);
+        let pruned_at = self.pruned_at.filter(|_| !prune_every.is_zero());
+        pruned_at.map_or(Some(at), |pruned_at| Some(at.max(pruned_at.after(pause)?)))
     }
 
     fn is_queue_full(&self, now: Moment) -> bool {

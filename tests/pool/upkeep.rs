@@ -129,6 +129,23 @@ fn an_expired_connection_is_not_handed_to_whoever_waits_for_it() {
     await_rest(&pool, &server);
 }
 
+/// Upkeep comes for each step.
+#[test]
+fn a_burst_is_closed_by_steps_although_nobody_calls() {
+    let step = Duration::from_millis(200);
+    let (pool, server) = pool(|b| b.max_open(5).max_idle_time(step).prune_every(HOUR));
+    let burst = [(); 5].map(|()| pool.get().unwrap());
+    let before = Instant::now();
+    drop(burst);
+    await_closed_unasked(&server);
+    assert!(
+        before.elapsed() >= 5 * step - TICK,
+        "no step is longer than the idle time, nor shorter"
+    );
+    let stats = pool.stats();
+    assert_eq!((stats.retired_by[CloseReason::IdleTooLong], stats.retired_total), (5, 5));
+}
+
 /// LIFE-06: at the way that takes no lock, and after a check that proved it alive meanwhile.
 #[test]
 fn what_has_rested_too_long_is_not_lent() {

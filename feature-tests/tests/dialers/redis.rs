@@ -107,9 +107,8 @@ fn an_abort_that_asks_the_server_ends_a_wait_without_a_time_limit() {
     drop(idle);
     let mut test = server.connection();
     let outcome = thread::scope(|scope| {
-        let borrower = scope.spawn(move || {
-            waits.blpop::<_, Option<(String, String)>>("nothing", 0.0).unwrap_err()
-        });
+        let borrower = scope
+            .spawn(move || waits.blpop::<_, Option<(String, String)>>("nothing", 0.0).unwrap_err());
         let is_blocked = |test: &mut redis::Connection| {
             let info: String = redis::cmd("INFO").arg("clients").query(test).unwrap();
             info.contains("blocked_clients:1")
