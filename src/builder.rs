@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::config::{Breaker, Config, ConfigError, DialRule, IdleOrder, OnDialFailure};
 use crate::dialer::Dialer;
-use crate::keyed::{DialerFor, KeyedConfig, KeyedPool, MaxOpenFor};
+use crate::keyed::{DialerFor, KeyedConfig, KeyedPool, MaxOpenFor, MinIdleFor};
 use crate::pool::Pool;
 use crate::report::event::Event;
 use crate::report::reporter::Reporter;
@@ -82,6 +82,7 @@ where
             dialer_for: Arc::new(dialer_for),
             reporter: Reporter::default(),
             max_open_for: None,
+            min_idle_for: None,
             max_open_total: MAX_OPEN_TOTAL,
             max_idle_total: None,
             quota: None,
@@ -140,6 +141,7 @@ pub struct ToOpenKeyed<K, D: Dialer> {
     dialer_for: DialerFor<K, D>,
     reporter: Reporter<<D as Dialer>::Error>,
     max_open_for: Option<MaxOpenFor<K>>,
+    min_idle_for: Option<MinIdleFor<K>>,
     max_open_total: u32,
     max_idle_total: Option<u32>,
     quota: Option<Quota>,
@@ -637,6 +639,44 @@ where
         self
     }
 
+    /// The fewest idle connections to keep of a key, as [`min_idle`](Self::min_idle) is for a [`Pool`]: for a
+    /// server that is asked often and must answer at once.
+    ///
+    /// It is asked as [`max_open_for`](Self::max_open_for) is. The pool dials for a key by itself once the key
+    /// has a pool: from its first caller or [`warm_up`](KeyedPool::warm_up) on, until
+    /// [`close_key`](KeyedPool::close_key), or until a [`reconfigure`](KeyedPool::reconfigure) at which this
+    /// says 0. Until then the key is kept, with its dialer, also while its server is away.
+    ///
+    /// Callers come first, of any key. Such a dial takes only a slot of the total that is free and that nobody
+    /// waits for, looks for one once a second, and has no connection of another key closed, because two keys
+    /// could take them from each other without end. A connection that is kept ready may be closed to make room
+    /// for a caller. So have `max_open_total` and `max_idle_total` exceed the sum of what is kept ready.
+    ///
+    /// More than the key's `max_idle` or `max_open` counts as equal to it. By default it is 0 for every key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use latebind::{KeyedPool, net::TcpDialer};
+    ///
+    /// # let listener = latebind::net::listen_tcp("127.0.0.1:0")?;
+    /// # let port = listener.local_addr()?.port();
+    /// let primary = port;
+    /// let pool = KeyedPool::builder(|port: &u16| TcpDialer::new("127.0.0.1", *port))
+    ///     .min_idle_for(move |port| if *port == primary { 2 } else { 0 })
+    ///     .build()?;
+    /// pool.warm_up(&primary, 2)?; // also at once, and not for the first caller
+    /// # assert_eq!(pool.stats().open, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn min_idle_for(
+        mut self,
+        min_idle_for: impl Fn(&K) -> u32 + Send + Sync + 'static,
+    ) -> Self {
+        self.of.min_idle_for = Some(Arc::new(min_idle_for));
+        self
+    }
+
     /// The most idle connections, over all keys. Beyond it the one that has been idle longest is
     /// closed, whatever its key.
     ///
@@ -683,14 +723,15 @@ where
     /// # Errors
     ///
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
-    /// with their values. [`min_idle`](Self::min_idle) is refused, because nothing is kept of a key
-    /// that nobody uses. [`ConfigError::QuotaInUse`]: another open pool has the quota.
+    /// with their values. [`min_idle`](Self::min_idle) is refused, because a pool may see any number of keys:
+    /// [`min_idle_for`](Self::min_idle_for) names those that it is for. [`ConfigError::QuotaInUse`]: another open pool has the quota.
     pub fn build(self) -> Result<KeyedPool<K, D>, ConfigError> {
         let each = self.checked(Config::default())?;
         let ToOpenKeyed {
             dialer_for,
             reporter,
             max_open_for,
+            min_idle_for,
             max_open_total,
             max_idle_total,
             quota,
@@ -698,7 +739,7 @@ where
         } = self.of;
         let config = KeyedConfig { each, max_open_total, max_idle_total }.check()?;
         let crew = crew_of(threads.as_ref());
-        KeyedPool::open(dialer_for, max_open_for, &config, reporter, quota, crew)
+        KeyedPool::open(dialer_for, max_open_for, min_idle_for, &config, reporter, quota, crew)
     }
 }
 

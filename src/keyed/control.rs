@@ -132,7 +132,7 @@ where
         self.common().is_suspended
     }
 
-    /// The settings of each key that are in force, before `max_open_for`: see
+    /// The settings of each key that are in force, before `max_open_for` and `min_idle_for`: see
     /// [`Pool::settings`](crate::Pool::settings). [`stats`](Self::stats) has the bound on all keys together.
     ///
     /// # Examples

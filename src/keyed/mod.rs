@@ -63,7 +63,9 @@ pub use self::numbers::KeyedStats;
 /// is passed by no caller that has waited less. Then the first connection to be returned, of any
 /// key, is closed for it.
 ///
-/// A key costs nothing before its first use, and nothing again once its last connection is closed.
+/// A key costs nothing before its first use, and nothing again once its last connection is closed: no
+/// connection is dialed for a key that nobody asks for, except as
+/// [`min_idle_for`](crate::Settings::min_idle_for) says.
 /// Every operation takes O(log n) in keys and connections, and all keys share their threads.
 ///
 /// # Examples
@@ -94,6 +96,9 @@ pub(crate) type DialerFor<K, D> = Arc<dyn Fn(&K) -> D + Send + Sync>;
 
 /// The most connections of one key, where that is not the `max_open` of all.
 pub(crate) type MaxOpenFor<K> = Arc<dyn Fn(&K) -> Option<NonZeroU32> + Send + Sync>;
+
+/// The fewest idle connections to keep of a key.
+pub(crate) type MinIdleFor<K> = Arc<dyn Fn(&K) -> u32 + Send + Sync>;
 
 /// The settings of a keyed pool.
 pub(crate) struct KeyedConfig {
@@ -138,6 +143,7 @@ struct Shared<K: Send + Sync, D: Dialer> {
     group: Arc<Group<D>>,
     dialer_for: DialerFor<K, D>,
     max_open_for: Option<MaxOpenFor<K>>,
+    min_idle_for: Option<MinIdleFor<K>>,
     common: Mutex<Common>,
     reporter: Reporter<D::Error>,
 }
@@ -184,6 +190,7 @@ where
     pub(crate) fn open(
         dialer_for: DialerFor<K, D>,
         max_open_for: Option<MaxOpenFor<K>>,
+        min_idle_for: Option<MinIdleFor<K>>,
         config: &KeyedConfig,
         reporter: Reporter<D::Error>,
         quota: Option<Quota>,
@@ -194,8 +201,16 @@ where
         group.join_quota()?;
         let common = Common { config: config.each, is_suspended: false, version: 0 };
         let (directory, common) = (Directory::new(), Mutex::new(common));
-        let shared = Shared { directory, group, dialer_for, max_open_for, common, reporter };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Arc::new(Shared {
+            directory,
+            group,
+            dialer_for,
+            max_open_for,
+            min_idle_for,
+            common,
+            reporter,
+        });
+        Ok(Self { shared })
     }
 
     /// The record of a key, made if there is none.
@@ -229,9 +244,10 @@ where
 
     /// The settings of one key.
     fn config_of(&self, key: &K, common: &Common) -> Config {
-        let config = common.config;
-        let own = self.shared.max_open_for.as_ref().and_then(|max_open_for| max_open_for(key));
-        Config { max_open: own.map_or(config.max_open, NonZeroU32::get), ..config }
+        let (config, Shared { max_open_for, min_idle_for, .. }) = (common.config, &*self.shared);
+        let own = max_open_for.as_ref().and_then(|max_open_for| max_open_for(key));
+        let min_idle = min_idle_for.as_ref().map_or(0, |min_idle_for| min_idle_for(key));
+        Config { max_open: own.map_or(config.max_open, NonZeroU32::get), min_idle, ..config }
     }
 
     /// Reports and counts that a caller gets no connection, for a key that has no pool to do so.

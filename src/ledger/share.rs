@@ -57,6 +57,8 @@ pub(super) struct AtRest {
 pub(crate) struct Share {
     member: MemberId,
     budget: Arc<dyn BudgetAccess>,
+    /// Whether other keys want slots of the same budget.
+    has_rivals: bool,
     /// Slots taken from the budget. After each event, as many as are open.
     held: u32,
     /// Closes under way that make room for other keys.
@@ -84,6 +86,7 @@ impl Share {
         Self {
             member,
             budget,
+            has_rivals: false,
             held: 0,
             making_room: BTreeSet::new(),
             listing: Listing::Unlisted,
@@ -95,6 +98,17 @@ impl Share {
             must_visit: false,
             report: Report::default(),
         }
+    }
+
+    /// The same share, of a key of many.
+    pub(crate) fn among_rivals(mut self, has_rivals: bool) -> Self {
+        self.has_rivals = has_rivals;
+        self
+    }
+
+    /// Whether a dial that nobody waits for must leave claims to those who do.
+    pub(super) fn has_rivals(&self) -> bool {
+        self.has_rivals
     }
 
     /// Before the decisions of an event: they find out again which slots are lacking.
@@ -115,6 +129,14 @@ impl Share {
             Some(lack) => self.shortage = Some((Claim { since, slots: wanted }, lack)),
         }
         refusal.is_none()
+    }
+
+    /// Takes a slot for a dial that nobody waits for, if one is free that nobody claims. It claims none: the
+    /// budget would have a connection closed for the claim, perhaps one that another key keeps ready.
+    pub(super) fn take_spare_slot(&mut self, open: u32, now: Moment) -> bool {
+        let is_taken = self.visit(open, now, |budget, member| budget.take_slot(member, now));
+        self.held += u32::from(is_taken);
+        is_taken
     }
 
     /// The budget has granted a slot.

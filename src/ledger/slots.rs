@@ -62,7 +62,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.open_count() == 0
             && self.queue.is_empty()
             && self.others.is_empty()
-            && (self.closed || self.forgets_outage_at().is_none_or(|at| at <= now))
+            && (self.closed
+                || self.config.min_idle() == 0
+                    && self.forgets_outage_at().is_none_or(|at| at <= now))
     }
 
     /// When the ledger may forget that dials have failed; `None`: it may now.
@@ -86,6 +88,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(super) fn take_slot(&mut self, since: Moment, wanted: u32, now: Moment) -> bool {
         let open = self.open_count();
         self.share.as_mut().is_none_or(|share| share.take_slot(since, wanted, open, now))
+    }
+
+    /// Takes a slot for a dial for `min_idle`, with `wanted` such dials still to begin.
+    pub(super) fn take_slot_for_rest(&mut self, wanted: u32, now: Moment) -> bool {
+        let open = self.open_count();
+        match self.share.as_deref_mut().filter(|share| share.has_rivals()) {
+            Some(share) => share.take_spare_slot(open, now),
+            None => self.take_slot(now, wanted, now),
+        }
     }
 
     /// A close has ended, or has taken too long: its slot is free.

@@ -17,11 +17,15 @@ use super::effects::{Effects, Purpose};
 use super::entry::Entry;
 use super::idle::Aging;
 use super::jobs::Sponsor;
+use super::share::Share;
 use super::{Ledger, earlier};
 
 /// The least time between two upkeeps, and between two checks of an idle connection, however short
 /// the limits.
 pub(crate) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
+
+/// The time between two looks for a slot that no other key needs.
+const SPARE_SLOT_EVERY: Duration = Duration::from_secs(1);
 
 /// When upkeep comes, and when it last came.
 #[derive(Debug, Default)]
@@ -128,7 +132,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let wanted = missing.min(self.room(now)).min(tries);
         for begun in 0..wanted {
             // Nobody waits: every caller's claim is older.
-            if !self.take_slot(now, wanted - begun, now) {
+            if !self.take_slot_for_rest(wanted - begun, now) {
                 break;
             }
             self.begin_dial(Sponsor::Pool, now, effects);
@@ -182,6 +186,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if is_missing && !self.suspended && self.open_count() < self.config.max_open {
             // Dials that could begin now and have not are held up by something other than time.
             or(self.next_fill().filter(|at| *at > now));
+            if self.share.as_deref().is_some_and(Share::has_rivals) {
+                // Nobody tells this key that another has left it a slot.
+                or(now.after(SPARE_SLOT_EVERY));
+            }
         }
         if self.config.min_idle > 0 || self.jobs.at_dialer.keep_alives() > 0 {
             // Nobody waits for these. A job that hangs must not hold them up.

@@ -52,6 +52,91 @@ fn a_key_may_have_a_limit_of_its_own() {
     drop(held);
 }
 
+// ---- Connections kept ready --------------------------------------------------------------------
+
+#[test]
+fn a_key_keeps_connections_ready_and_the_others_keep_none() {
+    let kept = Arc::new(AtomicU32::new(2));
+    let asked = Arc::clone(&kept);
+    let (pool, servers) = keyed(|b| {
+        b.max_idle_time(SHORT).min_idle_for(move |key| match key {
+            1 => asked.load(SeqCst),
+            _ => 0,
+        })
+    });
+    for key in [1, 2] {
+        drop(pool.get_timeout(&key, LONG).unwrap());
+    }
+    await_that("the other key has gone", || pool.keys() == [1]);
+    await_that("it is kept ready", || pool.stats_of(&1).is_some_and(|stats| stats.idle == 2));
+    assert_eq!((servers.alive(1), servers.alive(2)), (2, 0));
+
+    pool.close_idle();
+    await_that("it is ready again", || pool.stats_of(&1).is_some_and(|stats| stats.idle == 2));
+    let held = [(); 2].map(|()| pool.get_timeout(&1, LONG).unwrap());
+    await_that("what was lent is replaced", || servers.alive(1) == 4);
+    drop(held);
+
+    kept.store(0, SeqCst);
+    pool.reconfigure().apply().unwrap();
+    await_keys(&pool, 0);
+    assert_eq!(servers.alive(1), 0);
+}
+
+#[test]
+fn a_closed_key_keeps_nothing_ready_until_it_is_asked_for_again() {
+    let (pool, servers) = keyed(|b| b.min_idle_for(|_| 1));
+    pool.warm_up(&1, 1).unwrap();
+    pool.close_key(&1);
+    await_that("it is closed", || servers.alive(1) == 0);
+    assert_eq!(pool.keys(), []);
+    KeyedConnection::discard(pool.get_timeout(&1, LONG).unwrap());
+    await_that("it is ready again", || pool.stats_of(&1).is_some_and(|stats| stats.idle == 1));
+    pool.close();
+    await_that("nothing is kept of a closed pool", || servers.alive(1) == 0);
+}
+
+/// It is not forgotten, although nothing of it is open and nobody waits.
+#[test]
+fn a_key_that_is_to_be_ready_is_dialed_until_its_server_is_back() {
+    let (pool, servers) = keyed(|b| b.min_idle_for(|_| 1));
+    servers.of(1).on_dial([Act::Fail, Act::Fail, Act::Fail]);
+    assert!(pool.get_timeout(&1, LONG).is_err());
+    await_that("it is ready", || pool.stats_of(&1).is_some_and(|stats| stats.idle == 1));
+    assert_eq!(servers.of(1).dials(), 4);
+}
+
+/// Two keys would otherwise close each other's connections without end.
+#[test]
+fn what_is_kept_ready_takes_no_slot_from_another_key() {
+    let kept = Arc::new(AtomicU32::new(0));
+    let asked = Arc::clone(&kept);
+    let (pool, servers) =
+        keyed(|b| b.max_open_total(3).min_idle_for(move |key| key % 2 * asked.load(SeqCst)));
+    drop([1, 2, 3].map(|key| pool.get_timeout(&key, LONG).unwrap()));
+    kept.store(2, SeqCst);
+    pool.reconfigure().apply().unwrap();
+    let began = Instant::now();
+    await_that("both have looked for a slot more than once", || {
+        began.elapsed() > Duration::from_millis(2_500)
+    });
+    assert_eq!([1, 2, 3].map(|key| servers.of(key).dials()), [1, 1, 1]);
+    assert_eq!((pool.stats().evicted_total, pool.stats().stalled), (0, 0));
+
+    // A caller has one of theirs closed, and they do not get the slot back from it.
+    drop(pool.get_timeout(&4, LONG).unwrap());
+    let began = Instant::now();
+    await_that("they have looked again", || began.elapsed() > Duration::from_millis(2_500));
+    let alive = [1, 2, 3].map(|key| servers.alive(key));
+    assert_eq!((alive.iter().sum::<u32>(), servers.alive(4)), (2, 1), "{alive:?}");
+    assert_eq!(pool.stats().evicted_total, 1);
+
+    // A slot that nobody needs is taken.
+    pool.close_key(&4);
+    await_that("it is taken", || [1, 2, 3].map(|key| servers.alive(key)).iter().sum::<u32>() == 3);
+    assert!(servers.most_open.load(SeqCst) <= 3, "BOUND");
+}
+
 /// KEY-11.
 #[test]
 fn changed_settings_reach_the_keys_that_there_are_and_those_to_come() {
