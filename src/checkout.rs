@@ -220,7 +220,20 @@ impl<D: Dialer> Pool<D> {
 
     #[inline]
     fn lend(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        self.lend_unlabelled(terms).inspect(|entry| self.shell().label(entry, terms.label))
+        // Apart, so that a loan without a label takes no instruction more.
+        match terms.label {
+            None => self.lend_unlabelled(terms),
+            Some(label) => self.lend_labelled(terms, label),
+        }
+    }
+
+    #[cold]
+    fn lend_labelled(
+        &self,
+        terms: Terms<'_>,
+        label: &'static str,
+    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        self.lend_unlabelled(terms).inspect(|entry| self.shell().label(entry, label))
     }
 
     #[inline]

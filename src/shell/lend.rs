@@ -187,16 +187,8 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Notes what a loan is for, if its caller has said so.
-    #[inline]
-    pub(crate) fn label(&self, entry: &EntryOf<D>, label: Option<&'static str>) {
-        if let Some(label) = label {
-            self.note_label(entry, label);
-        }
-    }
-
-    #[cold]
-    fn note_label(&self, entry: &EntryOf<D>, label: &'static str) {
+    /// Notes what a loan is for.
+    pub(crate) fn label(&self, entry: &EntryOf<D>, label: &'static str) {
         self.lock().ledger.label(entry, label);
     }
 
