@@ -283,7 +283,7 @@ pub(crate) fn keyed_pool(
     let config = KeyedConfig { each, max_open_total, max_idle_total };
     let crew = Crew::of_the_process();
     let dialer_for = Arc::new(dialer_for);
-    let pool = KeyedPool::open(dialer_for, None, &config, Reporter::default(), None, crew);
+    let pool = KeyedPool::open(dialer_for, None, None, &config, Reporter::default(), None, crew);
     (pool.unwrap(), server)
 }
 
