@@ -156,7 +156,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Notes when the dial rule must be asked again, if it holds back a dial for which there is room.
     pub(super) fn plan_dial_look(&mut self, now: Moment) {
         let is_held_back = self.config.dial_rule != DialRule::Eager
-            && !self.suspended
+            && !self.is_suspended()
             && self.coming() < self.queue.unfailed()
             && self.room(now) > 0
             && self.busy() > 0
@@ -251,7 +251,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The dials whose connections nobody wants any more, and what ends them. Each handle is to be called
     /// and dropped, and then reported by `dial_aborted`.
     pub(crate) fn take_cancelled_dials(&mut self) -> Vec<(JobId, AbortHandle)> {
-        let (closed, epochs) = (self.closed, &self.epochs);
+        let (closed, epochs) = (self.is_closed(), &self.epochs);
         let dials = self.jobs.dials.iter_mut();
         let cancelled =
             dials.filter(|(_, dial)| closed || epochs.why_flushed(dial.epoch).is_some());
@@ -316,7 +316,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// for.
     pub(super) fn next_retry(&self) -> Option<Moment> {
         let is_wanted = self.queue.any_failed() && !self.queue.any_unsponsored();
-        let is_alone = is_wanted && self.jobs.dials.counted_on() == 0 && !self.suspended;
+        let is_alone = is_wanted && self.jobs.dials.counted_on() == 0 && !self.is_suspended();
         let outage = &self.dialing.outage;
         match self.config.breaker().filter(|_| self.is_breaker_open()) {
             _ if !is_alone => None,

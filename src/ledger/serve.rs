@@ -182,7 +182,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// pool's latest.
     pub(super) fn lateness(&self, failure: Option<F>) -> Verdict<C, F> {
         let failure = failure.or_else(|| self.dialing.last_failure.clone());
-        if self.suspended { Verdict::Suspended(failure) } else { Verdict::Late(failure) }
+        if self.is_suspended() { Verdict::Suspended(failure) } else { Verdict::Late(failure) }
     }
 
     fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Moment) {

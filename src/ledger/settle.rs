@@ -60,7 +60,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// under way, all limits are kept, and upkeep comes in time. This holds after nearly every loan and
     /// return.
     fn is_plain(&self, now: Moment) -> bool {
-        !(self.closed
+        !(self.is_closed()
             || self.config.min_idle > 0
             || self.idle.len() > self.config.max_idle()
             || self.jobs.is_any()
@@ -84,7 +84,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             return true;
         }
         let may_dial = self.open_count() < self.config.max_open || self.dialing.look_at.is_some();
-        if may_dial || self.suspended || self.queue.any_failed() {
+        if may_dial || self.is_suspended() || self.queue.any_failed() {
             return false;
         }
         self.count_loans_while_waiting(now);
@@ -102,9 +102,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.end_loan(&entry);
             self.admit(entry, now, effects);
         }
-        if !self.closed {
+        if !self.is_closed() {
             self.make_way(now, effects);
-            if !self.suspended {
+            if !self.is_suspended() {
                 self.count_loans_while_waiting(now);
                 self.serve(now, effects);
                 self.revive(now, effects);
@@ -193,9 +193,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.wakes.woken <= self.wakes.handed,
             "more woke than were handed something"
         );
-        if self.closed {
+        if self.is_closed() {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
-        } else if !self.queue.is_empty() && !self.suspended {
+        } else if !self.queue.is_empty() && !self.is_suspended() {
             debug_assert!(
                 self.idle.is_empty()
                     || self.jobs.at_dialer.checks() >= self.queue.len()

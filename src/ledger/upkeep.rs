@@ -173,7 +173,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let mut or = |other: Option<Moment>| due = earlier(due, other);
         or(self.next_idled_out());
         let is_missing = self.missing() > 0;
-        if is_missing && !self.suspended && self.open_count() < self.config.max_open {
+        if is_missing && !self.is_suspended() && self.open_count() < self.config.max_open {
             // Dials that could begin now and have not are held up by something other than time.
             or(self.next_fill().filter(|at| *at > now));
         }

@@ -758,13 +758,13 @@ fn nobody_looks_for_dials_while_the_pool_is_suspended() {
     let ticket = harness.queue(1);
     assert_eq!(harness.sleep(ticket), harness.now.after(SECOND / 8), "the dial rule looks then");
 
-    let orders = harness.ledger.suspend(harness.now);
+    let orders = harness.ledger.set_suspended(true, harness.now);
     harness.note_effects(orders);
     assert_eq!(harness.sleep(ticket), None);
     harness.now += SECOND;
     harness.tick();
     assert_eq!((harness.begun, harness.sleep(ticket)), (1, None));
-    let orders = harness.ledger.resume(harness.now);
+    let orders = harness.ledger.set_suspended(false, harness.now);
     harness.note_effects(orders);
     assert_eq!(harness.begun, 2, "it has waited for long enough");
 }

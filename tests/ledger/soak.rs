@@ -180,7 +180,7 @@ impl Soak {
                 }
                 Item::Upkeep(_) => {}
                 Item::Change => self.change(),
-                Item::Resume => self.event(Ledger::resume),
+                Item::Resume => self.event(|ledger, now| ledger.set_suspended(false, now)),
                 Item::ServerGoes => self.go(true),
                 Item::ServerComes => self.go(false),
             }
@@ -551,7 +551,7 @@ impl Soak {
             }
             1 => self.event(|ledger, now| ledger.retire_where(now).1),
             2 => {
-                self.event(Ledger::suspend);
+                self.event(|ledger, now| ledger.set_suspended(true, now));
                 let pause = self.about(SECOND);
                 self.put(pause, Item::Resume);
             }

@@ -765,7 +765,7 @@ impl World {
         let now = self.read_clock(behind);
         let orders = self.ledger.close(now);
         self.event(now, orders, |world, now| {
-            world.closed = true;
+            (world.closed, world.suspended) = (true, false);
             world.last_failure = None;
             world.close_idle(CloseReason::PoolClosed, now);
             world.queue.clear();
@@ -780,13 +780,13 @@ impl World {
 
     pub(crate) fn suspend(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
-        let orders = self.ledger.suspend(now);
-        self.event(now, orders, |world, _| world.suspended = true);
+        let orders = self.ledger.set_suspended(true, now);
+        self.event(now, orders, |world, _| world.suspended = !world.closed);
     }
 
     pub(crate) fn resume(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
-        let orders = self.ledger.resume(now);
+        let orders = self.ledger.set_suspended(false, now);
         self.event(now, orders, |world, _| world.suspended = false);
     }
 

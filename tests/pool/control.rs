@@ -675,6 +675,18 @@ fn a_suspended_pool_can_be_changed_flushed_and_closed() {
     assert!(pool.drain(Instant::now() + LONG).is_complete());
 }
 
+#[test]
+fn a_closed_pool_is_not_suspended_whichever_came_first() {
+    let (pool, server) = pool(|b| b);
+    pool.suspend();
+    pool.close();
+    assert!(!pool.is_suspended());
+    pool.suspend();
+    assert!(!pool.is_suspended());
+    assert!(matches!(pool.try_get(), Err(GetError::Closed)));
+    await_rest(&pool, &server);
+}
+
 // ---- Cancellation -------------------------------------------------------------------------------
 
 /// How many callers a token knows of.
