@@ -44,8 +44,8 @@ impl<E> HandleError<E> for NopErrorHandler {
 
 /// Logs errors by the `log` crate, at the level `error`: the default.
 ///
-/// While a server is away the pool tries up to twenty times a second. What was logged within a second
-/// is not logged again, so that the log has a line a second of it.
+/// While a server is away the pool tries up to twenty times a second. An error that was logged within
+/// a second is not logged again, so that the log has one line a second of it.
 #[derive(Copy, Clone, Debug)]
 pub struct LoggingErrorHandler;
 
