@@ -1,4 +1,4 @@
-//! What a subscriber of `tracing` hears of a pool.
+//! The lines that a subscriber of `tracing` gets from a pool.
 //!
 //! One test, as a pool's own threads know of no subscriber but the process's.
 

@@ -14,7 +14,7 @@ use latebind::{Guard, Pool};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// What the subscriber does as a span of that name begins, and as one ends.
+/// The subscriber's act as a span of that name begins, and as one ends.
 type Deed = Arc<dyn Fn(&str) + Send + Sync>;
 
 static BEGUN: Mutex<Option<Deed>> = Mutex::new(None);

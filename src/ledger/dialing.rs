@@ -26,7 +26,7 @@ use super::{Ledger, earlier};
 #[derive(Debug)]
 pub(crate) struct BeingEnded;
 
-/// What the ledger has learned from earlier dials, and when it next weighs another one.
+/// The lessons of earlier dials, and when the ledger next weighs another one.
 #[derive(Debug)]
 pub(super) struct Dialing<F> {
     pub(super) pace: Pace,

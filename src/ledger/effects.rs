@@ -103,7 +103,7 @@ pub(crate) struct CloseOrder<C> {
     /// Must be dropped before the connection is closed.
     pub(crate) handle: Option<AbortHandle>,
     pub(crate) reason: CloseReason,
-    /// Which connection it is.
+    /// The connection's id.
     pub(crate) of: ConnectionId,
     /// How often it was lent.
     pub(crate) uses: u64,

@@ -86,8 +86,8 @@ type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 /// One pool, shared by its handles and the jobs under way.
 ///
 /// The fields lie in this order in memory. A checkout by a place and its return read the first two
-/// cache lines and no more: with a thousand keys, a thread waits for each further line. What follows has
-/// cache lines of its own, so that threads on the fast path do not wait for those who take the lock.
+/// cache lines and no more: with a thousand keys, a thread waits for each further line. The fields after those
+/// have cache lines of their own, so that threads on the fast path do not wait for those who take the lock.
 #[repr(C)]
 pub(crate) struct Shell<D: Dialer> {
     /// The process that opened it. In a child of that process it is closed: see

@@ -73,7 +73,7 @@ pub struct Quota {
     process: Process,
 }
 
-/// What a pool under a [`Quota`] needs, at one moment.
+/// The slots that a pool under a [`Quota`] needs, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Demand {
@@ -167,7 +167,7 @@ impl Quota {
         }
     }
 
-    /// What the pool needs now. Takes time proportional to the number of keys, to count what is idle.
+    /// The pool's need now. Takes time proportional to the number of keys, to count what is idle.
     #[must_use]
     pub fn demand(&self) -> Demand {
         if self.process.is_a_parent() {

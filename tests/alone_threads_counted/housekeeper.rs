@@ -366,7 +366,7 @@ fn a_panic_in_what_upkeep_calls_ends_nothing_but_that_connection() {
     await_that("and elsewhere", || others.closed.load(SeqCst) > closed);
 }
 
-/// What one pool's dialer does is no other pool's business.
+/// A dialer that blocks holds up no other pool.
 #[test]
 fn a_close_that_hangs_delays_the_upkeep_of_no_other_pool() {
     in_a_process!();

@@ -44,7 +44,7 @@ pub(crate) struct Harness {
     pub(crate) opened: u32,
     /// The budget's orders to other members.
     pub(crate) orders: Vec<BudgetOrder>,
-    /// Of loans whose lease has ended.
+    /// The abort handles of loans whose lease has ended.
     pub(crate) aborts: Vec<AbortHandle>,
     /// When upkeep is ordered for.
     pub(crate) alarm: Option<Moment>,

@@ -227,7 +227,7 @@ pub(crate) struct Keys {
     setting: Setting,
     common: Arc<Common>,
     max_open_total: u32,
-    /// What the quota allows, for as long as its lease lasts.
+    /// The slots that the quota allows, for as long as its lease lasts.
     quota: u32,
     lease: Lease,
     /// The most that may be taken: the bound, or more after it was lowered, until enough is returned.

@@ -95,7 +95,7 @@ struct Dial {
     generation: u64,
     judged: u32,
     deadline: Option<Moment>,
-    /// What it has overrun then.
+    /// The limit that it has overrun then.
     bound: Overdue,
     /// Whether a caller may still count on it.
     counted: bool,
@@ -174,7 +174,7 @@ enum Outcome {
     Drained,
 }
 
-/// Which calls of the dialer return only at the end of the history: bit n for the nth call.
+/// The calls of the dialer that return only at the end of the history: bit n for the nth call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hangs {
     pub(crate) dials: u64,
@@ -1671,7 +1671,7 @@ impl World {
             assert!(self.idle.is_empty() && self.queue.is_empty(), "closed, and at rest");
         }
         if self.suspended {
-            return; // Whatever is free is left over, until it is resumed.
+            return; // Free connections are left over, until it is resumed.
         }
         let queue = || self.queue.iter().filter(|client| !self.is_expired(**client, self.latest));
         let waiting = queue().count();
@@ -1698,7 +1698,7 @@ impl World {
         self.next_idle().map(|at| self.idle.remove(at))
     }
 
-    /// Which idle connection is lent next.
+    /// The idle connection that is lent next.
     fn next_idle(&self) -> Option<usize> {
         match self.config.idle_order {
             IdleOrder::Lifo => self.idle.len().checked_sub(1),

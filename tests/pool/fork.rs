@@ -64,7 +64,7 @@ fn fork() -> Option<Child> {
     }
 }
 
-/// What a child does, with all that it inherits.
+/// Runs `body` in a child, with all that it inherits.
 fn in_the_child(body: impl FnOnce()) -> ! {
     let ended = catch_unwind(AssertUnwindSafe(body));
     // SAFETY: the process ends.

@@ -54,7 +54,7 @@ impl Nosy {
         thread_local!(static IS_INSIDE: Cell<bool> = const { Cell::new(false) });
         let pool = self.0.pool.lock().unwrap().clone();
         let Some(pool) = pool else { return };
-        // What is asked leads to further calls on this thread.
+        // The question leads to further calls on this thread.
         if !IS_INSIDE.replace(true) {
             self.0.asking.fetch_add(1, SeqCst);
             self.0.asked.lock().unwrap().push(call);
@@ -88,7 +88,7 @@ impl Nosy {
             .build()
             .unwrap();
         *dialer.0.pool.lock().unwrap() = Some(pool.clone());
-        // What is asked may take an idle connection away before it is checked: then once more.
+        // The question may take an idle connection away before it is checked: then it is asked once more.
         for _ in 0..50 {
             drop(pool.get().map(used));
             await_that("it has come back", || pool.stats().in_use == 0);

@@ -134,7 +134,7 @@ fn run(is_leased: bool) -> Sums {
         if at.as_secs_f64() >= DAY {
             break;
         }
-        // What held since the last event.
+        // These numbers have held since the last event.
         let span = at.saturating_sub(now).as_secs_f64();
         let lacking = (wanted_now - had_now).max(0) as f64;
         sums.wanted += wanted_now as f64 * span;
@@ -228,7 +228,7 @@ fn settling(process: &Process) -> u32 {
     process.settling.iter().map(|(_, slots)| slots).sum()
 }
 
-/// What was wanted, and what was had with fixed shares and with leases, over the day.
+/// The slots wanted, and those had with fixed shares and with leases, over the day.
 fn plot(fixed: &Sums, leased: &Sums) -> String {
     let (width, height) = (720.0, 300.0);
     let most = f64::from(LIMIT) * 1.2;

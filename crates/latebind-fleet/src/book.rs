@@ -13,10 +13,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HolderId(pub u64);
 
-/// What a process asks of the store.
+/// A process's request to the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
-    /// Who asks.
+    /// The process that asks.
     pub holder: HolderId,
     /// The number of its lease; 0: it has none.
     pub number: u64,
@@ -31,7 +31,7 @@ pub struct Ask {
     pub sessions: Option<Vec<(HolderId, u32)>>,
 }
 
-/// What the store answers.
+/// The store's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The number of the lease; 0: the process has none. A lease with that number is over, if there was
@@ -49,7 +49,7 @@ pub struct Answer {
     pub lapsed: Vec<HolderId>,
 }
 
-/// What a fleet has agreed on.
+/// The rules on which a fleet has agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The most sessions of all processes together.
@@ -60,7 +60,7 @@ pub struct Terms {
     pub settle: Duration,
 }
 
-/// Who holds what.
+/// The leases, and who holds them.
 #[derive(Clone, Debug)]
 pub struct Book {
     terms: Terms,
@@ -198,7 +198,7 @@ impl Book {
     }
 }
 
-/// What a process could use.
+/// The slots that a process could use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need {
     pub(crate) id: HolderId,

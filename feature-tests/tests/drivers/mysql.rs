@@ -196,7 +196,7 @@ fn a_connection_killed_in_use_is_not_lent_again() {
     }
 }
 
-/// What a look cannot show, since the kernel answers for the server.
+/// A look cannot show this, since the kernel answers for the server.
 #[test]
 fn a_check_ends_near_its_deadline_and_leaves_no_time_limit_behind() {
     let Some(server) = MariaDb::start(&[]) else { return };
@@ -302,7 +302,7 @@ fn a_session_that_is_reset_leaves_nothing_to_the_next_borrower() {
     }
 }
 
-/// What a frozen server holds up is a thread of the pool's own.
+/// A frozen server holds up a thread of the pool's own, and no caller.
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = MariaDb::start(&[]) else { return };
@@ -661,7 +661,8 @@ fn a_handler_of_files_of_the_last_borrower_is_not_that_of_the_next() {
     }
 }
 
-/// Who logged in as somebody else, or chose a database where there was none, did so for its loan.
+/// A borrower that logs in as somebody else, or chooses a database where there was none, does so for its
+/// own loan.
 #[test]
 fn a_session_that_is_reset_is_the_dialers_users_and_in_its_database() {
     let Some(server) = MariaDb::start(&["--character-set-server=latin1"]) else { return };
@@ -705,7 +706,7 @@ fn a_session_that_is_reset_is_the_dialers_users_and_in_its_database() {
     }
 }
 
-/// Whose new password is not known cannot be logged in again.
+/// A user whose new password is not known cannot be logged in again.
 #[test]
 fn a_session_of_another_user_that_cannot_be_the_dialers_again_is_not_lent() {
     let Some(server) = MariaDb::start(&[]) else { return };
@@ -990,7 +991,7 @@ fn a_return_asks_for_what_may_be_left_and_for_no_more() {
     }
 }
 
-/// What a dial refuses, a check and a return refuse.
+/// A check and a return refuse the same that a dial refuses.
 #[test]
 fn a_server_that_has_become_read_only_is_lent_to_nobody_who_writes() {
     let Some(server) = MariaDb::start(&[]) else { return };
@@ -1117,7 +1118,7 @@ fn of_two_addresses_the_one_that_is_not_read_only_serves() {
     });
 }
 
-/// What becomes of something that a borrower has left.
+/// The fate of something that a borrower has left.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     /// The next borrower finds it.
@@ -1142,7 +1143,7 @@ struct Line {
     fates: [Fate; 3],
 }
 
-/// What statements leave, and a query can show.
+/// The state that statements leave, and a query can show.
 macro_rules! left {
     ($what:literal, $($statement:literal)+, $query:literal, $($fate:ident)+) => {
         Line {

@@ -372,12 +372,12 @@ fn a_transaction_left_open_is_rolled_back_before_the_next_borrower() {
     assert!(!story.contains(in_vain), "nothing was rolled back that was not there:\n{story}");
 }
 
-/// What a borrower leaves, and how the next one would find it.
+/// Something that a borrower leaves, and how the next one would find it.
 struct Leaving {
     what: &'static str,
     leave: fn(&mut Client),
     is_left: fn(&mut Client) -> bool,
-    /// What becomes of it with `Rollback`.
+    /// Whether `Rollback` ends it.
     ends_with_transaction: bool,
     /// With `ResetSession`.
     ends_with_session: bool,
@@ -655,7 +655,7 @@ fn a_return_with_nothing_to_roll_back_is_no_news_to_the_server() {
     assert!(!server.story().contains("WARNING"), "{}", server.story());
 }
 
-/// What a frozen server holds up is the return's own thread, not the one that returns.
+/// A frozen server holds up the return's own thread, not the one that returns.
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = Postgres::start("") else { return };
@@ -916,7 +916,7 @@ fn a_borrower_who_was_refused_a_write_puts_the_others_in_doubt() {
     assert_lends_nothing(&pool, "in doubt");
 }
 
-/// What it asks for is what it needs, and no more.
+/// It asks for exactly what it needs.
 #[test]
 fn a_role_without_rights_is_served_by_one_dial() {
     let Some(server) = Postgres::start("") else { return };

@@ -62,7 +62,7 @@ fn id(connection: &mut Connection) -> u64 {
     call(connection, "CLIENT ID").unwrap()
 }
 
-/// What the server tells of each connection but the test's own.
+/// The server's lines about each connection but the test's own.
 fn sessions(test: &mut Connection) -> Vec<String> {
     let list: String = call(test, "CLIENT LIST TYPE normal").unwrap();
     list.lines().filter(|line| !line.contains("name=test ")).map(str::to_owned).collect()
@@ -286,7 +286,7 @@ fn the_next_borrower_finds_the_database_and_no_transaction() {
                 expected.iter().all(|part| line.contains(part)),
                 "{on_return:?} {left:?}: {line}"
             );
-            // What is watched is not told. A transaction fails if it has changed.
+            // The server does not tell what is watched. A transaction fails if it has changed.
             let () = server.connection().incr("key", 1).unwrap();
             let outcome: RedisResult<redis::Value> =
                 redis::pipe().atomic().cmd("PING").query(&mut connection);
@@ -387,7 +387,7 @@ fn a_session_that_cannot_be_begun_anew_is_not_lent_again() {
     assert_eq!(pool.stats().reset_failed_total, 1);
 }
 
-/// What a frozen server holds up is a thread of the pool's own.
+/// A frozen server holds up a thread of the pool's own, and no caller.
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = Redis::start(&[]) else { return };
@@ -731,7 +731,7 @@ fn asked(test: &mut Connection) -> Vec<String> {
     asked
 }
 
-/// Who may not ask something could not do it either; it takes no connection.
+/// A user who may not ask about something could not do it either, so the connection need not go.
 #[test]
 fn a_user_who_may_not_ask_what_the_pool_asks_keeps_its_connection() {
     let users = [
@@ -838,7 +838,7 @@ fn a_return_asks_for_what_may_be_left_and_for_no_more() {
     }
 }
 
-/// What a dial refuses, a check and a return refuse.
+/// A check and a return refuse the same that a dial refuses.
 #[test]
 fn a_server_that_has_become_a_replica_is_lent_to_nobody_who_writes() {
     let Some(primary) = Redis::start(&[]) else { return };
@@ -954,7 +954,7 @@ fn of_two_addresses_the_one_that_is_no_replica_serves() {
     });
 }
 
-/// What becomes of something that a borrower has left.
+/// The fate of something that a borrower has left.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     /// The next borrower finds it.
@@ -969,7 +969,7 @@ use Fate::Goes;
 use Fate::Retires;
 use Fate::Stays;
 
-/// What the server tells of a connection, and the connection.
+/// The server's line about a connection, and the connection.
 type Seen<'a> = (&'a str, &'a mut Connection);
 
 /// A line of the table in the docs of `RedisDialer`.
@@ -983,7 +983,7 @@ struct Line {
     fates: [Fate; 3],
 }
 
-/// What commands leave, and the server tells of the connection.
+/// The state that commands leave, and the server's line shows.
 macro_rules! left {
     ($what:literal, $resp:literal, $($words:literal)+, $told:literal, $($fate:ident)+) => {
         Line {

@@ -436,7 +436,7 @@ fn the_error_of_a_check_says_that_the_file_was_replaced() {
 /// Something that a borrower does to a connection, and whether another finds it.
 type Trace = (&'static str, fn(&mut Connection), fn(&Connection) -> bool);
 
-/// What the table of `SqliteDialer` says that the next borrower finds.
+/// The rows of the table of `SqliteDialer`: the state that the next borrower finds.
 const LEFT: [Trace; 12] = [
     (
         "a pragma",

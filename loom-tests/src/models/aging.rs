@@ -94,7 +94,7 @@ fn what_comes_back_as_upkeep_looks_is_closed_at_its_end() {
         keeping.join().unwrap();
         advance(MINUTE / 3);
         housekeeper::wake_due();
-        let stats = pool.recent_stats(); // Which has nobody look.
+        let stats = pool.recent_stats(); // This reading makes no event.
         assert_eq!((stats.idle, stats.in_use), (0, 0), "it is closed, or about to be: {stats}");
         finish(&pool, &server);
     });

@@ -45,7 +45,7 @@ fn a_deadline_racing_a_return_loses_no_connection() {
 }
 
 /// WAK-05, CAN-01, CAN-07: one connection, given back as one waiter's deadline passes and another
-/// waits without one. Whoever else is served, the patient one is.
+/// waits without one. The patient one is served in each order.
 #[test]
 fn a_cancelled_waiter_passes_the_connection_on() {
     check_within(2, || {
