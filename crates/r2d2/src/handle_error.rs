@@ -1,4 +1,4 @@
-//! `HandleError`: who is told of the errors of a manager.
+//! `HandleError`: a handler of a manager's errors.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use log::error;
 
-/// Is told of each error of [`connect`], [`on_acquire`] and [`is_valid`], on the thread where it
-/// happened and under no lock of the pool.
+/// Gets each error of [`connect`], [`on_acquire`] and [`is_valid`], on the thread where it happened
+/// and under no lock of the pool.
 ///
 /// [`connect`]: crate::ManageConnection::connect
 /// [`on_acquire`]: crate::CustomizeConnection::on_acquire

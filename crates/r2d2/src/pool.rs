@@ -152,8 +152,8 @@ impl<M: ManageConnection> Pool<M> {
     /// Lends a connection, waiting for at most `timeout`: in the queue, for a new connection and for
     /// the test of one that has rested.
     ///
-    /// `Duration::MAX` is no limit. Zero takes what is there; if nothing is, a connection is opened for
-    /// whoever comes next.
+    /// `Duration::MAX` is no limit. Zero takes an idle connection; if there is none, one is opened for
+    /// the next caller.
     ///
     /// # Errors
     ///
