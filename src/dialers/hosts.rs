@@ -501,7 +501,7 @@ pub enum HostsError<E: Error + 'static> {
     },
 }
 
-/// One host dialed in vain.
+/// A failed dial to one host.
 ///
 /// # Examples
 ///

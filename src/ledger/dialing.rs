@@ -22,7 +22,7 @@ use super::spread::Spread;
 use super::watcher::WarmUp;
 use super::{Ledger, earlier};
 
-/// Why a dial's handle cannot be had: another thread is about to call and drop it.
+/// The reason why a dial's handle is out of reach: another thread is about to call and drop it.
 #[derive(Debug)]
 pub(crate) struct BeingEnded;
 

@@ -109,7 +109,7 @@ pub(crate) struct Shell<D: Dialer> {
     /// When this pool last closed a connection. Not used by a member of a group: see
     /// `Shell::last_close`.
     last_close: LastClose,
-    /// The failures of dials in a row that the log has told of.
+    /// The failures of dials in a row that the log has reported.
     streak: Streak,
     line_of_numbers: NewLine,
     /// The latest copy of the ledger's numbers, for readers who find the lock taken.

@@ -834,7 +834,7 @@ fn what_the_pool_itself_has_no_room_for_is_not_wanted_of_the_quota() {
     keys.retire(0, held);
 }
 
-/// Idle ones at once, the coldest first; then those that come back, whoever waits.
+/// Idle ones close at once, the coldest first; then those that come back, although callers wait.
 #[test]
 fn a_lowered_quota_is_met_by_idle_connections_and_then_by_those_that_come_back() {
     let mut keys = under_quota(4, Lease::ENDLESS);

@@ -176,7 +176,7 @@ fn what_has_rested_is_checked_once() {
     assert_eq!(server.dials(), 1);
 }
 
-/// FAIR-04: whoever is given a dead connection stands where it stood.
+/// FAIR-04: a caller who is given a dead connection keeps its place in the queue.
 #[test]
 fn a_failed_check_costs_a_caller_no_place() {
     let (pool, server) = pool(|b| b.max_open(1).check_after(Duration::ZERO));

@@ -153,7 +153,7 @@ impl Book {
         }
     }
 
-    /// Strikes the leases that are over and of which the server counts no session any more.
+    /// Strikes the leases that are over, once the server counts no session of them any more.
     fn clear(&mut self, sessions: Option<&[(HolderId, u32)]>, now: Duration) {
         let Some(sessions) = sessions else { return };
         let settle = self.terms.settle;
@@ -163,7 +163,7 @@ impl Book {
         });
     }
 
-    /// Processes whose lease is over and of which the server counts sessions, or whom nobody knows.
+    /// Processes with sessions at the server whose lease is over, or that the book does not know.
     fn lapsed(&self, sessions: Option<&[(HolderId, u32)]>, now: Duration) -> Vec<HolderId> {
         let is_over = |id: &HolderId| match self.members.get(id) {
             Some(member) => member.until + self.terms.settle <= now,
@@ -173,7 +173,7 @@ impl Book {
         counted.map(|(id, _)| *id).filter(is_over).collect()
     }
 
-    /// Sessions of processes that nobody knows.
+    /// Sessions of processes that the book does not know.
     fn strangers(&self, sessions: Option<&[(HolderId, u32)]>) -> u32 {
         let counted = sessions.unwrap_or_default().iter();
         counted.filter(|(id, _)| !self.members.contains_key(id)).map(|(_, count)| count).sum()

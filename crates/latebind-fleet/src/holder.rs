@@ -135,7 +135,7 @@ impl Holder {
         let is_pressed = self.keep < self.leased;
         // A little ahead of the load, unless others lack it.
         let need = if self.is_scarce || used == 0 { used } else { used + 1 + used / 8 };
-        // Nor does it keep what is idle, then.
+        // A process does not keep idle slots either, then.
         let target = if self.is_scarce { need.min(self.keep) } else { need.max(open) };
         self.allowed = if self.must_clear { 0 } else { target.min(self.leased) };
         if self.is_cut_off && self.until.is_none() {

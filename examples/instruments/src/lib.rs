@@ -58,7 +58,7 @@ impl Instruments {
     ///
     /// # Errors
     ///
-    /// If no port is to be had.
+    /// If no port is free.
     pub fn start(self) -> io::Result<Attached> {
         let Self { exporter, watched } = self;
         let listener = TcpListener::bind("127.0.0.1:0")?;

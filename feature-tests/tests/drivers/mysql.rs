@@ -518,7 +518,7 @@ fn an_answer_that_comes_after_the_return_reaches_nobody_else() {
     }
 }
 
-/// The answer to a statement is an OK, and so is that to a ping.
+/// A statement and a ping are both answered by an OK.
 #[test]
 fn a_check_does_not_take_an_answer_that_comes_late_for_its_own() {
     let Some(server) = MariaDb::start(&[]) else { return };

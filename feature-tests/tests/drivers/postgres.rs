@@ -598,7 +598,7 @@ fn a_role_that_is_set_at_each_dial_is_set_again() {
     assert_eq!(pool.stats().dialed_total, 1);
 }
 
-/// The server knows it by the session, whoever has that.
+/// To the server the token names the session, and not who has it.
 #[test]
 fn a_token_that_a_borrower_has_kept_cancels_what_the_next_one_does() {
     let Some(server) = Postgres::start("") else { return };

@@ -545,7 +545,7 @@ fn no_password_is_shown() {
     assert!(!told.contains("sesame"), "{told}");
 }
 
-/// A number that the server tells of itself.
+/// A number from the server's `INFO`.
 fn told(test: &mut Connection, section: &str, name: &str) -> u64 {
     let told: String = call(test, &format!("INFO {section}")).unwrap();
     let value = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

@@ -81,7 +81,7 @@ fn assert_balanced(connection: &Connection, transfers: i64) {
     assert_eq!(balances, bank::balances(transfers));
 }
 
-/// With no patience at all: whoever had to wait for the database would fail.
+/// The clerks have no patience: one that had to wait for the database would fail.
 #[test]
 fn clerks_who_write_one_after_the_other_never_find_the_database_locked() {
     let (dialer, _folder) = file();
@@ -204,7 +204,7 @@ fn connections_dialed_together_agree_on_the_log_of_writes() {
     }
 }
 
-/// It is told of the log that there may be, and opens the file that there is.
+/// A dialer that asks for a log and may only read opens a file without one all the same.
 #[test]
 fn who_may_only_read_leaves_a_file_without_a_log_as_it_is() {
     let (dialer, _folder) = file();

@@ -102,8 +102,8 @@ fn a_cancellation_racing_a_return_loses_no_connection() {
     });
 }
 
-/// CAN-01. Cancel against queue-up: whoever it finds is told, and whoever it does not find does not
-/// wait. Nothing comes back here that could wake them.
+/// CAN-01. Cancel against queue-up: a caller that it finds gets its verdict, and one that it does not find
+/// does not wait. Nothing comes back here that could wake them.
 #[test]
 fn a_cancellation_finds_everyone_who_waits() {
     check(|| {

@@ -133,7 +133,7 @@ fn a_refused_dial_fails_no_caller_whom_a_return_will_serve() {
 }
 
 /// REASON: a waiter's own dial is refused as the last connection in use is discarded. Nothing can
-/// serve it any more, and it is told so.
+/// serve it any more, and it gets the error.
 #[test]
 fn a_caller_fails_with_its_dials_error_once_nothing_is_in_use() {
     check_within(2, || {

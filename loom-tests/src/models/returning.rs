@@ -193,8 +193,8 @@ fn a_change_of_settings_racing_a_return_loses_no_connection() {
     });
 }
 
-/// A connection given back as a predicate is told to judge it: whoever comes afterwards does not get
-/// it, and it is closed once.
+/// A connection given back as a predicate is to judge it: no later caller gets it, and it is closed
+/// once.
 #[test]
 fn what_a_predicate_retires_is_not_lent_after_it() {
     check(|| {

@@ -83,8 +83,8 @@ fn a_failed_dial_leaves_its_slot_to_another_key() {
     });
 }
 
-/// KEY-02: two callers of a key of which nothing is kept. One who finds its ledger closed is told so, and
-/// looks for others.
+/// KEY-02: two callers of a key of which nothing is kept. One who finds its ledger closed looks for
+/// another.
 #[test]
 fn a_key_that_goes_strands_nobody_and_loses_nothing() {
     check_within(2, || {

@@ -44,7 +44,7 @@ fn a_resting_worker_is_given_one_job() {
     });
 }
 
-/// ACC-05: no thread can be had for the dial of one of two callers. A dial fails, or both are
+/// ACC-05: no thread can start for the dial of one of two callers. A dial fails, or both are
 /// served by the one there is; no slot is lost.
 #[test]
 fn a_thread_that_cannot_be_had_fails_a_dial_and_no_more() {

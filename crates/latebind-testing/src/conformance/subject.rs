@@ -93,8 +93,8 @@ pub trait Subject: Send + Sync + Sized + 'static {
 
     /// Starts the server, or finds one that serves all checks. Called once for each check.
     ///
-    /// `None` if there is none to be had here; then the check passes without having looked, so say so
-    /// where that can be read, or fail where all must run.
+    /// `None` if there is none here. Then the check passes without having looked: say so where somebody
+    /// reads it, or fail where all checks must run.
     ///
     /// # Examples
     ///
@@ -152,8 +152,7 @@ pub trait Subject: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
-    /// A dialer to a server that has those addresses. `None`, the default, if it can be told of one
-    /// only.
+    /// A dialer to a server that has those addresses. `None`, the default, if it takes only one.
     ///
     /// # Examples
     ///

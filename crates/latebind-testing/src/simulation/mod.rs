@@ -303,7 +303,7 @@ pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Jo
     start(None, body)
 }
 
-/// The same, with a name for the thread, by which a failure tells of it.
+/// The same, with a name for the thread, which a failure shows.
 ///
 /// # Panics
 ///
