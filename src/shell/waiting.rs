@@ -145,7 +145,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    /// Looks at a connection that the ledger has lent, and says what is wrong with it.
+    /// The fault of a connection that the ledger has lent, if there is one.
     fn fault_at_loan(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if self.has_overstayed(entry) {
             return Some(CloseReason::LeaseEnded);
@@ -157,7 +157,7 @@ impl<D: Dialer> Shell<D> {
         is_broken.then_some(CloseReason::Broken)
     }
 
-    /// Has this thread check a connection that is about to be lent, and says what is wrong with it.
+    /// Checks a connection on this thread before it is lent, and returns its fault, if there is one.
     pub(super) fn fault_by_check(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if !self.is_sound(&mut entry.connection) {
             return Some(CloseReason::Broken);
@@ -171,8 +171,8 @@ impl<D: Dialer> Shell<D> {
 
     /// Waits until there is a verdict for `ticket` or `deadline` has passed.
     ///
-    /// `asleep_until` is `None` if the ledger has this caller awake. Otherwise the ledger counts on it to
-    /// sleep, until that time or, with `Some(None)`, until it is woken.
+    /// `asleep_until` is what the ledger knows of this caller. `None`: it is awake. Otherwise it sleeps, until
+    /// that time or, with `Some(None)`, until it is woken.
     pub(super) fn wait(
         self: &Arc<Self>,
         ticket: Ticket,
@@ -211,8 +211,8 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
-    /// queue meanwhile.
+    /// Returns the verdict of a notice. If the notice woke this caller, counts that, and makes an event if a
+    /// connection was kept from the queue meanwhile.
     fn collect(self: &Arc<Self>, notice: Notice<super::Connection<D>, Failure<D>>) -> Waited<D> {
         let Notice { verdict, is_waking } = notice;
         if is_waking {
@@ -235,6 +235,7 @@ impl<D: Dialer> Shell<D> {
     /// Whether a caller is waking up to a connection that it was given. Asked under the lock, after
     /// `is_kept` has been written: a caller who wakes up later sees it.
     pub(super) fn is_anyone_waking(&self, ledger: &mut LedgerOf<D>) -> bool {
+        // An addition of nothing and the caller's addition have an order. A plain read might miss it.
         ledger.note_woken(self.woken.fetch_add(0, Ordering::AcqRel));
         ledger.is_anyone_waking()
     }
