@@ -4,8 +4,8 @@
 //! queue wants by the dial rule. Each dial begins for a sponsor: the longest-waiting caller without a
 //! dial or a failure of its own, or the warm-up with the largest target.
 //!
-//! A failure goes to the sponsor if it still waits (`note_failure`). It wants no further dial then, until
-//! the pool may try again (`revive`).
+//! A failure goes to the sponsor if it still waits (`note_failure`). The sponsor then wants no further dial
+//! until the pool may try again (`revive`).
 
 use std::time::Duration;
 
@@ -123,7 +123,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.live() - self.jobs.dials.len() + self.jobs.dials.counted_on()
     }
 
-    /// Since when the first warm-up has waited that lacks a connection.
+    /// Since when the first of the warm-ups that lack a connection has waited.
     fn lacking_since(&self) -> Option<Moment> {
         let counted_on = self.counted_on();
         let lacks = |it: &&WarmUp<W>| it.target.min(self.config.max_idle()) > counted_on;
@@ -175,7 +175,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.queue.has_ripe() { again.into_iter().chain(ripens).min() } else { ripens }
     }
 
-    /// A connection has come back, which the dial rule counts while anyone waits.
+    /// A connection has come back. The dial rule counts these while anyone waits.
     pub(super) fn note_return(&mut self, now: Moment) {
         if !self.queue.is_empty() {
             self.dialing.pace.note_return(now);
@@ -217,13 +217,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         id
     }
 
-    /// Whether nobody wants what that dial opens: the connection would be closed at once.
+    /// Whether nobody wants the connection of that dial any more: it would be closed at once.
     pub(crate) fn is_dial_cancelled(&self, id: JobId) -> bool {
         self.jobs.dials.get(id).is_some_and(|dial| self.unfitness(dial.epoch).is_some())
     }
 
-    /// Keeps what ends that dial early, and returns what it replaces. `Err`: nobody wants what the
-    /// dial opens, and the handle is to be called.
+    /// Keeps the handle that ends that dial early, and returns the one that it replaces. `Err`: nobody wants
+    /// the connection of that dial any more, and the handle is to be called.
     pub(crate) fn keep_dial_handle(
         &mut self,
         id: JobId,

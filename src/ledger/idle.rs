@@ -75,7 +75,7 @@ impl Aging {
         self.lifetime(entry).map_or(Moment::LAST, of_age).min(self.lease_end)
     }
 
-    /// Why a connection ends that has to end by now.
+    /// The reason for closing a connection that has to end by now.
     pub(super) fn reason(&self, now: Moment) -> CloseReason {
         if self.lease_end <= now { CloseReason::LeaseEnded } else { CloseReason::Expired }
     }
@@ -183,7 +183,7 @@ impl<C> Idle<C> {
         std::mem::take(&mut self.entries)
     }
 
-    /// The connection that is missed least: one whose end is near, or else the coldest.
+    /// Takes the connection that matters least: one whose end is near, or else the coldest.
     pub(super) fn take_surplus(&mut self) -> Option<Entry<C>> {
         if self.leaving == 0 {
             return self.take_coldest();

@@ -8,7 +8,7 @@
 //! 5. Callers whose dials have failed may want another (`revive`). Free slots become dials: for the queue
 //!    and warm-ups (`begin_dials`), then for `min_idle` (`fill`).
 //! 6. Callers whom neither can help are refused (`refuse_by_breaker`, `fail_hopeless`). Warm-ups and
-//!    drains end that have what they wait for.
+//!    drains end once they have what they wait for.
 //! 7. Surplus idle connections are closed, one is checked (`check_coldest`), and upkeep is ordered
 //!    (`set_alarm`).
 //! 8. The budget gets its report, somebody is made the watcher, and the promises are asserted.
