@@ -55,7 +55,7 @@ impl<T: Send + 'static> Bell<T> {
 
     /// Keeps the bell for the next wait of this thread, which made it and has its item.
     pub(crate) fn lay_by(self: Arc<Self>) {
-        // It would keep the program's span open.
+        // A kept bell would keep the program's span open.
         if !spans::ARE_KEPT {
             lay_by(self);
         }
