@@ -93,6 +93,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         !self.jobs.is_any()
     }
 
+    /// Time has passed, and nothing else, since the event that had these effects under the same lock.
+    pub(crate) fn tick_again(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        self.expire(now, effects);
+        self.settle(now, effects);
+    }
+
     /// Gives what is free to those who wait, longest first, and begins the dials that they need.
     fn settle(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         if let Some(share) = &mut self.share {

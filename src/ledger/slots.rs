@@ -145,7 +145,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         share.report_to_budget(open, rest, now, &mut orders);
         if is_vacant || !orders.is_empty() {
             let rare = effects.rare();
-            (rare.budget_orders, rare.is_vacant) = (orders, is_vacant);
+            rare.budget_orders.extend(orders);
+            rare.is_vacant = is_vacant;
         }
     }
 
