@@ -82,9 +82,9 @@ pub(crate) use self::effects::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Purpose, RareEffects, Ticket,
 };
 pub(crate) use self::entry::Entry;
+pub(crate) use self::idle::UPKEEP_LEAST;
 pub(crate) use self::roster::Loan;
 pub(crate) use self::share::{BudgetAccess, Lack, Share};
-pub(crate) use self::upkeep::UPKEEP_LEAST;
 
 /// The life of a pool. Once closed, it stays so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,8 +11,8 @@ use super::Ledger;
 use super::answers::{Overdue, Waker};
 use super::effects::{AtDialerOrder, CloseOrder, Effects, JobId, Purpose};
 use super::entry::Entry;
+use super::idle::UPKEEP_LEAST;
 use super::roster::LoanCount;
-use super::upkeep::UPKEEP_LEAST;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Moment) -> Entry<C> {

@@ -7,21 +7,15 @@
 //! Nothing here needs a regular tick. A connection that has to end is neither lent nor kept, whenever
 //! that is noticed; upkeep makes sure that it is noticed in time.
 
-use std::time::Duration;
-
 use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
 
 use super::answers::{Overdue, Waker};
 use super::effects::{Effects, Purpose};
 use super::entry::Entry;
-use super::idle::Aging;
+use super::idle::{Aging, UPKEEP_LEAST};
 use super::jobs::Sponsor;
 use super::{Ledger, earlier};
-
-/// The least time between two upkeeps, and between two checks of an idle connection, however short
-/// the limits.
-pub(crate) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 /// When upkeep comes, and when it last came.
 #[derive(Debug, Default)]

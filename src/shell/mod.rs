@@ -61,11 +61,11 @@ use crate::runtime::sync::{AtomicFigure, AtomicU64, Mutex, Process, now, seed};
 use crate::runtime::workers::{Crew, Enlistment};
 use crate::shell::places::Places;
 
+use self::bell::CallerBell;
 use self::dialing::LastClose;
 use self::group::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
 use self::locked::{Locked, Reading};
-use self::waiting::CallerBell;
 
 pub(crate) use self::group::{Group, OnVacant};
 pub(crate) use self::terms::Terms;

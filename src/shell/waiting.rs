@@ -5,36 +5,16 @@ use std::sync::Arc;
 
 use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{Ledger, Reply, Ticket, Verdict, Waker};
+use crate::ledger::{Ledger, Reply, Ticket, Verdict};
 use crate::report::error::GetError;
 use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Ordering, now};
-use crate::shell::bell::{Bell, Woken};
+use crate::shell::bell::{Bell, Notice, Woken};
 use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 
 use super::snapshot::{Snapshot, refused, turned_away};
 use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
-
-/// The verdict, as a waiting caller finds it at its bell.
-pub(super) struct Notice<C, F> {
-    verdict: Verdict<C, F>,
-    /// Whether newcomers may pass the queue until this caller has woken up.
-    is_waking: bool,
-}
-
-/// How a waiting caller is reached.
-pub(super) type CallerBell<C, F> = Arc<Bell<Notice<C, F>>>;
-
-impl<C, F> Waker<C, F> for CallerBell<C, F> {
-    fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
-        self.put(Notice { verdict, is_waking });
-    }
-
-    fn request_tick(&self) {
-        Bell::call(self);
-    }
-}
 
 /// A verdict, and a snapshot for the error of a caller who is turned away.
 type Waited<D> = (VerdictOf<D>, Snapshot);
