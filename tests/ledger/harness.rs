@@ -10,7 +10,8 @@ use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::stats::Stats;
 use crate::ledger::{
-    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Reply, Share, Ticket, Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, RareEffects, Reply, Share,
+    Ticket, Verdict,
 };
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip};
@@ -90,8 +91,8 @@ impl Harness {
     }
 
     pub(crate) fn note_effects(&mut self, orders: Effects<u32, Failure, Slip<u32, Failure>>) {
-        let Lists { wake, dials, at_dialer, closes, aborts, alarm, budget_orders, .. } =
-            orders.into();
+        let Lists { wake, rare } = orders.into();
+        let RareEffects { dials, at_dialer, closes, aborts, alarm, budget_orders, .. } = rare;
         self.aborts.extend(aborts);
         self.orders.extend(budget_orders);
         self.alarm = alarm.or(self.alarm);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::{
-    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, Reply, Ticket,
-    UPKEEP_LEAST, Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, RareEffects, Reply,
+    Ticket, UPKEEP_LEAST, Verdict,
 };
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -244,7 +244,8 @@ impl Soak {
     }
 
     fn carry_out(&mut self, orders: LedgerEffects) {
-        let Lists { wake, dials, at_dialer, closes, alarm, .. } = orders.into();
+        let Lists { wake, rare } = orders.into();
+        let RareEffects { dials, at_dialer, closes, alarm, .. } = rare;
         for caller in wake {
             let after = Duration::from_micros(self.random(200));
             self.put(after, Item::Wake(caller, None));
