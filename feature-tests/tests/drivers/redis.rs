@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::alike;
 use crate::bank;
 use crate::bank::Transfer;
 use crate::common;
@@ -103,21 +104,8 @@ fn clerks_who_share_a_pool_keep_the_books_balanced() {
     let mut test = server.connection();
     open_bank(&mut test);
     let pool = pool(&server, |b| b.max_open(4));
-    let (done, ended) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            bank::work(&pool, 12, 3_000, transfer);
-            done.send(()).unwrap();
-        });
-        while ended.recv_timeout(Duration::from_millis(5)).is_err() {
-            assert!(sessions(&mut test).len() <= 4, "BOUND, as the server sees it");
-        }
-    });
+    alike::share_a_pool(&pool, 3_000, transfer, || sessions(&mut test).len());
     assert_balanced(&mut test, 3_000);
-    await_that("all are back", || pool.stats().in_use == 0);
-    let stats = pool.stats();
-    assert_eq!(sessions(&mut test).len(), stats.idle as usize, "idle is what the server has open");
-    assert_eq!(stats.retired_total, 0, "no connection was the worse for it: {stats}");
 }
 
 #[test]
@@ -126,36 +114,22 @@ fn a_restart_under_load_loses_no_transfer_and_makes_none_twice() {
     open_bank(&mut server.connection());
     let retry = OnDialFailure::Retry(Default::default());
     let pool = pool(&server, |b| b.max_open(4).on_dial_failure(retry));
-    let outage = bank::work_through(&pool, 8, transfer, || server.restart());
-    assert_balanced(&mut server.connection(), outage.transfers);
-    let stats = pool.stats();
-    assert!(stats.dialed_total > 4, "those of before are gone: {stats}");
-    eprintln!("Redis was restarted: {outage}");
-    assert!(outage.recovery.1 < Duration::from_secs(5), "{outage}");
+    let transfers = alike::restart_under_load(&pool, &mut server, transfer);
+    assert_balanced(&mut server.connection(), transfers);
 }
 
-/// Neither a check that hangs nor a dial that hangs delays a caller.
 #[test]
 fn callers_keep_their_deadlines_while_the_server_is_frozen() {
     let Some(server) = Redis::start(&[]) else { return };
     let pool = pool(&server, |b| b.max_open(3).check_after(Duration::ZERO));
-    pool.warm_up(1).unwrap();
-    server.freeze();
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let begun = Instant::now();
-                let error = pool.get_timeout(Duration::from_millis(300)).map(drop).unwrap_err();
-                let waited = begun.elapsed();
-                assert!(waited < Duration::from_secs(3), "DEADLINE: {waited:?}");
-                assert!(matches!(error, GetError::Exhausted { .. }), "{error}");
-            });
-        }
-    });
-    server.thaw();
-    id(&mut pool.get_timeout(LONG).unwrap());
-    await_that("the dials have ended", || pool.stats().dialing + pool.stats().closing == 0);
-    assert!(sessions(&mut server.connection()).len() <= 3, "BOUND, as the server sees it");
+    alike::keep_deadlines_while_frozen(
+        &pool,
+        &server,
+        |connection| {
+            id(connection);
+        },
+        || sessions(&mut server.connection()).len(),
+    );
 }
 
 /// The kernel accepts for a frozen server, which then says nothing.
@@ -387,22 +361,13 @@ fn a_session_that_cannot_be_begun_anew_is_not_lent_again() {
     assert_eq!(pool.stats().reset_failed_total, 1);
 }
 
-/// A frozen server holds up a thread of the pool's own, and no caller.
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = Redis::start(&[]) else { return };
     let dialer = RedisDialer::new(server.client()).reset_in_background(true);
-    let pool = Pool::builder(dialer).max_open(1).check_timeout(Duration::from_millis(100));
-    let pool = pool.build().unwrap();
-    let mut connection = pool.get().unwrap();
-    id(&mut connection);
-    server.freeze();
-    let begun = Instant::now();
-    drop(connection);
-    assert!(begun.elapsed() < Duration::from_secs(3));
-    assert!(pool.get_timeout(Duration::from_millis(300)).is_err());
-    server.thaw();
-    id(&mut pool.get_timeout(LONG).unwrap());
+    alike::return_to_a_frozen_server(dialer, &server, |connection| {
+        id(connection);
+    });
 }
 
 #[test]
