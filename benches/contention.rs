@@ -30,7 +30,7 @@ struct Setting {
     is_timed: bool,
 }
 
-/// Which pools run.
+/// The pools that run.
 enum Among {
     All,
     AllAndTheLimit,
@@ -84,7 +84,7 @@ const SETTINGS: [Setting; 12] = [
     some_wait("64 threads, 16 connections, each held busy for 20 us", 64, 16, BUSY, LONG),
 ];
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Clone, Copy)]
 struct Outcome {
     ops_per_ms: f64,

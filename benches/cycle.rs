@@ -40,7 +40,7 @@ fn cycle<D: Dials>(criterion: &mut Criterion, name: &str) {
     group.finish();
 }
 
-/// What no cycle of latebind can do without: two readings of the coarse clock, as a connection's rest is
+/// The least that a cycle of latebind needs: two readings of the coarse clock, as a connection's rest is
 /// dated at its return and measured at its checkout, and two swaps in the place where it rests.
 fn parts(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parts");

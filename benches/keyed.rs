@@ -102,7 +102,7 @@ enum By {
     PreciseClock,
 }
 
-/// Which keys a thread uses in turn.
+/// The keys that a thread uses in turn.
 #[derive(Clone, Copy)]
 enum Round {
     /// All threads use the same keys.

@@ -326,7 +326,7 @@ impl<T> Settings<T> {
         self.change(move |config| config.max_uses = max_uses)
     }
 
-    /// Which of the idle connections is lent first.
+    /// The idle connection that is lent first.
     ///
     /// Defaults to [`IdleOrder::Lifo`]: a pool gets smaller when its load does. With
     /// [`IdleOrder::Fifo`], each loan and each return takes the pool's lock.
@@ -402,7 +402,7 @@ impl<T> Settings<T> {
         self.change(move |config| config.leak_after = leak_after)
     }
 
-    /// What happens to a caller whose own dial has failed.
+    /// The treatment of a caller whose own dial has failed: it gets the error, or dials again.
     ///
     /// Defaults to [`OnDialFailure::AwaitReturn`]: it gets the error at once, unless a connection in use
     /// may come back to serve it. The caller can decide better than the pool whether to try again.

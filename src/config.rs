@@ -37,7 +37,7 @@ pub enum DialRule {
     Eager,
 }
 
-/// Which of the idle connections is lent first.
+/// The idle connection that is lent first.
 ///
 /// # Examples
 ///
@@ -68,7 +68,7 @@ pub enum IdleOrder {
     Fifo,
 }
 
-/// What happens to a caller whose own dial has failed.
+/// The treatment of a caller whose own dial has failed.
 ///
 /// A dial's failure belongs to the caller whose need began it, and to no other.
 ///
@@ -210,8 +210,8 @@ impl Default for Breaker {
     }
 }
 
-/// Which [`Breaker`] a pool has, as in its [`Config`]: what [`Settings::breaker`](crate::Settings::breaker)
-/// has set.
+/// The [`Breaker`] that a pool has, as in its [`Config`]: the one that
+/// [`Settings::breaker`](crate::Settings::breaker) has set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -288,8 +288,8 @@ const MOST_DIALING: u32 = 64;
 ///
 /// # From a file
 ///
-/// With feature `serde` it is `Serialize` and `Deserialize`, for a table in a program's configuration. What
-/// is left out has its default, and a field that is not a setting is refused. Times are texts such as
+/// With feature `serde` it is `Serialize` and `Deserialize`, for a table in a program's configuration. A
+/// field that is left out has its default, and a field that is not a setting is refused. Times are texts such as
 /// `"1m 30s"` or `"500ms"`, and `"unlimited"` for `Duration::MAX`:
 ///
 /// ```toml
@@ -525,9 +525,9 @@ pub enum ConfigError {
     Variable {
         /// The name of the variable.
         variable: String,
-        /// What it holds.
+        /// The text that it holds.
         value: String,
-        /// What its setting can be.
+        /// The values that its setting can have.
         why: String,
     },
     /// The quota bounds another pool, which is still open.

@@ -333,7 +333,8 @@ impl<D: Dialer> Pool<D> {
     /// Meant, for example, for a server that is about to fail over or to be restarted: callers then
     /// notice a delay and no error.
     ///
-    /// May be called more than once; one `resume` ends it. A suspended pool can be closed.
+    /// May be called more than once; one `resume` ends it. A suspended pool can be closed. Does nothing
+    /// to a closed pool.
     ///
     /// # Examples
     ///
@@ -352,17 +353,17 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn suspend(&self) {
-        self.handle.shell.suspend();
+        self.handle.shell.set_suspended(true);
     }
 
     /// Ends a [`suspend`](Self::suspend): callers in the queue are served in their order.
     ///
     /// Does nothing to a pool that is not suspended.
     pub fn resume(&self) {
-        self.handle.shell.resume();
+        self.handle.shell.set_suspended(false);
     }
 
-    /// Whether the pool is [suspended](Self::suspend).
+    /// Whether the pool is [suspended](Self::suspend). A closed pool is not.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
         self.handle.shell.is_suspended()

@@ -1,5 +1,5 @@
-//! What pools weigh on the heap, in bytes that were asked for and not given back: tables in which
-//! nobody is any more weigh nothing, and places are made as connections are.
+//! The weight of pools on the heap, in bytes allocated and not freed: empty tables
+//! weigh nothing, and places are made as connections are.
 
 mod counting;
 
@@ -23,7 +23,7 @@ impl Dialer for Numbers {
     }
 }
 
-/// What `make` leaves on the heap for as long as its result lives.
+/// The bytes that `make` leaves on the heap for as long as its result lives.
 fn weight<T>(make: impl FnOnce() -> T) -> usize {
     let before = live_bytes();
     let made = make();
@@ -44,7 +44,7 @@ fn keyed(max_open: u32, keys: u32) -> KeyedPool<u32, Numbers> {
 #[test]
 fn a_pool_weighs_by_what_is_open_and_not_by_what_may_be() {
     const KEYS: u32 = 500;
-    drop(keyed(1, 1)); // What a process allocates once is no pool's.
+    drop(keyed(1, 1)); // Allocations that a process makes once belong to no pool.
     let of_a_key = |max_open| weight(|| keyed(max_open, KEYS)) / KEYS as usize;
     let (few, many) = (of_a_key(2), of_a_key(64));
     println!("a key with one connection of 2: {few} bytes, of 64: {many}");

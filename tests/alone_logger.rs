@@ -1,4 +1,4 @@
-//! What a program hears of a pool without an observer: the lines in its log.
+//! The lines in a program's log about a pool that has no observer.
 //!
 //! One test at a time, as a process has one logger.
 

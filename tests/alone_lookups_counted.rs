@@ -1,4 +1,4 @@
-//! What hanging resolvers leave behind in the whole process, which so is this test's alone.
+//! The threads that hanging resolvers leave behind, counted in a process that is this test's alone.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, mpsc};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use common::{SHORT, Scripted, Server, pool};
 use latebind::{Blocking, GetError, Guard, KeyedPool};
 
-/// What `main` says once everything that was kept has been dropped.
+/// The line that `main` prints once everything that was kept has been dropped.
 const SOUND: &str = "all went back";
 
 struct AtEnd(RefCell<Vec<Box<dyn FnOnce()>>>);
@@ -60,7 +60,7 @@ fn keep_guards() {
     });
 }
 
-/// What is there first is destroyed last.
+/// The thread-local that is made first is destroyed last.
 fn main() {
     if cfg!(windows) {
         return support::skip(

@@ -23,10 +23,10 @@ use log::{LevelFilter, Log, Metadata, Record};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// What must not be shown. In an address it needs no escape.
+/// A secret that must not be shown. It needs no escape in an address.
 const SECRET: &str = "open-sesame";
 
-/// What was printed, by whomever: the log and the spans are those of the process.
+/// The lines printed by all tests: the log and the spans are those of the process.
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<u8>>>);
 
@@ -69,7 +69,7 @@ impl Log for Told {
     fn flush(&self) {}
 }
 
-/// What the process hears: log lines, and events and spans of `tracing`.
+/// Collects the process's log lines, and its events and spans of `tracing`.
 fn heard() -> Told {
     static HEARD: std::sync::OnceLock<Told> = std::sync::OnceLock::new();
     static SET: Once = Once::new();

@@ -1,4 +1,4 @@
-//! What a subscriber of `tracing` hears of a pool.
+//! The lines that a subscriber of `tracing` gets from a pool.
 //!
 //! One test, as a pool's own threads know of no subscriber but the process's.
 
@@ -83,7 +83,7 @@ fn waits_dials_and_checks_are_spans_and_what_fails_or_is_slow_is_a_warning() {
     lines.has(&["WARN", "a dial failed", "error=refused"]);
     lines.has(&["WARN", "a caller was turned away", "error="]);
 
-    // A dial lies in the span of the caller whose need it is, whoever begins it on whichever thread.
+    // A dial lies in the span of the caller who needs it, whichever thread begins it.
     pool.flush();
     let request = |number| tracing::info_span!("request", number).entered();
     tracing::Span::in_scope(&request(7).exit(), || drop(pool.get().unwrap()));

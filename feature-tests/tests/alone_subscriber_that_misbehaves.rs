@@ -14,11 +14,11 @@ use latebind::{Guard, Pool};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-/// What the subscriber does as a span of that name begins, and as one ends.
-type Deed = Arc<dyn Fn(&str) + Send + Sync>;
+/// The subscriber's act as a span of that name begins, and as one ends.
+type Hook = Arc<dyn Fn(&str) + Send + Sync>;
 
-static BEGUN: Mutex<Option<Deed>> = Mutex::new(None);
-static ENDED: Mutex<Option<Deed>> = Mutex::new(None);
+static BEGUN: Mutex<Option<Hook>> = Mutex::new(None);
+static ENDED: Mutex<Option<Hook>> = Mutex::new(None);
 
 struct Directed;
 
@@ -43,10 +43,10 @@ impl Subscriber for Directed {
     }
 }
 
-fn act(deed: &Mutex<Option<Deed>>, span: &str) {
-    let deed = deed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if let Some(deed) = deed {
-        deed(span);
+fn act(hook: &Mutex<Option<Hook>>, span: &str) {
+    let hook = hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(hook) = hook {
+        hook(span);
     }
 }
 
@@ -62,19 +62,19 @@ impl Turn {
         Self(turn)
     }
 
-    fn on_begin(&self, deed: impl Fn(&str) + Send + Sync + 'static) {
-        *BEGUN.lock().unwrap() = Some(Arc::new(deed));
+    fn on_begin(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        *BEGUN.lock().unwrap() = Some(Arc::new(hook));
     }
 
-    fn on_end(&self, deed: impl Fn(&str) + Send + Sync + 'static) {
-        *ENDED.lock().unwrap() = Some(Arc::new(deed));
+    fn on_end(&self, hook: impl Fn(&str) + Send + Sync + 'static) {
+        *ENDED.lock().unwrap() = Some(Arc::new(hook));
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        for deed in [&BEGUN, &ENDED] {
-            *deed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        for hook in [&BEGUN, &ENDED] {
+            *hook.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 }

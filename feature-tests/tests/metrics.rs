@@ -1,4 +1,4 @@
-//! What a pool's numbers come to in the `metrics` facade, as Prometheus would scrape them.
+//! A pool's numbers in the `metrics` facade, as Prometheus would scrape them.
 
 #[path = "../../tests/common/mod.rs"]
 mod common;

@@ -127,7 +127,7 @@ fn program_with_settings_in_its_environment() {
     }
 }
 
-/// What that program says.
+/// The output of that program.
 fn with_environment(variables: &[(&str, &str)]) -> String {
     let program = Command::new(env::current_exe().unwrap())
         .args(["--exact", "program_with_settings_in_its_environment", "--ignored", "--nocapture"])

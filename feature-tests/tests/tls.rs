@@ -279,8 +279,8 @@ fn closing_does_not_wait_for_a_peer_that_does_not_read() {
     drop(served);
 }
 
-/// Whoever is silent from the start, or stops after some bytes, or sends one now and then: the
-/// dial ends at its deadline.
+/// A dial ends at its deadline whether the server is silent from the start, stops after some bytes, or
+/// sends one now and then.
 #[test]
 fn a_peer_that_stalls_in_the_handshake_meets_the_deadline() {
     let world = world(&TLS13);

@@ -64,6 +64,10 @@ pub(crate) struct Books {
 }
 
 impl Server {
+    fn start() -> Arc<Self> {
+        Arc::new(Self { books: Mutex::new(Books::default()), answers: Condvar::default() })
+    }
+
     pub(crate) fn books(&self) -> Books {
         *self.books.lock()
     }
@@ -117,6 +121,18 @@ pub(crate) struct Scripted {
 }
 
 impl Scripted {
+    fn new(server: &Arc<Server>, script: &[Act], max_open: u32) -> Self {
+        DIALERS.set(DIALERS.get() + 1);
+        Self {
+            server: Arc::clone(server),
+            script: script.to_vec(),
+            max_open,
+            blocking: Blocking::default(),
+            keys: false,
+            friend: std::sync::Mutex::new(None),
+        }
+    }
+
     /// Waits until the pool calls the handle, for as long as that takes.
     fn linger(&self, context: &DialContext) {
         let server = Arc::clone(&self.server);
@@ -224,33 +240,16 @@ pub(crate) fn pool_with(
     script: &[Act],
     blocking: Blocking,
 ) -> (Pool<Scripted>, Arc<Server>) {
-    DIALERS.set(DIALERS.get() + 1);
-    let server =
-        Arc::new(Server { books: Mutex::new(Books::default()), answers: Condvar::default() });
-    let dialer = Scripted {
-        server: Arc::clone(&server),
-        script: script.to_vec(),
-        max_open: config.max_open,
-        blocking,
-        keys: false,
-        friend: std::sync::Mutex::new(None),
-    };
+    let server = Server::start();
+    let mut dialer = Scripted::new(&server, script, config.max_open);
+    dialer.blocking = blocking;
     (Pool::open(dialer, config, Reporter::default(), Crew::of_the_process()), server)
 }
 
 /// A pool whose slots a quota allows.
 pub(crate) fn pool_under(quota: &Quota, config: Config) -> (Pool<Scripted>, Arc<Server>) {
-    DIALERS.set(DIALERS.get() + 1);
-    let server =
-        Arc::new(Server { books: Mutex::new(Books::default()), answers: Condvar::default() });
-    let dialer = Scripted {
-        server: Arc::clone(&server),
-        script: Vec::new(),
-        max_open: config.max_open,
-        blocking: Blocking::default(),
-        keys: false,
-        friend: std::sync::Mutex::new(None),
-    };
+    let server = Server::start();
+    let dialer = Scripted::new(&server, &[], config.max_open);
     let crew = Crew::of_the_process();
     let pool = Pool::open_under(quota.clone(), dialer, config, Reporter::default(), crew);
     (pool.unwrap(), server)
@@ -263,22 +262,12 @@ pub(crate) fn keyed_pool(
     each: Config,
     script: &[Act],
 ) -> (KeyedPool<u32, Scripted>, Arc<Server>) {
-    let server =
-        Arc::new(Server { books: Mutex::new(Books::default()), answers: Condvar::default() });
-    let script = script.to_vec();
-    let dialer_for = {
-        let server = Arc::clone(&server);
-        move |_: &u32| {
-            DIALERS.set(DIALERS.get() + 1);
-            Scripted {
-                server: Arc::clone(&server),
-                script: script.clone(),
-                max_open: max_open_total,
-                blocking: Blocking::default(),
-                keys: true,
-                friend: std::sync::Mutex::new(None),
-            }
-        }
+    let server = Server::start();
+    let (script, of_all) = (script.to_vec(), Arc::clone(&server));
+    let dialer_for = move |_: &u32| {
+        let mut dialer = Scripted::new(&of_all, &script, max_open_total);
+        dialer.keys = true;
+        dialer
     };
     let config = KeyedConfig { each, max_open_total, max_idle_total };
     let crew = Crew::of_the_process();
@@ -289,17 +278,8 @@ pub(crate) fn keyed_pool(
 
 /// The pool of the only key of a keyed pool, closed for good as soon as nothing is left in it.
 pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
-    DIALERS.set(DIALERS.get() + 1);
-    let server =
-        Arc::new(Server { books: Mutex::new(Books::default()), answers: Condvar::default() });
-    let dialer = Scripted {
-        server: Arc::clone(&server),
-        script: Vec::new(),
-        max_open: config.max_open,
-        blocking: Blocking::default(),
-        keys: false,
-        friend: std::sync::Mutex::new(None),
-    };
+    let server = Server::start();
+    let dialer = Scripted::new(&server, &[], config.max_open);
     let on_vacant = Box::new(|shell: &Arc<Shell<Scripted>>| {
         shell.close_if_vacant();
     });

@@ -38,7 +38,7 @@ diesel::table! {
     }
 }
 
-/// What each connection is told before it is lent.
+/// The statement that each connection gets before it is lent.
 #[derive(Debug)]
 struct Patience;
 

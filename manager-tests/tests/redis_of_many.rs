@@ -88,7 +88,7 @@ fn a_cluster_is_pooled_through_its_clients_manager() {
     await_that("all is there again", || all().is_ok_and(|sum| sum == 4_950));
 }
 
-/// Whatever may fail in a piece of work.
+/// The errors of a piece of work.
 #[derive(Debug)]
 struct Failure;
 

@@ -391,7 +391,7 @@ pub enum HookError<E: Error + 'static> {
     /// A hook failed.
     #[error("the hook {hook} failed")]
     Hook {
-        /// Which.
+        /// The hook that failed.
         hook: Hook,
         /// The hook's error.
         source: BoxError,

@@ -345,7 +345,7 @@ impl<D: Dialer> Dialer for Hosts<D> {
         let mut tried: Vec<HostAttempt<D::Error>> = Vec::new();
         for (index, host) in hosts.iter().enumerate() {
             let begin = Instant::now();
-            // The first has a dial's right to say for itself that there is no time.
+            // The first host is tried even so: its dial may say itself that there is no time.
             if index > 0 && (begin >= context.deadline() || context.is_cancelled()) {
                 break;
             }
@@ -501,7 +501,7 @@ pub enum HostsError<E: Error + 'static> {
     },
 }
 
-/// One host dialed in vain.
+/// A failed dial to one host.
 ///
 /// # Examples
 ///

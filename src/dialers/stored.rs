@@ -71,10 +71,10 @@ impl<C, T> DerefMut for Stored<C, T> {
 
 /// Opens the connections of another dialer, with a `T` kept beside each.
 ///
-/// The `T` begins as its default. It stays across loans, whoever borrows the connection, until the
-/// connection is closed; a reset that [leaves the session as its dial did](Dialer::reset_wipes)
-/// makes it the default again, as what it says of the session may hold no more. It is dropped after
-/// the dialer has closed the connection.
+/// The `T` begins as its default. It stays across loans until the connection is closed. A
+/// reset that [leaves the session as its dial did](Dialer::reset_wipes) makes it the default again, as
+/// it may describe a state that the session no longer has. It is dropped after the dialer has closed
+/// the connection.
 ///
 /// So it is the place for what is true of a connection rather than of a borrower: statements that are
 /// prepared there, a buffer, a count. It must hold nothing that the next borrower may not see.

@@ -15,9 +15,9 @@ const MOST: usize = 256;
 /// The statements that a connection has prepared, by their text.
 ///
 /// Kept beside each connection by [`WithStorage`](crate::dialers::WithStorage), so that a statement is
-/// prepared once for each connection, whoever borrows it, rather than once for each loan: that spares
-/// a round trip, and the server the parsing. 256 are kept of a connection; the one that has not been
-/// used for longest makes room, and the server is told to deallocate it.
+/// prepared once for each connection rather than once for each loan: that spares a round trip, and the
+/// server the parsing. A connection keeps 256; the one unused for longest makes room, and the server is
+/// told to deallocate it.
 ///
 /// [`OnReturn::ResetSession`](crate::drivers::OnReturn::ResetSession) empties it at each return of a
 /// connection that was used, as the session begins from scratch then. Behind PgBouncer it takes a

@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::hash::Hash;
 
-/// What a key of type `K` can be looked up by: a `K`, or what it borrows as, such as a `str` for a
+/// A type by which a key of type `K` can be looked up: a `K`, or what it borrows as, such as a `str` for a
 /// `String`.
 ///
 /// A key is made of it only when the key gets a pool. Implemented for every type that `K` borrows as and

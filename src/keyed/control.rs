@@ -126,10 +126,10 @@ where
         self.change_all(|common| common.is_suspended = false, Self::tell_suspended);
     }
 
-    /// Whether the pool is [suspended](Self::suspend).
+    /// Whether the pool is [suspended](Self::suspend). A closed pool is not.
     #[must_use]
     pub fn is_suspended(&self) -> bool {
-        self.common().is_suspended
+        !self.shared.directory.is_closed() && self.common().is_suspended
     }
 
     /// The settings of each key that are in force, before `max_open_for` and `min_idle_for`: see
@@ -212,10 +212,6 @@ where
     }
 
     fn tell_suspended(&self, record: &KeyRecord<K, D>, common: &Common) {
-        if common.is_suspended {
-            record.pool.suspend();
-        } else {
-            record.pool.resume();
-        }
+        record.pool.shell().set_suspended(common.is_suspended);
     }
 }

@@ -40,7 +40,7 @@ use crate::runtime::moment::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowance {
     pub(crate) slots: u32,
-    /// From then on it is nothing; `Moment::LAST` is never.
+    /// The end, from which on it is no slot; `Moment::LAST` is never.
     pub(crate) until: Moment,
 }
 
@@ -112,7 +112,7 @@ pub(crate) struct Budget {
     allowance: Allowance,
     /// For how long a slot settles.
     settle: Duration,
-    /// When slots have settled, and how many: the first to come first.
+    /// When slots have settled, and how many, in the order of time.
     settling: VecDeque<(Moment, u32)>,
     /// Whether the allowance had ended when the time was last noted.
     has_ended: bool,
@@ -246,13 +246,13 @@ impl Budget {
         self.allowance = allowance;
     }
 
-    /// Has slots settle for so long from now on.
+    /// Sets for how long slots settle from now on.
     pub(crate) fn set_settling(&mut self, settle: Duration) {
         self.settle = settle;
     }
 
-    /// The time has come, with which the quota's lease may have ended, and slots may have settled. Orders
-    /// must be issued next.
+    /// Notes the time: the quota's lease may have ended, and slots may have settled. Orders must be issued
+    /// next.
     pub(crate) fn note_time(&mut self, now: Moment) {
         self.now = now;
         self.has_ended = self.allowance.until <= now;
@@ -281,7 +281,7 @@ impl Budget {
         self.max_open() < self.own_bound
     }
 
-    /// The idle connections exceed the bound on these by `surplus`, without those that were ordered to be
+    /// Notes that the idle connections exceed their bound by `surplus`, beside those that were ordered to be
     /// closed. The coldest of all must be closed as well.
     pub(crate) fn note_surplus(&mut self, surplus: u32) {
         self.surplus = surplus + self.unanswered;
@@ -346,7 +346,7 @@ impl Budget {
         self.claimed.min(self.own_bound.saturating_sub(self.taken))
     }
 
-    /// Since when the claim has waited that has waited longest.
+    /// Since when the longest-waiting claim has waited.
     pub(crate) fn stalled_since(&self) -> Option<Moment> {
         self.stalled.first().map(|(since, _)| *since)
     }

@@ -2,12 +2,12 @@
 
 use crate::runtime::moment::Moment;
 
-use super::Ledger;
 use super::answers::{Overdue, Refusal, Reply, Verdict, Waker};
 use super::effects::{Effects, Ticket};
 use super::entry::Entry;
 use super::queue::Waiter;
 use super::watcher::Watcher;
+use super::{Ledger, Phase};
 
 /// The answer to a caller who does not wait: an idle connection, if one is free.
 type Attempt<C> = Result<Option<Entry<C>>, Refusal>;
@@ -29,16 +29,17 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let is_new = ticket.is_none();
         let ticket = ticket.unwrap_or_else(|| self.fresh_ticket());
         self.event(now, |ledger, _| {
-            if ledger.closed {
+            if ledger.is_closed() {
                 return Reply::Refused(Refusal::Closed);
             }
             let is_first = ledger.queue.is_empty() && ledger.outdated.is_empty();
-            let may_lend = is_first && !ledger.suspended;
+            let may_lend = is_first && !ledger.is_suspended();
             if let Some(entry) = may_lend.then(|| ledger.take_for_caller(now)).flatten() {
                 Reply::Granted(ticket, entry)
             } else if deadline.is_some_and(|deadline| deadline <= now) {
                 ledger.totals.timed_out_total += 1;
-                let late = if ledger.suspended { Refusal::Suspended } else { Refusal::TooLate };
+                let late =
+                    if ledger.is_suspended() { Refusal::Suspended } else { Refusal::TooLate };
                 Reply::Refused(late)
             } else if is_new && ledger.is_queue_full(now) {
                 ledger.totals.queue_full_total += 1;
@@ -54,17 +55,14 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A caller asks for an idle connection, and neither waits nor lets it be checked. It gets none
     /// while others queue.
     pub(crate) fn try_request(&mut self, now: Moment) -> (Attempt<C>, Effects<C, F, W>) {
-        self.event(now, |ledger, _| {
-            if ledger.closed {
-                Err(Refusal::Closed)
-            } else if ledger.suspended {
-                Err(Refusal::Suspended)
-            } else if ledger.queue.is_empty() {
+        self.event(now, |ledger, _| match ledger.phase {
+            Phase::Closed => Err(Refusal::Closed),
+            Phase::Suspended => Err(Refusal::Suspended),
+            Phase::Running if ledger.queue.is_empty() => {
                 let entry = ledger.take_next();
                 Ok(entry.map(|entry| ledger.lend(entry, now)))
-            } else {
-                Ok(None)
             }
+            Phase::Running => Ok(None),
         })
     }
 
@@ -73,7 +71,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     fn is_queue_full(&self, now: Moment) -> bool {
         let Some(most) = self.config.max_waiting else { return false };
         let room = self.room(now);
-        let served = if self.suspended { 0 } else { self.coming().saturating_add(room) };
+        let served = if self.is_suspended() { 0 } else { self.coming().saturating_add(room) };
         self.queue.len() >= most.saturating_add(served)
     }
 

@@ -5,11 +5,11 @@ use crate::config::Config;
 use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
 
-use super::Ledger;
 use super::answers::{Overdue, Verdict, Waker};
 use super::effects::{Effects, Ticket};
 use super::jobs::Sponsor;
 use super::watcher::{Sleeper, WarmUp};
+use super::{Ledger, Phase};
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A caller wants `target` connections open, within `max_idle`, and waits for them.
@@ -21,7 +21,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     ) -> (Ticket, Effects<C, F, W>) {
         let ticket = self.fresh_ticket();
         let effects = self.settled(now, |ledger, _| {
-            if ledger.closed {
+            if ledger.is_closed() {
                 waker().set_verdict(Verdict::Closed, false);
             } else {
                 let sleeper = Sleeper::new(waker());
@@ -31,17 +31,17 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         (ticket, effects)
     }
 
-    /// Nothing is lent and nothing dialed until `resume`.
-    pub(crate) fn suspend(&mut self, now: Moment) -> Effects<C, F, W> {
-        self.settled(now, |ledger, _| ledger.suspended = true)
-    }
-
-    pub(crate) fn resume(&mut self, now: Moment) -> Effects<C, F, W> {
-        self.settled(now, |ledger, _| ledger.suspended = false)
+    /// While a pool is suspended, nothing is lent and nothing dialed. A closed one stays closed.
+    pub(crate) fn set_suspended(&mut self, is_suspended: bool, now: Moment) -> Effects<C, F, W> {
+        self.settled(now, |ledger, _| match ledger.phase {
+            Phase::Closed => {}
+            _ if is_suspended => ledger.phase = Phase::Suspended,
+            _ => ledger.phase = Phase::Running,
+        })
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
-        self.suspended
+        self.phase == Phase::Suspended
     }
 
     /// No connection whose dial began before now is lent again.
@@ -118,7 +118,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// No connection is lent from now on. Idle ones are closed, and callers in the queue are refused.
     pub(crate) fn close(&mut self, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
-            ledger.closed = true;
+            ledger.phase = Phase::Closed;
             ledger.close_idle_beyond(0, CloseReason::PoolClosed, now, effects);
             effects.discard(ledger.dialing.last_failure.take());
             while let Some((ticket, waiter)) = ledger.queue.pop_front() {
@@ -131,12 +131,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed
+        self.phase == Phase::Closed
     }
 
     /// The abort handles of a closed pool's connections in use, as far as the dialer gave any.
     pub(crate) fn handles_in_use(&self) -> Vec<AbortHandle> {
-        debug_assert!(self.closed, "what is aborted here is never lent again");
+        debug_assert!(self.is_closed(), "what is aborted here is never lent again");
         self.handles.values().cloned().collect()
     }
 

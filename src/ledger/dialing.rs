@@ -4,8 +4,8 @@
 //! queue wants by the dial rule. Each dial begins for a sponsor: the longest-waiting caller without a
 //! dial or a failure of its own, or the warm-up with the largest target.
 //!
-//! A failure goes to the sponsor if it still waits (`note_failure`). It wants no further dial then, until
-//! the pool may try again (`revive`).
+//! A failure goes to the sponsor if it still waits (`note_failure`). The sponsor then wants no further dial
+//! until the pool may try again (`revive`).
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use super::spread::Spread;
 use super::watcher::WarmUp;
 use super::{Ledger, earlier};
 
-/// Why a dial's handle cannot be had: another thread is about to call and drop it.
+/// The reason why a dial's handle is out of reach: another thread is about to call and drop it.
 #[derive(Debug)]
 pub(crate) struct BeingEnded;
 
-/// What the ledger has learned from earlier dials, and when it next weighs another one.
+/// The lessons of earlier dials, and when the ledger next weighs another one.
 #[derive(Debug)]
 pub(super) struct Dialing<F> {
     pub(super) pace: Pace,
@@ -123,7 +123,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.live() - self.jobs.dials.len() + self.jobs.dials.counted_on()
     }
 
-    /// Since when the first warm-up has waited that lacks a connection.
+    /// Since when the first of the warm-ups that lack a connection has waited.
     fn lacking_since(&self) -> Option<Moment> {
         let counted_on = self.counted_on();
         let lacks = |it: &&WarmUp<W>| it.target.min(self.config.max_idle()) > counted_on;
@@ -156,7 +156,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Notes when the dial rule must be asked again, if it holds back a dial for which there is room.
     pub(super) fn plan_dial_look(&mut self, now: Moment) {
         let is_held_back = self.config.dial_rule != DialRule::Eager
-            && !self.suspended
+            && !self.is_suspended()
             && self.coming() < self.queue.unfailed()
             && self.room(now) > 0
             && self.busy() > 0
@@ -175,7 +175,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.queue.has_ripe() { again.into_iter().chain(ripens).min() } else { ripens }
     }
 
-    /// A connection has come back, which the dial rule counts while anyone waits.
+    /// A connection has come back. The dial rule counts these while anyone waits.
     pub(super) fn note_return(&mut self, now: Moment) {
         if !self.queue.is_empty() {
             self.dialing.pace.note_return(now);
@@ -217,13 +217,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         id
     }
 
-    /// Whether nobody wants what that dial opens: the connection would be closed at once.
+    /// Whether nobody wants the connection of that dial any more: it would be closed at once.
     pub(crate) fn is_dial_cancelled(&self, id: JobId) -> bool {
         self.jobs.dials.get(id).is_some_and(|dial| self.unfitness(dial.epoch).is_some())
     }
 
-    /// Keeps what ends that dial early, and returns what it replaces. `Err`: nobody wants what the
-    /// dial opens, and the handle is to be called.
+    /// Keeps the handle that ends that dial early, and returns the one that it replaces. `Err`: nobody wants
+    /// the connection of that dial any more, and the handle is to be called.
     pub(crate) fn keep_dial_handle(
         &mut self,
         id: JobId,
@@ -251,7 +251,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The dials whose connections nobody wants any more, and what ends them. Each handle is to be called
     /// and dropped, and then reported by `dial_aborted`.
     pub(crate) fn take_cancelled_dials(&mut self) -> Vec<(JobId, AbortHandle)> {
-        let (closed, epochs) = (self.closed, &self.epochs);
+        let (closed, epochs) = (self.is_closed(), &self.epochs);
         let dials = self.jobs.dials.iter_mut();
         let cancelled =
             dials.filter(|(_, dial)| closed || epochs.why_flushed(dial.epoch).is_some());
@@ -316,7 +316,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// for.
     pub(super) fn next_retry(&self) -> Option<Moment> {
         let is_wanted = self.queue.any_failed() && !self.queue.any_unsponsored();
-        let is_alone = is_wanted && self.jobs.dials.counted_on() == 0 && !self.suspended;
+        let is_alone = is_wanted && self.jobs.dials.counted_on() == 0 && !self.is_suspended();
         let outage = &self.dialing.outage;
         match self.config.breaker().filter(|_| self.is_breaker_open()) {
             _ if !is_alone => None,

@@ -103,7 +103,7 @@ pub(crate) struct CloseOrder<C> {
     /// Must be dropped before the connection is closed.
     pub(crate) handle: Option<AbortHandle>,
     pub(crate) reason: CloseReason,
-    /// Which connection it is.
+    /// The connection's id.
     pub(crate) of: ConnectionId,
     /// How often it was lent.
     pub(crate) uses: u64,
@@ -199,41 +199,5 @@ impl<C, F, W> Effects<C, F, W> {
         if let Some(failure) = failure {
             self.rare().unwanted.push(failure);
         }
-    }
-
-    /// Adds the effects of a later event under the same lock.
-    pub(crate) fn append(&mut self, later: Self) {
-        let Self { wake, rare } = later;
-        wake.into_iter().for_each(|waker| self.wake(waker));
-        let Some(later) = rare else { return };
-        // Without `..`, so that a new field cannot be forgotten.
-        let RareEffects {
-            wake,
-            handle,
-            breaker,
-            aborts,
-            dials,
-            at_dialer,
-            closes,
-            unwanted,
-            alarm,
-            judged,
-            budget_orders,
-            is_vacant,
-        } = *later;
-        let rare = self.rare();
-        rare.wake.extend(wake);
-        debug_assert!(handle.is_none(), "a detachment is an event of its own");
-        rare.breaker.extend(breaker);
-        rare.aborts.extend(aborts);
-        rare.dials.extend(dials);
-        rare.at_dialer.extend(at_dialer);
-        rare.closes.extend(closes);
-        rare.unwanted.extend(unwanted);
-        rare.alarm = alarm.or(rare.alarm);
-        rare.judged = judged.or(rare.judged);
-        rare.budget_orders.extend(budget_orders);
-        // The later event has the last word: the ledger may be in use again.
-        rare.is_vacant = is_vacant;
     }
 }

@@ -99,8 +99,8 @@ impl<C> Entry<C> {
         self.record().loans() > 1
     }
 
-    /// The ledger lets it pass in `epoch`. The limits may have changed since its end was noted, so that is
-    /// forgotten if the epoch is a new one.
+    /// The ledger has passed it in `epoch`. If the epoch is a new one, its known end is forgotten: the
+    /// limits may have changed since.
     pub(super) fn pass(&mut self, epoch: u32) {
         if self.epoch != epoch {
             (self.epoch, self.expires) = (epoch, Moment::FIRST);

@@ -10,7 +10,10 @@ use crate::runtime::moment::Moment;
 use super::entry::Entry;
 use super::lease::Lease;
 use super::queue::count;
-use super::upkeep::UPKEEP_LEAST;
+
+/// The least time between two upkeeps, and between two checks of an idle connection, however short
+/// the limits.
+pub(crate) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 /// With `min_idle`, a successor is dialed this long before a connection has to end, or by the time of
 /// two dials if that is longer.
@@ -83,7 +86,7 @@ impl Aging {
         self.lifetime(entry).map_or(Moment::LAST, of_age).min(self.lease_end)
     }
 
-    /// Why a connection ends that has to end by now.
+    /// The reason for closing a connection that has to end by now.
     pub(super) fn reason(&self, now: Moment) -> CloseReason {
         if self.lease_end <= now { CloseReason::LeaseEnded } else { CloseReason::Expired }
     }
@@ -191,7 +194,7 @@ impl<C> Idle<C> {
         std::mem::take(&mut self.entries)
     }
 
-    /// The connection that is missed least: one whose end is near, or else the coldest.
+    /// Takes the connection that matters least: one whose end is near, or else the coldest.
     pub(super) fn take_surplus(&mut self) -> Option<Entry<C>> {
         if self.leaving == 0 {
             return self.take_coldest();

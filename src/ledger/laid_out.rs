@@ -7,18 +7,17 @@
 
 use crate::runtime::moment::Moment;
 
-use super::Ledger;
 use super::answers::{Overdue, Waker};
 use super::entry::Entry;
 use super::queue::count;
 use super::share::Share;
+use super::{Ledger, Phase};
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Until when connections may be lent and given back without the ledger. `None`: not at all;
     /// `Moment::LAST`: without limit.
     pub(crate) fn may_lay_out_until(&self, now: Moment) -> Option<Moment> {
-        if self.closed
-            || self.suspended
+        if self.phase != Phase::Running
             || !self.outdated.is_empty()
             || self.live() > self.config.max_open
             || self.share.as_deref().is_some_and(Share::awaits_idle)
@@ -78,7 +77,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     ///
     /// Nothing is decided yet: `settle` follows with the event for which it is taken back.
     pub(crate) fn take_from_place(&mut self, entry: Entry<C>) {
-        if self.closed || entry.epoch != self.epochs.current() {
+        if self.is_closed() || entry.epoch != self.epochs.current() {
             // The thread that put it there had not yet seen the flush, the change or the close.
             self.outdated.push(entry);
             return;

@@ -82,9 +82,18 @@ pub(crate) use self::effects::{
     AtDialerOrder, CloseOrder, DialOrder, Effects, Purpose, RareEffects, Ticket,
 };
 pub(crate) use self::entry::Entry;
+pub(crate) use self::idle::UPKEEP_LEAST;
 pub(crate) use self::roster::Loan;
 pub(crate) use self::share::{BudgetAccess, Lack, Share};
-pub(crate) use self::upkeep::UPKEEP_LEAST;
+
+/// The life of a pool. Once closed, it stays so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Running,
+    /// Nothing is lent or dialed until it runs again.
+    Suspended,
+    Closed,
+}
 
 /// The state of one pool, for connections `C`, dial failures `F` and wakers `W`.
 ///
@@ -111,10 +120,7 @@ pub(crate) struct Ledger<C, F, W> {
     /// The most that may be open: `max_open`, or more after `max_open` was lowered, until enough has
     /// closed.
     ceiling: u32,
-    closed: bool,
-    /// Whether nothing is lent or dialed until `resume`. A pool that is closed while it is suspended
-    /// keeps this, and is closed all the same: `closed` is asked first.
-    suspended: bool,
+    phase: Phase,
     /// Whether a check asks no peer, so that callers make their checks themselves.
     checks_in_place: bool,
     /// The pool's part in the budget of a keyed pool, or in one that a quota bounds, if there is one.
@@ -169,8 +175,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         Self {
             config,
             ceiling: config.max_open,
-            closed: false,
-            suspended: false,
+            phase: Phase::Running,
             checks_in_place: false,
             share: None,
             lease: Lease::ENDLESS,
@@ -211,7 +216,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// The same ledger, suspended from the beginning if so.
     pub(crate) fn suspended(mut self, is_suspended: bool) -> Self {
-        self.suspended = is_suspended;
+        self.phase = if is_suspended { Phase::Suspended } else { Phase::Running };
         self
     }
 

@@ -11,8 +11,8 @@ use super::Ledger;
 use super::answers::{Overdue, Waker};
 use super::effects::{AtDialerOrder, CloseOrder, Effects, JobId, Purpose};
 use super::entry::Entry;
+use super::idle::UPKEEP_LEAST;
 use super::roster::LoanCount;
-use super::upkeep::UPKEEP_LEAST;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(super) fn lend(&mut self, mut entry: Entry<C>, now: Moment) -> Entry<C> {
@@ -63,7 +63,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Why a connection of that epoch may not be lent even if it is sound.
     pub(super) fn unfitness(&self, epoch: u32) -> Option<CloseReason> {
-        if self.closed { Some(CloseReason::PoolClosed) } else { self.epochs.why_flushed(epoch) }
+        let closed = self.is_closed().then_some(CloseReason::PoolClosed);
+        closed.or_else(|| self.epochs.why_flushed(epoch))
     }
 
     /// Adds a connection to the idle ones, in the order in which they came to rest.

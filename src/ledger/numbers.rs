@@ -34,7 +34,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// looks at no connection, and so costs the same however many there are.
     pub(crate) fn stats_seen(&self, now: Moment) -> Stats {
         // A closed pool refuses everybody, and may be a key's that is counted for ever.
-        let outage = (!self.closed).then_some(&self.dialing.outage);
+        let outage = (!self.is_closed()).then_some(&self.dialing.outage);
         Stats {
             max_open: self.config.max_open,
             idle: self.idle.len(),

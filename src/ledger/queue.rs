@@ -7,8 +7,8 @@
 //! - by standing: `unsponsored` (may begin a dial) and `failed` (its dial has failed). A caller with a
 //!   dial under way is in neither.
 //!
-//! So joining, leaving and each change of standing cost the same however many wait, and a slab that has
-//! grown is used again. Joining walks a list only if a caller comes back with an old ticket.
+//! So joining, leaving and each change of standing cost the same however many wait, and free nodes are used
+//! again. Joining walks a list only if a caller comes back with an old ticket.
 //!
 //! For the dial rule the queue also counts its *ripe* callers: those who have waited for the hold-off.
 //! `unripe` moves down the queue as they ripen, so that each caller is visited once.
@@ -217,7 +217,7 @@ impl<F, W> Queue<F, W> {
         }
     }
 
-    /// Gives a failure to the first caller who has no dial under way, as if its own had failed. Says
+    /// Gives a failure to the first caller who has no dial under way, as if its own had failed. Returns
     /// whether there was such a caller.
     pub(super) fn refuse_first(&mut self, failure: &F) -> bool
     where
@@ -281,7 +281,7 @@ impl<F, W> Queue<F, W> {
         self.at(self.unripe).map(|(_, waiter)| waiter.since)
     }
 
-    /// Notes that this caller sleeps; says whether it is in the queue.
+    /// Notes that this caller sleeps. Returns whether it is in the queue.
     pub(super) fn fall_asleep(&mut self, ticket: Ticket) -> bool {
         let waiter = self.get_mut(ticket);
         waiter.map(|waiter| waiter.sleeper.is_asleep = true).is_some()

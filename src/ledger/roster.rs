@@ -97,7 +97,7 @@ impl fmt::Display for ConnectionId {
 /// A connection in somebody's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Loan {
-    /// Which connection it is.
+    /// The connection's id.
     pub(crate) id: ConnectionId,
     /// How often it has been lent, this time included.
     pub(crate) uses: u64,

@@ -55,7 +55,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             return None;
         }
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
-        // Not from a moment to come: the clock may have run back.
+        // Counted from now at the latest: the clock may have run back.
         let until = self.queue.front_since()?.min(now).after_nanos(bound);
         (now < until).then_some(until)
     }
@@ -67,7 +67,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// Lends the next idle connection to a caller who is there to check it if it must be checked.
+    /// Lends the next idle connection to a caller who is awake, and so can check it if that is needed.
     pub(super) fn take_for_caller(&mut self, now: Moment) -> Option<Entry<C>> {
         if let Some(entry) = self.take_fresh(now) {
             return Some(entry);
@@ -182,7 +182,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// pool's latest.
     pub(super) fn lateness(&self, failure: Option<F>) -> Verdict<C, F> {
         let failure = failure.or_else(|| self.dialing.last_failure.clone());
-        if self.suspended { Verdict::Suspended(failure) } else { Verdict::Late(failure) }
+        if self.is_suspended() { Verdict::Suspended(failure) } else { Verdict::Late(failure) }
     }
 
     fn count_wait(&mut self, waiter: &Waiter<F, W>, now: Moment) {

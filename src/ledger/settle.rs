@@ -8,7 +8,7 @@
 //! 5. Callers whose dials have failed may want another (`revive`). Free slots become dials: for the queue
 //!    and warm-ups (`begin_dials`), then for `min_idle` (`fill`).
 //! 6. Callers whom neither can help are refused (`refuse_by_breaker`, `fail_hopeless`). Warm-ups and
-//!    drains end that have what they wait for.
+//!    drains end once they have what they wait for.
 //! 7. Surplus idle connections are closed, one is checked (`check_coldest`), and upkeep is ordered
 //!    (`set_alarm`).
 //! 8. The budget gets its report, somebody is made the watcher, and the promises are asserted.
@@ -60,7 +60,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// under way, all limits are kept, and upkeep comes in time. This holds after nearly every loan and
     /// return.
     fn is_plain(&self, now: Moment) -> bool {
-        !(self.closed
+        !(self.is_closed()
             || self.config.min_idle > 0
             || self.idle.len() > self.config.max_idle()
             || self.jobs.is_any()
@@ -84,13 +84,19 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             return true;
         }
         let may_dial = self.open_count() < self.config.max_open || self.dialing.look_at.is_some();
-        if may_dial || self.suspended || self.queue.any_failed() {
+        if may_dial || self.is_suspended() || self.queue.any_failed() {
             return false;
         }
         self.count_loans_while_waiting(now);
         self.serve(now, effects);
         self.note_waiting();
         !self.jobs.is_any()
+    }
+
+    /// Time has passed, and nothing else, since the event that had these effects under the same lock.
+    pub(crate) fn tick_again(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        self.expire(now, effects);
+        self.settle(now, effects);
     }
 
     /// Gives what is free to those who wait, longest first, and begins the dials that they need.
@@ -102,9 +108,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.end_loan(&entry);
             self.admit(entry, now, effects);
         }
-        if !self.closed {
+        if !self.is_closed() {
             self.make_way(now, effects);
-            if !self.suspended {
+            if !self.is_suspended() {
                 self.count_loans_while_waiting(now);
                 self.serve(now, effects);
                 self.revive(now, effects);
@@ -193,9 +199,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.wakes.woken <= self.wakes.handed,
             "more woke than were handed something"
         );
-        if self.closed {
+        if self.is_closed() {
             debug_assert!(self.idle.is_empty() && self.queue.is_empty(), "closed and at rest");
-        } else if !self.queue.is_empty() && !self.suspended {
+        } else if !self.queue.is_empty() && !self.is_suspended() {
             debug_assert!(
                 self.idle.is_empty()
                     || self.jobs.at_dialer.checks() >= self.queue.len()

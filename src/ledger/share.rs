@@ -1,9 +1,9 @@
-//! `Share`: one ledger's part of a budget that several ledgers share, and how the two talk.
+//! `Share`: one ledger's part of a budget that several ledgers share, and the reports between the two.
 //!
 //! During an event the ledger takes slots (`take_slot`) and notes what else concerns the budget. After
 //! the event `report_to_budget` returns the slots that are not open, claims those that are lacking, and
-//! says what this ledger could close for others. The budget is locked only when there is something to
-//! say.
+//! reports what this ledger could close for others. The budget is locked only when there is something to
+//! report.
 //!
 //! A share is part of its ledger: it is written and read under the ledger's lock. The budget has a lock
 //! of its own, which `BudgetAccess` takes for the time of one visit.
@@ -28,7 +28,7 @@ pub(crate) trait BudgetAccess: Send + Sync {
 enum Listing {
     /// Nothing is open.
     Unlisted,
-    /// None of them has been idle since before this time. The budget may have struck the listing by now,
+    /// No connection has been idle since before this time. The budget may have struck the listing by now,
     /// as an order to evict does.
     Listed(Moment),
     /// Something is open and nothing was idle: the budget must hear when something is.
@@ -111,7 +111,7 @@ impl Share {
         self.has_rivals
     }
 
-    /// Before the decisions of an event: they find out again which slots are lacking.
+    /// Called before the decisions of an event, which find out again which slots are lacking.
     pub(super) fn forget_shortage(&mut self) {
         self.shortage = None;
     }
@@ -150,7 +150,7 @@ impl Share {
         self.shortage.map(|(_, lack)| lack)
     }
 
-    /// Somebody waits, and will be told whether it was for a slot.
+    /// Notes why those who wait lack a slot, for their errors.
     pub(super) fn note_wait(&mut self) {
         self.lacked = self.lack();
     }
@@ -198,12 +198,12 @@ impl Share {
         self.report.made_room += u32::from(self.making_room.remove(&id));
     }
 
-    /// Whether the budget must hear of each connection that becomes idle.
+    /// Whether the budget must get a report of each connection that becomes idle.
     pub(super) fn awaits_idle(&self) -> bool {
         self.listing == Listing::AwaitsIdle
     }
 
-    /// Whether `report_to_budget` would say nothing.
+    /// Whether `report_to_budget` would have nothing to report.
     pub(super) fn has_nothing_to_report(&self, open: u32, coldest: Option<Moment>) -> bool {
         let Listing::Listed(since) = self.listing else { return false };
         open == self.held

@@ -54,7 +54,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if !self.is_vacant(now) {
             return (false, self.tick(now));
         }
-        (true, if self.closed { Effects::none() } else { self.close(now) })
+        (true, if self.is_closed() { Effects::none() } else { self.close(now) })
     }
 
     /// Whether nothing is open and nobody waits or has something to collect.
@@ -62,7 +62,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.open_count() == 0
             && self.queue.is_empty()
             && self.others.is_empty()
-            && (self.closed
+            && (self.is_closed()
                 || self.config.min_idle() == 0
                     && self.forgets_outage_at().is_none_or(|at| at <= now))
     }
@@ -156,7 +156,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         share.report_to_budget(open, rest, now, &mut orders);
         if is_vacant || !orders.is_empty() {
             let rare = effects.rare();
-            (rare.budget_orders, rare.is_vacant) = (orders, is_vacant);
+            rare.budget_orders.extend(orders);
+            rare.is_vacant = is_vacant;
         }
     }
 

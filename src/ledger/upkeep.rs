@@ -7,22 +7,18 @@
 //! Nothing here needs a regular tick. A connection that has to end is neither lent nor kept, whenever
 //! that is noticed; upkeep makes sure that it is noticed in time.
 
+use crate::ledger::close_reason::CloseReason;
 use std::time::Duration;
 
-use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
 
 use super::answers::{Overdue, Waker};
 use super::effects::{Effects, Purpose};
 use super::entry::Entry;
-use super::idle::Aging;
+use super::idle::{Aging, UPKEEP_LEAST};
 use super::jobs::Sponsor;
 use super::share::Share;
 use super::{Ledger, earlier};
-
-/// The least time between two upkeeps, and between two checks of an idle connection, however short
-/// the limits.
-pub(crate) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 /// The time between two looks for a slot that no other key needs.
 const SPARE_SLOT_EVERY: Duration = Duration::from_secs(1);
@@ -183,7 +179,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let mut or = |other: Option<Moment>| due = earlier(due, other);
         or(self.next_idled_out());
         let is_missing = self.missing() > 0;
-        if is_missing && !self.suspended && self.open_count() < self.config.max_open {
+        if is_missing && !self.is_suspended() && self.open_count() < self.config.max_open {
             // Dials that could begin now and have not are held up by something other than time.
             or(self.next_fill().filter(|at| *at > now));
             if self.share.as_deref().is_some_and(Share::has_rivals) {

@@ -43,7 +43,7 @@ pub enum Event<'a, E> {
     /// The dialer has closed a connection.
     #[non_exhaustive]
     Closed {
-        /// Which connection it is.
+        /// The connection's id.
         id: ConnectionId,
         /// Why it was taken out of the pool.
         reason: CloseReason,
@@ -64,7 +64,7 @@ pub enum Event<'a, E> {
     /// A borrower has taken its connection out of the pool, to keep it.
     #[non_exhaustive]
     Detached {
-        /// Which connection it is.
+        /// The connection's id.
         id: ConnectionId,
         /// How long it was borrowed, accurate to some milliseconds.
         held: Duration,
@@ -79,7 +79,7 @@ pub enum Event<'a, E> {
     /// A caller has been given a connection.
     #[non_exhaustive]
     Lent {
-        /// Which connection it is.
+        /// The connection's id.
         id: ConnectionId,
         /// How long the caller waited. Zero if it did not have to queue.
         waited: Duration,
@@ -91,7 +91,7 @@ pub enum Event<'a, E> {
     /// A dial has opened a connection.
     #[non_exhaustive]
     Opened {
-        /// Which connection it is.
+        /// The connection's id.
         id: ConnectionId,
         /// How long it took.
         took: Duration,
@@ -105,7 +105,7 @@ pub enum Event<'a, E> {
     /// A borrower has given back a connection, usable or not.
     #[non_exhaustive]
     Returned {
-        /// Which connection it is.
+        /// The connection's id.
         id: ConnectionId,
         /// How long it was borrowed, accurate to some milliseconds.
         held: Duration,

@@ -23,7 +23,7 @@ const NAMED_IN_ERRORS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// Which connection it is.
+    /// The connection's id.
     pub id: ConnectionId,
     /// How often the connection has been lent, this time included.
     pub uses: u64,

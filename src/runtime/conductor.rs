@@ -1,7 +1,7 @@
 //! The conductor says which thread runs next and what time it is, in place of the system, to threads that
 //! have one.
 //!
-//! A simulation gives one to each of its threads (feature `simulation`). Of those threads one runs at a
+//! A simulation gives one to each of its threads (feature `simulation`). One of those threads runs at a
 //! time. `sync` asks the conductor wherever threads can meet: before each operation on a lock, a
 //! condition variable or an atomic, and in place of each wait. The locks stay the system's. Without the
 //! feature no thread has a conductor, and all of this compiles to nothing.

@@ -66,7 +66,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// A wait borrows it.
+/// The held lock. A wait borrows it, frees the lock, and takes it again.
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
@@ -74,7 +74,7 @@ pub(crate) struct MutexGuard<'a, T> {
     whole: Option<(std::sync::MutexGuard<'a, T>, Held)>,
 }
 
-/// Why a guard is always whole where it is looked at.
+/// The reason why the lock behind a guard can be used: nothing uses a guard during a wait.
 const WHOLE: &str = "a guard is whole outside a wait";
 
 impl<T> MutexGuard<'_, T> {
@@ -86,7 +86,7 @@ impl<T> MutexGuard<'_, T> {
         result
     }
 
-    /// Frees the lock. The guard is not whole then.
+    /// Frees the lock. The guard cannot be used until it has a lock again.
     #[inline]
     fn free(&mut self) {
         if self.whole.take().is_some() {
@@ -224,7 +224,7 @@ pub(crate) fn coarse_now() -> Moment {
     conductor::coarse_now().unwrap_or_else(Moment::coarse_now)
 }
 
-/// How keys are hashed: so that nobody can choose them to collide.
+/// The hasher of keys. It is seeded, so that nobody can choose keys that collide.
 #[cfg(not(feature = "simulation"))]
 pub(crate) type Hashing = RandomState;
 
@@ -248,12 +248,12 @@ impl BuildHasher for Hashing {
     }
 }
 
-/// A number that nobody can foretell.
+/// A random number.
 pub(crate) fn seed() -> u64 {
     conductor::random().unwrap_or_else(|| RandomState::new().build_hasher().finish())
 }
 
-/// In how many places threads add to a tally. Threads more than that meet, two in one place.
+/// How many cells a tally has. If there are more threads than cells, some threads share a cell.
 pub(crate) const STRIPES: usize = 16;
 
 /// How many rows of slots a directory has: threads beyond that share them.
@@ -264,9 +264,9 @@ pub(crate) const SLOTS: usize = 4;
 
 // ---- What each thread knows of itself ----------------------------------------------------------
 //
-// Destructors of other thread-locals may use a pool when these have gone. So those that have to be
-// there have no destructor, and the one that has is done without; and where even the former go (a
-// system without thread-locals of its own), each has a value that will do.
+// The destructor of another thread-local may use a pool after these have been destroyed. So the ones that
+// are needed then have no destructor, and nothing needs the one that has. Some systems emulate
+// thread-locals and destroy even those without a destructor: then a default value serves.
 
 thread_local! {
     static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };
@@ -275,7 +275,7 @@ thread_local! {
     static NUMBER: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Where this thread adds to a tally.
+/// The cell of a tally to which this thread adds.
 #[inline]
 pub(crate) fn stripe() -> usize {
     thread_number() % STRIPES
@@ -327,13 +327,13 @@ pub(crate) fn set_last_slot(slot: usize) {
     let _ = LAST_SLOT.try_with(|last| last.set(slot));
 }
 
-/// Takes the thing that this thread has laid by, if it is a `T`.
+/// Takes the spare thing of this thread, if it is a `T`.
 pub(crate) fn take_spare<T: Any + Send + Sync>() -> Option<Arc<T>> {
     SPARE.try_with(Cell::take).ok()??.downcast().ok()
 }
 
-/// Lays one thing by for this thread's next use, in place of an allocation. The one laid by
-/// before is dropped.
+/// Keeps one thing as this thread's spare, whose next use saves an allocation. The former spare is
+/// dropped.
 pub(crate) fn lay_by(spare: Arc<dyn Any + Send + Sync>) {
     let _ = SPARE.try_with(|own| own.set(Some(spare)));
 }
@@ -405,14 +405,14 @@ pub(crate) fn spawn(name: String, body: Body) -> io::Result<()> {
     std::thread::Builder::new().name(name).spawn(conductor::enroll(body)).map(drop)
 }
 
-/// Has this thread do nothing for so long. Only on a worker.
+/// Makes this thread sleep for so long. Only on a worker.
 pub(crate) fn pause(span: Duration) {
     conductor::sleep(span).unwrap_or_else(|| std::thread::sleep(span));
 }
 
 /// Runs user code; `None` if it panicked.
 ///
-/// Nothing that the closure touches may be trusted after a panic but to be closed or dropped.
+/// After a panic, whatever the closure has touched may only be closed or dropped.
 #[inline]
 pub(crate) fn catch<T>(user_code: impl FnOnce() -> T) -> Option<T> {
     Held::assert_none();
@@ -422,7 +422,7 @@ pub(crate) fn catch<T>(user_code: impl FnOnce() -> T) -> Option<T> {
 #[cold]
 fn drop_payload(payload: Box<dyn Any + Send>) {
     conductor::note_panic(&*payload);
-    // Dropping what was thrown is user code too.
+    // The drop of the payload is user code too.
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         std::mem::forget(again);
     }

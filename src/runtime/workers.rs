@@ -27,9 +27,9 @@ pub(crate) type Start = Arc<dyn Fn(String, Body) -> io::Result<()> + Send + Sync
 /// its own.
 ///
 /// A worker is *coming* (started or called, and yet to look for a task), *at work*, the *housekeeper*,
-/// or *resting*. A thread that brings a task makes sure that a worker is coming on which no other task
-/// counts; if the system has no thread, the task waits in the queue for the workers at work. A worker
-/// ends only from rest, and under the lock, so no task waits for one that has ended.
+/// or *resting*. A thread that brings a task makes sure that a worker is coming for it, beside those that
+/// come for other tasks. If the system gives no thread, the task waits in the queue for the workers at
+/// work. A worker ends only from rest, and under the lock, so no task waits for one that has ended.
 pub(crate) struct Crew {
     process: Process,
     start: Start,
@@ -118,7 +118,7 @@ impl Crew {
         CREW.get()
     }
 
-    /// This crew, or a new one that starts threads alike if this one is a parent process's.
+    /// This crew. In the child of a fork: a new one that starts threads in the same way.
     pub(crate) fn here(self: &Arc<Self>) -> Arc<Self> {
         if self.process.is_a_parent() {
             return Arc::new(Self::new(Arc::clone(&self.start)));
@@ -126,13 +126,13 @@ impl Crew {
         Arc::clone(self)
     }
 
-    /// Enters an open pool: workers rest until the last of these is closed.
+    /// Registers an open pool. Workers rest, rather than end, until the last of these is closed.
     pub(crate) fn enlist(self: &Arc<Self>) -> Enlistment {
         self.state.lock().pools += 1;
         Enlistment { crew: Arc::clone(self), is_over: OnceLock::new() }
     }
 
-    /// Has a worker run `task`: at once, or when one is free if the system has no thread.
+    /// Has a worker run `task`: at once, or when one is free if the system gives no thread.
     ///
     /// # Errors
     ///

@@ -1,10 +1,11 @@
-//! `Bell`: a thread waits at it, and finds the answer there.
+//! `Bell`: one thread waits at it and finds an item there. A caller in the queue finds its verdict.
 //!
 //! The models compile this file as it is.
 
 use std::sync::Arc;
 use std::thread::ThreadId;
 
+use crate::ledger::{Verdict, Waker};
 use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Condvar, Mutex, Wake, lay_by, take_spare, this_thread};
@@ -55,7 +56,7 @@ impl<T: Send + 'static> Bell<T> {
 
     /// Keeps the bell for the next wait of this thread, which made it and has its item.
     pub(crate) fn lay_by(self: Arc<Self>) {
-        // It would keep the program's span open.
+        // A kept bell would keep the program's span open.
         if !spans::ARE_KEPT {
             lay_by(self);
         }
@@ -110,5 +111,25 @@ impl<T> Bell<T> {
                 return tray.take().map_or(Woken::Late, Woken::Found);
             }
         }
+    }
+}
+
+/// The verdict, as a waiting caller finds it at its bell.
+pub(super) struct Notice<C, F> {
+    pub(super) verdict: Verdict<C, F>,
+    /// Whether newcomers may pass the queue until this caller has woken up.
+    pub(super) is_waking: bool,
+}
+
+/// How a waiting caller is reached.
+pub(super) type CallerBell<C, F> = Arc<Bell<Notice<C, F>>>;
+
+impl<C, F> Waker<C, F> for CallerBell<C, F> {
+    fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
+        self.put(Notice { verdict, is_waking });
+    }
+
+    fn request_tick(&self) {
+        Bell::call(self);
     }
 }

@@ -21,7 +21,7 @@ use crate::runtime::moment::Moment;
 use crate::runtime::sync::{catch, coarse_now, now};
 use crate::runtime::workers::Task;
 
-use super::waiting::CallerBell;
+use super::bell::CallerBell;
 use super::{BellOf, Connection, EffectsOf, EntryOf, Failure, LedgerOf, RareEffectsOf, Shell};
 
 impl<D: Dialer> Shell<D> {

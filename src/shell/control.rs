@@ -127,13 +127,9 @@ impl<D: Dialer> Shell<D> {
         self.wait(ticket, &bell, deadline, None).1.stats
     }
 
-    /// Lends nothing and dials nothing until it is resumed.
-    pub(crate) fn suspend(self: &Arc<Self>) {
-        self.event(Ledger::suspend);
-    }
-
-    pub(crate) fn resume(self: &Arc<Self>) {
-        self.event(Ledger::resume);
+    /// Lends nothing and dials nothing while it is suspended.
+    pub(crate) fn set_suspended(self: &Arc<Self>, is_suspended: bool) {
+        self.event(|ledger, now| ledger.set_suspended(is_suspended, now));
     }
 
     pub(crate) fn is_suspended(&self) -> bool {

@@ -113,7 +113,7 @@ impl<D: Dialer> Shell<D> {
         self.emit(|| Event::Returned { id: entry.record().id(), held });
     }
 
-    /// Notes for how long a connection was lent, and says so.
+    /// Notes for how long a connection was lent, and returns it.
     #[cold]
     fn end_loan(&self, entry: &EntryOf<D>, now: Moment) -> Duration {
         let since = entry.record().since();

@@ -1,10 +1,10 @@
 //! The group: the shells of a keyed pool, which share one budget. It delivers the budget's orders. A pool
 //! that is not keyed has a group of its own if it has a quota.
 //!
-//! One mechanism in five types: the `Budget` counts slots as plain data, a ledger's `Share` of it keeps
-//! account of the slots that this ledger holds, and reaches the budget through `BudgetAccess`, so that the
-//! ledger need not know of shells and locks. A `Group` holds the budget behind its lock, and a shell is in
-//! it by its `Membership`.
+//! One mechanism in five types. The `Budget` counts slots, as plain data. Each ledger has a `Share`, which
+//! counts the slots that this ledger holds, and reaches the budget through `BudgetAccess`: so the ledger need
+//! not know of shells and locks. The `Group` has the budget behind a lock. Each shell has a `Membership`,
+//! which leads to the group.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -139,7 +139,7 @@ impl<D: Dialer> Group<D> {
         Ok(group.admit(dialer, config, false, reporter, None))
     }
 
-    /// Has the quota, if there is one, bound this group.
+    /// Makes the quota, if there is one, bound this group.
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl<D: Dialer> Group<D> {
 
     /// Makes a new shell that shares the budget.
     ///
-    /// An event before the first caller's would find nothing in it, and close it.
+    /// The first event must be a caller's: any other would find nothing in the shell, and close it.
     pub(crate) fn admit(
         self: &Arc<Self>,
         dialer: D,
@@ -177,8 +177,8 @@ impl<D: Dialer> Group<D> {
         let crew = Arc::clone(&self.crew);
         let shell = Shell::with(dialer, ledger, reporter, crew, Some(membership));
         self.members.lock().shells.insert(id, Arc::downgrade(&shell));
-        // From now on a lease that changes reaches it. Before, it may have changed unnoticed. No event
-        // without need: the pool of a key closes after one that leaves nothing in it.
+        // From here on a changed lease reaches the shell; one that changed before this line has missed it.
+        // No event without need: the pool of a key closes after one that leaves nothing in it.
         if let Some(quota) = self.quota.as_ref().filter(|quota| quota.lease() != lease) {
             shell.apply_lease(quota);
         }
@@ -193,7 +193,7 @@ impl<D: Dialer> Group<D> {
         self.change(|budget| budget.resize(max_open));
     }
 
-    /// Has the coldest connections closed, as many as rest beyond the bound.
+    /// Closes the coldest connections, as many as are idle beyond the bound.
     #[cold]
     pub(super) fn trim(&self, idle: &IdleCount) {
         self.change(|budget| budget.note_surplus(idle.surplus()));
@@ -250,7 +250,7 @@ impl<D: Dialer> Group<D> {
             let members = self.members.lock();
             let shells: Vec<_> = members.shells.values().map(Weak::upgrade).collect();
             let gone = members.gone.as_deref().cloned().unwrap_or_else(none);
-            // First, as this thread may be the last to let go of a shell.
+            // Unlocked first: this thread may drop the last reference to a shell, whose end takes the lock.
             drop(members);
             if shells.iter().all(Option::is_some) {
                 break (gone, shells);
@@ -365,7 +365,7 @@ impl<D: Dialer> BudgetAccess for Group<D> {
 }
 
 impl<D: Dialer> Membership<D> {
-    /// Says that nothing is left in this shell.
+    /// Reports that nothing is left in this shell.
     pub(super) fn report_vacant(&self, shell: &Arc<Shell<D>>) {
         if let Some(on_vacant) = &self.on_vacant {
             catch(|| on_vacant(shell));

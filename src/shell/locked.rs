@@ -103,7 +103,7 @@ impl<D: Dialer> Shell<D> {
                 break;
             }
             at_rest = self.sweep(ledger);
-            effects.append(ledger.tick(now));
+            ledger.tick_again(now, &mut effects);
         }
         self.note_numbers(locked, now);
         (value, effects)

@@ -61,11 +61,11 @@ use crate::runtime::sync::{AtomicFigure, AtomicU64, Mutex, Process, now, seed};
 use crate::runtime::workers::{Crew, Enlistment};
 use crate::shell::places::Places;
 
+use self::bell::CallerBell;
 use self::dialing::LastClose;
 use self::group::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
 use self::locked::{Locked, Reading};
-use self::waiting::CallerBell;
 
 pub(crate) use self::group::{Group, OnVacant};
 pub(crate) use self::terms::Terms;
@@ -86,8 +86,8 @@ type Predicate<D> = Arc<dyn Fn(&Connection<D>) -> bool + Send + Sync>;
 /// One pool, shared by its handles and the jobs under way.
 ///
 /// The fields lie in this order in memory. A checkout by a place and its return read the first two
-/// cache lines and no more: with a thousand keys, a thread waits for each further line. What follows has
-/// cache lines of its own, so that threads on the fast path do not wait for those who take the lock.
+/// cache lines and no more: with a thousand keys, a thread waits for each further line. The fields after those
+/// have cache lines of their own, so that threads on the fast path do not wait for those who take the lock.
 #[repr(C)]
 pub(crate) struct Shell<D: Dialer> {
     /// The process that opened it. In a child of that process it is closed: see
@@ -109,7 +109,7 @@ pub(crate) struct Shell<D: Dialer> {
     /// When this pool last closed a connection. Not used by a member of a group: see
     /// `Shell::last_close`.
     last_close: LastClose,
-    /// The failures of dials in a row that the log has told of.
+    /// The failures of dials in a row that the log has reported.
     streak: Streak,
     line_of_numbers: NewLine,
     /// The latest copy of the ledger's numbers, for readers who find the lock taken.

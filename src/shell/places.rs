@@ -1,4 +1,4 @@
-//! Places: idle connections lie in them within reach of every thread, without a lock.
+//! Places: cells with idle connections, which every thread can take and put back without a lock.
 //!
 //! A caller who finds the gate open takes a connection out of a place by one swap: first from the place
 //! that its thread used last, otherwise from the first that looks taken. A returner puts it back by
@@ -154,8 +154,8 @@ impl<T> Places<T> {
     /// Takes a connection from the place that this thread used last, or else from the first that
     /// has one.
     ///
-    /// At each tick of the coarse clock a thread looks from the first place on. Threads that take
-    /// turns so come to share few connections, and the others grow old enough to be closed.
+    /// At each tick of the coarse clock a thread looks from the first place on. So threads that take
+    /// turns share few connections, and the others grow old enough to be closed.
     #[inline]
     pub(crate) fn take(&self, now: Moment) -> Option<T> {
         let (last, ticked) = last_place();
@@ -213,7 +213,7 @@ impl<T> Places<T> {
         self.place(at)
     }
 
-    /// How many connections rest here, by a glance at the hints. While the gate is shut: how many the
+    /// How many connections rest here, as the hints of the places say. While the gate is shut: how many the
     /// sweep found.
     pub(crate) fn resting(&self) -> u32 {
         let resting = match self.open_gate() {
@@ -239,7 +239,7 @@ impl<T> Places<T> {
         }
     }
 
-    /// Adds places until there are `wanted`, or `most`, or `PLACES_MOST`.
+    /// Adds places until there are `wanted`, but no more than `most` and `PLACES_MOST`.
     pub(crate) fn grow(&self, wanted: u32, most: u32) {
         debug_assert!(!self.is_open(), "the gate is shut while the ledger is locked");
         let most = most.min(PLACES_MOST) as usize;

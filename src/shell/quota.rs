@@ -34,18 +34,18 @@ use crate::runtime::sync::{AtomicU64, Condvar, Mutex, Ordering, Process, Wake, n
 ///
 /// A server counts a connection until it has ended its own side, some milliseconds after the client has
 /// closed it. In that time a plain pool may have one connection more than its bound, as the server counts.
-/// With a [settling time](Self::with_settling) a slot counts as open for so much longer, and is not dialed
-/// into before. In a pool that is at its bound, the replacement of a connection comes later by that time.
+/// With a [settling time](Self::with_settling) a slot counts as open for that much longer, and no dial takes
+/// it before. In a pool that is at its bound, the replacement of a connection comes later by that time.
 ///
 /// # The end of a lease
 ///
 /// An allowance may end at a given time. From then on nothing is dialed, and nothing that is open is
 /// lent: what is idle is closed, and what is in use is closed at its return. Connections whose dialer
 /// gave an [abort handle](crate::Dialer::abort_handle) are aborted, as by
-/// [`Pool::abort`](crate::Pool::abort). Nor is anything from before lent if the keeper allows slots
-/// again later. This needs no thread that runs in time: a process that was stopped (SIGSTOP, a suspended
-/// machine) for longer finds its connections too old to be lent when it goes on. A dial's deadline is
-/// never later than the end, as it was known when the dial began.
+/// [`Pool::abort`](crate::Pool::abort). A connection from before is not lent again even if the keeper
+/// allows slots later. No thread has to run in time for this: a process that was stopped past the end
+/// (SIGSTOP, a suspended machine) finds its connections too old to be lent when it goes on. A dial's
+/// deadline is never later than the end, as it was known when the dial began.
 ///
 /// Upkeep may close and abort up to 100 ms late, so let the end be that much before the slots go to
 /// others.
@@ -73,7 +73,7 @@ pub struct Quota {
     process: Process,
 }
 
-/// What a pool under a [`Quota`] needs, at one moment.
+/// The slots that a pool under a [`Quota`] needs, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Demand {
@@ -83,15 +83,15 @@ pub struct Demand {
     /// Further slots that the pool could use now, for callers who wait, for a
     /// [warm-up](crate::Pool::warm_up) and for [`min_idle`](crate::Settings::min_idle).
     pub wanted: u32,
-    /// Since when the one of those has waited that has waited longest.
+    /// Since when the first of those has waited.
     pub waiting_since: Option<Instant>,
-    /// How many of `open` are of no use now: they settle, or are idle, by a glance.
+    /// How many of `open` serve nobody now: they settle, or are idle, as counted without a lock.
     pub idle: u32,
 }
 
-/// Something that a quota bounds.
+/// A pool, or the pools of all keys, that a quota bounds.
 pub(crate) trait Bounded: Send + Sync {
-    /// Goes by what the quota says now. Takes the locks of the pool.
+    /// Applies the quota's allowance of this moment. Takes the locks of the pool.
     fn apply_quota(&self);
 
     fn idle(&self) -> u32;
@@ -109,7 +109,7 @@ struct Shared {
 /// Locked last: a thread that holds it takes no other lock.
 struct State {
     allowance: Allowance,
-    /// Goes up with each allowance that comes after the end of another.
+    /// The number of the lease: one more at each allowance that comes after the end of the previous one.
     number: u64,
     pool: Option<Weak<dyn Bounded>>,
     need: Need,
@@ -167,7 +167,7 @@ impl Quota {
         }
     }
 
-    /// What the pool needs now. Takes time proportional to the number of keys, to count what is idle.
+    /// The pool's need now. Takes time proportional to the number of keys, to count what is idle.
     #[must_use]
     pub fn demand(&self) -> Demand {
         if self.process.is_a_parent() {
@@ -211,7 +211,7 @@ impl Quota {
         self.demand()
     }
 
-    /// Has the quota bound this pool from now on.
+    /// Makes the quota bound this pool from now on.
     pub(crate) fn join(&self, pool: Weak<dyn Bounded>) -> Result<(), ConfigError> {
         let mut state = self.shared.state.lock();
         if state.pool.as_ref().is_some_and(|pool| pool.strong_count() > 0) {
@@ -221,7 +221,7 @@ impl Quota {
         Ok(())
     }
 
-    /// The pool's needs, after each change of its budget.
+    /// Notes the pool's need. Called after each change of its budget.
     pub(crate) fn note_need(&self, need: Need) {
         let mut state = self.shared.state.lock();
         if state.need != need {

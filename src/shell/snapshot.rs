@@ -12,7 +12,7 @@ use crate::report::holder::{Holders, is_self_deadlock};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{coarse_now, now, this_thread};
 
-use super::waiting::CallerBell;
+use super::bell::CallerBell;
 
 type LedgerOf<C, E> = Ledger<C, DialFailure<E>, CallerBell<C, DialFailure<E>>>;
 

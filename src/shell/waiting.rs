@@ -5,36 +5,16 @@ use std::sync::Arc;
 
 use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{Ledger, Reply, Ticket, Verdict, Waker};
+use crate::ledger::{Ledger, Reply, Ticket, Verdict};
 use crate::report::error::GetError;
 use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Ordering, now};
-use crate::shell::bell::{Bell, Woken};
+use crate::shell::bell::{Bell, Notice, Woken};
 use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 
 use super::snapshot::{Snapshot, refused, turned_away};
 use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
-
-/// The verdict, as a waiting caller finds it at its bell.
-pub(super) struct Notice<C, F> {
-    verdict: Verdict<C, F>,
-    /// Whether newcomers may pass the queue until this caller has woken up.
-    is_waking: bool,
-}
-
-/// How a waiting caller is reached.
-pub(super) type CallerBell<C, F> = Arc<Bell<Notice<C, F>>>;
-
-impl<C, F> Waker<C, F> for CallerBell<C, F> {
-    fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool) {
-        self.put(Notice { verdict, is_waking });
-    }
-
-    fn request_tick(&self) {
-        Bell::call(self);
-    }
-}
 
 /// A verdict, and a snapshot for the error of a caller who is turned away.
 type Waited<D> = (VerdictOf<D>, Snapshot);
@@ -145,7 +125,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    /// Looks at a connection that the ledger has lent, and says what is wrong with it.
+    /// The fault of a connection that the ledger has lent, if there is one.
     fn fault_at_loan(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if self.has_overstayed(entry) {
             return Some(CloseReason::LeaseEnded);
@@ -157,7 +137,7 @@ impl<D: Dialer> Shell<D> {
         is_broken.then_some(CloseReason::Broken)
     }
 
-    /// Has this thread check a connection that is about to be lent, and says what is wrong with it.
+    /// Checks a connection on this thread before it is lent, and returns its fault, if there is one.
     pub(super) fn fault_by_check(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if !self.is_sound(&mut entry.connection) {
             return Some(CloseReason::Broken);
@@ -171,8 +151,8 @@ impl<D: Dialer> Shell<D> {
 
     /// Waits until there is a verdict for `ticket` or `deadline` has passed.
     ///
-    /// `asleep_until` is `None` if the ledger has this caller awake. Otherwise the ledger counts on it to
-    /// sleep, until that time or, with `Some(None)`, until it is woken.
+    /// `asleep_until` is what the ledger knows of this caller. `None`: it is awake. Otherwise it sleeps, until
+    /// that time or, with `Some(None)`, until it is woken.
     pub(super) fn wait(
         self: &Arc<Self>,
         ticket: Ticket,
@@ -211,8 +191,8 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
-    /// queue meanwhile.
+    /// Returns the verdict of a notice. If the notice woke this caller, counts that, and makes an event if a
+    /// connection was kept from the queue meanwhile.
     fn collect(self: &Arc<Self>, notice: Notice<super::Connection<D>, Failure<D>>) -> Waited<D> {
         let Notice { verdict, is_waking } = notice;
         if is_waking {
@@ -235,6 +215,7 @@ impl<D: Dialer> Shell<D> {
     /// Whether a caller is waking up to a connection that it was given. Asked under the lock, after
     /// `is_kept` has been written: a caller who wakes up later sees it.
     pub(super) fn is_anyone_waking(&self, ledger: &mut LedgerOf<D>) -> bool {
+        // An addition of nothing and the caller's addition have an order. A plain read might miss it.
         ledger.note_woken(self.woken.fetch_add(0, Ordering::AcqRel));
         ledger.is_anyone_waking()
     }

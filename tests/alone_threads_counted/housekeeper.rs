@@ -208,21 +208,21 @@ fn the_sooner_of_two_moments_holds_whoever_comes_last() {
 // ---- What it meets ------------------------------------------------------------------------------
 
 /// A scripted dialer that does something of its own in a check and in a close.
-struct Meddler {
+struct HookedDialer {
     dialer: Scripted,
-    pool: Arc<OnceLock<Mutex<Option<Pool<Meddler>>>>>,
-    meddle: Box<dyn Fn(Option<Pool<Meddler>>) + Send + Sync>,
+    pool: Arc<OnceLock<Mutex<Option<Pool<HookedDialer>>>>>,
+    meddle: Box<dyn Fn(Option<Pool<HookedDialer>>) + Send + Sync>,
     in_checks: bool,
 }
 
-impl Meddler {
+impl HookedDialer {
     fn meddle(&self) {
         let pool = self.pool.get().and_then(|pool| pool.lock().unwrap().take());
         (self.meddle)(pool);
     }
 }
 
-impl Dialer for Meddler {
+impl Dialer for HookedDialer {
     type Connection = Connection;
     type Error = Refused;
 
@@ -257,12 +257,12 @@ impl Dialer for Meddler {
 /// other handle of the pool.
 fn meddled(
     in_checks: bool,
-    meddle: impl Fn(Option<Pool<Meddler>>) + Send + Sync + 'static,
-) -> (Pool<Meddler>, Arc<Server>) {
+    meddle: impl Fn(Option<Pool<HookedDialer>>) + Send + Sync + 'static,
+) -> (Pool<HookedDialer>, Arc<Server>) {
     let (dialer, server) = Scripted::new();
     let cell = Arc::new(OnceLock::new());
     let meddle = Box::new(meddle);
-    let dialer = Meddler { dialer, pool: Arc::clone(&cell), meddle, in_checks };
+    let dialer = HookedDialer { dialer, pool: Arc::clone(&cell), meddle, in_checks };
     let builder = Pool::builder(dialer);
     let limited =
         if in_checks { builder.check_idle_every(BRIEF) } else { builder.max_idle_time(BRIEF) };
@@ -366,7 +366,7 @@ fn a_panic_in_what_upkeep_calls_ends_nothing_but_that_connection() {
     await_that("and elsewhere", || others.closed.load(SeqCst) > closed);
 }
 
-/// What one pool's dialer does is no other pool's business.
+/// A dialer that blocks holds up no other pool.
 #[test]
 fn a_close_that_hangs_delays_the_upkeep_of_no_other_pool() {
     in_a_process!();

@@ -1,5 +1,5 @@
-//! No threads until needed, as few as are needed at once, and none left behind. Of the one that wakes
-//! pools whose connections age, `housekeeper.rs` tells.
+//! No threads until needed, as few as are needed at once, and none left behind. The thread that
+//! wakes pools whose connections age has its tests in `housekeeper.rs`.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
@@ -190,7 +190,7 @@ fn dials_that_hang_in_one_pool_hold_up_no_other() {
 
 static HELD_BY_THE_PROGRAM: Mutex<u32> = Mutex::new(0);
 
-/// What a client leaves with a thread: an interpreter's state, say.
+/// State that a client leaves with a thread, such as an interpreter's.
 struct ThreadState;
 
 impl Drop for ThreadState {
@@ -228,7 +228,7 @@ impl Dialer for Stateful {
     }
 }
 
-/// Whoever drops a pool may hold what those destructors wait for.
+/// The thread that drops a pool may hold a lock that those destructors wait for.
 #[test]
 fn nobody_who_closes_or_drops_a_pool_waits_for_the_end_of_a_thread() {
     in_a_process!();

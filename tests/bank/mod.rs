@@ -17,7 +17,7 @@ use latebind::Pool;
 /// Accounts are numbered from 0.
 pub const ACCOUNTS: i64 = 10;
 
-/// What each account holds at first.
+/// The balance of each account at first.
 pub const CREDIT: i64 = 1_000;
 
 /// Long enough that only a bug can use it up.
@@ -47,7 +47,7 @@ impl Transfer {
     }
 }
 
-/// What the accounts hold when the transfers below that number have been made once each.
+/// The balances after the transfers below that number have been made once each.
 pub fn balances(transfers: i64) -> Vec<i64> {
     let mut balances = vec![CREDIT; usize::try_from(ACCOUNTS).unwrap()];
     for (account, gain) in (0..transfers).flat_map(|id| Transfer::number(id).entries()) {

@@ -106,7 +106,7 @@ pub fn finishes_within<T: Send + 'static>(
     }
 }
 
-/// What the next dial, check, reset or close does.
+/// The act of the next dial, check, reset or close.
 pub enum Act {
     Succeed,
     Fail,
@@ -156,7 +156,7 @@ impl Gate {
     }
 }
 
-/// What a scripted dial, check or reset fails with.
+/// The error of a scripted dial, check or reset.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused(pub u32);
 
@@ -187,7 +187,7 @@ pub struct Server {
     pub reset_script: Mutex<VecDeque<Act>>,
     pub close_script: Mutex<VecDeque<Act>>,
     pub broken_script: Mutex<VecDeque<Act>>,
-    /// What every dial does for which the script has nothing.
+    /// Whether every dial fails for which the script has nothing.
     pub refuses: AtomicBool,
     /// Whether threads that return a connection must not wait.
     pub must_not_wait: AtomicBool,

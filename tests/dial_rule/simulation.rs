@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::{Config, DialRule};
 use crate::ledger::effects::JobId;
-use crate::ledger::{Effects, Entry, Ledger, Overdue, Reply, Ticket, Verdict};
+use crate::ledger::{Effects, Entry, Ledger, Overdue, RareEffects, Reply, Ticket, Verdict};
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip};
 
@@ -134,9 +134,9 @@ impl Simulation {
             let (_, effects) = ledger.warm_up(idle, now, || slip.clone());
             let took = ms(dial_time(Duration::ZERO));
             now += ms(worker_time) + took;
-            for order in Lists::from(effects).dials {
+            for order in Lists::from(effects).rare.dials {
                 let after = ledger.dialed(order.id, (), None, took, now);
-                assert!(Lists::from(after).dials.is_empty());
+                assert!(Lists::from(after).rare.dials.is_empty());
             }
             assert!(matches!(slip.take(), Some((Verdict::Warm, false))));
         }
@@ -249,7 +249,8 @@ impl Simulation {
     }
 
     fn carry_out(&mut self, effects: LedgerEffects) {
-        let Lists { wake, dials, at_dialer, closes, .. } = effects.into();
+        let Lists { wake, rare } = effects.into();
+        let RareEffects { dials, at_dialer, closes, .. } = rare;
         for order in dials {
             self.dials += 1;
             let took = (self.dial_time)(self.now - self.start);

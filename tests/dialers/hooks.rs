@@ -22,7 +22,7 @@ use latebind::dialers::Hook;
 use latebind::dialers::HookError;
 use latebind::dialers::Hooked;
 
-/// What has happened, in order.
+/// The calls so far, in order.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<&'static str>>>);
 

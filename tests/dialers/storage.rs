@@ -1,4 +1,4 @@
-//! What is stored beside each connection, and when it begins from scratch.
+//! Values stored beside each connection, and when they begin from scratch.
 
 use std::convert::Infallible;
 use std::sync::Arc;

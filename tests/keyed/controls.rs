@@ -209,6 +209,18 @@ fn a_suspended_pool_lends_nothing_of_any_key_and_then_all_that_was_asked_for() {
     assert_eq!([1, 2, 3].map(|key| servers.of(key).dials()), [1, 1, 1]);
 }
 
+#[test]
+fn a_closed_pool_of_many_keys_is_not_suspended_whichever_came_first() {
+    let (pool, _servers) = keyed(|b| b);
+    drop(pool.get(&1).unwrap());
+    pool.suspend();
+    pool.close();
+    assert!(!pool.is_suspended());
+    pool.suspend();
+    assert!(!pool.is_suspended());
+    assert!(matches!(pool.try_get(&1), Err(GetError::Closed)));
+}
+
 /// KEY-12: no key that is entered at the same moment is left out.
 #[test]
 fn whatever_key_comes_while_the_pool_is_suspended_and_resumed_is_lent_in_the_end() {

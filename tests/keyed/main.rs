@@ -474,7 +474,7 @@ fn a_connection_that_comes_back_for_nobody_makes_room_for_a_caller_of_another_ke
     waiting.release();
 }
 
-/// Who has waited longer than the caller of another key.
+/// The caller of its own key has waited longer than the caller of another key.
 #[test]
 fn a_connection_that_comes_back_for_a_caller_of_its_own_key_is_that_callers() {
     let (pool, servers) = keyed(|b| b.max_open_total(1));
@@ -821,7 +821,7 @@ fn a_warm_up_opens_connections_of_its_key_within_the_total() {
     assert_eq!((servers.alive(1), servers.alive(2)), (1, 2));
 }
 
-/// What it has opened makes no room for what it has yet to open.
+/// The connections that it has opened make no room for those that it has yet to open.
 #[test]
 fn a_warm_up_for_which_there_are_too_few_slots_gives_up_in_time_and_dials_no_more_than_it_could() {
     let (pool, servers) = keyed(|b| b.max_open_total(3).get_timeout(SHORT));
@@ -960,7 +960,7 @@ fn whoever_comes_after_the_close_is_told_of_and_counted() {
     let (pool, servers, told) = observed(4);
     let held = pool.get_timeout(&1, LONG).unwrap();
     pool.close();
-    // Of a key that is there still, and of one that never was.
+    // One key that is there still, and one that never was.
     for key in [1, 2] {
         assert!(matches!(pool.get(&key), Err(GetError::Closed)));
         assert!(matches!(pool.get_owned(&key), Err(GetError::Closed)));

@@ -583,8 +583,7 @@ fn resting_connections_are_checked_in_turn_one_at_a_time() {
             assert!(harness.at_dialer.is_empty(), "one at a time");
             assert_eq!(order.purpose, Purpose::KeepAlive);
             checked.push(order.entry.connection);
-            let orders = harness.ledger.back_from_dialer(order.id, order.entry, None, harness.now);
-            harness.note_effects(orders);
+            harness.event(|ledger, now| ledger.back_from_dialer(order.id, order.entry, None, now));
         }
     }
     assert!((25..=28).contains(&checked.len()), "{checked:?}");
@@ -603,8 +602,7 @@ fn a_check_is_no_use_and_does_not_keep_a_connection_from_idling_out() {
     while harness.closes.is_empty() {
         harness.next_upkeep();
         while let Some(order) = harness.at_dialer.pop() {
-            let orders = harness.ledger.back_from_dialer(order.id, order.entry, None, harness.now);
-            harness.note_effects(orders);
+            harness.event(|ledger, now| ledger.back_from_dialer(order.id, order.entry, None, now));
         }
     }
     assert_eq!(harness.closing(), [(1, CloseReason::IdleTooLong)]);
@@ -620,21 +618,16 @@ fn a_check_that_fails_or_hangs_is_the_end_of_that_connection_alone() {
     harness.now += MINUTE;
     harness.upkeep();
     let failed = harness.at_dialer.remove(0);
-    let orders = harness.ledger.back_from_dialer(
-        failed.id,
-        failed.entry,
-        Some(CloseReason::CheckFailed),
-        harness.now,
-    );
-    harness.note_effects(orders);
+    harness.event(|ledger, now| {
+        ledger.back_from_dialer(failed.id, failed.entry, Some(CloseReason::CheckFailed), now)
+    });
     assert_eq!(harness.at_dialer.len(), 1, "the next one");
     let _hangs = harness.at_dialer.remove(0);
     harness.now += harness.ledger.config().check_timeout;
     harness.upkeep();
     assert_eq!(harness.at_dialer.len(), 1, "and the next");
     let sound = harness.at_dialer.remove(0);
-    let orders = harness.ledger.back_from_dialer(sound.id, sound.entry, None, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.back_from_dialer(sound.id, sound.entry, None, now));
     assert_eq!((harness.stats().idle, harness.stats().check_failed_total), (1, 2));
 }
 
@@ -649,8 +642,7 @@ fn a_caller_counts_on_a_connection_that_is_being_checked() {
     let ticket = harness.queue(1);
     assert!(harness.dials.is_empty());
     let order = harness.at_dialer.remove(0);
-    let orders = harness.ledger.back_from_dialer(order.id, order.entry, None, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.back_from_dialer(order.id, order.entry, None, now));
     assert_eq!(harness.granted(ticket).connection, 1);
 }
 
@@ -689,8 +681,7 @@ fn one_broken_connection_puts_all_that_rest_in_doubt() {
     let ticket = harness.queue(1);
     let order = harness.at_dialer.remove(0);
     assert_eq!(order.purpose, Purpose::Check);
-    let orders = harness.ledger.back_from_dialer(order.id, order.entry, None, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.back_from_dialer(order.id, order.entry, None, now));
     let proven = harness.granted(ticket);
     harness.give_back(proven);
     assert!(matches!(harness.request(0, None), Reply::Granted(..)), "proven again");
@@ -716,13 +707,9 @@ fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
     let held = harness.granted(ticket);
     harness.give_back(held);
     harness.now += MILLISECOND;
-    let orders = harness.ledger.back_from_dialer(
-        stale.id,
-        stale.entry,
-        Some(CloseReason::CheckFailed),
-        harness.now,
-    );
-    harness.note_effects(orders);
+    harness.event(|ledger, now| {
+        ledger.back_from_dialer(stale.id, stale.entry, Some(CloseReason::CheckFailed), now)
+    });
     assert!(matches!(harness.request(0, None), Reply::Queued(_)));
     assert_eq!(harness.at_dialer.len(), 1, "the other one is checked, fresh as it is");
 }
@@ -741,16 +728,14 @@ fn a_connection_that_is_judged_after_a_change_ends_by_the_new_lifetime() {
         };
         let mut harness = Harness::with(lifetime(before));
         let entry = harness.dial_and_get();
-        let effects = harness.ledger.reconfigure(lifetime(after), harness.now);
-        harness.note_effects(effects);
+        harness.event(|ledger, now| ledger.reconfigure(lifetime(after), now));
         let (_, effects) = harness.ledger.retire_where(harness.now);
         harness.note_effects(effects);
 
         harness.now += (after - 5).min(20) * SECOND;
         harness.give_back(entry);
         let AtDialerOrder { id, entry, .. } = harness.at_dialer.remove(0);
-        let effects = harness.ledger.back_from_dialer(id, entry, None, harness.now);
-        harness.note_effects(effects);
+        harness.event(|ledger, now| ledger.back_from_dialer(id, entry, None, now));
         assert_eq!(harness.stats().idle, 1, "{before} s, then {after} s: it may be lent still");
 
         harness.now = harness.started + after * SECOND;

@@ -10,7 +10,8 @@ use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::stats::Stats;
 use crate::ledger::{
-    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Reply, Share, Ticket, Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, RareEffects, Reply, Share,
+    Ticket, Verdict,
 };
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip};
@@ -28,9 +29,12 @@ pub(crate) fn ageless() -> Config {
     }
 }
 
+type TestLedger = Ledger<u32, Failure, Slip<u32, Failure>>;
+type TestEffects = Effects<u32, Failure, Slip<u32, Failure>>;
+
 /// A ledger, and its orders that no test has carried out yet.
 pub(crate) struct Harness {
-    pub(crate) ledger: Ledger<u32, Failure, Slip<u32, Failure>>,
+    pub(crate) ledger: TestLedger,
     pub(crate) now: Moment,
     slips: BTreeMap<Ticket, Slip<u32, Failure>>,
     /// How many callers have woken up to a connection.
@@ -44,7 +48,7 @@ pub(crate) struct Harness {
     pub(crate) opened: u32,
     /// The budget's orders to other members.
     pub(crate) orders: Vec<BudgetOrder>,
-    /// Of loans whose lease has ended.
+    /// The abort handles of loans whose lease has ended.
     pub(crate) aborts: Vec<AbortHandle>,
     /// When upkeep is ordered for.
     pub(crate) alarm: Option<Moment>,
@@ -89,9 +93,9 @@ impl Harness {
         self
     }
 
-    pub(crate) fn note_effects(&mut self, orders: Effects<u32, Failure, Slip<u32, Failure>>) {
-        let Lists { wake, dials, at_dialer, closes, aborts, alarm, budget_orders, .. } =
-            orders.into();
+    pub(crate) fn note_effects(&mut self, orders: TestEffects) {
+        let Lists { wake, rare } = orders.into();
+        let RareEffects { dials, at_dialer, closes, aborts, alarm, budget_orders, .. } = rare;
         self.aborts.extend(aborts);
         self.orders.extend(budget_orders);
         self.alarm = alarm.or(self.alarm);
@@ -100,6 +104,12 @@ impl Harness {
         self.dials.extend(dials);
         self.at_dialer.extend(at_dialer);
         self.closes.extend(closes);
+    }
+
+    /// Runs an event on the ledger, and notes its effects.
+    pub(crate) fn event(&mut self, event: impl FnOnce(&mut TestLedger, Moment) -> TestEffects) {
+        let effects = event(&mut self.ledger, self.now);
+        self.note_effects(effects);
     }
 
     pub(crate) fn request(&mut self, caller: u32, patience: Option<Duration>) -> Reply<u32> {
@@ -198,14 +208,12 @@ impl Harness {
     /// The same, perhaps for a reason for which trying again cannot help.
     pub(crate) fn refused_as(&mut self, is_permanent: bool) -> JobId {
         let DialOrder { id, .. } = self.dials.remove(0);
-        let orders = self.ledger.dial_failed(id, Failure::Of(id), is_permanent, self.now);
-        self.note_effects(orders);
+        self.event(|ledger, now| ledger.dial_failed(id, Failure::Of(id), is_permanent, now));
         id
     }
 
     pub(crate) fn give_back(&mut self, entry: Entry<u32>) {
-        let orders = self.ledger.give_back(entry, self.now);
-        self.note_effects(orders);
+        self.event(|ledger, now| ledger.give_back(entry, now));
     }
 
     /// A borrower discards its connection, which is closed at once.
@@ -215,29 +223,25 @@ impl Harness {
     }
 
     pub(crate) fn retire_as(&mut self, entry: Entry<u32>, reason: CloseReason) {
-        let orders = self.ledger.retire(entry, reason, self.now);
-        self.note_effects(orders);
+        self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
     pub(crate) fn close_all(&mut self) {
         while let Some(CloseOrder { id, .. }) = self.closes.pop() {
-            let orders = self.ledger.closed(id, self.now);
-            self.note_effects(orders);
+            self.event(|ledger, now| ledger.closed(id, now));
         }
     }
 
     /// A caller who has looked falls asleep only if there is nothing to do, so a second look at the same
     /// time must find nothing: it would look for ever.
     pub(crate) fn tick(&mut self) {
-        let orders = self.ledger.tick(self.now);
-        self.note_effects(orders);
+        self.event(|ledger, now| ledger.tick(now));
         let again = self.ledger.tick(self.now);
         assert!(again.is_empty() || self.stats().waiting == 0, "QUIET: {again:?}");
     }
 
     pub(crate) fn upkeep(&mut self) {
-        let orders = self.ledger.upkeep(self.now);
-        self.note_effects(orders);
+        self.event(|ledger, now| ledger.upkeep(now));
     }
 
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Failure> {
@@ -255,14 +259,12 @@ impl Harness {
     }
 
     pub(crate) fn flush(&mut self) {
-        let orders = self.ledger.flush(self.now);
-        self.note_effects(orders);
+        self.event(|ledger, now| ledger.flush(now));
     }
 
     pub(crate) fn resize(&mut self, max_open: u32) {
         let config = Config { max_open, ..*self.ledger.config() };
-        let orders = self.ledger.reconfigure(config, self.now);
-        self.note_effects(orders);
+        self.event(|ledger, now| ledger.reconfigure(config, now));
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -13,8 +13,8 @@ use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::lease::Lease;
 use crate::ledger::{
-    AtDialerOrder, BudgetAccess, CloseOrder, Effects, Entry, Ledger, Refusal, Reply, Share, Ticket,
-    Verdict,
+    AtDialerOrder, BudgetAccess, CloseOrder, Effects, Entry, Ledger, RareEffects, Refusal, Reply,
+    Share, Ticket, Verdict,
 };
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -227,7 +227,7 @@ pub(crate) struct Keys {
     setting: Setting,
     common: Arc<Common>,
     max_open_total: u32,
-    /// What the quota allows, for as long as its lease lasts.
+    /// The slots that the quota allows, for as long as its lease lasts.
     quota: u32,
     lease: Lease,
     /// The most that may be taken: the bound, or more after it was lowered, until enough is returned.
@@ -905,8 +905,8 @@ impl Keys {
 
     /// Takes note of an event's effects, and lays connections out again.
     fn note(&mut self, member: usize, now: Moment, effects: LedgerEffects) {
-        let Lists { wake, dials, at_dialer, closes, alarm, budget_orders, is_vacant, .. } =
-            effects.into();
+        let Lists { wake, rare } = effects.into();
+        let RareEffects { dials, at_dialer, closes, alarm, budget_orders, is_vacant, .. } = rare;
         for caller in wake {
             self.callers[caller].sleep = Sleep::Awake;
         }

@@ -106,8 +106,7 @@ fn a_caller_whose_own_dial_is_taken_waits_on() {
     let mut harness = Harness::new(2);
     let (first, second) = (harness.queue(1), harness.queue(2));
     let second_dial = harness.dials.pop().expect("each has a dial");
-    let orders = harness.ledger.dialed(second_dial.id, 7, None, Duration::MAX, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.dialed(second_dial.id, 7, None, Duration::MAX, now));
     assert_eq!(harness.granted(first).connection, 7, "the longest-waiting caller takes it");
     assert!(harness.collect(second).is_none());
     assert_eq!(harness.begun, 2, "the dial of the first is now the second's");
@@ -122,8 +121,7 @@ fn an_overdue_dial_is_told_the_limit_that_it_began_with() {
     let mut harness = Harness::with(config);
     let hanging = harness.queue(1);
     let config = Config { dial_timeout: 9 * SECOND, ..config };
-    let effects = harness.ledger.reconfigure(config, harness.now);
-    harness.note_effects(effects);
+    harness.event(|ledger, now| ledger.reconfigure(config, now));
     harness.now += SECOND;
     harness.tick();
     assert_eq!(harness.failure(hanging), Failure::Overdue(Overdue::Limit(SECOND)));
@@ -153,8 +151,7 @@ fn a_slow_close_holds_its_slot_until_close_timeout() {
     let mut harness = Harness::with(Config { max_open: 1, close_timeout: SECOND, ..ageless() });
     let held = harness.dial_and_get();
     let _waiting = harness.queue(1);
-    let orders = harness.ledger.retire(held, CloseReason::Broken, harness.now);
-    harness.note_effects(orders);
+    harness.retire_as(held, CloseReason::Broken);
     assert_eq!((harness.stats().closing, harness.begun), (1, 1));
     harness.now += SECOND;
     harness.tick();
@@ -169,13 +166,10 @@ fn each_errand_is_due_by_its_own_deadline() {
     let forever = Config { max_open: 2, close_timeout: Duration::MAX, ..ageless() };
     let mut harness = Harness::with(forever);
     let (one, other) = (harness.dial_and_get(), harness.dial_and_get());
-    let orders = harness.ledger.retire(one, CloseReason::Broken, harness.now);
-    harness.note_effects(orders);
-    let orders =
-        harness.ledger.reconfigure(Config { close_timeout: SECOND, ..forever }, harness.now);
-    harness.note_effects(orders);
-    let orders = harness.ledger.retire(other, CloseReason::Broken, harness.now);
-    harness.note_effects(orders);
+    harness.retire_as(one, CloseReason::Broken);
+    harness
+        .event(|ledger, now| ledger.reconfigure(Config { close_timeout: SECOND, ..forever }, now));
+    harness.retire_as(other, CloseReason::Broken);
     harness.now += SECOND;
     harness.tick();
     assert_eq!((harness.stats().closing, harness.stats().close_timeouts_total), (1, 1));
@@ -264,8 +258,7 @@ fn the_last_who_sleeps_wakes_when_a_job_is_overdue() {
     let (first, second) = (harness.queue(1), harness.queue(2));
     assert_eq!((harness.sleep(first), harness.sleep(second)), (None, None));
     harness.woken.clear();
-    let orders = harness.ledger.retire(held, CloseReason::Broken, harness.now);
-    harness.note_effects(orders);
+    harness.retire_as(held, CloseReason::Broken);
     assert_eq!(harness.woken, [2], "one is enough");
     assert_eq!(harness.sleep(second), Some(harness.now + SECOND), "the close may hang");
     assert_eq!(harness.sleep(first), None, "one is enough");
@@ -283,8 +276,7 @@ fn a_watcher_who_leaves_is_replaced() {
     assert_eq!(harness.sleep(first), None);
     assert_eq!(harness.ledger.sleep(second, Some(deadline)), Some(deadline));
     harness.woken.clear();
-    let orders = harness.ledger.retire(held, CloseReason::Broken, harness.now);
-    harness.note_effects(orders);
+    harness.retire_as(held, CloseReason::Broken);
     assert_eq!(harness.woken, [2]);
     assert_eq!(harness.ledger.sleep(second, Some(deadline)), Some(deadline), "and then it leaves");
     harness.now = deadline;
@@ -364,8 +356,7 @@ fn no_limit_is_no_limit_and_overflows_nothing() {
     harness.give_back(entry);
     harness.now += 1_000_000 * SECOND;
     let entry = harness.get();
-    let orders = harness.ledger.retire(entry, CloseReason::Broken, harness.now);
-    harness.note_effects(orders);
+    harness.retire_as(entry, CloseReason::Broken);
     harness.now += 1_000_000 * SECOND;
     harness.tick();
     assert_eq!(harness.stats().closing, 1);
@@ -414,8 +405,7 @@ fn a_caller_whose_dial_has_failed_is_told_as_the_last_connection_is_discarded() 
     let held = harness.dial_and_get();
     let ticket = harness.queue(1);
     let dial = harness.refused();
-    let orders = harness.ledger.retire(held, CloseReason::Broken, harness.now);
-    harness.note_effects(orders);
+    harness.retire_as(held, CloseReason::Broken);
     assert_eq!((harness.stats().closing, harness.failure(ticket)), (1, Failure::Of(dial)));
 }
 
@@ -484,9 +474,7 @@ fn a_caller_who_is_given_a_broken_connection_keeps_its_seniority() {
     let bypass = Duration::from_micros(500); // Too short to measure the rate of loans.
     let mut harness = Harness::new(2);
     let (one, other) = (harness.dial_and_get(), harness.dial_and_get());
-    let orders =
-        harness.ledger.reconfigure(Config { bypass, ..*harness.ledger.config() }, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.reconfigure(Config { bypass, ..*ledger.config() }, now));
     let start = harness.now;
     let (first, second) = (harness.queue(1), harness.queue(2));
     harness.now += bypass / 2;
@@ -522,8 +510,7 @@ fn a_caller_sleeps_beside_no_idle_connection_while_the_one_before_it_is_in_user_
         let mut harness = Harness::new(2);
         let (one, other) = (harness.dial_and_get(), harness.dial_and_get());
         let config = Config { bypass: SECOND, ..*harness.ledger.config() };
-        let orders = harness.ledger.reconfigure(config, harness.now);
-        harness.note_effects(orders);
+        harness.event(|ledger, now| ledger.reconfigure(config, now));
         let (first, second) = (harness.queue(1), harness.queue(2));
         if !is_awake {
             harness.sleep(first);
@@ -592,8 +579,7 @@ fn an_idle_connection_is_checked_for_a_caller_although_a_dial_is_under_way() {
     let AtDialerOrder { id, entry, purpose, .. } =
         harness.at_dialer.pop().expect("a check is begun");
     assert_eq!(purpose, Purpose::Check);
-    let orders = harness.ledger.back_from_dialer(id, entry, None, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.back_from_dialer(id, entry, None, now));
     assert_eq!(harness.granted(ticket).connection, 1);
 }
 
@@ -608,9 +594,9 @@ fn dead_idle_connections_are_retired_one_by_one_and_then_one_is_dialed() {
     for open in [2, 1, 0] {
         assert_eq!((harness.at_dialer.len(), harness.dials.len()), (1, 0));
         let AtDialerOrder { id, entry, .. } = harness.at_dialer.remove(0);
-        let orders =
-            harness.ledger.back_from_dialer(id, entry, Some(CloseReason::CheckFailed), harness.now);
-        harness.note_effects(orders);
+        harness.event(|ledger, now| {
+            ledger.back_from_dialer(id, entry, Some(CloseReason::CheckFailed), now)
+        });
         harness.close_all();
         let Stats { idle, in_use, .. } = harness.stats();
         assert_eq!(idle + in_use, open);
@@ -728,8 +714,7 @@ fn nobody_looks_for_dials_once_the_pool_is_closed() {
     let waiting = harness.queue(1);
     assert_eq!(harness.sleep(waiting), harness.now.after(SECOND / 8), "the dial rule looks then");
 
-    let orders = harness.ledger.close(harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.close(now));
     let (drain, orders) = harness.ledger.drain(harness.now, || Slip::new(9));
     harness.note_effects(orders);
     assert_eq!(harness.sleep(drain), None);
@@ -742,8 +727,7 @@ fn adaptive(max_open: u32) -> Harness {
         dial_timeout: Duration::MAX,
         ..*harness.ledger.config()
     };
-    let orders = harness.ledger.reconfigure(adaptive, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.reconfigure(adaptive, now));
     harness
 }
 
@@ -758,14 +742,12 @@ fn nobody_looks_for_dials_while_the_pool_is_suspended() {
     let ticket = harness.queue(1);
     assert_eq!(harness.sleep(ticket), harness.now.after(SECOND / 8), "the dial rule looks then");
 
-    let orders = harness.ledger.suspend(harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.set_suspended(true, now));
     assert_eq!(harness.sleep(ticket), None);
     harness.now += SECOND;
     harness.tick();
     assert_eq!((harness.begun, harness.sleep(ticket)), (1, None));
-    let orders = harness.ledger.resume(harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.set_suspended(false, now));
     assert_eq!(harness.begun, 2, "it has waited for long enough");
 }
 
@@ -799,8 +781,7 @@ fn the_waits_of_those_who_fail_are_counted_too() {
 
     harness.queue(3);
     harness.now += SECOND;
-    let orders = harness.ledger.close(harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.close(now));
     let stats = harness.stats();
     assert_eq!(stats.wait_time_total, 4 * SECOND);
     let counts = (stats.waited_total, stats.timed_out_total, stats.dial_failed_total);
@@ -895,9 +876,7 @@ fn a_connection_that_waits_for_a_hand_over_is_not_surplus() {
     let config = Config { max_open: 2, max_idle: Some(0), ..ageless() };
     let mut harness = Harness::with(config);
     let (one, two) = (harness.dial_and_get(), harness.dial_and_get());
-    let orders =
-        harness.ledger.reconfigure(Config { bypass, ..*harness.ledger.config() }, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.reconfigure(Config { bypass, ..*ledger.config() }, now));
     let (first, second) = (harness.queue(1), harness.queue(2));
     harness.sleep(first);
     harness.give_back(one);
@@ -918,10 +897,8 @@ fn callers_are_passed_for_longer_where_strict_order_takes_longer() {
     let least = Config::default().bypass;
     let mut harness = Harness::new(2);
     let (mut one, two) = (harness.dial_and_get(), harness.dial_and_get());
-    let orders = harness
-        .ledger
-        .reconfigure(Config { bypass: least, ..*harness.ledger.config() }, harness.now);
-    harness.note_effects(orders);
+    harness
+        .event(|ledger, now| ledger.reconfigure(Config { bypass: least, ..*ledger.config() }, now));
     // A loan each millisecond, and a caller who waits all the time.
     let mut first = harness.queue(1);
     for caller in 2..=12 {
@@ -962,9 +939,7 @@ fn a_caller_whom_newcomers_have_left_nothing_has_a_dial_once_the_one_before_it_i
     let mut harness = Harness::new(5);
     let _held = [harness.dial_and_get(), harness.dial_and_get()];
     let bypass = Config::default().bypass;
-    let orders =
-        harness.ledger.reconfigure(Config { bypass, ..*harness.ledger.config() }, harness.now);
-    harness.note_effects(orders);
+    harness.event(|ledger, now| ledger.reconfigure(Config { bypass, ..*ledger.config() }, now));
     let (first, second) = (harness.queue(1), harness.queue(2));
     harness.sleep(first);
     harness.sleep(second);

@@ -23,13 +23,13 @@ fn unchecked(max_open: u32) -> Config {
 }
 
 /// A harness for each key, under one budget and by one clock.
-struct Desks {
+struct Harnesses {
     common: Arc<Common>,
     harnesses: Vec<Harness>,
     max_idle: Option<u32>,
 }
 
-impl Desks {
+impl Harnesses {
     /// Keys that may each have as many connections as all of them together.
     fn new(keys: usize, max_open_total: u32) -> Self {
         Self::with(keys, unchecked(max_open_total), max_open_total, None)
@@ -109,8 +109,7 @@ impl Desks {
         let orders = self.common.allow(Allowance { slots, until: lease.until }, now);
         orders.into_iter().for_each(|order| self.deliver(order));
         for harness in &mut self.harnesses {
-            let effects = harness.ledger.set_lease(lease, harness.now);
-            harness.note_effects(effects);
+            harness.event(|ledger, now| ledger.set_lease(lease, now));
         }
         self.pass_on();
     }
@@ -200,7 +199,7 @@ impl Desks {
     }
 }
 
-impl Index<usize> for Desks {
+impl Index<usize> for Harnesses {
     type Output = Harness;
 
     fn index(&self, key: usize) -> &Harness {
@@ -208,7 +207,7 @@ impl Index<usize> for Desks {
     }
 }
 
-impl IndexMut<usize> for Desks {
+impl IndexMut<usize> for Harnesses {
     fn index_mut(&mut self, key: usize) -> &mut Harness {
         &mut self.harnesses[key]
     }
@@ -218,7 +217,7 @@ impl IndexMut<usize> for Desks {
 
 #[test]
 fn a_key_with_several_callers_waits_its_turn_for_each() {
-    let mut keys = Desks::new(3, 1);
+    let mut keys = Harnesses::new(3, 1);
     let held = keys.lend(0);
     keys.queue(1);
     keys.queue(2);
@@ -234,7 +233,7 @@ fn a_key_with_several_callers_waits_its_turn_for_each() {
 /// The caller with the oldest claim has been served by a return since.
 #[test]
 fn a_caller_who_was_served_by_a_return_leaves_its_slot_to_the_longest_waiting() {
-    let mut keys = Desks::new(3, 2);
+    let mut keys = Harnesses::new(3, 2);
     let (own, other) = (keys.lend(1), keys.lend(0));
     let first = keys.queue(1);
     keys.queue(2);
@@ -249,7 +248,7 @@ fn a_caller_who_was_served_by_a_return_leaves_its_slot_to_the_longest_waiting() 
 
 #[test]
 fn a_caller_who_gives_up_withdraws_its_claim() {
-    let mut keys = Desks::new(3, 1);
+    let mut keys = Harnesses::new(3, 1);
     let held = keys.lend(0);
     let ticket = keys[1].queue_for(0, SECOND);
     keys.pass_on();
@@ -264,7 +263,7 @@ fn a_caller_who_gives_up_withdraws_its_claim() {
 
 #[test]
 fn a_slot_granted_to_one_who_has_given_up_is_the_next_ones() {
-    let mut keys = Desks::new(3, 1);
+    let mut keys = Harnesses::new(3, 1);
     let held = keys.lend(0);
     let ticket = keys[1].queue_for(0, SECOND);
     keys.pass_on();
@@ -283,7 +282,7 @@ fn a_slot_granted_to_one_who_has_given_up_is_the_next_ones() {
 /// slot goes to another key.
 #[test]
 fn a_slot_on_its_way_is_not_asked_for_again() {
-    let mut keys = Desks::new(4, 3);
+    let mut keys = Harnesses::new(4, 3);
     keys.rest(3);
     let held = [keys.lend(0), keys.lend(0)];
     let lent = keys[3].get();
@@ -307,7 +306,7 @@ fn a_slot_on_its_way_is_not_asked_for_again() {
 /// The same, and its member has gone.
 #[test]
 fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
-    let mut keys = Desks::new(3, 1);
+    let mut keys = Harnesses::new(3, 1);
     let held = keys.lend(0);
     let ticket = keys[1].queue_for(0, SECOND);
     keys.pass_on();
@@ -325,7 +324,7 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
 /// The same, and its member is closed and not gone yet.
 #[test]
 fn a_slot_granted_to_closed_books_is_the_next_ones() {
-    let mut keys = Desks::new(3, 1);
+    let mut keys = Harnesses::new(3, 1);
     let held = keys.lend(0);
     keys.queue(1);
     keys.queue(2);
@@ -342,12 +341,11 @@ fn a_slot_granted_to_closed_books_is_the_next_ones() {
 // ---- Who may be passed -------------------------------------------------------------------------
 
 /// Key 0 has the only connection, under this bound on passing.
-fn busy_key(bypass: Duration) -> (Desks, Entry<u32>) {
-    let mut keys = Desks::new(2, 1);
+fn busy_key(bypass: Duration) -> (Harnesses, Entry<u32>) {
+    let mut keys = Harnesses::new(2, 1);
     for harness in &mut keys.harnesses {
         let config = Config { bypass, ..*harness.ledger.config() };
-        let effects = harness.ledger.reconfigure(config, harness.now);
-        harness.note_effects(effects);
+        harness.event(|ledger, now| ledger.reconfigure(config, now));
     }
     let held = keys.lend(0);
     (keys, held)
@@ -414,7 +412,7 @@ fn a_connection_that_becomes_idle_beside_a_due_claim_is_closed_for_it() {
 /// One connection is closed for each claim that is due.
 #[test]
 fn a_claim_that_is_due_is_made_room_for_once() {
-    let mut keys = Desks::new(3, 3);
+    let mut keys = Harnesses::new(3, 3);
     let held = [(); 3].map(|()| keys.lend(0));
     keys.queue(1);
     keys.queue(2);
@@ -432,7 +430,7 @@ fn a_claim_that_is_due_is_made_room_for_once() {
 /// No connection is closed for the claim of a caller who has given up.
 #[test]
 fn a_claim_that_was_withdrawn_makes_no_room() {
-    let mut keys = Desks::new(2, 1);
+    let mut keys = Harnesses::new(2, 1);
     let held = keys.lend(0);
     let other = keys.queue(1);
     let own = keys.queue(0);
@@ -446,7 +444,7 @@ fn a_claim_that_was_withdrawn_makes_no_room() {
 /// A connection closed for a lowered bound makes room for no claim.
 #[test]
 fn a_lowered_bound_makes_no_room_for_a_claim() {
-    let mut keys = Desks::new(2, 3);
+    let mut keys = Harnesses::new(2, 3);
     let [one, other, _third] = [(); 3].map(|()| keys.lend(0));
     keys.resize(2);
     keys.queue(1);
@@ -464,7 +462,7 @@ fn a_lowered_bound_makes_no_room_for_a_claim() {
 /// A warm-up counts as waiting since its beginning, however often it asks.
 #[test]
 fn a_warm_up_that_began_before_a_caller_came_has_the_slot_before_him() {
-    let mut keys = Desks::new(3, 1);
+    let mut keys = Harnesses::new(3, 1);
     let held = keys.lend(0);
     keys.warm_up(1, 1);
     keys.wait(SECOND);
@@ -478,7 +476,7 @@ fn a_warm_up_that_began_before_a_caller_came_has_the_slot_before_him() {
 /// When a warm-up gives up, its connections stay idle.
 #[test]
 fn a_warm_up_that_gives_up_makes_no_room_for_itself() {
-    let mut keys = Desks::new(2, 2);
+    let mut keys = Harnesses::new(2, 2);
     let _held = keys.lend(1);
     let ticket = keys.warm_up(0, 2);
     keys.come_to_rest();
@@ -491,7 +489,7 @@ fn a_warm_up_that_gives_up_makes_no_room_for_itself() {
 /// The same, when a caller of its own key has come last.
 #[test]
 fn a_warm_up_keeps_its_turn_when_a_caller_of_its_key_comes() {
-    let mut keys = Desks::new(3, 1);
+    let mut keys = Harnesses::new(3, 1);
     let held = keys.lend(0);
     keys.warm_up(1, 1);
     keys.wait(SECOND);
@@ -506,7 +504,7 @@ fn a_warm_up_keeps_its_turn_when_a_caller_of_its_key_comes() {
 /// The later of two warm-ups does not pass its turn on to the other's further connections.
 #[test]
 fn a_warm_up_of_more_asks_for_its_own_turn_once_the_first_is_warm() {
-    let mut keys = Desks::new(4, 3);
+    let mut keys = Harnesses::new(4, 3);
     let held = [(); 3].map(|()| keys.lend(0));
     keys.warm_up(1, 1);
     keys.wait(SECOND);
@@ -521,7 +519,7 @@ fn a_warm_up_of_more_asks_for_its_own_turn_once_the_first_is_warm() {
 /// The connections of a warm-up are kept from those who came later, and from nobody else.
 #[test]
 fn connections_of_a_warm_up_make_room_for_callers_who_have_waited_longer() {
-    let mut keys = Desks::new(3, 2);
+    let mut keys = Harnesses::new(3, 2);
     let (one, other) = (keys.lend(0), keys.lend(2));
     keys[1].queue(0);
     keys.pass_on();
@@ -539,7 +537,7 @@ fn connections_of_a_warm_up_make_room_for_callers_who_have_waited_longer() {
 /// KEY-08: the connection by which a key was first on the list has been used since.
 #[test]
 fn a_key_used_since_it_was_listed_makes_no_room_before_a_colder_one() {
-    let mut keys = Desks::new(3, 2);
+    let mut keys = Harnesses::new(3, 2);
     keys.rest(0);
     keys.rest(1);
     let used = keys[0].get();
@@ -552,7 +550,7 @@ fn a_key_used_since_it_was_listed_makes_no_room_before_a_colder_one() {
 #[test]
 fn a_connection_that_comes_back_from_a_check_is_as_cold_as_before() {
     let each = Config { check_after: SECOND, ..unchecked(3) };
-    let mut keys = Desks::with(3, each, 3, None);
+    let mut keys = Harnesses::with(3, each, 3, None);
     let (warm, other) = (keys.lend(0), keys.lend(1));
     keys.rest(0);
     keys.wait(SECOND);
@@ -577,7 +575,7 @@ fn a_connection_that_comes_back_from_a_check_is_as_cold_as_before() {
 /// KEY-08: several of the coldest may be of one key.
 #[test]
 fn the_coldest_of_many_are_closed_when_several_must_go_at_once() {
-    let mut keys = Desks::new(3, 5);
+    let mut keys = Harnesses::new(3, 5);
     let held: Vec<_> = (0..3).map(|_| keys.lend(0)).collect();
     held.into_iter().for_each(|entry| keys.give_back(0, entry));
     keys.rest(1);
@@ -591,7 +589,7 @@ fn the_coldest_of_many_are_closed_when_several_must_go_at_once() {
 /// KEY-04: nothing is closed twice for one slot, however many events its key has.
 #[test]
 fn one_connection_is_closed_for_one_slot() {
-    let mut keys = Desks::new(4, 3);
+    let mut keys = Harnesses::new(4, 3);
     (0..3).for_each(|key| keys.rest(key));
     keys.queue(3);
     for _ in 0..3 {
@@ -607,7 +605,7 @@ fn one_connection_is_closed_for_one_slot() {
 /// place.
 #[test]
 fn a_connection_that_becomes_idle_while_a_slot_is_lacking_makes_room() {
-    let mut keys = Desks::new(2, 1);
+    let mut keys = Harnesses::new(2, 1);
     let held = keys.lend(0);
     assert!(keys[0].ledger.may_lay_out_until(keys[0].now).is_some());
     keys.queue(1);
@@ -626,7 +624,7 @@ fn a_connection_that_becomes_idle_while_a_slot_is_lacking_makes_room() {
 /// An order to evict finds its connection lent, and so goes to another key.
 #[test]
 fn an_order_that_finds_nothing_at_rest_is_given_to_the_next_coldest() {
-    let mut keys = Desks::new(3, 2);
+    let mut keys = Harnesses::new(3, 2);
     keys.rest(0);
     keys.rest(1);
     keys[2].queue(0);
@@ -641,7 +639,7 @@ fn an_order_that_finds_nothing_at_rest_is_given_to_the_next_coldest() {
 /// The same, and its key has closed.
 #[test]
 fn an_order_that_finds_its_key_gone_is_given_to_the_next_coldest() {
-    let mut keys = Desks::new(3, 2);
+    let mut keys = Harnesses::new(3, 2);
     keys.rest(0);
     keys.rest(1);
     keys[2].queue(0);
@@ -663,7 +661,7 @@ fn an_order_that_finds_its_key_gone_is_given_to_the_next_coldest() {
 #[test]
 fn ten_thousand_keys_in_use_are_asked_once() {
     const KEYS: usize = 10_000;
-    let mut keys = Desks::new(KEYS + 2, KEYS as u32);
+    let mut keys = Harnesses::new(KEYS + 2, KEYS as u32);
     let mut held: Vec<_> = (0..KEYS).map(|key| keys.lend(key)).collect();
     keys[KEYS].queue(0);
     assert_eq!(keys.pass_on(), KEYS);
@@ -684,7 +682,7 @@ fn ten_thousand_keys_in_use_are_asked_once() {
 
 #[test]
 fn beyond_the_bound_on_idle_connections_each_new_one_costs_another() {
-    let mut keys = Desks::with(3, unchecked(9), 9, Some(2));
+    let mut keys = Harnesses::with(3, unchecked(9), 9, Some(2));
     let held: Vec<_> =
         (0..3).flat_map(|key| [(key, keys.lend(key)), (key, keys.lend(key))]).collect();
     assert_eq!(keys.evicted(), 0, "nothing rests");
@@ -699,7 +697,7 @@ fn beyond_the_bound_on_idle_connections_each_new_one_costs_another() {
 /// It is closed anyway: the caller of another key takes its slot.
 #[test]
 fn a_surplus_connection_that_is_closed_makes_room_as_well() {
-    let mut keys = Desks::with(3, unchecked(2), 2, Some(1));
+    let mut keys = Harnesses::with(3, unchecked(2), 2, Some(1));
     let held = [keys.lend(0), keys.lend(1)];
     let [one, other] = held;
     keys.give_back(0, one);
@@ -715,7 +713,7 @@ fn a_surplus_connection_that_is_closed_makes_room_as_well() {
 
 #[test]
 fn a_warm_up_that_lacks_slots_closes_nothing_that_it_has_opened() {
-    let mut keys = Desks::new(2, 3);
+    let mut keys = Harnesses::new(2, 3);
     let _held = [keys.lend(1), keys.lend(1)];
     let ticket = keys.warm_up(0, 2);
     keys.come_to_rest();
@@ -729,7 +727,7 @@ fn a_warm_up_that_lacks_slots_closes_nothing_that_it_has_opened() {
 
 #[test]
 fn a_warm_up_of_more_than_may_rest_in_all_ends() {
-    let mut keys = Desks::with(1, unchecked(9), 9, Some(0));
+    let mut keys = Harnesses::with(1, unchecked(9), 9, Some(0));
     let ticket = keys.warm_up(0, 2);
     keys.come_to_rest();
     assert_eq!(keys[0].begun, 2);
@@ -740,7 +738,7 @@ fn a_warm_up_of_more_than_may_rest_in_all_ends() {
 #[test]
 fn two_warm_ups_that_lack_each_others_slots_do_not_take_turns() {
     let each = Config { max_dialing: Some(1), ..unchecked(2) };
-    let mut keys = Desks::with(2, each, 2, None);
+    let mut keys = Harnesses::with(2, each, 2, None);
     let first = keys.warm_up(0, 2);
     let second = keys.warm_up(1, 2);
     keys.come_to_rest();
@@ -757,9 +755,9 @@ fn two_warm_ups_that_lack_each_others_slots_do_not_take_turns() {
 #[test]
 fn only_a_caller_who_waited_for_a_slot_is_told_that_the_key_stalled() {
     let each = Config { check_after: SECOND, ..unchecked(2) };
-    let mut keys = Desks::with(2, each, 2, None);
+    let mut keys = Harnesses::with(2, each, 2, None);
     let (own, _other) = (keys.lend(0), keys.lend(1));
-    let waits_for_a_slot = |keys: &mut Desks| {
+    let waits_for_a_slot = |keys: &mut Harnesses| {
         keys[0].queue_for(0, SECOND);
         keys.wait(SECOND);
         keys[0].tick();
@@ -778,7 +776,7 @@ fn only_a_caller_who_waited_for_a_slot_is_told_that_the_key_stalled() {
 #[test]
 fn nothing_of_a_key_is_left_with_the_budget_when_its_last_connection_is_closed() {
     for max_idle in [None, Some(3)] {
-        let mut keys = Desks::with(2, unchecked(2), 2, max_idle);
+        let mut keys = Harnesses::with(2, unchecked(2), 2, max_idle);
         let held = keys.lend(0);
         keys.rest(0);
         let tickets = [keys.queue(1), keys.queue(1)];
@@ -802,8 +800,8 @@ fn nothing_of_a_key_is_left_with_the_budget_when_its_last_connection_is_closed()
 // ---- A quota ----------------------------------------------------------------------------------
 
 /// One key, whose slots a quota allows.
-fn under_quota(slots: u32, lease: Lease) -> Desks {
-    let mut keys = Desks::new(1, 8);
+fn under_quota(slots: u32, lease: Lease) -> Harnesses {
+    let mut keys = Harnesses::new(1, 8);
     keys.allow_under(slots, lease);
     keys
 }
@@ -824,7 +822,7 @@ fn a_quota_allows_nothing_beyond_itself_and_a_raised_one_serves_who_waits() {
 /// The pool's own bound is no lack of the fleet's.
 #[test]
 fn what_the_pool_itself_has_no_room_for_is_not_wanted_of_the_quota() {
-    let mut keys = Desks::new(2, 1);
+    let mut keys = Harnesses::new(2, 1);
     keys.allow(5);
     let held = keys.lend(0);
     keys.queue(1);
@@ -834,7 +832,7 @@ fn what_the_pool_itself_has_no_room_for_is_not_wanted_of_the_quota() {
     keys.retire(0, held);
 }
 
-/// Idle ones at once, the coldest first; then those that come back, whoever waits.
+/// Idle ones close at once, the coldest first; then those that come back, although callers wait.
 #[test]
 fn a_lowered_quota_is_met_by_idle_connections_and_then_by_those_that_come_back() {
     let mut keys = under_quota(4, Lease::ENDLESS);
@@ -886,7 +884,7 @@ fn connections_that_the_pool_keeps_ready_take_slots_of_the_quota() {
     let common = Common::new(8);
     let share = Share::new(MemberId(0), Arc::clone(&common) as _);
     let config = Config { min_idle: 2, ..unchecked(8) };
-    let mut keys = Desks { common, harnesses: vec![Harness::with(config)], max_idle: None };
+    let mut keys = Harnesses { common, harnesses: vec![Harness::with(config)], max_idle: None };
     let harness = keys.harnesses.remove(0).sharing(share);
     keys.harnesses.push(harness);
     keys.allow(0);
@@ -931,7 +929,7 @@ fn a_slot_that_is_granted_does_not_settle_before_its_dial() {
 
 #[test]
 fn what_is_idle_when_a_lease_ends_is_closed_and_not_lent() {
-    let mut keys = Desks::new(1, 8);
+    let mut keys = Harnesses::new(1, 8);
     let lease = keys.lease(0);
     keys.allow_under(2, lease);
     keys.rest(0);
@@ -945,7 +943,7 @@ fn what_is_idle_when_a_lease_ends_is_closed_and_not_lent() {
 
 #[test]
 fn what_comes_back_after_the_end_of_its_lease_is_closed() {
-    let mut keys = Desks::new(1, 8);
+    let mut keys = Harnesses::new(1, 8);
     let lease = keys.lease(0);
     keys.allow_under(2, lease);
     let held = keys.lend(0);
@@ -957,7 +955,7 @@ fn what_comes_back_after_the_end_of_its_lease_is_closed() {
 /// Also if it was lent before the renewal, or rests where callers take it without the ledger.
 #[test]
 fn a_renewed_lease_keeps_what_is_open() {
-    let mut keys = Desks::new(1, 8);
+    let mut keys = Harnesses::new(1, 8);
     let lease = keys.lease(0);
     keys.allow_under(2, lease);
     let held = keys.lend(0);
@@ -976,7 +974,7 @@ fn a_renewed_lease_keeps_what_is_open() {
 /// The process was stopped for longer than its lease, and the keeper was the first to go on.
 #[test]
 fn another_lease_closes_what_was_opened_under_the_one_before() {
-    let mut keys = Desks::new(1, 8);
+    let mut keys = Harnesses::new(1, 8);
     let lease = keys.lease(0);
     keys.allow_under(3, lease);
     let (held, lent) = (keys.lend(0), keys.lend(0));
@@ -997,7 +995,7 @@ fn another_lease_closes_what_was_opened_under_the_one_before() {
 
 #[test]
 fn a_dial_has_no_longer_than_its_lease() {
-    let mut keys = Desks::new(1, 8);
+    let mut keys = Harnesses::new(1, 8);
     let lease = Lease { number: 0, until: keys[0].now + SECOND };
     keys.allow_under(1, lease);
     let ticket = keys[0].queue(0);
@@ -1010,7 +1008,7 @@ fn a_dial_has_no_longer_than_its_lease() {
 /// A caller may wake up long after it was given a connection: its process was stopped.
 #[test]
 fn a_caller_who_wakes_up_after_the_lease_may_not_use_what_it_was_given() {
-    let mut keys = Desks::new(1, 8);
+    let mut keys = Harnesses::new(1, 8);
     let lease = keys.lease(0);
     keys.allow_under(1, lease);
     let ticket = keys[0].queue(0);
@@ -1030,7 +1028,7 @@ fn a_caller_who_wakes_up_after_the_lease_may_not_use_what_it_was_given() {
 
 #[test]
 fn loans_that_outlast_their_lease_are_aborted_once() {
-    let mut keys = Desks::new(1, 8);
+    let mut keys = Harnesses::new(1, 8);
     let lease = keys.lease(0);
     keys.allow_under(1, lease);
     let ticket = keys[0].queue(0);

@@ -5,13 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
-use crate::abort::AbortHandle;
-use crate::ledger::budget::BudgetOrder;
-use crate::ledger::outage::BreakerTurn;
-use crate::ledger::{
-    AtDialerOrder, CloseOrder, DialOrder, Effects, Overdue, RareEffects, Verdict, Waker,
-};
-use crate::runtime::moment::Moment;
+use crate::ledger::{Effects, Overdue, RareEffects, Verdict, Waker};
 
 /// A caller's verdict, and whether it is waking up to it.
 type VerdictCell<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;
@@ -93,48 +87,17 @@ impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
     }
 }
 
-/// The effects of an event as lists.
+/// The effects of an event, with all callers to be woken in one list.
 #[derive(Debug)]
 pub(crate) struct Lists<K, F, C = u32> {
     pub(crate) wake: Vec<K>,
-    pub(crate) dials: Vec<DialOrder<Slip<K, F, C>>>,
-    pub(crate) at_dialer: Vec<AtDialerOrder<C>>,
-    pub(crate) closes: Vec<CloseOrder<C>>,
-    pub(crate) breaker: Vec<BreakerTurn>,
-    pub(crate) aborts: Vec<AbortHandle>,
-    pub(crate) alarm: Option<Moment>,
-    pub(crate) judged: Option<u32>,
-    pub(crate) budget_orders: Vec<BudgetOrder>,
-    pub(crate) is_vacant: bool,
+    pub(crate) rare: RareEffects<C, F, Slip<K, F, C>>,
 }
 
 impl<K: Copy, F, C> From<Effects<C, F, Slip<K, F, C>>> for Lists<K, F, C> {
     fn from(effects: Effects<C, F, Slip<K, F, C>>) -> Self {
-        let RareEffects {
-            wake,
-            dials,
-            at_dialer,
-            closes,
-            breaker,
-            aborts,
-            alarm,
-            judged,
-            budget_orders,
-            is_vacant,
-            ..
-        } = *effects.rare.unwrap_or_default();
-        let wake = effects.wake.into_iter().chain(wake).map(|slip| slip.caller).collect();
-        Self {
-            wake,
-            dials,
-            at_dialer,
-            closes,
-            breaker,
-            aborts,
-            alarm,
-            judged,
-            budget_orders,
-            is_vacant,
-        }
+        let mut rare = *effects.rare.unwrap_or_default();
+        let wakers = effects.wake.into_iter().chain(rare.wake.drain(..));
+        Self { wake: wakers.map(|slip| slip.caller).collect(), rare }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::config::{Backoff, Breaker, Config, DialRule, OnDialFailure};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::{
-    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, Reply, Ticket,
-    UPKEEP_LEAST, Verdict,
+    AtDialerOrder, CloseOrder, DialOrder, Effects, Entry, Ledger, Purpose, RareEffects, Reply,
+    Ticket, UPKEEP_LEAST, Verdict,
 };
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -183,7 +183,7 @@ impl Soak {
                 }
                 Item::Upkeep(_) => {}
                 Item::Change => self.change(),
-                Item::Resume => self.event(Ledger::resume),
+                Item::Resume => self.event(|ledger, now| ledger.set_suspended(false, now)),
                 Item::ServerGoes => self.go(true),
                 Item::ServerComes => self.go(false),
             }
@@ -247,7 +247,8 @@ impl Soak {
     }
 
     fn carry_out(&mut self, orders: LedgerEffects) {
-        let Lists { wake, dials, at_dialer, closes, alarm, .. } = orders.into();
+        let Lists { wake, rare } = orders.into();
+        let RareEffects { dials, at_dialer, closes, alarm, .. } = rare;
         for caller in wake {
             let after = Duration::from_micros(self.random(200));
             self.put(after, Item::Wake(caller, None));
@@ -561,7 +562,7 @@ impl Soak {
             }
             1 => self.event(|ledger, now| ledger.retire_where(now).1),
             2 => {
-                self.event(Ledger::suspend);
+                self.event(|ledger, now| ledger.set_suspended(true, now));
                 let pause = self.about(SECOND);
                 self.put(pause, Item::Resume);
             }

@@ -13,8 +13,8 @@ use crate::ledger::outage::BreakerTurn;
 use crate::ledger::spread::{Fraction, Spread};
 use crate::ledger::stats::Stats;
 use crate::ledger::{
-    AtDialerOrder, DialOrder, Effects, Entry, Ledger, Overdue, Purpose, Refusal, Reply, Ticket,
-    Verdict,
+    AtDialerOrder, DialOrder, Effects, Entry, Ledger, Overdue, Purpose, RareEffects, Refusal,
+    Reply, Ticket, Verdict,
 };
 use crate::runtime::moment::Moment;
 use crate::slips::{Lists, Slip, Slips};
@@ -95,7 +95,7 @@ struct Dial {
     generation: u64,
     judged: u32,
     deadline: Option<Moment>,
-    /// What it has overrun then.
+    /// The limit that it has overrun then.
     bound: Overdue,
     /// Whether a caller may still count on it.
     counted: bool,
@@ -174,7 +174,7 @@ enum Outcome {
     Drained,
 }
 
-/// Which calls of the dialer return only at the end of the history: bit n for the nth call.
+/// The calls of the dialer that return only at the end of the history: bit n for the nth call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hangs {
     pub(crate) dials: u64,
@@ -771,7 +771,7 @@ impl World {
         let now = self.read_clock(behind);
         let orders = self.ledger.close(now);
         self.event(now, orders, |world, now| {
-            world.closed = true;
+            (world.closed, world.suspended) = (true, false);
             world.last_failure = None;
             world.close_idle(CloseReason::PoolClosed, now);
             world.queue.clear();
@@ -786,13 +786,13 @@ impl World {
 
     pub(crate) fn suspend(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
-        let orders = self.ledger.suspend(now);
-        self.event(now, orders, |world, _| world.suspended = true);
+        let orders = self.ledger.set_suspended(true, now);
+        self.event(now, orders, |world, _| world.suspended = !world.closed);
     }
 
     pub(crate) fn resume(&mut self, behind: Duration) {
         let now = self.read_clock(behind);
-        let orders = self.ledger.resume(now);
+        let orders = self.ledger.set_suspended(false, now);
         self.event(now, orders, |world, _| world.suspended = false);
     }
 
@@ -902,7 +902,8 @@ impl World {
     }
 
     fn assert_all_expected(&self) {
-        let Lists { wake, dials, at_dialer, closes, breaker, .. } = &self.orders;
+        let Lists { wake, rare } = &self.orders;
+        let RareEffects { dials, at_dialer, closes, breaker, .. } = rare;
         assert!(breaker.is_empty(), "told of for nothing: {breaker:?}");
         assert!(wake.is_empty(), "WAK-04: woken for nothing: {wake:?}");
         assert!(dials.is_empty(), "NO-DEMAND-NO-DIAL: {dials:?}");
@@ -921,14 +922,17 @@ impl World {
             .min();
         let is_needed = |epoch: &u32| unjudged.is_some_and(|judged| judged < *epoch);
         let forgotten = self.predicates.iter().filter(|epoch| !is_needed(epoch)).max().copied();
-        assert_eq!(self.orders.judged, forgotten, "a predicate is kept as long as it is needed");
+        assert_eq!(
+            self.orders.rare.judged, forgotten,
+            "a predicate is kept as long as it is needed"
+        );
         self.predicates.retain(is_needed);
     }
 
     /// Upkeep is ordered for the next change that time alone makes.
     fn note_alarm(&mut self, now: Moment) {
         let least = self.upkept_at.and_then(|last| last.after(UPKEEP_LEAST));
-        if let Some(ordered) = self.orders.alarm {
+        if let Some(ordered) = self.orders.rare.alarm {
             assert!(!self.closed, "nothing of a closed pool is kept up");
             let is_lost = |before| now.since(before) >= UPKEEP_LEAST;
             let is_news = |before: Moment| ordered < before || is_lost(before);
@@ -1134,7 +1138,7 @@ impl World {
         let most = if is_paused || is_tried { 0 } else { self.room(now).min(tries) };
         let least = most.min(self.missing(Leaving::Yes));
         let most = most.min(self.missing(Leaving::Perhaps));
-        let dials = small(self.orders.dials.len());
+        let dials = small(self.orders.rare.dials.len());
         assert!((least..=most).contains(&dials), "min_idle: {dials} dials, not {least} to {most}");
         for _ in 0..dials {
             self.begin_dial(None, now);
@@ -1165,7 +1169,7 @@ impl World {
 
     /// A connection whose end is near, or else the coldest.
     fn close_surplus(&mut self, now: Moment) {
-        let closes = &self.orders.closes;
+        let closes = &self.orders.rare.closes;
         let is_ordered = |idle: &u32| closes.iter().any(|order| order.connection == *idle);
         let at = self.idle.iter().position(is_ordered).expect("more are idle than max_idle");
         let any_leaves = self.idle.iter().any(|it| self.connections[it].leaving == Leaving::Yes);
@@ -1259,8 +1263,8 @@ impl World {
     }
 
     fn begin_dial(&mut self, sponsor: Option<usize>, now: Moment) -> JobId {
-        assert!(!self.orders.dials.is_empty(), "NO-STRANDED-WAITER: no dial for {sponsor:?}");
-        let DialOrder { id, deadline, .. } = self.orders.dials.remove(0);
+        assert!(!self.orders.rare.dials.is_empty(), "NO-STRANDED-WAITER: no dial for {sponsor:?}");
+        let DialOrder { id, deadline, .. } = self.orders.rare.dials.remove(0);
         assert_eq!(deadline, now.after(self.config.dial_timeout));
         let hangs = self.hangs_next(0, self.hangs.dials);
         let dial = Dial {
@@ -1317,8 +1321,8 @@ impl World {
             }
             _ => return,
         };
-        assert!(!self.orders.breaker.is_empty(), "nobody is told: {turn:?}");
-        assert_eq!(self.orders.breaker.remove(0), turn);
+        assert!(!self.orders.rare.breaker.is_empty(), "nobody is told: {turn:?}");
+        assert_eq!(self.orders.rare.breaker.remove(0), turn);
     }
 
     /// A client gets its verdict, and is woken.
@@ -1412,7 +1416,7 @@ impl World {
     }
 
     fn send_to_dialer(&mut self, purpose: Purpose, connection: u32, now: Moment) {
-        let at_dialer = &mut self.orders.at_dialer;
+        let at_dialer = &mut self.orders.rare.at_dialer;
         let at = at_dialer.iter().position(|order| order.entry.connection == connection);
         let at =
             at.unwrap_or_else(|| panic!("{connection} is not sent to the dialer for {purpose:?}"));
@@ -1453,7 +1457,7 @@ impl World {
     }
 
     fn take_close(&mut self, connection: u32, reason: CloseReason, now: Moment) -> JobId {
-        let closes = &mut self.orders.closes;
+        let closes = &mut self.orders.rare.closes;
         let at = closes.iter().position(|order| order.connection == connection);
         let at = at.unwrap_or_else(|| panic!("{connection} is not closed"));
         let order = closes.remove(at);
@@ -1684,7 +1688,7 @@ impl World {
             assert!(self.idle.is_empty() && self.queue.is_empty(), "closed, and at rest");
         }
         if self.suspended {
-            return; // Whatever is free is left over, until it is resumed.
+            return; // Free connections are left over, until it is resumed.
         }
         let queue = || self.queue.iter().filter(|client| !self.is_expired(**client, self.latest));
         let waiting = queue().count();
@@ -1711,7 +1715,7 @@ impl World {
         self.next_idle().map(|at| self.idle.remove(at))
     }
 
-    /// Which idle connection is lent next.
+    /// The idle connection that is lent next.
     fn next_idle(&self) -> Option<usize> {
         match self.config.idle_order {
             IdleOrder::Lifo => self.idle.len().checked_sub(1),

@@ -1,4 +1,4 @@
-//! Which address is tried when: the rules of RFC 8305 with a simulated clock and no socket.
+//! When each address is tried: the rules of RFC 8305 with a simulated clock and no socket.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -82,8 +82,8 @@ proptest! {
         }
     }
 
-    /// Whatever fails or stays silent, every address is tried where the deadline allows 10 ms
-    /// each, none more often than three times, and the race ends at the deadline or before.
+    /// Every address is tried where the deadline allows 10 ms each, whichever of them fail or stay silent.
+    /// None is tried more often than three times, and the race ends at the deadline or before.
     #[test]
     fn every_address_has_its_turn(
         count in 1..12_u16,

@@ -85,7 +85,7 @@ fn assert_drains_at_once<D: Dialer>(pool: &Pool<D>) {
 
 #[test]
 fn a_dial_to_an_address_that_does_not_answer_ends_with_its_pool() {
-    // What is returned is kept open.
+    // The pool that is returned stays open.
     type Ends = fn(Pool<TcpDialer>) -> Option<Pool<TcpDialer>>;
     let ways: [Ends; 4] = [
         |pool| {

@@ -1,4 +1,4 @@
-//! What a dialer knows of a connection between two borrowers: liveness, leftovers, time limits.
+//! A dialer's view of a connection between two borrowers: liveness, leftovers, time limits.
 
 use std::io;
 use std::io::BufRead;
@@ -171,7 +171,7 @@ fn a_connection_on_which_a_write_failed_is_broken() {
     assert!(ends.is_broken());
 }
 
-/// What a borrower sets does not reach the next (`CAN-08`).
+/// A borrower's settings do not reach the next (`CAN-08`).
 #[test]
 #[cfg(unix)]
 fn a_returned_connection_is_blocking_and_without_time_limits() {

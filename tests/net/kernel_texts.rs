@@ -1,4 +1,4 @@
-//! What is made of the kernel's texts about backlogs, odd ones included.
+//! The reading of the kernel's texts about backlogs, odd ones included.
 
 use crate::backlog_rules::bsd;
 use crate::backlog_rules::linux;
@@ -32,7 +32,7 @@ fn somaxconn_is_capped_only_on_kernels_that_would_wrap_it_round() {
     }
 }
 
-/// What cannot be read is the kernel's own default, not std's 128 (`TCP-05`, golang/go#79002).
+/// A text that cannot be read counts as the kernel's own default, not std's 128 (`TCP-05`, golang/go#79002).
 #[test]
 fn an_unreadable_somaxconn_is_the_kernels_default() {
     for odd in [

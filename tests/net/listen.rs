@@ -33,8 +33,8 @@ fn limit(listener: &TcpListener) -> Option<u32> {
     }
 }
 
-/// What is granted is what was asked for, up to the kernel's own limit, and never wraps round to
-/// nothing (`TCP-05`).
+/// The kernel grants the backlog that was asked for, up to its own limit; the number never wraps round
+/// to nothing (`TCP-05`).
 #[test]
 fn the_backlog_granted_is_that_asked_for_up_to_the_kernels_limit() {
     let maximum = max_listen_backlog();
@@ -47,7 +47,7 @@ fn the_backlog_granted_is_that_asked_for_up_to_the_kernels_limit() {
     }
     // A backlog of 0 would turn nearly everybody away.
     assert_eq!(limit(&Listen::new().backlog(0).tcp("127.0.0.1:0").unwrap()), Some(1));
-    // What this is all about.
+    // The contrast: std's own listener.
     let std = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_eq!(limit(&std), Some(128.min(maximum)));
 }

@@ -1,4 +1,4 @@
-//! What needs a network of its own: a lowered kernel limit, addresses that swallow packets.
+//! Tests that need a network of their own: a lowered kernel limit, addresses that swallow packets.
 //!
 //! Each test makes a network namespace for one of its threads, which takes root and the `ip`
 //! command. Where that is not to be had it says so and passes, unless `LATEBIND_REQUIRE_ALL=1`.

@@ -56,7 +56,7 @@ fn the_clock_is_that_of_instant() {
 fn an_instant_becomes_the_moment_at_which_it_was_read() {
     let (before, instant, after) = (Moment::now(), Instant::now(), Moment::now());
     let moment = Moment::from(instant);
-    // Whatever lay between the two readings of the moment by which they are converted.
+    // Some time may lie between the two readings by which they are converted.
     let off = Duration::from_millis(1);
     assert!(before.before(off).unwrap() <= moment && moment <= after, "{moment:?} {after:?}");
 }

@@ -14,7 +14,7 @@ use latebind::{
     AbortHandle, Blocking, DialContext, Dialer, GetError, OwnedConnection, Pool, PooledConnection,
 };
 
-/// What befell a connection or its handle, by the number of its dial.
+/// An event of a connection or its handle, by the number of its dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Asked,
@@ -25,7 +25,7 @@ enum Event {
 
 use Event::{Aborted, Asked, Closed, LetGo};
 
-/// What the handle of a dial does.
+/// The act of a dial's handle.
 #[derive(Clone)]
 enum Handle {
     None,
@@ -62,7 +62,7 @@ impl Abortable {
     }
 }
 
-/// What a handle holds: dropped with the last clone of it.
+/// The content of a handle: dropped with the last clone of it.
 struct Held {
     id: u32,
     handle: Handle,
@@ -162,8 +162,8 @@ impl World {
         common::await_that("it is reset", || self.pool.stats().idle == idle + 1);
     }
 
-    /// What befell a connection that was aborted as it was closed: who aborts may be the last to let
-    /// go of the handle.
+    /// The events of a connection that was aborted as it was closed: the thread that aborts may be the last
+    /// to drop the handle.
     fn all_events(&self, id: u32) -> Vec<Event> {
         common::await_that("its handle is gone", || self.dialer.events(id).contains(&LetGo));
         let mut events = self.dialer.events(id);

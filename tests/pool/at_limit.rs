@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::common::{LONG, await_that, finishes};
 use latebind::{DialContext, Dialer, Event, GetError, Guard, KeyedPool, Pool};
 
-/// What a dial of a full server fails with.
+/// The error of a dial to a full server.
 #[derive(Debug)]
 enum Refused {
     AtLimit,
@@ -43,7 +43,7 @@ struct Server {
 struct Books {
     limit: u32,
     counted: u32,
-    /// Of these, the ones that their client has closed.
+    /// Those among them that their client has closed.
     lingering: u32,
     /// How many dials it refuses before it has noticed a close.
     slowness: u32,

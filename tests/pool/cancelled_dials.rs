@@ -43,7 +43,7 @@ impl Counts {
     }
 }
 
-/// What a dial has heard before it was ended, and after.
+/// Whether a dial has heard of its cancellation before it was ended, and after.
 type Heard = (bool, bool);
 
 /// A pool whose dials wait until they are ended, and then fail; and what they have heard.

@@ -137,7 +137,7 @@ fn a_guard_outlives_the_key_and_the_cancellation_of_its_checkout() {
 
 // ---- Once more ----------------------------------------------------------------------------------
 
-/// What the work of these tests comes to.
+/// The result of the work of these tests.
 #[derive(Debug, PartialEq, Eq)]
 enum Failure {
     Unsent,

@@ -355,7 +355,7 @@ fn however_flush_falls_nothing_from_before_it_is_lent_after_it() {
         for _ in 0..100 {
             let newest = server.dials();
             pool.flush();
-            // Whoever asks from now on gets what was dialed since.
+            // A caller who asks from now on gets a connection dialed since.
             assert!(pool.get_timeout(LONG).unwrap().id > newest);
         }
     });

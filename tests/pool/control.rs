@@ -167,7 +167,7 @@ fn whether_a_panic_retires_is_settled_when_it_comes() {
     assert_eq!(await_rest(&pool, &server).idle, 0);
 }
 
-/// What was set before counts as equal to a lowered limit; what is said together must fit together.
+/// An earlier setting counts as equal to a limit lowered below it; settings of one change must fit together.
 #[test]
 fn a_min_idle_from_before_is_no_reason_to_refuse_a_lower_limit() {
     let (pool, server) = pool(|b| b.max_open(4).min_idle(3));
@@ -316,7 +316,7 @@ fn whatever_limits_were_set_before_the_last_one_holds() {
 
 // ---- Connections --------------------------------------------------------------------------------
 
-/// Which connections a predicate was asked about, and on which thread.
+/// The connections that a predicate was asked about, each with the thread.
 type Asked = Arc<Mutex<Vec<(u32, ThreadId)>>>;
 
 /// A predicate that retires the connections of these numbers and notes whom it judges.
@@ -673,6 +673,18 @@ fn a_suspended_pool_can_be_changed_flushed_and_closed() {
     assert!(matches!(pool.get(), Err(GetError::Closed)));
     assert!(matches!(pool.try_get(), Err(GetError::Closed)));
     assert!(pool.drain(Instant::now() + LONG).is_complete());
+}
+
+#[test]
+fn a_closed_pool_is_not_suspended_whichever_came_first() {
+    let (pool, server) = pool(|b| b);
+    pool.suspend();
+    pool.close();
+    assert!(!pool.is_suspended());
+    pool.suspend();
+    assert!(!pool.is_suspended());
+    assert!(matches!(pool.try_get(), Err(GetError::Closed)));
+    await_rest(&pool, &server);
 }
 
 // ---- Cancellation -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ use crate::common::{
 };
 use latebind::{PooledConnection, Stats};
 
-/// What holds of any snapshot, and of any two of which one is the later.
+/// Asserts what holds of any snapshot, and of any two in the order of their time.
 #[track_caller]
 fn assert_balanced(before: &Stats, stats: &Stats) {
     assert_eq!(stats.open(), stats.idle + stats.in_use + stats.dialing + stats.closing);

@@ -11,7 +11,7 @@ use crate::common::{
 };
 use latebind::{GetError, PooledConnection};
 
-/// What a loaded machine may add to a deadline.
+/// The time that a loaded machine may add to a deadline.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// CAN-01.
@@ -55,7 +55,7 @@ fn among_many_who_time_out_the_patient_one_is_served() {
                     left.fetch_add(1, SeqCst);
                 });
             }
-            // Whose deadline has passed before it has the lock does not queue.
+            // A caller whose deadline has passed before it has the lock does not queue.
             await_that("the hasty ones have come", || {
                 pool.stats().waited_total - before + left.load(SeqCst) >= 10
             });

@@ -276,7 +276,7 @@ fn an_error_says_whether_another_try_is_worth_while() {
     await_rest(&pool, &server);
 }
 
-/// Of plain pools and of keyed ones, whatever the reason.
+/// For plain pools and keyed ones, and every reason.
 #[test]
 fn every_error_with_numbers_names_the_pool() {
     let (pool, server) = pool(|b| b.name("orders").max_open(1).max_waiting(0));

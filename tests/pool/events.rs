@@ -1,4 +1,4 @@
-//! What an observer is told, in which order, and that nothing it does harms the pool.
+//! The events that an observer gets, their order, and that nothing it does harms the pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -19,7 +19,7 @@ impl Notes {
         move |event| notes.0.lock().unwrap().push(in_words(event))
     }
 
-    /// What has been noted since the last time.
+    /// The notes since the last call.
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
@@ -436,7 +436,7 @@ fn an_observer_may_close_and_drain_the_pool() {
                 if in_words(event).starts_with(kind) {
                     let Some(pool) = friend.lock().unwrap().take() else { return };
                     pool.close();
-                    // What it is told of has not ended before it returns.
+                    // The close that it hears of has not ended before it returns.
                     let _ = pool.drain(Instant::now() + SHORT);
                 }
             }

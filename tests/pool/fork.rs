@@ -64,7 +64,7 @@ fn fork() -> Option<Child> {
     }
 }
 
-/// What a child does, with all that it inherits.
+/// Runs `body` in a child, with all that it inherits.
 fn in_the_child(body: impl FnOnce()) -> ! {
     let ended = catch_unwind(AssertUnwindSafe(body));
     // SAFETY: the process ends.
@@ -336,8 +336,10 @@ fn a_keyed_pool_that_a_child_inherits_is_closed_there() {
             KeyedPool::builder(|_: &u32| Scripted::new().0).max_idle_total(3).build().unwrap();
         drop(pool.get(&1).unwrap());
         let (owned, lent) = (pool.get_owned(&1).unwrap(), pool.get_owned(&2).unwrap());
+        pool.suspend();
         let Some(child) = fork() else {
             in_the_child(|| {
+                assert!(!pool.is_suspended());
                 for key in 0..3 {
                     assert!(matches!(pool.get(&key), Err(GetError::Closed)));
                     assert!(matches!(pool.try_get(&key), Err(GetError::Closed)));

@@ -177,7 +177,7 @@ fn what_has_rested_is_checked_once() {
     assert_eq!(server.dials(), 1);
 }
 
-/// FAIR-04: whoever is given a dead connection stands where it stood.
+/// FAIR-04: a caller who is given a dead connection keeps its place in the queue.
 #[test]
 fn a_failed_check_costs_a_caller_no_place() {
     let (pool, server) = pool(|b| b.max_open(1).check_after(Duration::ZERO));
@@ -400,7 +400,7 @@ fn work_that_panics_retires_its_connection_and_work_that_gets_none_is_not_begun(
     await_rest(&pool, &server);
 }
 
-/// What the dialer knows without asking is found at rest, by the check that nobody has asked for.
+/// A fault that the dialer sees without asking is found at rest, by the check that no caller has asked for.
 #[test]
 fn a_broken_connection_is_found_at_rest_although_its_check_would_succeed() {
     let (pool, server) = pool(|b| b.max_open(10).check_after(LONG));
@@ -591,7 +591,7 @@ fn whatever_a_call_about_a_connection_does_its_slot_is_free_in_the_end() {
     }
 }
 
-/// What the errors of this file's checks are never seen as: no caller is told of them.
+/// No caller is told of this file's errors of checks.
 #[test]
 fn no_caller_is_told_of_a_check() {
     let (pool, server) = stale(1);

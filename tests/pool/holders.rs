@@ -1,4 +1,4 @@
-//! Who holds what: each loan with its line and thread, at once, and what an exhausted caller hears.
+//! Holders: each loan with its line and thread, at once, and the error of an exhausted caller.
 
 use std::convert::Infallible;
 use std::panic::Location;
@@ -23,7 +23,7 @@ fn here() -> &'static Location<'static> {
     Location::caller()
 }
 
-/// Who held the connections as this caller was turned away.
+/// The holders of the connections as this caller was turned away.
 #[track_caller]
 fn holders_at<T, E: std::fmt::Debug>(outcome: Result<T, GetError<E>>) -> Holders {
     match outcome {
@@ -631,7 +631,7 @@ fn labels_are_in_errors_in_drains_and_in_leaks() {
 
 // ---- Leaks -------------------------------------------------------------------------------------
 
-/// Whoever holds a connection for too long is told of once, with the line that asked for it.
+/// A loan that lasts too long is reported once, with the line that asked for it.
 #[test]
 fn a_loan_that_lasts_too_long_is_told_of_once() {
     let leaks = Arc::new(Mutex::new(Vec::new()));

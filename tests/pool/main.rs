@@ -1,4 +1,4 @@
-//! What a pool does, with real threads and a scripted dialer.
+//! The behaviour of a pool, with real threads and a scripted dialer.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -23,7 +23,7 @@ use latebind::{GetError, Pool, PooledConnection};
 const IS_CHILD: &str = "LATEBIND_TEST_OF_NO_THREADS";
 const MIB: u64 = 1 << 20;
 
-/// What a thread of the pool takes, and more than all else in a child does.
+/// The stack of a pool's thread; all else in a child takes less.
 const STACK: u64 = 1024 * MIB;
 const HEADROOM: u64 = 512 * MIB;
 

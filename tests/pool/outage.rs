@@ -198,7 +198,7 @@ fn an_open_breaker_refuses_everyone_at_once_and_says_why() {
     assert_eq!(await_rest(&pool, &server).open(), 0);
 }
 
-/// What its turns are told as, and the numbers meanwhile.
+/// The events of its turns, and the numbers meanwhile.
 #[test]
 fn a_breaker_that_opens_and_closes_is_told_of_and_counted() {
     let told = Arc::new(Mutex::new(Vec::new()));

@@ -29,14 +29,14 @@ enum Call {
     DropError,
 }
 
-type Ask = dyn Fn(&Pool<Nosy>, Call) + Send + Sync;
+type Ask = dyn Fn(&Pool<CallingDialer>, Call) + Send + Sync;
 
 /// Asks its pool for something in each of its calls, and in the drops of what it makes.
 #[derive(Clone)]
-struct Nosy(Arc<Nest>);
+struct CallingDialer(Arc<Inner>);
 
-struct Nest {
-    pool: Mutex<Option<Pool<Nosy>>>,
+struct Inner {
+    pool: Mutex<Option<Pool<CallingDialer>>>,
     ask: Box<Ask>,
     asked: Mutex<Vec<Call>>,
     /// Calls that are asking at this moment, on whatever thread.
@@ -45,16 +45,16 @@ struct Nest {
     blocking: Blocking,
 }
 
-struct NosyConnection(Nosy);
+struct CallingConnection(CallingDialer);
 
-struct NosyError(Nosy);
+struct CallingError(CallingDialer);
 
-impl Nosy {
+impl CallingDialer {
     fn call(&self, call: Call) {
         thread_local!(static IS_INSIDE: Cell<bool> = const { Cell::new(false) });
         let pool = self.0.pool.lock().unwrap().clone();
         let Some(pool) = pool else { return };
-        // What is asked leads to further calls on this thread.
+        // The question leads to further calls on this thread.
         if !IS_INSIDE.replace(true) {
             self.0.asking.fetch_add(1, SeqCst);
             self.0.asked.lock().unwrap().push(call);
@@ -71,9 +71,9 @@ impl Nosy {
     /// Has each call made, in a pool of which every call asks for `ask`; says which were made.
     fn play(
         may_block: bool,
-        ask: impl Fn(&Pool<Nosy>, Call) + Send + Sync + 'static,
-    ) -> (Vec<Call>, Pool<Nosy>) {
-        let dialer = Nosy(Arc::new(Nest {
+        ask: impl Fn(&Pool<CallingDialer>, Call) + Send + Sync + 'static,
+    ) -> (Vec<Call>, Pool<CallingDialer>) {
+        let dialer = CallingDialer(Arc::new(Inner {
             pool: Mutex::default(),
             ask: Box::new(ask),
             asked: Mutex::default(),
@@ -88,7 +88,7 @@ impl Nosy {
             .build()
             .unwrap();
         *dialer.0.pool.lock().unwrap() = Some(pool.clone());
-        // What is asked may take an idle connection away before it is checked: then once more.
+        // The question may take an idle connection away before it is checked: then it is asked once more.
         for _ in 0..50 {
             drop(pool.get().map(used));
             await_that("it has come back", || pool.stats().in_use == 0);
@@ -124,61 +124,61 @@ impl Nosy {
     }
 }
 
-impl Drop for NosyConnection {
+impl Drop for CallingConnection {
     fn drop(&mut self) {
         self.0.call(Call::DropConnection);
     }
 }
 
-impl Drop for NosyError {
+impl Drop for CallingError {
     fn drop(&mut self) {
         self.0.call(Call::DropError);
     }
 }
 
-impl fmt::Debug for NosyError {
+impl fmt::Debug for CallingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NosyError")
+        f.write_str("CallingError")
     }
 }
 
-impl fmt::Display for NosyError {
+impl fmt::Display for CallingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("refused")
     }
 }
 
-impl Error for NosyError {}
+impl Error for CallingError {}
 
-impl Dialer for Nosy {
-    type Connection = NosyConnection;
-    type Error = NosyError;
+impl Dialer for CallingDialer {
+    type Connection = CallingConnection;
+    type Error = CallingError;
 
-    fn dial(&self, _: &DialContext) -> Result<NosyConnection, NosyError> {
+    fn dial(&self, _: &DialContext) -> Result<CallingConnection, CallingError> {
         self.call(Call::Dial);
         if self.0.refuses.load(SeqCst) {
-            Err(NosyError(self.clone()))
+            Err(CallingError(self.clone()))
         } else {
-            Ok(NosyConnection(self.clone()))
+            Ok(CallingConnection(self.clone()))
         }
     }
 
-    fn is_broken(&self, _: &mut NosyConnection) -> bool {
+    fn is_broken(&self, _: &mut CallingConnection) -> bool {
         self.call(Call::IsBroken);
         false
     }
 
-    fn check(&self, _: &mut NosyConnection, _: Instant) -> Result<(), NosyError> {
+    fn check(&self, _: &mut CallingConnection, _: Instant) -> Result<(), CallingError> {
         self.call(Call::Check);
         Ok(())
     }
 
-    fn reset(&self, _: &mut NosyConnection) -> Result<(), NosyError> {
+    fn reset(&self, _: &mut CallingConnection) -> Result<(), CallingError> {
         self.call(Call::Reset);
         Ok(())
     }
 
-    fn close(&self, connection: NosyConnection) {
+    fn close(&self, connection: CallingConnection) {
         self.call(Call::Close);
         drop(connection);
     }
@@ -193,7 +193,7 @@ impl Dialer for Nosy {
 fn every_call_of_a_dialer_and_every_drop_may_call_the_pool() {
     for may_block in [false, true] {
         let asked = finishes(move || {
-            let (asked, pool) = Nosy::play(may_block, |pool, _| {
+            let (asked, pool) = CallingDialer::play(may_block, |pool, _| {
                 assert!(pool.stats().open() <= 3);
                 assert!(format!("{pool:?}").contains("idle"));
                 drop(pool.try_get());
@@ -220,7 +220,7 @@ fn every_call_of_a_dialer_and_every_drop_may_flush_the_pool() {
         finishes(move || {
             // A flush at each close of what it has retired would go on for ever.
             let flushes = AtomicU32::new(0);
-            let (asked, _) = Nosy::play(may_block, move |pool, _| {
+            let (asked, _) = CallingDialer::play(may_block, move |pool, _| {
                 if flushes.fetch_add(1, SeqCst) < 20 {
                     pool.flush();
                 }
@@ -238,7 +238,7 @@ fn every_call_of_a_dialer_and_every_drop_may_close_the_pool() {
     for call in [Dial, IsBroken, Check, Reset, Close, DropConnection, DropError] {
         for may_block in [false, true] {
             finishes(move || {
-                let (asked, pool) = Nosy::play(may_block, move |pool, at| {
+                let (asked, pool) = CallingDialer::play(may_block, move |pool, at| {
                     if at == call {
                         pool.close();
                         assert!(matches!(pool.try_get(), Err(GetError::Closed)));
@@ -260,7 +260,7 @@ fn every_call_of_a_dialer_and_every_drop_may_let_the_last_handle_go() {
     // `is_broken` and what follows a return are never without a handle: the guard borrows one.
     for call in [Dial, Check, Close, DropConnection] {
         finishes(move || {
-            let dialer = Nosy(Arc::new(Nest {
+            let dialer = CallingDialer(Arc::new(Inner {
                 pool: Mutex::default(),
                 ask: Box::new(move |pool, at| {
                     if at == call {

@@ -91,7 +91,7 @@ fn what_a_quota_takes_back_is_closed_although_somebody_waits() {
     });
 }
 
-/// FLEET-03: what was open when the lease ended is never lent again, whoever comes first.
+/// FLEET-03: a connection that was open when the lease ended is never lent again.
 #[test]
 fn nothing_is_lent_after_its_lease_has_ended() {
     let quota = Quota::new();

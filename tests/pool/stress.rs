@@ -75,25 +75,25 @@ impl Server {
         !self.is_calm.load(SeqCst) && self.dice.roll(n) == 0
     }
 
-    fn trouble(&self) -> Result<(), Trouble> {
+    fn trouble(&self) -> Result<(), Failed> {
         self.dice.dawdle();
         if self.errs(60) {
             panic_quietly();
         }
-        if self.errs(12) { Err(Trouble) } else { Ok(()) }
+        if self.errs(12) { Err(Failed) } else { Ok(()) }
     }
 }
 
 #[derive(Debug)]
-struct Trouble;
+struct Failed;
 
-impl fmt::Display for Trouble {
+impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("as it happens")
     }
 }
 
-impl std::error::Error for Trouble {}
+impl std::error::Error for Failed {}
 
 /// Counts as open at the server until it is dropped.
 struct Place(Arc<Server>);
@@ -135,16 +135,16 @@ impl Drop for Connection {
     }
 }
 
-struct Moody {
+struct ErraticDialer {
     server: Arc<Server>,
     blocking: Blocking,
 }
 
-impl Dialer for Moody {
+impl Dialer for ErraticDialer {
     type Connection = Connection;
-    type Error = Trouble;
+    type Error = Failed;
 
-    fn dial(&self, _: &DialContext) -> Result<Connection, Trouble> {
+    fn dial(&self, _: &DialContext) -> Result<Connection, Failed> {
         let place = Place::new(&self.server);
         self.server.trouble()?;
         self.server.opened.fetch_add(1, SeqCst);
@@ -157,16 +157,16 @@ impl Dialer for Moody {
         is_broken
     }
 
-    fn check(&self, connection: &mut Connection, _: Instant) -> Result<(), Trouble> {
+    fn check(&self, connection: &mut Connection, _: Instant) -> Result<(), Failed> {
         let mut result = Ok(());
         connection.hold(|| {
             result =
-                catch_unwind(AssertUnwindSafe(|| self.server.trouble())).unwrap_or(Err(Trouble));
+                catch_unwind(AssertUnwindSafe(|| self.server.trouble())).unwrap_or(Err(Failed));
         });
         result
     }
 
-    fn reset(&self, _: &mut Connection) -> Result<(), Trouble> {
+    fn reset(&self, _: &mut Connection) -> Result<(), Failed> {
         self.server.trouble()
     }
 
@@ -181,7 +181,7 @@ impl Dialer for Moody {
 }
 
 /// One thing that a caller does.
-fn step(pool: &Pool<Moody>, dice: &Dice) {
+fn step(pool: &Pool<ErraticDialer>, dice: &Dice) {
     let nanos = |most| Duration::from_nanos(dice.roll(most));
     let got = match dice.roll(20) {
         0..=5 => pool.get_timeout(nanos(2_000)),
@@ -226,13 +226,13 @@ fn step(pool: &Pool<Moody>, dice: &Dice) {
     }
 }
 
-fn end_owned(connection: OwnedConnection<Moody>, dice: &Dice) {
+fn end_owned(connection: OwnedConnection<ErraticDialer>, dice: &Dice) {
     connection.hold(|| dice.dawdle());
     drop(connection);
 }
 
 /// Takes a connection out of the pool. It no longer counts as soon as its slot may be free.
-fn leave(mut connection: PooledConnection<'_, Moody>) {
+fn leave(mut connection: PooledConnection<'_, ErraticDialer>) {
     let place = connection.place.take().expect("it is the pool's until now");
     place.0.closed.fetch_add(1, SeqCst);
     drop(place);
@@ -249,7 +249,7 @@ fn storm(blocking: Blocking, check_after: Duration, seed: u64) {
         closed: AtomicU64::new(0),
         is_calm: AtomicBool::new(false),
     });
-    let pool = Pool::builder(Moody { server: Arc::clone(&server), blocking })
+    let pool = Pool::builder(ErraticDialer { server: Arc::clone(&server), blocking })
         .max_open(MOST)
         .check_after(check_after)
         .get_timeout(Duration::from_millis(50))
@@ -347,7 +347,7 @@ fn whenever_it_is_closed_everything_ends() {
                 is_calm: AtomicBool::new(true),
             });
             let blocking = Blocking::default().reset(seed % 20 == 0).close(seed % 30 == 0);
-            let dialer = Moody { server: Arc::clone(&server), blocking };
+            let dialer = ErraticDialer { server: Arc::clone(&server), blocking };
             let pool = Pool::builder(dialer).max_open(2).check_after(Duration::ZERO).build();
             let pool = pool.unwrap();
             let closes_at = Dice::new(seed).roll(60);

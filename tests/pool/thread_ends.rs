@@ -15,7 +15,7 @@ use crate::common;
 use crate::common::{LONG, SHORT, Scripted, Server, await_waiting, finishes, pool, pool_that};
 use latebind::{Blocking, Cancel, GetError, Guard, KeyedPool};
 
-/// What a thread does in a destructor of a thread-local.
+/// A thread's act in a destructor of a thread-local.
 struct AtEnd(RefCell<Option<Box<dyn FnOnce()>>>);
 
 impl Drop for AtEnd {
@@ -30,8 +30,8 @@ thread_local! {
     static AT_END: AtEnd = const { AtEnd(RefCell::new(None)) };
 }
 
-/// Whether the thread-local of the test is there before those of the pool. What is there first is
-/// destroyed last: then those of the pool have gone.
+/// Whether the thread-local of the test is there before those of the pool. The one that is made first is
+/// destroyed last: those of the pool have gone by then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Before,

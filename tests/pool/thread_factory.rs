@@ -197,7 +197,7 @@ fn upkeep_that_found_no_thread_comes_with_the_next_that_is_to_be_had() {
     await_that("the other is refilled", || refills.alive() == 1);
 }
 
-/// What waits for a thread has one as soon as there is one, however long others are at work.
+/// A task that waits for a thread gets one as soon as there is one, however long others are at work.
 #[test]
 fn what_waits_behind_dials_that_hang_is_served_once_a_thread_is_to_be_had() {
     let (threads, system) = System::with(1);
@@ -218,7 +218,7 @@ fn what_waits_behind_dials_that_hang_is_served_once_a_thread_is_to_be_had() {
     await_rest(&hung, &hung_server);
 }
 
-/// Whatever it does, no slot is lost.
+/// No slot is lost, whatever it does.
 #[test]
 fn what_starts_threads_may_panic_or_drop_what_one_was_to_run() {
     let turn = AtomicU32::new(0);

@@ -152,7 +152,7 @@ fn what_has_rested_too_long_is_not_lent() {
     let ways = [
         (Duration::MAX, HOUR, true),
         (Duration::from_millis(100), HOUR, true),
-        // Whoever takes it checks it, and so learns that it has rested for some time.
+        // The caller who takes it checks it, which shows that it has rested for some time.
         (Duration::MAX, Duration::ZERO, false),
     ];
     for (check_every, check_after, blocks) in ways {
@@ -359,7 +359,7 @@ fn min_idle_is_there_from_the_start_and_made_good_although_nobody_calls() {
     assert_eq!((server.alive(), server.dials()), (3, 5), "NO-DEMAND-NO-DIAL");
 }
 
-/// What expires is replaced before that, so that as many rest all the time.
+/// A connection that expires is replaced before that, so that as many rest all the time.
 #[test]
 fn min_idle_outlives_every_connection() {
     // A replacement begins a quarter of that before: as late as upkeep may come on a busy machine.

@@ -1,4 +1,4 @@
-//! Whatever frees anything serves a waiter, or begins the dial that one wants.
+//! Every event that frees anything serves a waiter, or begins the dial that one wants.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;

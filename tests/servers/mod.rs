@@ -172,7 +172,7 @@ impl Server {
         self.signal_all(libc::SIGCONT);
     }
 
-    /// What the server has to say for itself.
+    /// The server's own output, for a failure.
     pub fn story(&self) -> String {
         fs::read_to_string(self.log()).unwrap_or_default()
     }

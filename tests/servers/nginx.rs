@@ -16,7 +16,7 @@ use super::free_port;
 use super::prepare;
 use super::put;
 
-/// What nginx does. `sub_filter` changes the length of a page, and so has it sent in chunks.
+/// The configuration of nginx. `sub_filter` changes the length of a page, and so has it sent in chunks.
 const CONFIGURATION: &str = r#"
 daemon off;
 worker_processes 1;

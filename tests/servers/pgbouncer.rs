@@ -47,7 +47,7 @@ impl PgBouncer {
         config
     }
 
-    /// What it tells of its clients, its servers or whatever, each line as the text of its fields.
+    /// Its answer to `SHOW` about clients, servers or others, each line as the text of its fields.
     pub fn show(&self, what: &str) -> Vec<String> {
         let mut client = console(self.port()).unwrap();
         let told = client.simple_query(&format!("SHOW {what}")).unwrap();

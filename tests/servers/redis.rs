@@ -118,7 +118,7 @@ impl Recipe for Program {
     }
 }
 
-/// Who may not ask is answered too, unless it is loading its data.
+/// Whether it answers, which it does unless it is loading its data. A refusal is an answer too.
 fn answers_ping(port: u16) -> bool {
     answer(port, b"PING\r\n").is_ok_and(|answer| [b"+PONG\r\n", b"-NOAUTH"].contains(&&answer))
 }

@@ -16,9 +16,9 @@ const DAY: f64 = 300.0;
 const STEP: Duration = Duration::from_millis(20);
 
 /// Numbers by a seed, so that two runs are the same.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     /// From 0 to 1.
     fn roll(&mut self) -> f64 {
         self.0 =
@@ -97,7 +97,7 @@ fn part(waits: &[Duration], part: f64) -> Duration {
 fn run(is_leased: bool) -> Sums {
     let manners = Manners::default();
     let terms = Terms { limit: LIMIT, lease: Duration::from_secs(10), settle: manners.settle };
-    let (mut book, mut dice) = (Book::first(terms), Dice(7));
+    let (mut book, mut random) = (Book::first(terms), Random(7));
     let secs = Duration::from_secs_f64;
     let never = secs(DAY * 2.0);
     let mut processes: Vec<Process> = (0..PROCESSES + 100)
@@ -134,7 +134,7 @@ fn run(is_leased: bool) -> Sums {
         if at.as_secs_f64() >= DAY {
             break;
         }
-        // What held since the last event.
+        // These numbers have held since the last event.
         let span = at.saturating_sub(now).as_secs_f64();
         let lacking = (wanted_now - had_now).max(0) as f64;
         sums.wanted += wanted_now as f64 * span;
@@ -156,8 +156,8 @@ fn run(is_leased: bool) -> Sums {
         } else if process.changes_at <= time {
             let hour = (time / DAY - process.peak) * std::f64::consts::TAU;
             let mean = process.load * (1.0 + 0.8 * hour.sin());
-            process.wants = dice.poisson(mean);
-            process.changes_at = time + 1.0 + 2.0 * dice.roll();
+            process.wants = random.poisson(mean);
+            process.changes_at = time + 1.0 + 2.0 * random.roll();
         }
         let (slots, until) = process.allowed;
         let has_ended = until.is_some_and(|until| until <= now);
@@ -228,7 +228,7 @@ fn settling(process: &Process) -> u32 {
     process.settling.iter().map(|(_, slots)| slots).sum()
 }
 
-/// What was wanted, and what was had with fixed shares and with leases, over the day.
+/// The slots wanted, and those had with fixed shares and with leases, over the day.
 fn plot(fixed: &Sums, leased: &Sums) -> String {
     let (width, height) = (720.0, 300.0);
     let most = f64::from(LIMIT) * 1.2;

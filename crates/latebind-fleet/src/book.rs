@@ -13,10 +13,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HolderId(pub u64);
 
-/// What a process asks of the store.
+/// A process's request to the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ask {
-    /// Who asks.
+    /// The process that asks.
     pub holder: HolderId,
     /// The number of its lease; 0: it has none.
     pub number: u64,
@@ -31,7 +31,7 @@ pub struct Ask {
     pub sessions: Option<Vec<(HolderId, u32)>>,
 }
 
-/// What the store answers.
+/// The store's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The number of the lease; 0: the process has none. A lease with that number is over, if there was
@@ -49,7 +49,7 @@ pub struct Answer {
     pub lapsed: Vec<HolderId>,
 }
 
-/// What a fleet has agreed on.
+/// The rules on which a fleet has agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The most sessions of all processes together.
@@ -60,7 +60,7 @@ pub struct Terms {
     pub settle: Duration,
 }
 
-/// Who holds what.
+/// The leases, and who holds them.
 #[derive(Clone, Debug)]
 pub struct Book {
     terms: Terms,
@@ -153,7 +153,7 @@ impl Book {
         }
     }
 
-    /// Strikes the leases that are over and of which the server counts no session any more.
+    /// Strikes the leases that are over, once the server counts no session of them any more.
     fn clear(&mut self, sessions: Option<&[(HolderId, u32)]>, now: Duration) {
         let Some(sessions) = sessions else { return };
         let settle = self.terms.settle;
@@ -163,7 +163,7 @@ impl Book {
         });
     }
 
-    /// Processes whose lease is over and of which the server counts sessions, or whom nobody knows.
+    /// Processes with sessions at the server whose lease is over, or that the book does not know.
     fn lapsed(&self, sessions: Option<&[(HolderId, u32)]>, now: Duration) -> Vec<HolderId> {
         let is_over = |id: &HolderId| match self.members.get(id) {
             Some(member) => member.until + self.terms.settle <= now,
@@ -173,7 +173,7 @@ impl Book {
         counted.map(|(id, _)| *id).filter(is_over).collect()
     }
 
-    /// Sessions of processes that nobody knows.
+    /// Sessions of processes that the book does not know.
     fn strangers(&self, sessions: Option<&[(HolderId, u32)]>) -> u32 {
         let counted = sessions.unwrap_or_default().iter();
         counted.filter(|(id, _)| !self.members.contains_key(id)).map(|(_, count)| count).sum()
@@ -198,7 +198,7 @@ impl Book {
     }
 }
 
-/// What a process could use.
+/// The slots that a process could use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need {
     pub(crate) id: HolderId,

@@ -36,7 +36,7 @@ impl Default for Manners {
     }
 }
 
-/// What the pool needs.
+/// The pool's need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     /// Slots that are taken, with those that settle: which the server may count.
@@ -49,14 +49,14 @@ pub struct Demand {
     pub waiting: Duration,
 }
 
-/// What follows from a turn.
+/// The result of a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
     /// The slots that the pool may take, and until when; `None`: without an end.
     pub allow: (u32, Option<Duration>),
     /// The lease is over: what is open must be closed before anything is allowed again.
     pub is_over: bool,
-    /// What to ask of the store now.
+    /// The request to send to the store now.
     pub ask: Option<Ask>,
     /// When the next turn is, at the latest.
     pub next: Duration,
@@ -78,7 +78,7 @@ pub struct Holder {
     /// How long the lease lasts, and when it ends here.
     lasts: Option<Duration>,
     until: Option<Duration>,
-    /// What the pool may take.
+    /// The slots that the pool may take.
     allowed: u32,
     /// The most slots that were of use lately.
     used: Peak,
@@ -126,7 +126,7 @@ impl Holder {
             self.end();
         }
         if self.must_clear && open == 0 {
-            // What was open is closed. Until the server has noticed, it counts.
+            // Everything that was open is closed. It counts until the server has noticed.
             self.must_clear = false;
             self.next_ask = self.next_ask.max(now + self.manners.settle);
         }
@@ -135,7 +135,7 @@ impl Holder {
         let is_pressed = self.keep < self.leased;
         // A little ahead of the load, unless others lack it.
         let need = if self.is_scarce || used == 0 { used } else { used + 1 + used / 8 };
-        // Nor does it keep what is idle, then.
+        // A process does not keep idle slots either, then.
         let target = if self.is_scarce { need.min(self.keep) } else { need.max(open) };
         self.allowed = if self.must_clear { 0 } else { target.min(self.leased) };
         if self.is_cut_off && self.until.is_none() {
@@ -209,7 +209,7 @@ impl Holder {
         self.must_clear = true;
     }
 
-    /// Who this is.
+    /// This holder's id.
     #[must_use]
     pub fn id(&self) -> HolderId {
         self.id
@@ -247,7 +247,7 @@ impl Peak {
         Self { span, held: VecDeque::new() }
     }
 
-    /// From now on it is `number`. What it was before held until now.
+    /// The number is `number` from now on; the one before held until now.
     fn note(&mut self, now: Duration, number: u32) {
         if let Some(last) = self.held.back_mut() {
             last.0 = now;

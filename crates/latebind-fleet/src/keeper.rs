@@ -57,7 +57,7 @@ pub enum FleetError {
     LeaseTooShort {
         /// How long a lease lasts.
         lease: Duration,
-        /// What is taken off it.
+        /// The time that is taken off it.
         margin: Duration,
     },
     /// The system has no thread for the keeper.
@@ -259,7 +259,7 @@ impl Keeper {
             let own = |list: &Vec<(HolderId, u32)>| {
                 list.iter().find(|(id, _)| *id == ask.holder).map_or(0, |(_, count)| *count)
             };
-            // What the server still counts is not returned yet.
+            // A slot that the server still counts is not returned yet.
             ask.held = ask.held.max(sessions.as_ref().map_or(0, own)).min(self.holder.stored());
             ask.sessions = sessions;
             self.store.ask(&ask)
@@ -293,7 +293,7 @@ impl Keeper {
         self.quota.allow(0, Some(Instant::now()));
         let (mut open, deadline) = (self.quota.demand(), Instant::now() + self.settle * 2);
         while open.open > 0 && Instant::now() < deadline {
-            // What has just been closed settles yet.
+            // The slots of connections that have just closed still settle.
             open = self.quota.demand_after(&open, deadline);
         }
         if self.holder.number() == 0 || open.open > 0 {

@@ -118,7 +118,7 @@ struct Session {
     slots: BTreeSet<i32>,
 }
 
-/// What the server knows of a fleet.
+/// The server's data about a fleet.
 struct Snapshot {
     /// The processes, by their small sessions.
     members: BTreeMap<i32, Member>,
@@ -175,7 +175,7 @@ where
         let own: i32 = transaction.query_one("SELECT pg_backend_pid()", &[])?.get(0);
         let snapshot = snapshot(&mut transaction, &self.fleet, class)?;
 
-        // Who has gone may have had a dial under way, which the server counts a little later.
+        // A process that has gone may have had a dial under way, which the server counts a little later.
         let now = Instant::now();
         let pids: BTreeSet<i32> = snapshot.members.keys().copied().collect();
         if self.members.is_empty() || self.members.iter().any(|pid| !pids.contains(pid)) {
@@ -194,7 +194,7 @@ where
             waiting: it.waiting,
         });
         let entitled = share(terms.limit.saturating_sub(strangers), needs, ask.holder);
-        // What it had before it lost its session is its own.
+        // The slots that it had before it lost its session stay its own.
         let wanted = if is_quiet { ask.held } else { entitled.max(ask.held) };
         let granted = wanted.saturating_sub(held).min(free);
         let slots: Vec<i32> = (1..=terms.limit as i32)

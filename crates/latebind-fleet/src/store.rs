@@ -1,4 +1,4 @@
-//! What a fleet stands on: a store for the leases, and the server that is protected.
+//! The two parties of a fleet: the store that has its leases, and the server that is protected.
 
 use std::error::Error;
 
@@ -64,7 +64,7 @@ pub fn tag(fleet: &str, holder: HolderId) -> String {
     format!("{fleet}/{:016x}", holder.0)
 }
 
-/// Whose session bears that name.
+/// The process whose session has that name.
 #[cfg(feature = "postgres")]
 pub(crate) fn holder_of(fleet: &str, name: &str) -> Option<HolderId> {
     let number = name.strip_prefix(fleet)?.strip_prefix('/')?;

@@ -51,7 +51,7 @@ struct Shared {
     changed: Changed,
 }
 
-/// What an [`EventLog`] keeps of an event.
+/// An event, as an [`EventLog`] keeps it.
 ///
 /// # Examples
 ///
@@ -74,9 +74,9 @@ pub struct Note {
     pub at: Duration,
     /// The name of the thread on which it was told, or its number.
     pub thread: String,
-    /// Which event it is.
+    /// The kind of event.
     pub kind: Kind,
-    /// What the event tells, in words.
+    /// The event in words.
     pub text: String,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for Note {
     }
 }
 
-/// Which [`Event`] a [`Note`] is of.
+/// A kind of [`Event`].
 ///
 /// # Examples
 ///
@@ -227,7 +227,7 @@ impl EventLog {
         assert!(is_balanced, "not balanced after {limit:?}: {faults}; {}; {self}", pool.stats());
     }
 
-    /// What does not agree.
+    /// The numbers that do not agree.
     fn faults<D: Dialer>(&self, pool: &Pool<D>) -> Vec<String> {
         let stats = pool.stats();
         let mut faults = Vec::new();

@@ -82,7 +82,7 @@ impl<D> Faulty<D> {
         self
     }
 
-    /// What directs this dialer, to be kept when the dialer goes into a pool.
+    /// The script of this dialer, to be kept when the dialer goes into a pool.
     ///
     /// # Examples
     ///

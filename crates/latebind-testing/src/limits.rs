@@ -33,7 +33,7 @@ pub(crate) fn wait_on<'a, T>(
     state
 }
 
-/// Waits until something is so that nobody tells of, and says whether it came to be.
+/// Waits for a condition that nobody reports, and says whether it came true.
 pub(crate) fn comes_true(limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     let begun = pace::now();
     while !is_so() {
@@ -72,7 +72,7 @@ pub(crate) fn within<T: Send + 'static>(
     }
 }
 
-/// What a panic says.
+/// The message of a panic.
 pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())

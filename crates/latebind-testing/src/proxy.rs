@@ -77,7 +77,7 @@ pub struct Proxy {
     _folder: Option<tempfile::TempDir>,
 }
 
-/// What a [`Proxy`] does with a client that connects.
+/// The way in which a [`Proxy`] treats a client that connects.
 ///
 /// # Examples
 ///
@@ -104,11 +104,11 @@ pub enum OnConnect {
     HangUp,
     /// Refuses it: nobody listens.
     Refuse,
-    /// Accepts it, and never says anything. What it says is read, and goes nowhere.
+    /// Accepts it, and never says anything. The client's bytes are read and dropped.
     StaySilent,
 }
 
-/// What a [`Proxy`] has counted.
+/// The counts of a [`Proxy`].
 ///
 /// # Examples
 ///
@@ -309,8 +309,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// Hands nothing on any more, in either direction: both ends find the other silent. What they say
-    /// is kept. Concerns all connections, until [`flow`](Self::flow).
+    /// Hands nothing on any more, in either direction: both ends find the other silent. Their bytes
+    /// are kept. Concerns all connections, until [`flow`](Self::flow).
     ///
     /// # Examples
     ///
@@ -456,7 +456,7 @@ impl Proxy {
         }
     }
 
-    /// What it has counted.
+    /// Its counts.
     ///
     /// # Examples
     ///
@@ -951,7 +951,7 @@ pub struct BlackHole {
     _held: Held,
 }
 
-/// What keeps the queue full.
+/// The connections that keep the queue full.
 #[derive(Debug)]
 enum Held {
     Tcp {

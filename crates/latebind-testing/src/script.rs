@@ -56,7 +56,7 @@ impl fmt::Display for Hook {
     }
 }
 
-/// What a call does.
+/// The outcome of a call.
 ///
 /// # Examples
 ///
@@ -72,7 +72,7 @@ impl fmt::Display for Hook {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Act {
-    /// What it does without a script: a [`Scripted`](crate::Scripted) dialer succeeds, a
+    /// The same as without a script: a [`Scripted`](crate::Scripted) dialer succeeds, a
     /// [`Faulty`](crate::Faulty) one does as the dialer that it holds.
     Proceed,
     /// Fails.
@@ -115,7 +115,7 @@ impl Act {
 /// [`panic_rate`](Self::panic_rate), what [`always`](Self::always) says. So without a script all calls
 /// proceed.
 ///
-/// What a seed decides depends on the seed, the hook and the number of the call alone: the seventh
+/// A decision of the seed depends on the seed, the hook and the number of the call alone: the seventh
 /// dial fails in each run with that seed, whichever thread makes it. The seed is drawn at random unless
 /// the environment has `LATEBIND_TESTING_SEED` or the dialer was given one, and stands in its
 /// `Debug`, in each error that it injects and in each panic.
@@ -150,7 +150,7 @@ struct State {
     books: Books,
 }
 
-/// What is written for one hook.
+/// The script of one hook.
 struct Lines {
     calls: u64,
     next: VecDeque<Act>,
@@ -268,7 +268,7 @@ impl Script {
         self.0.seed
     }
 
-    /// What has been opened and closed, as the dialer counted it.
+    /// How many connections have been opened and closed, as the dialer counted.
     ///
     /// # Examples
     ///
@@ -296,7 +296,7 @@ impl Script {
         perform(act, Injected { hook, call, seed }).map(|()| call)
     }
 
-    /// What the seed says of a call, or else what is always so.
+    /// The seed's decision on a call, or else the one that holds always.
     fn decide(&self, hook: Hook, lines: &Lines) -> (Act, Option<u64>) {
         let draw = |salt: u64| {
             let place = (hook.index() as u64) << 8 | salt;
@@ -398,7 +398,7 @@ impl Drop for Dialing<'_> {
     }
 }
 
-/// What a dialer has counted.
+/// The counts of a dialer.
 ///
 /// # Examples
 ///

@@ -109,7 +109,7 @@ impl<C> Scripted<C> {
         self
     }
 
-    /// What directs this dialer, to be kept when the dialer goes into a pool.
+    /// The script of this dialer, to be kept when the dialer goes into a pool.
     ///
     /// # Examples
     ///
@@ -143,7 +143,7 @@ impl<C> Scripted<C> {
         connection.is_broken_off || connection.number <= self.broken_to.load(SeqCst)
     }
 
-    /// What a check or a reset does.
+    /// Makes a check or a reset.
     fn serve(&self, hook: Hook, connection: &ScriptedConnection<C>) -> Result<(), Injected> {
         let call = self.script.perform(hook)?;
         match self.is_broken_off(connection) {

@@ -30,7 +30,7 @@ use latebind_testing::ScriptedConnection;
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// What a panic says.
+/// The message of a panic.
 fn said(work: impl FnOnce()) -> String {
     let panic = catch_unwind(AssertUnwindSafe(work)).expect_err("it panics");
     panic.downcast_ref::<String>().cloned().expect("it has a text")
@@ -135,7 +135,7 @@ fn a_connection_breaks_in_hand_and_all_break_at_once() {
     log.assert_balanced(&pool, LONG);
 }
 
-/// Which of a hundred dials fail.
+/// The numbers of the dials, of a hundred, that fail.
 fn failures<D: Dialer>(dialer: &D) -> Vec<usize> {
     (0..100).filter(|_| dialer.dial(&DialContext::until(Instant::now())).is_err()).collect()
 }

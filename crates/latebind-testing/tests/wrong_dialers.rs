@@ -31,7 +31,7 @@ use toy_protocol::ToyError;
 use toy_protocol::server::PASSWORD;
 use toy_protocol::server::ToyServer;
 
-/// What a dialer does wrong. Each is a column of the table at the end.
+/// The mistakes that a dialer can make. Each is a column of the table at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     AbortDoesNothing,

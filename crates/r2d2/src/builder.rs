@@ -13,7 +13,7 @@ use crate::handle_error::{HandleError, LoggingErrorHandler};
 use crate::manage::ManageConnection;
 use crate::pool::Pool;
 
-/// What can be set about a pool before it is opened: begun by [`Pool::builder`], ended by
+/// The settings of a pool before it is opened: begun by [`Pool::builder`], ended by
 /// [`build`](Self::build).
 ///
 /// | decide | with | default |
@@ -49,7 +49,7 @@ use crate::pool::Pool;
 /// ```
 pub struct Builder<M: ManageConnection>(Config<M>);
 
-/// What a pool goes by. [`Builder`] documents each setting.
+/// The settings of a pool. [`Builder`] documents each.
 pub(crate) struct Config<M: ManageConnection> {
     pub(crate) max_size: u32,
     pub(crate) min_idle: Option<u32>,
@@ -211,7 +211,7 @@ impl<M: ManageConnection> Builder<M> {
         self
     }
 
-    /// Who is told of the manager's errors.
+    /// The handler of the manager's errors.
     ///
     /// Defaults to [`LoggingErrorHandler`].
     pub fn error_handler(mut self, error_handler: Box<dyn HandleError<M::Error>>) -> Builder<M> {
@@ -219,7 +219,7 @@ impl<M: ManageConnection> Builder<M> {
         self
     }
 
-    /// Who is told what happens in the pool.
+    /// The handler of the pool's events.
     ///
     /// Defaults to [`NopEventHandler`].
     pub fn event_handler(mut self, event_handler: Box<dyn HandleEvent>) -> Builder<M> {
@@ -227,7 +227,7 @@ impl<M: ManageConnection> Builder<M> {
         self
     }
 
-    /// Who prepares new connections, and takes leave of old ones.
+    /// Prepares new connections, and sees old ones before they go.
     ///
     /// Defaults to [`NopConnectionCustomizer`].
     pub fn connection_customizer(

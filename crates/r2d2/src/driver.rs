@@ -17,7 +17,7 @@ use crate::extensions::Extensions;
 use crate::manage::ManageConnection;
 use crate::outage::{Attempt, Outage};
 
-/// What a pool, its dials and its connections share.
+/// The state that a pool, its dials and its connections share.
 pub(crate) struct Core<M: ManageConnection> {
     pub(crate) manager: M,
     pub(crate) config: Config<M>,
@@ -31,7 +31,7 @@ pub(crate) struct Core<M: ManageConnection> {
 pub(crate) struct Slot<M: ManageConnection> {
     pub(crate) connection: M::Connection,
     pub(crate) extensions: Extensions,
-    /// Of the pool that opened it, so that a guard needs no second handle.
+    /// The core of the pool that opened it, so that a guard needs no second handle.
     pub(crate) core: Arc<Core<M>>,
     pub(crate) id: u64,
     opened_at: Instant,

@@ -1,4 +1,4 @@
-//! `HandleError`: who is told of the errors of a manager.
+//! `HandleError`: a handler of a manager's errors.
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use log::error;
 
-/// Is told of each error of [`connect`], [`on_acquire`] and [`is_valid`], on the thread where it
-/// happened and under no lock of the pool.
+/// Gets each error of [`connect`], [`on_acquire`] and [`is_valid`], on the thread where it happened
+/// and under no lock of the pool.
 ///
 /// [`connect`]: crate::ManageConnection::connect
 /// [`on_acquire`]: crate::CustomizeConnection::on_acquire
@@ -44,8 +44,8 @@ impl<E> HandleError<E> for NopErrorHandler {
 
 /// Logs errors by the `log` crate, at the level `error`: the default.
 ///
-/// While a server is away the pool tries up to twenty times a second. What was logged within a second
-/// is not logged again, so that the log has a line a second of it.
+/// While a server is away the pool tries up to twenty times a second. An error that was logged within
+/// a second is not logged again, so that the log has one line a second of it.
 #[derive(Copy, Clone, Debug)]
 pub struct LoggingErrorHandler;
 

@@ -10,7 +10,7 @@ use std::error::Error;
 ///
 /// See the [crate](crate).
 pub trait ManageConnection: Send + Sync + 'static {
-    /// What `connect` opens.
+    /// The connection that `connect` opens.
     type Connection: Send + 'static;
 
     /// Why `connect` and `is_valid` fail. It need not be `Send`: it stays on its thread, where the

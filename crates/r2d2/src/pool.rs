@@ -30,7 +30,7 @@ use crate::reaper;
 /// See the [crate](crate).
 pub struct Pool<M: ManageConnection>(Arc<Shared<M>>);
 
-/// What the clones of a pool share.
+/// The state that the clones of a pool share.
 pub(crate) struct Shared<M: ManageConnection> {
     pool: latebind::Pool<Driver<M>>,
     /// Ends the thread by its end.
@@ -81,7 +81,7 @@ impl<M: ManageConnection> Pool<M> {
         Pool::builder().build(manager)
     }
 
-    /// What can be set about a pool before it is opened.
+    /// The settings of a pool before it is opened.
     #[must_use]
     pub fn builder() -> Builder<M> {
         Builder::new()
@@ -152,8 +152,8 @@ impl<M: ManageConnection> Pool<M> {
     /// Lends a connection, waiting for at most `timeout`: in the queue, for a new connection and for
     /// the test of one that has rested.
     ///
-    /// `Duration::MAX` is no limit. Zero takes what is there; if nothing is, a connection is opened for
-    /// whoever comes next.
+    /// `Duration::MAX` is no limit. Zero takes an idle connection; if there is none, one is opened for
+    /// the next caller.
     ///
     /// # Errors
     ///
@@ -299,12 +299,12 @@ pub struct PooledConnection<M: ManageConnection> {
 }
 
 impl<M: ManageConnection> PooledConnection<M> {
-    /// What is kept with the connection.
+    /// The values kept with the connection.
     pub fn extensions(this: &Self) -> &Extensions {
         &this.guard.extensions
     }
 
-    /// What is kept with the connection, to be changed. It is kept until the connection is closed.
+    /// The values kept with the connection, to be changed. They are kept until it is closed.
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! What the drop-in does as r2d2 does, what it does better, and what it does otherwise on purpose.
+//! The drop-in against r2d2: where it does the same, where it does better, and where it differs on purpose.
 
 mod support;
 
@@ -359,7 +359,7 @@ fn a_test_that_hangs_holds_no_caller_past_its_time_limit() {
     let server = Server::default();
     let pool = small().build(server.clone()).unwrap();
     drop(pool.get().unwrap());
-    thread::sleep(Duration::from_millis(600)); // What has rested less is tested by its caller.
+    thread::sleep(Duration::from_millis(600)); // A caller tests a connection that has rested less.
     let hang = server.is_valid_hangs();
     let waiter = pool.clone();
     let waited = finishes(move || {

@@ -1,4 +1,4 @@
-//! What the program's log has of errors.
+//! The errors in the program's log.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Whose threads a pool has, and when they end.
+//! The threads of a pool, and when they end.
 #![cfg(target_os = "linux")] // Elsewhere it takes more to list the threads of a process.
 
 mod support;

@@ -30,7 +30,7 @@ pub type Failure = tasks::Failure<R2d2Error, QueryError>;
 /// The most connections that are open at once.
 pub const MAX_OPEN: u32 = 8;
 
-/// What builds the pool. The URL has all that libpq knows of time limits.
+/// The builder of the pool. The URL has all that libpq knows of time limits.
 pub fn database(url: &str) -> Builder<DatabaseDialer> {
     Pool::builder(R2d2Dialer::new(ConnectionManager::new(url)))
         .max_open(MAX_OPEN)

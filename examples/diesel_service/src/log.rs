@@ -1,4 +1,4 @@
-//! What PostgreSQL's log says of its sessions.
+//! Reads PostgreSQL's log for its sessions.
 
 use std::collections::BTreeSet;
 use std::thread;

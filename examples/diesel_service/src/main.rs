@@ -126,7 +126,7 @@ impl Service {
     }
 }
 
-/// What clients have seen.
+/// The outcomes that clients have seen.
 #[derive(Default)]
 struct Tally {
     /// The amounts of the transfers that were confirmed, by number.

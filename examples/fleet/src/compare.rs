@@ -50,7 +50,7 @@ const WAYS: [(Way, &str); 3] = [
     (Way::PgBouncer, "PgBouncer, transaction mode"),
 ];
 
-/// What a process is told, as numbers in this order.
+/// The instructions for a process, as numbers in this order.
 struct Orders {
     way: Way,
     postgres: u16,
@@ -101,7 +101,7 @@ pub(crate) fn show() -> ExitCode {
     if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What all processes together have seen.
+/// The counts of all processes together.
 #[derive(Default)]
 struct Outcome {
     /// In order: how long each transaction took beyond its work.

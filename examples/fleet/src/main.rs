@@ -26,7 +26,7 @@ use watcher::Watcher;
 
 const LIMIT: u32 = 40;
 
-/// What is shown, and what goes into the balance sheet.
+/// The lines that are shown, and the numbers of the balance sheet.
 struct Show {
     members: Vec<Member>,
     orders: Orders,

@@ -26,7 +26,7 @@ pub const ROLE: &str = "app";
 /// Where the orders for a process stand.
 const ORDERS: &str = "LATEBIND_FLEET_MEMBER";
 
-/// What a process is told.
+/// The instructions for a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Orders {
     pub postgres: u16,
@@ -41,7 +41,7 @@ pub struct Orders {
     pub halts: u32,
 }
 
-/// What a process tells.
+/// The report of a process.
 #[derive(Clone, Debug, Default)]
 pub struct Told {
     pub open: u32,
@@ -146,7 +146,7 @@ pub fn run(orders: Orders) -> Result<(), Box<dyn Error>> {
                     status.answers,
                     stats.dial_failed_total
                 );
-                // Whoever reads it may have gone.
+                // The reader may have gone.
                 let _ = stdout().write_all(line.as_bytes()).and_then(|()| stdout().flush());
                 thread::sleep(Duration::from_millis(100));
             }

@@ -1,4 +1,4 @@
-//! What a lease costs: the time of a checkout that needs a dial, with a lease and without.
+//! The cost of a lease: the time of a checkout that needs a dial, with a lease and without.
 
 use std::process::ExitCode;
 use std::thread;

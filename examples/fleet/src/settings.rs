@@ -109,7 +109,7 @@ fn leaves_open(config: &Config) -> Result<(), Error> {
     connect(config).batch_execute("SELECT 1")
 }
 
-/// What the next borrower has where one has said `SET work_mem`.
+/// The `work_mem` that the next borrower has after one has said `SET work_mem`.
 fn setting_of_another(config: &Config, on_return: OnReturn) -> String {
     let pool = pool(config, on_return);
     let set = |mut client: latebind::PooledConnection<'_, _>| -> Result<(), Error> {

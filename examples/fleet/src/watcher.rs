@@ -12,7 +12,7 @@ use postgres::NoTls;
 
 use crate::member::{FLEET, config};
 
-/// What the server has counted.
+/// The server's counts.
 #[derive(Clone, Debug, Default)]
 pub struct Counted {
     /// Sessions now, and by process.

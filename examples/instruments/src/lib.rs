@@ -1,4 +1,4 @@
-//! What the larger programs of `examples/` have in common: numbers for Prometheus, a picture in the
+//! The parts that the larger programs of `examples/` share: numbers for Prometheus, a picture in the
 //! terminal, a crowd that is a load, and a balance sheet.
 
 #[path = "../../quickstart/balance.rs"]
@@ -58,7 +58,7 @@ impl Instruments {
     ///
     /// # Errors
     ///
-    /// If no port is to be had.
+    /// If no port is free.
     pub fn start(self) -> io::Result<Attached> {
         let Self { exporter, watched } = self;
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -100,7 +100,7 @@ impl Attached {
         Ok(())
     }
 
-    /// What Prometheus is told at this moment.
+    /// The page that Prometheus would read now.
     ///
     /// # Errors
     ///

@@ -9,16 +9,16 @@ pub struct Job {
     pub number: u64,
     /// How long it may take from when it was taken, in milliseconds.
     pub limit: u64,
-    /// What is to be done.
+    /// The work to be done.
     pub task: Task,
 }
 
-/// What is to be done.
+/// The work of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Credits an account.
     Credit {
-        /// Whose.
+        /// The account that is worked on.
         account: u64,
         /// How much.
         amount: i64,

@@ -39,7 +39,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How long a job that was aborted takes to notice, at most.
 const LAST_WAIT: Duration = Duration::from_secs(20);
 
-/// What builds the pool.
+/// The builder of the pool.
 pub fn queue(client: Client) -> Builder<QueueDialer> {
     let numbered = WithStorage::new(RedisDialer::new(client.clone()));
     let dialer = Hooked::new(numbered)
@@ -74,7 +74,7 @@ struct Shared {
     tally: Tally,
 }
 
-/// What became of the jobs, as the worker counts.
+/// The outcomes of the jobs, as the worker counts.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Taken from the queue.
@@ -92,13 +92,13 @@ pub struct Tally {
 /// How the worker stopped.
 #[derive(Debug)]
 pub struct Stopped {
-    /// What was still in use when the grace was over.
+    /// The connections that were still in use when the grace was over.
     pub drained: Drained,
     /// How many connections were aborted then.
     pub aborted: u32,
-    /// What was still in use after that.
+    /// Those that were still in use after that.
     pub left: Drained,
-    /// What became of the jobs.
+    /// The outcomes of the jobs.
     pub tally: Tally,
 }
 

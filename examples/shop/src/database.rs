@@ -36,17 +36,17 @@ pub struct Database {
     readers: Pool<SqliteDialer>,
 }
 
-/// What is for sale.
+/// A product for sale.
 pub struct Product {
     /// Its number.
     pub id: i64,
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// How many there are.
     pub stock: i64,
 }
 
-/// What came of a wish to buy.
+/// The outcome of an order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Purchase {
     /// It is done, now or when the same form was sent before.
@@ -90,7 +90,7 @@ impl Database {
 
     /// Closes both pools, and waits until everything has come back. Returns what has not.
     pub fn close(&self, deadline: Instant) -> [Drained; 2] {
-        // What asks for one of them from now on is refused.
+        // A request for one of them is refused from now on.
         self.writer.close();
         self.readers.close();
         [self.writer.drain(deadline), self.readers.drain(deadline)]
@@ -113,7 +113,7 @@ impl Database {
         Ok(())
     }
 
-    /// What is for sale, in order.
+    /// The products for sale, in order.
     ///
     /// # Errors
     ///

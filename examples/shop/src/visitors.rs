@@ -16,7 +16,7 @@ use instruments::{Instruments, ask, crowd, total};
 use rusqlite::Connection;
 use shop::{Database, MAX_READERS, READERS, WRITER, serve};
 
-/// What is for sale at first. The first is sold out soon; the names are not to be trusted.
+/// The products for sale at first. The first is sold out soon; the names are not to be trusted.
 pub(crate) const SHELF: [(&str, i64); 3] =
     [("Nails & screws", 30), ("A <b>bold</b> hammer", 1_000), ("\"The\" saw", 1_000_000)];
 
@@ -33,7 +33,7 @@ const HASTE: i64 = 10;
 /// Longer than any of it takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What visitors have seen.
+/// The outcomes that visitors have seen.
 #[derive(Default)]
 struct Tally {
     pages: u64,

@@ -73,7 +73,7 @@ impl World {
 
     fn stats(&self) -> Stats {
         let origin = Origin::of(&self.url("/").parse().unwrap()).unwrap();
-        self.pool.stats_of(&origin).unwrap_or_default() // Of an origin without connections.
+        self.pool.stats_of(&origin).unwrap_or_default() // An origin without connections has none.
     }
 
     fn opened(&self) -> u64 {
@@ -151,7 +151,7 @@ fn a_redirect_gives_it_back_before_the_next_request() {
     assert_eq!((world.idle(), world.opened()), (1, 1));
 }
 
-/// Whatever it is that ureq has read so far, and wherever the rest is.
+/// This holds however much ureq has read so far, and wherever the rest is.
 #[test]
 fn a_reply_dropped_before_its_end_takes_the_connection_with_it() {
     for read in [0, 1, 10_000] {

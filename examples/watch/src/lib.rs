@@ -94,8 +94,8 @@ pub fn picture(watched: &Watched) -> io::Result<String> {
 /// Shows the pools on the terminal, one at a time, until `q` is pressed or `on_key` breaks.
 ///
 /// Keys: Tab shows the next pool, `s` suspends it or resumes it, `+` and `-` change its `max_open`.
-/// `on_key` is told of the others, and is called once for each picture in any case. It returns what
-/// is to be said of the server, if anything; `help` names its keys.
+/// `on_key` gets the others, and is called once for each picture in any case. It returns a text about
+/// the server, if there is one to show; `help` names its keys.
 ///
 /// # Errors
 ///

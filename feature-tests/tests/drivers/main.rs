@@ -1,5 +1,7 @@
 //! The drivers, each with a real server or file.
 
+#[cfg(all(any(feature = "mysql", feature = "postgres", feature = "redis"), target_os = "linux"))]
+mod alike;
 #[path = "../../../tests/bank/mod.rs"]
 mod bank;
 #[path = "../../../tests/common/mod.rs"]

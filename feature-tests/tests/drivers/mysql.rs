@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::alike;
 use crate::bank;
 use crate::bank::Transfer;
 use crate::common;
@@ -103,21 +104,8 @@ fn clerks_who_share_a_pool_keep_the_books_balanced() {
     let mut test = server.root();
     open_bank(&mut test);
     let pool = pool(&server, |b| b.max_open(4));
-    let (done, ended) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            bank::work(&pool, 12, 1_200, transfer);
-            done.send(()).unwrap();
-        });
-        while ended.recv_timeout(Duration::from_millis(5)).is_err() {
-            assert!(sessions(&mut test) <= 4, "BOUND, as the server sees it");
-        }
-    });
+    alike::share_a_pool(&pool, 1_200, transfer, || usize::try_from(sessions(&mut test)).unwrap());
     assert_balanced(&mut test, 1_200);
-    await_that("all are back", || pool.stats().in_use == 0);
-    let stats = pool.stats();
-    assert_eq!(sessions(&mut test), i64::from(stats.idle), "idle is what the server has open");
-    assert_eq!(stats.retired_total, 0, "no connection was the worse for it: {stats}");
 }
 
 #[test]
@@ -126,36 +114,22 @@ fn a_restart_under_load_loses_no_transfer_and_makes_none_twice() {
     open_bank(&mut server.root());
     let retry = OnDialFailure::Retry(Default::default());
     let pool = pool(&server, |b| b.max_open(4).on_dial_failure(retry));
-    let outage = bank::work_through(&pool, 8, transfer, || server.restart());
-    assert_balanced(&mut server.root(), outage.transfers);
-    let stats = pool.stats();
-    assert!(stats.dialed_total > 4, "those of before are gone: {stats}");
-    eprintln!("MariaDB was restarted: {outage}");
-    assert!(outage.recovery.1 < Duration::from_secs(5), "{outage}");
+    let transfers = alike::restart_under_load(&pool, &mut server, transfer);
+    assert_balanced(&mut server.root(), transfers);
 }
 
-/// Neither a check that hangs nor a dial that hangs delays a caller.
 #[test]
 fn callers_keep_their_deadlines_while_the_server_is_frozen() {
     let Some(server) = MariaDb::start(&[]) else { return };
     let pool = pool(&server, |b| b.max_open(3).check_after(Duration::ZERO));
-    pool.warm_up(1).unwrap();
-    server.freeze();
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let begun = Instant::now();
-                let error = pool.get_timeout(Duration::from_millis(300)).map(drop).unwrap_err();
-                let waited = begun.elapsed();
-                assert!(waited < Duration::from_secs(3), "DEADLINE: {waited:?}");
-                assert!(matches!(error, GetError::Exhausted { .. }), "{error}");
-            });
-        }
-    });
-    server.thaw();
-    assert_eq!(number(&mut pool.get_timeout(LONG).unwrap(), "SELECT 1"), 1);
-    await_that("the dials have ended", || pool.stats().dialing + pool.stats().closing == 0);
-    assert!(sessions(&mut server.root()) <= 3, "BOUND, as the server sees it");
+    alike::keep_deadlines_while_frozen(
+        &pool,
+        &server,
+        |connection| {
+            number(connection, "SELECT 1");
+        },
+        || usize::try_from(sessions(&mut server.root())).unwrap(),
+    );
 }
 
 #[test]
@@ -197,7 +171,7 @@ fn a_connection_killed_in_use_is_not_lent_again() {
     }
 }
 
-/// What a look cannot show, since the kernel answers for the server.
+/// A look cannot show this, since the kernel answers for the server.
 #[test]
 fn a_check_ends_near_its_deadline_and_leaves_no_time_limit_behind() {
     let Some(server) = MariaDb::start(&[]) else { return };
@@ -303,22 +277,13 @@ fn a_session_that_is_reset_leaves_nothing_to_the_next_borrower() {
     }
 }
 
-/// What a frozen server holds up is a thread of the pool's own.
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = MariaDb::start(&[]) else { return };
     let dialer = dialer(&server).reset_in_background(true);
-    let pool = Pool::builder(dialer).max_open(1).check_timeout(Duration::from_millis(100));
-    let pool = pool.build().unwrap();
-    let mut connection = pool.get().unwrap();
-    number(&mut connection, "SELECT 1");
-    server.freeze();
-    let begun = Instant::now();
-    drop(connection);
-    assert!(begun.elapsed() < Duration::from_secs(3));
-    assert!(pool.get_timeout(Duration::from_millis(300)).is_err());
-    server.thaw();
-    assert_eq!(number(&mut pool.get_timeout(LONG).unwrap(), "SELECT 1"), 1);
+    alike::return_to_a_frozen_server(dialer, &server, |connection| {
+        number(connection, "SELECT 1");
+    });
 }
 
 /// With the server frozen, which could not be asked.
@@ -519,7 +484,7 @@ fn an_answer_that_comes_after_the_return_reaches_nobody_else() {
     }
 }
 
-/// The answer to a statement is an OK, and so is that to a ping.
+/// A statement and a ping are both answered by an OK.
 #[test]
 fn a_check_does_not_take_an_answer_that_comes_late_for_its_own() {
     let Some(server) = MariaDb::start(&[]) else { return };
@@ -666,7 +631,8 @@ fn a_handler_of_files_of_the_last_borrower_is_not_that_of_the_next() {
     }
 }
 
-/// Who logged in as somebody else, or chose a database where there was none, did so for its loan.
+/// A borrower that logs in as somebody else, or chooses a database where there was none, does so for its
+/// own loan.
 #[test]
 fn a_session_that_is_reset_is_the_dialers_users_and_in_its_database() {
     let Some(server) = MariaDb::start(&["--character-set-server=latin1"]) else { return };
@@ -710,7 +676,7 @@ fn a_session_that_is_reset_is_the_dialers_users_and_in_its_database() {
     }
 }
 
-/// Whose new password is not known cannot be logged in again.
+/// A user whose new password is not known cannot be logged in again.
 #[test]
 fn a_session_of_another_user_that_cannot_be_the_dialers_again_is_not_lent() {
     let Some(server) = MariaDb::start(&[]) else { return };
@@ -995,7 +961,7 @@ fn a_return_asks_for_what_may_be_left_and_for_no_more() {
     }
 }
 
-/// What a dial refuses, a check and a return refuse.
+/// A check and a return refuse the same that a dial refuses.
 #[test]
 fn a_server_that_has_become_read_only_is_lent_to_nobody_who_writes() {
     let Some(server) = MariaDb::start(&[]) else { return };
@@ -1122,7 +1088,7 @@ fn of_two_addresses_the_one_that_is_not_read_only_serves() {
     });
 }
 
-/// What becomes of something that a borrower has left.
+/// The fate of something that a borrower has left.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     /// The next borrower finds it.
@@ -1147,7 +1113,7 @@ struct Line {
     fates: [Fate; 3],
 }
 
-/// What statements leave, and a query can show.
+/// The state that statements leave, and a query can show.
 macro_rules! left {
     ($what:literal, $($statement:literal)+, $query:literal, $($fate:ident)+) => {
         Line {

@@ -44,7 +44,7 @@ fn number(client: &mut Client, query: &str) -> i64 {
     client.query_typed_one(query, &[]).unwrap().get(0)
 }
 
-/// What PgBouncer tells of the pool's connections.
+/// PgBouncer's lines about the pool's connections.
 fn clients(bouncer: &PgBouncer) -> Vec<String> {
     let mut lines = bouncer.show("CLIENTS");
     lines.retain(|line| line.split(' ').any(|field| field == "pool"));

@@ -10,11 +10,11 @@ use std::net::Ipv4Addr;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::Barrier;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::alike;
 use crate::bank;
 use crate::bank::Transfer;
 use crate::common;
@@ -121,63 +121,32 @@ fn clerks_who_share_a_pool_keep_the_books_balanced() {
     let mut test = server.client();
     open_bank(&mut test);
     let pool = pool(&server, |b| b.max_open(4));
-    let (done, ended) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            bank::work(&pool, 12, 1_200, transfer);
-            done.send(()).unwrap();
-        });
-        while ended.recv_timeout(Duration::from_millis(5)).is_err() {
-            assert!(sessions(&mut test) <= 4, "BOUND, as the server sees it");
-        }
-    });
+    alike::share_a_pool(&pool, 1_200, transfer, || usize::try_from(sessions(&mut test)).unwrap());
     assert_balanced(&mut test, 1_200);
-    await_that("all are back", || pool.stats().in_use == 0);
-    let stats = pool.stats();
-    assert_eq!(sessions(&mut test), i64::from(stats.idle), "idle is what the server has open");
-    assert_eq!(stats.retired_total, 0, "no connection was the worse for it: {stats}");
 }
 
 #[test]
 fn a_restart_under_load_loses_no_transfer_and_makes_none_twice() {
     let Some(mut server) = Postgres::start("") else { return };
     open_bank(&mut server.client());
-    let pool =
-        pool(&server, |b| b.max_open(4).on_dial_failure(OnDialFailure::Retry(Default::default())));
-    let outage = bank::work_through(&pool, 8, transfer, || server.restart());
-    assert_balanced(&mut server.client(), outage.transfers);
-    let stats = pool.stats();
-    assert!(stats.dialed_total > 4, "those of before are gone: {stats}");
-    eprintln!("PostgreSQL was restarted: {outage}");
-    assert!(outage.recovery.1 < Duration::from_secs(5), "{outage}");
+    let retry = OnDialFailure::Retry(Default::default());
+    let pool = pool(&server, |b| b.max_open(4).on_dial_failure(retry));
+    let transfers = alike::restart_under_load(&pool, &mut server, transfer);
+    assert_balanced(&mut server.client(), transfers);
 }
 
-/// Neither a check that hangs nor a dial that hangs delays a caller.
 #[test]
 fn callers_keep_their_deadlines_while_the_server_is_frozen() {
     let Some(server) = Postgres::start("") else { return };
     let pool = pool(&server, |b| b.max_open(3).check_after(Duration::ZERO));
-    pool.warm_up(1).unwrap();
-    server.freeze();
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let begun = Instant::now();
-                let error = pool.get_timeout(Duration::from_millis(300)).map(drop).unwrap_err();
-                let waited = begun.elapsed();
-                assert!(waited < Duration::from_secs(3), "DEADLINE: {waited:?}");
-                assert!(matches!(error, GetError::Exhausted { .. }), "{error}");
-            });
-        }
-    });
-    server.thaw();
-    let mut client = pool.get_timeout(LONG).unwrap();
-    assert_eq!(number(&mut client, "SELECT 1::bigint"), 1);
-    drop(client);
-    await_that("the dials have ended", || pool.stats().dialing + pool.stats().closing == 0);
-    let stats = pool.stats();
-    assert!(sessions(&mut server.client()) <= 3, "BOUND, as the server sees it");
-    assert!(stats.open() <= 3);
+    alike::keep_deadlines_while_frozen(
+        &pool,
+        &server,
+        |client| {
+            process(client);
+        },
+        || usize::try_from(sessions(&mut server.client())).unwrap(),
+    );
 }
 
 #[test]
@@ -373,12 +342,12 @@ fn a_transaction_left_open_is_rolled_back_before_the_next_borrower() {
     assert!(!story.contains(in_vain), "nothing was rolled back that was not there:\n{story}");
 }
 
-/// What a borrower leaves, and how the next one would find it.
+/// Something that a borrower leaves, and how the next one would find it.
 struct Leaving {
     what: &'static str,
     leave: fn(&mut Client),
     is_left: fn(&mut Client) -> bool,
-    /// What becomes of it with `Rollback`.
+    /// Whether `Rollback` ends it.
     ends_with_transaction: bool,
     /// With `ResetSession`.
     ends_with_session: bool,
@@ -599,7 +568,7 @@ fn a_role_that_is_set_at_each_dial_is_set_again() {
     assert_eq!(pool.stats().dialed_total, 1);
 }
 
-/// The server knows it by the session, whoever has that.
+/// To the server the token names the session, and not who has it.
 #[test]
 fn a_token_that_a_borrower_has_kept_cancels_what_the_next_one_does() {
     let Some(server) = Postgres::start("") else { return };
@@ -656,22 +625,13 @@ fn a_return_with_nothing_to_roll_back_is_no_news_to_the_server() {
     assert!(!server.story().contains("WARNING"), "{}", server.story());
 }
 
-/// What a frozen server holds up is the return's own thread, not the one that returns.
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = Postgres::start("") else { return };
     let dialer = dialer(&server).reset_in_background(true);
-    let pool = Pool::builder(dialer).max_open(1).check_timeout(Duration::from_millis(100));
-    let pool = pool.build().unwrap();
-    let mut client = pool.get().unwrap();
-    process(&mut client);
-    server.freeze();
-    let begun = Instant::now();
-    drop(client);
-    assert!(begun.elapsed() < Duration::from_secs(3));
-    assert!(pool.get_timeout(Duration::from_millis(300)).is_err());
-    server.thaw();
-    process(&mut pool.get_timeout(LONG).unwrap());
+    alike::return_to_a_frozen_server(dialer, &server, |client| {
+        process(client);
+    });
 }
 
 /// A client waits for an answer that is due before it says goodbye.
@@ -921,7 +881,7 @@ fn a_borrower_who_was_refused_a_write_puts_the_others_in_doubt() {
     assert_lends_nothing(&pool, "in doubt");
 }
 
-/// What it asks for is what it needs, and no more.
+/// It asks for exactly what it needs.
 #[test]
 fn a_role_without_rights_is_served_by_one_dial() {
     let Some(server) = Postgres::start("") else { return };

@@ -340,7 +340,7 @@ fn the_observer_is_told_that_has_broken_closed_a_connection() {
     assert_eq!(*tell.lock().unwrap(), [CloseReason::ResetFailed]);
 }
 
-/// What a server says of its limit, as the clients of other crates quote it.
+/// Servers' messages about their limit, as the clients of other crates quote them.
 #[test]
 fn a_dial_that_is_refused_for_the_limit_of_a_server_is_told_by_its_text() {
     struct Quoting(&'static str);

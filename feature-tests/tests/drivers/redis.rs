@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::alike;
 use crate::bank;
 use crate::bank::Transfer;
 use crate::common;
@@ -63,7 +64,7 @@ fn id(connection: &mut Connection) -> u64 {
     call(connection, "CLIENT ID").unwrap()
 }
 
-/// What the server tells of each connection but the test's own.
+/// The server's lines about each connection but the test's own.
 fn sessions(test: &mut Connection) -> Vec<String> {
     let list: String = call(test, "CLIENT LIST TYPE normal").unwrap();
     list.lines().filter(|line| !line.contains("name=test ")).map(str::to_owned).collect()
@@ -104,21 +105,8 @@ fn clerks_who_share_a_pool_keep_the_books_balanced() {
     let mut test = server.connection();
     open_bank(&mut test);
     let pool = pool(&server, |b| b.max_open(4));
-    let (done, ended) = mpsc::channel();
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            bank::work(&pool, 12, 3_000, transfer);
-            done.send(()).unwrap();
-        });
-        while ended.recv_timeout(Duration::from_millis(5)).is_err() {
-            assert!(sessions(&mut test).len() <= 4, "BOUND, as the server sees it");
-        }
-    });
+    alike::share_a_pool(&pool, 3_000, transfer, || sessions(&mut test).len());
     assert_balanced(&mut test, 3_000);
-    await_that("all are back", || pool.stats().in_use == 0);
-    let stats = pool.stats();
-    assert_eq!(sessions(&mut test).len(), stats.idle as usize, "idle is what the server has open");
-    assert_eq!(stats.retired_total, 0, "no connection was the worse for it: {stats}");
 }
 
 #[test]
@@ -127,36 +115,22 @@ fn a_restart_under_load_loses_no_transfer_and_makes_none_twice() {
     open_bank(&mut server.connection());
     let retry = OnDialFailure::Retry(Default::default());
     let pool = pool(&server, |b| b.max_open(4).on_dial_failure(retry));
-    let outage = bank::work_through(&pool, 8, transfer, || server.restart());
-    assert_balanced(&mut server.connection(), outage.transfers);
-    let stats = pool.stats();
-    assert!(stats.dialed_total > 4, "those of before are gone: {stats}");
-    eprintln!("Redis was restarted: {outage}");
-    assert!(outage.recovery.1 < Duration::from_secs(5), "{outage}");
+    let transfers = alike::restart_under_load(&pool, &mut server, transfer);
+    assert_balanced(&mut server.connection(), transfers);
 }
 
-/// Neither a check that hangs nor a dial that hangs delays a caller.
 #[test]
 fn callers_keep_their_deadlines_while_the_server_is_frozen() {
     let Some(server) = Redis::start(&[]) else { return };
     let pool = pool(&server, |b| b.max_open(3).check_after(Duration::ZERO));
-    pool.warm_up(1).unwrap();
-    server.freeze();
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            scope.spawn(|| {
-                let begun = Instant::now();
-                let error = pool.get_timeout(Duration::from_millis(300)).map(drop).unwrap_err();
-                let waited = begun.elapsed();
-                assert!(waited < Duration::from_secs(3), "DEADLINE: {waited:?}");
-                assert!(matches!(error, GetError::Exhausted { .. }), "{error}");
-            });
-        }
-    });
-    server.thaw();
-    id(&mut pool.get_timeout(LONG).unwrap());
-    await_that("the dials have ended", || pool.stats().dialing + pool.stats().closing == 0);
-    assert!(sessions(&mut server.connection()).len() <= 3, "BOUND, as the server sees it");
+    alike::keep_deadlines_while_frozen(
+        &pool,
+        &server,
+        |connection| {
+            id(connection);
+        },
+        || sessions(&mut server.connection()).len(),
+    );
 }
 
 /// The kernel accepts for a frozen server, which then says nothing.
@@ -287,7 +261,7 @@ fn the_next_borrower_finds_the_database_and_no_transaction() {
                 expected.iter().all(|part| line.contains(part)),
                 "{on_return:?} {left:?}: {line}"
             );
-            // What is watched is not told. A transaction fails if it has changed.
+            // The server does not tell what is watched. A transaction fails if it has changed.
             let () = server.connection().incr("key", 1).unwrap();
             let outcome: RedisResult<redis::Value> =
                 redis::pipe().atomic().cmd("PING").query(&mut connection);
@@ -388,22 +362,13 @@ fn a_session_that_cannot_be_begun_anew_is_not_lent_again() {
     assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 1);
 }
 
-/// What a frozen server holds up is a thread of the pool's own.
 #[test]
 fn a_reset_that_hangs_holds_up_nobody() {
     let Some(server) = Redis::start(&[]) else { return };
     let dialer = RedisDialer::new(server.client()).reset_in_background(true);
-    let pool = Pool::builder(dialer).max_open(1).check_timeout(Duration::from_millis(100));
-    let pool = pool.build().unwrap();
-    let mut connection = pool.get().unwrap();
-    id(&mut connection);
-    server.freeze();
-    let begun = Instant::now();
-    drop(connection);
-    assert!(begun.elapsed() < Duration::from_secs(3));
-    assert!(pool.get_timeout(Duration::from_millis(300)).is_err());
-    server.thaw();
-    id(&mut pool.get_timeout(LONG).unwrap());
+    alike::return_to_a_frozen_server(dialer, &server, |connection| {
+        id(connection);
+    });
 }
 
 #[test]
@@ -546,7 +511,7 @@ fn no_password_is_shown() {
     assert!(!told.contains("sesame"), "{told}");
 }
 
-/// A number that the server tells of itself.
+/// A number from the server's `INFO`.
 fn told(test: &mut Connection, section: &str, name: &str) -> u64 {
     let told: String = call(test, &format!("INFO {section}")).unwrap();
     let value = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -732,7 +697,7 @@ fn asked(test: &mut Connection) -> Vec<String> {
     asked
 }
 
-/// Who may not ask something could not do it either; it takes no connection.
+/// A user who may not ask about something could not do it either, so the connection need not go.
 #[test]
 fn a_user_who_may_not_ask_what_the_pool_asks_keeps_its_connection() {
     let users = [
@@ -839,7 +804,7 @@ fn a_return_asks_for_what_may_be_left_and_for_no_more() {
     }
 }
 
-/// What a dial refuses, a check and a return refuse.
+/// A check and a return refuse the same that a dial refuses.
 #[test]
 fn a_server_that_has_become_a_replica_is_lent_to_nobody_who_writes() {
     let Some(primary) = Redis::start(&[]) else { return };
@@ -955,7 +920,7 @@ fn of_two_addresses_the_one_that_is_no_replica_serves() {
     });
 }
 
-/// What becomes of something that a borrower has left.
+/// The fate of something that a borrower has left.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     /// The next borrower finds it.
@@ -970,7 +935,7 @@ use Fate::Goes;
 use Fate::Retires;
 use Fate::Stays;
 
-/// What the server tells of a connection, and the connection.
+/// The server's line about a connection, and the connection.
 type Seen<'a> = (&'a str, &'a mut Connection);
 
 /// A line of the table in the docs of `RedisDialer`.
@@ -984,7 +949,7 @@ struct Line {
     fates: [Fate; 3],
 }
 
-/// What commands leave, and the server tells of the connection.
+/// The state that commands leave, and the server's line shows.
 macro_rules! left {
     ($what:literal, $resp:literal, $($words:literal)+, $told:literal, $($fate:ident)+) => {
         Line {

@@ -83,7 +83,7 @@ fn assert_balanced(connection: &Connection, transfers: i64) {
     assert_eq!(balances, bank::balances(transfers));
 }
 
-/// With no patience at all: whoever had to wait for the database would fail.
+/// The clerks have no patience: one that had to wait for the database would fail.
 #[test]
 fn clerks_who_write_one_after_the_other_never_find_the_database_locked() {
     let (dialer, _folder) = file();
@@ -248,7 +248,7 @@ fn connections_dialed_together_agree_on_the_log_of_writes() {
     }
 }
 
-/// It is told of the log that there may be, and opens the file that there is.
+/// A dialer that asks for a log and may only read opens a file without one all the same.
 #[test]
 fn who_may_only_read_leaves_a_file_without_a_log_as_it_is() {
     let (dialer, _folder) = file();
@@ -480,7 +480,7 @@ fn the_error_of_a_check_says_that_the_file_was_replaced() {
 /// Something that a borrower does to a connection, and whether another finds it.
 type Trace = (&'static str, fn(&mut Connection), fn(&Connection) -> bool);
 
-/// What the table of `SqliteDialer` says that the next borrower finds.
+/// The rows of the table of `SqliteDialer`: the state that the next borrower finds.
 const LEFT: [Trace; 12] = [
     (
         "a pragma",

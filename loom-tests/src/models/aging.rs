@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::check_within;
+use super::{check_within, spawn_with};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::runtime::housekeeper;
@@ -66,10 +66,7 @@ fn what_ends_in_use_is_closed_as_it_comes_back_and_serves_nobody() {
         let (pool, server) = pool_with(mortal(1), &[], Blocking::default());
         let held = pool.get().unwrap();
         advance(MINUTE);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || assert_eq!(pool.get().unwrap().number, 2)
-        });
+        let caller = spawn_with(&pool, |pool| assert_eq!(pool.get().unwrap().number, 2));
         let keeping = thread::spawn(housekeeper::wake);
         drop(held);
         caller.join().unwrap();
@@ -94,7 +91,7 @@ fn what_comes_back_as_upkeep_looks_is_closed_at_its_end() {
         keeping.join().unwrap();
         advance(MINUTE / 3);
         housekeeper::wake_due();
-        let stats = pool.recent_stats(); // Which has nobody look.
+        let stats = pool.recent_stats(); // This reading makes no event.
         assert_eq!((stats.idle, stats.in_use), (0, 0), "it is closed, or about to be: {stats}");
         finish(&pool, &server);
     });
@@ -144,10 +141,7 @@ fn a_refill_and_a_caller_share_the_slots() {
     check_within(2, || {
         let config = Config { min_idle: 1, ..never_due(2) };
         let (pool, server) = pool_with(config, &[], Blocking::default());
-        let keeping = thread::spawn({
-            let pool = pool.clone();
-            move || assert!(pool.stats().open() <= 2, "BOUND")
-        });
+        let keeping = spawn_with(&pool, |pool| assert!(pool.stats().open() <= 2, "BOUND"));
         drop(pool.get().unwrap());
         keeping.join().unwrap();
         assert!(server.books().dials <= 2, "NO-DEMAND-NO-DIAL");

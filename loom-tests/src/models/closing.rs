@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{SOON, check, check_within};
+use super::{SOON, check, check_within, spawn_with};
 use crate::dialer::Blocking;
 use crate::guard::OwnedConnection;
 use crate::report::error::GetError;
@@ -32,12 +32,9 @@ fn a_close_turns_every_waiter_away() {
 fn a_close_during_a_dial_turns_the_caller_away_and_closes_what_is_dialed() {
     check(|| {
         let (pool, server) = pool(1, &[]);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || match pool.get() {
-                Ok(connection) => drop(connection),
-                Err(error) => assert!(matches!(error, GetError::Closed), "{error}"),
-            }
+        let caller = spawn_with(&pool, |pool| match pool.get() {
+            Ok(connection) => drop(connection),
+            Err(error) => assert!(matches!(error, GetError::Closed), "{error}"),
         });
         pool.close();
         assert!(matches!(pool.try_get(), Err(GetError::Closed)));
@@ -51,13 +48,10 @@ fn a_close_during_a_dial_turns_the_caller_away_and_closes_what_is_dialed() {
 fn a_close_during_a_warm_up_ends_it() {
     check(|| {
         let (pool, server) = pool(2, &[Act::Refuse]);
-        let warming = thread::spawn({
-            let pool = pool.clone();
-            move || match pool.warm_up(2) {
-                Ok(()) => panic!("one of its dials is refused"),
-                Err(GetError::Closed | GetError::Unreachable { .. }) => {}
-                Err(error) => panic!("{error}"),
-            }
+        let warming = spawn_with(&pool, |pool| match pool.warm_up(2) {
+            Ok(()) => panic!("one of its dials is refused"),
+            Err(GetError::Closed | GetError::Unreachable { .. }) => {}
+            Err(error) => panic!("{error}"),
         });
         pool.close();
         warming.join().unwrap();
@@ -71,10 +65,7 @@ fn a_close_during_a_warm_up_ends_it() {
 fn a_close_ends_a_dial_that_says_how() {
     check(|| {
         let (pool, server) = pool(1, &[Act::Linger]);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || assert!(matches!(pool.get(), Err(GetError::Closed)))
-        });
+        let caller = spawn_with(&pool, |pool| assert!(matches!(pool.get(), Err(GetError::Closed))));
         pool.close();
         caller.join().unwrap();
         finish(&pool, &server);
@@ -102,10 +93,7 @@ fn a_discard_a_flush_and_a_close_end_a_connection_once() {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
         let discarding = thread::spawn(move || OwnedConnection::discard(held));
-        let flushing = thread::spawn({
-            let pool = pool.clone();
-            move || pool.flush()
-        });
+        let flushing = spawn_with(&pool, |pool| pool.flush());
         pool.close();
         discarding.join().unwrap();
         flushing.join().unwrap();
@@ -121,10 +109,7 @@ fn a_drain_returns_when_everything_has_ended() {
         let (pool, server) = pool(2, &[]);
         let held = pool.get_owned().unwrap();
         let returning = thread::spawn(move || drop(held));
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get())
-        });
+        let caller = spawn_with(&pool, |pool| drop(pool.get()));
         assert!(pool.drain(never()).is_complete());
         let books = server.books();
         assert_eq!((books.open, books.opened), (0, books.closed), "{books:?}");
@@ -156,10 +141,7 @@ fn two_closes_are_one() {
         rest_for_ever();
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
-        let closing = thread::spawn({
-            let pool = pool.clone();
-            move || pool.close()
-        });
+        let closing = spawn_with(&pool, |pool| pool.close());
         pool.close();
         closing.join().unwrap();
         assert_at_rest(&pool, &server, 0);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::{SOON, check, check_within};
+use super::{SOON, check, check_within, spawn_with};
 use crate::report::error::GetError;
 use crate::server::{assert_at_rest, pool};
 use crate::shell::cancel::Cancel;
@@ -15,12 +15,9 @@ fn nobody_is_lent_anything_while_the_pool_is_suspended() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || {
-                drop(pool.get().unwrap());
-                drop(pool.get().unwrap());
-            }
+        let caller = spawn_with(&pool, |pool| {
+            drop(pool.get().unwrap());
+            drop(pool.get().unwrap());
         });
         pool.suspend();
         assert!(matches!(pool.try_get(), Err(GetError::Suspended { .. })));
@@ -40,16 +37,10 @@ fn who_waits_through_a_suspension_is_served() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
-        let suspending = thread::spawn({
-            let pool = pool.clone();
-            move || {
-                pool.suspend();
-                pool.resume();
-            }
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
+        let suspending = spawn_with(&pool, |pool| {
+            pool.suspend();
+            pool.resume();
         });
         drop(held);
         caller.join().unwrap();
@@ -66,12 +57,9 @@ fn a_deadline_racing_a_resume_loses_no_connection() {
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
         pool.suspend();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || match pool.get_timeout(SOON) {
-                Ok(_) | Err(GetError::Suspended { .. } | GetError::Exhausted { .. }) => {}
-                Err(error) => panic!("{error}"),
-            }
+        let caller = spawn_with(&pool, |pool| match pool.get_timeout(SOON) {
+            Ok(_) | Err(GetError::Suspended { .. } | GetError::Exhausted { .. }) => {}
+            Err(error) => panic!("{error}"),
         });
         pool.resume();
         caller.join().unwrap();
@@ -102,8 +90,8 @@ fn a_cancellation_racing_a_return_loses_no_connection() {
     });
 }
 
-/// CAN-01. Cancel against queue-up: whoever it finds is told, and whoever it does not find does not
-/// wait. Nothing comes back here that could wake them.
+/// CAN-01. Cancel against queue-up: a caller that it finds gets its verdict, and one that it does not find
+/// does not wait. Nothing comes back here that could wake them.
 #[test]
 fn a_cancellation_finds_everyone_who_waits() {
     check(|| {
@@ -136,10 +124,7 @@ fn who_stands_behind_a_cancelled_caller_is_served() {
             let (pool, cancel) = (pool.clone(), cancel.clone());
             move || drop(pool.checkout().cancel(&cancel).timeout(Duration::MAX).get())
         });
-        let second = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
+        let second = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
         drop(held);
         cancel.cancel();
         first.join().unwrap();

@@ -1,8 +1,6 @@
 //! Dials end, well or not, while callers come, give up and are served otherwise.
 
-use loom::thread;
-
-use super::{SOON, check, check_within};
+use super::{SOON, check, check_within, spawn_with};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::guard::PooledConnection;
@@ -31,10 +29,7 @@ fn of_two_deliveries_a_waiter_takes_one_and_the_other_rests() {
     check(|| {
         let (pool, server) = pool(2, &[]);
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || get(&pool).unwrap()
-        });
+        let caller = spawn_with(&pool, |pool| get(&pool).unwrap());
         drop(held);
         let number = caller.join().unwrap();
         assert!(number <= 2);
@@ -50,10 +45,7 @@ fn a_dial_that_loses_and_finds_no_place_to_rest_is_closed() {
         let config = Config { max_idle: Some(1), ..never_due(2) };
         let (pool, server) = pool_with(config, &[], Blocking::default());
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || get(&pool).unwrap()
-        });
+        let caller = spawn_with(&pool, |pool| get(&pool).unwrap());
         drop(held);
         caller.join().unwrap();
         let Stats { idle, dialing, .. } = pool.stats();
@@ -68,10 +60,7 @@ fn a_dial_that_loses_and_finds_no_place_to_rest_is_closed() {
 fn a_dial_whose_caller_has_left_serves_the_next() {
     check_within(2, || {
         let (pool, server) = pool(1, &[]);
-        let hasty = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get_timeout(SOON))
-        });
+        let hasty = spawn_with(&pool, |pool| drop(pool.get_timeout(SOON)));
         drop(pool.get().unwrap());
         hasty.join().unwrap();
         assert_at_rest(&pool, &server, 1);
@@ -85,10 +74,7 @@ fn a_dial_whose_caller_has_left_serves_the_next() {
 fn a_failed_dial_passes_its_slot_on_and_fails_its_own_caller_only() {
     check_within(2, || {
         let (pool, server) = pool(1, &[Act::Refuse]);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || was_served(get(&pool))
-        });
+        let caller = spawn_with(&pool, |pool| was_served(get(&pool)));
         let served = [was_served(get(&pool)), caller.join().unwrap()];
         assert_eq!(served.iter().filter(|served| **served).count(), 1, "{served:?}");
         assert_at_rest(&pool, &server, 1);
@@ -102,10 +88,7 @@ fn a_failed_dial_passes_its_slot_on_and_fails_its_own_caller_only() {
 fn the_failure_of_a_dial_whose_caller_has_left_is_nobodys() {
     check_within(2, || {
         let (pool, server) = pool(1, &[Act::Refuse, Act::Succeed, Act::Succeed]);
-        let hasty = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get_timeout(SOON))
-        });
+        let hasty = spawn_with(&pool, |pool| drop(pool.get_timeout(SOON)));
         match pool.get() {
             Ok(connection) => drop(connection),
             // It came first, and the dial was its own.
@@ -122,10 +105,7 @@ fn a_refused_dial_fails_no_caller_whom_a_return_will_serve() {
     check(|| {
         let (pool, server) = pool(2, &[Act::Succeed, Act::Refuse]);
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || assert_eq!(get(&pool).unwrap(), 1)
-        });
+        let caller = spawn_with(&pool, |pool| assert_eq!(get(&pool).unwrap(), 1));
         drop(held);
         caller.join().unwrap();
         finish(&pool, &server);
@@ -133,16 +113,14 @@ fn a_refused_dial_fails_no_caller_whom_a_return_will_serve() {
 }
 
 /// REASON: a waiter's own dial is refused as the last connection in use is discarded. Nothing can
-/// serve it any more, and it is told so.
+/// serve it any more, and it gets the error.
 #[test]
 fn a_caller_fails_with_its_dials_error_once_nothing_is_in_use() {
     check_within(2, || {
         let (pool, server) = pool(2, &[Act::Succeed, Act::Refuse]);
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || get(&pool).unwrap_err().dial_error().map(|refused| refused.0)
-        });
+        let caller =
+            spawn_with(&pool, |pool| get(&pool).unwrap_err().dial_error().map(|refused| refused.0));
         PooledConnection::discard(held);
         assert_eq!(caller.join().unwrap(), Some(2));
         assert_at_rest(&pool, &server, 0);
@@ -154,10 +132,7 @@ fn a_caller_fails_with_its_dials_error_once_nothing_is_in_use() {
 fn a_panic_in_a_dial_loses_no_slot_and_strands_nobody() {
     check_within(2, || {
         let (pool, server) = pool(1, &[Act::Panic]);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || was_served(get(&pool))
-        });
+        let caller = spawn_with(&pool, |pool| was_served(get(&pool)));
         let served = [was_served(get(&pool)), caller.join().unwrap()];
         assert_eq!(served.iter().filter(|served| **served).count(), 1, "{served:?}");
         assert_at_rest(&pool, &server, 1);
@@ -171,10 +146,7 @@ fn a_panic_in_a_dial_loses_no_slot_and_strands_nobody() {
 fn a_caller_whose_dial_is_taken_by_another_is_served_as_well() {
     check_within(1, || {
         let (pool, server) = pool(2, &[]);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || get(&pool).unwrap()
-        });
+        let caller = spawn_with(&pool, |pool| get(&pool).unwrap());
         get(&pool).unwrap();
         caller.join().unwrap();
         assert!(server.books().dials <= 2, "NO-DEMAND-NO-DIAL");
@@ -187,10 +159,7 @@ fn a_caller_whose_dial_is_taken_by_another_is_served_as_well() {
 fn a_warm_up_and_a_caller_share_the_slots() {
     check_within(1, || {
         let (pool, server) = pool(2, &[]);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || get(&pool).unwrap()
-        });
+        let caller = spawn_with(&pool, |pool| get(&pool).unwrap());
         pool.warm_up(2).unwrap();
         caller.join().unwrap();
         assert_at_rest(&pool, &server, 2);
@@ -204,10 +173,7 @@ fn a_warm_up_and_a_caller_share_the_slots() {
 fn a_dial_from_before_a_flush_is_not_lent_after_it() {
     check_within(2, || {
         let (pool, server) = pool(1, &[]);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || get(&pool).unwrap()
-        });
+        let caller = spawn_with(&pool, |pool| get(&pool).unwrap());
         let before = server.books().dials;
         pool.flush();
         assert!(get(&pool).unwrap() > before);

@@ -110,11 +110,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use loom::thread::{self, JoinHandle};
+
 use crate::runtime::sync;
 use crate::server::assert_none_left;
 
 /// A deadline that may pass at any moment, or not.
 const SOON: Duration = Duration::from_secs(1);
+
+/// Starts a thread with a handle of its own.
+fn spawn_with<P: Clone + 'static, T: 'static>(
+    pool: &P,
+    body: impl FnOnce(P) -> T + 'static,
+) -> JoinHandle<T> {
+    let pool = pool.clone();
+    thread::spawn(move || body(pool))
+}
 
 /// Runs `model` in all orders of its threads that differ, with at most 3 preemptions in each.
 ///

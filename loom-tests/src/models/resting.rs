@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::{check, check_within};
+use super::{check, check_within, spawn_with};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::server::{assert_at_rest, finish, never_due, pool, pool_with};
@@ -15,10 +15,7 @@ fn one_connection_at_rest_is_never_lent_to_two() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
         drop(pool.get().unwrap());
         caller.join().unwrap();
         assert_at_rest(&pool, &server, 1);
@@ -46,16 +43,10 @@ fn who_sweeps_the_places_strands_nobody() {
     check_within(2, || {
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
-        let observer = thread::spawn({
-            let pool = pool.clone();
-            move || {
-                let stats = pool.stats();
-                assert_eq!(stats.open(), 1, "{stats}");
-            }
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
+        let observer = spawn_with(&pool, |pool| {
+            let stats = pool.stats();
+            assert_eq!(stats.open(), 1, "{stats}");
         });
         drop(pool.get().unwrap());
         caller.join().unwrap();
@@ -72,16 +63,10 @@ fn a_glance_at_the_numbers_misses_no_connection() {
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
         assert_eq!(pool.stats().open(), 1, "the event that opened it is over");
-        let sweeper = thread::spawn({
-            let pool = pool.clone();
-            move || assert_eq!(pool.stats().open(), 1)
-        });
-        let reader = thread::spawn({
-            let pool = pool.clone();
-            move || {
-                let stats = pool.recent_stats();
-                assert_eq!((stats.idle + stats.in_use, stats.open()), (1, 1), "{stats}");
-            }
+        let sweeper = spawn_with(&pool, |pool| assert_eq!(pool.stats().open(), 1));
+        let reader = spawn_with(&pool, |pool| {
+            let stats = pool.recent_stats();
+            assert_eq!((stats.idle + stats.in_use, stats.open()), (1, 1), "{stats}");
         });
         drop(pool.get().unwrap());
         sweeper.join().unwrap();
@@ -99,12 +84,9 @@ fn who_holds_the_lock_hides_no_idle_connection() {
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
         assert_eq!(pool.stats().idle, 1);
-        let reader = thread::spawn({
-            let pool = pool.clone();
-            move || {
-                let stats = pool.recent_stats();
-                assert_eq!((stats.idle, stats.in_use), (1, 0), "{stats}");
-            }
+        let reader = spawn_with(&pool, |pool| {
+            let stats = pool.recent_stats();
+            assert_eq!((stats.idle, stats.in_use), (1, 0), "{stats}");
         });
         assert_eq!(pool.stats().idle, 1);
         reader.join().unwrap();
@@ -118,10 +100,7 @@ fn nothing_rests_in_a_closed_pool() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
-        let closing = thread::spawn({
-            let pool = pool.clone();
-            move || pool.close()
-        });
+        let closing = spawn_with(&pool, |pool| pool.close());
         drop(held);
         closing.join().unwrap();
         finish(&pool, &server);

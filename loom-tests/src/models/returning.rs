@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{SOON, check, check_within};
+use super::{SOON, check, check_within, spawn_with};
 use crate::guard::{OwnedConnection, PooledConnection};
 use crate::report::error::GetError;
 use crate::runtime::sync;
@@ -15,10 +15,7 @@ fn a_caller_who_comes_during_a_return_is_served() {
         sync::search_finely();
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
         drop(held);
         caller.join().unwrap();
         assert_at_rest(&pool, &server, 1);
@@ -31,12 +28,9 @@ fn a_deadline_racing_a_return_loses_no_connection() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
-        let hasty = thread::spawn({
-            let pool = pool.clone();
-            move || match pool.get_timeout(SOON) {
-                Ok(connection) => drop(connection),
-                Err(error) => assert!(matches!(error, GetError::Exhausted { .. }), "{error}"),
-            }
+        let hasty = spawn_with(&pool, |pool| match pool.get_timeout(SOON) {
+            Ok(connection) => drop(connection),
+            Err(error) => assert!(matches!(error, GetError::Exhausted { .. }), "{error}"),
         });
         drop(held);
         hasty.join().unwrap();
@@ -45,20 +39,14 @@ fn a_deadline_racing_a_return_loses_no_connection() {
 }
 
 /// WAK-05, CAN-01, CAN-07: one connection, given back as one waiter's deadline passes and another
-/// waits without one. Whoever else is served, the patient one is.
+/// waits without one. The patient one is served in each order.
 #[test]
 fn a_cancelled_waiter_passes_the_connection_on() {
     check_within(2, || {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
-        let hasty = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get_timeout(SOON))
-        });
-        let patient = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
+        let hasty = spawn_with(&pool, |pool| drop(pool.get_timeout(SOON)));
+        let patient = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
         drop(held);
         hasty.join().unwrap();
         patient.join().unwrap();
@@ -74,10 +62,7 @@ fn a_spurious_wake_up_neither_fails_nor_serves_anybody() {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         sync::wake_spuriously(2);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
         drop(held);
         caller.join().unwrap();
         assert_at_rest(&pool, &server, 1);
@@ -90,10 +75,7 @@ fn a_discard_serves_the_waiter_by_one_new_dial() {
     check_within(2, || {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
         PooledConnection::discard(held);
         drop(pool.get().unwrap());
         caller.join().unwrap();
@@ -125,10 +107,7 @@ fn a_detached_connection_leaves_its_slot_to_the_waiter() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || assert_eq!(pool.get().unwrap().number, 2)
-        });
+        let caller = spawn_with(&pool, |pool| assert_eq!(pool.get().unwrap().number, 2));
         server.let_go();
         drop(PooledConnection::detach(held));
         caller.join().unwrap();
@@ -142,14 +121,8 @@ fn whoever_only_looks_takes_nothing_from_the_waiter() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
-        let passer_by = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.try_get())
-        });
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
+        let passer_by = spawn_with(&pool, |pool| drop(pool.try_get()));
         drop(held);
         caller.join().unwrap();
         passer_by.join().unwrap();
@@ -163,12 +136,9 @@ fn nothing_from_before_a_flush_is_lent_after_it() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
-        let flushing = thread::spawn({
-            let pool = pool.clone();
-            move || {
-                pool.flush();
-                assert_eq!(pool.get().unwrap().number, 2);
-            }
+        let flushing = spawn_with(&pool, |pool| {
+            pool.flush();
+            assert_eq!(pool.get().unwrap().number, 2);
         });
         drop(held);
         flushing.join().unwrap();
@@ -193,8 +163,8 @@ fn a_change_of_settings_racing_a_return_loses_no_connection() {
     });
 }
 
-/// A connection given back as a predicate is told to judge it: whoever comes afterwards does not get
-/// it, and it is closed once.
+/// A connection given back as a predicate is to judge it: no later caller gets it, and it is closed
+/// once.
 #[test]
 fn what_a_predicate_retires_is_not_lent_after_it() {
     check(|| {
@@ -230,10 +200,7 @@ fn two_predicates_and_a_caller_end_a_connection_once() {
     check_within(2, || {
         let (pool, server) = pool(1, &[]);
         drop(pool.get().unwrap());
-        let judging = thread::spawn({
-            let pool = pool.clone();
-            move || pool.retire_where(|it| it.number == 1)
-        });
+        let judging = spawn_with(&pool, |pool| pool.retire_where(|it| it.number == 1));
         drop(pool.get().unwrap());
         pool.retire_where(|it| it.number < 3);
         judging.join().unwrap();

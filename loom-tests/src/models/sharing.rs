@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::{SOON, check, check_within};
+use super::{SOON, check, check_within, spawn_with};
 use crate::config::Config;
 use crate::guard::Guard;
 use crate::keyed::KeyedPool;
@@ -72,10 +72,7 @@ fn what_rests_unseen_is_lent_or_makes_room_for_another_key() {
 fn a_failed_dial_leaves_its_slot_to_another_key() {
     check_within(2, || {
         let (pool, server) = one_slot(&[Act::Refuse]);
-        let other = thread::spawn({
-            let pool = pool.clone();
-            move || pool.get(&2).map(drop)
-        });
+        let other = spawn_with(&pool, |pool| pool.get(&2).map(drop));
         let outcomes = [pool.get(&1).map(drop), other.join().unwrap()];
         let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         assert_eq!(refused, 1, "the one whose dial it was: {outcomes:?}");
@@ -83,8 +80,8 @@ fn a_failed_dial_leaves_its_slot_to_another_key() {
     });
 }
 
-/// KEY-02: two callers of a key of which nothing is kept. One who finds its ledger closed is told so, and
-/// looks for others.
+/// KEY-02: two callers of a key of which nothing is kept. One who finds its ledger closed looks for
+/// another.
 #[test]
 fn a_key_that_goes_strands_nobody_and_loses_nothing() {
     check_within(2, || {
@@ -92,10 +89,7 @@ fn a_key_that_goes_strands_nobody_and_loses_nothing() {
         // The handle is kept to the end: that a pool ends where its last handle is dropped, loom
         // cannot tell, as it does not know the standard library's `Arc`.
         let (pool, server) = pool_of_a_key(each);
-        let other = thread::spawn({
-            let pool = pool.clone();
-            move || pool.get().map(drop)
-        });
+        let other = spawn_with(&pool, |pool| pool.get().map(drop));
         let outcomes = [pool.get().map(drop), other.join().unwrap()];
         let told = outcomes.iter().filter(|outcome| matches!(outcome, Err(GetError::Closed)));
         let served = outcomes.iter().filter(|outcome| outcome.is_ok());
@@ -112,12 +106,9 @@ fn a_slot_passes_by_a_caller_who_has_given_up() {
     check_within(2, || {
         let (pool, server) = one_slot(&[]);
         let held = pool.get(&1).unwrap();
-        let hasty = thread::spawn({
-            let pool = pool.clone();
-            move || match pool.get_timeout(&2, SOON) {
-                Ok(connection) => drop(connection),
-                Err(error) => assert!(matches!(error, GetError::Exhausted { .. }), "{error}"),
-            }
+        let hasty = spawn_with(&pool, |pool| match pool.get_timeout(&2, SOON) {
+            Ok(connection) => drop(connection),
+            Err(error) => assert!(matches!(error, GetError::Exhausted { .. }), "{error}"),
         });
         drop(held);
         drop(pool.get(&3).unwrap());
@@ -134,17 +125,11 @@ fn a_close_racing_a_grant_leaves_nothing_open() {
     check_within(2, || {
         let (pool, server) = one_slot(&[]);
         let held = pool.get(&1).unwrap();
-        let other = thread::spawn({
-            let pool = pool.clone();
-            move || match pool.get(&2) {
-                Ok(connection) => drop(connection),
-                Err(error) => assert!(matches!(error, GetError::Closed), "{error}"),
-            }
+        let other = spawn_with(&pool, |pool| match pool.get(&2) {
+            Ok(connection) => drop(connection),
+            Err(error) => assert!(matches!(error, GetError::Closed), "{error}"),
         });
-        let closing = thread::spawn({
-            let pool = pool.clone();
-            move || pool.close()
-        });
+        let closing = spawn_with(&pool, |pool| pool.close());
         drop(held);
         closing.join().unwrap();
         other.join().unwrap();
@@ -183,9 +168,8 @@ fn connections_that_cannot_be_put_down_do_not_count_as_at_rest() {
         let (pool, server) = keyed_pool(3, Some(2), never_due(3), &[]);
         let (one, other) = (pool.get_owned(&1).unwrap(), pool.get(&1).unwrap());
         let returning = thread::spawn(move || drop(one));
-        let looking = thread::spawn({
-            let pool = pool.clone();
-            move || assert_eq!(pool.stats_of(&1).map(|stats| stats.open()), Some(2))
+        let looking = spawn_with(&pool, |pool| {
+            assert_eq!(pool.stats_of(&1).map(|stats| stats.open()), Some(2))
         });
         drop(other);
         returning.join().unwrap();
@@ -291,10 +275,7 @@ fn a_busy_key_makes_room_in_vain_and_strands_nobody() {
 fn a_key_that_comes_as_the_pool_is_closed_leaves_nothing_open() {
     check(|| {
         let (pool, server) = one_slot(&[]);
-        let closing = thread::spawn({
-            let pool = pool.clone();
-            move || pool.close()
-        });
+        let closing = spawn_with(&pool, |pool| pool.close());
         match pool.get(&1) {
             Ok(connection) => drop(connection),
             Err(error) => assert!(matches!(error, GetError::Closed), "{error}"),
@@ -312,10 +293,7 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
     check_within(2, || {
         let (pool, server) = one_slot(&[]);
         let held = pool.get(&1).unwrap();
-        let hasty = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get_timeout(&2, SOON))
-        });
+        let hasty = spawn_with(&pool, |pool| drop(pool.get_timeout(&2, SOON)));
         Guard::discard(held);
         let served = pool.get(&3).unwrap();
         drop(served);
@@ -339,10 +317,7 @@ fn under_quota() -> (Pool<Scripted>, Arc<Server>, Quota) {
 fn a_caller_who_finds_no_slot_as_one_is_allowed_is_served() {
     check(|| {
         let (pool, server, quota) = under_quota();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
         quota.allow(1, None);
         caller.join().unwrap();
         server::finish(&pool, &server);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::{SOON, check, check_within};
+use super::{SOON, check, check_within, spawn_with};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::guard::PooledConnection;
@@ -34,17 +34,14 @@ fn a_resting_worker_is_given_one_job() {
         sync::limit_spawns(3);
         let (pool, server) = pool(2, &[]);
         PooledConnection::discard(pool.get().unwrap());
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get().unwrap())
-        });
+        let caller = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
         drop(pool.get().unwrap());
         caller.join().unwrap();
         finish(&pool, &server);
     });
 }
 
-/// ACC-05: no thread can be had for the dial of one of two callers. A dial fails, or both are
+/// ACC-05: no thread can start for the dial of one of two callers. A dial fails, or both are
 /// served by the one there is; no slot is lost.
 #[test]
 fn a_thread_that_cannot_be_had_fails_a_dial_and_no_more() {
@@ -56,10 +53,7 @@ fn a_thread_that_cannot_be_had_fails_a_dial_and_no_more() {
             Err(GetError::Unreachable { failure, .. }) => assert!(failure.error().is_none()),
             Err(error) => panic!("{error}"),
         };
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || get(&pool)
-        });
+        let caller = spawn_with(&pool, move |pool| get(&pool));
         get(&pool);
         caller.join().unwrap();
         sync::limit_spawns(1);
@@ -98,13 +92,10 @@ fn a_close_without_a_thread_runs_where_it_is_ordered() {
         let (pool, server) = pool_with(never_due(1), &[], Blocking::default().close(true));
         let held = pool.get().unwrap();
         sync::limit_spawns(0);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || match pool.get() {
-                Ok(connection) => assert_eq!(connection.number, 2),
-                Err(GetError::Unreachable { failure, .. }) => assert!(failure.error().is_none()),
-                Err(error) => panic!("{error}"),
-            }
+        let caller = spawn_with(&pool, |pool| match pool.get() {
+            Ok(connection) => assert_eq!(connection.number, 2),
+            Err(GetError::Unreachable { failure, .. }) => assert!(failure.error().is_none()),
+            Err(error) => panic!("{error}"),
         });
         PooledConnection::discard(held);
         caller.join().unwrap();
@@ -149,10 +140,7 @@ fn a_check_whose_caller_has_left_serves_the_next() {
         let (pool, server) = pool_with(config, &[], Blocking::default());
         drop(pool.get().unwrap());
         sync::advance(SOON);
-        let hasty = thread::spawn({
-            let pool = pool.clone();
-            move || drop(pool.get_timeout(SOON))
-        });
+        let hasty = spawn_with(&pool, |pool| drop(pool.get_timeout(SOON)));
         assert_eq!(pool.get().unwrap().number, 1);
         hasty.join().unwrap();
         assert_eq!(pool.stats().in_use, 0);
@@ -166,10 +154,7 @@ fn a_connection_being_reset_serves_the_waiter_afterwards() {
     check_within(2, || {
         let (pool, server) = pool_with(never_due(1), &[], Blocking::default().reset(true));
         let held = pool.get().unwrap();
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || PooledConnection::discard(pool.get().unwrap())
-        });
+        let caller = spawn_with(&pool, |pool| PooledConnection::discard(pool.get().unwrap()));
         assert_eq!(held.number, 1, "used, and so to be reset");
         drop(held);
         caller.join().unwrap();
@@ -190,10 +175,7 @@ fn a_dialer_may_use_the_pool_in_each_of_its_methods() {
         let get = |pool: &Pool<Scripted>| assert!(pool.get().unwrap().keeps.is_none());
         get(&pool);
         sync::advance(SOON);
-        let caller = thread::spawn({
-            let pool = pool.clone();
-            move || get(&pool)
-        });
+        let caller = spawn_with(&pool, move |pool| get(&pool));
         get(&pool);
         caller.join().unwrap();
         pool.flush();

@@ -1,8 +1,7 @@
 //! The twin of the crate's `sync.rs`: the same door, with loom behind it.
 //!
-//! Everything that is not a model's business has no scheduling points: the clock, the count of threads that
-//! can still be had, and the spurious wake-ups to come are plain cells of the model's one thread
-//! of the system.
+//! Parts that no model is about have no scheduling points: the clock, the count of threads that can still
+//! start, and the spurious wake-ups to come are plain cells, as the model runs on one thread of the system.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -53,7 +52,7 @@ pub(crate) fn wake_spuriously(times: u32) {
     SPURIOUS_WAKES.set(times);
 }
 
-/// Lets no worker end by itself: a model that does not end it is told of a deadlock.
+/// Keeps a worker until the model ends it: in a model that does not, loom reports a deadlock.
 pub(crate) fn rest_for_ever() {
     IS_REST_ENDLESS.set(true);
 }

@@ -1,8 +1,8 @@
 //! latebind's own dialers and drivers, and r2d2's managers through `R2d2Dialer`, each through the whole
 //! suite of `latebind-testing`.
 //!
-//! What is left out does not concern a dialer, for the reason given. What fails is known, and is a part
-//! of the dialer's own page: where it does not fail any more, the test says so.
+//! A check that is left out does not concern the dialer, for the reason given. A check that fails is known
+//! to fail, and the dialer's own page says so: once it passes, the test says that.
 #![cfg(unix)]
 
 mod managers;
@@ -20,5 +20,5 @@ use std::time::Duration;
 /// How long the drivers that have such a setting wait at a return.
 const RESET_LIMIT: Duration = Duration::from_millis(500);
 
-/// What the drivers must not show. The servers know it, or ask for none.
+/// A secret that the drivers must not show. The servers know it, or ask for none.
 const PASSWORD: &str = "hunter2";

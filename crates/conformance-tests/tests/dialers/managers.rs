@@ -1,7 +1,7 @@
 //! r2d2's managers, through `R2d2Dialer`.
 //!
-//! A manager knows no deadlines, nothing of sessions and no aborts. What fails here is the manager's,
-//! and a reason to take a driver where there is one.
+//! A manager knows no deadlines, nothing of sessions and no aborts. Checks that fail here fail because
+//! of the manager; they are a reason to use a driver where there is one.
 
 use std::net::SocketAddr;
 

@@ -527,8 +527,8 @@ pub fn close_ends_with_a_silent_peer<S: Subject>(subject: S) {
     stage.close(connection, SOON);
 }
 
-/// What [`blocking`](Dialer::blocking) says that it does not block does not wait for the server: the
-/// check and the close, which a caller's own thread makes then.
+/// A check or a close that does not block, as [`blocking`](Dialer::blocking) says, does not wait for the
+/// server: a caller's own thread makes it then.
 ///
 /// # Examples
 ///
@@ -706,7 +706,7 @@ fn assert_nothing_left<S: Subject>(subject: S, what: &str, folder: &str) {
             proxy.cut();
         }
     };
-    round(); // What is made once and kept is no fault.
+    round(); // Something that is made once and kept is no fault.
     // Threads of the proxy and of the server end a little later.
     let mut least = count();
     comes_true(Duration::from_millis(300), || {
@@ -756,7 +756,7 @@ pub fn works_in_a_thread_local_destructor<S: Subject>(subject: S) {
             let last = begin();
             LAST.with(|holder| holder.replace(Last(Some(last))));
         });
-        let _ = thread.join(); // Who waits for the report learns of a panic.
+        let _ = thread.join(); // The thread that waits for the report learns of a panic.
         true
     });
 }
@@ -790,7 +790,7 @@ pub fn works_on_a_thread_of_an_async_runtime<S: Subject>(subject: S) {
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// What uses a connection, and returns what gives it back.
+/// Uses a connection, and returns the closure that gives it back.
 type Begin = Box<dyn FnOnce() -> Work + Send>;
 
 /// Has a guard go back, and another be taken, in some place.
@@ -890,7 +890,7 @@ fn owned<D: Dialer>(pool: &Pool<D>) -> OwnedConnection<D> {
     guard.unwrap_or_else(|error| panic!("{} gives no connection: {error}", type_name::<D>()))
 }
 
-/// What the suite's own proxy has to do.
+/// The outcome of a call on the suite's own proxy, which must succeed.
 #[track_caller]
 fn ask_of<T>(outcome: std::io::Result<T>) -> T {
     outcome.unwrap_or_else(|error| panic!("the proxy cannot do its part: {error}"))

@@ -1,4 +1,4 @@
-//! What a [`Dialer`](latebind::Dialer) promises, as a suite of tests by name.
+//! The promises of a [`Dialer`](latebind::Dialer), as a suite of named tests.
 //!
 //! Tell the suite about your dialer by a [`Subject`], and have [`conformance!`](crate::conformance!)
 //! make a test of each check:

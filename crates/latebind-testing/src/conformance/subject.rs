@@ -36,7 +36,7 @@ pub type ConnectionOf<S> = <<S as Subject>::Dialer as Dialer>::Connection;
 /// See [`Subject::send`].
 pub type Receive<C> = Box<dyn FnOnce(&mut C) -> Result<(), Failure>>;
 
-/// What the [suite](mod@crate::conformance) has to be told about a dialer.
+/// A dialer, with everything that the [suite](mod@crate::conformance) must know about it.
 ///
 /// The first five must be said. The others have a default that says nothing: a check that needs to be
 /// told more fails then, unless it is [left out](crate::conformance!) with a reason.
@@ -93,8 +93,8 @@ pub trait Subject: Send + Sync + Sized + 'static {
 
     /// Starts the server, or finds one that serves all checks. Called once for each check.
     ///
-    /// `None` if there is none to be had here; then the check passes without having looked, so say so
-    /// where that can be read, or fail where all must run.
+    /// `None` if there is none here. Then the check passes without having looked: say so where somebody
+    /// reads it, or fail where all checks must run.
     ///
     /// # Examples
     ///
@@ -152,8 +152,7 @@ pub trait Subject: Send + Sync + Sized + 'static {
         Ok(None)
     }
 
-    /// A dialer to a server that has those addresses. `None`, the default, if it can be told of one
-    /// only.
+    /// A dialer to a server that has those addresses. `None`, the default, if it takes only one.
     ///
     /// # Examples
     ///
@@ -167,7 +166,7 @@ pub trait Subject: Send + Sync + Sized + 'static {
         None
     }
 
-    /// What a borrower may leave behind, and the next one must not find. Nothing by default.
+    /// The state that a borrower may leave behind and the next one must not find. None by default.
     ///
     /// # Examples
     ///
@@ -238,8 +237,8 @@ pub trait Subject: Send + Sync + Sized + 'static {
         None
     }
 
-    /// What must never be shown, as the password in the dialer that [`dialer`](Self::dialer) makes.
-    /// Nothing by default.
+    /// The secrets that must never be shown, such as the password in the dialer that
+    /// [`dialer`](Self::dialer) makes. None by default.
     ///
     /// # Examples
     ///
@@ -321,7 +320,7 @@ impl<C> Trace<C> {
         Self { name: name.into(), leave: Box::new(leave), is_left: Box::new(is_left) }
     }
 
-    /// What it is called.
+    /// Its name.
     ///
     /// # Examples
     ///

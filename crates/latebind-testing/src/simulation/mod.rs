@@ -2,7 +2,7 @@
 //!
 //! [`run`] gives a simulation to a closure: the pools that are opened inside, their worker threads, and
 //! the threads that [`spawn`] starts are the pools and threads of that simulation. They are the real
-//! `Pool` and `KeyedPool`. Of all these threads one runs at a time, and at every lock, atomic and wait
+//! `Pool` and `KeyedPool`. One of these threads runs at a time, and at every lock, atomic and wait
 //! inside the pool the seed decides who goes on. So a run with the same seed is the same run, to the
 //! last step.
 //!
@@ -81,7 +81,7 @@ use crate::limits::lock;
 pub use self::world::expect_panic;
 pub(crate) use self::world::this;
 
-/// What a simulation has come to.
+/// The result of a simulation.
 ///
 /// # Examples
 ///
@@ -89,7 +89,7 @@ pub(crate) use self::world::this;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome<T = ()> {
-    /// What the closure has returned.
+    /// The value that the closure has returned.
     pub value: T,
     /// How often a thread could have lost its turn.
     pub steps: u64,
@@ -215,7 +215,7 @@ impl Simulation {
     ///
     /// # Errors
     ///
-    /// What [`run`](Self::run) panics with.
+    /// The error with which [`run`](Self::run) panics.
     ///
     /// # Examples
     ///
@@ -266,7 +266,7 @@ pub fn seeds(usual: Range<u64>) -> Range<u64> {
     range.unwrap_or_else(|| panic!("LATEBIND_SIMULATION_SEEDS is a seed or a range, not {text:?}"))
 }
 
-/// What a thread has returned, once it has.
+/// The value that a thread has returned, once it has.
 type Returned<T> = Arc<Mutex<Option<T>>>;
 
 /// A body that keeps what it returns, and where it does.
@@ -303,7 +303,7 @@ pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Jo
     start(None, body)
 }
 
-/// The same, with a name for the thread, by which a failure tells of it.
+/// The same, with a name for the thread, which a failure shows.
 ///
 /// # Panics
 ///
@@ -382,7 +382,7 @@ pub fn sleep(span: Duration) {
     }
 }
 
-/// What this simulation's clock says; the system's on a thread that belongs to none.
+/// The time by this simulation's clock, or by the system's on a thread that belongs to no simulation.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! The world of one simulation: its threads, of which one runs at a time, and its clock.
+//! The world of one simulation: its clock, and its threads. One thread runs at a time.
 //!
 //! A thread has the turn until it takes a step, waits or ends. Then the seed says who has it next. If
 //! all wait, the clock goes on to the first time for which one waits.
@@ -94,7 +94,7 @@ enum Standing {
     Ended,
 }
 
-/// What a thread waits for, besides a time.
+/// The thing that a thread waits for, besides a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum On {
     Time,
@@ -127,7 +127,7 @@ impl Seat {
     }
 }
 
-/// What a simulation has come to.
+/// The counts of a simulation.
 pub(crate) struct Tally {
     pub(crate) steps: u64,
     pub(crate) switches: u64,
@@ -232,7 +232,7 @@ impl World {
         state.over.clone().expect("it is over").map(|()| tally)
     }
 
-    /// What a thread of the system has to run so that `body` runs as a thread of this simulation.
+    /// Wraps `body`, so that a thread of the system that runs it runs as a thread of this simulation.
     pub(crate) fn enroll(self: &Arc<Self>, name: String, body: Body) -> Body {
         let id = self.state().add(name);
         let ticket = Ticket { world: Arc::clone(self), id, has_begun: false };
@@ -409,7 +409,7 @@ impl State {
         }
     }
 
-    /// Who of those that can run has the turn next. The one that has it keeps it mostly.
+    /// Chooses a thread that can run for the next turn. Mostly the one that has the turn keeps it.
     fn choose(&mut self, me: Option<Id>) -> Id {
         if self.manner.is_by_priority {
             if let Some(me) = me.filter(|_| self.luck.once_in(self.manner.switches)) {
@@ -425,7 +425,7 @@ impl State {
         }
     }
 
-    /// Who has the turn when the one that had it waits or has ended.
+    /// The thread that has the turn when the one that had it waits or has ended.
     fn next(&mut self) -> Option<Id> {
         if self.ready.is_empty() {
             self.call_those_for_quiet();
@@ -510,7 +510,7 @@ impl State {
         }
     }
 
-    /// What has happened, for a failure.
+    /// An account of the run so far, for a failure.
     fn story(&self, why: &str) -> String {
         let mut story = format!("{why}\n");
         let seconds = |nanos: u64| nanos as f64 / 1e9;

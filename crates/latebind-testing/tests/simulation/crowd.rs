@@ -83,7 +83,7 @@ pub(crate) fn some_temper() -> Temper {
     }
 }
 
-/// What may be said of a run before it begins.
+/// The facts about a run that are known before it begins.
 #[derive(Clone, Copy)]
 pub(crate) struct Expected {
     /// The callers who are turned away are told no more than this.
@@ -92,7 +92,7 @@ pub(crate) struct Expected {
     pub(crate) may_pause: bool,
 }
 
-/// What has been done to a pool so far, by which callers may be turned away.
+/// The controls used on a pool so far that may turn callers away.
 #[derive(Default)]
 pub(crate) struct Done {
     pub(crate) is_closing: AtomicBool,
@@ -287,7 +287,7 @@ impl<F: Front> Crowd<F> {
 
 fn see_that_nobody_waits_in_vain(seen: &Seen) {
     let idle = seen.open.saturating_sub(seen.held + seen.busy);
-    // What is being checked or reset may be for one of them.
+    // A connection that is being checked or reset may be for one of them.
     let in_vain = seen.asking > seen.busy && idle > 0;
     assert!(!in_vain, "NO-STRANDED-WAITER: a caller waits beside an idle connection: {seen:?}");
 }

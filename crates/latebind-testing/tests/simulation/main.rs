@@ -15,7 +15,7 @@ use std::time::Instant;
 use latebind_testing::simulation;
 use latebind_testing::simulation::Simulation;
 
-/// What `cargo test` tries.
+/// The seeds that `cargo test` tries.
 const SEEDS: Range<u64> = 0..1_000;
 
 /// Runs `body` with each seed, and says how many schedules that were and how fast.

@@ -16,7 +16,7 @@ use latebind_testing::Scripted;
 use latebind_testing::ScriptedConnection;
 use latebind_testing::simulation;
 
-/// What is seen of one key from outside the pool.
+/// The state of one key as seen from outside the pool.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
     /// As its server counts them, without those that were detached.
@@ -86,7 +86,7 @@ impl Books {
     }
 }
 
-/// What a connection knows of itself.
+/// A connection's knowledge of itself.
 pub(crate) struct Tag {
     books: Books,
     pub(crate) key: u8,

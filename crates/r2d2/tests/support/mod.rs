@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// So long that nothing takes it unless it never ends.
 pub const LONG: Duration = Duration::from_secs(30);
 
-/// What managers of several crates show.
+/// A secret that managers of several crates show.
 pub const PASSWORD: &str = "hunter2";
 
 /// Waits until it is so.
@@ -25,7 +25,7 @@ pub fn await_that(condition: impl Fn() -> bool) {
     }
 }
 
-/// What `action` comes to, if it does not hang.
+/// The result of `action`, if it does not hang.
 #[track_caller]
 pub fn finishes<T: Send + 'static>(action: impl FnOnce() -> T + Send + 'static) -> T {
     let (tell, told) = mpsc::channel();

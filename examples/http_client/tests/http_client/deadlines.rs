@@ -174,7 +174,7 @@ fn a_server_that_does_not_shake_hands() {
     assert!(matches!(error, Error::NoConnection(_)), "{error:?}");
 }
 
-/// What is left of one request's limit does not end the next, nor what TLS says in between.
+/// A request's limit ends neither the next request nor a TLS message in between.
 #[test]
 fn a_deadline_ends_with_its_request() {
     let (config, roots) = self_signed(&["localhost"]).unwrap();

@@ -1,4 +1,4 @@
-//! Whichever comes first, for each server: a connection that comes back, or one that is dialed.
+//! A request gets the first connection to its server: one that comes back, or one that is dialed.
 
 use std::sync::mpsc;
 use std::thread;
@@ -18,9 +18,9 @@ use crate::scripted::shake_hands;
 
 /// BIND-01, per key and over HTTP: what Go's TestTransportSocketLateBinding shows of its transport.
 ///
-/// Of two servers, each holds back its answer to a first request, and then a TLS handshake: the
+/// Two servers each hold back their answer to a first request, and then a TLS handshake: the
 /// dial for a second request. One server lets its answer go, and the other its handshake. Both
-/// second requests are served, each by what came for it.
+/// second requests are served, one by the return and the other by the dial.
 #[test]
 fn a_request_takes_a_connection_that_comes_back_or_one_that_is_dialed() {
     let (config, roots) = self_signed(&["localhost"]).unwrap();

@@ -82,7 +82,7 @@ fn redirects_on_one_server_need_one_connection() {
     server.finish();
 }
 
-/// What a POST becomes, and what stays as it is.
+/// A POST becomes a GET or stays a POST, by the status.
 #[test]
 fn a_redirect_says_with_what_to_ask_again() {
     for (status, method, expected) in [

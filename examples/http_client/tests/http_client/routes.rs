@@ -1,4 +1,4 @@
-//! Which requests share connections, and the ways through a proxy.
+//! Requests that share connections, and the ways through a proxy.
 
 use std::collections::HashSet;
 use std::io::BufReader;
@@ -132,7 +132,7 @@ fn tls_goes_through_a_tunnel_of_the_proxy() {
         let request = peer.request();
         assert!(request.starts_with("CONNECT a.example:443 HTTP/1.1\r\n"), "{request}");
         peer.say("HTTP/1.1 200 Connection established\r\n\r\n");
-        // What is at the other end of the tunnel.
+        // The other end of the tunnel.
         let stream = peer.0.get_ref().try_clone().unwrap();
         let mut server = Peer(BufReader::new(shake_hands(config, stream)));
         assert!(server.serve("first").starts_with("GET /path HTTP/1.1\r\n"));

@@ -30,7 +30,7 @@ use crate::client::WireError;
 /// Long enough that only a bug can use it up.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// What a server does with one connection.
+/// A server's part in one connection.
 pub(crate) type Script = Box<dyn FnOnce(TcpStream) + Send>;
 
 /// A script for a server that speaks plaintext.

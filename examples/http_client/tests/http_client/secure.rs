@@ -1,4 +1,4 @@
-//! What TLS adds: who the server is, and that nothing was cut off.
+//! TLS proves who the server is, and that nothing was cut off.
 
 use std::io;
 use std::io::Write;

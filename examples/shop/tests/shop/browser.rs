@@ -80,7 +80,7 @@ impl Browser {
         assert_eq!(answer["errorText"], Value::Null);
     }
 
-    /// What an expression comes to on the page.
+    /// The value of an expression on the page.
     pub(crate) fn value(&mut self, expression: &str) -> Value {
         self.evaluate(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
@@ -122,7 +122,7 @@ impl Browser {
         }
     }
 
-    /// What the page complained of: exceptions, and whatever it could not load.
+    /// The page's complaints: exceptions, and files that it could not load.
     pub(crate) fn complaints(&self) -> &[String] {
         &self.complaints
     }

@@ -41,7 +41,7 @@ impl Shop {
         ask(self.address, "POST", "/buy", &form).unwrap().0
     }
 
-    /// What the file says, read beside the pools.
+    /// The purchases in the file, read without the pools.
     fn purchases(&self) -> i64 {
         let database = Connection::open(self.file()).unwrap();
         database.query_row("SELECT count(*) FROM purchase", (), |row| row.get(0)).unwrap()

@@ -29,7 +29,7 @@ pub const RESET_LIMIT: Duration = Duration::from_millis(500);
 /// A session with a server.
 #[derive(Debug)]
 pub struct ToyConnection {
-    /// What it goes over.
+    /// The socket below it.
     pub stream: TcpConnection,
     /// Questions that were sent, and whose answers were not read.
     pub unanswered: u32,
@@ -85,7 +85,7 @@ impl ToyConnection {
     }
 }
 
-/// What is left until then.
+/// The time left until then.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -113,7 +113,7 @@ fn read_line(stream: &mut TcpConnection, deadline: Option<Instant>) -> io::Resul
 pub struct ToyDialer {
     /// Opens the streams.
     pub tcp: TcpDialer,
-    /// What the server wants to hear.
+    /// The password that the server expects.
     pub password: String,
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
-/// What the server wants to hear.
+/// The password that the server expects.
 pub const PASSWORD: &str = "open-sesame";
 
 /// A server that runs until the process ends.

@@ -1,4 +1,4 @@
-//! What a `Dialer` promises, for the toy's.
+//! The promises of a `Dialer`, tested on the toy's.
 
 use std::net::SocketAddr;
 use std::time::Duration;
