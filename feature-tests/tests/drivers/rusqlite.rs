@@ -510,7 +510,7 @@ const LEFT: [Trace; 12] = [
     (
         "a function",
         |c| {
-            let flags = rusqlite::functions::FunctionFlags::SQLITE_UTF8;
+            let flags = FunctionFlags::SQLITE_UTF8;
             c.create_scalar_function("seven", 0, flags, |_| Ok(7)).unwrap();
         },
         |c| c.query_row("SELECT seven()", [], |row| row.get(0)) == Ok(7),
