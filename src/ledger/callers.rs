@@ -28,7 +28,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     ) -> (Reply<C>, Effects<C, F, W>) {
         let is_new = ticket.is_none();
         let ticket = ticket.unwrap_or_else(|| self.fresh_ticket());
-        self.event(now, |ledger, _| {
+        self.routine(now, |ledger, _| {
             if ledger.closed {
                 return Reply::Refused(Refusal::Closed);
             }
@@ -54,7 +54,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A caller asks for an idle connection, and neither waits nor lets it be checked. It gets none
     /// while others queue.
     pub(crate) fn try_request(&mut self, now: Moment) -> (Attempt<C>, Effects<C, F, W>) {
-        self.event(now, |ledger, _| {
+        self.routine(now, |ledger, _| {
             if ledger.closed {
                 Err(Refusal::Closed)
             } else if ledger.suspended {
@@ -94,7 +94,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Time has passed: does what has become due. The watcher reports this when it wakes.
     pub(crate) fn tick(&mut self, now: Moment) -> Effects<C, F, W> {
-        self.settled(now, |_, _| {})
+        self.routine(now, |_, _| ()).1
     }
 
     /// So many callers who slept when they were given a connection have woken since the pool was
@@ -118,7 +118,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         now: Moment,
         snapshot: impl FnOnce(&Self) -> T,
     ) -> (Left<C, F, T>, Effects<C, F, W>) {
-        self.event(now, |ledger, _| {
+        self.routine(now, |ledger, _| {
             let verdict = if let Some(waiter) = ledger.queue.remove(ticket) {
                 ledger.time_out(waiter, now)
             } else if ledger.others.remove(ticket) {

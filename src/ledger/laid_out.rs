@@ -11,6 +11,7 @@ use super::Ledger;
 use super::answers::{Overdue, Waker};
 use super::entry::Entry;
 use super::queue::count;
+use super::settle::Quiet;
 use super::share::Share;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
@@ -81,6 +82,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.closed || entry.epoch != self.epochs.current() {
             // The thread that put it there had not yet seen the flush, the change or the close.
             self.outdated.push(entry);
+            self.quiet = Quiet::NEVER;
             return;
         }
         self.in_use -= 1;
