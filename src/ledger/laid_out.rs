@@ -18,6 +18,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Until when connections may be lent and given back without the ledger. `None`: not at all;
     /// `Moment::LAST`: without limit.
     pub(crate) fn may_lay_out_until(&self, now: Moment) -> Option<Moment> {
+        // With nothing idle for those who wait there is nothing to lay out, and no gate to shut again.
+        if self.idle.is_empty() && !self.queue.is_empty() {
+            return None;
+        }
         if self.closed
             || self.suspended
             || !self.outdated.is_empty()
@@ -26,11 +30,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         {
             return None;
         }
-        if self.queue.is_empty() {
-            return Some(Moment::LAST);
-        }
-        // With nothing idle there is nothing to lay out, and no gate to shut again later.
-        if self.idle.is_empty() { None } else { self.may_be_passed_until(now) }
+        if self.queue.is_empty() { Some(Moment::LAST) } else { self.may_be_passed_until(now) }
     }
 
     /// Whether something is idle, laid out or not, and the callers in the queue may be kept from it

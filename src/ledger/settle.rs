@@ -41,6 +41,17 @@ pub(super) struct Quiet {
 impl Quiet {
     pub(super) const NEVER: Self =
         Self { from: Moment::LAST, until: Moment::FIRST, is_full: false };
+
+    /// Whether a pool that is quiet has no room for a dial.
+    #[inline]
+    pub(super) fn is_full(self) -> bool {
+        self.is_full
+    }
+
+    #[inline]
+    fn is_now(self, now: Moment) -> bool {
+        self.from <= now && now < self.until
+    }
 }
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
@@ -71,14 +82,14 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         event: impl FnOnce(&mut Self, &mut Effects<C, F, W>) -> T,
     ) -> (T, Effects<C, F, W>) {
         let mut effects = Effects::none();
-        let was_quiet = self.is_quiet(now);
+        let was_quiet = self.quiet.is_now(now);
         if !was_quiet {
             self.expire(now, &mut effects);
         }
         let answer = event(self, &mut effects);
         // What begins a job orders it by a rare effect.
-        let is_quiet = was_quiet && effects.rare.is_none() && self.is_quiet(now);
-        if !is_quiet || !self.serve_quietly(now, &mut effects) {
+        let is_quiet = self.quiet.is_now(now) && effects.rare.is_none();
+        if !is_quiet || !self.has_nothing_to_report() || !self.serve_quietly(now, &mut effects) {
             self.settle(now, &mut effects);
         } else if cfg!(debug_assertions) {
             let mut nothing = Effects::none();
@@ -88,20 +99,27 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         (answer, effects)
     }
 
-    /// Whether nothing is due, and nothing can follow from an event, except that callers in the queue
-    /// are served.
-    fn is_quiet(&self, now: Moment) -> bool {
-        let Quiet { from, until, .. } = self.quiet;
-        from <= now
-            && now < until
-            && self.idle.is_quiet_until(until)
+    /// Whether the budget need not hear of what an event has changed.
+    fn has_nothing_to_report(&self) -> bool {
+        self.share.as_ref().is_none_or(|share| {
+            let coldest = self.idle.coldest().map(|entry| entry.idle_since);
+            share.has_nothing_to_report(self.open_count(), coldest)
+        })
+    }
+
+    /// A connection has come to rest: upkeep may have to come earlier, or one too many may rest.
+    pub(super) fn note_rest(&mut self) {
+        if self.quiet.until > Moment::FIRST && !self.is_idle_quiet_until(self.quiet.until) {
+            self.quiet = Quiet::NEVER;
+        }
+    }
+
+    /// Whether none of the idle connections is to be closed or checked before `at`.
+    fn is_idle_quiet_until(&self, at: Moment) -> bool {
+        self.idle.is_quiet_until(at)
+            && self.idle.len() <= self.config.max_idle()
             && self.idle.coldest().is_none_or(|coldest| {
-                self.idle.len() <= self.config.max_idle()
-                    && until <= coldest.idle_since.after_nanos(self.aging.max_idle_time)
-            })
-            && self.share.as_ref().is_none_or(|share| {
-                let coldest = self.idle.coldest().map(|entry| entry.idle_since);
-                share.has_nothing_to_report(self.open_count(), coldest)
+                at <= coldest.idle_since.after_nanos(self.aging.max_idle_time)
             })
     }
 
@@ -115,7 +133,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             || !self.others.is_empty()
             || self.upkeep.replaces_at.is_some()
             || self.epochs.is_judging()
-            || !self.dialing.outage.is_over();
+            || !self.dialing.outage.is_over()
+            || !self.is_idle_quiet_until(until);
         let may_dial = self.open_count() < self.config.max_open || self.dialing.look_at.is_some();
         let is_full = !may_dial && !self.suspended && !self.queue.any_failed();
         self.quiet = if is_busy { Quiet::NEVER } else { Quiet { from, until, is_full } };
@@ -130,13 +149,16 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             return false;
         }
         self.count_loans_while_waiting(now);
-        self.serve(now, effects);
+        if !self.idle.is_empty() || self.queue.front(now).is_some_and(|(_, expired)| expired) {
+            self.serve(now, effects);
+        }
         self.note_waiting();
         effects.rare.is_none()
     }
 
     /// Gives what is free to those who wait, longest first, and begins the dials that they need.
     fn settle(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        self.quiet = Quiet::NEVER;
         if let Some(share) = &mut self.share {
             share.forget_shortage();
         }

@@ -88,8 +88,9 @@ impl Knobs {
         now().is_within(self.max_idle_time.get(), idle_since)
     }
 
-    pub(crate) fn get_timeout(&self) -> Duration {
-        span(&self.get_timeout)
+    /// When a caller who starts then has waited for `get_timeout`; `None` is never.
+    pub(crate) fn late_at(&self, start: Moment) -> Option<Moment> {
+        Some(start.after_nanos(self.get_timeout.get())).filter(|at| *at < Moment::LAST)
     }
 
     pub(super) fn check_timeout(&self) -> Duration {
