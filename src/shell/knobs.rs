@@ -44,8 +44,8 @@ impl Knobs {
     }
 
     pub(super) fn set(&self, config: &Config) {
-        self.fresh_for.set(nanoseconds(config.check_after.min(config.max_idle_time)));
-        self.max_idle_time.set(nanoseconds(config.max_idle_time));
+        self.fresh_for.set(rest(config.check_after.min(config.max_idle_time)));
+        self.max_idle_time.set(rest(config.max_idle_time));
         self.get_timeout.set(nanoseconds(config.get_timeout));
         self.check_timeout.set(nanoseconds(config.check_timeout));
         self.retire_on_panic.set(u64::from(config.retire_on_panic));
@@ -100,6 +100,11 @@ impl Knobs {
     pub(crate) fn retire_on_panic(&self) -> bool {
         self.retire_on_panic.get() != 0
     }
+}
+
+/// How long a rest may be, in nanoseconds. More than the clock can tell means no limit.
+fn rest(limit: Duration) -> u64 {
+    nanoseconds(limit).min(i64::MAX as u64)
 }
 
 fn span(nanoseconds: &Figure) -> Duration {

@@ -39,6 +39,13 @@ impl<C, F> Waker<C, F> for CallerBell<C, F> {
 /// A verdict, and a snapshot for the error of a caller who is turned away. Boxed, as few are.
 type Waited<D> = (VerdictOf<D>, Option<Box<Snapshot>>);
 
+/// What a caller who woke up without a verdict does next.
+enum Look<D: Dialer> {
+    Left(Waited<D>),
+    /// It sleeps until then, or looks for a verdict at once: see `Shell::wait`.
+    Sleeps(Option<Option<Moment>>),
+}
+
 /// One caller's checkout by the ledger: it asks, sleeps, and asks again if the connection that it was given
 /// is broken.
 pub(super) struct LedgerCheckout<'a, D: Dialer> {
@@ -182,23 +189,30 @@ impl<D: Dialer> Shell<D> {
             if let Woken::Found(notice) = woken {
                 return self.collect(notice);
             }
-            let (left, effects) = self.transact(|locked, now| {
-                let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
-                if is_late {
-                    let snapshot = |ledger: &_| {
-                        Some(Box::new(Snapshot::after_wait(self.name(), ledger, waiting, now)))
-                    };
-                    return ledger.leave(ticket, now, snapshot);
-                }
-                let effects = ledger.tick(now);
-                asleep_until = effects.is_empty().then(|| ledger.sleep(ticket, deadline));
-                (None, effects)
-            });
-            self.carry_out(effects);
-            if let Some(left) = left {
-                return left;
+            match self.look(ticket, deadline, is_late) {
+                Look::Left(left) => return left,
+                Look::Sleeps(until) => asleep_until = until,
             }
         }
+    }
+
+    /// Has a caller who woke up without a verdict leave if it `is_late`, or see to what is due.
+    #[cold]
+    fn look(self: &Arc<Self>, ticket: Ticket, deadline: Option<Moment>, is_late: bool) -> Look<D> {
+        let (look, effects) = self.transact(|locked, now| {
+            let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
+            if is_late {
+                let snapshot = |ledger: &_| {
+                    Some(Box::new(Snapshot::after_wait(self.name(), ledger, waiting, now)))
+                };
+                let (left, effects) = ledger.leave(ticket, now, snapshot);
+                return (left.map_or(Look::Sleeps(None), Look::Left), effects);
+            }
+            let effects = ledger.tick(now);
+            (Look::Sleeps(effects.is_empty().then(|| ledger.sleep(ticket, deadline))), effects)
+        });
+        self.carry_out(effects);
+        look
     }
 
     /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
