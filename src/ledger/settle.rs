@@ -82,14 +82,16 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         event: impl FnOnce(&mut Self, &mut Effects<C, F, W>) -> T,
     ) -> (T, Effects<C, F, W>) {
         let mut effects = Effects::none();
-        let was_quiet = self.quiet.is_now(now);
-        if !was_quiet {
+        if !self.quiet.is_now(now) {
             self.expire(now, &mut effects);
         }
         let answer = event(self, &mut effects);
         // What begins a job orders it by a rare effect.
-        let is_quiet = self.quiet.is_now(now) && effects.rare.is_none();
-        if !is_quiet || !self.has_nothing_to_report() || !self.serve_quietly(now, &mut effects) {
+        let is_quiet = self.quiet.is_now(now)
+            && effects.rare.is_none()
+            && self.has_nothing_to_report()
+            && self.serve_quietly(now, &mut effects);
+        if !is_quiet {
             self.settle(now, &mut effects);
         } else if cfg!(debug_assertions) {
             let mut nothing = Effects::none();
@@ -109,7 +111,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// A connection has come to rest: upkeep may have to come earlier, or one too many may rest.
     pub(super) fn note_rest(&mut self) {
-        if self.quiet.until > Moment::FIRST && !self.is_idle_quiet_until(self.quiet.until) {
+        if !self.is_idle_quiet_until(self.quiet.until) {
             self.quiet = Quiet::NEVER;
         }
     }
