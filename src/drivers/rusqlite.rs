@@ -62,7 +62,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// | pragmas of the file (`journal_mode`, `user_version`) | finds them, as do all connections |
 ///
 /// [`Pool::abort`](crate::Pool::abort) interrupts the statement under way, and any close of the pool
-/// the dials: also the statements of [`init`](Self::init), but not their waits for a lock.
+/// the dials: also the statement of [`init`](Self::init) under way, but not its wait for a lock. An
+/// interrupt between two statements of `init` is lost, as SQLite has it, and the dial then lasts as long
+/// as the rest of them takes.
 ///
 /// # Examples
 ///
@@ -291,6 +293,11 @@ impl SqliteDialer {
         }
         set_busy_timeout(connection, context.remaining())?;
         if let Some(init) = &self.init {
+            // An interrupt that came before would not end its first statement.
+            if context.is_cancelled() {
+                let message = "nobody wants the connection any more".to_owned();
+                return Err(failure(ffi::SQLITE_INTERRUPT, message));
+            }
             init(connection)?;
         }
         set_busy_timeout(connection, self.busy_timeout)

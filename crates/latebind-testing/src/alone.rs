@@ -14,8 +14,8 @@ use crate::limits::message;
 /// Where the process of its own writes how the check went.
 const REPORT: &str = "LATEBIND_TESTING_REPORT";
 
-/// How long it may take, servers and all.
-const LIMIT: Duration = Duration::from_secs(120);
+/// How long it may take, servers and all: on a busy machine one may need minutes to begin.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs the test of that name once more in a process of its own, and in that `work`.
 ///
@@ -54,7 +54,11 @@ pub(crate) fn alone(test: &str, work: impl FnOnce()) {
         "done" => {}
         "" => {
             let told = fs::read_to_string(output.path()).unwrap_or_default();
-            panic!("the process of {test} has not said how it went; its output:\n{told}");
+            let what = match ended {
+                true => "has not said how it went".to_owned(),
+                false => format!("had not ended after {LIMIT:?}"),
+            };
+            panic!("the process of {test} {what}; its output:\n{told}");
         }
         told => panic!("{told}"),
     }

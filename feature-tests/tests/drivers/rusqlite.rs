@@ -25,6 +25,8 @@ use latebind::drivers::SqliteDialer;
 use rusqlite::Connection;
 use rusqlite::ErrorCode;
 use rusqlite::TransactionBehavior;
+use rusqlite::functions::Context;
+use rusqlite::functions::FunctionFlags;
 use tempfile::TempDir;
 
 /// A file that is not there yet, and its folder.
@@ -154,8 +156,11 @@ fn assert_drains_at_once(pool: &Pool<SqliteDialer>) {
 fn a_dial_that_works_in_its_init_ends_with_its_pool() {
     let (begins, begun) = mpsc::channel();
     let dialer = SqliteDialer::memory().init(move |connection| {
-        let _ = begins.send(());
-        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) \
+        // SQLite forgets an interrupt that comes before the statement runs.
+        let begins = begins.clone();
+        let runs = move |_: &Context<'_>| Ok(begins.send(()).is_ok());
+        connection.create_scalar_function("runs", 0, FunctionFlags::SQLITE_UTF8, runs)?;
+        let endless = "WITH RECURSIVE n(i) AS (SELECT runs() UNION ALL SELECT i + 1 FROM n) \
             SELECT max(i) FROM n";
         connection.query_row(endless, [], |_| Ok(()))
     });
@@ -163,6 +168,45 @@ fn a_dial_that_works_in_its_init_ends_with_its_pool() {
     leave_a_dial(&pool);
     begun.recv_timeout(LONG).unwrap();
     assert_drains_at_once(&pool);
+}
+
+/// Passes a dial on once nobody wants it any more.
+struct Late {
+    dialer: SqliteDialer,
+    begins: mpsc::Sender<()>,
+}
+
+impl Dialer for Late {
+    type Connection = Connection;
+    type Error = rusqlite::Error;
+
+    fn dial(&self, context: &DialContext<'_>) -> rusqlite::Result<Connection> {
+        self.begins.send(()).unwrap();
+        await_that("the pool is closed", || context.is_cancelled());
+        self.dialer.dial(context)
+    }
+
+    fn is_broken(&self, connection: &mut Connection) -> bool {
+        self.dialer.is_broken(connection)
+    }
+}
+
+/// `SHUT-15`. The interrupt comes when no statement runs, and SQLite forgets it.
+#[test]
+fn a_dial_that_nobody_wants_begins_no_init() {
+    let inits = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&inits);
+    let dialer = SqliteDialer::memory().init(move |_| {
+        counted.fetch_add(1, SeqCst);
+        Ok(())
+    });
+    let (begins, begun) = mpsc::channel();
+    let pool = Pool::builder(Late { dialer, begins }).max_open(1).build().unwrap();
+    leave_a_dial(&pool);
+    begun.recv_timeout(LONG).unwrap();
+    assert!(pool.drain(Instant::now() + LONG).is_complete());
+    drop(pool);
+    assert_eq!(inits.load(SeqCst), 0);
 }
 
 /// `SHUT-15`.
