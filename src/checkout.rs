@@ -253,7 +253,7 @@ impl<D: Dialer> Pool<D> {
     fn lend_slowly(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
         let shell = self.shell();
         let start = now();
-        let deadline = terms.late_at(start, shell.knobs().get_timeout());
+        let deadline = terms.late_at(start, shell.knobs());
         shell.get(start, deadline, terms.cancel, terms.site)
     }
 }

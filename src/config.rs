@@ -459,6 +459,7 @@ impl Config {
     }
 
     /// The most connections that may be idle.
+    #[inline]
     pub(crate) fn max_idle(&self) -> u32 {
         self.max_idle.unwrap_or(self.max_open).min(self.max_open)
     }

@@ -144,7 +144,7 @@ impl<D: Dialer> Pool<D> {
     /// ```
     pub fn warm_up(&self, connections: u32) -> Result<(), GetError<D::Error>> {
         let shell = &self.handle.shell;
-        let warm = shell.warm_up(connections, now().after(shell.knobs().get_timeout()));
+        let warm = shell.warm_up(connections, shell.knobs().late_at(now()));
         warm.unwrap_or(Err(GetError::Closed))
     }
 

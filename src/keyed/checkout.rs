@@ -237,7 +237,7 @@ where
                 None => self.record(key)?,
             };
             let shell = record.pool.shell();
-            let deadline = terms.late_at(start, shell.knobs().get_timeout());
+            let deadline = terms.late_at(start, shell.knobs());
             match shell.get_of_key(start, deadline, terms.cancel, terms.site) {
                 Some(outcome) => return outcome.map(|entry| (record, entry)),
                 // The next round finds the key's new pool, or makes it.

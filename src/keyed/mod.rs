@@ -302,7 +302,7 @@ where
         let start = now();
         loop {
             let record = self.record(key)?;
-            let deadline = start.after(record.pool.shell().knobs().get_timeout());
+            let deadline = record.pool.shell().knobs().late_at(start);
             match record.pool.shell().warm_up(connections, deadline) {
                 Some(outcome) => return outcome,
                 None => self.shared.directory.strike(&record),

@@ -45,6 +45,7 @@ pub(super) struct Bypass {
 
 impl Bypass {
     /// Callers wait, and there have been `loans` loans.
+    #[inline]
     pub(super) fn note_loans(&mut self, loans: u64, now: Moment) {
         let (began, before) = *self.began.get_or_insert((now, loans));
         let passed = now.nanos_since(began);

@@ -28,7 +28,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     ) -> (Reply<C>, Effects<C, F, W>) {
         let is_new = ticket.is_none();
         let ticket = ticket.unwrap_or_else(|| self.fresh_ticket());
-        self.event(now, |ledger, _| {
+        self.routine(now, |ledger, _| {
             if ledger.is_closed() {
                 return Reply::Refused(Refusal::Closed);
             }
@@ -55,7 +55,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A caller asks for an idle connection, and neither waits nor lets it be checked. It gets none
     /// while others queue.
     pub(crate) fn try_request(&mut self, now: Moment) -> (Attempt<C>, Effects<C, F, W>) {
-        self.event(now, |ledger, _| match ledger.phase {
+        self.routine(now, |ledger, _| match ledger.phase {
             Phase::Closed => Err(Refusal::Closed),
             Phase::Suspended => Err(Refusal::Suspended),
             Phase::Running if ledger.queue.is_empty() => {
@@ -92,7 +92,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Time has passed: does what has become due. The watcher reports this when it wakes.
     pub(crate) fn tick(&mut self, now: Moment) -> Effects<C, F, W> {
-        self.settled(now, |_, _| {})
+        self.routine(now, |_, _| ()).1
     }
 
     /// So many callers who slept when they were given a connection have woken since the pool was
@@ -116,7 +116,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         now: Moment,
         snapshot: impl FnOnce(&Self) -> T,
     ) -> (Left<C, F, T>, Effects<C, F, W>) {
-        self.event(now, |ledger, _| {
+        self.routine(now, |ledger, _| {
             let verdict = if let Some(waiter) = ledger.queue.remove(ticket) {
                 ledger.time_out(waiter, now)
             } else if ledger.others.remove(ticket) {

@@ -70,12 +70,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// A borrowed connection comes back, fit for the next caller.
     pub(crate) fn give_back(&mut self, mut entry: Entry<C>, now: Moment) -> Effects<C, F, W> {
-        self.settled(now, |ledger, effects| {
+        let event = |ledger: &mut Self, effects: &mut _| {
             ledger.end_loan(&entry);
             entry.come_to_rest(now);
             ledger.note_return(now);
             ledger.admit(entry, now, effects);
-        })
+        };
+        self.routine(now, event).1
     }
 
     /// A borrowed connection comes back, and the dialer has to reset it first.

@@ -52,6 +52,7 @@ impl Epochs {
     }
 
     /// Why nothing of that epoch is lent again; `None` if it is.
+    #[inline]
     pub(super) fn why_flushed(&self, epoch: u32) -> Option<CloseReason> {
         self.flushed.filter(|(flushed, _)| epoch < *flushed).map(|(_, why)| why)
     }

@@ -10,6 +10,7 @@ use crate::runtime::moment::Moment;
 use super::answers::{Overdue, Waker};
 use super::entry::Entry;
 use super::queue::count;
+use super::settle::Quiet;
 use super::share::Share;
 use super::{Ledger, Phase};
 
@@ -17,6 +18,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Until when connections may be lent and given back without the ledger. `None`: not at all;
     /// `Moment::LAST`: without limit.
     pub(crate) fn may_lay_out_until(&self, now: Moment) -> Option<Moment> {
+        // With nothing idle for those who wait there is nothing to lay out, and no gate to shut again.
+        if self.idle.is_empty() && !self.queue.is_empty() {
+            return None;
+        }
         if self.phase != Phase::Running
             || !self.outdated.is_empty()
             || self.live() > self.config.max_open
@@ -24,11 +29,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         {
             return None;
         }
-        if self.queue.is_empty() {
-            return Some(Moment::LAST);
-        }
-        // With nothing idle there is nothing to lay out, and no gate to shut again later.
-        if self.idle.is_empty() { None } else { self.may_be_passed_until(now) }
+        if self.queue.is_empty() { Some(Moment::LAST) } else { self.may_be_passed_until(now) }
     }
 
     /// Whether something is idle, laid out or not, and the callers in the queue may be kept from it
@@ -80,6 +81,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.is_closed() || entry.epoch != self.epochs.current() {
             // The thread that put it there had not yet seen the flush, the change or the close.
             self.outdated.push(entry);
+            self.quiet = Quiet::NEVER;
             return;
         }
         self.in_use -= 1;

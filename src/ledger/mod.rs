@@ -73,6 +73,7 @@ use self::jobs::Jobs;
 use self::lease::Lease;
 use self::queue::Queue;
 use self::roster::Roster;
+use self::settle::Quiet;
 use self::spread::Spread;
 use self::upkeep::UpkeepTimes;
 use self::watcher::{Others, Wakes};
@@ -135,6 +136,7 @@ pub(crate) struct Ledger<C, F, W> {
     spread: Spread,
     /// Totals, without the loans that the ledger has not seen; `stats` fills in the rest.
     totals: Stats,
+    quiet: Quiet,
 
     // Connections, by where they are.
     idle: Idle<C>,
@@ -184,6 +186,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             last_id: 0,
             spread,
             totals: Stats::default(),
+            quiet: Quiet::NEVER,
             idle: Idle::new(),
             outdated: Vec::new(),
             in_use: 0,

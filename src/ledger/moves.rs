@@ -42,15 +42,19 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Makes a connection idle if it may be lent again. Otherwise it is closed, or sent to be judged if
     /// a predicate has yet to judge it.
     pub(super) fn admit(&mut self, entry: Entry<C>, now: Moment, effects: &mut Effects<C, F, W>) {
-        let is_surplus = self.live() >= self.config.max_open;
-        let surplus = is_surplus.then_some(CloseReason::Surplus);
         // The limits may have changed since its end was noted.
         let known_end = entry.known_end().filter(|_| entry.epoch == self.epochs.current());
         let end = known_end.unwrap_or_else(|| self.aging.ends_at(&entry));
-        let expired = (end <= now).then(|| self.aging.reason(now));
         let is_used_up = |most: u32| entry.record().loans() >= u64::from(most);
-        let used_up = self.config.max_uses.is_some_and(is_used_up).then_some(CloseReason::UsedUp);
-        let reason = self.unfitness(entry.epoch).or(expired).or(used_up).or(surplus);
+        let reason = if let Some(why) = self.unfitness(entry.epoch) {
+            Some(why)
+        } else if end <= now {
+            Some(self.aging.reason(now))
+        } else if self.config.max_uses.is_some_and(is_used_up) {
+            Some(CloseReason::UsedUp)
+        } else {
+            (self.live() >= self.config.max_open).then_some(CloseReason::Surplus)
+        };
         if let Some(reason) = reason {
             self.begin_close(entry, reason, now, effects);
         } else if self.epochs.must_judge(entry.epoch) {
@@ -72,6 +76,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         entry.pass(self.epochs.current());
         self.note_end(&mut entry);
         self.idle.insert(entry, &self.aging);
+        self.note_rest();
     }
 
     /// Notes on a connection when it has to end, if that is not known.

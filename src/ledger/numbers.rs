@@ -53,9 +53,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A number that changes with each connection that begins to open, opens, or begins or ends to
     /// close.
     pub(crate) fn turnover(&self) -> u64 {
-        let Stats { dials_total, dialed_total, dial_failed_total, retired_total, .. } = self.totals;
-        let begun = dials_total + dialed_total + dial_failed_total + retired_total;
-        u64::from(self.open_count()) | begun << u32::BITS
+        let Stats { dials_total, dialed_total, dial_failed_total, .. } = self.totals;
+        let Stats { retired_total, detached_total, .. } = self.totals;
+        let begun = dials_total + dialed_total + dial_failed_total + retired_total + detached_total;
+        u64::from(self.jobs.closings.len()) | begun << u32::BITS
     }
 
     /// Connections in callers' hands or granted to them.

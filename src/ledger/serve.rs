@@ -21,12 +21,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 let waker = waiter.sleeper.waker.clone();
                 self.wakes.dismiss_watcher(ticket);
                 waker.set_verdict(self.time_out(waiter, now), false);
-            } else if self.may_be_passed(now) {
+            } else if self.idle.is_empty() || self.may_be_passed(now) {
                 return;
             } else if let Some(entry) = self.take_fresh(now) {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
                 self.end_wait(ticket, waiter, Verdict::Granted(entry), now, effects);
-            } else if self.jobs.at_dialer.checks() < self.queue.len() && !self.idle.is_empty() {
+            } else if self.jobs.at_dialer.checks() < self.queue.len() {
                 // Dials under way do not count here: a check is quick, and a dial may hang.
                 let stale = self.take_next().expect("something is idle");
                 self.send_to_dialer(Purpose::Check, stale, now, effects);
@@ -69,6 +69,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Lends the next idle connection to a caller who is awake, and so can check it if that is needed.
     pub(super) fn take_for_caller(&mut self, now: Moment) -> Option<Entry<C>> {
+        if self.idle.is_empty() {
+            return None;
+        }
         if let Some(entry) = self.take_fresh(now) {
             return Some(entry);
         }

@@ -13,8 +13,8 @@
 //!    (`set_alarm`).
 //! 8. The budget gets its report, somebody is made the watcher, and the promises are asserted.
 //!
-//! After nearly every event of a busy pool only step 4 has anything to do; `is_plain` finds that out
-//! from a few numbers.
+//! After nearly every loan and return of a busy pool only step 4 has anything to do. `settle` notes for how
+//! long that is so: see `Quiet`.
 
 use crate::ledger::close_reason::CloseReason;
 use crate::runtime::moment::Moment;
@@ -23,6 +23,36 @@ use super::Ledger;
 use super::answers::{Overdue, Verdict, Waker};
 use super::effects::Effects;
 use super::share::Share;
+
+/// When nothing follows from a loan or a return, except that callers in the queue are served: no job is
+/// under way, no rule needs a look at each event, and upkeep comes in time.
+///
+/// `settle` notes it. It holds until an event of another kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quiet {
+    /// If the clock ran back further than this, upkeep would have to come earlier.
+    from: Moment,
+    /// When upkeep comes; `Moment::LAST` is never.
+    until: Moment,
+    /// Whether those in the queue can only be served: no dial may begin for them.
+    is_full: bool,
+}
+
+impl Quiet {
+    pub(super) const NEVER: Self =
+        Self { from: Moment::LAST, until: Moment::FIRST, is_full: false };
+
+    /// Whether a pool that is quiet has no room for a dial.
+    #[inline]
+    pub(super) fn is_full(self) -> bool {
+        self.is_full
+    }
+
+    #[inline]
+    fn is_now(self, now: Moment) -> bool {
+        self.from <= now && now < self.until
+    }
+}
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Runs an event that has no answer: see `event`.
@@ -41,56 +71,89 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         now: Moment,
         event: impl FnOnce(&mut Self, &mut Effects<C, F, W>) -> T,
     ) -> (T, Effects<C, F, W>) {
+        self.quiet = Quiet::NEVER;
+        self.routine(now, event)
+    }
+
+    /// The same for an event that ends no job and changes no setting, such as a loan or a return.
+    pub(super) fn routine<T>(
+        &mut self,
+        now: Moment,
+        event: impl FnOnce(&mut Self, &mut Effects<C, F, W>) -> T,
+    ) -> (T, Effects<C, F, W>) {
         let mut effects = Effects::none();
-        if self.jobs.is_any() || self.has_aged(now) {
+        if !self.quiet.is_now(now) {
             self.expire(now, &mut effects);
         }
         let answer = event(self, &mut effects);
-        if !self.is_plain(now) || !self.serve_plainly(now, &mut effects) {
+        // What begins a job orders it by a rare effect.
+        let is_quiet = self.quiet.is_now(now)
+            && effects.rare.is_none()
+            && self.has_nothing_to_report()
+            && self.serve_quietly(now, &mut effects);
+        if !is_quiet {
             self.settle(now, &mut effects);
         } else if cfg!(debug_assertions) {
             let mut nothing = Effects::none();
             self.settle(now, &mut nothing);
-            debug_assert!(nothing.is_empty(), "nothing else follows from an event on a plain pool");
+            debug_assert!(nothing.is_empty(), "nothing else follows from an event on a quiet pool");
         }
         (answer, effects)
     }
 
-    /// Whether nothing can follow from an event, except that callers in the queue are served: no job is
-    /// under way, all limits are kept, and upkeep comes in time. This holds after nearly every loan and
-    /// return.
-    fn is_plain(&self, now: Moment) -> bool {
-        !(self.is_closed()
+    /// Whether the budget need not hear of what an event has changed.
+    fn has_nothing_to_report(&self) -> bool {
+        self.share.as_ref().is_none_or(|share| {
+            let coldest = self.idle.coldest().map(|entry| entry.idle_since);
+            share.has_nothing_to_report(self.open_count(), coldest)
+        })
+    }
+
+    /// A connection has come to rest: upkeep may have to come earlier, or one too many may rest.
+    pub(super) fn note_rest(&mut self) {
+        if !self.is_idle_quiet_until(self.quiet.until) {
+            self.quiet = Quiet::NEVER;
+        }
+    }
+
+    /// Whether none of the idle connections is to be closed or checked before `at`.
+    fn is_idle_quiet_until(&self, at: Moment) -> bool {
+        self.idle.is_quiet_until(at)
+            && self.idle.len() <= self.config.max_idle()
+            && self.next_idled_out().is_none_or(|idled_out| at <= idled_out)
+    }
+
+    /// Notes until when nothing but service follows from loans and returns.
+    fn note_quiet(&mut self) {
+        let (from, until) = self.upkeep_span();
+        let is_busy = self.is_closed()
             || self.config.min_idle > 0
-            || self.idle.len() > self.config.max_idle()
             || self.jobs.is_any()
-            || !self.outdated.is_empty()
             || self.ceiling != self.config.max_open
             || !self.others.is_empty()
             || self.upkeep.replaces_at.is_some()
-            || self.idle.is_due(now)
             || self.epochs.is_judging()
             || !self.dialing.outage.is_over()
-            || !self.is_upkeep_in_time(now))
-            && self.share.as_ref().is_none_or(|share| {
-                let coldest = self.idle.coldest().map(|entry| entry.idle_since);
-                share.has_nothing_to_report(self.open_count(), coldest)
-            })
+            || !self.is_idle_quiet_until(until);
+        let may_dial = self.open_count() < self.config.max_open || self.dialing.look_at.is_some();
+        let is_full = !may_dial && !self.is_suspended() && !self.queue.any_failed();
+        self.quiet = if is_busy { Quiet::NEVER } else { Quiet { from, until, is_full } };
     }
 
-    /// Serves the queue of a plain pool. Says whether nothing else follows.
-    fn serve_plainly(&mut self, now: Moment, effects: &mut Effects<C, F, W>) -> bool {
+    /// Serves the queue of a quiet pool. Says whether nothing else follows.
+    fn serve_quietly(&mut self, now: Moment, effects: &mut Effects<C, F, W>) -> bool {
         if self.queue.is_empty() && !self.had_waiting {
             return true;
         }
-        let may_dial = self.open_count() < self.config.max_open || self.dialing.look_at.is_some();
-        if may_dial || self.is_suspended() || self.queue.any_failed() {
+        if !self.quiet.is_full {
             return false;
         }
         self.count_loans_while_waiting(now);
-        self.serve(now, effects);
+        if !self.idle.is_empty() || self.queue.front(now).is_some_and(|(_, expired)| expired) {
+            self.serve(now, effects);
+        }
         self.note_waiting();
-        !self.jobs.is_any()
+        effects.rare.is_none()
     }
 
     /// Time has passed, and nothing else, since the event that had these effects under the same lock.
@@ -101,6 +164,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Gives what is free to those who wait, longest first, and begins the dials that they need.
     fn settle(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        self.quiet = Quiet::NEVER;
         if let Some(share) = &mut self.share {
             share.forget_shortage();
         }
@@ -142,6 +206,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.appoint_watcher(effects);
         self.note_waiting();
         self.shrink();
+        self.note_quiet();
         self.audit(now);
     }
 

@@ -17,6 +17,7 @@ use super::effects::{Effects, Purpose};
 use super::entry::Entry;
 use super::idle::{Aging, UPKEEP_LEAST};
 use super::jobs::Sponsor;
+use super::settle::Quiet;
 use super::share::Share;
 use super::{Ledger, earlier};
 
@@ -46,6 +47,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// There is no thread to keep the alarm. The next event orders it again.
     pub(crate) fn alarm_refused(&mut self) {
         self.upkeep.alarm = None;
+        self.quiet = Quiet::NEVER;
     }
 
     /// When `upkeep` comes next.
@@ -80,34 +82,23 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// Whether time has changed something about the idle connections.
-    pub(super) fn has_aged(&self, now: Moment) -> bool {
-        self.upkeep.replaces_at.is_some()
-            || self.idle.is_due(now)
-            || self.next_idled_out().is_some_and(|at| at <= now)
-    }
-
-    /// Whether upkeep comes no later than a return, a loan or an idle connection needs it. This holds
-    /// once upkeep is ordered: a connection in use that comes to rest needed it before as well.
-    pub(super) fn is_upkeep_in_time(&self, now: Moment) -> bool {
-        match self.upkeep.alarm {
-            // The clock may have run back: then connections in use need upkeep earlier as well.
-            Some(alarm) => {
-                alarm <= now.after_nanos(self.aging.shortest)
-                    && self.lease_alarm().is_none_or(|at| alarm <= at)
-                    && self.idle.is_quiet_until(alarm)
-                    && self.next_idled_out().is_none_or(|at| alarm <= at)
-            }
-            None => {
-                self.idle.due().is_none()
-                    && self.aging.shortest == u64::MAX
-                    && self.lease_alarm().is_none()
-            }
-        }
+    /// From when and until when upkeep comes no later than a loan or a return needs it. It holds once
+    /// upkeep is ordered: a connection in use that comes to rest needed it before as well.
+    ///
+    /// A connection that rests in the ledger may need it earlier.
+    pub(super) fn upkeep_span(&self) -> (Moment, Moment) {
+        let shortest = Duration::from_nanos(self.aging.shortest);
+        let (from, until) = match self.upkeep.alarm {
+            Some(alarm) => (alarm.before(shortest).unwrap_or(Moment::FIRST), alarm),
+            None if self.aging.shortest == u64::MAX => (Moment::FIRST, Moment::LAST),
+            None => (Moment::LAST, Moment::FIRST),
+        };
+        let is_lease_seen_to = self.has_aborted || until <= self.lease.until;
+        if is_lease_seen_to { (from, until) } else { (Moment::LAST, Moment::FIRST) }
     }
 
     /// When the coldest connection will have been idle for too long and may be closed; `None` if it may stay.
-    fn next_idled_out(&self) -> Option<Moment> {
+    pub(super) fn next_idled_out(&self) -> Option<Moment> {
         let coldest = self.idle.coldest().filter(|_| self.idle.len() > self.config.min_idle())?;
         let Aging { max_idle_time, prune_every, .. } = self.aging;
         let at = coldest.idle_since.after_nanos(max_idle_time);
@@ -171,10 +162,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Orders upkeep, if it must come sooner than it is ordered for.
     pub(super) fn set_alarm(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        let only_ages = self.config.min_idle == 0 && self.share.is_none();
-        if only_ages && self.jobs.at_dialer.keep_alives() == 0 && self.is_upkeep_in_time(now) {
-            return;
-        }
         let mut due = self.idle.due();
         let mut or = |other: Option<Moment>| due = earlier(due, other);
         or(self.next_idled_out());

@@ -128,8 +128,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// When somebody who waits must report `tick`: a job will have overrun its time limit, a caller may
     /// dial again, the dial rule must be asked again, or a connection that has aged may be replaced.
     pub(super) fn next_due(&self) -> Option<Moment> {
-        let is_quiet = !self.jobs.is_any() && !self.queue.any_failed();
-        if is_quiet && self.dialing.look_at.is_none() && self.others.warm_ups.is_empty() {
+        if self.quiet.is_full() {
             return None;
         }
         let retry = if self.queue.any_failed() { self.next_retry() } else { None };

@@ -139,9 +139,9 @@ fn bound(bucket: usize) -> Duration {
     if bucket == BUCKETS - 1 { Duration::MAX } else { Duration::from_micros(2 << bucket) }
 }
 
-/// The bucket of `time`. A bound belongs to the bucket that it ends.
-fn bucket(time: Duration) -> usize {
-    let microseconds = nanoseconds(time).div_ceil(1000);
+/// The bucket of so many nanoseconds. A bound belongs to the bucket that it ends.
+fn bucket(nanoseconds: u64) -> usize {
+    let microseconds = nanoseconds.div_ceil(1000);
     let doublings = microseconds.next_power_of_two().trailing_zeros();
     (doublings.saturating_sub(1) as usize).min(BUCKETS - 1)
 }
@@ -162,20 +162,22 @@ pub(crate) struct Timings {
 }
 
 impl Timings {
-    /// The wait of a caller that queued has ended, served or not.
-    pub(crate) fn note_wait(&self, waited: Duration, is_served: bool) {
+    /// The wait of a caller that queued has ended after so many nanoseconds, served or not.
+    pub(crate) fn note_wait(&self, waited: u64, is_served: bool) {
         self.waits.add(waited);
-        self.vain_waits.add(u64::from(!is_served));
+        if !is_served {
+            self.vain_waits.add(1);
+        }
     }
 
     pub(crate) fn note_dial(&self, took: Duration) {
-        self.dials.add(took);
+        self.dials.add(nanoseconds(took));
     }
 
     /// A loan that lasted a tick or longer has ended.
     #[cold]
     pub(crate) fn note_hold(&self, held: Duration) {
-        self.holds.add(held);
+        self.holds.add(nanoseconds(held));
     }
 
     pub(crate) fn note_vain_loan(&self) {
@@ -225,10 +227,11 @@ struct Counts {
 }
 
 impl Record {
-    fn add(&self, time: Duration) {
+    /// Adds a time in nanoseconds.
+    fn add(&self, time: u64) {
         let counts = self.0.get_or_init(Box::default);
         counts.buckets[bucket(time)].add(1);
-        counts.nanoseconds.add(nanoseconds(time));
+        counts.nanoseconds.add(time);
     }
 
     fn histogram(&self, least: usize) -> Histogram {

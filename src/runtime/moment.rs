@@ -106,10 +106,11 @@ impl Moment {
     }
 
     /// Whether this is at most `span` nanoseconds after `earlier`, or before it. Both are readings of
-    /// the clock, which are less than 292 years apart.
+    /// the clock, which are less than 292 years apart, and `span` is no longer.
     #[inline]
     pub(crate) fn is_within(self, span: u64, earlier: Self) -> bool {
-        self.0.wrapping_sub(earlier.0) <= i64::try_from(span).unwrap_or(i64::MAX)
+        debug_assert!(i64::try_from(span).is_ok(), "longer than two readings can be apart");
+        self.0.wrapping_sub(earlier.0) <= span as i64
     }
 
     /// Whether this moment is at least a tick after `earlier`. Where the clock has no tick, that of

@@ -41,7 +41,7 @@ impl<D: Dialer> Shell<D> {
         match self.wait(ticket, &bell, deadline, None) {
             (Verdict::Warm, _) => Some(Ok(())),
             (verdict, snapshot) => {
-                let error = turned_away(verdict, snapshot, start);
+                let error = turned_away(verdict, *snapshot.unwrap_or_default(), start);
                 self.turned_away(error, now().since(start)).map(Err)
             }
         }
@@ -124,7 +124,7 @@ impl<D: Dialer> Shell<D> {
         let (ticket, effects) =
             self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
         self.carry_out(effects);
-        self.wait(ticket, &bell, deadline, None).1.stats
+        self.wait(ticket, &bell, deadline, None).1.unwrap_or_default().stats
     }
 
     /// Lends nothing and dials nothing while it is suspended.

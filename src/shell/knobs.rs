@@ -44,8 +44,8 @@ impl Knobs {
     }
 
     pub(super) fn set(&self, config: &Config) {
-        self.fresh_for.set(nanoseconds(config.check_after.min(config.max_idle_time)));
-        self.max_idle_time.set(nanoseconds(config.max_idle_time));
+        self.fresh_for.set(rest(config.check_after.min(config.max_idle_time)));
+        self.max_idle_time.set(rest(config.max_idle_time));
         self.get_timeout.set(nanoseconds(config.get_timeout));
         self.check_timeout.set(nanoseconds(config.check_timeout));
         self.retire_on_panic.set(u64::from(config.retire_on_panic));
@@ -88,8 +88,9 @@ impl Knobs {
         now().is_within(self.max_idle_time.get(), idle_since)
     }
 
-    pub(crate) fn get_timeout(&self) -> Duration {
-        span(&self.get_timeout)
+    /// When a caller who starts then has waited for `get_timeout`; `None` is never.
+    pub(crate) fn late_at(&self, start: Moment) -> Option<Moment> {
+        Some(start.after_nanos(self.get_timeout.get())).filter(|at| *at < Moment::LAST)
     }
 
     pub(super) fn check_timeout(&self) -> Duration {
@@ -99,6 +100,11 @@ impl Knobs {
     pub(crate) fn retire_on_panic(&self) -> bool {
         self.retire_on_panic.get() != 0
     }
+}
+
+/// How long a rest may be, in nanoseconds. More than the clock can tell means no limit.
+fn rest(limit: Duration) -> u64 {
+    nanoseconds(limit).min(i64::MAX as u64)
 }
 
 fn span(nanoseconds: &Figure) -> Duration {

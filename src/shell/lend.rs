@@ -100,7 +100,7 @@ impl<D: Dialer> Shell<D> {
         cancel: Option<&Cancel>,
         site: Site,
     ) -> Result<EntryOf<D>, GetErrorOf<D>> {
-        self.get_of_key(start, deadline, cancel, site).unwrap_or(Err(GetError::Closed))
+        self.get_of_key(start, deadline, cancel, site).unwrap_or_else(|| Err(GetError::Closed))
     }
 
     /// The same for the pool of a key. `None`: that pool closed because it was empty, and the caller
@@ -118,9 +118,9 @@ impl<D: Dialer> Shell<D> {
         let mut checkout =
             LedgerCheckout { shell: self, start, deadline, cancel, has_queued: false };
         let outcome = checkout.run();
-        let mut waited = Duration::ZERO;
+        let mut waited = 0;
         if checkout.has_queued {
-            waited = now().since(start);
+            waited = now().nanos_since(start);
             self.timings.note_wait(waited, outcome.is_ok());
         }
         self.checked_out(outcome, waited, site)
@@ -128,7 +128,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Lends a sound idle connection, if there is one and nobody waits for it.
     pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<EntryOf<D>, GetErrorOf<D>> {
-        self.try_get_of_key(site).unwrap_or(Err(GetError::Closed))
+        self.try_get_of_key(site).unwrap_or_else(|| Err(GetError::Closed))
     }
 
     /// The same for the pool of a key: see [`get_of_key`](Self::get_of_key).
@@ -140,7 +140,7 @@ impl<D: Dialer> Shell<D> {
             return Some(Err(GetError::Closed));
         }
         let outcome = self.try_get_sound();
-        self.checked_out(outcome, Duration::ZERO, site)
+        self.checked_out(outcome, 0, site)
     }
 
     fn try_get_sound(self: &Arc<Self>) -> Result<EntryOf<D>, GetErrorOf<D>> {
@@ -169,21 +169,23 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Ends a checkout that went by the lock: begins its loan, or tells why there is none.
+    /// Ends a checkout that went by the lock and `waited` so many nanoseconds: begins its loan, or tells
+    /// why there is none.
     fn checked_out(
         &self,
         outcome: Result<EntryOf<D>, GetErrorOf<D>>,
-        waited: Duration,
+        waited: u64,
         site: Site,
     ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
+        let waited = || Duration::from_nanos(waited);
         match outcome {
             Ok(entry) => {
                 let (since, thread) = (coarse_now(), this_thread());
                 entry.record().hand_to(since, thread, site);
-                self.emit(|| lent(&entry, waited));
+                self.emit(|| lent(&entry, waited()));
                 Some(Ok(entry))
             }
-            Err(error) => self.turned_away(error, waited).map(Err),
+            Err(error) => self.turned_away(error, waited()).map(Err),
         }
     }
 

@@ -90,8 +90,11 @@ impl<D: Dialer> Shell<D> {
         loop {
             debug_assert!(ledger.is_settled(), "an event has seen to what was swept in");
             // The group has taken connections that make room for others off the count already.
-            let left = ledger.at_rest() + ledger.take_evicting();
-            self.count_idle(i64::from(left) - i64::from(at_rest));
+            let evicting = ledger.take_evicting();
+            if self.idle.is_some() {
+                let left = ledger.at_rest() + evicting;
+                self.count_idle(i64::from(left) - i64::from(at_rest));
+            }
             let is_laid_out = self.lay_out(ledger, now);
             let is_kept = ledger.keeps_from_queue(is_laid_out);
             if is_kept != locked.is_kept {
@@ -121,11 +124,11 @@ impl<D: Dialer> Shell<D> {
     /// Lays idle connections out in the places, if nobody has to be served first. Says whether the
     /// gate is open.
     fn lay_out(&self, ledger: &mut LedgerOf<D>, now: Moment) -> bool {
-        self.knobs.set_next_upkeep(ledger.alarm());
+        let Some(until) = ledger.may_lay_out_until(now) else { return false };
         if !may_lay_out(ledger.config(), self.blocking) {
             return false;
         }
-        let Some(until) = ledger.may_lay_out_until(now) else { return false };
+        self.knobs.set_next_upkeep(ledger.alarm());
         self.places.grow(ledger.live(), ledger.config().max_idle());
         let (epoch, spare) = (ledger.epoch(), ledger.spare_idle());
         let mut found = Vec::new();

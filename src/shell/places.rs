@@ -70,7 +70,7 @@ struct Row<T> {
 }
 
 /// An open gate, in one word: connections of its epoch may fill as many places as it has room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Open(u64);
 
 impl Open {
@@ -129,8 +129,12 @@ impl<T> Places<T> {
     /// The gate, if it is open. `None`: it is shut, or its time is up, and callers go by the ledger.
     #[inline]
     pub(crate) fn gate(&self) -> Option<Open> {
-        let open = self.open_gate()?;
-        if open.0 & TIMED == 0 { Some(open) } else { self.timed_gate(open) }
+        let gate = self.gate.load(Ordering::Acquire);
+        match gate & (SHUT | TIMED) {
+            0 => Some(Open(gate)),
+            TIMED => self.timed_gate(Open(gate)),
+            _ => None,
+        }
     }
 
     /// The gate has a time limit only while somebody waits: a precise clock is cheap beside a hand-over.
@@ -190,7 +194,11 @@ impl<T> Places<T> {
         let Some(place) = self.free_place(open.room()) else { return Err([Some(item), None]) };
         // Another returner may have found the same place free: then its connection is displaced.
         let displaced = place.swap(item);
-        let recalled = if self.open_gate() == Some(open) { None } else { place.take() };
+        let is_as_before = self.gate.load(Ordering::Acquire) == open.0;
+        if displaced.is_none() && is_as_before {
+            return Ok(());
+        }
+        let recalled = if is_as_before { None } else { place.take() };
         if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
     }
 

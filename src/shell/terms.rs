@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::report::holder::Site;
 use crate::runtime::moment::Moment;
 use crate::shell::cancel::Cancel;
+use crate::shell::knobs::Knobs;
 
 /// How long a checkout may wait, and who may end it.
 #[derive(Clone, Copy)]
@@ -62,9 +63,9 @@ impl<'a> Terms<'a> {
     }
 
     /// When a checkout that starts then is late; `None`: never.
-    pub(crate) fn late_at(self, start: Moment, get_timeout: Duration) -> Option<Moment> {
+    pub(crate) fn late_at(&self, start: Moment, knobs: &Knobs) -> Option<Moment> {
         match self.limit {
-            Limit::OfPool => start.after(get_timeout),
+            Limit::OfPool => knobs.late_at(start),
             Limit::For(timeout) => start.after(timeout),
             Limit::Until(deadline) => deadline,
         }

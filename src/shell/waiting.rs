@@ -16,8 +16,15 @@ use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
 use super::snapshot::{Snapshot, refused, turned_away};
 use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
 
-/// A verdict, and a snapshot for the error of a caller who is turned away.
-type Waited<D> = (VerdictOf<D>, Snapshot);
+/// A verdict, and a snapshot for the error of a caller who is turned away. Boxed, as few are.
+type Waited<D> = (VerdictOf<D>, Option<Box<Snapshot>>);
+
+/// What a caller who woke up without a verdict does next.
+enum Look<D: Dialer> {
+    Left(Waited<D>),
+    /// It sleeps until then, or looks for a verdict at once: see `Shell::wait`.
+    Sleeps(Option<Option<Moment>>),
+}
 
 /// One caller's checkout by the ledger: it asks, sleeps, and asks again if the connection that it was given
 /// is broken.
@@ -31,15 +38,6 @@ pub(super) struct LedgerCheckout<'a, D: Dialer> {
     pub(super) has_queued: bool,
 }
 
-/// A caller's position among all who wait. It keeps this when it was given a broken connection and asks
-/// again.
-#[derive(Clone, Copy)]
-struct Turn {
-    ticket: Ticket,
-    /// When it first asked.
-    since: Moment,
-}
-
 impl<D: Dialer> LedgerCheckout<'_, D> {
     /// Waits for a sound connection.
     pub(super) fn run(&mut self) -> Result<EntryOf<D>, GetErrorOf<D>> {
@@ -47,31 +45,29 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
             self.shell.event(Ledger::refuse_cancelled);
             return Err(GetError::Cancelled);
         }
-        let mut turn = None;
+        let mut ticket = None;
         loop {
-            let (kept, mut entry) = self.next(turn)?;
+            let (kept, mut entry) = self.next(ticket)?;
             match self.shell.fault_at_loan(&mut entry) {
                 None => return Ok(entry),
                 Some(fault) => self.shell.retire_unused(entry, fault),
             }
-            // Asks again, with the ticket and the seniority of the first time.
-            turn = Some(kept);
+            // Asks again, with the ticket of the first time.
+            ticket = Some(kept);
         }
     }
 
     /// Waits for a connection, which may turn out to be broken.
-    fn next(&mut self, turn: Option<Turn>) -> Result<(Turn, EntryOf<D>), GetErrorOf<D>> {
+    fn next(&mut self, ticket: Option<Ticket>) -> Result<(Ticket, EntryOf<D>), GetErrorOf<D>> {
         let Self { shell, start, deadline, .. } = *self;
         // The span outlives the lock, also if the caller is served at once.
         let (mut bell, mut span) = (None, Some(CallerSpan::current()));
-        let ((outcome, since, until), effects) = shell.transact(|locked, now| {
+        let ((outcome, until), effects) = shell.transact(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
             };
-            let (ticket, since) =
-                (turn.map(|turn| turn.ticket), turn.map_or(now, |turn| turn.since));
-            let (reply, effects) = locked.ledger.request(ticket, since, deadline, now, waker);
+            let (reply, effects) = locked.ledger.request(ticket, start, deadline, now, waker);
             let (outcome, until) = match reply {
                 Reply::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
                 Reply::Queued(ticket) => {
@@ -84,15 +80,15 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
                 Reply::Refused(refusal) => {
                     let pool = shell.name();
                     let error = refused(pool, &locked.ledger, &mut locked.waiting, refusal, start);
-                    (Err(error), None)
+                    (Err(Box::new(error)), None)
                 }
             };
-            ((outcome, since, until), effects)
+            ((outcome, until), effects)
         });
         shell.carry_out(effects);
-        let (ticket, entry) = outcome?;
+        let (ticket, entry) = outcome.map_err(|error| *error)?;
         if let Some(entry) = entry {
-            return Ok((Turn { ticket, since }, entry));
+            return Ok((ticket, entry));
         }
         self.has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
@@ -101,8 +97,8 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         let waited = if spans::ARE_KEPT { shell.in_span(spans::wait, wait) } else { wait() };
         bell.lay_by();
         match waited {
-            (Verdict::Granted(entry), _) => Ok((Turn { ticket, since }, entry)),
-            (verdict, snapshot) => Err(turned_away(verdict, snapshot, start)),
+            (Verdict::Granted(entry), _) => Ok((ticket, entry)),
+            (verdict, snapshot) => Err(turned_away(verdict, *snapshot.unwrap_or_default(), start)),
         }
     }
 
@@ -173,26 +169,34 @@ impl<D: Dialer> Shell<D> {
             if let Woken::Found(notice) = woken {
                 return self.collect(notice);
             }
-            let (left, effects) = self.transact(|locked, now| {
-                let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
-                if is_late {
-                    let snapshot =
-                        |ledger: &_| Snapshot::after_wait(self.name(), ledger, waiting, now);
-                    return ledger.leave(ticket, now, snapshot);
-                }
-                let effects = ledger.tick(now);
-                asleep_until = effects.is_empty().then(|| ledger.sleep(ticket, deadline));
-                (None, effects)
-            });
-            self.carry_out(effects);
-            if let Some(left) = left {
-                return left;
+            match self.look(ticket, deadline, is_late) {
+                Look::Left(left) => return left,
+                Look::Sleeps(until) => asleep_until = until,
             }
         }
     }
 
-    /// Returns the verdict of a notice. If the notice woke this caller, counts that, and makes an event if a
-    /// connection was kept from the queue meanwhile.
+    /// Has a caller who woke up without a verdict leave if it `is_late`, or see to what is due.
+    #[cold]
+    fn look(self: &Arc<Self>, ticket: Ticket, deadline: Option<Moment>, is_late: bool) -> Look<D> {
+        let (look, effects) = self.transact(|locked, now| {
+            let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
+            if is_late {
+                let snapshot = |ledger: &_| {
+                    Some(Box::new(Snapshot::after_wait(self.name(), ledger, waiting, now)))
+                };
+                let (left, effects) = ledger.leave(ticket, now, snapshot);
+                return (left.map_or(Look::Sleeps(None), Look::Left), effects);
+            }
+            let effects = ledger.tick(now);
+            (Look::Sleeps(effects.is_empty().then(|| ledger.sleep(ticket, deadline))), effects)
+        });
+        self.carry_out(effects);
+        look
+    }
+
+    /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
+    /// queue meanwhile.
     fn collect(self: &Arc<Self>, notice: Notice<super::Connection<D>, Failure<D>>) -> Waited<D> {
         let Notice { verdict, is_waking } = notice;
         if is_waking {
@@ -203,13 +207,13 @@ impl<D: Dialer> Shell<D> {
         }
         if matches!(verdict, Verdict::Granted(_) | Verdict::Warm) {
             // A caller who is served needs no snapshot.
-            return (verdict, Snapshot::default());
+            return (verdict, None);
         }
         let mut locked = self.lock();
         let locked = &mut *locked;
         let snapshot =
             Snapshot::after_wait(self.name(), &locked.ledger, &mut locked.waiting, now());
-        (verdict, snapshot)
+        (verdict, Some(Box::new(snapshot)))
     }
 
     /// Whether a caller is waking up to a connection that it was given. Asked under the lock, after

@@ -4,6 +4,8 @@ pub(super) use self::system::{coarse, precise};
 
 #[cfg(unix)]
 mod system {
+    use std::mem::MaybeUninit;
+
     use libc::clockid_t;
 
     #[cfg(not(target_vendor = "apple"))]
@@ -45,12 +47,17 @@ mod system {
     #[inline]
     #[allow(unsafe_code)]
     fn read(clock: clockid_t) -> Option<i64> {
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut time = MaybeUninit::<libc::timespec>::uninit();
         // SAFETY: the call writes only to `time`, which outlives it.
-        let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+        let result = unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
+        if result != 0 {
+            return None;
+        }
+        // SAFETY: a call that succeeds has written all of it.
+        let time = unsafe { time.assume_init() };
         // Both fields are narrower on some systems.
         #[allow(clippy::unnecessary_cast)]
-        (result == 0).then_some(time.tv_sec as i64 * 1_000_000_000 + time.tv_nsec as i64)
+        Some(time.tv_sec as i64 * 1_000_000_000 + time.tv_nsec as i64)
     }
 }
 
