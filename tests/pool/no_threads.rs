@@ -50,13 +50,13 @@ fn forbid_threads(forbid: bool) {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
     let kib: u64 = size.trim().trim_end_matches(" kB").parse().unwrap();
-    let limit = if forbid { (kib << 10) + HEADROOM } else { libc::RLIM_INFINITY };
-    let limits = libc::rlimit { rlim_cur: limit, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: `limits` is a valid `rlimit` for the length of the call.
-    let done = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limits) };
+    let limit = if forbid { (kib << 10) + HEADROOM } else { libc::RLIM64_INFINITY };
+    let limits = libc::rlimit64 { rlim_cur: limit, rlim_max: libc::RLIM64_INFINITY };
+    // SAFETY: `limits` is a valid `rlimit64` for the length of the call.
+    let done = unsafe { libc::setrlimit64(libc::RLIMIT_AS, &raw const limits) };
     assert_eq!(done, 0, "{}", io::Error::last_os_error());
     let refused = thread::Builder::new().spawn(|| {}).map(|thread| thread.join().unwrap()).is_err();
-    assert_eq!(refused, forbid, "threads are to be had, or are not");
+    assert_eq!(refused, forbid, "whether the system refuses a thread");
 }
 
 /// Gives the worker that has made the pool's first dial a second one, until `gate` is opened.
