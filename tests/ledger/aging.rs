@@ -520,6 +520,28 @@ fn the_successor_of_a_resting_connection_is_dialed_before_that_one_ends() {
     assert!(harness.begun <= 2 + 20 + 1, "{} dials", harness.begun);
 }
 
+/// A successor takes a dial, and another if the first fails.
+#[test]
+fn a_successor_is_dialed_two_dials_before_an_end() {
+    let config = Config {
+        max_open: 2,
+        min_idle: 1,
+        max_lifetime: 10 * MINUTE,
+        lifetime_jitter: Some(Duration::ZERO),
+        ..timeless()
+    };
+    let mut harness = Harness::with(config);
+    harness.tick();
+    harness.now += 20 * SECOND;
+    harness.dialed();
+    let opened = harness.now;
+    while harness.dials.is_empty() {
+        harness.next_upkeep();
+    }
+    assert_eq!(harness.now, opened + 10 * MINUTE - 2 * 20 * SECOND);
+    assert_eq!(harness.closing(), []);
+}
+
 /// With every slot taken there is no room for a successor: the old connection ends first.
 #[test]
 fn a_full_pool_replaces_one_after_the_other() {
@@ -712,6 +734,25 @@ fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
     });
     assert!(matches!(harness.request(0, None), Reply::Queued(_)));
     assert_eq!(harness.at_dialer.len(), 1, "the other one is checked, fresh as it is");
+}
+
+/// The peer of all connections may be at fault, or the one borrower of this.
+#[test]
+fn faults_that_others_may_share_put_them_in_doubt_and_no_other_ends() {
+    use CloseReason::*;
+    for reason in CloseReason::ALL {
+        let config = Config { max_open: 2, check_after: SECOND, ..timeless() };
+        let mut harness = Harness::with(config);
+        let mine = harness.dial_and_get();
+        harness.fill(1);
+        harness.now += MILLISECOND;
+        harness.retire_as(mine, reason);
+        let is_checked = matches!(harness.request(0, None), Reply::Queued(_));
+        let is_doubted = matches!(reason, Broken | CheckFailed | Doubted | ResetFailed);
+        assert_eq!((is_checked, harness.at_dialer.len()), (is_doubted, usize::from(is_doubted)));
+        let failed = u64::from(reason == CheckFailed);
+        assert_eq!(harness.stats().check_failed_total, failed, "{reason}");
+    }
 }
 
 // ---- Changed limits ----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ mod history;
 mod keys;
 mod keys_history;
 mod outages;
+mod passing;
 mod promises;
 mod sharing;
 mod slips;

@@ -694,6 +694,27 @@ fn beyond_the_bound_on_idle_connections_each_new_one_costs_another() {
     assert_eq!((keys.evicted(), keys.taken()), (4, 2));
 }
 
+/// The connections that an order was for are lent before it arrives, and others have come to rest.
+#[test]
+fn a_surplus_that_an_order_does_not_find_is_taken_from_others() {
+    let mut keys = Harnesses::with(2, unchecked(9), 9, Some(1));
+    let [one, other] = [keys.lend(0), keys.lend(0)];
+    let others = [keys.lend(1), keys.lend(1)];
+    keys[0].give_back(one);
+    keys[0].give_back(other);
+    keys.trim();
+    let evict = keys.take_order();
+    assert_eq!(evict.to, MemberId(0));
+    let _lent = [keys[0].get(), keys[0].get()];
+    for entry in others {
+        keys[1].give_back(entry);
+        keys.trim();
+    }
+    keys.deliver(evict);
+    keys.pass_on();
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 1], 1));
+}
+
 /// It is closed anyway: the caller of another key takes its slot.
 #[test]
 fn a_surplus_connection_that_is_closed_makes_room_as_well() {
@@ -909,6 +930,8 @@ fn a_slot_is_dialed_into_again_once_it_has_settled() {
     keys.retire(0, held);
     let (taken, counted) = keys.common.visit(|budget| (budget.taken(), budget.counted()));
     assert_eq!((keys.dialing(), taken, counted), ([0], 0, 1));
+    let settles_at = keys.common.visit(|budget| budget.settles_at());
+    assert_eq!(settles_at, Some(keys[0].now + SECOND));
     keys.wait(SECOND);
     keys.allow(1); // So does the thread that waits for the pool's needs.
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
@@ -923,6 +946,41 @@ fn a_slot_that_is_granted_does_not_settle_before_its_dial() {
     keys.pass_on();
     keys.allow(1);
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
+    assert_eq!(keys.common.visit(|budget| budget.settles_at()), None, "nothing settles");
+}
+
+/// FLEET-04: a slot that settles is on its way to a claim, as one that is being closed.
+#[test]
+fn nothing_is_closed_for_a_claim_that_a_slot_which_settles_will_serve() {
+    let mut keys = Harnesses::new(2, 2);
+    keys.common.visit(|budget| budget.set_settling(SECOND));
+    let [one, other] = [keys.lend(0), keys.lend(0)];
+    keys.queue(1);
+    let own = keys.queue(0);
+    keys.retire(0, one);
+    keys[0].close_all();
+    keys.pass_on();
+    assert_eq!((keys.dialing(), keys.taken()), ([0, 0], 1), "it settles");
+    keys[0].give_back(other);
+    keys[0].granted(own);
+    assert_eq!(keys.evicted(), 0);
+}
+
+#[test]
+fn a_claim_is_less_by_the_slots_that_are_on_their_way() {
+    let mut keys = under_quota(0, Lease::ENDLESS);
+    let wanted = |keys: &Harnesses| keys.common.visit(|budget| budget.wanted());
+    let first = keys[0].now;
+    (0..3).for_each(|_| drop(keys.queue(0)));
+    assert_eq!(wanted(&keys), 3);
+    assert_eq!(keys.common.visit(|budget| budget.stalled_since()), Some(first));
+    let now = keys[0].now;
+    let grant = keys.common.allow(Allowance { slots: 1, until: Moment::LAST }, now).remove(0);
+    keys[0].tick();
+    assert_eq!(wanted(&keys), 2, "two more are wanted");
+    keys.deliver(grant);
+    keys.pass_on();
+    assert_eq!((keys.dialing(), wanted(&keys)), ([1], 2));
 }
 
 // ---- The end of a lease -----------------------------------------------------------------------
