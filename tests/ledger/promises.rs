@@ -751,6 +751,35 @@ fn nobody_looks_for_dials_while_the_pool_is_suspended() {
     assert_eq!(harness.begun, 2, "it has waited for long enough");
 }
 
+/// CAN-01: it asks again with its old ticket, ahead of one who came after it.
+#[test]
+fn the_dial_rule_counts_the_wait_of_a_caller_who_comes_back_with_a_broken_connection() {
+    let mut harness = adaptive(3);
+    let first = harness.queue(0);
+    harness.now += SECOND;
+    harness.dialed();
+    let one = harness.granted(first);
+    let second = harness.queue(0);
+    harness.now += SECOND / 8;
+    harness.tick();
+    harness.dialed();
+    let _other = harness.granted(second);
+
+    let came = harness.now;
+    let first = harness.queue(1);
+    harness.now += SECOND / 100;
+    let _behind = harness.queue(2);
+    harness.give_back(one);
+    let broken = harness.granted(first);
+    harness.retire_as(broken, CloseReason::Broken);
+    let first = harness.ask_again(first, came);
+    harness.close_all();
+    assert_eq!(harness.sleep(first), Some(came + SECOND / 10), "an eighth of 0.8 s");
+    harness.now = came + SECOND / 10;
+    harness.tick();
+    assert_eq!(harness.dials.len(), 1);
+}
+
 // ---- The numbers -------------------------------------------------------------------------------
 
 /// STAT-03.
@@ -952,4 +981,11 @@ fn a_caller_whom_newcomers_have_left_nothing_has_a_dial_once_the_one_before_it_i
     assert_eq!(harness.dials.len(), 1);
     harness.dialed();
     harness.granted(second);
+}
+
+#[test]
+fn a_caller_who_is_cancelled_before_it_asks_counts_as_one_who_waited() {
+    let mut harness = Harness::new(1);
+    harness.event(|ledger, now| ledger.refuse_cancelled(now));
+    assert_eq!(harness.stats().cancelled_total, 1);
 }

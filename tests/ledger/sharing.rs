@@ -516,6 +516,14 @@ fn a_warm_up_of_more_asks_for_its_own_turn_once_the_first_is_warm() {
     }
 }
 
+#[test]
+fn a_warm_up_claims_as_many_slots_as_it_lacks() {
+    let mut keys = Harnesses::new(1, 8);
+    keys.allow(1);
+    keys.warm_up(0, 3);
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([1], 2));
+}
+
 /// The connections of a warm-up are kept from those who came later, and from nobody else.
 #[test]
 fn connections_of_a_warm_up_make_room_for_callers_who_have_waited_longer() {
@@ -1082,6 +1090,8 @@ fn a_caller_who_wakes_up_after_the_lease_may_not_use_what_it_was_given() {
     keys.allow_under(1, next);
     assert!(keys[0].ledger.has_overstayed(&entry, now), "another lease is none of its own");
     keys.retire(0, entry);
+    let entry = keys.lend(0);
+    assert!(!keys[0].ledger.has_overstayed(&entry, now), "opened under that lease");
 }
 
 #[test]
