@@ -523,6 +523,24 @@ fn a_caller_sleeps_beside_no_idle_connection_while_the_one_before_it_is_in_user_
     }
 }
 
+/// FAIR-04.
+#[test]
+fn several_who_come_back_with_broken_connections_stay_in_their_order() {
+    let mut harness = Harness::new(2);
+    let held = [harness.dial_and_get(), harness.dial_and_get()];
+    let [first, second, _third, _fourth] = [1, 2, 3, 4].map(|caller| harness.queue(caller));
+    held.map(|entry| harness.give_back(entry));
+    let broken = [first, second].map(|ticket| harness.granted(ticket));
+    broken.map(|entry| harness.retire_as(entry, CloseReason::Broken));
+    let start = harness.now;
+    let [first, second] = [first, second].map(|ticket| harness.ask_again(ticket, start));
+    harness.close_all();
+    for ticket in [first, second] {
+        harness.dialed();
+        harness.granted(ticket);
+    }
+}
+
 // ---- Late binding ------------------------------------------------------------------------------
 
 /// BIND-04.

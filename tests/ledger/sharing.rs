@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use crate::abort::AbortHandle;
-use crate::config::Config;
+use crate::config::{Breaker, BreakerChoice, Config};
 use crate::harness::{Harness, SECOND, ageless};
 use crate::keys::Common;
 use crate::ledger::budget::{Allowance, BudgetAction, BudgetOrder, MemberId};
@@ -799,6 +799,29 @@ fn only_a_caller_who_waited_for_a_slot_is_told_that_the_key_stalled() {
     assert!(!waits_for_a_slot(&mut keys), "but for a check");
 }
 
+/// It takes spare slots only: for a claim of its own another key would have to close a connection.
+#[test]
+fn a_key_among_others_keeps_connections_ready_in_slots_that_nobody_claims() {
+    let common = Common::new(2);
+    let harness = |key, min_idle| {
+        let share = Share::new(MemberId(key), Arc::clone(&common) as _).among_rivals(true);
+        Harness::with(Config { min_idle, ..unchecked(2) }).sharing(share)
+    };
+    let mut harnesses = vec![harness(0, 1), harness(1, 0)];
+    harnesses[1].now = harnesses[0].now;
+    let mut keys = Harnesses { common, harnesses, max_idle: None };
+    let [one, _other] = [keys.lend(1), keys.lend(1)];
+    keys[0].tick();
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.stalled())), ([0, 0], 0));
+    assert_eq!(keys[0].alarm, Some(keys[0].now + SECOND), "it looks again");
+    keys.retire(1, one);
+    keys.wait(SECOND);
+    keys[0].upkeep();
+    assert_eq!((keys.dialing(), keys.taken()), ([1, 0], 2));
+    keys.come_to_rest();
+    assert_eq!((keys.idle(), keys.taken()), ([1, 0], 2));
+}
+
 // ---- The end of a key ---------------------------------------------------------------------
 
 /// KEY-02.
@@ -824,6 +847,21 @@ fn nothing_of_a_key_is_left_with_the_budget_when_its_last_connection_is_closed()
         assert!(keys[1].ledger.close_if_vacant(now).0);
         assert_eq!(keys.common.contents(), Common::new(2).contents());
     }
+}
+
+/// KEY-02: else each caller of a server that is away would be the first.
+#[test]
+fn a_key_whose_dial_failed_stays_for_ten_probes_of_its_breaker() {
+    let breaker = BreakerChoice::On(Breaker::new(1, SECOND));
+    let mut keys = Harnesses::with(1, Config { breaker, ..unchecked(1) }, 1, None);
+    let ticket = keys[0].queue(0);
+    keys[0].refused();
+    keys[0].failure(ticket);
+    let failed = keys[0].now;
+    assert!(!keys[0].ledger.close_if_vacant(failed).0);
+    assert_eq!(keys[0].alarm, Some(failed + 10 * SECOND), "its shell looks then");
+    assert!(!keys[0].ledger.close_if_vacant(failed + 9 * SECOND).0);
+    assert!(keys[0].ledger.close_if_vacant(failed + 10 * SECOND).0);
 }
 
 // ---- A quota ----------------------------------------------------------------------------------
