@@ -1007,3 +1007,57 @@ fn a_caller_who_is_cancelled_before_it_asks_counts_as_one_who_waited() {
     harness.event(|ledger, now| ledger.refuse_cancelled(now));
     assert_eq!(harness.stats().cancelled_total, 1);
 }
+
+/// Numbers of which each is greater by `step` than the one before, with `times` ends for each reason.
+fn numbers(first: u32, step: u32, times: u32) -> Stats {
+    let mut next = (first..).step_by(step as usize);
+    let mut number = || next.next().expect("there is no last number");
+    let mut numbers = Stats {
+        max_open: number(),
+        idle: number(),
+        in_use: number(),
+        dialing: number(),
+        closing: number(),
+        waiting: number(),
+        overdue: number(),
+        failing_dials: number(),
+        lent_total: number().into(),
+        reused_total: number().into(),
+        waited_total: number().into(),
+        wait_time_total: number() * SECOND,
+        timed_out_total: number().into(),
+        cancelled_total: number().into(),
+        queue_full_total: number().into(),
+        dials_total: number().into(),
+        dialed_total: number().into(),
+        dial_failed_total: number().into(),
+        breaker_opened_total: number().into(),
+        check_failed_total: number().into(),
+        retired_total: number().into(),
+        detached_total: number().into(),
+        leaked_total: number().into(),
+        close_timeouts_total: number().into(),
+        panics_total: number().into(),
+        ..Stats::default()
+    };
+    for reason in CloseReason::ALL {
+        (0..times * (1 + reason as u32)).for_each(|_| numbers.count_retired(reason));
+    }
+    numbers
+}
+
+#[test]
+fn the_numbers_of_two_keys_are_added_up_one_by_one() {
+    for (one, other) in [(true, true), (true, false), (false, true), (false, false)] {
+        let breaker_open_for = |is_open: bool| is_open.then_some(SECOND);
+        let with = |numbers, stalled: bool| Stats {
+            stalled,
+            stalled_by_quota: stalled,
+            breaker_open_for: breaker_open_for(stalled),
+            ..numbers
+        };
+        let mut sum = with(numbers(100, 1, 3), one);
+        sum.add(&with(numbers(1000, 1, 4), other));
+        assert_eq!(sum, with(numbers(1100, 2, 7), one || other));
+    }
+}
