@@ -21,6 +21,7 @@ mod keys_history;
 mod outages;
 mod passing;
 mod promises;
+mod readings;
 mod sharing;
 mod slips;
 mod soak;

@@ -422,6 +422,7 @@ fn a_claim_that_is_due_is_made_room_for_once() {
         keys.pass_on();
     }
     assert_eq!((keys.evicted(), keys[0].stats().in_use), (2, 1));
+    assert_eq!(keys[0].ledger.take_evicting(), 2);
     keys[0].close_all();
     keys.pass_on();
     assert_eq!(keys.dialing(), [0, 1, 1]);
@@ -590,6 +591,7 @@ fn the_coldest_of_many_are_closed_when_several_must_go_at_once() {
     keys.rest(2);
     keys.resize(3);
     assert_eq!(keys.idle(), [1, 1, 1]);
+    assert_eq!([0, 1, 0].map(|key| keys[key].ledger.take_evicting()), [2, 0, 0]);
     keys.resize(1);
     assert_eq!(keys.idle(), [0, 0, 1]);
 }
