@@ -127,7 +127,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     fn note_quiet(&mut self) {
         let (from, until) = self.upkeep_span();
         let is_busy = self.is_closed()
-            || self.config.min_idle > 0
+            || self.config.min_idle > 0 && self.open_count() < self.config.max_open
             || self.jobs.is_any()
             || self.ceiling != self.config.max_open
             || !self.others.is_empty()
