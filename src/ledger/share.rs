@@ -64,15 +64,15 @@ pub(crate) struct Share {
     /// Closes under way that make room for other keys.
     making_room: BTreeSet<JobId>,
     listing: Listing,
-    /// Whether an order to evict could be obeyed in full. `Some` from the order to the next report.
+    /// Whether the latest order to evict was obeyed in full. `None` once that has been reported.
     obeyed: Option<bool>,
     /// Connections closed for other keys since `take_evicting` was last called.
     evicting: u32,
-    /// The slots that this event could not get, and why there were none.
+    /// The slots that the latest event could not get, and why there were none.
     shortage: Option<(Claim, Lack)>,
     /// Why there was no slot for those who waited last, if there was none.
     last_lack: Option<Lack>,
-    /// The claim that the budget has noted. It may have dropped it: see `must_visit`.
+    /// The claim that the budget was last given. It may have dropped it since: see `must_visit`.
     noted_claim: Option<Claim>,
     /// Whether the budget must be visited although nothing is new: it has been used since it last issued
     /// orders, or it has dropped this ledger's claim, as it does when it grants a slot.
