@@ -529,9 +529,9 @@ fn several_who_come_back_with_broken_connections_stay_in_their_order() {
     let mut harness = Harness::new(2);
     let held = [harness.dial_and_get(), harness.dial_and_get()];
     let [first, second, _third, _fourth] = [1, 2, 3, 4].map(|caller| harness.queue(caller));
-    held.map(|entry| harness.give_back(entry));
+    held.into_iter().for_each(|entry| harness.give_back(entry));
     let broken = [first, second].map(|ticket| harness.granted(ticket));
-    broken.map(|entry| harness.retire_as(entry, CloseReason::Broken));
+    broken.into_iter().for_each(|entry| harness.retire_as(entry, CloseReason::Broken));
     let start = harness.now;
     let [first, second] = [first, second].map(|ticket| harness.ask_again(ticket, start));
     harness.close_all();

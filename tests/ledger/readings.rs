@@ -63,7 +63,7 @@ fn each_dial_and_each_end_of_a_connection_is_another_turnover() {
 fn what_comes_from_a_place_too_late_rests_until_the_next_event() {
     let mut harness = Harness::with(Config { max_open: 3, max_idle: Some(2), ..ageless() });
     let held = [harness.dial_and_get(), harness.dial_and_get()];
-    held.map(|entry| harness.give_back(entry));
+    held.into_iter().for_each(|entry| harness.give_back(entry));
     let laid_out = harness.ledger.lay_out(harness.now).expect("it may be laid out");
     assert_eq!((harness.ledger.at_rest(), harness.ledger.spare_idle()), (1, 1));
     let config = *harness.ledger.config();
