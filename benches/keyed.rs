@@ -105,7 +105,7 @@ enum By {
 /// The keys that a thread uses in turn.
 #[derive(Clone, Copy)]
 enum Round {
-    /// All threads use the same keys.
+    /// All threads use the same keys, each from another one on.
     Shared,
     /// Each thread has keys of its own.
     Own,
@@ -166,14 +166,18 @@ fn run(pool: &impl Keyed, setting: &Setting, keys: &[Key], time: Duration) -> f6
     let start = Start::of(setting.threads);
     let over = AtomicBool::new(false);
     let thread = |number: usize| {
-        let keys = match setting.round {
-            Round::Shared => keys,
-            Round::Own => &keys[number..=number],
+        let keys: Vec<_> = match setting.round {
+            // Apart, as the threads of a program are that do not wait for each other.
+            Round::Shared => {
+                let (before, after) = keys.split_at(number * keys.len() / setting.threads);
+                after.iter().chain(before).collect()
+            }
+            Round::Own => vec![&keys[number]],
         };
         start.wait();
         let mut served = 0_u64;
         while !over.load(Relaxed) {
-            for key in keys {
+            for key in &keys {
                 pool.cycle(key);
                 served += 1;
             }

@@ -4,6 +4,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::runtime::moment::Moment;
+#[cfg(feature = "serde")]
+use crate::text::{some_span, span};
 
 /// When the pool dials for callers that find nothing idle.
 ///
@@ -117,9 +119,15 @@ pub enum OnDialFailure {
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Backoff {
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::pause"))]
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "span::serialize", deserialize_with = "pause")
+    )]
     first: Duration,
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::pause"))]
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "span::serialize", deserialize_with = "pause")
+    )]
     most: Duration,
 }
 
@@ -178,7 +186,10 @@ impl Default for Backoff {
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Breaker {
     failures: NonZeroU32,
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::pause"))]
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "span::serialize", deserialize_with = "pause")
+    )]
     probe_every: Duration,
 }
 
@@ -235,7 +246,17 @@ impl From<Option<Breaker>> for BreakerChoice {
 
 /// The shortest pause between two dials of an outage, so that a server that is away is not dialed in a
 /// busy loop.
-pub(crate) const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+
+#[cfg(feature = "serde")]
+fn pause<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let pause = span::deserialize(from)?;
+    if pause < SHORTEST_PAUSE {
+        let error = format!("a pause is {pause:?}; it must be at least {SHORTEST_PAUSE:?}");
+        return Err(serde::de::Error::custom(error));
+    }
+    Ok(pause)
+}
 
 /// How long, at least, newcomers may pass a waiting caller: see `ledger/bypass.rs`. Measured on two
 /// cores, 32 threads on 8 connections, each busy for 20 us (ideal: 100 checkouts a millisecond;
@@ -320,13 +341,13 @@ pub struct Config {
     /// See [`Settings::min_idle`](crate::Settings::min_idle).
     pub min_idle: u32,
     /// See [`Settings::max_lifetime`](crate::Settings::max_lifetime).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub max_lifetime: Duration,
     /// See [`Settings::lifetime_jitter`](crate::Settings::lifetime_jitter). `None`: a tenth of
     /// `max_lifetime`.
     #[cfg_attr(
         feature = "serde",
-        serde(with = "crate::text::some_span", skip_serializing_if = "Option::is_none")
+        serde(with = "some_span", skip_serializing_if = "Option::is_none")
     )]
     pub lifetime_jitter: Option<Duration>,
     /// See [`Settings::max_uses`](crate::Settings::max_uses). `None`: no limit.
@@ -335,16 +356,16 @@ pub struct Config {
     /// See [`Settings::idle_order`](crate::Settings::idle_order).
     pub idle_order: IdleOrder,
     /// See [`Settings::max_idle_time`](crate::Settings::max_idle_time).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub max_idle_time: Duration,
     /// See [`Settings::prune_every`](crate::Settings::prune_every).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub prune_every: Duration,
     /// See [`Settings::check_idle_every`](crate::Settings::check_idle_every).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub check_idle_every: Duration,
     /// See [`Settings::leak_after`](crate::Settings::leak_after).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub leak_after: Duration,
     /// See [`Settings::on_dial_failure`](crate::Settings::on_dial_failure).
     pub on_dial_failure: OnDialFailure,
@@ -353,19 +374,19 @@ pub struct Config {
     /// See [`Settings::dial_rule`](crate::Settings::dial_rule).
     pub dial_rule: DialRule,
     /// See [`Settings::get_timeout`](crate::Settings::get_timeout).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub get_timeout: Duration,
     /// See [`Settings::dial_timeout`](crate::Settings::dial_timeout).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub dial_timeout: Duration,
     /// See [`Settings::check_after`](crate::Settings::check_after).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub check_after: Duration,
     /// See [`Settings::check_timeout`](crate::Settings::check_timeout).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub check_timeout: Duration,
     /// See [`Settings::close_timeout`](crate::Settings::close_timeout).
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::span"))]
+    #[cfg_attr(feature = "serde", serde(with = "span"))]
     pub close_timeout: Duration,
     /// See [`Settings::retire_on_panic`](crate::Settings::retire_on_panic).
     pub retire_on_panic: bool,

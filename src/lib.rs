@@ -28,6 +28,9 @@ mod dialer;
 pub mod dialers;
 #[forbid(unsafe_code)]
 pub mod drivers;
+#[cfg(feature = "serde")]
+#[forbid(unsafe_code)]
+mod from_env;
 #[forbid(unsafe_code)]
 mod guard;
 #[cfg(all(doc, any(feature = "net", not(doctest))))] // Most of their examples dial by TCP.
@@ -85,6 +88,7 @@ pub use crate::shell::quota::{Demand, Quota};
 #[doc(hidden)]
 pub mod simulation {
     pub use crate::runtime::conductor::{Conductor, Place, ask, conduct_by};
+    pub use crate::runtime::threads::simulate_threads;
 }
 
 /// Types that stand in signatures and that a program seldom has to name.

@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 
 macro_rules! forward_to_pointee {
     ($($pointer:ty),*) => {$(

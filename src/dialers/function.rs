@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 
 /// A dialer whose dial is a closure.
 ///

@@ -8,12 +8,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::BoxError;
-use super::prepared;
+use super::{BoxError, prepared};
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 
 /// Runs hooks at the dials, loans, returns and closes of another dialer's connections.
 ///

@@ -3,15 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::BoxError;
-use super::Stored;
+use super::{BoxError, Stored};
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 
 /// Asks a source at each dial how to dial: for passwords that rotate, and tokens that expire.
 ///

@@ -2,14 +2,12 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::ops::Deref;
-use std::ops::DerefMut;
+use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 
 /// A connection, and a value that is kept beside it from its dial to its close.
 ///

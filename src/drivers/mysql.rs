@@ -3,45 +3,25 @@
 use std::fmt;
 use std::mem;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use mysql::ChangeUserOpts;
-use mysql::Conn;
-use mysql::DriverError;
-use mysql::Error;
-use mysql::MySqlError;
-use mysql::Opts;
-use mysql::OptsBuilder;
-use mysql::QueryResult;
-use mysql::Result;
-use mysql::Row;
-use mysql::Text;
-use mysql::Value;
-use mysql::from_row_opt;
 use mysql::prelude::Queryable;
+use mysql::{
+    ChangeUserOpts, Conn, DriverError, Error, MySqlError, Opts, OptsBuilder, QueryResult, Result,
+    Row, Text, Value, from_row_opt,
+};
 
 use super::async_thread::must_not_wait;
-use super::on_return::GOODBYE;
-use super::on_return::OnReturn;
-use super::on_return::RESET_TIMEOUT;
+use super::on_return::{GOODBYE, OnReturn, RESET_TIMEOUT};
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
-use crate::net::Liveness;
-use crate::net::NetError;
-use crate::net::borrowed;
-use crate::net::in_turn::LEAST;
-use crate::net::in_turn::Turn;
-use crate::net::in_turn::in_turn;
-use crate::net::in_turn::left;
-use crate::net::in_turn::literal;
+use crate::dialer::{Blocking, Dialer};
+use crate::net::in_turn::{LEAST, Turn, in_turn, left, literal};
 use crate::net::resolve::Resolver;
+use crate::net::{Liveness, NetError, borrowed};
 
 /// Opens connections to MySQL or MariaDB.
 ///

@@ -3,34 +3,23 @@
 use std::error;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use postgres::Client;
-use postgres::Config;
-use postgres::Error;
-use postgres::SimpleQueryMessage;
-use postgres::Socket;
-use postgres::config::Host;
-use postgres::config::TargetSessionAttrs;
+use postgres::config::{Host, TargetSessionAttrs};
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
-use postgres::tls::MakeTlsConnect;
-use postgres::tls::TlsConnect;
-use postgres::types::FromSql;
-use postgres::types::Type;
+use postgres::tls::{MakeTlsConnect, TlsConnect};
+use postgres::types::{FromSql, Type};
+use postgres::{Client, Config, Error, SimpleQueryMessage, Socket};
 
 use super::async_thread::must_not_wait;
 use super::on_return::OnReturn;
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
-use crate::net::Resolver;
-use crate::net::partial_deadline;
+use crate::dialer::{Blocking, Dialer};
+use crate::net::{Resolver, partial_deadline};
 
 /// Opens connections to PostgreSQL, or to a PgBouncer in front of it.
 ///

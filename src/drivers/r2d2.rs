@@ -4,12 +4,10 @@ use std::error::Error;
 use std::fmt;
 use std::time::Instant;
 
-use r2d2::CustomizeConnection;
-use r2d2::ManageConnection;
+use r2d2::{CustomizeConnection, ManageConnection};
 
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 use crate::report::error::OneLine;
 
 use super::async_thread::must_not_wait;

@@ -3,42 +3,22 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
-use redis::Client;
-use redis::Connection;
-use redis::ConnectionAddr;
-use redis::ConnectionLike;
-use redis::ErrorKind;
-use redis::Pipeline;
-use redis::ProtocolVersion;
-use redis::RedisConnectionInfo;
-use redis::RedisError;
-use redis::RedisResult;
-use redis::ServerError;
-use redis::ServerErrorKind;
-use redis::Value;
+use redis::{
+    Client, Connection, ConnectionAddr, ConnectionLike, ErrorKind, Pipeline, ProtocolVersion,
+    RedisConnectionInfo, RedisError, RedisResult, ServerError, ServerErrorKind, Value,
+};
 
 use super::async_thread::must_not_wait;
-use super::on_return::GOODBYE;
-use super::on_return::OnReturn;
-use super::on_return::RESET_TIMEOUT;
+use super::on_return::{GOODBYE, OnReturn, RESET_TIMEOUT};
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 use crate::net::NetError;
-use crate::net::in_turn::LEAST;
-use crate::net::in_turn::Turn;
-use crate::net::in_turn::in_turn;
-use crate::net::in_turn::left;
-use crate::net::in_turn::literal;
+use crate::net::in_turn::{LEAST, Turn, in_turn, left, literal};
 use crate::net::resolve::Resolver;
 
 /// Opens connections to Redis, or to a server with the same protocol.

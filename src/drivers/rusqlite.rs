@@ -3,25 +3,17 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
-use rusqlite::Error;
-use rusqlite::ErrorCode;
-use rusqlite::OpenFlags;
-use rusqlite::Result;
-use rusqlite::ffi;
+use rusqlite::{Connection, Error, ErrorCode, OpenFlags, Result, ffi};
 
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 use crate::runtime::sync::coarse_now;
 
 /// How long returns may go without a test of the file: the default of `check_after`.

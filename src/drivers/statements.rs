@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use postgres::Client;
-use postgres::Error;
-use postgres::Statement;
+use postgres::{Client, Error, Statement};
 
 use crate::dialers::Stored;
 

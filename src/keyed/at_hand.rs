@@ -94,8 +94,8 @@ impl<T> AtHand<T> {
 
 impl<T: Item> AtHand<T> {
     /// Takes the item after the one that this thread took last, if `is_it` accepts it. A thread
-    /// usually goes round its few items. A thread whose last look-up found nothing here is likely
-    /// to use more keys than fit, and is not tried.
+    /// usually goes round its few items. If its last look-up found nothing in its slots, it is likely
+    /// to use more keys than fit, and the slots are not tried.
     #[inline]
     pub(super) fn take_next(&self, is_it: impl FnOnce(&T) -> bool) -> Option<Arc<T>> {
         let row = self.row();

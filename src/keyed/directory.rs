@@ -19,7 +19,7 @@ pub(super) struct KeyRecord<K, D: Dialer> {
     /// The key's hash in this directory.
     hash: u64,
     pub(super) pool: Pool<D>,
-    /// Whether the key has another pool by now, or none.
+    /// Whether the record was struck: by now the key has another pool, or none.
     has_gone: AtomicBool,
 }
 

@@ -171,8 +171,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     fn next_dial_look(&self, now: Moment) -> Option<Moment> {
         let hold_off = self.hold_off()?;
         let ripens = self.queue.unripe_since().and_then(|since| since.after(hold_off));
-        let again = now.after(hold_off.max(LOOK_LEAST));
-        if self.queue.has_ripe() { again.into_iter().chain(ripens).min() } else { ripens }
+        ripens.or_else(|| now.after(hold_off.max(LOOK_LEAST)))
     }
 
     /// A connection has come back. The dial rule counts these while anyone waits.
@@ -312,11 +311,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// When a caller whose dial has failed, or who was refused one, may dial again, if that is what it waits
-    /// for.
+    /// When one of the callers whose dial has failed, or who were refused one, may dial again, if that is
+    /// what they wait for.
     pub(super) fn next_retry(&self) -> Option<Moment> {
-        let is_wanted = self.queue.any_failed() && !self.queue.any_unsponsored();
-        let is_alone = is_wanted && self.jobs.dials.counted_on() == 0 && !self.is_suspended();
+        let is_first = !self.queue.any_unsponsored() && self.jobs.dials.counted_on() == 0;
+        let is_alone = is_first && !self.is_suspended();
         let outage = &self.dialing.outage;
         match self.config.breaker().filter(|_| self.is_breaker_open()) {
             _ if !is_alone => None,

@@ -85,7 +85,7 @@ pub(crate) use self::effects::{
 pub(crate) use self::entry::Entry;
 pub(crate) use self::idle::UPKEEP_LEAST;
 pub(crate) use self::roster::Loan;
-pub(crate) use self::share::{BudgetAccess, Lack, Share};
+pub(crate) use self::share::{BudgetAccess, Share};
 
 /// The life of a pool. Once closed, it stays so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -272,10 +272,6 @@ impl<F, W> Queue<F, W> {
         self.ripe
     }
 
-    pub(super) fn has_ripe(&self) -> bool {
-        self.ripe > 0
-    }
-
     /// Since when the first caller who has not been found ripe has waited.
     pub(super) fn unripe_since(&self) -> Option<Moment> {
         self.at(self.unripe).map(|(_, waiter)| waiter.since)

@@ -16,7 +16,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(super) fn serve(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         while let Some((ticket, expired)) = self.queue.front(now) {
             if expired {
-                // It is not woken, as its own clock does that.
+                // Nobody wakes it: its own wait ends at the deadline.
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
                 let waker = waiter.sleeper.waker.clone();
                 self.wakes.dismiss_watcher(ticket);
@@ -55,7 +55,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             return None;
         }
         let bound = self.bypass.bound(self.config.bypass, self.queue.len());
-        // Counted from now at the latest: the clock may have run back.
+        // `min`: the clock may have run back since the first of them came.
         let until = self.queue.front_since()?.min(now).after_nanos(bound);
         (now < until).then_some(until)
     }

@@ -10,7 +10,7 @@
 //! 6. Callers whom neither can help are refused (`refuse_by_breaker`, `fail_hopeless`). Warm-ups and
 //!    drains end once they have what they wait for.
 //! 7. Surplus idle connections are closed, one is checked (`check_coldest`), and upkeep is ordered
-//!    (`set_alarm`).
+//!    (`order_upkeep`).
 //! 8. The budget gets its report, somebody is made the watcher, and the promises are asserted.
 //!
 //! After nearly every loan and return of a busy pool only step 4 has anything to do. `settle` notes for how
@@ -133,7 +133,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     fn note_quiet(&mut self) {
         let (from, until) = self.upkeep_span();
         let is_busy = self.is_closed()
-            || self.config.min_idle > 0
+            || self.config.min_idle > 0 && self.open_count() < self.config.max_open
             || self.jobs.is_any()
             || self.ceiling != self.config.max_open
             || !self.others.is_empty()
@@ -195,7 +195,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 self.begin_close(surplus, CloseReason::Surplus, now, effects);
             }
             self.check_coldest(now, effects);
-            self.set_alarm(now, effects);
+            self.order_upkeep(now, effects);
         } else if self.open_count() == 0 {
             for (ticket, sleeper) in std::mem::take(&mut self.others.drains) {
                 self.notify(ticket, sleeper, Verdict::Drained, effects);

@@ -64,16 +64,16 @@ pub(crate) struct Share {
     /// Closes under way that make room for other keys.
     making_room: BTreeSet<JobId>,
     listing: Listing,
-    /// Whether an order to evict could be obeyed in full. `Some` from the order to the next report.
-    answer: Option<bool>,
+    /// Whether the latest order to evict was obeyed in full. `None` once that has been reported.
+    obeyed: Option<bool>,
     /// Connections closed for other keys since `take_evicting` was last called.
     evicting: u32,
-    /// The slots that this event could not get, and why there were none.
+    /// The slots that the latest event could not get, and why there were none.
     shortage: Option<(Claim, Lack)>,
     /// Why there was no slot for those who waited last, if there was none.
-    lacked: Option<Lack>,
-    /// The claim that the budget has noted. It may have dropped it: see `must_visit`.
-    claimed: Option<Claim>,
+    last_lack: Option<Lack>,
+    /// The claim that the budget was last given. It may have dropped it since: see `must_visit`.
+    noted_claim: Option<Claim>,
     /// Whether the budget must be visited although nothing is new: it has been used since it last issued
     /// orders, or it has dropped this ledger's claim, as it does when it grants a slot.
     must_visit: bool,
@@ -90,11 +90,11 @@ impl Share {
             held: 0,
             making_room: BTreeSet::new(),
             listing: Listing::Unlisted,
-            answer: None,
+            obeyed: None,
             evicting: 0,
             shortage: None,
-            lacked: None,
-            claimed: None,
+            last_lack: None,
+            noted_claim: None,
             must_visit: false,
             report: Report::default(),
         }
@@ -152,24 +152,24 @@ impl Share {
 
     /// Notes why those who wait lack a slot, for their errors.
     pub(super) fn note_wait(&mut self) {
-        self.lacked = self.lack();
+        self.last_lack = self.lack();
     }
 
     /// Why there was no slot for those who waited last, if there was none.
-    pub(super) fn lacked(&self) -> Option<Lack> {
-        self.lacked
+    pub(super) fn last_lack(&self) -> Option<Lack> {
+        self.last_lack
     }
 
-    /// Answers an order to evict `most` connections with these `closes`. They are fewer if no more have
-    /// been idle for as long as the order says.
-    pub(super) fn answer(&mut self, most: u32, closes: impl Iterator<Item = JobId>) {
+    /// Notes the `closes` that an order to evict `most` connections has led to. They are fewer if no more
+    /// have been idle for as long as the order says.
+    pub(super) fn note_evictions(&mut self, most: u32, closes: impl Iterator<Item = JobId>) {
         let before = self.making_room.len();
         self.making_room.extend(closes);
         let evicted = count(self.making_room.len() - before);
         self.evicting += evicted;
         self.report.evicted += evicted;
         self.report.refused += most - evicted;
-        self.answer = Some(evicted == most);
+        self.obeyed = Some(evicted == most);
     }
 
     /// Whether a connection must be closed for a claim of another key that `is_due`. Slots that this
@@ -209,9 +209,9 @@ impl Share {
         open == self.held
             && coldest.is_none_or(|coldest| since <= coldest)
             && !self.must_visit
-            && self.answer.is_none()
+            && self.obeyed.is_none()
             && self.shortage.is_none()
-            && self.claimed.is_none()
+            && self.noted_claim.is_none()
             && self.report == Report::default()
     }
 
@@ -225,16 +225,17 @@ impl Share {
         orders: &mut Vec<BudgetOrder>,
     ) {
         self.free_down_to(open);
-        let answer = self.answer.take();
-        let listing = self.next_listing(answer, rest, now);
+        let obeyed = self.obeyed.take();
+        let listing = self.next_listing(obeyed, rest, now);
         let shortage = self.shortage.map(|(claim, _)| claim);
-        let is_moved = listing != self.listing || answer.is_some();
-        let is_news = is_moved || self.claimed != shortage || self.report != Report::default();
+        let is_moved = listing != self.listing || obeyed.is_some();
+        let is_news = is_moved || self.noted_claim != shortage || self.report != Report::default();
         if !is_news && !self.must_visit {
             return;
         }
-        (self.claimed, self.must_visit) = (shortage, false);
-        let (member, claim, report) = (self.member, self.claimed, std::mem::take(&mut self.report));
+        (self.noted_claim, self.must_visit) = (shortage, false);
+        let (member, claim, report) =
+            (self.member, self.noted_claim, std::mem::take(&mut self.report));
         let before = std::mem::replace(&mut self.listing, listing);
         let mut has_refused = false;
         self.budget.with_budget(&mut |budget| {
@@ -257,9 +258,9 @@ impl Share {
         }
     }
 
-    fn next_listing(&self, answer: Option<bool>, rest: AtRest, now: Moment) -> Listing {
+    fn next_listing(&self, obeyed: Option<bool>, rest: AtRest, now: Moment) -> Listing {
         // An order to evict has struck this member from the list.
-        let before = match answer {
+        let before = match obeyed {
             Some(true) => Listing::Unlisted,
             Some(false) => Listing::AwaitsIdle,
             None => self.listing,
@@ -314,12 +315,12 @@ fn refuse(budget: &mut Budget, member: MemberId, orders: &mut Vec<BudgetOrder>) 
 
 impl fmt::Debug for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { member, held, listing, claimed, .. } = self;
+        let Self { member, held, listing, noted_claim, .. } = self;
         f.debug_struct("Share")
             .field("member", member)
             .field("held", held)
             .field("listing", listing)
-            .field("claimed", claimed)
+            .field("noted_claim", noted_claim)
             .finish_non_exhaustive()
     }
 }

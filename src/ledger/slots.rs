@@ -44,7 +44,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             let is_evicted = |close: &&CloseOrder<C>| close.reason == CloseReason::Evicted;
             let closes = effects.rare.iter().flat_map(|rare| &rare.closes);
             let evicted = closes.filter(is_evicted).map(|close| close.id);
-            ledger.share.as_mut().expect("only a member is ordered to evict").answer(most, evicted);
+            ledger
+                .share
+                .as_mut()
+                .expect("only a member is ordered to evict")
+                .note_evictions(most, evicted);
         })
     }
 

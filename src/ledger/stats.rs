@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Index;
 use std::time::Duration;
 
-use crate::ledger::Lack;
 use crate::ledger::close_reason::CloseReason;
+use crate::ledger::share::Lack;
 
 /// A pool's numbers: the connections that it holds now, and totals since it was opened.
 ///

@@ -161,7 +161,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     /// Orders upkeep, if it must come sooner than it is ordered for.
-    pub(super) fn set_alarm(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+    pub(super) fn order_upkeep(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         let mut due = self.idle.due();
         let mut or = |other: Option<Moment>| due = earlier(due, other);
         or(self.next_idled_out());

@@ -5,8 +5,7 @@
 
 use std::io;
 use std::io::Read;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mysql::Conn;
 
@@ -18,8 +17,7 @@ use crate::abort::AbortHandle;
 #[cfg(unix)]
 #[allow(unsafe_code)]
 fn with_socket<R>(connection: &Conn, look: impl FnOnce(&socket2::Socket) -> R) -> Option<R> {
-    use std::os::fd::AsRawFd;
-    use std::os::fd::BorrowedFd;
+    use std::os::fd::{AsRawFd, BorrowedFd};
 
     // SAFETY: the connection owns the descriptor and is borrowed until this returns, so the
     // descriptor stays open until then.

@@ -3,24 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use socket2::Domain;
-use socket2::Protocol;
-use socket2::SockAddr;
-use socket2::Socket;
-use socket2::Type;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
 
 use super::connection::shutting_down;
-use super::error::Attempt;
-use super::error::AttemptError;
-use super::race::Fault;
-use super::race::Race;
-use super::race::Step;
+use super::error::{Attempt, AttemptError};
+use super::race::{Fault, Race, Step};
 use super::sys;
 
 /// Sets the options of a socket that must be set before the connect.

@@ -1,13 +1,9 @@
 //! A socket, with the state that must be remembered between two borrowers.
 
 use std::io;
-use std::io::IoSlice;
-use std::io::IoSliceMut;
-use std::io::Read;
-use std::io::Write;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpStream;
-use std::ops::Deref;
-use std::ops::DerefMut;
+use std::ops::{Deref, DerefMut};
 #[cfg(unix)]
 use std::os::fd::AsFd;
 #[cfg(unix)]
@@ -18,16 +14,13 @@ use std::os::unix::net::UnixStream;
 use std::os::windows::io::AsSocket;
 #[cfg(windows)]
 use std::os::windows::io::BorrowedSocket;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use socket2::SockRef;
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 use super::error::NetError;
-use super::stream::Liveness;
-use super::stream::Stream;
+use super::stream::{Liveness, Stream};
 use super::sys;
 use crate::abort::AbortHandle;
 

@@ -2,8 +2,7 @@
 //! stream.
 
 use std::net::SocketAddr;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::dial_context::DialContext;
 

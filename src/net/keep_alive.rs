@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use socket2::SockRef;
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 use super::sys;
 

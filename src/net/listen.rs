@@ -1,9 +1,7 @@
 //! Listening with the kernel's largest backlog.
 
 use std::io;
-use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::unix::fs::FileTypeExt;
 #[cfg(unix)]
@@ -11,11 +9,7 @@ use std::path::Path;
 #[cfg(unix)]
 use std::path::PathBuf;
 
-use socket2::Domain;
-use socket2::Protocol;
-use socket2::SockAddr;
-use socket2::Socket;
-use socket2::Type;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::keep_alive::KeepAlive;
 use super::sys;

@@ -27,6 +27,7 @@
 //! | keep-alive on and off | yes | yes | yes | yes | yes | yes |
 //! | its idle, interval, probes | yes | yes | yes | the system's | yes | yes; probes since Windows 10 1703 |
 //! | accepted connections inherit it | yes | on or off | yes | on or off | on or off | on or off |
+//! | a dial to a port that refuses fails | at once | at once | at once | at once | at once | after 2 s |
 //! | [`user_timeout`](TcpDialer::user_timeout) | yes | no | no | no | no | no |
 //! | local address | yes | yes | yes | yes | yes | yes |
 //! | local port chosen late | yes | no | no | no | no | no |

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often an attempt is repeated if the kernel's choice of a local port was at fault.
 ///

@@ -1,8 +1,7 @@
 //! The operations besides reading and writing that a stream needs to live in a pool.
 
 use std::io;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;

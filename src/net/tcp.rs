@@ -1,27 +1,21 @@
 //! `TcpDialer`: TCP connections by name or address, within one deadline.
 
 use std::io;
-use std::net::SocketAddr;
-use std::net::TcpStream;
-use std::time::Duration;
-use std::time::Instant;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::connect::Lost;
-use super::connect::connect;
-use super::connection::Connection;
-use super::connection::TcpConnection;
-use super::error::AttemptError;
-use super::error::NetError;
+use super::connect::{Lost, connect};
+use super::connection::{Connection, TcpConnection};
+use super::error::{AttemptError, NetError};
 use super::keep_alive::KeepAlive;
 use super::race::Race;
 use super::resolve::Resolver;
 use super::sys;
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 
 /// Opens TCP connections.
 ///

@@ -3,24 +3,19 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::io::Read;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustls::ClientConfig;
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 
 use super::connection::Connection;
 use super::error::NetError;
-use super::stream::Liveness;
-use super::stream::Stream;
+use super::stream::{Liveness, Stream};
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 
 /// Opens TLS connections over the streams of another dialer.
 ///

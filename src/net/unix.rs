@@ -3,28 +3,20 @@
 use std::fs;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::AsFd;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::Domain;
-use socket2::SockAddr;
-use socket2::Socket;
-use socket2::Type;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::connect::SLICE;
-use super::connection::Connection;
-use super::connection::UnixConnection;
-use super::connection::shutting_down;
+use super::connection::{Connection, UnixConnection, shutting_down};
 use super::error::NetError;
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
-use crate::dialer::Blocking;
-use crate::dialer::Dialer;
+use crate::dialer::{Blocking, Dialer};
 
 /// Opens Unix stream connections.
 ///

@@ -9,13 +9,9 @@
 #![cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 
 use std::any::Any;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::runtime::moment::Moment;
-use crate::runtime::sync::Body;
-use crate::runtime::threads::Threads;
-use crate::runtime::workers::Crew;
 
 /// Something that threads wait for, by its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,8 +44,6 @@ pub trait Conductor {
     fn random(&self) -> u64;
     /// The body of a thread of the system that runs `body` as a thread of the simulation.
     fn enroll(&self, body: Box<dyn FnOnce() + Send>) -> Box<dyn FnOnce() + Send>;
-    /// The threads of a pool that is given none.
-    fn threads(&self) -> Threads;
     /// Notes that the pool has caught a panic.
     fn note_panic(&self, payload: &(dyn Any + Send));
 }
@@ -176,14 +170,10 @@ pub(crate) fn random() -> Option<u64> {
 }
 
 /// The body of a new thread of the system.
-pub(crate) fn enroll(body: Body) -> Body {
+pub(crate) fn enroll(body: Box<dyn FnOnce() + Send>) -> Box<dyn FnOnce() + Send> {
     let mut body = Some(body);
     let enrolled = ask(|conductor| body.take().map(|body| conductor.enroll(body))).flatten();
     enrolled.or(body).expect("one of the two has it")
-}
-
-pub(crate) fn crew() -> Option<Arc<Crew>> {
-    ask(|conductor| conductor.threads().0)
 }
 
 #[cold]

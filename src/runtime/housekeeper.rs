@@ -3,6 +3,9 @@
 //!
 //! There is one only while a pool has an alarm. It holds pools weakly. No promise relies on it: a
 //! connection that is too old is not lent, however late upkeep comes.
+//!
+//! This file and `workers` know each other, as the housekeeper is a worker, and workers see to it that
+//! there is one. They are two files because the models need workers without a housekeeper.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

@@ -74,7 +74,7 @@ pub(crate) struct MutexGuard<'a, T> {
     whole: Option<(std::sync::MutexGuard<'a, T>, Held)>,
 }
 
-/// The reason why the lock behind a guard can be used: nothing uses a guard during a wait.
+/// Why a guard has its lock: it lacks it only during a wait, and nothing uses it then.
 const WHOLE: &str = "a guard is whole outside a wait";
 
 impl<T> MutexGuard<'_, T> {
@@ -264,9 +264,9 @@ pub(crate) const SLOTS: usize = 4;
 
 // ---- What each thread knows of itself ----------------------------------------------------------
 //
-// The destructor of another thread-local may use a pool after these have been destroyed. So the ones that
-// are needed then have no destructor, and nothing needs the one that has. Some systems emulate
-// thread-locals and destroy even those without a destructor: then a default value serves.
+// The destructor of another thread-local may use a pool after these have been destroyed. So those that a
+// pool cannot do without have no destructor. Some systems emulate thread-locals and destroy even those:
+// then a default value serves.
 
 thread_local! {
     static LAST_PLACE: Cell<(usize, Moment)> = const { Cell::new((0, Moment::FIRST)) };
@@ -315,8 +315,8 @@ pub(crate) fn set_last_place(place: usize, now: Moment) {
     let _ = LAST_PLACE.try_with(|last| last.set((place, now)));
 }
 
-/// The slot of its row that this thread used last, in whatever pool; `SLOTS` more if what it has
-/// looked for since was in none.
+/// The slot of its row that this thread used last, in whatever pool; plus `SLOTS` if its latest look-up
+/// found nothing in its slots.
 #[inline]
 pub(crate) fn last_slot() -> usize {
     LAST_SLOT.try_with(Cell::get).unwrap_or(0)

@@ -84,7 +84,37 @@ impl Threads {
 /// The threads of the process.
 impl Default for Threads {
     fn default() -> Self {
-        Self(conductor::crew().unwrap_or_else(Crew::of_the_process))
+        of_the_simulation().unwrap_or_else(|| Self(Crew::of_the_process()))
+    }
+}
+
+#[cfg(not(feature = "simulation"))]
+fn of_the_simulation() -> Option<Threads> {
+    None
+}
+
+#[cfg(feature = "simulation")]
+use self::simulated::of_the_simulation;
+#[cfg(feature = "simulation")]
+pub use self::simulated::simulate_threads;
+
+#[cfg(feature = "simulation")]
+mod simulated {
+    use std::cell::RefCell;
+
+    use super::Threads;
+
+    thread_local! {
+        static THREADS: RefCell<Option<Threads>> = const { RefCell::new(None) };
+    }
+
+    /// Gives this thread the threads that its simulation has in place of the process's, or none.
+    pub fn simulate_threads(threads: Option<Threads>) {
+        THREADS.set(threads);
+    }
+
+    pub(super) fn of_the_simulation() -> Option<Threads> {
+        THREADS.try_with(|threads| threads.borrow().clone()).ok().flatten()
     }
 }
 

@@ -1,28 +1,25 @@
-//! Carries out the effects of an event: never under the lock, and on a worker if it may block.
+//! Carries out the effects of an event: never under the lock, and on a worker if they may block.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::abort::AbortHandle;
-use crate::config::far_future;
 use crate::dialer::Dialer;
-use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::outage::BreakerTurn;
-use crate::ledger::roster::ConnectionId;
-use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Loan, Purpose, RareEffects};
+use crate::ledger::{DialOrder, Effects, Loan, RareEffects};
 use crate::report::error::DialFailure;
 use crate::report::event::Event;
 use crate::report::holder::Holder;
-use crate::report::spans;
 use crate::runtime::housekeeper::Upkeep;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{catch, coarse_now, now};
 use crate::runtime::workers::Task;
 
 use super::bell::CallerBell;
-use super::{BellOf, Connection, EffectsOf, EntryOf, Failure, LedgerOf, RareEffectsOf, Shell};
+use super::jobs::Job;
+use super::{EffectsOf, Failure, RareEffectsOf, Shell};
 
 impl<D: Dialer> Shell<D> {
     /// Carries out the effects of an event, and what follows from them. Never under the lock.
@@ -84,14 +81,6 @@ impl<D: Dialer> Shell<D> {
         })
     }
 
-    fn may_block(&self, purpose: Purpose) -> bool {
-        match purpose {
-            Purpose::Check | Purpose::KeepAlive => self.blocking.check,
-            Purpose::Reset => true,
-            Purpose::Judge { .. } => false,
-        }
-    }
-
     /// Runs one call of user code, and returns its effects.
     fn run_call(self: &Arc<Self>, call: Call<D>) -> EffectsOf<D> {
         match call {
@@ -120,123 +109,6 @@ impl<D: Dialer> Shell<D> {
         }
         Effects::none()
     }
-
-    /// Does a job, and tells the ledger how it ended. A panic of the dialer counts as a failure.
-    fn do_job(&self, job: Job<D>) -> EffectsOf<D> {
-        match job {
-            Job::Dial(DialOrder { id, deadline, sponsor }) => {
-                let start = now();
-                let of_sponsor = |pool: Option<&str>| {
-                    spans::dial(pool, sponsor.as_ref().map(|bell| bell.span()))
-                };
-                let outcome = self.in_span(of_sponsor, || self.dial(id, deadline));
-                let now = now();
-                let took = now.since(start);
-                match outcome {
-                    Ok(connection) => {
-                        self.timings.note_dial(took);
-                        self.log(|reporter| reporter.log_success(&self.streak));
-                        self.emit(|| Event::Opened { id: ConnectionId::of_dial(id.0), took });
-                        let handle = self.user_code(|dialer| dialer.abort_handle(&connection));
-                        let handle = handle.flatten();
-                        self.report(|ledger| ledger.dialed(id, connection, handle, took, now))
-                    }
-                    Err(failure) => self.dial_failed(id, failure, took, now),
-                }
-            }
-            Job::AtDialer(AtDialerOrder { id, purpose, mut entry, deadline }) => {
-                let connection = &mut entry.connection;
-                let mut fault = purpose.fault();
-                let is_sound = match purpose {
-                    Purpose::Judge { since, until } => self.may_stay(connection, since, until),
-                    Purpose::Check | Purpose::KeepAlive if !self.is_sound(connection) => {
-                        fault = CloseReason::Broken;
-                        false
-                    }
-                    Purpose::Check | Purpose::KeepAlive => {
-                        self.passes_check(connection, purpose, deadline)
-                    }
-                    Purpose::Reset => self.has_passed(purpose, |dialer| dialer.reset(connection)),
-                };
-                let (fault, now) = ((!is_sound).then_some(fault), now());
-                self.report(|ledger| ledger.back_from_dialer(id, entry, fault, now))
-            }
-            Job::Close(CloseOrder { id, connection, handle, reason, of, uses, age }) => {
-                catch(|| drop(handle));
-                self.user_code(|dialer| dialer.close(connection));
-                self.last_close().note(now());
-                self.emit(|| Event::Closed { id: of, reason, age, uses });
-                let now = now();
-                self.report(|ledger| ledger.closed(id, now))
-            }
-        }
-    }
-
-    /// Whether a connection passes the dialer's check.
-    fn passes_check(
-        &self,
-        connection: &mut Connection<D>,
-        purpose: Purpose,
-        deadline: Option<Moment>,
-    ) -> bool {
-        self.in_span(spans::check, || {
-            self.has_passed(purpose, |dialer| dialer.check(connection, latest(deadline)))
-        })
-    }
-
-    /// Whether a connection passes a check on this thread, whose caller is about to have it.
-    pub(super) fn passes_own_check(&self, entry: &mut EntryOf<D>) -> bool {
-        let deadline = now().after(self.knobs.check_timeout());
-        let passes = self.passes_check(&mut entry.connection, Purpose::Check, deadline);
-        if passes {
-            entry.prove(now());
-        }
-        passes
-    }
-
-    /// Checks a connection that was lent for that, unless it has just been dialed, and takes it back.
-    /// Says whether it is alive.
-    pub(crate) fn check_lent(
-        self: &Arc<Self>,
-        mut entry: EntryOf<D>,
-        deadline: Option<Moment>,
-    ) -> bool {
-        // The flag is that of its latest loan by the ledger: others may have borrowed it since.
-        let is_new = entry.just_dialed && !entry.is_reused();
-        let passes = is_new || self.passes_check(&mut entry.connection, Purpose::Check, deadline);
-        if passes {
-            self.give_back(entry, false);
-        } else {
-            self.discard(entry, CloseReason::CheckFailed);
-        }
-        passes
-    }
-
-    fn dial_failed(
-        &self,
-        id: JobId,
-        failure: Failure<D>,
-        took: Duration,
-        now: Moment,
-    ) -> EffectsOf<D> {
-        self.emit(|| Event::DialFailed { failure: &failure, took });
-        let (is_permanent, cause) = (failure.is_permanent(), failure.clone());
-        let mut is_cancelled = false;
-        let effects = self.report(|ledger| {
-            is_cancelled = ledger.is_dial_cancelled(id);
-            ledger.dial_failed(id, failure, is_permanent, now)
-        });
-        if !is_cancelled {
-            self.log(|reporter| reporter.log_failure(&self.streak, &cause));
-        }
-        catch(|| drop(cause));
-        effects
-    }
-
-    /// Tells the ledger how a job has ended.
-    fn report(&self, end: impl FnOnce(&mut LedgerOf<D>) -> EffectsOf<D>) -> EffectsOf<D> {
-        self.effects_of(|ledger, _| end(ledger)).unwrap_or_else(Effects::none)
-    }
 }
 
 /// The effects that are left once callers have been woken.
@@ -253,13 +125,6 @@ impl<C, F> Effects<C, F, CallerBell<C, F>> {
         }
         self.rare
     }
-}
-
-/// A job that the ledger has ordered, and that holds a slot until its end is reported.
-enum Job<D: Dialer> {
-    Dial(DialOrder<BellOf<D>>),
-    AtDialer(AtDialerOrder<Connection<D>>),
-    Close(CloseOrder<Connection<D>>),
 }
 
 /// A call of user code on the thread at hand.
@@ -373,6 +238,14 @@ struct Assigned<D: Dialer> {
     job: Job<D>,
 }
 
+impl<D: Dialer> Task for Assigned<D> {
+    fn run(self: Box<Self>) {
+        let Self { shell, job } = *self;
+        let effects = shell.do_job(job);
+        shell.carry_out(effects);
+    }
+}
+
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
         if self.is_inherited() {
@@ -398,17 +271,4 @@ impl<D: Dialer> Upkeep for Shell<D> {
             calls.run();
         }
     }
-}
-
-impl<D: Dialer> Task for Assigned<D> {
-    fn run(self: Box<Self>) {
-        let Self { shell, job } = *self;
-        let effects = shell.do_job(job);
-        shell.carry_out(effects);
-    }
-}
-
-/// The deadline as the dialer is told it: far in the future for `None`.
-pub(super) fn latest(deadline: Option<Moment>) -> Instant {
-    deadline.unwrap_or_else(|| far_future(now())).into()
 }

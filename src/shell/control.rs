@@ -20,6 +20,7 @@ use super::group::Membership;
 use super::locked::Reading;
 use super::quota::Quota;
 use super::snapshot::turned_away;
+use super::waiting::Next;
 use super::{EntryOf, Failure, GetErrorOf, LedgerOf, Predicate, Shell};
 
 impl<D: Dialer> Shell<D> {
@@ -38,7 +39,7 @@ impl<D: Dialer> Shell<D> {
         let (ticket, effects) =
             self.transact(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
         self.carry_out(effects);
-        match self.wait(ticket, &bell, deadline, None) {
+        match self.wait(ticket, &bell, deadline, Next::Look) {
             (Verdict::Warm, _) => Some(Ok(())),
             (verdict, snapshot) => {
                 let error = turned_away(verdict, *snapshot.unwrap_or_default(), start);
@@ -124,7 +125,7 @@ impl<D: Dialer> Shell<D> {
         let (ticket, effects) =
             self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
         self.carry_out(effects);
-        self.wait(ticket, &bell, deadline, None).1.unwrap_or_default().stats
+        self.wait(ticket, &bell, deadline, Next::Look).1.unwrap_or_default().stats
     }
 
     /// Lends nothing and dials nothing while it is suspended.

@@ -14,7 +14,7 @@ use crate::runtime::moment::Moment;
 use crate::runtime::shelf::Figure;
 use crate::runtime::sync::{now, pause};
 
-use super::carry_out::latest;
+use super::jobs::latest;
 use super::{Connection, Failure, Shell};
 
 /// How long a server may count a connection that the client has closed. A process of PostgreSQL is gone

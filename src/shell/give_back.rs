@@ -130,6 +130,24 @@ impl<D: Dialer> Shell<D> {
         self.event(|ledger, now| ledger.retire(entry, reason, now));
     }
 
+    /// Checks a connection that was lent for that, unless it has just been dialed, and takes it back.
+    /// Says whether it is alive.
+    pub(crate) fn check_lent(
+        self: &Arc<Self>,
+        mut entry: EntryOf<D>,
+        deadline: Option<Moment>,
+    ) -> bool {
+        // The flag is that of its latest loan by the ledger: others may have borrowed it since.
+        let is_new = entry.just_dialed && !entry.is_reused();
+        let passes = is_new || self.passes_check(&mut entry.connection, Purpose::Check, deadline);
+        if passes {
+            self.give_back(entry, false);
+        } else {
+            self.discard(entry, CloseReason::CheckFailed);
+        }
+        passes
+    }
+
     /// Lets a borrower keep its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: EntryOf<D>) -> Connection<D> {
         let held = self.end_loan(&entry, coarse_now());

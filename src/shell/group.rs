@@ -64,7 +64,7 @@ impl IdleCount {
         self.idle.add(more);
     }
 
-    /// Whether more connections rest than may.
+    /// Whether more connections are idle than may be.
     #[inline]
     pub(super) fn is_beyond(&self) -> bool {
         self.taken.load(Ordering::SeqCst) > u64::from(self.most) && self.surplus() > 0

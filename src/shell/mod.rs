@@ -12,7 +12,7 @@
 //! | `waiting` (with a `bell`), `snapshot`, `cancel`, `terms` | a checkout that waits, and its error |
 //! | `locked` | the ledger's lock, and the idle connections beside it |
 //! | `places`, `knobs` | the idle connections, and the settings, that threads reach without the lock |
-//! | `carry_out`, `dialing`, `user_code` | what the ledger orders: dials, checks, resets, closes |
+//! | `carry_out`, `jobs`, `dialing`, `user_code` | what the ledger orders: dials, checks, resets, closes |
 //! | `control` | close, suspend, flush, settings, numbers |
 //! | `group`, `quota` | the slots that several pools share, or that something outside bounds |
 //!
@@ -35,6 +35,7 @@ mod control;
 mod dialing;
 mod give_back;
 mod group;
+mod jobs;
 mod knobs;
 mod lend;
 mod locked;

@@ -50,7 +50,7 @@ const _: () = assert!(PLACES_MOST as u64 <= ROOM_MASK);
 
 /// The places of a pool, and their gate.
 pub(crate) struct Places<T> {
-    /// See `Open`; or shut. Written under the ledger's lock. Every thread reads it before it takes a
+    /// An `Open`, with `SHUT` added while the gate is shut. Written under the ledger's lock. Every thread reads it before it takes a
     /// connection out of a place, and after it has put one there.
     gate: AtomicU64,
     /// The end of a limited opening, as `Moment::as_nanos`. Written under the ledger's lock before the
@@ -126,7 +126,7 @@ impl<T> Places<T> {
         self.rows().flat_map(|row| &row.places)
     }
 
-    /// The gate, if it is open. `None`: it is shut, or its time is up, and callers go by the ledger.
+    /// The gate, if it is open. `None`: it is shut, or its time is up, and callers must ask the ledger.
     #[inline]
     pub(crate) fn gate(&self) -> Option<Open> {
         let gate = self.gate.load(Ordering::Acquire);
@@ -188,7 +188,8 @@ impl<T> Places<T> {
     ///
     /// # Errors
     ///
-    /// The connections that must go by the ledger: this one, or another that it has displaced, or both.
+    /// The connections that must be brought to the ledger: this one, or another that it has displaced, or
+    /// both.
     #[inline]
     pub(crate) fn put(&self, item: T, open: Open) -> Result<(), [Option<T>; 2]> {
         let Some(place) = self.free_place(open.room()) else { return Err([Some(item), None]) };

@@ -19,11 +19,18 @@ use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
 /// A verdict, and a snapshot for the error of a caller who is turned away. Boxed, as few are.
 type Waited<D> = (VerdictOf<D>, Option<Box<Snapshot>>);
 
-/// What a caller who woke up without a verdict does next.
-enum Look<D: Dialer> {
+/// What a caller in the queue does next, as the ledger has been told.
+pub(super) enum Next {
+    /// It is awake, and looks for a verdict.
+    Look,
+    /// It sleeps until then, or until it is woken if there is no limit.
+    Sleep(Option<Moment>),
+}
+
+/// What has become of a caller who woke up without a verdict.
+enum Queued<D: Dialer> {
     Left(Waited<D>),
-    /// It sleeps until then, or looks for a verdict at once: see `Shell::wait`.
-    Sleeps(Option<Option<Moment>>),
+    Stays(Next),
 }
 
 /// One caller's checkout by the ledger: it asks, sleeps, and asks again if the connection that it was given
@@ -62,28 +69,32 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         let Self { shell, start, deadline, .. } = *self;
         // The span outlives the lock, also if the caller is served at once.
         let (mut bell, mut span) = (None, Some(CallerSpan::current()));
-        let ((outcome, until), effects) = shell.transact(|locked, now| {
+        let ((outcome, next), effects) = shell.transact(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
             };
             let (reply, effects) = locked.ledger.request(ticket, start, deadline, now, waker);
-            let (outcome, until) = match reply {
-                Reply::Granted(ticket, entry) => (Ok((ticket, Some(entry))), None),
+            let (outcome, next) = match reply {
+                Reply::Granted(ticket, entry) => (Ok((ticket, Some(entry))), Next::Look),
                 Reply::Queued(ticket) => {
                     locked.waiting.join(now);
                     // A caller with nothing to carry out sleeps next.
                     let sleeps = effects.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
-                    let until = sleeps.then(|| locked.ledger.sleep(ticket, deadline));
-                    (Ok((ticket, None)), until)
+                    let next = if sleeps {
+                        Next::Sleep(locked.ledger.sleep(ticket, deadline))
+                    } else {
+                        Next::Look
+                    };
+                    (Ok((ticket, None)), next)
                 }
                 Reply::Refused(refusal) => {
                     let pool = shell.name();
                     let error = refused(pool, &locked.ledger, &mut locked.waiting, refusal, start);
-                    (Err(Box::new(error)), None)
+                    (Err(Box::new(error)), Next::Look)
                 }
             };
-            ((outcome, until), effects)
+            ((outcome, next), effects)
         });
         shell.carry_out(effects);
         let (ticket, entry) = outcome.map_err(|error| *error)?;
@@ -93,7 +104,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         self.has_queued = true;
         let bell = bell.expect("a caller who is queued has a bell");
         // The subscriber's code runs at both ends of the span.
-        let wait = || self.wait(ticket, &bell, until);
+        let wait = || self.wait(ticket, &bell, next);
         let waited = if spans::ARE_KEPT { shell.in_span(spans::wait, wait) } else { wait() };
         bell.lay_by();
         match waited {
@@ -102,13 +113,8 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         }
     }
 
-    /// Waits in the queue, and lets `cancel` end the wait. `asleep_until`: see `Shell::wait`.
-    fn wait(
-        &self,
-        ticket: Ticket,
-        bell: &BellOf<D>,
-        asleep_until: Option<Option<Moment>>,
-    ) -> Waited<D> {
+    /// Waits in the queue, and lets `cancel` end the wait.
+    fn wait(&self, ticket: Ticket, bell: &BellOf<D>, next: Next) -> Waited<D> {
         let shell = self.shell;
         // From here on a cancellation finds the caller in the queue. It may have come before.
         let wait = self.cancel.map(|cancel| cancel.register(Arc::downgrade(shell) as _, ticket));
@@ -116,7 +122,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         if let Err(IsCancelled) = registered {
             Cancellable::cancel(Arc::clone(shell), ticket);
         }
-        shell.wait(ticket, bell, self.deadline, asleep_until)
+        shell.wait(ticket, bell, self.deadline, next)
     }
 }
 
@@ -146,53 +152,58 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Waits until there is a verdict for `ticket` or `deadline` has passed.
-    ///
-    /// `asleep_until` is what the ledger knows of this caller. `None`: it is awake. Otherwise it sleeps, until
-    /// that time or, with `Some(None)`, until it is woken.
     pub(super) fn wait(
         self: &Arc<Self>,
         ticket: Ticket,
         bell: &BellOf<D>,
         deadline: Option<Moment>,
-        mut asleep_until: Option<Option<Moment>>,
+        mut next: Next,
     ) -> Waited<D> {
         let mut is_late = false;
         loop {
-            let woken = match asleep_until.take() {
-                Some(until) => {
+            let woken = match next {
+                Next::Sleep(until) => {
                     let woken = bell.wait(until);
                     is_late = matches!(woken, Woken::Late) && until == deadline;
                     woken
                 }
-                None => bell.take().map_or(Woken::Called, Woken::Found),
+                Next::Look => bell.take().map_or(Woken::Called, Woken::Found),
             };
             if let Woken::Found(notice) = woken {
                 return self.collect(notice);
             }
             match self.look(ticket, deadline, is_late) {
-                Look::Left(left) => return left,
-                Look::Sleeps(until) => asleep_until = until,
+                Queued::Left(left) => return left,
+                Queued::Stays(then) => next = then,
             }
         }
     }
 
     /// Has a caller who woke up without a verdict leave if it `is_late`, or see to what is due.
     #[cold]
-    fn look(self: &Arc<Self>, ticket: Ticket, deadline: Option<Moment>, is_late: bool) -> Look<D> {
-        let (look, effects) = self.transact(|locked, now| {
+    fn look(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        deadline: Option<Moment>,
+        is_late: bool,
+    ) -> Queued<D> {
+        let (queued, effects) = self.transact(|locked, now| {
             let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
             if is_late {
                 let snapshot = |ledger: &_| {
                     Some(Box::new(Snapshot::after_wait(self.name(), ledger, waiting, now)))
                 };
                 let (left, effects) = ledger.leave(ticket, now, snapshot);
-                return (left.map_or(Look::Sleeps(None), Look::Left), effects);
+                return (left.map_or(Queued::Stays(Next::Look), Queued::Left), effects);
             }
             let effects = ledger.tick(now);
-            (Look::Sleeps(effects.is_empty().then(|| ledger.sleep(ticket, deadline))), effects)
+            let is_idle = effects.is_empty();
+            let next =
+                if is_idle { Next::Sleep(ledger.sleep(ticket, deadline)) } else { Next::Look };
+            (Queued::Stays(next), effects)
         });
         self.carry_out(effects);
-        look
+        queued
     }
 
     /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the

@@ -520,6 +520,52 @@ fn the_successor_of_a_resting_connection_is_dialed_before_that_one_ends() {
     assert!(harness.begun <= 2 + 20 + 1, "{} dials", harness.begun);
 }
 
+/// A successor takes a dial, and another if the first fails.
+#[test]
+fn a_successor_is_dialed_two_dials_before_an_end() {
+    let config = Config {
+        max_open: 2,
+        min_idle: 1,
+        max_lifetime: 10 * MINUTE,
+        lifetime_jitter: Some(Duration::ZERO),
+        ..timeless()
+    };
+    let mut harness = Harness::with(config);
+    harness.tick();
+    harness.now += 20 * SECOND;
+    harness.dialed();
+    let opened = harness.now;
+    while harness.dials.is_empty() {
+        harness.next_upkeep();
+    }
+    assert_eq!(harness.now, opened + 10 * MINUTE - 2 * 20 * SECOND);
+    assert_eq!(harness.closing(), []);
+}
+
+/// Without `min_idle` an end that is near is no reason: nobody dials for a successor.
+#[test]
+fn the_coldest_is_surplus_although_another_ends_sooner() {
+    let config = Config {
+        max_open: 3,
+        max_idle: Some(2),
+        max_lifetime: 10 * MINUTE,
+        lifetime_jitter: Some(Duration::ZERO),
+        ..timeless()
+    };
+    let mut harness = Harness::with(config);
+    let older = harness.dial_and_get();
+    harness.now += 5 * MINUTE;
+    let [younger, third] = [harness.dial_and_get(), harness.dial_and_get()];
+    harness.give_back(younger);
+    harness.now += SECOND;
+    harness.give_back(older);
+    harness.now += 4 * MINUTE;
+    harness.event(|ledger, now| ledger.reconfigure(config, now));
+    harness.upkeep();
+    harness.give_back(third);
+    assert_eq!(harness.closing(), [(2, CloseReason::Surplus)]);
+}
+
 /// With every slot taken there is no room for a successor: the old connection ends first.
 #[test]
 fn a_full_pool_replaces_one_after_the_other() {
@@ -735,6 +781,39 @@ fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
     });
     assert!(matches!(harness.request(0, None), Reply::Queued(_)));
     assert_eq!(harness.at_dialer.len(), 1, "the other one is checked, fresh as it is");
+}
+
+/// The peer of all connections may be at fault, or the one borrower of this.
+#[test]
+fn faults_that_others_may_share_put_them_in_doubt_and_no_other_ends() {
+    use CloseReason::*;
+    for reason in CloseReason::ALL {
+        let config = Config { max_open: 2, check_after: SECOND, ..timeless() };
+        let mut harness = Harness::with(config);
+        let mine = harness.dial_and_get();
+        harness.fill(1);
+        harness.now += MILLISECOND;
+        harness.retire_as(mine, reason);
+        let is_checked = matches!(harness.request(0, None), Reply::Queued(_));
+        let is_doubted = matches!(reason, Broken | CheckFailed | Doubted | ResetFailed);
+        assert_eq!((is_checked, harness.at_dialer.len()), (is_doubted, usize::from(is_doubted)));
+        let failed = u64::from(reason == CheckFailed);
+        assert_eq!(harness.stats().check_failed_total, failed, "{reason}");
+    }
+}
+
+/// LIFE-09: those that are due wait for the end of the first one's check, which takes at most its limit.
+#[test]
+fn upkeep_does_not_come_for_a_second_check_while_the_first_is_under_way() {
+    let config =
+        Config { check_idle_every: MINUTE, check_timeout: 30 * SECOND, max_open: 2, ..timeless() };
+    let mut harness = Harness::with(config);
+    harness.fill(2);
+    harness.now += MINUTE;
+    harness.alarm = None;
+    harness.upkeep();
+    assert_eq!(harness.at_dialer.len(), 1);
+    assert_eq!(harness.alarm, Some(harness.now + 30 * SECOND));
 }
 
 // ---- Changed limits ----------------------------------------------------------------------------

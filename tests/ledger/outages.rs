@@ -460,3 +460,26 @@ fn dials_for_min_idle_that_cannot_help_are_tried_ever_less_often() {
     assert!((360..800).contains(&tried(false)), "{}", tried(false));
     assert!((10..30).contains(&tried(true)), "{}", tried(true));
 }
+
+/// An overdue dial keeps its slot. Until that is free, a wake-up for a probe would begin none.
+#[test]
+fn nobody_wakes_for_a_probe_that_has_no_slot() {
+    let breaker = Breaker::new(1, 10 * SECOND);
+    let config = Config {
+        max_open: 2,
+        dial_timeout: 5 * SECOND,
+        on_dial_failure: OnDialFailure::AwaitReturn,
+        breaker: Some(breaker).into(),
+        ..ageless()
+    };
+    let mut harness = Harness::with(config);
+    let _held = harness.dial_and_get();
+    let ticket = harness.queue(1);
+    harness.now += 5 * SECOND;
+    harness.tick();
+    let failed = harness.now;
+    assert_eq!(harness.sleep(ticket), None);
+    harness.now += SECOND;
+    harness.refused();
+    assert_eq!(harness.sleep(ticket), Some(failed + 10 * SECOND));
+}

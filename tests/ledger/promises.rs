@@ -535,6 +535,24 @@ fn a_caller_sleeps_beside_no_idle_connection_while_the_one_before_it_is_in_user_
     }
 }
 
+/// FAIR-04.
+#[test]
+fn several_who_come_back_with_broken_connections_stay_in_their_order() {
+    let mut harness = Harness::new(2);
+    let held = [harness.dial_and_get(), harness.dial_and_get()];
+    let [first, second, _third, _fourth] = [1, 2, 3, 4].map(|caller| harness.queue(caller));
+    held.map(|entry| harness.give_back(entry));
+    let broken = [first, second].map(|ticket| harness.granted(ticket));
+    broken.map(|entry| harness.retire_as(entry, CloseReason::Broken));
+    let start = harness.now;
+    let [first, second] = [first, second].map(|ticket| harness.ask_again(ticket, start));
+    harness.close_all();
+    for ticket in [first, second] {
+        harness.dialed();
+        harness.granted(ticket);
+    }
+}
+
 // ---- Late binding ------------------------------------------------------------------------------
 
 /// BIND-04.
@@ -763,6 +781,35 @@ fn nobody_looks_for_dials_while_the_pool_is_suspended() {
     assert_eq!(harness.begun, 2, "it has waited for long enough");
 }
 
+/// CAN-01: it asks again with its old ticket, ahead of one who came after it.
+#[test]
+fn the_dial_rule_counts_the_wait_of_a_caller_who_comes_back_with_a_broken_connection() {
+    let mut harness = adaptive(3);
+    let first = harness.queue(0);
+    harness.now += SECOND;
+    harness.dialed();
+    let one = harness.granted(first);
+    let second = harness.queue(0);
+    harness.now += SECOND / 8;
+    harness.tick();
+    harness.dialed();
+    let _other = harness.granted(second);
+
+    let came = harness.now;
+    let first = harness.queue(1);
+    harness.now += SECOND / 100;
+    let _behind = harness.queue(2);
+    harness.give_back(one);
+    let broken = harness.granted(first);
+    harness.retire_as(broken, CloseReason::Broken);
+    let first = harness.ask_again(first, came);
+    harness.close_all();
+    assert_eq!(harness.sleep(first), Some(came + SECOND / 10), "an eighth of 0.8 s");
+    harness.now = came + SECOND / 10;
+    harness.tick();
+    assert_eq!(harness.dials.len(), 1);
+}
+
 // ---- The numbers -------------------------------------------------------------------------------
 
 /// STAT-03.
@@ -964,4 +1011,65 @@ fn a_caller_whom_newcomers_have_left_nothing_has_a_dial_once_the_one_before_it_i
     assert_eq!(harness.dials.len(), 1);
     harness.dialed();
     harness.granted(second);
+}
+
+#[test]
+fn a_caller_who_is_cancelled_before_it_asks_counts_as_one_who_waited() {
+    let mut harness = Harness::new(1);
+    harness.event(|ledger, now| ledger.refuse_cancelled(now));
+    assert_eq!(harness.stats().cancelled_total, 1);
+}
+
+/// Numbers of which each is greater by `step` than the one before, with `times` ends for each reason.
+fn numbers(first: u32, step: u32, times: u32) -> Stats {
+    let mut next = (first..).step_by(step as usize);
+    let mut number = || next.next().expect("there is no last number");
+    let mut numbers = Stats {
+        max_open: number(),
+        idle: number(),
+        in_use: number(),
+        dialing: number(),
+        closing: number(),
+        waiting: number(),
+        overdue: number(),
+        failing_dials: number(),
+        lent_total: number().into(),
+        reused_total: number().into(),
+        waited_total: number().into(),
+        wait_time_total: number() * SECOND,
+        timed_out_total: number().into(),
+        cancelled_total: number().into(),
+        queue_full_total: number().into(),
+        dials_total: number().into(),
+        dialed_total: number().into(),
+        dial_failed_total: number().into(),
+        breaker_opened_total: number().into(),
+        check_failed_total: number().into(),
+        retired_total: number().into(),
+        detached_total: number().into(),
+        leaked_total: number().into(),
+        close_timeouts_total: number().into(),
+        panics_total: number().into(),
+        ..Stats::default()
+    };
+    for reason in CloseReason::ALL {
+        (0..times * (1 + reason as u32)).for_each(|_| numbers.count_retired(reason));
+    }
+    numbers
+}
+
+#[test]
+fn the_numbers_of_two_keys_are_added_up_one_by_one() {
+    for (one, other) in [(true, true), (true, false), (false, true), (false, false)] {
+        let breaker_open_for = |is_open: bool| is_open.then_some(SECOND);
+        let with = |numbers, stalled: bool| Stats {
+            stalled,
+            stalled_by_quota: stalled,
+            breaker_open_for: breaker_open_for(stalled),
+            ..numbers
+        };
+        let mut sum = with(numbers(100, 1, 3), one);
+        sum.add(&with(numbers(1000, 1, 4), other));
+        assert_eq!(sum, with(numbers(1100, 2, 7), one || other));
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use crate::abort::AbortHandle;
-use crate::config::Config;
+use crate::config::{Breaker, BreakerChoice, Config};
 use crate::harness::{Harness, SECOND, ageless};
 use crate::keys::Common;
 use crate::ledger::budget::{Allowance, BudgetAction, BudgetOrder, MemberId};
@@ -422,6 +422,7 @@ fn a_claim_that_is_due_is_made_room_for_once() {
         keys.pass_on();
     }
     assert_eq!((keys.evicted(), keys[0].stats().in_use), (2, 1));
+    assert_eq!(keys[0].ledger.take_evicting(), 2);
     keys[0].close_all();
     keys.pass_on();
     assert_eq!(keys.dialing(), [0, 1, 1]);
@@ -516,6 +517,14 @@ fn a_warm_up_of_more_asks_for_its_own_turn_once_the_first_is_warm() {
     }
 }
 
+#[test]
+fn a_warm_up_claims_as_many_slots_as_it_lacks() {
+    let mut keys = Harnesses::new(1, 8);
+    keys.allow(1);
+    keys.warm_up(0, 3);
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([1], 2));
+}
+
 /// The connections of a warm-up are kept from those who came later, and from nobody else.
 #[test]
 fn connections_of_a_warm_up_make_room_for_callers_who_have_waited_longer() {
@@ -582,6 +591,7 @@ fn the_coldest_of_many_are_closed_when_several_must_go_at_once() {
     keys.rest(2);
     keys.resize(3);
     assert_eq!(keys.idle(), [1, 1, 1]);
+    assert_eq!([0, 1, 0].map(|key| keys[key].ledger.take_evicting()), [2, 0, 0]);
     keys.resize(1);
     assert_eq!(keys.idle(), [0, 0, 1]);
 }
@@ -694,6 +704,27 @@ fn beyond_the_bound_on_idle_connections_each_new_one_costs_another() {
     assert_eq!((keys.evicted(), keys.taken()), (4, 2));
 }
 
+/// The connections that an order was for are lent before it arrives, and others have come to rest.
+#[test]
+fn a_surplus_that_an_order_does_not_find_is_taken_from_others() {
+    let mut keys = Harnesses::with(2, unchecked(9), 9, Some(1));
+    let [one, other] = [keys.lend(0), keys.lend(0)];
+    let others = [keys.lend(1), keys.lend(1)];
+    keys[0].give_back(one);
+    keys[0].give_back(other);
+    keys.trim();
+    let evict = keys.take_order();
+    assert_eq!(evict.to, MemberId(0));
+    let _lent = [keys[0].get(), keys[0].get()];
+    for entry in others {
+        keys[1].give_back(entry);
+        keys.trim();
+    }
+    keys.deliver(evict);
+    keys.pass_on();
+    assert_eq!((keys.idle(), keys.evicted()), ([0, 1], 1));
+}
+
 /// It is closed anyway: the caller of another key takes its slot.
 #[test]
 fn a_surplus_connection_that_is_closed_makes_room_as_well() {
@@ -770,6 +801,29 @@ fn only_a_caller_who_waited_for_a_slot_is_told_that_the_key_stalled() {
     assert!(!waits_for_a_slot(&mut keys), "but for a check");
 }
 
+/// It takes spare slots only: for a claim of its own another key would have to close a connection.
+#[test]
+fn a_key_among_others_keeps_connections_ready_in_slots_that_nobody_claims() {
+    let common = Common::new(2);
+    let harness = |key, min_idle| {
+        let share = Share::new(MemberId(key), Arc::clone(&common) as _).among_rivals(true);
+        Harness::with(Config { min_idle, ..unchecked(2) }).sharing(share)
+    };
+    let mut harnesses = vec![harness(0, 1), harness(1, 0)];
+    harnesses[1].now = harnesses[0].now;
+    let mut keys = Harnesses { common, harnesses, max_idle: None };
+    let [one, _other] = [keys.lend(1), keys.lend(1)];
+    keys[0].tick();
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.stalled())), ([0, 0], 0));
+    assert_eq!(keys[0].alarm, Some(keys[0].now + SECOND), "it looks again");
+    keys.retire(1, one);
+    keys.wait(SECOND);
+    keys[0].upkeep();
+    assert_eq!((keys.dialing(), keys.taken()), ([1, 0], 2));
+    keys.come_to_rest();
+    assert_eq!((keys.idle(), keys.taken()), ([1, 0], 2));
+}
+
 // ---- The end of a key ---------------------------------------------------------------------
 
 /// KEY-02.
@@ -795,6 +849,21 @@ fn nothing_of_a_key_is_left_with_the_budget_when_its_last_connection_is_closed()
         assert!(keys[1].ledger.close_if_vacant(now).0);
         assert_eq!(keys.common.contents(), Common::new(2).contents());
     }
+}
+
+/// KEY-02: else each caller of a server that is away would be the first.
+#[test]
+fn a_key_whose_dial_failed_stays_for_ten_probes_of_its_breaker() {
+    let breaker = BreakerChoice::On(Breaker::new(1, SECOND));
+    let mut keys = Harnesses::with(1, Config { breaker, ..unchecked(1) }, 1, None);
+    let ticket = keys[0].queue(0);
+    keys[0].refused();
+    keys[0].failure(ticket);
+    let failed = keys[0].now;
+    assert!(!keys[0].ledger.close_if_vacant(failed).0);
+    assert_eq!(keys[0].alarm, Some(failed + 10 * SECOND), "its shell looks then");
+    assert!(!keys[0].ledger.close_if_vacant(failed + 9 * SECOND).0);
+    assert!(keys[0].ledger.close_if_vacant(failed + 10 * SECOND).0);
 }
 
 // ---- A quota ----------------------------------------------------------------------------------
@@ -909,6 +978,8 @@ fn a_slot_is_dialed_into_again_once_it_has_settled() {
     keys.retire(0, held);
     let (taken, counted) = keys.common.visit(|budget| (budget.taken(), budget.counted()));
     assert_eq!((keys.dialing(), taken, counted), ([0], 0, 1));
+    let settles_at = keys.common.visit(|budget| budget.settles_at());
+    assert_eq!(settles_at, Some(keys[0].now + SECOND));
     keys.wait(SECOND);
     keys.allow(1); // So does the thread that waits for the pool's needs.
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
@@ -923,6 +994,41 @@ fn a_slot_that_is_granted_does_not_settle_before_its_dial() {
     keys.pass_on();
     keys.allow(1);
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
+    assert_eq!(keys.common.visit(|budget| budget.settles_at()), None, "nothing settles");
+}
+
+/// FLEET-04: a slot that settles is on its way to a claim, as one that is being closed.
+#[test]
+fn nothing_is_closed_for_a_claim_that_a_slot_which_settles_will_serve() {
+    let mut keys = Harnesses::new(2, 2);
+    keys.common.visit(|budget| budget.set_settling(SECOND));
+    let [one, other] = [keys.lend(0), keys.lend(0)];
+    keys.queue(1);
+    let own = keys.queue(0);
+    keys.retire(0, one);
+    keys[0].close_all();
+    keys.pass_on();
+    assert_eq!((keys.dialing(), keys.taken()), ([0, 0], 1), "it settles");
+    keys[0].give_back(other);
+    keys[0].granted(own);
+    assert_eq!(keys.evicted(), 0);
+}
+
+#[test]
+fn a_claim_is_less_by_the_slots_that_are_on_their_way() {
+    let mut keys = under_quota(0, Lease::ENDLESS);
+    let wanted = |keys: &Harnesses| keys.common.visit(|budget| budget.wanted());
+    let first = keys[0].now;
+    (0..3).for_each(|_| drop(keys.queue(0)));
+    assert_eq!(wanted(&keys), 3);
+    assert_eq!(keys.common.visit(|budget| budget.stalled_since()), Some(first));
+    let now = keys[0].now;
+    let grant = keys.common.allow(Allowance { slots: 1, until: Moment::LAST }, now).remove(0);
+    keys[0].tick();
+    assert_eq!(wanted(&keys), 2, "two more are wanted");
+    keys.deliver(grant);
+    keys.pass_on();
+    assert_eq!((keys.dialing(), wanted(&keys)), ([1], 2));
 }
 
 // ---- The end of a lease -----------------------------------------------------------------------
@@ -1024,6 +1130,8 @@ fn a_caller_who_wakes_up_after_the_lease_may_not_use_what_it_was_given() {
     keys.allow_under(1, next);
     assert!(keys[0].ledger.has_overstayed(&entry, now), "another lease is none of its own");
     keys.retire(0, entry);
+    let entry = keys.lend(0);
+    assert!(!keys[0].ledger.has_overstayed(&entry, now), "opened under that lease");
 }
 
 #[test]

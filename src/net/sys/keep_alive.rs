@@ -3,8 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use socket2::Socket;
-use socket2::TcpKeepalive;
+use socket2::{Socket, TcpKeepalive};
 
 /// Sets the three numbers of keep-alive; before Windows 10 1703 the number of probes stays 10.
 pub(crate) fn keep_alive(

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::Readiness;
-use super::poll_milliseconds;
+use super::{Readiness, poll_milliseconds};
 use crate::net::stream::Liveness;
 
 /// The argument of `listen` for a backlog.

@@ -12,10 +12,9 @@ use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock;
 use windows_sys::Win32::System::IO::CancelIoEx;
 
-use super::Readiness;
 pub(crate) use super::absent::*;
 pub(crate) use super::keep_alive::keep_alive;
-use super::poll_milliseconds;
+use super::{Readiness, poll_milliseconds};
 use crate::net::backlog_rules;
 use crate::net::stream::Liveness;
 

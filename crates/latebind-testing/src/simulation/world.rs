@@ -25,6 +25,7 @@ use latebind::Threads;
 use latebind::simulation::Conductor;
 use latebind::simulation::Place;
 use latebind::simulation::conduct_by;
+use latebind::simulation::simulate_threads;
 
 use super::luck::Luck;
 use super::luck::Manner;
@@ -50,7 +51,7 @@ pub(crate) struct World {
     /// Rung when it is over.
     over: Condvar,
     /// Those of the pools that are given none.
-    threads: OnceLock<Threads>,
+    threads: Threads,
 }
 
 struct State {
@@ -204,7 +205,7 @@ impl World {
             most_steps,
             state: Mutex::new(state),
             over: Condvar::new(),
-            threads: OnceLock::new(),
+            threads: Threads::new(|thread, body| thread.spawn(body)),
         })
     }
 
@@ -560,9 +561,11 @@ impl Ticket {
         seat.await_turn();
         let member = Member { world, id };
         THIS.set(Some(member.clone()));
+        simulate_threads(Some(member.world.threads.clone()));
         conduct_by(Some(Box::new(member.clone())));
         let outcome = catch_unwind(AssertUnwindSafe(body));
         conduct_by(None);
+        simulate_threads(None);
         THIS.set(None);
         match outcome {
             Ok(()) => member.world.leave(id),
@@ -631,11 +634,6 @@ impl Conductor for Member {
     fn enroll(&self, body: Body) -> Body {
         let id = self.world.state().threads.len();
         self.world.enroll(format!("worker {id}"), body)
-    }
-
-    fn threads(&self) -> Threads {
-        let threads = || Threads::new(|thread, body| thread.spawn(body));
-        self.world.threads.get_or_init(threads).clone()
     }
 
     fn note_panic(&self, payload: &(dyn Any + Send)) {

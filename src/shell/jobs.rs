@@ -1,0 +1,143 @@
+//! Does the jobs that the ledger orders, dials, checks, resets and closes, and tells it how they ended.
+
+use std::time::{Duration, Instant};
+
+use crate::config::far_future;
+use crate::dialer::Dialer;
+use crate::ledger::close_reason::CloseReason;
+use crate::ledger::effects::JobId;
+use crate::ledger::roster::ConnectionId;
+use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Purpose};
+use crate::report::event::Event;
+use crate::report::spans;
+use crate::runtime::moment::Moment;
+use crate::runtime::sync::{catch, now};
+
+use super::{BellOf, Connection, EffectsOf, EntryOf, Failure, LedgerOf, Shell};
+
+/// A job that the ledger has ordered, and that holds a slot until its end is reported.
+pub(super) enum Job<D: Dialer> {
+    Dial(DialOrder<BellOf<D>>),
+    AtDialer(AtDialerOrder<Connection<D>>),
+    Close(CloseOrder<Connection<D>>),
+}
+
+impl<D: Dialer> Shell<D> {
+    /// Whether a job at the dialer may block.
+    pub(super) fn may_block(&self, purpose: Purpose) -> bool {
+        match purpose {
+            Purpose::Check | Purpose::KeepAlive => self.blocking.check,
+            Purpose::Reset => true,
+            Purpose::Judge { .. } => false,
+        }
+    }
+
+    /// Does a job, and tells the ledger how it ended. A panic of the dialer counts as a failure.
+    pub(super) fn do_job(&self, job: Job<D>) -> EffectsOf<D> {
+        match job {
+            Job::Dial(order) => self.do_dial(order),
+            Job::AtDialer(order) => self.do_at_dialer(order),
+            Job::Close(order) => self.do_close(order),
+        }
+    }
+
+    fn do_dial(&self, order: DialOrder<BellOf<D>>) -> EffectsOf<D> {
+        let DialOrder { id, deadline, sponsor } = order;
+        let start = now();
+        let of_sponsor =
+            |pool: Option<&str>| spans::dial(pool, sponsor.as_ref().map(|bell| bell.span()));
+        let outcome = self.in_span(of_sponsor, || self.dial(id, deadline));
+        let now = now();
+        let took = now.since(start);
+        match outcome {
+            Ok(connection) => {
+                self.timings.note_dial(took);
+                self.log(|reporter| reporter.log_success(&self.streak));
+                self.emit(|| Event::Opened { id: ConnectionId::of_dial(id.0), took });
+                let handle = self.user_code(|dialer| dialer.abort_handle(&connection)).flatten();
+                self.report(|ledger| ledger.dialed(id, connection, handle, took, now))
+            }
+            Err(failure) => self.dial_failed(id, failure, took, now),
+        }
+    }
+
+    fn do_at_dialer(&self, order: AtDialerOrder<Connection<D>>) -> EffectsOf<D> {
+        let AtDialerOrder { id, purpose, mut entry, deadline } = order;
+        let connection = &mut entry.connection;
+        let mut fault = purpose.fault();
+        let is_sound = match purpose {
+            Purpose::Judge { since, until } => self.may_stay(connection, since, until),
+            Purpose::Check | Purpose::KeepAlive if !self.is_sound(connection) => {
+                fault = CloseReason::Broken;
+                false
+            }
+            Purpose::Check | Purpose::KeepAlive => self.passes_check(connection, purpose, deadline),
+            Purpose::Reset => self.has_passed(purpose, |dialer| dialer.reset(connection)),
+        };
+        let (fault, now) = ((!is_sound).then_some(fault), now());
+        self.report(|ledger| ledger.back_from_dialer(id, entry, fault, now))
+    }
+
+    fn do_close(&self, order: CloseOrder<Connection<D>>) -> EffectsOf<D> {
+        let CloseOrder { id, connection, handle, reason, of, uses, age } = order;
+        catch(|| drop(handle));
+        self.user_code(|dialer| dialer.close(connection));
+        self.last_close().note(now());
+        self.emit(|| Event::Closed { id: of, reason, age, uses });
+        let now = now();
+        self.report(|ledger| ledger.closed(id, now))
+    }
+
+    /// Whether a connection passes the dialer's check.
+    pub(super) fn passes_check(
+        &self,
+        connection: &mut Connection<D>,
+        purpose: Purpose,
+        deadline: Option<Moment>,
+    ) -> bool {
+        self.in_span(spans::check, || {
+            self.has_passed(purpose, |dialer| dialer.check(connection, latest(deadline)))
+        })
+    }
+
+    /// Whether a connection passes a check on this thread, whose caller is about to have it.
+    pub(super) fn passes_own_check(&self, entry: &mut EntryOf<D>) -> bool {
+        let deadline = now().after(self.knobs.check_timeout());
+        let passes = self.passes_check(&mut entry.connection, Purpose::Check, deadline);
+        if passes {
+            entry.prove(now());
+        }
+        passes
+    }
+
+    pub(super) fn dial_failed(
+        &self,
+        id: JobId,
+        failure: Failure<D>,
+        took: Duration,
+        now: Moment,
+    ) -> EffectsOf<D> {
+        self.emit(|| Event::DialFailed { failure: &failure, took });
+        let (is_permanent, cause) = (failure.is_permanent(), failure.clone());
+        let mut is_cancelled = false;
+        let effects = self.report(|ledger| {
+            is_cancelled = ledger.is_dial_cancelled(id);
+            ledger.dial_failed(id, failure, is_permanent, now)
+        });
+        if !is_cancelled {
+            self.log(|reporter| reporter.log_failure(&self.streak, &cause));
+        }
+        catch(|| drop(cause));
+        effects
+    }
+
+    /// Tells the ledger how a job has ended.
+    fn report(&self, end: impl FnOnce(&mut LedgerOf<D>) -> EffectsOf<D>) -> EffectsOf<D> {
+        self.effects_of(|ledger, _| end(ledger)).unwrap_or_else(Effects::none)
+    }
+}
+
+/// The deadline as the dialer is told it: far in the future for `None`.
+pub(super) fn latest(deadline: Option<Moment>) -> Instant {
+    deadline.unwrap_or_else(|| far_future(now())).into()
+}
