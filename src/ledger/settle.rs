@@ -28,7 +28,7 @@ use super::share::Share;
 /// under way, no rule needs a look at each event, and upkeep comes in time.
 ///
 /// `settle` notes it. It holds until an event of another kind.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Quiet {
     /// If the clock ran back further than this, upkeep would have to come earlier.
     from: Moment,
@@ -94,9 +94,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if !is_quiet {
             self.settle(now, &mut effects);
         } else if cfg!(debug_assertions) {
+            let (quiet, stats) = (self.quiet, self.stats_seen(now));
+            debug_assert_eq!(self.had_waiting, !self.queue.is_empty(), "its rates are up to date");
             let mut nothing = Effects::none();
             self.settle(now, &mut nothing);
-            debug_assert!(nothing.is_empty(), "nothing else follows from an event on a quiet pool");
+            let is_as_before = self.quiet == quiet && self.stats_seen(now) == stats;
+            debug_assert!(
+                nothing.is_empty() && is_as_before,
+                "nothing else follows from an event on a quiet pool"
+            );
         }
         (answer, effects)
     }

@@ -692,6 +692,29 @@ fn a_caller_counts_on_a_connection_that_is_being_checked() {
     assert_eq!(harness.granted(ticket).connection, 1);
 }
 
+/// LIFE-14: one at a time, as nobody can be lent what is being checked.
+#[test]
+fn a_change_of_settings_begins_no_second_check_beside_the_one_under_way() {
+    let mut harness = Harness::with(Config { max_open: 2, check_idle_every: MINUTE, ..timeless() });
+    harness.fill(2);
+    harness.now += MINUTE;
+    harness.upkeep();
+    harness.resize(3);
+    assert_eq!(harness.at_dialer.len(), 1);
+}
+
+/// LIFE-12: there was no thread for upkeep.
+#[test]
+fn upkeep_that_no_thread_does_is_ordered_again_by_the_next_event() {
+    let mut harness = Harness::with(Config { check_idle_every: MINUTE, ..timeless() });
+    harness.fill(1);
+    let alarm = harness.alarm.take();
+    assert!(alarm.is_some());
+    harness.ledger.alarm_refused();
+    harness.tick();
+    assert_eq!(harness.alarm, alarm);
+}
+
 /// LIFE-12: nobody calls, and nothing else is due.
 #[test]
 fn a_check_that_hangs_holds_up_no_other_although_nobody_calls() {

@@ -30,6 +30,18 @@ fn callers_who_time_out_cost_no_capacity() {
     assert_eq!(harness.stats().timed_out_total, 10_000);
 }
 
+/// DEADLINE: nothing is idle and nothing under way, so that no event has anything else to do.
+#[test]
+fn a_caller_who_is_late_is_out_of_the_queue_at_the_next_event_whatever_that_is() {
+    let mut harness = Harness::new(1);
+    let _held = harness.dial_and_get();
+    harness.queue_for(1, SECOND);
+    harness.queue(2);
+    harness.now += SECOND;
+    harness.tick();
+    assert_eq!((harness.stats().waiting, harness.stats().timed_out_total), (1, 1));
+}
+
 /// ACC-16: in deadpool, `resize(1)` and `resize(4)` of an unused pool of 4 let 7 be open.
 #[test]
 fn the_limit_is_the_last_one_set_whatever_was_open() {

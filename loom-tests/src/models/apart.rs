@@ -1,4 +1,4 @@
-//! Places and records by themselves, without a pool: what a pool's locks would hide.
+//! Places, records and bells by themselves, without a pool: what a pool's locks would hide.
 //!
 //! Where one thread only writes and the other only reads, the model's first thread writes: it runs
 //! first, and then loom has the reader find every state of each word that may still be seen. The other
@@ -12,10 +12,12 @@ use std::time::Duration;
 use loom::thread;
 
 use super::check;
+use crate::report::spans::CallerSpan;
 use crate::roster::{ConnectionId, Loan, Roster};
 use crate::runtime::moment::Moment;
 use crate::runtime::shelf::{Figure, Shelf};
 use crate::runtime::sync::{self, advance, now};
+use crate::shell::bell::{Bell, Woken};
 use crate::shell::places::Places;
 
 /// ACC-14. Put against lay-out: the one that puts the other's connection out of its place has it in hand.
@@ -131,6 +133,48 @@ fn a_figure_set_before_the_gate_is_opened_is_read_after_it() {
         shared.1.set(1);
         shared.0.open(7, Moment::LAST, 1, || None, |_| {});
         looking.join().unwrap();
+    });
+}
+
+/// A bell that its thread uses again tells nothing of the wait before.
+#[test]
+fn a_bell_that_is_used_again_has_forgotten_the_wait_before() {
+    check(|| {
+        let bell = Bell::<u32>::new(CallerSpan::current());
+        let ringing = thread::spawn({
+            let bell = Arc::clone(&bell);
+            move || {
+                bell.call();
+                bell.put(1);
+                bell.ring();
+            }
+        });
+        let found = loop {
+            match bell.wait(None) {
+                Woken::Found(number) => break number,
+                Woken::Called => {}
+                Woken::Late => panic!("it waits for as long as it takes"),
+            }
+        };
+        assert_eq!(found, 1);
+        bell.lay_by();
+        assert!(matches!(Bell::<u32>::new(CallerSpan::current()).wait(Some(now())), Woken::Late));
+        ringing.join().unwrap();
+    });
+}
+
+/// A thread that may still ring a bell keeps it from being used again.
+#[test]
+fn a_bell_that_somebody_may_ring_is_not_used_again() {
+    check(|| {
+        let bell = Bell::<u32>::new(CallerSpan::current());
+        let ringers = Arc::clone(&bell);
+        bell.lay_by();
+        let next = Bell::new(CallerSpan::current());
+        assert!(!Arc::ptr_eq(&ringers, &next));
+        let before = Arc::as_ptr(&next);
+        next.lay_by();
+        assert_eq!(Arc::as_ptr(&Bell::<u32>::new(CallerSpan::current())), before, "and then it is");
     });
 }
 

@@ -292,12 +292,12 @@ fn a_key_that_comes_as_the_pool_is_closed_leaves_nothing_open() {
 fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
     check_within(2, || {
         let (pool, server) = one_slot(&[]);
-        let held = pool.get(&1).unwrap();
-        let hasty = spawn_with(&pool, |pool| drop(pool.get_timeout(&2, SOON)));
-        Guard::discard(held);
-        let served = pool.get(&3).unwrap();
-        drop(served);
-        hasty.join().unwrap();
+        let held = pool.get_owned(&1).unwrap();
+        let discarding = thread::spawn(move || Guard::discard(held));
+        // This thread runs first, so that two preemptions are enough.
+        drop(pool.get_timeout(&2, SOON));
+        discarding.join().unwrap();
+        drop(pool.get(&3).unwrap());
         assert!(pool.drain(never()).is_complete());
         finish(&pool, &server, 0);
     });

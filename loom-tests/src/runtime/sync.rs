@@ -230,12 +230,18 @@ pub(crate) fn last_slot() -> usize {
 
 pub(crate) fn set_last_slot(_slot: usize) {}
 
-/// Nothing is laid by: a thread of the system is all threads of a model.
-pub(crate) fn take_spare<T>() -> Option<Arc<T>> {
-    None
+pub(crate) fn take_spare<T: Any + Send + Sync>() -> Option<Arc<T>> {
+    SPARE.with(|spare| spare.take())?.downcast().ok()
 }
 
-pub(crate) fn lay_by<T>(_spare: Arc<T>) {}
+pub(crate) fn lay_by(spare: Arc<dyn Any + Send + Sync>) {
+    SPARE.with(|own| own.replace(Some(spare)));
+}
+
+loom::thread_local! {
+    /// Of each thread of a model, not of the thread of the system.
+    static SPARE: RefCell<Option<Arc<dyn Any + Send + Sync>>> = RefCell::new(None);
+}
 
 /// A model has one process, which forks no other.
 #[derive(Clone, Copy, Debug)]
