@@ -781,6 +781,29 @@ fn nobody_looks_for_dials_while_the_pool_is_suspended() {
     assert_eq!(harness.begun, 2, "it has waited for long enough");
 }
 
+/// Returns come faster than newcomers, so those who wait are served sooner than by dials of their own.
+#[test]
+fn returns_stand_for_the_dials_of_those_who_have_waited_until_they_stay_away() {
+    let mut harness = adaptive(9);
+    let first = harness.queue(0);
+    harness.now += SECOND;
+    harness.dialed();
+    let mut held = harness.granted(first);
+    let waiting: Vec<_> = (1..7).map(|caller| harness.queue(caller)).collect();
+    for served in &waiting[..2] {
+        harness.now += SECOND / 40;
+        harness.give_back(held);
+        held = harness.granted(*served);
+    }
+    harness.now += SECOND / 8 - SECOND / 20;
+    harness.tick();
+    assert_eq!(harness.begun, 1, "two returns in a hold-off are sixteen in the time of a dial");
+    harness.now += SECOND / 8;
+    harness.tick();
+    assert_eq!((harness.begun, harness.stats().waiting), (5, 4), "a dial for each who still waits");
+    drop(held);
+}
+
 /// CAN-01: it asks again with its old ticket, ahead of one who came after it.
 #[test]
 fn the_dial_rule_counts_the_wait_of_a_caller_who_comes_back_with_a_broken_connection() {
