@@ -302,6 +302,8 @@ fn the_user_timeout_ends_a_connection_whose_peer_vanished_in_mid_request() {
 #[test]
 fn a_local_address_uses_no_more_ports_than_none() {
     in_own_network(|| {
+        // A port at which somebody listens is no caller's.
+        set("ipv4/ip_local_port_range", "30000 30009");
         let servers = [(); 2].map(|()| listen_tcp("127.0.0.1:0").unwrap());
         set("ipv4/ip_local_port_range", "40000 40009");
         let dialers = servers.each_ref().map(|server| {
