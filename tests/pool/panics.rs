@@ -103,13 +103,13 @@ impl CallingDialer {
         pool.flush();
         drop(pool.get().map(PooledConnection::detach));
         dialer.0.refuses.store(true, SeqCst);
-        // A failed dial's error goes when the next has failed; a dial begun before may succeed yet.
-        for _ in 0..50 {
+        // A failed dial's error goes when the next has failed, after the caller has its answer. A dial
+        // begun before may succeed yet.
+        await_that("an error has been dropped, or the pool is closed", || {
             pool.flush();
-            if dialer.was_asked(Call::DropError) || matches!(pool.get(), Err(GetError::Closed)) {
-                break;
-            }
-        }
+            let is_closed = matches!(pool.get(), Err(GetError::Closed));
+            is_closed || dialer.was_asked(Call::DropError)
+        });
         await_that("nothing is under way", || {
             let stats = pool.stats();
             let calls = dialer.0.asking.load(SeqCst);
