@@ -3,7 +3,7 @@
 //! After each event the ledger's orders must be those that the World expects, its `Stats` must equal the
 //! World's numbers, and the promises must hold as the dialer and the callers see them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::config::{Backoff, Config, IdleOrder, OnDialFailure, far_future};
@@ -1025,13 +1025,10 @@ impl World {
 
     fn expire(&mut self, now: Moment) {
         let is_due = |deadline: Option<Moment>| deadline.is_some_and(|deadline| deadline <= now);
-        let overdue: Vec<_> = self
-            .dials
-            .iter()
-            .filter(|(_, dial)| dial.counted && is_due(dial.deadline))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in overdue {
+        let overdue = self.dials.iter().filter(|(_, dial)| dial.counted && is_due(dial.deadline));
+        // The latest failure is that of the dial that had the latest deadline.
+        let overdue: BTreeSet<_> = overdue.map(|(id, dial)| (dial.deadline, *id)).collect();
+        for (_, id) in overdue {
             let dial = self.dials.remove(&id).expect("just found");
             self.note_failure(id, &dial, Failure::Overdue(dial.bound), now);
             self.dials.insert(id, Dial { counted: false, ..dial });
