@@ -306,7 +306,10 @@ fn a_key_with_a_caller_or_a_dial_or_a_guard_is_never_taken_out() {
     let (pool, servers) = keyed(|b| b.max_open(1).max_idle(0));
     let gate = Gate::new();
     servers.of(1).on_dial([gate.then(Act::Succeed)]);
-    assert!(pool.get_timeout(&1, SHORT).is_err());
+    await_that("a caller has left its dial behind", || {
+        assert!(pool.get_timeout(&1, SHORT).is_err());
+        servers.of(1).dials() == 1
+    });
     assert_eq!(pool.stats().keys, 1, "its dial goes on");
     let first = caller(&pool, 1);
     await_that("it waits", || pool.stats_of(&1).unwrap().waiting == 1);
