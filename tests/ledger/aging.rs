@@ -715,6 +715,30 @@ fn upkeep_that_no_thread_does_is_ordered_again_by_the_next_event() {
     assert_eq!(harness.alarm, alarm);
 }
 
+/// Its loan may begin without the ledger, and upkeep alone looks for leaks.
+#[test]
+fn upkeep_comes_in_time_for_a_leak_of_what_is_idle() {
+    let mut harness = Harness::with(Config { leak_after: MINUTE, ..timeless() });
+    harness.fill(1);
+    harness.next_upkeep();
+    assert_eq!(harness.alarm, Some(harness.now + MINUTE));
+}
+
+/// LIFE-12: a return may leave one more than `min_idle` idle, and the coldest has been idle for long.
+#[test]
+fn upkeep_comes_sooner_if_a_return_makes_the_coldest_superfluous() {
+    let config = Config { max_open: 2, min_idle: 1, max_idle_time: MINUTE, ..timeless() };
+    let mut harness = Harness::with(config);
+    let [cold, held] = [harness.dial_and_get(), harness.dial_and_get()];
+    harness.give_back(cold);
+    harness.next_upkeep();
+    assert_eq!((harness.closing(), harness.alarm), (vec![], Some(harness.now + MINUTE)));
+    harness.now += SECOND;
+    harness.give_back(held);
+    harness.next_upkeep();
+    assert_eq!(harness.closing(), [(1, CloseReason::IdleTooLong)]);
+}
+
 /// LIFE-12: nobody calls, and nothing else is due.
 #[test]
 fn a_check_that_hangs_holds_up_no_other_although_nobody_calls() {

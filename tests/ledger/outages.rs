@@ -300,6 +300,19 @@ fn a_caller_whom_a_return_can_serve_is_not_refused() {
     harness.failure(third);
 }
 
+/// Nothing but a lowered limit leaves a pool full while its dials fail.
+#[test]
+fn the_breaker_refuses_callers_of_a_pool_that_is_full_as_well() {
+    let config = Config { on_dial_failure: OnDialFailure::Fail, ..breaking(1) };
+    let mut harness = Harness::with(config);
+    let _held = harness.dial_and_get();
+    let ticket = harness.queue(1);
+    harness.refused();
+    harness.failure(ticket);
+    harness.resize(1);
+    harness.refused_at_once();
+}
+
 /// A caller who was refused a dial and waits for a return gets a dial once the server is back.
 #[test]
 fn when_a_probe_succeeds_those_who_wait_for_a_return_may_dial() {

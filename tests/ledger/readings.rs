@@ -36,6 +36,23 @@ fn a_loan_that_lasts_too_long_is_told_once_with_its_label() {
     }
 }
 
+/// The ledger has not seen them.
+#[test]
+fn loans_without_the_ledger_are_counted() {
+    let totals = |harness: &Harness| (harness.stats().lent_total, harness.stats().reused_total);
+    let mut harness = Harness::new(2);
+    let [one, other] = [harness.dial_and_get(), harness.dial_and_get()];
+    harness.give_back(one);
+    let laid_out = harness.ledger.lay_out(harness.now).expect("it may be laid out");
+    for loans in 1..4 {
+        laid_out.record().count_loan();
+        assert_eq!(totals(&harness), (2 + loans, loans));
+    }
+    harness.ledger.take_from_place(laid_out);
+    harness.give_back(other);
+    assert_eq!(totals(&harness), (5, 3), "once");
+}
+
 #[test]
 fn each_dial_and_each_end_of_a_connection_is_another_turnover() {
     let mut harness = Harness::new(2);
@@ -57,6 +74,16 @@ fn each_dial_and_each_end_of_a_connection_is_another_turnover() {
     let (_, effects) = harness.ledger.detach(entry, harness.now);
     harness.note_effects(effects);
     see(&harness);
+}
+
+/// A dial runs in the span of whoever needs it.
+#[test]
+fn a_dial_is_ordered_with_its_sponsor() {
+    let mut harness = Harness::with(Config { max_open: 4, min_idle: 1, ..ageless() });
+    harness.queue(1);
+    harness.warm_up(3, 2);
+    let sponsors = harness.dials.iter().map(|dial| dial.sponsor.as_ref().map(|slip| slip.caller()));
+    assert_eq!(sponsors.collect::<Vec<_>>(), [Some(1), None, Some(2)]);
 }
 
 #[test]

@@ -673,6 +673,7 @@ fn ten_thousand_keys_in_use_are_asked_once() {
     const KEYS: usize = 10_000;
     let mut keys = Harnesses::new(KEYS + 2, KEYS as u32);
     let mut held: Vec<_> = (0..KEYS).map(|key| keys.lend(key)).collect();
+    keys.wait(SECOND);
     keys[KEYS].queue(0);
     assert_eq!(keys.pass_on(), KEYS);
     for _ in 0..10 {
@@ -709,17 +710,20 @@ fn beyond_the_bound_on_idle_connections_each_new_one_costs_another() {
 fn a_surplus_that_an_order_does_not_find_is_taken_from_others() {
     let mut keys = Harnesses::with(2, unchecked(9), 9, Some(1));
     let [one, other] = [keys.lend(0), keys.lend(0)];
-    let others = [keys.lend(1), keys.lend(1)];
     keys[0].give_back(one);
     keys[0].give_back(other);
     keys.trim();
     let evict = keys.take_order();
     assert_eq!(evict.to, MemberId(0));
+    let others = [keys.lend(1), keys.lend(1)];
     let _lent = [keys[0].get(), keys[0].get()];
     for entry in others {
         keys[1].give_back(entry);
         keys.trim();
     }
+    keys.deliver(evict);
+    let evict = keys.take_order();
+    assert_eq!(evict.to, MemberId(1));
     keys.deliver(evict);
     keys.pass_on();
     assert_eq!((keys.idle(), keys.evicted()), ([0, 1], 1));
@@ -960,6 +964,10 @@ fn connections_that_the_pool_keeps_ready_take_slots_of_the_quota() {
     keys[0].tick();
     keys.pass_on();
     assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([0], 2));
+    let now = keys[0].now;
+    let orders = keys.common.allow(Allowance { slots: 1, until: Moment::LAST }, now);
+    orders.into_iter().for_each(|order| keys.deliver(order));
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([1], 1));
     keys.allow(1);
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
     keys.allow(2);
@@ -1141,6 +1149,7 @@ fn loans_that_outlast_their_lease_are_aborted_once() {
     let mut keys = Harnesses::new(1, 8);
     let lease = keys.lease(0);
     keys.allow_under(1, lease);
+    assert_eq!(keys[0].alarm, None, "nothing is in use");
     let ticket = keys[0].queue(0);
     let (aborted, now) = (Arc::new(AtomicU32::new(0)), keys[0].now);
     let handle = {
@@ -1160,7 +1169,7 @@ fn loans_that_outlast_their_lease_are_aborted_once() {
         keys[0].upkeep();
         let aborts = std::mem::take(&mut keys[0].aborts);
         aborts.iter().for_each(AbortHandle::abort);
+        assert_eq!(aborted.load(SeqCst), 1);
     }
-    assert_eq!(aborted.load(SeqCst), 1);
     keys.retire(0, entry);
 }
