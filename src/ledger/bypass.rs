@@ -55,7 +55,7 @@ impl Bypass {
         }
     }
 
-    /// Nobody waits any more.
+    /// Callers wait who have seen none of these loans.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }

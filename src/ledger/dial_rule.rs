@@ -115,7 +115,7 @@ impl Pace {
         self.returns.push_back(now);
     }
 
-    /// Nobody waits any more.
+    /// Callers wait who have seen none of these returns.
     pub(super) fn forget_returns(&mut self) {
         self.returns.clear();
     }

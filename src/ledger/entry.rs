@@ -136,11 +136,6 @@ impl<C> Entry<C> {
         (self.idle_since, self.proven_at) = (now, now);
     }
 
-    /// It has passed a check.
-    pub(crate) fn prove(&mut self, now: Moment) {
-        self.proven_at = now;
-    }
-
     /// Identifies the entry while it exists, as its content stays in one place on the heap.
     pub(super) fn address(&self) -> usize {
         std::ptr::from_ref::<Body<C>>(&self.0).addr()

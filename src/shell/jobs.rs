@@ -13,7 +13,7 @@ use crate::report::spans;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{catch, now};
 
-use super::{BellOf, Connection, EffectsOf, EntryOf, Failure, LedgerOf, Shell};
+use super::{BellOf, Connection, EffectsOf, Failure, LedgerOf, Shell};
 
 /// A job that the ledger has ordered, and that holds a slot until its end is reported.
 pub(super) enum Job<D: Dialer> {
@@ -98,16 +98,6 @@ impl<D: Dialer> Shell<D> {
         self.in_span(spans::check, || {
             self.has_passed(purpose, |dialer| dialer.check(connection, latest(deadline)))
         })
-    }
-
-    /// Whether a connection passes a check on this thread, whose caller is about to have it.
-    pub(super) fn passes_own_check(&self, entry: &mut EntryOf<D>) -> bool {
-        let deadline = now().after(self.knobs.check_timeout());
-        let passes = self.passes_check(&mut entry.connection, Purpose::Check, deadline);
-        if passes {
-            entry.prove(now());
-        }
-        passes
     }
 
     pub(super) fn dial_failed(

@@ -106,7 +106,7 @@ impl<D: Dialer> Shell<D> {
                 break;
             }
             at_rest = self.sweep(ledger);
-            ledger.tick_again(now, &mut effects);
+            ledger.settle(now, &mut effects);
         }
         self.note_numbers(locked, now);
         (value, effects)

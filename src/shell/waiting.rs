@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
-use crate::ledger::{Ledger, Reply, Ticket, Verdict};
+use crate::ledger::{Ledger, Purpose, Reply, Ticket, Verdict};
 use crate::report::error::GetError;
 use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
@@ -144,7 +144,8 @@ impl<D: Dialer> Shell<D> {
         if !self.is_sound(&mut entry.connection) {
             return Some(CloseReason::Broken);
         }
-        if !self.passes_own_check(entry) {
+        let deadline = now().after(self.knobs.check_timeout());
+        if !self.passes_check(&mut entry.connection, Purpose::Check, deadline) {
             return Some(CloseReason::CheckFailed);
         }
         // A check may leave a sign that only `is_broken` reads.
