@@ -123,7 +123,7 @@ const fn setting(name: &'static str, threads: usize, keys: usize, round: Round, 
     Setting { name, threads, keys, round, by }
 }
 
-const SETTINGS: [Setting; 10] = [
+const SETTINGS: [Setting; 11] = [
     setting("1 thread, 1 key", 1, 1, Round::Shared, By::Itself),
     setting("2 threads, 1 key", 2, 1, Round::Shared, By::Itself),
     setting("16 threads, 1 key", 16, 1, Round::Shared, By::Itself),
@@ -132,6 +132,8 @@ const SETTINGS: [Setting; 10] = [
     setting("2 threads, 1 key, check_after of 10 ms", 2, 1, Round::Shared, By::PreciseClock),
     setting("2 threads, a key each, check_after of 10 ms", 2, 2, Round::Own, By::PreciseClock),
     setting("1 thread, 4 keys in turn", 1, 4, Round::Shared, By::Itself),
+    // More than a thread keeps at hand.
+    setting("1 thread, 8 keys in turn", 1, 8, Round::Shared, By::Itself),
     setting("1 thread, 1,000 keys in turn", 1, 1_000, Round::Shared, By::Itself),
     setting("2 threads, 1,000 keys in turn", 2, 1_000, Round::Shared, By::Itself),
 ];

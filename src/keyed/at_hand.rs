@@ -1,7 +1,9 @@
 //! The references that each thread used last: kept at hand, moved and never counted.
 //!
 //! Counting a reference writes to a cache line that all threads of a busy key write. So each thread
-//! has a row of slots and moves references: out with a guard, and back when the guard is dropped.
+//! has a row of slots and moves references: out with a guard, and back when the guard is dropped. A thread
+//! that goes round more keys than it has slots for keeps few of them: each one kept displaces another, which
+//! is two writes more than its use saves.
 //!
 //! No reference to a key that has gone may stay in any thread's slot. A thread that puts a
 //! reference into a slot and a thread that strikes its key must not miss each other:
@@ -37,6 +39,9 @@ pub(super) trait Item {
 
 /// The slots of the threads with one row number, on cache lines of their own.
 struct Row<T>(CachePadded<[Slot<T>; SLOTS]>);
+
+/// A thread that keeps missing keeps one item in so many, and so notices when it uses few keys again.
+const MISSES_TO_KEEP: usize = 8;
 
 /// Room for one item.
 struct Slot<T> {
@@ -111,7 +116,7 @@ impl<T: Item> AtHand<T> {
     pub(super) fn take(&self, tag: u64, is_it: impl FnOnce(&T) -> bool) -> Option<Arc<T>> {
         let row = self.row();
         let Some(at) = (0..SLOTS).find(|at| row.tag(*at) == tag) else {
-            set_last_slot(last_slot() % SLOTS + SLOTS);
+            set_last_slot(last_slot().wrapping_add(SLOTS));
             return None;
         };
         self.take_from(row, at, is_it)
@@ -134,21 +139,27 @@ impl<T: Item> AtHand<T> {
     }
 
     /// Keeps an item at hand for this thread: in the slot from which it came, or else in an empty
-    /// one, or else in place of the oldest item.
+    /// one, or else perhaps in place of the oldest item.
     #[inline]
     pub(super) fn put(&self, item: Arc<T>) {
         let (row, last) = (self.row(), last_slot());
-        let is_free = last < SLOTS && row.tag(last) == 0;
-        let at = if is_free { last } else { Self::another(row, last) };
-        self.put_in(row, at, item);
+        if last < SLOTS && row.tag(last) == 0 {
+            self.put_in(row, last, item);
+        } else {
+            self.put_elsewhere(row, last, item);
+        }
     }
 
     #[inline(never)]
-    fn another(row: &Row<Arc<T>>, last: usize) -> usize {
+    fn put_elsewhere(&self, row: &Row<Arc<T>>, last: usize, item: Arc<T>) {
+        let (slot, misses) = (last % SLOTS, last / SLOTS);
         let free = (0..SLOTS).find(|at| row.tag(*at) == 0);
-        let at = free.unwrap_or((last + 1) % SLOTS);
-        set_last_slot(last - last % SLOTS + at);
-        at
+        if free.is_none() && misses > 1 && misses % MISSES_TO_KEEP != 0 {
+            return drop_caught(item);
+        }
+        let at = free.unwrap_or((slot + 1) % SLOTS);
+        set_last_slot(last - slot + at);
+        self.put_in(row, at, item);
     }
 
     #[inline]

@@ -315,8 +315,8 @@ pub(crate) fn set_last_place(place: usize, now: Moment) {
     let _ = LAST_PLACE.try_with(|last| last.set((place, now)));
 }
 
-/// The slot of its row that this thread used last, in whatever pool; plus `SLOTS` if its latest look-up
-/// found nothing in its slots.
+/// The slot of its row that this thread used last, in whatever pool; plus `SLOTS` for each of its latest
+/// look-ups that found nothing in its slots.
 #[inline]
 pub(crate) fn last_slot() -> usize {
     LAST_SLOT.try_with(Cell::get).unwrap_or(0)

@@ -134,14 +134,16 @@ impl Gate {
         Act::Hold(self.clone(), Box::new(act))
     }
 
-    /// Waits until it is open.
+    /// Waits until it is open. A test that fails may leave it shut, and wait for the thread that is here:
+    /// so the wait has an end, which is after that of every wait of the test's own.
     pub fn pass(&self) {
         let mut state = self.0.0.lock().unwrap();
         state.1 += 1;
         self.0.1.notify_all();
-        while !state.0 {
-            state = self.0.1.wait(state).unwrap();
-        }
+        let (state, wait) =
+            self.0.1.wait_timeout_while(state, 4 * LONG, |state| !state.0).unwrap();
+        drop(state);
+        assert!(!wait.timed_out(), "nobody has opened the gate");
     }
 
     /// Waits until `n` have come to it.
