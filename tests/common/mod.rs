@@ -140,8 +140,7 @@ impl Gate {
         let mut state = self.0.0.lock().unwrap();
         state.1 += 1;
         self.0.1.notify_all();
-        let (state, wait) =
-            self.0.1.wait_timeout_while(state, 4 * LONG, |state| !state.0).unwrap();
+        let (state, wait) = self.0.1.wait_timeout_while(state, 4 * LONG, |state| !state.0).unwrap();
         drop(state);
         assert!(!wait.timed_out(), "nobody has opened the gate");
     }
