@@ -8,6 +8,7 @@
 mod abort;
 #[path = "../../src/config.rs"]
 mod config;
+#[allow(unused_imports)] // The shell imports them.
 #[path = "../../src/ledger/mod.rs"]
 mod ledger;
 #[path = "../moments/mod.rs"]
@@ -24,7 +25,6 @@ mod promises;
 mod readings;
 mod sharing;
 mod slips;
-mod soak;
 mod world;
 
 /// The crate's `runtime`, as far as these files need it.
