@@ -239,7 +239,9 @@ fn the_last_handles_may_go_with_a_thread() {
             move || drop((keyed, pool, lent, other))
         });
         for server in [keyed_server, server] {
-            assert_eq!((server.alive(), Arc::strong_count(&server)), (0, 1), "{order:?}");
+            assert_eq!(server.alive(), 0, "{order:?}");
+            // The thread that dialed may hold the pool for a moment after its connection has been used.
+            common::await_that("nothing is left", || Arc::strong_count(&server) == 1);
         }
     });
 }
