@@ -211,6 +211,7 @@ pub(super) struct AtDialer {
     stays: BTreeMap<JobId, (Purpose, Option<Moment>)>,
     due: DueTimes,
     checks: u32,
+    keep_alives: u32,
     /// Connections that are retired already, and why. They count as closing, and are closed when they
     /// are back.
     written_off: BTreeMap<JobId, CloseReason>,
@@ -221,6 +222,7 @@ impl AtDialer {
         stays: BTreeMap::new(),
         due: DueTimes::EMPTY,
         checks: 0,
+        keep_alives: 0,
         written_off: BTreeMap::new(),
     };
 
@@ -237,9 +239,9 @@ impl AtDialer {
         self.checks
     }
 
-    /// Whether one is being checked in the middle of a long rest.
-    pub(super) fn any_keep_alive(&self) -> bool {
-        self.stays.values().any(|(purpose, _)| *purpose == Purpose::KeepAlive)
+    /// Connections being checked in the middle of a long rest.
+    pub(super) fn keep_alives(&self) -> u32 {
+        self.keep_alives
     }
 
     /// Connections that are retired already.
@@ -251,6 +253,7 @@ impl AtDialer {
         self.stays.insert(id, (purpose, deadline));
         self.due.add(deadline, id);
         self.checks += u32::from(purpose != Purpose::Reset);
+        self.keep_alives += u32::from(purpose == Purpose::KeepAlive);
     }
 
     /// Why it was at the dialer; or why it is retired already.
@@ -283,6 +286,7 @@ impl AtDialer {
         let (purpose, deadline) = self.stays.remove(&id)?;
         self.due.remove(deadline, id);
         self.checks -= u32::from(purpose != Purpose::Reset);
+        self.keep_alives -= u32::from(purpose == Purpose::KeepAlive);
         Some(purpose)
     }
 }

@@ -144,7 +144,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Begins the check of an idle connection that has proved nothing for `check_idle_every`. One at a
     /// time, as nobody can be lent a connection that is being checked.
     pub(super) fn check_coldest(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        let may_check = !self.jobs.at_dialer.any_keep_alive();
+        let may_check = self.jobs.at_dialer.keep_alives() == 0;
         if let Some(entry) = self.idle.take_unchecked(&self.aging, may_check, now) {
             self.send_to_dialer(Purpose::KeepAlive, entry, now, effects);
         }
@@ -171,7 +171,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 or(now.after(SPARE_SLOT_EVERY));
             }
         }
-        if self.config.min_idle > 0 || self.jobs.at_dialer.any_keep_alive() {
+        if self.config.min_idle > 0 || self.jobs.at_dialer.keep_alives() > 0 {
             // Nobody waits for these. A job that hangs must not hold them up.
             or(self.jobs.next_due());
         }
