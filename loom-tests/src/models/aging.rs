@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use loom::thread;
 
-use super::{check_within, spawn_with};
+use super::{check_within, spawn, spawn_with};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::runtime::housekeeper;
@@ -25,7 +25,7 @@ fn what_reaches_its_lifetime_is_lent_or_closed_and_never_both() {
     check_within(2, || {
         let (pool, server) = pool_with(mortal(1), &[], Blocking::default());
         drop(pool.get().unwrap());
-        let keeping = thread::spawn(|| {
+        let keeping = spawn(|| {
             advance(MINUTE);
             housekeeper::wake();
         });
@@ -45,7 +45,7 @@ fn what_has_rested_too_long_is_lent_or_closed_and_never_both() {
         let config = Config { max_idle_time: MINUTE, ..never_due(1) };
         let (pool, server) = pool_with(config, &[], Blocking::default());
         drop(pool.get().unwrap());
-        let keeping = thread::spawn(|| {
+        let keeping = spawn(|| {
             advance(MINUTE);
             housekeeper::wake();
         });
@@ -67,7 +67,7 @@ fn what_ends_in_use_is_closed_as_it_comes_back_and_serves_nobody() {
         let held = pool.get().unwrap();
         advance(MINUTE);
         let caller = spawn_with(&pool, |pool| assert_eq!(pool.get().unwrap().number, 2));
-        let keeping = thread::spawn(housekeeper::wake);
+        let keeping = spawn(housekeeper::wake);
         drop(held);
         caller.join().unwrap();
         keeping.join().unwrap();
@@ -86,7 +86,7 @@ fn what_comes_back_as_upkeep_looks_is_closed_at_its_end() {
         let (pool, server) = pool_with(config, &[], Blocking::default());
         let held = pool.get().unwrap();
         advance(MINUTE * 2 / 3);
-        let keeping = thread::spawn(housekeeper::wake_due);
+        let keeping = spawn(housekeeper::wake_due);
         drop(held);
         keeping.join().unwrap();
         advance(MINUTE / 3);
@@ -156,7 +156,7 @@ fn a_refill_racing_a_close_leaves_nothing_open() {
     check_within(2, || {
         let config = Config { min_idle: 1, ..never_due(1) };
         let (pool, server) = pool_with(config, &[Act::Refuse], Blocking::default());
-        let keeping = thread::spawn(|| {
+        let keeping = spawn(|| {
             advance(MINUTE);
             housekeeper::wake();
         });
@@ -178,7 +178,7 @@ fn a_check_in_the_background_and_a_caller_share_a_connection() {
         let config = Config { check_idle_every: MINUTE, ..never_due(1) };
         let (pool, server) = pool_with(config, &[], Blocking::default());
         drop(pool.get().unwrap());
-        let keeping = thread::spawn(|| {
+        let keeping = spawn(|| {
             advance(MINUTE);
             housekeeper::wake();
         });

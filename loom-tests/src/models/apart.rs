@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::thread::ThreadId;
 use std::time::Duration;
 
-use loom::thread;
-
-use super::check;
+use super::{check, spawn};
 use crate::report::spans::CallerSpan;
 use crate::roster::{ConnectionId, Loan, Roster};
 use crate::runtime::moment::Moment;
@@ -27,7 +25,7 @@ fn what_is_displaced_as_connections_are_laid_out_is_not_lost() {
         sync::search_finely();
         let places = Arc::new(Places::new(1));
         let open = places.gate().expect("nobody has shut it");
-        let returning = thread::spawn({
+        let returning = spawn({
             let places = Arc::clone(&places);
             move || places.put(1, open)
         });
@@ -51,7 +49,7 @@ fn what_is_put_down_as_the_places_are_swept_stays_in_none_of_them() {
         sync::search_finely();
         let places = Arc::new(Places::new(1));
         let open = places.gate().expect("nobody has shut it");
-        let returning = thread::spawn({
+        let returning = spawn({
             let places = Arc::clone(&places);
             move || places.put(1, open)
         });
@@ -104,7 +102,7 @@ fn a_shelf_gives_out_what_is_on_it_whatever_its_hint_says() {
     check(|| {
         sync::search_finely();
         let shelf = Arc::new(Shelf::new());
-        let putting = thread::spawn({
+        let putting = spawn({
             let shelf = Arc::clone(&shelf);
             move || assert_eq!(shelf.swap(1), None)
         });
@@ -122,7 +120,7 @@ fn a_figure_set_before_the_gate_is_opened_is_read_after_it() {
         sync::search_finely();
         let shared = Arc::new((Places::<u32>::new(1), Figure::default()));
         shared.0.sweep(|_| {});
-        let looking = thread::spawn({
+        let looking = spawn({
             let shared = Arc::clone(&shared);
             move || {
                 if shared.0.gate().is_some() {
@@ -141,7 +139,7 @@ fn a_figure_set_before_the_gate_is_opened_is_read_after_it() {
 fn a_bell_that_is_used_again_has_forgotten_the_wait_before() {
     check(|| {
         let bell = Bell::<u32>::new(CallerSpan::current());
-        let ringing = thread::spawn({
+        let ringing = spawn({
             let bell = Arc::clone(&bell);
             move || {
                 bell.call();
@@ -199,7 +197,7 @@ fn a_record_read_while_it_is_written_tells_of_one_loan() {
         sync::search_finely();
         let mut roster = Roster::default();
         let (page, line) = roster.enroll(id, now());
-        let reading = thread::spawn(move || {
+        let reading = spawn(move || {
             for loan in roster.loans() {
                 assert!(loans.contains(&loan), "{loan:?}");
             }

@@ -1,8 +1,6 @@
 //! The pool is closed, or its last handle dropped, while others are at it.
 
-use loom::thread;
-
-use super::{SOON, check, check_within, spawn_with};
+use super::{SOON, check, check_within, spawn, spawn_with};
 use crate::dialer::Blocking;
 use crate::guard::OwnedConnection;
 use crate::report::error::GetError;
@@ -17,7 +15,7 @@ fn a_close_turns_every_waiter_away() {
         let held = pool.get().unwrap();
         let callers = [(); 2].map(|()| {
             let pool = pool.clone();
-            thread::spawn(move || assert!(matches!(pool.get(), Err(GetError::Closed))))
+            spawn(move || assert!(matches!(pool.get(), Err(GetError::Closed))))
         });
         pool.close();
         callers.into_iter().for_each(|caller| caller.join().unwrap());
@@ -78,7 +76,7 @@ fn a_return_racing_a_close_leaks_no_connection() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
-        let returning = thread::spawn(move || drop(held));
+        let returning = spawn(move || drop(held));
         pool.close();
         returning.join().unwrap();
         assert_at_rest(&pool, &server, 0);
@@ -92,7 +90,7 @@ fn a_discard_a_flush_and_a_close_end_a_connection_once() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
-        let discarding = thread::spawn(move || OwnedConnection::discard(held));
+        let discarding = spawn(move || OwnedConnection::discard(held));
         let flushing = spawn_with(&pool, |pool| pool.flush());
         pool.close();
         discarding.join().unwrap();
@@ -108,7 +106,7 @@ fn a_drain_returns_when_everything_has_ended() {
     check_within(2, || {
         let (pool, server) = pool(2, &[]);
         let held = pool.get_owned().unwrap();
-        let returning = thread::spawn(move || drop(held));
+        let returning = spawn(move || drop(held));
         let caller = spawn_with(&pool, |pool| drop(pool.get()));
         assert!(pool.drain(never()).is_complete());
         let books = server.books();
@@ -124,7 +122,7 @@ fn a_drain_that_gives_up_says_what_is_out() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
-        let returning = thread::spawn(move || drop(held));
+        let returning = spawn(move || drop(held));
         let drained = pool.drain((crate::runtime::sync::now() + SOON).into());
         assert!(drained.in_use + drained.closing <= 1 && drained.dialing == 0, "{drained:?}");
         assert!(!drained.is_complete() || server.books().open == 0, "{drained:?}");
@@ -154,7 +152,7 @@ fn two_closes_are_one() {
 fn the_last_handle_may_go_while_a_dial_runs() {
     check(|| {
         let (pool, _server) = pool(1, &[]);
-        let hasty = thread::spawn(move || drop(pool.get_timeout(SOON)));
+        let hasty = spawn(move || drop(pool.get_timeout(SOON)));
         hasty.join().unwrap();
         // The dialer's drop tells whether everything was closed; `check`, whether it was dropped.
     });

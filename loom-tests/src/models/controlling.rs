@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use loom::thread;
-
-use super::{SOON, check, check_within, spawn_with};
+use super::{SOON, check, check_within, spawn, spawn_with};
 use crate::report::error::GetError;
 use crate::server::{assert_at_rest, pool};
 use crate::shell::cancel::Cancel;
@@ -74,14 +72,14 @@ fn a_cancellation_racing_a_return_loses_no_connection() {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         let cancel = Cancel::new();
-        let caller = thread::spawn({
+        let caller = spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
             move || match pool.checkout().cancel(&cancel).timeout(Duration::MAX).get() {
                 Ok(_) | Err(GetError::Cancelled) => {}
                 Err(error) => panic!("{error}"),
             }
         });
-        let cancelling = thread::spawn(move || cancel.cancel());
+        let cancelling = spawn(move || cancel.cancel());
         drop(held);
         caller.join().unwrap();
         cancelling.join().unwrap();
@@ -98,7 +96,7 @@ fn a_cancellation_finds_everyone_who_waits() {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         let cancel = Cancel::new();
-        let caller = thread::spawn({
+        let caller = spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
             move || match pool.checkout().cancel(&cancel).timeout(Duration::MAX).get() {
                 Err(GetError::Cancelled) => {}
@@ -120,7 +118,7 @@ fn who_stands_behind_a_cancelled_caller_is_served() {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         let cancel = Cancel::new();
-        let first = thread::spawn({
+        let first = spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
             move || drop(pool.checkout().cancel(&cancel).timeout(Duration::MAX).get())
         });
@@ -141,7 +139,7 @@ fn a_cancellation_racing_a_deadline_ends_the_wait_once() {
         let (pool, server) = pool(1, &[]);
         let held = pool.get().unwrap();
         let cancel = Cancel::new();
-        let caller = thread::spawn({
+        let caller = spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
             move || match pool.checkout().cancel(&cancel).timeout(SOON).get() {
                 Err(GetError::Cancelled | GetError::Exhausted { .. }) => {}

@@ -3,9 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use loom::thread;
-
-use super::{SOON, check_within};
+use super::{SOON, check_within, spawn};
 use crate::runtime::sync::{self, Condvar, Mutex, now};
 use crate::runtime::whole::housekeeper::Upkeep;
 use crate::runtime::whole::workers::{Crew, Enlistment, Task};
@@ -75,7 +73,7 @@ fn jobs_of_two_threads_are_done_by_one_worker() {
     check_within(3, || {
         let (crew, enlistment, done) = crew(1);
         submit(&crew, &done);
-        let other = thread::spawn({
+        let other = spawn({
             let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
             move || submit(&crew, &done)
         });
@@ -92,7 +90,7 @@ fn an_alarm_and_a_job_at_once_are_both_seen_to_by_one_worker() {
         let (crew, enlistment, done) = crew(1);
         submit(&crew, &done);
         let aging = Arc::new(Aging(Arc::clone(&done)));
-        let other = thread::spawn({
+        let other = spawn({
             let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
             move || submit(&crew, &done)
         });
@@ -111,7 +109,7 @@ fn an_alarm_is_seen_to_although_the_last_one_was_just_taken_back() {
         let [first, second] = [(); 2].map(|()| Arc::new(Aging(Arc::clone(&done))));
         let far = crate::config::far_future(now() + 2 * SOON);
         assert!(crew.set_alarm(far, weak(&first)));
-        let other = thread::spawn({
+        let other = spawn({
             let (crew, first) = (Arc::clone(&crew), Arc::clone(&first));
             move || crew.remove_alarm(&weak(&first))
         });

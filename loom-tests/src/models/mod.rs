@@ -110,7 +110,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use loom::thread::{self, JoinHandle};
+use loom::thread::JoinHandle;
 
 use crate::runtime::sync;
 use crate::server::assert_none_left;
@@ -118,13 +118,20 @@ use crate::server::assert_none_left;
 /// A deadline that may pass at any moment, or not.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Starts a thread with a handle of its own.
+/// Starts a thread. What loom does for it is compiled once for each type of outcome, and not for each
+/// closure.
+fn spawn<T: 'static>(body: impl FnOnce() -> T + 'static) -> JoinHandle<T> {
+    let body: Box<dyn FnOnce() -> T> = Box::new(body);
+    loom::thread::spawn(body)
+}
+
+/// The same, with a handle of the pool.
 fn spawn_with<P: Clone + 'static, T: 'static>(
     pool: &P,
     body: impl FnOnce(P) -> T + 'static,
 ) -> JoinHandle<T> {
     let pool = pool.clone();
-    thread::spawn(move || body(pool))
+    spawn(move || body(pool))
 }
 
 /// Runs `model` in all orders of its threads that differ, with at most 2 preemptions in each: enough for
@@ -142,6 +149,12 @@ fn check(model: impl Fn() + Send + Sync + 'static) {
 /// hundred thousand runs.
 #[track_caller]
 fn check_within(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    explore(preemptions, Box::new(model));
+}
+
+/// Compiled once for all models, as is loom's search.
+#[track_caller]
+fn explore(preemptions: usize, model: Box<dyn Fn() + Send + Sync>) {
     let runs = Arc::new(AtomicU64::new(0));
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));

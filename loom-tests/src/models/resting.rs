@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use loom::thread;
-
-use super::{check, check_within, spawn_with};
+use super::{check, check_within, spawn, spawn_with};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::server::{assert_at_rest, finish, never_due, pool, pool_with};
@@ -29,7 +27,7 @@ fn two_connections_put_down_in_one_place_both_come_to_rest() {
     check(|| {
         let (pool, server) = pool(2, &[]);
         let (one, other) = (pool.get_owned().unwrap(), pool.get().unwrap());
-        let returning = thread::spawn(move || drop(one));
+        let returning = spawn(move || drop(one));
         drop(other);
         returning.join().unwrap();
         assert_at_rest(&pool, &server, 2);
@@ -118,7 +116,7 @@ fn who_may_be_passed_is_served_all_the_same() {
         let held = pool.get().unwrap();
         let waiters = [(); 2].map(|()| {
             let pool = pool.clone();
-            thread::spawn(move || drop(pool.get().unwrap()))
+            spawn(move || drop(pool.get().unwrap()))
         });
         drop(held);
         drop(pool.get().unwrap());
@@ -140,7 +138,7 @@ fn who_has_been_passed_is_served_once_the_first_has_woken() {
         let (one, other) = (pool.get().unwrap(), pool.get().unwrap());
         let waiters = [(); 2].map(|()| {
             let pool = pool.clone();
-            thread::spawn(move || pool.get_owned().unwrap())
+            spawn(move || pool.get_owned().unwrap())
         });
         drop(one);
         drop(other);

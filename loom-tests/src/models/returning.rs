@@ -1,8 +1,6 @@
 //! A connection comes back while callers come, wait and give up.
 
-use loom::thread;
-
-use super::{SOON, check, check_within, spawn_with};
+use super::{SOON, check, check_within, spawn, spawn_with};
 use crate::guard::{OwnedConnection, PooledConnection};
 use crate::report::error::GetError;
 use crate::runtime::sync;
@@ -90,7 +88,7 @@ fn two_discards_free_two_slots() {
     check_within(2, || {
         let (pool, server) = pool(2, &[]);
         let (one, other) = (pool.get_owned().unwrap(), pool.get().unwrap());
-        let discarding = thread::spawn(move || OwnedConnection::discard(one));
+        let discarding = spawn(move || OwnedConnection::discard(one));
         PooledConnection::discard(other);
         let third = pool.get().unwrap();
         discarding.join().unwrap();
@@ -153,7 +151,7 @@ fn a_change_of_settings_racing_a_return_loses_no_connection() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
-        let returning = thread::spawn(move || drop(held));
+        let returning = spawn(move || drop(held));
         pool.resize(2).unwrap();
         drop(pool.try_get());
         returning.join().unwrap();
@@ -170,7 +168,7 @@ fn what_a_predicate_retires_is_not_lent_after_it() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
-        let returning = thread::spawn(move || drop(held));
+        let returning = spawn(move || drop(held));
         pool.retire_where(|connection| connection.number == 1);
         assert_eq!(pool.get().unwrap().number, 2);
         returning.join().unwrap();
@@ -185,7 +183,7 @@ fn what_a_predicate_retires_is_closed_when_it_comes_back() {
     check(|| {
         let (pool, server) = pool(1, &[]);
         let held = pool.get_owned().unwrap();
-        let returning = thread::spawn(move || drop(held));
+        let returning = spawn(move || drop(held));
         pool.retire_where(|_| true);
         returning.join().unwrap();
         assert_eq!(server.books().closed, 1);
@@ -216,7 +214,7 @@ fn a_lowered_limit_is_kept_once_enough_has_come_back() {
     check(|| {
         let (pool, server) = pool(2, &[]);
         let (one, other) = (pool.get_owned().unwrap(), pool.get().unwrap());
-        let returning = thread::spawn(move || drop(one));
+        let returning = spawn(move || drop(one));
         pool.resize(1).unwrap();
         returning.join().unwrap();
         assert_eq!(pool.stats().open(), 1, "what came back is closed");

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
-use super::{SOON, check, check_within, spawn_with};
+use super::{SOON, check, check_within, spawn, spawn_with};
 use crate::config::Config;
 use crate::guard::Guard;
 use crate::keyed::KeyedPool;
@@ -26,9 +26,9 @@ fn one_slot(script: &[Act]) -> (Keyed, Arc<Server>) {
 }
 
 /// A caller of that key, who is served sooner or later.
-fn caller(pool: &Keyed, key: u32) -> thread::JoinHandle<()> {
+fn caller(pool: &Keyed, key: u32) -> JoinHandle<()> {
     let pool = pool.clone();
-    thread::spawn(move || drop(pool.get(&key).unwrap()))
+    spawn(move || drop(pool.get(&key).unwrap()))
 }
 
 /// Nobody lacks anything, and both sides agree.
@@ -144,7 +144,7 @@ fn of_two_returns_at_once_one_sees_that_too_much_rests() {
     check(|| {
         let (pool, server) = keyed_pool(2, Some(1), never_due(1), &[]);
         let (one, other) = (pool.get_owned(&1).unwrap(), pool.get_owned(&2).unwrap());
-        let returning = thread::spawn(move || drop(one));
+        let returning = spawn(move || drop(one));
         drop(other);
         returning.join().unwrap();
         while server.books().open > 1 {
@@ -167,7 +167,7 @@ fn connections_that_cannot_be_put_down_do_not_count_as_at_rest() {
         rest_for_ever();
         let (pool, server) = keyed_pool(3, Some(2), never_due(3), &[]);
         let (one, other) = (pool.get_owned(&1).unwrap(), pool.get(&1).unwrap());
-        let returning = thread::spawn(move || drop(one));
+        let returning = spawn(move || drop(one));
         let looking = spawn_with(&pool, |pool| {
             assert_eq!(pool.stats_of(&1).map(|stats| stats.open()), Some(2))
         });
@@ -202,7 +202,7 @@ fn a_slot_passes_by_a_caller_whose_wait_is_cancelled() {
     check_within(2, || {
         let (pool, server) = one_slot(&[]);
         let (held, cancel) = (pool.get(&1).unwrap(), Cancel::new());
-        let cancelled = thread::spawn({
+        let cancelled = spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
             move || match pool.checkout(&2).cancel(&cancel).timeout(Duration::MAX).get() {
                 Ok(connection) => drop(connection),
@@ -255,7 +255,7 @@ fn a_busy_key_makes_room_in_vain_and_strands_nobody() {
     check_within(2, || {
         let (pool, server) = one_slot(&[]);
         let (held, cancel) = (pool.get(&1).unwrap(), Cancel::new());
-        let cancelled = thread::spawn({
+        let cancelled = spawn({
             let (pool, cancel) = (pool.clone(), cancel.clone());
             move || drop(pool.checkout(&2).cancel(&cancel).timeout(Duration::MAX).get())
         });
@@ -293,7 +293,7 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
     check_within(2, || {
         let (pool, server) = one_slot(&[]);
         let held = pool.get_owned(&1).unwrap();
-        let discarding = thread::spawn(move || Guard::discard(held));
+        let discarding = spawn(move || Guard::discard(held));
         // This thread runs first, so that two preemptions are enough.
         drop(pool.get_timeout(&2, SOON));
         discarding.join().unwrap();
@@ -329,7 +329,7 @@ fn a_caller_who_finds_no_slot_as_one_is_allowed_is_served() {
 fn a_keeper_that_waits_for_a_demand_hears_of_a_caller() {
     check(|| {
         let (pool, server, quota) = under_quota();
-        let keeper = thread::spawn({
+        let keeper = spawn({
             let quota = quota.clone();
             move || {
                 let demand = quota.demand_after(&Demand::default(), never());
@@ -350,7 +350,7 @@ fn what_comes_back_as_its_slot_is_withdrawn_is_closed() {
         let (pool, server, quota) = under_quota();
         quota.allow(1, None);
         let held = pool.get().unwrap();
-        let keeper = thread::spawn({
+        let keeper = spawn({
             let quota = quota.clone();
             move || quota.allow(0, None)
         });
@@ -371,7 +371,7 @@ fn what_comes_back_as_its_lease_ends_is_lent_to_nobody() {
         // Not sooner: a dial under a lease that may end at any moment may be overdue.
         quota.allow(1, Some(now().after(SOON).unwrap().into()));
         advance(SOON);
-        let keeper = thread::spawn({
+        let keeper = spawn({
             let quota = quota.clone();
             move || quota.allow(1, None)
         });

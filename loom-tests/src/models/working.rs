@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use loom::thread;
-
-use super::{SOON, check, check_within, spawn_with};
+use super::{SOON, check, check_within, spawn, spawn_with};
 use crate::config::Config;
 use crate::dialer::Blocking;
 use crate::guard::PooledConnection;
@@ -73,7 +71,7 @@ fn two_pools_are_served_by_one_thread() {
         sync::limit_spawns(1);
         sync::rest_for_ever();
         let [(one, of_one), (other, of_other)] = [(); 2].map(|()| pool(1, &[]));
-        let caller = thread::spawn({
+        let caller = spawn({
             let other = other.clone();
             move || drop(other.get().unwrap())
         });
@@ -114,7 +112,7 @@ fn a_close_that_hangs_strands_nobody() {
         let (pool, server) = pool_with(config, &[], Blocking::default().close(true));
         let held = pool.get().unwrap();
         server.fall_silent(true);
-        let caller = thread::spawn({
+        let caller = spawn({
             let (pool, server) = (pool.clone(), Arc::clone(&server));
             move || {
                 let connection = pool.get().unwrap();
