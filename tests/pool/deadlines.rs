@@ -259,7 +259,14 @@ fn each_idle_connection_whose_check_hangs_costs_one_check_timeout() {
     server.on_check((0..3).map(|_| gate.then(Act::Succeed)));
 
     let start = Instant::now();
-    let good = pool.get_timeout(LONG).unwrap();
+    let good = thread::scope(|scope| {
+        scope.spawn(|| {
+            gate.await_arrivals(3);
+            // On a slow machine the fourth would not end within that either.
+            pool.reconfigure().check_timeout(LONG).apply().unwrap();
+        });
+        pool.get_timeout(LONG).unwrap()
+    });
     assert!(start.elapsed() < 3 * limit + SLACK);
     assert!(start.elapsed() >= 3 * limit);
     assert_eq!(server.dials(), 4, "served by the fourth");
