@@ -80,7 +80,7 @@ fn out_of_connections_and_out_of_reach_are_two_errors() {
     assert!(matches!(pool.get_timeout(SHORT), Err(GetError::Exhausted { .. })));
     server.refuses.store(true, SeqCst);
     PooledConnection::discard(held);
-    assert!(matches!(pool.get_timeout(SHORT), Err(GetError::Unreachable { .. })));
+    assert!(matches!(pool.get_timeout(LONG), Err(GetError::Unreachable { .. })));
 
     // The same if a dial hangs for longer than the caller waits, after one has failed.
     let gate = Gate::new();
