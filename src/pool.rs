@@ -403,8 +403,7 @@ impl<D: Dialer> Pool<D> {
     /// ```
     pub fn drain(&self, deadline: Instant) -> Drained {
         let Stats { in_use, dialing, closing, .. } = self.handle.shell.drain(Some(deadline.into()));
-        let holders = if in_use > 0 { self.holders() } else { Vec::new() };
-        Drained { in_use, dialing, closing, holders }
+        Drained { in_use, dialing, closing, holders: self.holders() }
     }
 
     /// [Closes](Self::close) the pool, and aborts the connections in use for which its dialer gave

@@ -90,11 +90,12 @@ impl Knobs {
 
     /// When a caller who starts then has waited for `get_timeout`; `None` is never.
     pub(crate) fn late_at(&self, start: Moment) -> Option<Moment> {
-        Some(start.after_nanos(self.get_timeout.get())).filter(|at| *at < Moment::LAST)
+        after(start, &self.get_timeout)
     }
 
-    pub(super) fn check_timeout(&self) -> Duration {
-        span(&self.check_timeout)
+    /// When a check that starts then has taken `check_timeout`; `None` is never.
+    pub(super) fn check_late_at(&self, start: Moment) -> Option<Moment> {
+        after(start, &self.check_timeout)
     }
 
     pub(crate) fn retire_on_panic(&self) -> bool {
@@ -107,12 +108,8 @@ fn rest(limit: Duration) -> u64 {
     nanoseconds(limit).min(i64::MAX as u64)
 }
 
-fn span(nanoseconds: &Figure) -> Duration {
-    // More than nanoseconds can say means no limit.
-    match nanoseconds.get() {
-        u64::MAX => Duration::MAX,
-        nanoseconds => Duration::from_nanos(nanoseconds),
-    }
+fn after(start: Moment, limit: &Figure) -> Option<Moment> {
+    Some(start.after_nanos(limit.get())).filter(|at| *at < Moment::LAST)
 }
 
 /// The precise clock, out of the way of those who do not read it.

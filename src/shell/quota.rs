@@ -190,22 +190,18 @@ impl Quota {
         let has_passed = |at: Option<Moment>| at.is_some_and(|at| at <= now());
         while !self.process.is_a_parent() {
             let mut state = self.shared.state.lock();
-            let mut has_settled = has_passed(state.need.settles_at);
-            while !has_settled && state.need.with_idle(seen.idle) == *seen {
+            if !has_passed(state.need.settles_at) && state.need.with_idle(seen.idle) == *seen {
                 let until = state.need.settles_at.map_or(deadline, |at| at.min(deadline));
-                if self.shared.changed.wait(&mut state, Some(until)) == Wake::Late {
-                    has_settled = has_passed(state.need.settles_at);
-                    break;
+                if self.shared.changed.wait(&mut state, Some(until)) != Wake::Late {
+                    continue;
                 }
             }
-            let pool = state.pool.clone().filter(|_| has_settled);
+            let pool = state.pool.clone().filter(|_| has_passed(state.need.settles_at));
             drop(state);
+            // A slot that has settled may be somebody's: then the need is another one.
             match pool.as_ref().and_then(Weak::upgrade) {
                 Some(pool) => pool.apply_quota(),
                 None => break,
-            }
-            if self.demand().with_idle(seen.idle) != *seen || deadline <= now() {
-                break;
             }
         }
         self.demand()
@@ -252,12 +248,6 @@ impl Need {
     fn with_idle(self, idle: u32) -> Demand {
         let Self { open, wanted, since, .. } = self;
         Demand { open, wanted, waiting_since: since.map(Instant::from), idle }
-    }
-}
-
-impl Demand {
-    fn with_idle(self, idle: u32) -> Self {
-        Self { idle, ..self }
     }
 }
 

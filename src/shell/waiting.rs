@@ -144,7 +144,7 @@ impl<D: Dialer> Shell<D> {
         if !self.is_sound(&mut entry.connection) {
             return Some(CloseReason::Broken);
         }
-        let deadline = now().after(self.knobs.check_timeout());
+        let deadline = self.knobs.check_late_at(now());
         if !self.passes_check(&mut entry.connection, Purpose::Check, deadline) {
             return Some(CloseReason::CheckFailed);
         }

@@ -175,6 +175,8 @@ pub struct Server {
     pub dials: AtomicU32,
     /// The deadline that the latest dial was told.
     pub dial_deadline: Mutex<Option<Instant>>,
+    /// The deadline that the latest check was told.
+    pub check_deadline: Mutex<Option<Instant>>,
     pub opened: AtomicU32,
     pub closed: AtomicU32,
     /// Connections alive and dials under way.
@@ -346,8 +348,9 @@ impl Dialer for Scripted {
         !Server::act(&self.server.broken_script, true) || connection.is_broken
     }
 
-    fn check(&self, connection: &mut Connection, _deadline: Instant) -> Result<(), Refused> {
+    fn check(&self, connection: &mut Connection, deadline: Instant) -> Result<(), Refused> {
         self.server.checks.fetch_add(1, SeqCst);
+        *self.server.check_deadline.lock().unwrap() = Some(deadline);
         let is_alive = connection.id > self.server.last_dead.load(SeqCst);
         if Server::act(&self.server.check_script, is_alive) { Ok(()) } else { Err(Refused(0)) }
     }

@@ -404,6 +404,17 @@ fn check_timeout_is_how_long_a_check_or_a_reset_may_take() {
 }
 
 #[test]
+fn a_check_on_the_callers_own_thread_is_told_when_its_time_is_up() {
+    let (pool, server) =
+        pool_that(|b| b.check(false), |b| b.check_after(Duration::ZERO).check_timeout(LONG));
+    drop(pool.get().unwrap());
+    let begun = Instant::now();
+    drop(pool.get().unwrap());
+    let deadline = server.check_deadline.lock().unwrap().expect("it was checked");
+    assert!((begun + LONG..=Instant::now() + LONG).contains(&deadline));
+}
+
+#[test]
 fn close_timeout_is_how_long_a_close_keeps_its_slot() {
     for (close_timeout, is_freed) in [(SHORT, true), (LONG, false)] {
         let (pool, server) =

@@ -32,8 +32,26 @@ fn a_caller_waits_for_the_quota_and_its_keeper_hears_of_it() {
         keeper.join().unwrap();
         let demand = quota.demand();
         assert_eq!((demand.open, demand.idle, demand.wanted), (1, 1, 0));
+        let held = pool.get().unwrap();
+        let demand = quota.demand();
+        assert_eq!((demand.open, demand.idle, demand.wanted), (1, 0, 0));
+        drop(held);
         await_rest(&pool, &server);
     });
+}
+
+/// FLEET-01: what rests is no need of anybody's.
+#[test]
+fn a_keeper_waits_until_its_deadline_while_nobody_needs_a_slot() {
+    let quota = Quota::new();
+    let (pool, _server) = pool(|it| it.quota(&quota));
+    quota.allow(1, None);
+    let held = pool.get().unwrap();
+    let (begun, seen) = (Instant::now(), quota.demand());
+    drop(held);
+    let demand = quota.demand_after(&seen, begun + SHORT);
+    assert!(begun.elapsed() >= SHORT);
+    assert_eq!((demand.open, demand.idle, demand.wanted), (1, 1, 0));
 }
 
 /// REASON: the error says whose limit it is, as text and as data.
@@ -207,11 +225,11 @@ fn a_slot_settles_before_it_is_dialed_into_again() {
         });
         await_waiting(&pool, 1);
         let keeper = thread::spawn({
-            let (pool, quota) = (pool.clone(), quota.clone());
+            let quota = quota.clone();
             move || {
                 let mut seen = quota.demand();
-                while pool.stats().waiting > 0 {
-                    seen = quota.demand_after(&seen, Instant::now() + SHORT);
+                while seen.wanted > 0 {
+                    seen = quota.demand_after(&seen, Instant::now() + LONG);
                 }
             }
         });
