@@ -44,7 +44,7 @@ pub(crate) enum Act {
 #[derive(Debug)]
 pub(crate) struct Server {
     books: Mutex<Books>,
-    /// Rung when it answers again, and when a dial is ended.
+    /// Rung when it answers again, when a close finds it silent, and when a dial is ended.
     answers: Condvar,
 }
 
@@ -61,6 +61,8 @@ pub(crate) struct Books {
     is_ended: bool,
     /// Whether it answers no close.
     pub(crate) is_silent: bool,
+    /// Whether a close has waited for an answer.
+    has_hung: bool,
 }
 
 impl Server {
@@ -76,6 +78,14 @@ impl Server {
     pub(crate) fn fall_silent(&self, is_silent: bool) {
         self.books.lock().is_silent = is_silent;
         self.answers.ring();
+    }
+
+    /// Waits until a close waits for an answer.
+    pub(crate) fn await_hanging_close(&self) {
+        let mut books = self.books.lock();
+        while !books.has_hung {
+            self.answers.wait(&mut books, None);
+        }
     }
 
     /// A connection is about to be detached: it is no longer the pool's.
@@ -216,6 +226,10 @@ impl Dialer for Scripted {
     fn close(&self, connection: Connection) {
         self.use_the_pool();
         let mut books = self.server.books.lock();
+        if books.is_silent {
+            books.has_hung = true;
+            self.server.answers.ring();
+        }
         while books.is_silent {
             self.server.answers.wait(&mut books, None);
         }

@@ -41,6 +41,7 @@
 //! | places: ACC-14 | `a_change_of_settings_racing_a_return_loses_no_connection` |
 //! | places: STAT-02 | `a_glance_at_the_numbers_misses_no_connection` |
 //! | places: STAT-02 | `who_holds_the_lock_hides_no_idle_connection` |
+//! | STAT-02 | `who_holds_the_lock_hides_nothing_that_was_counted_a_while_ago` |
 //! | places: ACC-13 | `one_connection_at_rest_is_never_lent_to_two` |
 //! | places: ACC-14 | `two_connections_put_down_in_one_place_both_come_to_rest` |
 //! | places: SHUT-02 | `nothing_rests_in_a_closed_pool` |
@@ -80,11 +81,13 @@
 //! | keys: WAK-05 | `a_busy_key_makes_room_in_vain_and_strands_nobody` |
 //! | keys: KEY-02 | `a_slot_granted_to_a_key_that_has_gone_is_the_next_ones` |
 //! | keys: SHUT-01 | `a_key_that_comes_as_the_pool_is_closed_leaves_nothing_open` |
+//! | keys: KEY-11 | `a_key_that_comes_during_a_change_of_settings_hears_of_it` |
 //! | keys: BOUND | `of_two_returns_at_once_one_sees_that_too_much_rests` |
 //! | quota: FLEET-01 | `a_caller_who_finds_no_slot_as_one_is_allowed_is_served` |
 //! | quota: FLEET-01 | `a_keeper_that_waits_for_a_demand_hears_of_a_caller` |
 //! | quota: FLEET-02 | `what_comes_back_as_its_slot_is_withdrawn_is_closed` |
 //! | quota: FLEET-03 | `what_comes_back_as_its_lease_ends_is_lent_to_nobody` |
+//! | quota: FLEET-03 | `what_is_handed_over_before_its_lease_ends_is_not_lent_after_it` |
 //! | BOUNDED-BYPASS | `a_gate_that_is_open_for_a_time_is_passed_no_longer` |
 //! | QUIET | `two_pools_are_served_by_one_thread` |
 //! | QUIET | `jobs_of_two_threads_are_done_by_one_worker` |
@@ -93,6 +96,7 @@
 //! | LIFE-12 | `a_task_that_waits_for_a_thread_has_the_housekeeper` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
+//! | LOCK-05 | `who_closes_a_connection_before_it_sleeps_keeps_none_from_the_next` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
 
 mod aging;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::{check, check_within, spawn, spawn_with};
+use super::{SOON, check, check_within, spawn, spawn_with};
 use crate::config::Config;
 use crate::dialer::Blocking;
+use crate::runtime::sync::advance;
 use crate::server::{assert_at_rest, finish, never_due, pool, pool_with};
+use crate::shell::cancel::Cancel;
 
 /// Take against take: one connection at rest, and two callers. It is lent to one after the other.
 #[test]
@@ -89,6 +91,23 @@ fn who_holds_the_lock_hides_no_idle_connection() {
         assert_eq!(pool.stats().idle, 1);
         reader.join().unwrap();
         assert_at_rest(&pool, &server, 1);
+    });
+}
+
+/// STAT-02. The same of what the ledger counts: it is told as it was a moment ago, and not as of the last dial.
+#[test]
+fn who_holds_the_lock_hides_nothing_that_was_counted_a_while_ago() {
+    check(|| {
+        let (pool, server) = pool(1, &[]);
+        drop(pool.get().unwrap());
+        advance(SOON);
+        let cancel = Cancel::new();
+        cancel.cancel();
+        assert!(pool.checkout().cancel(&cancel).get().is_err());
+        let reader = spawn_with(&pool, |pool| assert_eq!(pool.recent_stats().cancelled_total, 1));
+        assert_eq!(pool.stats().cancelled_total, 1);
+        reader.join().unwrap();
+        finish(&pool, &server);
     });
 }
 

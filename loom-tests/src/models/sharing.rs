@@ -6,12 +6,12 @@ use std::time::Duration;
 use loom::thread::{self, JoinHandle};
 
 use super::{SOON, check, check_within, spawn, spawn_with};
-use crate::config::Config;
+use crate::config::{Config, IdleOrder};
 use crate::guard::Guard;
 use crate::keyed::KeyedPool;
 use crate::pool::Pool;
 use crate::report::error::GetError;
-use crate::runtime::sync::{advance, never, now, rest_for_ever, search_finely};
+use crate::runtime::sync::{self, advance, never, now, rest_for_ever, search_finely};
 use crate::server::{
     self, Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key, pool_under,
 };
@@ -305,6 +305,19 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
 
 // ---- A quota ----------------------------------------------------------------------------------
 
+/// KEY-11: a key comes as the settings change, and has the latest.
+#[test]
+fn a_key_that_comes_during_a_change_of_settings_hears_of_it() {
+    check(|| {
+        let (pool, server) = keyed_pool(2, None, never_due(1), &[]);
+        let caller = caller(&pool, 1);
+        pool.change(|config| Ok(Config { max_open: 2, ..config })).unwrap();
+        caller.join().unwrap();
+        assert_eq!(pool.stats_of(&1).map(|stats| stats.max_open), Some(2));
+        finish(&pool, &server, 1);
+    });
+}
+
 /// A pool that is not keyed, whose slots a quota allows: none at first.
 fn under_quota() -> (Pool<Scripted>, Arc<Server>, Quota) {
     let quota = Quota::new();
@@ -381,4 +394,38 @@ fn what_comes_back_as_its_lease_ends_is_lent_to_nobody() {
         assert_eq!(server.books().opened, 2);
         server::finish(&pool, &server);
     });
+}
+
+/// FLEET-03: a caller closes what has aged, and is handed a connection meanwhile. As it comes for it the lease
+/// has ended, and another has begun or not.
+#[test]
+fn what_is_handed_over_before_its_lease_ends_is_not_lent_after_it() {
+    for begins_another in [false, true] {
+        check(move || {
+            sync::limit_spawns(1);
+            rest_for_ever();
+            let quota = Quota::new();
+            let idle_order = IdleOrder::Fifo; // Without places it is in the queue by then.
+            let config = Config { max_idle_time: SOON, idle_order, ..never_due(2) };
+            let (pool, server) = pool_under(&quota, config);
+            quota.allow(2, None);
+            let [held, aged] = [(); 2].map(|()| pool.get().unwrap());
+            // Not sooner: see above.
+            quota.allow(2, Some(now().after(3 * SOON).unwrap().into()));
+            drop(aged);
+            advance(SOON);
+            server.fall_silent(true);
+            let caller =
+                spawn_with(&pool, |pool| pool.get_timeout(9 * SOON).ok().map(|c| c.number));
+            server.await_hanging_close();
+            drop(held);
+            advance(2 * SOON);
+            if begins_another {
+                quota.allow(2, None);
+            }
+            server.fall_silent(false);
+            assert_ne!(caller.join().unwrap(), Some(1));
+            server::finish(&pool, &server);
+        });
+    }
 }

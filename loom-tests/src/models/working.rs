@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{SOON, check, check_within, spawn, spawn_with};
-use crate::config::Config;
+use crate::config::{Config, IdleOrder};
 use crate::dialer::Blocking;
 use crate::guard::PooledConnection;
 use crate::pool::Pool;
@@ -126,6 +126,43 @@ fn a_close_that_hangs_strands_nobody() {
         server.fall_silent(false);
         // Not `finish`: a drain does not wait longer for a close than `close_timeout` either.
         assert!(pool.drain(sync::never()).is_complete());
+    });
+}
+
+/// LOCK-05: the first in the queue closes what has aged before it sleeps, and that hangs. It is given a connection
+/// meanwhile, and keeps the other one from nobody: only a caller who sleeps comes for its connection at once.
+#[test]
+fn who_closes_a_connection_before_it_sleeps_keeps_none_from_the_next() {
+    check(|| {
+        sync::limit_spawns(1);
+        sync::rest_for_ever();
+        // Without places it is as it asks that the caller closes what has aged.
+        let config = Config {
+            bypass: 60 * SOON,
+            max_idle_time: SOON,
+            idle_order: IdleOrder::Fifo,
+            ..never_due(3)
+        };
+        let (pool, server) = pool_with(config, &[], Blocking::default());
+        let [one, other, aged] = [(); 3].map(|()| pool.get().unwrap());
+        drop(aged);
+        sync::advance(SOON);
+        server.fall_silent(true);
+        let first = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
+        server.await_hanging_close();
+        let next = spawn({
+            let (pool, server) = (pool.clone(), Arc::clone(&server));
+            move || {
+                let connection = pool.get().unwrap();
+                server.fall_silent(false);
+                drop(connection);
+            }
+        });
+        drop((one, other));
+        first.join().unwrap();
+        next.join().unwrap();
+        assert_at_rest(&pool, &server, 2);
+        finish(&pool, &server);
     });
 }
 
