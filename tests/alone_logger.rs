@@ -8,9 +8,10 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use common::{Act, LONG, Scripted, await_rest, await_that, panic_quietly};
+use common::{Act, Gate, LONG, Scripted, await_rest, await_that, panic_quietly};
 use latebind::{Breaker, DialContext, Dialer, KeyedPool, Pool};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -119,6 +120,25 @@ fn dials_for_nobody_that_fail_are_told_of() {
     await_that("both are there", || pool.stats().idle == 2);
     let lines = KEPT.take();
     assert!(matches!(&lines[..], [(Level::Info, line)] if line.contains("a dial succeeded after")));
+}
+
+/// SHUT-15: a dial whose connection would be closed at once says nothing of the server.
+#[test]
+fn nobody_is_told_of_the_failure_of_a_dial_that_nobody_wants_any_more() {
+    let _turn = the_log();
+    let (dialer, server) = Scripted::new();
+    let pool = Pool::new(dialer);
+    let gate = Gate::new();
+    server.on_dial([gate.then(Act::Fail)]);
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| pool.get_timeout(LONG).unwrap().id);
+        gate.await_arrivals(1);
+        pool.flush();
+        gate.open();
+        assert_eq!(caller.join().unwrap(), 2);
+    });
+    await_rest(&pool, &server);
+    expect(&[]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::common;
 use crate::common::{
@@ -68,6 +68,21 @@ fn close_leaves_no_thread_without_work() {
     pool.close();
     assert!(pool.get().is_err());
     assert!(threads().is_empty());
+}
+
+/// SHUT-08: although a handle is left.
+#[test]
+fn the_close_of_a_keyed_pool_leaves_no_thread_without_work() {
+    in_a_process!();
+    let (dialer, _server) = Scripted::new();
+    let pool = KeyedPool::new(move |_: &u32| dialer.clone());
+    drop([1, 2].map(|key| pool.get(&key).unwrap()));
+    assert!(!threads().is_empty());
+    let closed = Instant::now();
+    pool.close();
+    await_that("no thread is left", || threads().is_empty());
+    assert!(closed.elapsed() < Duration::from_secs(4), "they rested first, for 5 s");
+    assert!(pool.get(&1).is_err());
 }
 
 /// SHUT-08.

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use latebind::Stats;
+use latebind::{Cancel, Stats};
 
 use super::*;
 
@@ -404,4 +404,75 @@ fn each_checkout_of_a_key_may_have_a_label() {
         drop(held);
     }
     assert_eq!((servers.of(1).dials(), servers.of(2).dials()), (1, 1));
+}
+
+/// CAN-01: also where its connection rests at hand.
+#[test]
+fn a_cancelled_checkout_of_a_key_is_lent_nothing() {
+    let (pool, _servers) = keyed(|b| b);
+    drop(pool.get(&1).unwrap());
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let cancelled = pool.checkout(&1).cancel(&cancel).get();
+    assert!(matches!(cancelled, Err(GetError::Cancelled)));
+    let stats = pool.stats_of(&1).unwrap();
+    assert_eq!((stats.cancelled_total, stats.lent_total), (1, 1));
+}
+
+/// CAN-06: a deadline that has passed begins no dial.
+#[test]
+fn a_checkout_of_a_key_keeps_the_deadline_that_it_is_given() {
+    let (pool, servers) = keyed(|b| b);
+    let late = pool.checkout(&1).deadline(Instant::now()).get();
+    assert!(matches!(late, Err(GetError::Exhausted { .. })));
+    assert_eq!(servers.of(1).dials(), 0);
+    drop(pool.checkout(&1).deadline(Instant::now() + LONG).get().unwrap());
+}
+
+/// CAN-11.
+#[test]
+fn the_latest_dial_that_failed_is_told_of_its_key() {
+    let (pool, servers) = keyed(|b| b);
+    let _held = [1, 2].map(|key| pool.get(&key).unwrap());
+    servers.of(1).on_dial([Act::Fail]);
+    assert!(pool.get_timeout(&1, SHORT).is_err());
+    await_that("the dial has failed", || pool.stats_of(&1).unwrap().dial_failed_total == 1);
+    let failure = pool.last_dial_failure_of(&1).expect("the last to end did");
+    assert_eq!(failure.error(), Some(&Refused(2)));
+    assert!(pool.last_dial_failure_of(&2).is_none());
+}
+
+/// SHUT-06.
+#[test]
+fn a_drain_that_gives_up_adds_up_what_is_still_open_of_all_keys() {
+    let (pool, servers) = keyed(|b| b);
+    let (dialing, closing) = (Gate::new(), Gate::new());
+    let mut held = Vec::new();
+    let [of_all, of_closes] = thread::scope(|scope| {
+        for key in [1, 2] {
+            held.push(pool.get(&key).unwrap());
+            let discarded = pool.get(&key).unwrap();
+            servers.of(key).on_close([closing.then(Act::Succeed)]);
+            scope.spawn(|| Guard::discard(discarded));
+            closing.await_arrivals(key);
+            servers.of(key).on_dial([dialing.then(Act::Succeed)]);
+            let pool = pool.clone();
+            scope.spawn(move || assert!(matches!(pool.get(&key), Err(GetError::Closed))));
+            dialing.await_arrivals(key);
+        }
+        let of_all = pool.drain(Instant::now());
+        held.clear();
+        dialing.open();
+        let dialing = |key| pool.stats_of(&key).unwrap().dialing;
+        await_that("the dials have ended", || [1, 2].map(dialing) == [0, 0]);
+        await_that("what they opened is closed", || [1, 2].map(|key| servers.alive(key)) == [1, 1]);
+        let of_closes = pool.drain(Instant::now());
+        closing.open();
+        [of_all, of_closes]
+    });
+    assert_eq!((of_all.in_use, of_all.dialing, of_all.closing), (2, 2, 2));
+    assert_eq!(of_all.holders.len(), 2);
+    assert_eq!((of_closes.in_use, of_closes.dialing), (0, 0));
+    assert!(of_closes.closing >= 2 && !of_closes.is_complete());
+    assert!(pool.drain(Instant::now() + LONG).is_complete());
 }

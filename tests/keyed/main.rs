@@ -339,8 +339,9 @@ fn a_guard_outlives_a_flush_of_its_key_and_counts_until_it_is_back() {
 
 #[test]
 fn a_key_asked_for_without_a_wait_is_not_entered() {
-    let (pool, servers) = keyed(|b| b);
-    assert!(matches!(pool.try_get(&1), Err(GetError::Exhausted { .. })));
+    let (pool, servers) = keyed(|b| b.max_open(3));
+    let Err(GetError::Exhausted { stats, .. }) = pool.try_get(&1) else { panic!("it is lent") };
+    assert_eq!((stats.max_open, stats.open()), (3, 0), "as its pool would say");
     assert!(matches!(pool.get_timeout(&1, Duration::ZERO), Err(GetError::Exhausted { .. })));
     await_keys(&pool, 0);
     assert_eq!(servers.of(1).dials(), 0);
@@ -1053,6 +1054,24 @@ fn a_key_may_use_the_pool_while_it_is_hashed_and_compared() {
         pool.close();
         assert_eq!((pool.stats().keys, server.alive()), (0, 0));
     });
+}
+
+/// A thread looks first at what it used last.
+#[test]
+fn a_key_that_its_thread_has_just_used_is_compared_once_and_not_hashed() {
+    let (pool, _server) = pool_of_busy_keys();
+    for _ in 0..2 {
+        drop(pool.get(&Busy(1, Arc::new(|| ()))).unwrap());
+    }
+    let does = Arc::new(AtomicU32::new(0));
+    let key = Busy(1, {
+        let does = Arc::clone(&does);
+        Arc::new(move || {
+            does.fetch_add(1, SeqCst);
+        })
+    });
+    drop(pool.get(&key).unwrap());
+    assert_eq!(does.load(SeqCst), 1);
 }
 
 /// The panic is its caller's, and nobody else's.

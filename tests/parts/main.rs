@@ -1,13 +1,17 @@
-//! Parts of the pool by themselves: moments, histograms and the roster.
+//! Parts of the pool by themselves: moments, histograms, the roster, places, and what threads keep at hand.
 //!
 //! Compiles the crate's own files.
 
 #![allow(dead_code, missing_docs, unreachable_pub, unused_imports)] // They are not this test's.
 
+#[path = "../../src/keyed/at_hand.rs"]
+mod at_hand;
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../../src/config.rs"]
 mod config;
+#[path = "../../src/shell/places.rs"]
+mod places;
 #[path = "."]
 mod report {
     #[path = "../../src/report/histogram.rs"]
@@ -20,6 +24,8 @@ mod roster;
 #[path = "../../src/runtime/mod.rs"]
 mod runtime;
 
+mod hands;
 mod histograms;
 mod moments;
+mod resting;
 mod rosters;

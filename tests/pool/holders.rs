@@ -13,7 +13,7 @@ use crate::common::{
     panic_quietly, pool, pool_that, used,
 };
 use latebind::{
-    Blocking, DialContext, Dialer, Event, GetError, Holders, OwnedConnection, Pool,
+    Blocking, Cancel, DialContext, Dialer, Event, GetError, Holders, OwnedConnection, Pool,
     PooledConnection,
 };
 
@@ -343,6 +343,60 @@ fn threads_that_hold_one_each_and_ask_for_another_are_told_so() {
             thread.join().unwrap().unwrap();
         }
     });
+    await_rest(&pool, &server);
+}
+
+/// LOCK-06: whoever is turned away just after another is told of those who have come since.
+#[test]
+fn a_thread_that_asks_as_another_has_been_turned_away_counts_among_those_who_ask() {
+    for _ in 0..20 {
+        let (pool, server) = pool(|b| b.max_open(2));
+        let held = pool.get().unwrap();
+        let turn = Barrier::new(2);
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let _held = pool.get().unwrap();
+                turn.wait();
+                turn.wait();
+                pool.get_timeout(LONG).map(drop)
+            });
+            turn.wait();
+            let before = holders_at(pool.try_get()).is_self_deadlock;
+            turn.wait();
+            await_waiting(&pool, 1);
+            let after = holders_at(pool.try_get()).is_self_deadlock;
+            drop(held);
+            other.join().unwrap().unwrap();
+            assert_eq!((before, after), (false, true), "the other may give back at first");
+        });
+        await_rest(&pool, &server);
+    }
+}
+
+/// LOCK-06: a thread that has given up is soon one that may give back.
+#[test]
+fn a_thread_that_no_longer_asks_does_not_count_among_those_who_ask() {
+    let (pool, server) = pool(|b| b.max_open(2));
+    let held = pool.get().unwrap();
+    let (cancel, turn) = (Cancel::new(), Barrier::new(2));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _held = pool.get().unwrap();
+            assert!(pool.checkout().cancel(&cancel).timeout(LONG).get().is_err());
+            turn.wait();
+            turn.wait();
+        });
+        await_waiting(&pool, 1);
+        let before = holders_at(pool.try_get()).is_self_deadlock;
+        cancel.cancel();
+        turn.wait();
+        let given_up = Instant::now();
+        await_that("a while has passed", || given_up.elapsed() > SHORT);
+        let after = holders_at(pool.try_get()).is_self_deadlock;
+        turn.wait();
+        assert_eq!((before, after), (true, false));
+    });
+    drop(held);
     await_rest(&pool, &server);
 }
 
