@@ -114,6 +114,8 @@ pub(crate) struct Budget {
     settle: Duration,
     /// When slots have settled, and how many, in the order of time.
     settling: VecDeque<(Moment, u32)>,
+    /// Whether the allowance had ended when the time was last noted.
+    has_ended: bool,
     /// Slots that members hold, or that are on their way to one.
     taken: u32,
     /// The claims, the longest-waiting first.
@@ -145,6 +147,7 @@ impl Budget {
             settle: Duration::ZERO,
             settling: VecDeque::new(),
             now: Moment::FIRST,
+            has_ended: false,
             taken: 0,
             stalled: BTreeSet::new(),
             claims: BTreeMap::new(),
@@ -252,6 +255,7 @@ impl Budget {
     /// next.
     pub(crate) fn note_time(&mut self, now: Moment) {
         self.now = now;
+        self.has_ended = self.allowance.until <= now;
         while self.settling.front().is_some_and(|(at, _)| *at <= now) {
             self.settling.pop_front();
         }
@@ -308,9 +312,8 @@ impl Budget {
             self.unanswered += most;
             orders.push(BudgetOrder { to, action: BudgetAction::Evict { most, bar } });
         }
-        if self.unanswered == 0 {
-            // Nobody is listed, or there is no surplus. The idle ones have been lent since: each is counted
-            // again when it comes back.
+        if self.listed.is_empty() && self.unanswered == 0 {
+            // The idle ones have been lent since. Each is counted again when it comes back.
             self.surplus = 0;
         }
         self.audit();
@@ -334,7 +337,7 @@ impl Budget {
 
     /// The most slots that may be taken.
     pub(crate) fn max_open(&self) -> u32 {
-        let allowed = if self.allowance.until <= self.now { 0 } else { self.allowance.slots };
+        let allowed = if self.has_ended { 0 } else { self.allowance.slots };
         self.own_bound.min(allowed)
     }
 

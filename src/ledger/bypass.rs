@@ -55,7 +55,7 @@ impl Bypass {
         }
     }
 
-    /// Callers wait who have seen none of these loans.
+    /// Nobody waits any more.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }

@@ -46,11 +46,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 Reply::Refused(Refusal::QueueFull)
             } else {
                 ledger.totals.waited_total += u64::from(is_new);
-                if ledger.queue.is_empty() {
-                    // The rates are those since the first of the queue came.
-                    ledger.bypass.forget();
-                    ledger.dialing.pace.forget_returns();
-                }
                 let waiter = Waiter::new(waker(), since, now, deadline);
                 Reply::Queued(ledger.queue.join(ticket, waiter))
             }

@@ -96,6 +96,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// until they are back.
     pub(crate) fn reconfigure(&mut self, config: Config, now: Moment) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
+            ledger.ceiling = config.max_open.max(ledger.open_count());
             ledger.config = config;
             ledger.note_breaker(now, effects);
             ledger.renew_ends(now);

@@ -115,7 +115,7 @@ impl Pace {
         self.returns.push_back(now);
     }
 
-    /// Callers wait who have seen none of these returns.
+    /// Nobody waits any more.
     pub(super) fn forget_returns(&mut self) {
         self.returns.clear();
     }

@@ -62,6 +62,11 @@ impl Epochs {
         self.predicates.push_back(Predicate { epoch: self.current, left });
     }
 
+    /// Whether a predicate is still needed.
+    pub(super) fn is_judging(&self) -> bool {
+        !self.predicates.is_empty()
+    }
+
     /// Whether a predicate has yet to judge a connection that was judged up to `epoch`.
     pub(super) fn must_judge(&self, epoch: u32) -> bool {
         self.predicates.back().is_some_and(|latest| epoch < latest.epoch)

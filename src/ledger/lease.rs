@@ -71,7 +71,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     fn abort_loans(&mut self, effects: &mut Effects<C, F, W>) {
-        if !std::mem::replace(&mut self.has_aborted, true) {
+        if !std::mem::replace(&mut self.has_aborted, true) && !self.handles.is_empty() {
             effects.rare().aborts.extend(self.handles.values().cloned());
         }
     }

@@ -118,6 +118,9 @@ enum Phase {
 pub(crate) struct Ledger<C, F, W> {
     // The pool as a whole.
     config: Config,
+    /// The most that may be open: `max_open`, or more after `max_open` was lowered, until enough has
+    /// closed.
+    ceiling: u32,
     phase: Phase,
     /// Whether a check asks no peer, so that callers make their checks themselves.
     checks_in_place: bool,
@@ -157,6 +160,9 @@ pub(crate) struct Ledger<C, F, W> {
 
     // Callers who wait, and the dials for them.
     queue: Queue<F, W>,
+    /// Whether somebody was in the queue after the last event that served it. Then its rates must be
+    /// forgotten once it is empty: see `note_waiting`.
+    had_waiting: bool,
     bypass: Bypass,
     others: Others<W>,
     wakes: Wakes,
@@ -170,6 +176,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let spread = Spread::new(seed);
         Self {
             config,
+            ceiling: config.max_open,
             phase: Phase::Running,
             checks_in_place: false,
             share: None,
@@ -190,6 +197,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             doubted_at: None,
             upkeep: UpkeepTimes::default(),
             queue: Queue::new(),
+            had_waiting: false,
             bypass: Bypass::default(),
             others: Others::new(),
             wakes: Wakes::default(),

@@ -160,7 +160,9 @@ impl LoanRecord {
     /// The loans that are not in the ledger's totals, which count as added from now on.
     pub(super) fn take_uncounted(&self) -> LoanCount {
         let uncounted = self.uncounted();
-        self.counted.store(Word(self.counted.load().0 + uncounted.lent));
+        if uncounted.lent > 0 {
+            self.counted.store(Word(self.counted.load().0 + uncounted.lent));
+        }
         uncounted
     }
 

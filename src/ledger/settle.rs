@@ -82,7 +82,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         event: impl FnOnce(&mut Self, &mut Effects<C, F, W>) -> T,
     ) -> (T, Effects<C, F, W>) {
         let mut effects = Effects::none();
-        let open_before = self.open_count();
         if !self.quiet.is_now(now) {
             self.expire(now, &mut effects);
         }
@@ -96,6 +95,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.settle(now, &mut effects);
         } else if cfg!(debug_assertions) {
             let (quiet, stats) = (self.quiet, self.stats_seen(now));
+            debug_assert_eq!(self.had_waiting, !self.queue.is_empty(), "its rates are up to date");
             let mut nothing = Effects::none();
             self.settle(now, &mut nothing);
             let is_as_before = self.quiet == quiet && self.stats_seen(now) == stats;
@@ -104,15 +104,14 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 "nothing else follows from an event on a quiet pool"
             );
         }
-        let most = self.config.max_open.max(open_before);
-        debug_assert!(self.open_count() <= most, "BOUND: after a lowered one nothing opens");
         (answer, effects)
     }
 
     /// Whether the budget need not hear of what an event has changed.
     fn has_nothing_to_report(&self) -> bool {
         self.share.as_ref().is_none_or(|share| {
-            share.is_listed_by(self.idle.coldest().map(|entry| entry.idle_since))
+            let coldest = self.idle.coldest().map(|entry| entry.idle_since);
+            share.has_nothing_to_report(self.open_count(), coldest)
         })
     }
 
@@ -136,8 +135,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let is_busy = self.is_closed()
             || self.config.min_idle > 0 && self.open_count() < self.config.max_open
             || self.jobs.is_any()
+            || self.ceiling != self.config.max_open
             || !self.others.is_empty()
             || self.upkeep.replaces_at.is_some()
+            || self.epochs.is_judging()
             || !self.dialing.outage.is_over()
             || !self.is_idle_quiet_until(until);
         let may_dial = self.open_count() < self.config.max_open || self.dialing.look_at.is_some();
@@ -147,7 +148,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Serves the queue of a quiet pool. Says whether nothing else follows.
     fn serve_quietly(&mut self, now: Moment, effects: &mut Effects<C, F, W>) -> bool {
-        if self.queue.is_empty() {
+        if self.queue.is_empty() && !self.had_waiting {
             return true;
         }
         if !self.quiet.is_full {
@@ -157,11 +158,18 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if !self.idle.is_empty() || self.queue.front(now).is_some_and(|(_, expired)| expired) {
             self.serve(now, effects);
         }
+        self.note_waiting();
         effects.rare.is_none()
     }
 
+    /// Time has passed, and nothing else, since the event that had these effects under the same lock.
+    pub(crate) fn tick_again(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        self.expire(now, effects);
+        self.settle(now, effects);
+    }
+
     /// Gives what is free to those who wait, longest first, and begins the dials that they need.
-    pub(crate) fn settle(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+    fn settle(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         self.quiet = Quiet::NEVER;
         if let Some(share) = &mut self.share {
             share.forget_shortage();
@@ -194,14 +202,28 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             }
         }
         self.plan_dial_look(now);
+        if self.ceiling > self.config.max_open {
+            self.ceiling = self.config.max_open.max(self.ceiling.min(self.open_count()));
+        }
         if let Some(judged) = self.epochs.take_judged() {
             effects.rare().judged = Some(judged);
         }
         self.report_to_budget(now, effects);
         self.appoint_watcher(effects);
+        self.note_waiting();
         self.shrink();
         self.note_quiet();
         self.audit(now);
+    }
+
+    /// Notes whether somebody still waits. If nobody does, the rates of loans and returns are
+    /// forgotten.
+    fn note_waiting(&mut self) {
+        self.had_waiting = !self.queue.is_empty();
+        if !self.had_waiting {
+            self.bypass.forget();
+            self.dialing.pace.forget_returns();
+        }
     }
 
     /// How many connections may be idle. While callers queue, idle connections that newcomers may take
@@ -241,6 +263,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Asserts the promises, by name.
     fn audit(&self, now: Moment) {
+        debug_assert!(self.open_count() <= self.ceiling, "BOUND");
         let held = self.share.as_deref().map(Share::held);
         debug_assert!(held.is_none_or(|held| held == self.open_count()), "BOUND: of all keys");
         debug_assert!(

@@ -203,11 +203,16 @@ impl Share {
         self.listing == Listing::AwaitsIdle
     }
 
-    /// Whether this ledger is listed by a time since when its coldest connection has been idle, or by an
-    /// earlier one.
-    pub(super) fn is_listed_by(&self, coldest: Option<Moment>) -> bool {
+    /// Whether `report_to_budget` would have nothing to report.
+    pub(super) fn has_nothing_to_report(&self, open: u32, coldest: Option<Moment>) -> bool {
         let Listing::Listed(since) = self.listing else { return false };
-        coldest.is_none_or(|coldest| since <= coldest)
+        open == self.held
+            && coldest.is_none_or(|coldest| since <= coldest)
+            && !self.must_visit
+            && self.obeyed.is_none()
+            && self.shortage.is_none()
+            && self.noted_claim.is_none()
+            && self.report == Report::default()
     }
 
     /// After an event: returns the slots that are not needed, and reports what has changed. The budget's

@@ -41,7 +41,7 @@ impl List {
     pub(super) fn insert<T>(&mut self, nodes: &mut [Node<T>], by: usize, at: u32) {
         let number = nodes[at as usize].number;
         let is_behind = |other: u32| other != NONE && nodes[other as usize].number < number;
-        let mut next = if is_behind(self.last) {
+        let mut next = if self.last == NONE || is_behind(self.last) {
             NONE
         } else if is_behind(self.latest) {
             self.latest

@@ -114,12 +114,17 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// who lack a slot, if these have waited for the bound of BOUNDED-BYPASS and since before everybody who
     /// waits here.
     pub(super) fn make_way(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        while !self.idle.is_empty() && self.share.as_deref().is_some_and(Share::awaits_idle) {
-            let bound = self.bypass.bound(self.config.bypass, self.queue.len());
-            let (own, due) = (self.waits_since(), now.before(Duration::from_nanos(bound)));
-            let is_due = |since| Some(since) <= due && own.is_none_or(|own| since < own);
+        if !self.share.as_deref().is_some_and(Share::awaits_idle) || self.idle.is_empty() {
+            return;
+        }
+        let bound = self.bypass.bound(self.config.bypass, self.queue.len());
+        let (own, due) = (self.waits_since(), now.before(Duration::from_nanos(bound)));
+        let is_due = |since| Some(since) <= due && own.is_none_or(|own| since < own);
+        while !self.idle.is_empty() {
             let open = self.open_count();
-            let share = self.share.as_mut().expect("it awaits idle connections");
+            let Some(share) = self.share.as_mut().filter(|share| share.awaits_idle()) else {
+                return;
+            };
             if !share.must_yield(open, now, is_due) {
                 return;
             }

@@ -88,11 +88,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A connection that rests in the ledger may need it earlier.
     pub(super) fn upkeep_span(&self) -> (Moment, Moment) {
         let shortest = Duration::from_nanos(self.aging.shortest);
-        match self.upkeep.alarm {
+        let (from, until) = match self.upkeep.alarm {
             Some(alarm) => (alarm.before(shortest).unwrap_or(Moment::FIRST), alarm),
             None if self.aging.shortest == u64::MAX => (Moment::FIRST, Moment::LAST),
             None => (Moment::LAST, Moment::FIRST),
-        }
+        };
+        let is_lease_seen_to = self.has_aborted || until <= self.lease.until;
+        if is_lease_seen_to { (from, until) } else { (Moment::LAST, Moment::FIRST) }
     }
 
     /// When the coldest connection will have been idle for too long and may be closed; `None` if it may stay.
@@ -100,7 +102,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let coldest = self.idle.coldest().filter(|_| self.idle.len() > self.config.min_idle())?;
         let Aging { max_idle_time, prune_every, .. } = self.aging;
         let at = coldest.idle_since.after_nanos(max_idle_time);
-        let step = self.upkeep.pruned_at.map(|pruned_at| pruned_at.after_nanos(prune_every));
+        let pruned_at = self.upkeep.pruned_at.filter(|_| prune_every > 0);
+        let step = pruned_at.map(|pruned_at| pruned_at.after_nanos(prune_every));
         (at < Moment::LAST).then(|| step.map_or(at, |step| at.max(step)))
     }
 

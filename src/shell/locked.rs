@@ -106,7 +106,7 @@ impl<D: Dialer> Shell<D> {
                 break;
             }
             at_rest = self.sweep(ledger);
-            ledger.settle(now, &mut effects);
+            ledger.tick_again(now, &mut effects);
         }
         self.note_numbers(locked, now);
         (value, effects)
