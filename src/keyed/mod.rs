@@ -288,8 +288,9 @@ where
     }
 
     /// Opens connections of that key until `connections` are open, and waits for them for at most
-    /// `get_timeout`: see [`Pool::warm_up`]. Until it returns, its idle connections make no room
-    /// for a caller of another key that has waited less.
+    /// `get_timeout`: see [`Pool::warm_up`]. No more are opened than `max_open_total` and `max_idle_total`
+    /// allow all keys together. Until it returns, its idle connections make no room for a caller of
+    /// another key that has waited less.
     ///
     /// # Errors
     ///
@@ -303,6 +304,7 @@ where
         loop {
             let record = self.record(key)?;
             let deadline = record.pool.shell().knobs().late_at(start);
+            let connections = connections.min(self.shared.group.most_idle());
             match record.pool.shell().warm_up(connections, deadline) {
                 Some(outcome) => return outcome,
                 None => self.shared.directory.strike(&record),

@@ -335,6 +335,11 @@ impl Budget {
         self.max_open().saturating_sub(self.counted())
     }
 
+    /// The most slots that may be taken while no quota allows fewer.
+    pub(crate) fn own_bound(&self) -> u32 {
+        self.own_bound
+    }
+
     /// The most slots that may be taken.
     pub(crate) fn max_open(&self) -> u32 {
         let allowed = if self.has_ended { 0 } else { self.allowance.slots };

@@ -123,17 +123,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         effects.discard(Some(failure));
     }
 
-    /// Refuses those whose dial has failed and whom no return can serve, as nothing is in use.
+    /// Refuses those whose dial has failed and whom no return can serve, as nothing is in use. Says whether
+    /// there are any.
     ///
     /// Other dials do not count here: a refusal known now would otherwise wait until another dial has
     /// timed out.
-    pub(super) fn fail_hopeless(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        if !self.queue.any_failed() {
-            return;
-        }
+    pub(super) fn fail_hopeless(&mut self, now: Moment, effects: &mut Effects<C, F, W>) -> bool {
         let awaits_return = self.config.on_dial_failure != OnDialFailure::Fail && self.busy() > 0;
-        if awaits_return || self.backoff().is_some() {
-            return;
+        if !self.queue.any_failed() || awaits_return || self.backoff().is_some() {
+            return false;
         }
         while let Some((ticket, waiter)) = self.queue.pop_failed() {
             self.count_wait(&waiter, now);
@@ -141,6 +139,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             let failure = failure.expect("a caller among the failed has a failure");
             self.notify(ticket, sleeper, Verdict::Failed(failure), effects);
         }
+        true
     }
 
     /// Tells the warm-ups whose target is reached.

@@ -187,7 +187,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 self.begin_dials(now, effects);
                 self.fill(now, effects);
                 self.refuse_by_breaker(now, effects);
-                self.fail_hopeless(now, effects);
+                if self.fail_hopeless(now, effects) {
+                    // Another is the first in the queue now, and may have waited for longer.
+                    self.serve(now, effects);
+                    self.begin_dials(now, effects);
+                }
             }
             self.finish_warm_ups(effects);
             while self.idle.len() > self.idle_limit() {

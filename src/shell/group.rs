@@ -193,6 +193,12 @@ impl<D: Dialer> Group<D> {
         self.change(|budget| budget.resize(max_open));
     }
 
+    /// How many connections all members together may have idle.
+    pub(crate) fn most_idle(&self) -> u32 {
+        let most_open = self.budget.lock().own_bound();
+        self.idle.as_ref().map_or(most_open, |idle| idle.most.min(most_open))
+    }
+
     /// Closes the coldest connections, as many as are idle beyond the bound.
     #[cold]
     pub(super) fn trim(&self, idle: &IdleCount) {

@@ -825,6 +825,22 @@ fn a_warm_up_opens_connections_of_its_key_within_the_total() {
     assert_eq!((servers.alive(1), servers.alive(2)), (1, 2));
 }
 
+/// It could not end otherwise, and would keep its slots from all other keys until its time is up.
+#[test]
+fn a_warm_up_of_more_than_all_keys_may_have_opens_as_many_as_they_may() {
+    let (pool, servers) = keyed(|b| b.max_open(3).max_open_total(2).get_timeout(LONG));
+    pool.warm_up(&1, 3).unwrap();
+    assert_eq!((servers.alive(1), servers.of(1).dials()), (2, 2));
+    pool.resize_total(1).unwrap();
+    await_that("one has made way", || servers.alive(1) == 1);
+    pool.warm_up(&1, 3).unwrap();
+    assert_eq!(servers.of(1).dials(), 2);
+
+    let (pool, servers) = keyed(|b| b.max_open(3).max_idle_total(1).get_timeout(LONG));
+    pool.warm_up(&1, 3).unwrap();
+    assert_eq!((servers.alive(1), servers.of(1).dials()), (1, 1));
+}
+
 /// The connections that it has opened make no room for those that it has yet to open.
 #[test]
 fn a_warm_up_for_which_there_are_too_few_slots_gives_up_in_time_and_dials_no_more_than_it_could() {

@@ -401,6 +401,9 @@ impl Keys {
         let now = self.open(member);
         let caller = self.callers.len();
         let slip = self.slips.give(caller);
+        // As in the shell.
+        let target =
+            target.min(self.setting.max_idle_total.unwrap_or(u32::MAX)).min(self.max_open_total);
         let (ticket, effects) = self.ledger(member).warm_up(target, now, || slip);
         let deadline = patience.and_then(|patience| now.after(patience));
         self.callers.push(Caller::new(member, now, deadline, Some(target)));
@@ -795,13 +798,14 @@ impl Keys {
     /// last connection is closed, nothing may be left of any key.
     pub(crate) fn finish(mut self, refuses: bool, closes: bool) {
         self.step(Duration::ZERO, |keys| keys.allow(u32::MAX, None));
+        let Config { max_lifetime, max_idle_time, .. } = self.setting.each;
+        if max_lifetime.min(max_idle_time) < Duration::MAX {
+            // Those for which there are too few slots would replace what has aged for ever.
+            self.end_warm_ups();
+        }
         self.come_to_rest(refuses);
         // A warm-up keeps its key's idle connections, and perhaps there are no more to be had.
-        let is_warm_up = |it: &Caller| it.target.is_some() && matches!(it.state, State::Waiting);
-        while let Some(caller) = self.pick(0, is_warm_up) {
-            self.callers[caller].deadline = Some(self.clock());
-            self.step(Duration::ZERO, |keys| keys.collect_of(caller));
-        }
+        self.end_warm_ups();
         self.come_to_rest(refuses);
         let is_waiting = |it: &&Caller| matches!(it.state, State::Waiting);
         let stranded: Vec<_> = self.callers.iter().filter(is_waiting).collect();
@@ -827,6 +831,15 @@ impl Keys {
         assert!(self.current.iter().all(Option::is_none), "KEY-02: {:?}", self.current);
         let all_new = Common::new(self.max_open_total);
         assert_eq!(self.common.contents(), all_new.contents(), "nothing is left of anything");
+    }
+
+    /// The time of all warm-ups that wait is up.
+    fn end_warm_ups(&mut self) {
+        let is_warm_up = |it: &Caller| it.target.is_some() && matches!(it.state, State::Waiting);
+        while let Some(caller) = self.pick(0, is_warm_up) {
+            self.callers[caller].deadline = Some(self.clock());
+            self.step(Duration::ZERO, |keys| keys.collect_of(caller));
+        }
     }
 
     fn come_to_rest(&mut self, mut refuses: bool) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, OnDialFailure};
 use crate::harness::{Harness, SECOND};
 use crate::ledger::{Entry, Reply};
 
@@ -88,4 +88,31 @@ fn the_bound_goes_by_the_rate_of_loans_while_callers_wait() {
     harness.give_back(held);
     harness.give_back(last);
     assert_eq!(harness.ledger.may_lay_out_until(harness.now), Some(came + SECOND));
+}
+
+/// NO-STRANDED-WAITER. A caller who asked another pool of its key before has waited for longer than those
+/// before it in the queue.
+#[test]
+fn a_caller_who_is_first_because_another_has_failed_is_kept_from_nothing_for_that_ones_sake() {
+    let (mut harness, [one, other]) = busy(SECOND);
+    let config =
+        Config { max_open: 3, on_dial_failure: OnDialFailure::Fail, ..*harness.ledger.config() };
+    harness.event(|ledger, now| ledger.reconfigure(config, now));
+    let woken = harness.queue(1);
+    harness.sleep(woken);
+    let newest = harness.queue(2);
+    harness.now = harness.now - 2 * SECOND;
+    let oldest = harness.queue(3);
+    harness.now += 2 * SECOND;
+    harness.resize(4);
+    assert_eq!(harness.begun, 4, "a dial for each of the first two");
+    harness.give_back(one);
+    harness.give_back(other);
+    assert_eq!((harness.stats().waiting, harness.stats().idle), (2, 1), "one is waking up");
+
+    harness.refused(); // The dial that was begun for the caller who is waking up.
+    harness.refused();
+    harness.failure(newest);
+    harness.granted(oldest);
+    harness.granted(woken);
 }

@@ -1071,7 +1071,10 @@ impl World {
                 self.begin_dials(now);
                 self.fill(now);
                 self.refuse(now);
-                self.fail_hopeless();
+                if self.fail_hopeless() {
+                    self.serve(now);
+                    self.begin_dials(now);
+                }
             }
             self.finish_warm_ups();
             while self.idle.len() > self.queue.len().max(self.config.max_idle() as usize) {
@@ -1102,9 +1105,11 @@ impl World {
         }
     }
 
-    fn fail_hopeless(&mut self) {
+    /// Says whether there are any.
+    fn fail_hopeless(&mut self) -> bool {
         let fails_at_once = self.config.on_dial_failure == OnDialFailure::Fail;
         let is_hopeless = fails_at_once || self.busy() == 0;
+        let before = self.queue.len();
         for client in self.queue.clone() {
             let failure = self.clients[client].failure.filter(|_| is_hopeless && !self.may_retry());
             if let Some(failure) = failure {
@@ -1112,6 +1117,7 @@ impl World {
                 self.notify(client, Outcome::Failed(failure));
             }
         }
+        self.queue.len() < before
     }
 
     /// While dials fail, one caller at a time dials again. Once a dial has succeeded, all may.
