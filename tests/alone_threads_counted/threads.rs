@@ -63,8 +63,10 @@ fn close_leaves_no_thread_without_work() {
     let (pool, _server) = pool(|b| b.max_open(4));
     pool.warm_up(4).unwrap();
     assert!(!threads().is_empty());
+    let closed = Instant::now();
     pool.close();
     await_that("no thread is left", || threads().is_empty());
+    assert!(closed.elapsed() < Duration::from_secs(4), "they rested first, for 5 s");
     pool.close();
     assert!(pool.get().is_err());
     assert!(threads().is_empty());

@@ -190,7 +190,8 @@ fn what_has_aged_is_neither_lent_nor_kept_without_a_thread() {
         pool.reconfigure().max_lifetime(limit).apply().unwrap();
         await_that("they have aged", || PooledConnection::age(&held) > 2 * limit);
         assert!(pool.try_get().is_err(), "neither of those at rest is lent");
-        assert_eq!(server.alive(), 1, "and both are closed");
+        // By a worker that still rests, or else by this thread.
+        await_that("both are closed", || server.alive() == 1);
         drop(held);
         assert_eq!(server.alive(), 0, "as is what comes back");
 
