@@ -434,8 +434,13 @@ fn a_checkout_of_a_key_keeps_the_deadline_that_it_is_given() {
 fn the_latest_dial_that_failed_is_told_of_its_key() {
     let (pool, servers) = keyed(|b| b);
     let _held = [1, 2].map(|key| pool.get(&key).unwrap());
-    servers.of(1).on_dial([Act::Fail]);
-    assert!(pool.get_timeout(&1, SHORT).is_err());
+    let gate = Gate::new();
+    servers.of(1).on_dial([gate.then(Act::Fail)]);
+    await_that("a caller has left its dial behind", || {
+        assert!(pool.get_timeout(&1, SHORT).is_err());
+        servers.of(1).dials() == 2
+    });
+    gate.open();
     await_that("the dial has failed", || pool.stats_of(&1).unwrap().dial_failed_total == 1);
     let failure = pool.last_dial_failure_of(&1).expect("the last to end did");
     assert_eq!(failure.error(), Some(&Refused(2)));
