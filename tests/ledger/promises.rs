@@ -6,7 +6,7 @@ use crate::config::{Config, DialRule};
 use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::stats::Stats;
-use crate::ledger::{AtDialerOrder, Overdue, Purpose, Refusal, Reply, Verdict};
+use crate::ledger::{AtDialerOrder, Entry, Overdue, Purpose, Refusal, Reply, Verdict};
 use crate::runtime::moment::Moment;
 use crate::slips::Slip;
 use crate::world::Failure;
@@ -736,11 +736,7 @@ fn a_connection_laid_out_during_a_change_becomes_idle_in_its_order_once_the_ledg
 /// One who waits for the end of a closed pool would look without a pause, and so for ever.
 #[test]
 fn nobody_looks_for_dials_once_the_pool_is_closed() {
-    let mut harness = adaptive(3);
-    let first = harness.queue(0);
-    harness.now += SECOND;
-    harness.dialed();
-    let _held = harness.granted(first);
+    let (mut harness, _held) = lent_after_a_second(3);
     let waiting = harness.queue(1);
     assert_eq!(harness.sleep(waiting), harness.now.after(SECOND / 8), "the dial rule looks then");
 
@@ -750,7 +746,8 @@ fn nobody_looks_for_dials_once_the_pool_is_closed() {
     assert_eq!(harness.sleep(drain), None);
 }
 
-fn adaptive(max_open: u32) -> Harness {
+/// A pool under the adaptive rule whose first dial has taken a second, with the connection in use.
+fn lent_after_a_second(max_open: u32) -> (Harness, Entry<u32>) {
     let mut harness = Harness::new(max_open);
     let adaptive = Config {
         dial_rule: DialRule::Adaptive,
@@ -758,17 +755,17 @@ fn adaptive(max_open: u32) -> Harness {
         ..*harness.ledger.config()
     };
     harness.event(|ledger, now| ledger.reconfigure(adaptive, now));
-    harness
+    let first = harness.queue(0);
+    harness.now += SECOND;
+    harness.dialed();
+    let held = harness.granted(first);
+    (harness, held)
 }
 
 /// While nothing may be dialed, nobody wakes to ask the dial rule.
 #[test]
 fn nobody_looks_for_dials_while_the_pool_is_suspended() {
-    let mut harness = adaptive(2);
-    let first = harness.queue(0);
-    harness.now += SECOND;
-    harness.dialed();
-    let _held = harness.granted(first);
+    let (mut harness, _held) = lent_after_a_second(2);
     let ticket = harness.queue(1);
     assert_eq!(harness.sleep(ticket), harness.now.after(SECOND / 8), "the dial rule looks then");
 
@@ -784,11 +781,7 @@ fn nobody_looks_for_dials_while_the_pool_is_suspended() {
 /// Returns come faster than newcomers, so those who wait are served sooner than by dials of their own.
 #[test]
 fn returns_stand_for_the_dials_of_those_who_have_waited_until_they_stay_away() {
-    let mut harness = adaptive(9);
-    let first = harness.queue(0);
-    harness.now += SECOND;
-    harness.dialed();
-    let mut held = harness.granted(first);
+    let (mut harness, mut held) = lent_after_a_second(9);
     let waiting: Vec<_> = (1..7).map(|caller| harness.queue(caller)).collect();
     for served in &waiting[..2] {
         harness.now += SECOND / 40;
@@ -807,11 +800,7 @@ fn returns_stand_for_the_dials_of_those_who_have_waited_until_they_stay_away() {
 /// CAN-01: it asks again with its old ticket, ahead of one who came after it.
 #[test]
 fn the_dial_rule_counts_the_wait_of_a_caller_who_comes_back_with_a_broken_connection() {
-    let mut harness = adaptive(3);
-    let first = harness.queue(0);
-    harness.now += SECOND;
-    harness.dialed();
-    let one = harness.granted(first);
+    let (mut harness, one) = lent_after_a_second(3);
     let second = harness.queue(0);
     harness.now += SECOND / 8;
     harness.tick();
