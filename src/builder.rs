@@ -381,8 +381,8 @@ impl<T> Settings<T> {
     /// How long a connection may be idle before it is [checked](Dialer::check) although no caller
     /// wants it.
     ///
-    /// Each check comes up to a tenth earlier at random; one connection is checked at a time, and
-    /// none more than ten times a second. Meant for servers and firewalls that cut silent
+    /// Each check comes up to a tenth earlier at random; one connection is checked at a time, and the same
+    /// one at most ten times a second. Meant for servers and firewalls that cut silent
     /// connections, and for learning early that a server is gone. More than zero; defaults to
     /// `Duration::MAX`, which is off: TCP keep-alive does as much for a quiet connection, and one
     /// that was idle for long is checked before it is lent.
@@ -586,7 +586,7 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     /// # Errors
     ///
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
-    /// with their values. [`ConfigError::QuotaInUse`]: another open pool has the quota.
+    /// with their values. [`ConfigError::QuotaInUse`]: another pool has the quota.
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
         let config = self.checked(Config::default())?;
         let ToOpen { dialer, reporter, quota, threads } = self.of;
@@ -724,7 +724,7 @@ where
     ///
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
     /// with their values. [`min_idle`](Self::min_idle) is refused, because a pool may see any number of keys:
-    /// [`min_idle_for`](Self::min_idle_for) names those that it is for. [`ConfigError::QuotaInUse`]: another open pool has the quota.
+    /// [`min_idle_for`](Self::min_idle_for) names those that it is for. [`ConfigError::QuotaInUse`]: another pool has the quota.
     pub fn build(self) -> Result<KeyedPool<K, D>, ConfigError> {
         let each = self.checked(Config::default())?;
         let ToOpenKeyed {
@@ -766,7 +766,8 @@ impl<D: Dialer> Settings<ToChange<'_, D>> {
     /// If two threads apply settings at the same time, the second wins, but only for the settings
     /// that it names. Beyond a lowered `max_open`, idle connections are closed at once and
     /// connections in use when they come back: until then more than `max_open` may be open. An
-    /// earlier `max_idle`, `max_dialing` or `min_idle` above it counts as equal to it.
+    /// earlier `max_idle`, `max_dialing` or `min_idle` above it counts as equal to it, and a `min_idle` above
+    /// a `max_idle` that was set at another time as equal to that.
     ///
     /// # Errors
     ///
