@@ -18,6 +18,8 @@ mod config;
 mod dial_context;
 #[path = "../../src/dialer.rs"]
 mod dialer;
+#[path = "../../tests/elsewhere/mod.rs"]
+mod elsewhere;
 #[path = "../../src/guard.rs"]
 mod guard;
 #[allow(unused_imports)] // No model names the type of a checkout.

@@ -101,6 +101,13 @@ fn it_goes_by_itself_when_it_finds_nothing_open() {
     drop(pool.get().unwrap());
     await_that("what it has ended is closed", || server.alive() == 0);
     await_none();
+}
+
+/// LIFE-09.
+#[test]
+fn it_goes_by_itself_after_a_discard() {
+    in_a_process!();
+    let (pool, _server) = pool(|b| b.max_idle_time(BRIEF));
     PooledConnection::discard(pool.get().unwrap());
     await_none();
 }
@@ -185,7 +192,7 @@ fn a_pool_that_is_closed_does_not_end_the_upkeep_of_another() {
 #[test]
 fn the_sooner_of_two_moments_holds_whoever_comes_last() {
     in_a_process!();
-    for _ in 0..300 {
+    let race = || {
         let (pool, server) = pool(|b| b.max_open(4).max_lifetime(Duration::MAX));
         let held = pool.get().unwrap();
         let start = Barrier::new(3);
@@ -202,7 +209,13 @@ fn the_sooner_of_two_moments_holds_whoever_comes_last() {
             drop(held);
         });
         await_that("it is closed", || server.alive() == 0);
-    }
+    };
+    // Four pools at a time, as each waits for its upkeep.
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..75).for_each(|_| race()));
+        }
+    });
 }
 
 // ---- What it meets ------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../elsewhere/mod.rs"]
+mod elsewhere;
 
 /// Goes on with the test in a process of its own; in this one it ends as that did.
 macro_rules! in_a_process {
@@ -26,10 +28,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
-const IS_CHILD: &str = "LATEBIND_TEST_OF_THREADS";
-
 /// Processes at a time: nearly all their time they wait for threads to go, which rest for 5 s first.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 
 /// Runs the test around the function of that path in a process of its own, and fails as it does.
 /// False in that process.
@@ -37,16 +37,12 @@ const AT_ONCE: usize = 4;
 fn has_ended_elsewhere(path: &str) -> bool {
     static ENDS: OnceLock<BTreeMap<String, Mutex<Receiver<Output>>>> = OnceLock::new();
 
-    if env::var_os(IS_CHILD).is_some() {
+    if elsewhere::is_here() {
         return false;
     }
     let (_crate, path) = path.split_once("::").unwrap();
     let test = path.strip_suffix("::here").unwrap();
-    let run = ENDS.get_or_init(start_all)[test].lock().unwrap().recv().unwrap();
-    let (output, errors) =
-        (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    assert!(run.status.success(), "{}\n{output}\n{errors}", run.status);
-    assert!(output.contains("1 passed"), "the process ran nothing:\n{output}");
+    elsewhere::assert_passed(&ENDS.get_or_init(start_all)[test].lock().unwrap().recv().unwrap());
     true
 }
 
@@ -58,9 +54,7 @@ fn start_all() -> BTreeMap<String, Mutex<Receiver<Output>>> {
     let (mut queue, mut ends) = (Vec::new(), BTreeMap::new());
     for test in list.lines().filter_map(|line| line.strip_suffix(": test")) {
         let (tell, told) = channel();
-        let mut run = Command::new(&program);
-        run.args([test, "--exact", "--test-threads=1", "--nocapture"]).env(IS_CHILD, "");
-        queue.push((run, tell));
+        queue.push((elsewhere::process(test), tell));
         ends.insert(test.to_owned(), Mutex::new(told));
     }
     let queue = Arc::new(Mutex::new(queue.into_iter()));

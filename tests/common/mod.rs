@@ -381,12 +381,13 @@ pub fn everything_told(error: &dyn std::error::Error) -> String {
     causes.map(|cause| format!("{cause} {cause:?} {cause:#?}\n")).collect()
 }
 
-/// Waits until `is_so`, for a state that a test can see and not be told of.
+/// Waits until `is_so`, for a state that a test can see and not be told of. It looks some thousand times
+/// a second: a test that looked without a pause would keep a core from the tests beside it.
 #[track_caller]
 pub fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
     while !is_so() {
         assert!(Instant::now() < deadline, "never came true: {what}");
-        thread::yield_now();
+        thread::sleep(Duration::from_micros(200));
     }
 }

@@ -114,7 +114,7 @@ fn failures() -> (impl Fn(&Event<'_, Refused>) + Send + Sync, Arc<AtomicU32>) {
 /// BOUND, as the server counts.
 #[test]
 fn nobody_is_refused_while_the_server_still_counts_a_connection_that_the_pool_has_closed() {
-    for slowness in 1..=6 {
+    let refuses_nobody = |slowness| {
         let (client, (observer, failed)) = (Client::new(2, slowness), failures());
         let pool = Pool::builder(client.clone()).max_open(2).observer(observer).build().unwrap();
         thread::scope(|scope| {
@@ -128,7 +128,12 @@ fn nobody_is_refused_while_the_server_still_counts_a_connection_that_the_pool_ha
         });
         assert_eq!(failed.load(SeqCst), 0);
         assert!(client.dials() > 40, "the server has refused some");
-    }
+    };
+    thread::scope(|scope| {
+        for slowness in 1..=6 {
+            scope.spawn(move || refuses_nobody(slowness));
+        }
+    });
 }
 
 /// The same server behind two keys.

@@ -4,11 +4,9 @@
 //! so that a standstill is a failure.
 #![cfg(target_os = "linux")]
 
-use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -18,12 +16,11 @@ use crate::common;
 use crate::common::{
     Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool,
 };
+use crate::elsewhere;
 use latebind::{
     AbortHandle, Blocking, Cancel, Config, DialContext, Dialer, Drained, GetError, KeyedPool,
     OwnedConnection, Pool, PooledConnection, Stats, Threads,
 };
-
-const IS_CHILD: &str = "LATEBIND_TEST_OF_FORKS";
 
 /// A limit short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(20);
@@ -31,18 +28,10 @@ const BRIEF: Duration = Duration::from_millis(20);
 /// Runs `body` in a process of its own, without the threads of other tests.
 #[track_caller]
 fn in_a_process(test: &str, body: impl FnOnce()) {
-    if env::var_os(IS_CHILD).is_some() {
+    if elsewhere::is_here() {
         return body();
     }
-    let run = Command::new(env::current_exe().unwrap())
-        .args([&format!("fork::{test}"), "--exact", "--test-threads=1", "--nocapture"])
-        .env(IS_CHILD, "")
-        .output()
-        .unwrap();
-    let (output, errors) =
-        (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    assert!(run.status.success(), "{}\n{output}\n{errors}", run.status);
-    assert!(output.contains("1 passed"), "the process ran nothing:\n{output}");
+    elsewhere::assert_passed(&elsewhere::process(&format!("fork::{test}")).output().unwrap());
 }
 
 /// A child process, that has yet to be waited for.
@@ -120,7 +109,8 @@ impl Echo {
                     for line in BufReader::new(stream.try_clone().unwrap()).lines() {
                         let Ok(line) = line else { return };
                         heard.lock().unwrap().push(line.clone());
-                        let _ = writeln!(stream, "{line}");
+                        // In one piece: the second would wait for the acknowledgement of the first.
+                        let _ = stream.write_all(format!("{line}\n").as_bytes());
                     }
                     heard.lock().unwrap().push("end".to_owned());
                 });
@@ -143,7 +133,7 @@ struct Talk(TcpStream);
 
 impl Talk {
     fn say(&mut self, what: &str) -> io::Result<String> {
-        writeln!(self.0, "{what}")?;
+        self.0.write_all(format!("{what}\n").as_bytes())?;
         let mut answer = vec![0; what.len() + 1];
         self.0.read_exact(&mut answer)?;
         Ok(String::from_utf8(answer).unwrap().trim_end().to_owned())

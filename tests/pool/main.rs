@@ -2,6 +2,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(target_os = "linux")]
+#[path = "../elsewhere/mod.rs"]
+mod elsewhere;
 
 mod abort;
 mod accounting;

@@ -5,11 +5,9 @@
 //! huge stack, and then the address space is bounded to little more than what is in use.
 #![cfg(target_os = "linux")]
 
-use std::env;
 use std::error::Error;
 use std::fs;
 use std::io;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
@@ -18,9 +16,9 @@ use std::time::Duration;
 use crate::common::{
     Act, Gate, LONG, Scripted, Server, await_rest, await_that, leave_a_dial, pool, pool_that,
 };
+use crate::elsewhere;
 use latebind::{GetError, Pool, PooledConnection};
 
-const IS_CHILD: &str = "LATEBIND_TEST_OF_NO_THREADS";
 const MIB: u64 = 1 << 20;
 
 /// The stack of a pool's thread; all else in a child takes less.
@@ -30,19 +28,11 @@ const HEADROOM: u64 = 512 * MIB;
 /// Runs `body` in a process of its own, which can be made to have no threads to give.
 #[track_caller]
 fn in_a_child(test: &str, body: impl FnOnce()) {
-    if env::var_os(IS_CHILD).is_some() {
+    if elsewhere::is_here() {
         return body();
     }
-    let child = Command::new(env::current_exe().unwrap())
-        .args([&format!("no_threads::{test}"), "--exact", "--test-threads=1", "--nocapture"])
-        .env(IS_CHILD, "")
-        .env("RUST_MIN_STACK", STACK.to_string())
-        .output()
-        .unwrap();
-    let output = String::from_utf8_lossy(&child.stdout);
-    let errors = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{}\n{output}\n{errors}", child.status);
-    assert!(output.contains("1 passed"), "the child ran nothing:\n{output}");
+    let mut child = elsewhere::process(&format!("no_threads::{test}"));
+    elsewhere::assert_passed(&child.env("RUST_MIN_STACK", STACK.to_string()).output().unwrap());
 }
 
 /// Bounds the address space so that no thread fits, or no longer.

@@ -11,7 +11,7 @@ use crate::common::{
     pool_that,
 };
 use latebind::signatures::Changes;
-use latebind::{Builder, CloseReason, Event, GetError, Pool, PooledConnection};
+use latebind::{Blocking, Builder, CloseReason, Event, GetError, Pool, PooledConnection};
 
 /// A limit short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(60);
@@ -155,11 +155,11 @@ fn what_has_rested_too_long_is_not_lent() {
         // The caller who takes it checks it, which shows that it has rested for some time.
         (Duration::MAX, Duration::ZERO, false),
     ];
-    for (check_every, check_after, blocks) in ways {
-        let rest = Duration::from_millis(150);
+    let rest = Duration::from_millis(150);
+    let lends_none = |(check_every, check_after, blocks)| {
         let limits = |b: Builder<Scripted>| b.max_open(1).max_idle_time(rest);
         let set = |b| limits(b).check_idle_every(check_every).check_after(check_after);
-        let (pool, server) = pool_that(|blocking| blocking.check(blocks), set);
+        let (pool, server) = pool_that(|blocking: Blocking| blocking.check(blocks), set);
         for round in 0..4 {
             drop(pool.get().unwrap());
             let (rested, opened) = (Instant::now(), server.dials());
@@ -170,7 +170,12 @@ fn what_has_rested_too_long_is_not_lent() {
             PooledConnection::discard(guard);
         }
         assert_eq!(await_rest(&pool, &server).retired_by[CloseReason::IdleTooLong], 4);
-    }
+    };
+    thread::scope(|scope| {
+        for way in ways {
+            scope.spawn(move || lends_none(way));
+        }
+    });
 }
 
 /// LIFE-07.
@@ -526,75 +531,80 @@ fn a_check_that_hangs_in_the_background_is_given_up_and_the_others_go_on() {
 /// goes on with as many connections as before.
 #[test]
 fn whatever_the_dialer_does_in_the_background_the_pool_goes_on() {
-    type Script = fn(&Server, Act);
-    let calls: [(&str, Script); 3] = [
-        ("dial", |server, act| server.on_dial([act])),
-        ("check", |server, act| server.on_check([act])),
-        ("close", |server, act| server.on_close([act])),
-    ];
-    for (call, script) in calls {
-        for may_block in [false, true] {
-            for fault in ["fails", "panics", "hangs"] {
-                let hangs = fault == "hangs";
-                if hangs && call == "check" && !may_block {
-                    continue; // It has said that it does not.
-                }
-                let (pool, server) = pool_that(
-                    |b| b.check(may_block).close(may_block),
-                    |b| {
-                        b.max_open(3)
-                            .min_idle(2)
-                            .max_lifetime(3 * BRIEF)
-                            .check_idle_every(BRIEF)
-                            .check_timeout(BRIEF)
-                            .close_timeout(BRIEF)
-                            .dial_timeout(BRIEF)
-                    },
-                );
-                drop(pool.get().unwrap());
-                await_that("it is filled", || pool.stats().idle >= 2);
-                let gate = Gate::new();
-                let act = match fault {
-                    "fails" => Act::Fail,
-                    "panics" => Act::Panic,
-                    _ => gate.then(Act::Succeed),
-                };
-                script(&server, act);
-                if hangs {
-                    gate.await_arrivals(1);
-                    // One slot is lost for as long as it hangs, and no more than that.
-                    drop(pool.get_timeout(LONG).unwrap());
-                    let closed = server.closed.load(SeqCst);
-                    await_that(&format!("others end while a {call} hangs ({may_block})"), || {
-                        drop(pool.get_timeout(LONG).unwrap());
-                        server.closed.load(SeqCst) >= closed + 2
-                    });
-                    gate.open();
-                }
-                let (dials, closed) = (server.dials(), server.closed.load(SeqCst));
-                await_that(&format!("a {call} that {fault} ({may_block}) is over"), || {
-                    server.dials() >= dials + 3 && server.closed.load(SeqCst) >= closed + 3
-                });
-                pool.reconfigure()
-                    .max_lifetime(HOUR)
-                    .check_idle_every(Duration::MAX)
-                    .dial_timeout(LONG)
-                    .apply()
-                    .unwrap();
-                await_that("it is filled again", || pool.stats().idle >= 2);
-                if !hangs {
-                    await_rest(&pool, &server);
-                }
-                let held = [(); 3].map(|()| pool.get_timeout(LONG).unwrap());
-                let ids =
-                    held.iter().map(|held| held.id).collect::<std::collections::BTreeSet<_>>();
-                assert_eq!(ids.len(), 3, "no slot is lost");
-                drop(held);
-                pool.close();
-                await_closed_unasked(&server);
+    let may_block = [false, true];
+    let faults = ["fails", "panics", "hangs"];
+    let cases = ["dial", "check", "close"].into_iter().flat_map(|call| {
+        may_block.into_iter().flat_map(move |blocks| faults.map(|fault| (call, blocks, fault)))
+    });
+    // All at once, as what they do most is wait for the next upkeep.
+    thread::scope(|scope| {
+        for (call, blocks, fault) in cases {
+            // What does not block does not hang either.
+            if (call, blocks, fault) != ("check", false, "hangs") {
+                scope.spawn(move || goes_on_although(call, blocks, fault));
             }
         }
+    });
+}
+
+fn goes_on_although(call: &str, may_block: bool, fault: &str) {
+    let (pool, server) = pool_that(
+        |b| b.check(may_block).close(may_block),
+        |b| {
+            b.max_open(3)
+                .min_idle(2)
+                .max_lifetime(3 * BRIEF)
+                .check_idle_every(BRIEF)
+                .check_timeout(BRIEF)
+                .close_timeout(BRIEF)
+                .dial_timeout(BRIEF)
+        },
+    );
+    drop(pool.get().unwrap());
+    await_that("it is filled", || pool.stats().idle >= 2);
+    let gate = Gate::new();
+    let act = match fault {
+        "fails" => Act::Fail,
+        "panics" => Act::Panic,
+        _ => gate.then(Act::Succeed),
+    };
+    match call {
+        "dial" => server.on_dial([act]),
+        "check" => server.on_check([act]),
+        _ => server.on_close([act]),
     }
+    let hangs = fault == "hangs";
+    if hangs {
+        gate.await_arrivals(1);
+        // One slot is lost for as long as it hangs, and no more than that.
+        drop(pool.get_timeout(LONG).unwrap());
+        let closed = server.closed.load(SeqCst);
+        await_that(&format!("others end while a {call} hangs ({may_block})"), || {
+            drop(pool.get_timeout(LONG).unwrap());
+            server.closed.load(SeqCst) >= closed + 2
+        });
+        gate.open();
+    }
+    let (dials, closed) = (server.dials(), server.closed.load(SeqCst));
+    await_that(&format!("a {call} that {fault} ({may_block}) is over"), || {
+        server.dials() >= dials + 3 && server.closed.load(SeqCst) >= closed + 3
+    });
+    pool.reconfigure()
+        .max_lifetime(HOUR)
+        .check_idle_every(Duration::MAX)
+        .dial_timeout(LONG)
+        .apply()
+        .unwrap();
+    await_that("it is filled again", || pool.stats().idle >= 2);
+    if !hangs {
+        await_rest(&pool, &server);
+    }
+    let held = [(); 3].map(|()| pool.get_timeout(LONG).unwrap());
+    let ids = held.iter().map(|held| held.id).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(ids.len(), 3, "no slot is lost");
+    drop(held);
+    pool.close();
+    await_closed_unasked(&server);
 }
 
 /// LIFE-14 and the like are the ledger's; here is that a detached one is nobody's.

@@ -111,12 +111,15 @@ mod returning;
 mod sharing;
 mod working;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use loom::thread::JoinHandle;
 
+use crate::elsewhere;
 use crate::runtime::sync;
 use crate::server::assert_none_left;
 
@@ -160,6 +163,9 @@ fn check_within(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
 /// Compiled once for all models, as is loom's search.
 #[track_caller]
 fn explore(preemptions: usize, model: Box<dyn Fn() + Send + Sync>) {
+    if has_ended_elsewhere() {
+        return;
+    }
     let runs = Arc::new(AtomicU64::new(0));
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
@@ -175,4 +181,27 @@ fn explore(preemptions: usize, model: Box<dyn Fn() + Send + Sync>) {
     });
     assert_none_left();
     println!("{} runs", runs.load(Ordering::Relaxed));
+}
+
+/// Runs the test at hand in a process of its own, and fails as it does. False in that process.
+///
+/// loom maps a stack for each thread of each run. Models that share a process wait for each other there:
+/// two at a time take longer than one after the other.
+#[track_caller]
+fn has_ended_elsewhere() -> bool {
+    thread_local! {
+        /// The whole test has run, however many models it has.
+        static HAS_ENDED: Cell<bool> = const { Cell::new(false) };
+    }
+    if elsewhere::is_here() {
+        return false;
+    }
+    if !HAS_ENDED.replace(true) {
+        let thread = thread::current();
+        let run = elsewhere::process(thread.name().expect("a test names its thread")).output();
+        let run = run.expect("this program can be started again");
+        print!("{}", String::from_utf8_lossy(&run.stdout));
+        elsewhere::assert_passed(&run);
+    }
+    true
 }
