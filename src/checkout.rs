@@ -214,8 +214,7 @@ impl<D: Dialer> Pool<D> {
     }
 
     fn lend_idle(&self, site: Site) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        let shell = self.shell();
-        shell.take_fresh(site).map_or_else(|| shell.try_get(site), Ok)
+        self.shell().try_get(site).unwrap_or_else(|| Err(GetError::Closed))
     }
 
     #[inline]
@@ -251,10 +250,7 @@ impl<D: Dialer> Pool<D> {
 
     #[cold]
     fn lend_slowly(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        let shell = self.shell();
-        let start = now();
-        let deadline = terms.late_at(start, shell.knobs());
-        shell.get(start, deadline, terms.cancel, terms.site)
+        self.shell().get(now(), terms).unwrap_or_else(|| Err(GetError::Closed))
     }
 }
 

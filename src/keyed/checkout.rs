@@ -103,9 +103,7 @@ where
         site: Site,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {
         while let Some(record) = self.shared.directory.find(key) {
-            let shell = record.pool.shell();
-            let at_rest = shell.take_fresh(site).map(Ok);
-            match at_rest.or_else(|| shell.try_get_of_key(site)) {
+            match record.pool.shell().try_get(site) {
                 Some(outcome) => return outcome.map(|entry| (record, entry)),
                 None => self.shared.directory.strike(&record),
             }
@@ -236,9 +234,7 @@ where
                 Some(record) => record,
                 None => self.record(key)?,
             };
-            let shell = record.pool.shell();
-            let deadline = terms.late_at(start, shell.knobs());
-            match shell.get_of_key(start, deadline, terms.cancel, terms.site) {
+            match record.pool.shell().get(start, terms) {
                 Some(outcome) => return outcome.map(|entry| (record, entry)),
                 // The next round finds the key's new pool, or makes it.
                 None => self.shared.directory.strike(&record),

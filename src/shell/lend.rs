@@ -12,8 +12,8 @@ use crate::report::holder::Site;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{coarse_now, now, this_thread};
 
-use super::cancel::Cancel;
 use super::snapshot::Snapshot;
+use super::terms::Terms;
 use super::waiting::LedgerCheckout;
 use super::{EntryOf, GetErrorOf, Shell};
 
@@ -27,7 +27,7 @@ impl<D: Dialer> Shell<D> {
 
     /// The same, but leaves a connection that needs a check to the ledger.
     #[inline]
-    pub(crate) fn take_fresh(self: &Arc<Self>, site: Site) -> Option<EntryOf<D>> {
+    fn take_fresh(self: &Arc<Self>, site: Site) -> Option<EntryOf<D>> {
         self.take_resting_or(site, |shell, entry| shell.leave_to_ledger(entry))
     }
 
@@ -90,52 +90,44 @@ impl<D: Dialer> Shell<D> {
         None
     }
 
-    /// Waits for a sound connection until `deadline`. `None` waits for as long as it takes, or until
-    /// the wait is cancelled.
-    #[cold]
+    /// Waits for a sound connection under those terms, for a checkout that began at `start`.
+    ///
+    /// `None`, of the pool of a key only: it closed because it was empty, and the caller finds the key's
+    /// next pool.
     pub(crate) fn get(
         self: &Arc<Self>,
         start: Moment,
-        deadline: Option<Moment>,
-        cancel: Option<&Cancel>,
-        site: Site,
-    ) -> Result<EntryOf<D>, GetErrorOf<D>> {
-        self.get_of_key(start, deadline, cancel, site).unwrap_or_else(|| Err(GetError::Closed))
-    }
-
-    /// The same for the pool of a key. `None`: that pool closed because it was empty, and the caller
-    /// finds the key's next pool.
-    pub(crate) fn get_of_key(
-        self: &Arc<Self>,
-        start: Moment,
-        deadline: Option<Moment>,
-        cancel: Option<&Cancel>,
-        site: Site,
+        terms: Terms<'_>,
     ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
-        let mut checkout =
-            LedgerCheckout { shell: self, start, deadline, cancel, has_queued: false };
+        let deadline = terms.late_at(start, &self.knobs);
+        let mut checkout = LedgerCheckout {
+            shell: self,
+            start,
+            deadline,
+            cancel: terms.cancel,
+            has_queued: false,
+        };
         let outcome = checkout.run();
         let mut waited = 0;
         if checkout.has_queued {
             waited = now().nanos_since(start);
             self.timings.note_wait(waited, outcome.is_ok());
         }
-        self.checked_out(outcome, waited, site)
+        self.checked_out(outcome, waited, terms.site)
     }
 
-    /// Lends a sound idle connection, if there is one and nobody waits for it.
-    pub(crate) fn try_get(self: &Arc<Self>, site: Site) -> Result<EntryOf<D>, GetErrorOf<D>> {
-        self.try_get_of_key(site).unwrap_or_else(|| Err(GetError::Closed))
-    }
-
-    /// The same for the pool of a key: see [`get_of_key`](Self::get_of_key).
-    pub(crate) fn try_get_of_key(
+    /// Lends a sound idle connection, if there is one and nobody waits for it. `None`: see
+    /// [`get`](Self::get).
+    pub(crate) fn try_get(
         self: &Arc<Self>,
         site: Site,
     ) -> Option<Result<EntryOf<D>, GetErrorOf<D>>> {
+        if let Some(entry) = self.take_fresh(site) {
+            return Some(Ok(entry));
+        }
         if self.is_inherited() {
             return Some(Err(GetError::Closed));
         }
