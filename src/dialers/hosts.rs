@@ -63,7 +63,7 @@ pub struct Hosts<D: Dialer> {
     suits: Option<Box<Suits<D>>>,
     retry_after: Duration,
     host_timeout: Duration,
-    /// Dials begun, by which hosts take turns.
+    /// Dials begun in `HostOrder::RoundRobin`, by which hosts take turns.
     dials: AtomicUsize,
 }
 
@@ -106,7 +106,7 @@ impl<D: Dialer> Hosts<D> {
     #[must_use]
     pub fn new<N: Into<Arc<str>>>(hosts: impl IntoIterator<Item = (N, D)>) -> Self {
         let hosts = hosts.into_iter().map(|(name, dialer)| {
-            Host(Arc::new(Entry { name: name.into(), dialer, memory: Mutex::default() }))
+            Host(Arc::new(HostState { name: name.into(), dialer, memory: Mutex::default() }))
         });
         Self {
             hosts: hosts.collect(),
@@ -188,8 +188,9 @@ impl<D: Dialer> Hosts<D> {
         hosts
     }
 
-    /// Until when the first of `left` hosts has, which are tried by `deadline`.
-    fn share(&self, now: Instant, deadline: Instant, left: usize) -> Instant {
+    /// The deadline of the next of `left` hosts: an equal share of the time until `deadline`, at most
+    /// `host_timeout` while others are left.
+    fn host_deadline(&self, now: Instant, deadline: Instant, left: usize) -> Instant {
         let all = deadline.saturating_duration_since(now);
         let share = all / u32::try_from(left).unwrap_or(u32::MAX);
         if left > 1 { now + share.min(self.host_timeout) } else { deadline }
@@ -227,9 +228,9 @@ impl<D: Dialer> Hosts<D> {
 /// # Examples
 ///
 /// See [`Hosts`].
-pub struct Host<D>(Arc<Entry<D>>);
+pub struct Host<D>(Arc<HostState<D>>);
 
-struct Entry<D> {
+struct HostState<D> {
     name: Arc<str>,
     dialer: D,
     memory: Mutex<Memory>,
@@ -267,6 +268,10 @@ impl<D> Host<D> {
         self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn error<E: Error>(&self, source: E) -> HostsError<E> {
+        HostsError::Host { host: Arc::clone(&self.0.name), source }
+    }
+
     fn note_down(&self, retry_after: Duration) {
         self.lock().down_until = Some(from_now(retry_after));
     }
@@ -284,7 +289,7 @@ impl<D> fmt::Debug for Host<D> {
     }
 }
 
-/// A time of which nobody sees the end, as `Duration::MAX` from now is.
+/// The most that `retry_after` counts for: an `Instant` overflows beyond it.
 const AN_AGE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 fn from_now(span: Duration) -> Instant {
@@ -342,7 +347,7 @@ impl<D: Dialer> Dialer for Hosts<D> {
             if index > 0 && (begin >= context.deadline() || context.is_cancelled()) {
                 break;
             }
-            let until = self.share(begin, context.deadline(), hosts.len() - index);
+            let until = self.host_deadline(begin, context.deadline(), hosts.len() - index);
             let failure = match self.dial_host(host, &context.sooner(until)) {
                 Ok(connection) => return Ok(Stored::new(connection, Host::clone(host))),
                 Err(failure) => failure,
@@ -394,10 +399,9 @@ impl<D: Dialer> Dialer for Hosts<D> {
         deadline: Instant,
     ) -> Result<(), Self::Error> {
         let (connection, host) = connection.split();
-        let failed = |source| HostsError::Host { host: Arc::clone(&host.0.name), source };
-        host.0.dialer.check(connection, deadline).map_err(failed)?;
+        host.0.dialer.check(connection, deadline).map_err(|error| host.error(error))?;
         if let Some(suits) = &self.suits {
-            if !suits(connection).map_err(failed)? {
+            if !suits(connection).map_err(|error| host.error(error))? {
                 host.note_down(self.retry_after);
                 return Err(HostsError::Unsuitable { host: Arc::clone(&host.0.name) });
             }
@@ -412,11 +416,11 @@ impl<D: Dialer> Dialer for Hosts<D> {
 
     fn reset(&self, connection: &mut Self::Connection) -> Result<(), Self::Error> {
         let (connection, host) = connection.split();
-        let failed = |source| HostsError::Host { host: Arc::clone(&host.0.name), source };
-        host.0.dialer.reset(connection).map_err(failed)
+        host.0.dialer.reset(connection).map_err(|error| host.error(error))
     }
 
-    /// Whether the reset of any does.
+    /// Whether the reset of any host's connections wipes them. Then all that is stored beside connections
+    /// may be out of date after a reset.
     fn reset_wipes(&self) -> bool {
         self.hosts.iter().any(|host| host.0.dialer.reset_wipes())
     }
@@ -434,7 +438,8 @@ impl<D: Dialer> Dialer for Hosts<D> {
         connection.stored().0.dialer.abort_handle(connection)
     }
 
-    /// A method blocks if it does with any of the hosts; with a role, the check does too.
+    /// A method blocks if it does with any of the hosts. With [`require`](Self::require) the check always
+    /// blocks.
     fn blocking(&self) -> Blocking {
         let none = Blocking::default().check(self.suits.is_some()).reset(false).close(false);
         self.hosts.iter().map(|host| host.0.dialer.blocking()).fold(none, |all, one| {
@@ -540,7 +545,7 @@ impl<E: Error + 'static> fmt::Display for HostAttempt<E> {
 fn list<E: Error + 'static>(tried: &[HostAttempt<E>], untried: &[Arc<str>]) -> String {
     let mut list: Vec<_> = tried.iter().map(HostAttempt::to_string).collect();
     if !untried.is_empty() {
-        list.push(format!("not tried for want of time: {}", untried.join(", ")));
+        list.push(format!("not tried: {}", untried.join(", ")));
     }
     list.join("; ")
 }

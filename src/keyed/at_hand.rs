@@ -3,7 +3,8 @@
 //! Counting a reference writes to a cache line that all threads of a busy key write. So each thread
 //! has a row of slots and moves references: out with a guard, and back when the guard is dropped. A thread
 //! that goes round more keys than it has slots for keeps few of them: each one kept displaces another, which
-//! is two writes more than its use saves.
+//! is two writes more than its use saves. It is known by its `last_slot`: the slot that it used last, plus
+//! `SLOTS` for each look-up in a row that found nothing in its slots.
 //!
 //! No reference to a key that has gone may stay in any thread's slot. A thread that puts a
 //! reference into a slot and a thread that strikes its key must not miss each other:
@@ -40,8 +41,9 @@ pub(super) trait Item {
 /// The slots of the threads with one row number, on cache lines of their own.
 struct Row<T>(CachePadded<[Slot<T>; SLOTS]>);
 
-/// A thread that keeps missing keeps one item in so many, and so notices when it uses few keys again.
-const MISSES_TO_KEEP: usize = 8;
+/// A thread that keeps missing puts only one item in so many into its slots, and so notices when it uses few
+/// keys again.
+const KEEPS_ONE_IN: usize = 8;
 
 /// Room for one item.
 struct Slot<T> {
@@ -134,7 +136,7 @@ impl<T: Item> AtHand<T> {
             set_last_slot(at);
             return Some(item);
         }
-        self.put_in(row, at, item);
+        self.put_in(row, at, item); // Unless it has gone: then it is dropped there.
         None
     }
 
@@ -154,7 +156,7 @@ impl<T: Item> AtHand<T> {
     fn put_elsewhere(&self, row: &Row<Arc<T>>, last: usize, item: Arc<T>) {
         let (slot, misses) = (last % SLOTS, last / SLOTS);
         let free = (0..SLOTS).find(|at| row.tag(*at) == 0);
-        if free.is_none() && misses > 1 && misses % MISSES_TO_KEEP != 0 {
+        if free.is_none() && misses > 1 && misses % KEEPS_ONE_IN != 0 {
             return drop_caught(item);
         }
         let at = free.unwrap_or((slot + 1) % SLOTS);

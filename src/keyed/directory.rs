@@ -58,7 +58,6 @@ struct All<K, D: Dialer> {
     first: ByHash<Arc<KeyRecord<K, D>>>,
     /// The other records of the same hash: nearly always none.
     more: ByHash<Vec<Arc<KeyRecord<K, D>>>>,
-    count: usize,
     is_closed: bool,
 }
 
@@ -69,13 +68,13 @@ pub(super) struct IsClosed;
 
 impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
     pub(super) fn new() -> Self {
-        let all =
-            All { first: HashMap::default(), more: HashMap::default(), count: 0, is_closed: false };
+        let all = All { first: HashMap::default(), more: HashMap::default(), is_closed: false };
         let hashing = Hashing::default();
         let process = Process::this();
         Self { all: ShardedLock::new(all), hashing, at_hand: AtHand::new(), process }
     }
 
+    /// Never 0, which marks an empty slot at hand.
     pub(super) fn hash<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> u64 {
         self.hashing.hash_one(key).max(1)
     }
@@ -135,7 +134,6 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
                 seen = now;
                 continue;
             }
-            all.count += 1;
             match all.first.entry(record.hash) {
                 Entry::Vacant(none) => drop(none.insert(Arc::clone(record))),
                 Entry::Occupied(_) => {
@@ -182,7 +180,7 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.read(0, |all| all.count)
+        self.read(0, |all| all.first.len() + all.more.values().map(Vec::len).sum::<usize>())
     }
 
     pub(super) fn close(&self) {
@@ -214,9 +212,7 @@ impl<K, D: Dialer> All<K, D> {
     ) -> Option<Arc<KeyRecord<K, D>>> {
         let Entry::Occupied(mut first) = self.first.entry(hash) else { return None };
         let Entry::Occupied(mut more) = self.more.entry(hash) else {
-            let only = is_it(first.get()).then(|| first.remove());
-            self.count -= usize::from(only.is_some());
-            return only;
+            return is_it(first.get()).then(|| first.remove());
         };
         let taken = if is_it(first.get()) {
             let next = more.get_mut().pop().expect("there are others");
@@ -228,7 +224,6 @@ impl<K, D: Dialer> All<K, D> {
         if more.get().is_empty() {
             more.remove();
         }
-        self.count -= usize::from(taken.is_some());
         taken
     }
 }

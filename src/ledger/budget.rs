@@ -40,7 +40,7 @@ use crate::runtime::moment::Moment;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowance {
     pub(crate) slots: u32,
-    /// The end, from which on it is no slot; `Moment::LAST` is never.
+    /// When the allowance ends. From then on it allows no slot; `Moment::LAST` is never.
     pub(crate) until: Moment,
 }
 
@@ -103,7 +103,7 @@ pub(crate) struct Report {
 /// | --- | --- |
 /// | `BOUND` | `taken <= max_open()`: a slot is taken before its dial begins, and returned when its connection is closed |
 /// | `NO-LOST-SLOT` | a slot is free, or held by a member, or on its way to one in an order |
-/// | `BOUNDED-BYPASS` | a claim that has waited for the bound is granted a slot before anybody who has waited less is lent a connection that comes back to a member that is not listed |
+/// | `BOUNDED-BYPASS` | a member that is not listed closes a connection that comes back for a claim that has waited for the bound, and lends it to nobody who has waited less |
 /// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are claimed, or nobody is listed |
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -114,8 +114,6 @@ pub(crate) struct Budget {
     settle: Duration,
     /// When slots have settled, and how many, in the order of time.
     settling: VecDeque<(Moment, u32)>,
-    /// Whether the allowance had ended when the time was last noted.
-    has_ended: bool,
     /// Slots that members hold, or that are on their way to one.
     taken: u32,
     /// The claims, the longest-waiting first.
@@ -128,7 +126,7 @@ pub(crate) struct Budget {
     granted: BTreeMap<MemberId, u32>,
     /// Idle connections beyond the bound on these, when they were last counted.
     surplus: u32,
-    /// Members that may have idle connections, by a time since when none has been idle longer.
+    /// Members that may have idle connections, each by a time before which none of these became idle.
     listed: BTreeSet<(Moment, MemberId)>,
     /// Connections that were ordered to be closed, and whose members have not answered.
     unanswered: u32,
@@ -147,7 +145,6 @@ impl Budget {
             settle: Duration::ZERO,
             settling: VecDeque::new(),
             now: Moment::FIRST,
-            has_ended: false,
             taken: 0,
             stalled: BTreeSet::new(),
             claims: BTreeMap::new(),
@@ -182,7 +179,8 @@ impl Budget {
         // A slot that was granted and comes straight back has had no connection.
         let closed = freed.saturating_sub(granted);
         if closed > 0 && !self.settle.is_zero() {
-            self.settling.extend(self.now.after(self.settle).map(|at| (at, closed)));
+            let at = self.now.after(self.settle).unwrap_or(Moment::LAST);
+            self.settling.push_back((at, closed));
         }
         self.making_room -= made_room;
         self.unanswered -= evicted + refused;
@@ -255,14 +253,13 @@ impl Budget {
     /// next.
     pub(crate) fn note_time(&mut self, now: Moment) {
         self.now = now;
-        self.has_ended = self.allowance.until <= now;
         while self.settling.front().is_some_and(|(at, _)| *at <= now) {
             self.settling.pop_front();
         }
     }
 
     /// Slots that settle.
-    fn settling(&self) -> u32 {
+    pub(crate) fn settling(&self) -> u32 {
         self.settling.iter().map(|(_, slots)| slots).sum()
     }
 
@@ -343,7 +340,8 @@ impl Budget {
 
     /// The most slots that may be taken.
     pub(crate) fn max_open(&self) -> u32 {
-        let allowed = if self.has_ended { 0 } else { self.allowance.slots };
+        let has_ended = self.allowance.until <= self.now;
+        let allowed = if has_ended { 0 } else { self.allowance.slots };
         self.own_bound.min(allowed)
     }
 

@@ -16,7 +16,7 @@ type Attempt<C> = Result<Option<Entry<C>>, Refusal>;
 type Left<C, F, T> = Option<(Verdict<C, F>, T)>;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
-    /// A caller asks for a connection, and has wanted one `since` then. A caller who was given a
+    /// A caller asks for a connection, and has wanted one since `since`. A caller who was given a
     /// broken connection asks again with its `ticket`, and so keeps its place in the queue.
     pub(crate) fn request(
         &mut self,

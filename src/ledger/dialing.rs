@@ -107,7 +107,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
         let largest = self.others.warm_ups.iter().max_by_key(|(_, it)| it.target);
         let Some((&sponsor, warm_up)) = largest else { return };
-        let wanted = warm_up.target.min(self.config.max_idle()).saturating_sub(self.counted_on());
+        let wanted = self.target_of(warm_up).saturating_sub(self.open_or_coming());
         let wanted = wanted.min(self.room(now));
         for begun in 0..wanted {
             let Some(since) = self.lacking_since() else { break };
@@ -118,15 +118,20 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
+    /// How many connections a warm-up waits for: no more than may be idle.
+    pub(super) fn target_of(&self, warm_up: &WarmUp<W>) -> u32 {
+        warm_up.target.min(self.config.max_idle())
+    }
+
     /// Open connections, and dials that can be counted on.
-    fn counted_on(&self) -> u32 {
-        self.live() - self.jobs.dials.len() + self.jobs.dials.counted_on()
+    fn open_or_coming(&self) -> u32 {
+        self.idle.len() + self.busy() + self.jobs.dials.counted_on()
     }
 
     /// Since when the first of the warm-ups that lack a connection has waited.
     fn lacking_since(&self) -> Option<Moment> {
-        let counted_on = self.counted_on();
-        let lacks = |it: &&WarmUp<W>| it.target.min(self.config.max_idle()) > counted_on;
+        let there = self.open_or_coming();
+        let lacks = |warm_up: &&WarmUp<W>| self.target_of(warm_up) > there;
         self.others.warm_ups.values().find(lacks).map(|warm_up| warm_up.since)
     }
 
@@ -155,23 +160,19 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Notes when the dial rule must be asked again, if it holds back a dial for which there is room.
     pub(super) fn plan_dial_look(&mut self, now: Moment) {
-        let is_held_back = self.config.dial_rule != DialRule::Eager
+        let may_hold_back = self.config.dial_rule != DialRule::Eager
             && !self.is_suspended()
             && self.coming() < self.queue.unfailed()
             && self.room(now) > 0
-            && self.busy() > 0
-            && self.hold_off().is_some();
-        if !is_held_back {
+            && self.busy() > 0;
+        let Some(hold_off) = may_hold_back.then(|| self.hold_off()).flatten() else {
             self.dialing.look_at = None;
-        } else if self.dialing.look_at.is_none_or(|at| at <= now) {
-            self.dialing.look_at = self.next_dial_look(now);
+            return;
+        };
+        if self.dialing.look_at.is_none_or(|at| at <= now) {
+            let ripens = self.queue.unripe_since().and_then(|since| since.after(hold_off));
+            self.dialing.look_at = ripens.or_else(|| now.after(hold_off.max(LOOK_LEAST)));
         }
-    }
-
-    fn next_dial_look(&self, now: Moment) -> Option<Moment> {
-        let hold_off = self.hold_off()?;
-        let ripens = self.queue.unripe_since().and_then(|since| since.after(hold_off));
-        ripens.or_else(|| now.after(hold_off.max(LOOK_LEAST)))
     }
 
     /// A connection has come back. The dial rule counts these while anyone waits.
@@ -190,16 +191,17 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         let id = JobId(self.fresh_id());
         let limit = now.after(self.config.dial_timeout);
         let deadline = earlier(limit, self.lease.end());
-        let bound = match deadline == limit {
-            true => Overdue::Limit(self.config.dial_timeout),
-            false => Overdue::Lease,
+        let overrun = if deadline == limit {
+            Overdue::Limit(self.config.dial_timeout)
+        } else {
+            Overdue::Lease
         };
         let dial = Dial {
             sponsor,
             epoch: self.epochs.current(),
             began: now,
             deadline,
-            bound,
+            overrun,
             handle: None,
             is_being_ended: false,
         };
@@ -280,6 +282,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         effects: &mut Effects<C, F, W>,
     ) {
         effects.discard(self.dialing.last_failure.replace(failure.clone()));
+        // A dial that was written off has counted as a failure then.
         if sponsor != Sponsor::Nobody {
             self.dialing.outage.note_failure(is_permanent, now);
             self.note_breaker(now, effects);
@@ -306,25 +309,24 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             while self.queue.any_failed() {
                 effects.discard(self.queue.revive_first());
             }
-        } else if self.next_retry().is_some_and(|at| at <= now) {
+        } else if self.retry_due().is_some_and(|at| at <= now) {
             effects.discard(self.queue.revive_first());
         }
     }
 
     /// When one of the callers whose dial has failed, or who were refused one, may dial again, if that is
-    /// what they wait for.
-    pub(super) fn next_retry(&self) -> Option<Moment> {
-        let is_first = !self.queue.any_unsponsored() && self.jobs.dials.counted_on() == 0;
-        let is_alone = is_first && !self.is_suspended();
+    /// what they wait for; `None` is never.
+    pub(super) fn retry_due(&self) -> Option<Moment> {
+        let others_dial = self.queue.any_unsponsored() || self.jobs.dials.counted_on() > 0;
+        if others_dial || self.is_suspended() {
+            return None;
+        }
         let outage = &self.dialing.outage;
         match self.config.breaker().filter(|_| self.is_breaker_open()) {
-            _ if !is_alone => None,
-            // Nobody else may come to probe, and nothing may come back.
-            Some(breaker) if self.open_count() < self.config.max_open => {
-                outage.next_probe(breaker).filter(|_| !outage.is_permanent())
-            }
-            Some(_) => None,
             None => outage.next_retry(self.backoff()?),
+            Some(_) if outage.is_permanent() || self.open_count() >= self.config.max_open => None,
+            // Nobody else may come to probe, and nothing may come back.
+            Some(breaker) => outage.next_probe(breaker),
         }
     }
 

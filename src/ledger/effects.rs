@@ -143,7 +143,7 @@ pub(crate) struct RareEffects<C, F, W> {
     pub(crate) alarm: Option<Moment>,
     /// The predicates up to this epoch have judged everything, and may be dropped.
     pub(crate) judged: Option<u32>,
-    /// The budget's orders to the ledgers of other keys.
+    /// The budget's orders to the ledgers of keys, this one included.
     pub(crate) budget_orders: Vec<BudgetOrder>,
     /// Nothing is left of this key: its ledger may be dropped.
     pub(crate) is_vacant: bool,

@@ -117,7 +117,7 @@ pub(super) struct Dial {
     /// `None`: no limit.
     pub(super) deadline: Option<Moment>,
     /// The limit that it will have overrun at its deadline.
-    pub(super) bound: Overdue,
+    pub(super) overrun: Overdue,
     /// Ends it early. Taken out before it is reported as ended.
     pub(super) handle: Option<AbortHandle>,
     /// Whether a thread is about to call and drop its handle.
@@ -180,7 +180,7 @@ impl Dials {
     /// Writes off one overdue dial. Returns its id, its sponsor, and what it has overrun.
     pub(super) fn write_off_overdue(&mut self, now: Moment) -> Option<(JobId, Sponsor, Overdue)> {
         let id = self.due.overdue(now)?;
-        let bound = self.counted_on[&id].bound;
+        let bound = self.counted_on[&id].overrun;
         Some((id, self.write_off(id), bound))
     }
 

@@ -90,7 +90,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     /// Whether an event has dealt with everything that was taken from the places.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn has_no_outdated(&self) -> bool {
         self.outdated.is_empty()
     }
 }

@@ -112,13 +112,14 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.jobs.at_dialer.end(id).inspect(|purpose| self.note_check_ended(*purpose, now))
     }
 
+    /// Closes a connection. Returns the job by which its slot counts as closing.
     pub(super) fn begin_close(
         &mut self,
         entry: Entry<C>,
         reason: CloseReason,
         now: Moment,
         effects: &mut Effects<C, F, W>,
-    ) {
+    ) -> JobId {
         if reason.casts_doubt() {
             // Other idle connections may be broken as well: they are checked before they are lent.
             self.doubted_at = Some(now);
@@ -131,6 +132,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.epochs.note_gone(entry.epoch);
         self.note_closing(id, reason, now);
         self.order_close(id, entry, reason, now, effects);
+        id
     }
 
     /// A slot counts as closing from now on.

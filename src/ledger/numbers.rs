@@ -83,7 +83,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     }
 
     /// The wakers of the callers in the queue.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &W> + Clone {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &W> {
         self.queue.wakers()
     }
 

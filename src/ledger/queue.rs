@@ -25,7 +25,8 @@ pub(super) struct Waiter<F, W> {
     pub(super) sleeper: Sleeper<W>,
     /// Since when it has wanted a connection.
     pub(super) since: Moment,
-    /// When it joined the queue. Later than `since` if it was given a broken connection before.
+    /// When it joined the queue, the last time if it had been given a broken connection. It counts as
+    /// waiting from then on.
     pub(super) joined: Moment,
     /// `None`: it waits for as long as it takes.
     pub(super) deadline: Option<Moment>,
@@ -57,11 +58,20 @@ impl<F, W> Waiter<F, W> {
 
     /// The caller as one to be woken, and the failure of its own dial.
     pub(super) fn into_parts(self) -> (Sleeper<W>, Option<F>) {
-        let failure = match self.standing {
-            Standing::Failed(failure) => Some(failure),
-            Standing::Unsponsored | Standing::Sponsors(_) => None,
-        };
-        (self.sleeper, failure)
+        (self.sleeper, self.standing.into_failure())
+    }
+}
+
+impl<F> Standing<F> {
+    fn has_failed(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+
+    fn into_failure(self) -> Option<F> {
+        match self {
+            Self::Failed(failure) => Some(failure),
+            Self::Unsponsored | Self::Sponsors(_) => None,
+        }
     }
 }
 
@@ -77,7 +87,7 @@ pub(super) struct Queue<F, W> {
     all: List,
     unsponsored: List,
     failed: List,
-    /// The largest number that has been found ripe.
+    /// The largest ticket number of a caller who has been found ripe.
     ripe_up_to: u64,
     /// The node of the first caller who has not been found ripe.
     unripe: u32,
@@ -154,7 +164,7 @@ impl<F, W> Queue<F, W> {
     }
 
     /// The wakers of all callers in the queue.
-    pub(super) fn wakers(&self) -> impl Iterator<Item = &W> + Clone {
+    pub(super) fn wakers(&self) -> impl Iterator<Item = &W> {
         self.walk(self.all.first, BY_ARRIVAL).map(|(_, waiter)| &waiter.sleeper.waker)
     }
 
@@ -179,8 +189,7 @@ impl<F, W> Queue<F, W> {
         if let Some(list) = list_of(&mut self.unsponsored, &mut self.failed, &waiter.standing) {
             list.unlink(&mut self.nodes, BY_STANDING, at);
         }
-        let has_failed = matches!(waiter.standing, Standing::Failed(_));
-        self.ripe -= u32::from(waiter.is_ripe && !has_failed);
+        self.ripe -= u32::from(waiter.is_ripe && !waiter.standing.has_failed());
         self.nodes[at as usize].links[BY_ARRIVAL].1 = self.free;
         self.free = at;
         Some(waiter)
@@ -209,12 +218,8 @@ impl<F, W> Queue<F, W> {
 
     /// Lets the first caller who holds a failure begin another dial. Returns the failure.
     pub(super) fn revive_first(&mut self) -> Option<F> {
-        let (ticket, waiter) = self.at(self.failed.first)?;
-        self.ripe += u32::from(waiter.is_ripe);
-        match self.set_standing(ticket, Standing::Unsponsored)? {
-            Standing::Failed(failure) => Some(failure),
-            Standing::Unsponsored | Standing::Sponsors(_) => None,
-        }
+        let (ticket, _) = self.at(self.failed.first)?;
+        self.set_standing(ticket, Standing::Unsponsored)?.into_failure()
     }
 
     /// Gives a failure to the first caller who has no dial under way, as if its own had failed. Returns
@@ -223,8 +228,7 @@ impl<F, W> Queue<F, W> {
     where
         F: Clone,
     {
-        let Some((ticket, waiter)) = self.at(self.unsponsored.first) else { return false };
-        self.ripe -= u32::from(waiter.is_ripe);
+        let Some((ticket, _)) = self.at(self.unsponsored.first) else { return false };
         self.set_standing(ticket, Standing::Failed(failure.clone()));
         true
     }
@@ -254,7 +258,6 @@ impl<F, W> Queue<F, W> {
         if !self.is_sponsor(ticket, dial) {
             return Some(failure);
         }
-        self.ripe -= u32::from(self.get(ticket).is_some_and(|waiter| waiter.is_ripe));
         self.set_standing(ticket, Standing::Failed(failure));
         None
     }
@@ -266,7 +269,7 @@ impl<F, W> Queue<F, W> {
                 break;
             };
             waiter.is_ripe = true;
-            self.ripe += u32::from(!matches!(waiter.standing, Standing::Failed(_)));
+            self.ripe += u32::from(!waiter.standing.has_failed());
             (self.ripe_up_to, self.unripe) = (node.number, node.links[BY_ARRIVAL].1);
         }
         self.ripe
@@ -313,7 +316,7 @@ impl<F, W> Queue<F, W> {
     }
 
     /// The callers of a list, from node `from` on.
-    fn walk(&self, from: u32, by: usize) -> impl Iterator<Item = (Ticket, &Waiter<F, W>)> + Clone {
+    fn walk(&self, from: u32, by: usize) -> impl Iterator<Item = (Ticket, &Waiter<F, W>)> {
         std::iter::successors(self.at(from), move |(ticket, _)| {
             self.at(self.nodes[ticket.node as usize].links[by].1)
         })
@@ -328,6 +331,10 @@ impl<F, W> Queue<F, W> {
     fn set_standing(&mut self, ticket: Ticket, standing: Standing<F>) -> Option<Standing<F>> {
         let waiter = self.get_mut(ticket)?;
         let before = std::mem::replace(&mut waiter.standing, standing);
+        let (is_ripe, has_failed) = (waiter.is_ripe, waiter.standing.has_failed());
+        // Only callers without a failure count as ripe.
+        self.ripe += u32::from(is_ripe && before.has_failed());
+        self.ripe -= u32::from(is_ripe && has_failed);
         let lists = (&mut self.unsponsored, &mut self.failed);
         if let Some(list) = list_of(lists.0, lists.1, &before) {
             list.unlink(&mut self.nodes, BY_STANDING, ticket.node);

@@ -148,10 +148,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             return;
         }
         let open = self.idle.len() + self.busy();
-        let limit = self.config.max_idle();
         let warm_ups = std::mem::take(&mut self.others.warm_ups).into_iter();
         let (warm, cold): (BTreeMap<_, _>, _) =
-            warm_ups.partition(|(_, warm_up)| warm_up.target.min(limit) <= open);
+            warm_ups.partition(|(_, warm_up)| self.target_of(warm_up) <= open);
         self.others.warm_ups = cold;
         for (ticket, warm_up) in warm {
             self.notify(ticket, warm_up.sleeper, Verdict::Warm, effects);

@@ -11,7 +11,9 @@
 //!    drains end once they have what they wait for.
 //! 7. Surplus idle connections are closed, one is checked (`check_coldest`), and upkeep is ordered
 //!    (`order_upkeep`).
-//! 8. The budget gets its report, somebody is made the watcher, and the promises are asserted.
+//! 8. The next look at the dial rule is planned (`plan_dial_look`), the bound that BOUND asserts follows a
+//!    lowered limit down, and predicates that have judged everything are given up.
+//! 9. The budget gets its report, somebody is made the watcher, and the promises are asserted.
 //!
 //! After nearly every loan and return of a busy pool only step 4 has anything to do. `settle` notes for how
 //! long that is so: see `Quiet`.
@@ -42,7 +44,7 @@ impl Quiet {
     pub(super) const NEVER: Self =
         Self { from: Moment::LAST, until: Moment::FIRST, is_full: false };
 
-    /// Whether a pool that is quiet has no room for a dial.
+    /// Whether those in the queue of a quiet pool can only be served.
     #[inline]
     pub(super) fn is_full(self) -> bool {
         self.is_full
@@ -86,7 +88,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.expire(now, &mut effects);
         }
         let answer = event(self, &mut effects);
-        // What begins a job orders it by a rare effect.
+        // An event that begins a job has a rare effect.
         let is_quiet = self.quiet.is_now(now)
             && effects.rare.is_none()
             && self.has_nothing_to_report()
@@ -131,8 +133,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Notes until when nothing but service follows from loans and returns.
     fn note_quiet(&mut self) {
-        let (from, until) = self.upkeep_span();
-        let is_busy = self.is_closed()
+        let Some((from, until)) = self.upkeep_span() else { return };
+        let needs_settling = self.is_closed()
             || self.config.min_idle > 0 && self.open_count() < self.config.max_open
             || self.jobs.is_any()
             || self.ceiling != self.config.max_open
@@ -143,7 +145,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             || !self.is_idle_quiet_until(until);
         let may_dial = self.open_count() < self.config.max_open || self.dialing.look_at.is_some();
         let is_full = !may_dial && !self.is_suspended() && !self.queue.any_failed();
-        self.quiet = if is_busy { Quiet::NEVER } else { Quiet { from, until, is_full } };
+        self.quiet = if needs_settling { Quiet::NEVER } else { Quiet { from, until, is_full } };
     }
 
     /// Serves the queue of a quiet pool. Says whether nothing else follows.
@@ -162,8 +164,9 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         effects.rare.is_none()
     }
 
-    /// Time has passed, and nothing else, since the event that had these effects under the same lock.
-    pub(crate) fn tick_again(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+    /// Runs the decisions once more under the same lock. Since the event that had these effects, a caller may
+    /// have woken up, and connections have been swept in.
+    pub(crate) fn settle_again(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         self.expire(now, effects);
         self.settle(now, effects);
     }
@@ -188,7 +191,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 self.fill(now, effects);
                 self.refuse_by_breaker(now, effects);
                 if self.fail_hopeless(now, effects) {
-                    // Another is the first in the queue now, and may have waited for longer.
+                    // Another is the first in the queue now. It may have waited for longer, for the pool that
+                    // its key had before, and so be passed by nobody and have the older claim to a slot.
                     self.serve(now, effects);
                     self.begin_dials(now, effects);
                 }
@@ -206,9 +210,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             }
         }
         self.plan_dial_look(now);
-        if self.ceiling > self.config.max_open {
-            self.ceiling = self.config.max_open.max(self.ceiling.min(self.open_count()));
-        }
+        self.ceiling = self.config.max_open.max(self.ceiling.min(self.open_count()));
         if let Some(judged) = self.epochs.take_judged() {
             effects.rare().judged = Some(judged);
         }
@@ -248,8 +250,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Writes off jobs that have overrun their time limit, and closes what has aged.
     fn expire(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        while let Some((id, sponsor, bound)) = self.jobs.dials.write_off_overdue(now) {
-            self.note_failure(sponsor, id, F::from(bound), false, now, effects);
+        while let Some((id, sponsor, overrun)) = self.jobs.dials.write_off_overdue(now) {
+            self.note_failure(sponsor, id, F::from(overrun), false, now, effects);
         }
         while let Some((id, purpose)) = self.jobs.at_dialer.write_off_overdue(now) {
             // The connection is still out. Nobody may have it any more: it is closed when it is back.

@@ -46,7 +46,7 @@ pub(crate) enum Lack {
 
 /// The connections that this ledger could close for another key.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct AtRest {
+pub(super) struct Evictable {
     /// Since when the coldest connection has been idle, if nobody of this key waits for it.
     pub(super) coldest: Option<Moment>,
     /// Whether anything is open that is not on its way out.
@@ -116,7 +116,7 @@ impl Share {
         self.shortage = None;
     }
 
-    /// Takes a slot for a dial, for a caller who has waited `since` then. If there is none for it,
+    /// Takes a slot for a dial, for a caller who has waited since `since`. If there is none for it,
     /// `wanted` slots are lacking, this one included.
     pub(super) fn take_slot(&mut self, since: Moment, wanted: u32, open: u32, now: Moment) -> bool {
         let refusal = self.visit(open, now, |budget, member| {
@@ -151,7 +151,7 @@ impl Share {
     }
 
     /// Notes why those who wait lack a slot, for their errors.
-    pub(super) fn note_wait(&mut self) {
+    pub(super) fn keep_lack(&mut self) {
         self.last_lack = self.lack();
     }
 
@@ -162,10 +162,9 @@ impl Share {
 
     /// Notes the `closes` that an order to evict `most` connections has led to. They are fewer if no more
     /// have been idle for as long as the order says.
-    pub(super) fn note_evictions(&mut self, most: u32, closes: impl Iterator<Item = JobId>) {
-        let before = self.making_room.len();
+    pub(super) fn note_evictions(&mut self, most: u32, closes: Vec<JobId>) {
+        let evicted = count(closes.len());
         self.making_room.extend(closes);
-        let evicted = count(self.making_room.len() - before);
         self.evicting += evicted;
         self.report.evicted += evicted;
         self.report.refused += most - evicted;
@@ -216,11 +215,11 @@ impl Share {
     }
 
     /// After an event: returns the slots that are not needed, and reports what has changed. The budget's
-    /// orders to other members are added to `orders`.
+    /// orders, to any member, are added to `orders`.
     pub(super) fn report_to_budget(
         &mut self,
         open: u32,
-        rest: AtRest,
+        rest: Evictable,
         now: Moment,
         orders: &mut Vec<BudgetOrder>,
     ) {
@@ -258,7 +257,7 @@ impl Share {
         }
     }
 
-    fn next_listing(&self, obeyed: Option<bool>, rest: AtRest, now: Moment) -> Listing {
+    fn next_listing(&self, obeyed: Option<bool>, rest: Evictable, now: Moment) -> Listing {
         // An order to evict has struck this member from the list.
         let before = match obeyed {
             Some(true) => Listing::Unlisted,

@@ -11,9 +11,9 @@ use crate::runtime::moment::Moment;
 
 use super::Ledger;
 use super::answers::{Overdue, Waker};
-use super::effects::{CloseOrder, Effects, JobId};
+use super::effects::{Effects, JobId};
 use super::entry::Entry;
-use super::share::{AtRest, Share};
+use super::share::{Evictable, Share};
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The budget has granted a slot.
@@ -33,22 +33,17 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let rests_long = |since: Moment| bar.is_none_or(|bar| since <= bar);
+            let mut evicted = Vec::new();
             for _ in 0..most {
                 let coldest = ledger.coldest_unwanted().map(|entry| entry.idle_since);
                 if !coldest.is_some_and(rests_long) {
                     break;
                 }
                 let entry = ledger.idle.take_coldest().expect("it has just been seen");
-                ledger.begin_close(entry, CloseReason::Evicted, now, effects);
+                evicted.push(ledger.begin_close(entry, CloseReason::Evicted, now, effects));
             }
-            let is_evicted = |close: &&CloseOrder<C>| close.reason == CloseReason::Evicted;
-            let closes = effects.rare.iter().flat_map(|rare| &rare.closes);
-            let evicted = closes.filter(is_evicted).map(|close| close.id);
-            ledger
-                .share
-                .as_mut()
-                .expect("only a member is ordered to evict")
-                .note_evictions(most, evicted);
+            let share = ledger.share.as_mut().expect("only a member is ordered to evict");
+            share.note_evictions(most, evicted);
         })
     }
 
@@ -87,8 +82,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.share.as_deref().and_then(Share::lack).is_some()
     }
 
-    /// Takes a slot of the budget for a dial, for a caller who has waited `since` then. If there is
-    /// none, the share asks for `wanted` slots. Without a budget the answer is always yes.
+    /// Takes a slot of the budget for a dial, for a caller who has waited since `since`. If there is none,
+    /// the share asks for `wanted` slots. Without a budget the answer is always yes.
     pub(super) fn take_slot(&mut self, since: Moment, wanted: u32, now: Moment) -> bool {
         let open = self.open_count();
         self.share.as_mut().is_none_or(|share| share.take_slot(since, wanted, open, now))
@@ -129,8 +124,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 return;
             }
             let entry = self.idle.take_coldest().expect("something is idle");
-            self.begin_close(entry, CloseReason::Evicted, now, effects);
-            let close = effects.rare().closes.last().expect("a close has just been ordered").id;
+            let close = self.begin_close(entry, CloseReason::Evicted, now, effects);
             self.share.as_mut().expect("it has just been asked").note_yield(close);
         }
     }
@@ -149,12 +143,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
         let (open, is_any_live) = (self.open_count(), self.live() > 0);
         let coldest = self.coldest_unwanted().map(|entry| entry.idle_since);
-        let rest = AtRest { coldest, is_any_live };
+        let rest = Evictable { coldest, is_any_live };
         let is_anyone_waiting = !self.queue.is_empty() || !self.others.warm_ups.is_empty();
         let is_vacant = self.is_vacant(now);
         let Some(share) = &mut self.share else { return };
         if is_anyone_waiting {
-            share.note_wait();
+            share.keep_lack();
         }
         let mut orders = Vec::new();
         share.report_to_budget(open, rest, now, &mut orders);

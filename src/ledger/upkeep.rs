@@ -82,19 +82,18 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// From when and until when upkeep comes no later than a loan or a return needs it. It holds once
-    /// upkeep is ordered: a connection in use that comes to rest needed it before as well.
+    /// The span in which no loan or return needs upkeep earlier than it is ordered for; `None`: there is none.
+    /// It holds once upkeep is ordered: a connection in use that comes to rest needed it before as well.
     ///
     /// A connection that rests in the ledger may need it earlier.
-    pub(super) fn upkeep_span(&self) -> (Moment, Moment) {
+    pub(super) fn upkeep_span(&self) -> Option<(Moment, Moment)> {
         let shortest = Duration::from_nanos(self.aging.shortest);
         let (from, until) = match self.upkeep.alarm {
             Some(alarm) => (alarm.before(shortest).unwrap_or(Moment::FIRST), alarm),
             None if self.aging.shortest == u64::MAX => (Moment::FIRST, Moment::LAST),
-            None => (Moment::LAST, Moment::FIRST),
+            None => return None,
         };
-        let is_lease_seen_to = self.has_aborted || until <= self.lease.until;
-        if is_lease_seen_to { (from, until) } else { (Moment::LAST, Moment::FIRST) }
+        (self.has_aborted || until <= self.lease.until).then_some((from, until))
     }
 
     /// When the coldest connection will have been idle for too long and may be closed; `None` if it may stay.

@@ -131,7 +131,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.quiet.is_full() {
             return None;
         }
-        let retry = if self.queue.any_failed() { self.next_retry() } else { None };
+        let retry = if self.queue.any_failed() { self.retry_due() } else { None };
         let has_warm_ups = !self.others.warm_ups.is_empty();
         let warm_up = if has_warm_ups { self.upkeep.replaces_at } else { None };
         let due = earlier(earlier(retry, warm_up), self.dialing.look_at);

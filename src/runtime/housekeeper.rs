@@ -30,7 +30,7 @@ pub(super) struct Alarms {
     by_pool: BTreeMap<Address, Alarm>,
     /// How many alarms have been set.
     count: u64,
-    /// The bell of the housekeeper, if there is one.
+    /// What wakes the housekeeper, if there is one.
     housekeeper: Option<Arc<Condvar>>,
     /// Whether the housekeeper must run a task first, as there is no other worker. Set only while there
     /// is a housekeeper.
@@ -64,7 +64,7 @@ impl Alarms {
     }
 
     fn ring(&self) {
-        self.housekeeper.iter().for_each(|bell| bell.ring());
+        self.housekeeper.iter().for_each(|condvar| condvar.ring());
     }
 
     /// Takes a pool's alarm out, and returns when it was due.
@@ -123,8 +123,8 @@ impl Crew {
     }
 
     /// Makes this worker the housekeeper, as long as there are alarms and until it is interrupted.
-    pub(super) fn keep_house(&self, state: &mut MutexGuard<'_, State>, bell: &Arc<Condvar>) {
-        state.alarms.housekeeper = Some(Arc::clone(bell));
+    pub(super) fn keep_house(&self, state: &mut MutexGuard<'_, State>, condvar: &Arc<Condvar>) {
+        state.alarms.housekeeper = Some(Arc::clone(condvar));
         while !state.alarms.is_interrupted {
             let Some(due) = state.alarms.next_due() else { break };
             if let Some(pool) = state.alarms.take_due(now()) {
@@ -134,7 +134,7 @@ impl Crew {
                     catch(|| pool.upgrade().map(|pool| pool.upkeep()));
                 });
             } else {
-                bell.wait(state, Some(due));
+                condvar.wait(state, Some(due));
             }
         }
         state.alarms.housekeeper = None;

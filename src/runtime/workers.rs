@@ -20,7 +20,7 @@ pub(crate) trait Task: Send + 'static {
     fn run(self: Box<Self>);
 }
 
-/// Starts a thread of that name. If it fails, it drops the body.
+/// Starts a thread of that name. It must run the body or drop it: the drop takes the worker off the count.
 pub(crate) type Start = Arc<dyn Fn(String, Body) -> io::Result<()> + Send + Sync>;
 
 /// The workers of some pools: those of the whole process, unless a program starts threads in a way of
@@ -57,7 +57,7 @@ pub(super) struct State {
 
 struct Resting {
     worker: u64,
-    bell: Arc<Condvar>,
+    condvar: Arc<Condvar>,
 }
 
 impl State {
@@ -68,20 +68,20 @@ impl State {
 
     /// Calls a resting worker, if there is one.
     fn call(&mut self) -> bool {
-        let Some(Resting { bell, .. }) = self.resting.pop() else { return false };
+        let Some(Resting { condvar, .. }) = self.resting.pop() else { return false };
         if self.resting.is_empty() {
             // A process that has dialed a thousand at once does not keep room for a thousand workers.
             self.resting = Vec::new();
         }
         self.coming += 1;
-        bell.ring();
+        condvar.ring();
         true
     }
 
     /// Has the resting workers end if they may.
     fn let_resting_end(&self) {
         if self.starting == 0 {
-            self.resting.iter().for_each(|resting| resting.bell.ring());
+            self.resting.iter().for_each(|resting| resting.condvar.ring());
         }
     }
 
@@ -191,7 +191,7 @@ impl Crew {
     }
 
     fn work(self: &Arc<Self>, worker: u64) {
-        let bell = Arc::new(Condvar::default());
+        let condvar = Arc::new(Condvar::default());
         let mut state = self.state.lock();
         state.coming -= 1;
         loop {
@@ -211,17 +211,17 @@ impl Crew {
                 state = self.state.lock();
                 state.at_work -= 1;
             } else if state.alarms.lack_housekeeper() {
-                self.keep_house(&mut state, &bell);
-            } else if !Self::rest(&mut state, worker, &bell) {
+                self.keep_house(&mut state, &condvar);
+            } else if !Self::rest(&mut state, worker, &condvar) {
                 return;
             }
         }
     }
 
     /// Rests until there is a task; `false`: the worker ends.
-    fn rest(state: &mut MutexGuard<'_, State>, worker: u64, bell: &Arc<Condvar>) -> bool {
-        let mut is_over = false;
-        state.resting.push(Resting { worker, bell: Arc::clone(bell) });
+    fn rest(state: &mut MutexGuard<'_, State>, worker: u64, condvar: &Arc<Condvar>) -> bool {
+        let mut has_rested = false;
+        state.resting.push(Resting { worker, condvar: Arc::clone(condvar) });
         loop {
             let Some(at) = state.resting.iter().position(|resting| resting.worker == worker) else {
                 state.coming -= 1;
@@ -229,12 +229,12 @@ impl Crew {
             };
             if state.starting > 0 {
                 // The thread that started a worker has yet to bring its task.
-                bell.wait(state, None);
-            } else if is_over || state.pools == 0 {
+                condvar.wait(state, None);
+            } else if has_rested || state.pools == 0 {
                 state.resting.remove(at);
                 return false;
             } else {
-                is_over = bell.rest(state, REST) == Wake::Late;
+                has_rested = condvar.rest(state, REST) == Wake::Late;
             }
         }
     }

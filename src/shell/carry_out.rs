@@ -17,7 +17,6 @@ use crate::runtime::moment::Moment;
 use crate::runtime::sync::{catch, coarse_now, now};
 use crate::runtime::workers::Task;
 
-use super::bell::CallerBell;
 use super::jobs::Job;
 use super::{EffectsOf, Failure, RareEffectsOf, Shell};
 
@@ -33,9 +32,9 @@ impl<D: Dialer> Shell<D> {
 
     #[inline(never)]
     fn carry_out_some(self: &Arc<Self>, effects: EffectsOf<D>) {
-        if let Some(rare) = effects.wake_callers() {
-            Calls::left_of(self, rare).run();
-        }
+        let mut calls = Calls::none();
+        calls.add(self, effects);
+        calls.run();
     }
 
     /// Drops the predicates up to `epoch`.
@@ -66,8 +65,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(super) fn weak(self: &Arc<Self>) -> Weak<dyn Upkeep> {
-        let weak: Weak<Self> = Arc::downgrade(self);
-        weak
+        Arc::downgrade(self) as _
     }
 
     /// Sends a job to a worker. If the system has no thread, a dial fails; this thread must do any other
@@ -109,21 +107,16 @@ impl<D: Dialer> Shell<D> {
         }
         Effects::none()
     }
-}
 
-/// The effects that are left once callers have been woken.
-type OtherEffects<C, F> = Box<RareEffects<C, F, CallerBell<C, F>>>;
-
-impl<C, F> Effects<C, F, CallerBell<C, F>> {
     /// Wakes the callers, and returns the other effects.
-    fn wake_callers(self) -> Option<OtherEffects<C, F>> {
-        if let Some(bell) = self.wake {
+    fn wake_callers(effects: EffectsOf<D>) -> Option<Box<RareEffectsOf<D>>> {
+        if let Some(bell) = effects.wake {
             bell.ring();
         }
-        for bell in self.rare.iter().flat_map(|rare| &rare.wake) {
+        for bell in effects.rare.iter().flat_map(|rare| &rare.wake) {
             bell.ring();
         }
-        self.rare
+        effects.rare
     }
 }
 
@@ -150,21 +143,19 @@ enum Call<D: Dialer> {
 struct Calls<D: Dialer>(VecDeque<(Arc<Shell<D>>, Call<D>)>);
 
 impl<D: Dialer> Calls<D> {
-    /// Carries out a shell's effects as far as they are no user code of this thread's, which is left.
-    /// So nothing that the pool does for itself waits for user code.
-    fn left_of(shell: &Arc<Shell<D>>, rare: Box<RareEffectsOf<D>>) -> Self {
-        let mut calls = Self(VecDeque::new());
-        calls.add_left_of(Arc::clone(shell), rare);
-        calls
+    fn none() -> Self {
+        Self(VecDeque::new())
     }
 
-    /// The same for a further shell, and for the keys to which its budget orders go.
+    /// Carries out the effects of a shell, and those for the keys to which its budget orders go. The calls
+    /// of user code that this thread has to make are added: nothing that the pool does for itself waits
+    /// for them.
     ///
-    /// A loop, not a recursion: without threads, a thousand waiting callers are a thousand dials that
-    /// fail one after the other, and a thousand keys may be asked in turn for a slot.
-    fn add_left_of(&mut self, shell: Arc<Shell<D>>, rare: Box<RareEffectsOf<D>>) {
+    /// A loop rather than recursion, because a thousand keys may be asked in turn for a slot.
+    fn add(&mut self, shell: &Arc<Shell<D>>, effects: EffectsOf<D>) {
+        let Some(rare) = Shell::<D>::wake_callers(effects) else { return };
         // Most events concern one shell: nothing is allocated for others then.
-        let (mut first, mut others) = (Some((shell, rare)), Vec::new());
+        let (mut first, mut others) = (Some((Arc::clone(shell), rare)), Vec::new());
         while let Some((shell, rare)) = first.take().or_else(|| others.pop()) {
             let RareEffects {
                 wake: _,
@@ -180,11 +171,9 @@ impl<D: Dialer> Calls<D> {
                 budget_orders,
                 is_vacant,
             } = *rare;
-            if let Some(membership) =
-                shell.membership.as_ref().filter(|_| !budget_orders.is_empty())
-            {
+            if let Some(membership) = &shell.membership {
                 for (shell, effects) in membership.group.deliver(budget_orders) {
-                    others.extend(effects.wake_callers().map(|rare| (shell, rare)));
+                    others.extend(Shell::<D>::wake_callers(effects).map(|rare| (shell, rare)));
                 }
             }
             if let Some(due) = alarm {
@@ -216,12 +205,15 @@ impl<D: Dialer> Calls<D> {
     }
 
     /// Runs all calls, and what follows from them.
+    ///
+    /// A loop rather than recursion: without threads, a thousand waiting callers are a thousand dials that
+    /// fail one after the other.
     fn run(mut self) {
         while let Some((shell, call)) = self.0.pop_front() {
             let effects = shell.run_call(call);
-            if let Some(rare) = effects.wake_callers() {
-                self.add_left_of(shell, rare);
-            }
+            // A connection that was checked or judged may be one too many at rest.
+            shell.trim();
+            self.add(&shell, effects);
         }
     }
 }
@@ -256,10 +248,8 @@ impl<D: Dialer> Upkeep for Shell<D> {
             // By the clock that dates loans, so that each is reported with its whole length.
             (locked.ledger.take_leaks(coarse_now()), effects)
         });
-        let mut calls = match effects.wake_callers() {
-            Some(rare) => Calls::left_of(&self, rare),
-            None => Calls(VecDeque::new()),
-        };
+        let mut calls = Calls::none();
+        calls.add(&self, effects);
         if !leaks.is_empty() {
             calls.0.push_back((Arc::clone(&self), Call::ReportLeaks(leaks)));
         }

@@ -146,10 +146,9 @@ impl<D: Dialer> Group<D> {
     /// [`ConfigError::QuotaInUse`]: the quota bounds another pool.
     pub(crate) fn join_quota(self: &Arc<Self>) -> Result<(), ConfigError> {
         let Some(quota) = &self.quota else { return Ok(()) };
-        let weak: Weak<Self> = Arc::downgrade(self);
-        quota.join(weak)?;
+        quota.join(Arc::downgrade(self) as _)?;
         self.change(|budget| budget.set_settling(quota.settling()));
-        Bounded::apply_quota(&**self);
+        self.apply_quota();
         Ok(())
     }
 
@@ -317,14 +316,14 @@ impl<D: Dialer> Group<D> {
 
 impl<D: Dialer> Shell<D> {
     fn obey(&self, action: BudgetAction) -> EffectsOf<D> {
-        let ((), effects) = self.transact(|locked, now| {
+        let obeyed = self.transact(|locked, now| {
             let effects = match action {
                 BudgetAction::Grant => locked.ledger.slot_granted(now),
                 BudgetAction::Evict { most, bar } => locked.ledger.evict(most, bar, now),
             };
             ((), effects)
         });
-        effects
+        obeyed.1
     }
 }
 
@@ -363,7 +362,7 @@ impl<D: Dialer> BudgetAccess for Group<D> {
                 open: budget.counted(),
                 wanted: budget.wanted(),
                 since: budget.stalled_since(),
-                settling: budget.counted() - budget.taken(),
+                settling: budget.settling(),
                 settles_at: budget.settles_at(),
             });
         }

@@ -88,7 +88,7 @@ impl<D: Dialer> Shell<D> {
         let locked = &mut *locked;
         let ledger = &mut locked.ledger;
         loop {
-            debug_assert!(ledger.is_settled(), "an event has seen to what was swept in");
+            debug_assert!(ledger.has_no_outdated(), "an event has seen to what was swept in");
             // The group has taken connections that make room for others off the count already.
             let evicting = ledger.take_evicting();
             if self.idle.is_some() {
@@ -106,7 +106,7 @@ impl<D: Dialer> Shell<D> {
                 break;
             }
             at_rest = self.sweep(ledger);
-            ledger.tick_again(now, &mut effects);
+            ledger.settle_again(now, &mut effects);
         }
         self.note_numbers(locked, now);
         (value, effects)

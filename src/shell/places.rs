@@ -25,8 +25,8 @@
 //!
 //! | gate | nothing | a connection of that epoch | a connection of an older epoch |
 //! | --- | --- | --- | --- |
-//! | open, of an epoch | any returner may put one there | rests; a caller who takes it may use it | for a moment: its returner read the gate before; the returner or a taker brings it to the ledger |
-//! | shut | the sweep left it so | for a moment: its returner read the gate before; the returner, `open` or the next sweep takes it out | the same |
+//! | open, of an epoch | any returner may put one there | rests; a caller who takes it may use it | only for a moment: its returner read the gate before this epoch began; the returner or a taker brings it to the ledger |
+//! | shut | the sweep left it so | only for a moment: its returner read the gate before it was shut; the returner, `open` or the next sweep takes it out | the same |
 //!
 //! Only the holder of the ledger's lock changes the gate. Any thread may change a place, by a swap that
 //! leaves what was there in its own hands. So a connection is in one place or in one hand.
@@ -50,14 +50,15 @@ const _: () = assert!(PLACES_MOST as u64 <= ROOM_MASK);
 
 /// The places of a pool, and their gate.
 pub(crate) struct Places<T> {
-    /// An `Open`, with `SHUT` added while the gate is shut. Written under the ledger's lock. Every thread reads it before it takes a
-    /// connection out of a place, and after it has put one there.
+    /// An `Open`, with `SHUT` added while the gate is shut. Written under the ledger's lock. Every thread
+    /// reads it before it takes a connection out of a place, and after it has put one there.
     gate: AtomicU64,
     /// The end of a limited opening, as `Moment::as_nanos`. Written under the ledger's lock before the
     /// gate is opened, and read after the gate.
     until: AtomicU64,
-    /// How many connections the latest sweep found, or how many were laid out since. Written under the
-    /// ledger's lock, and read without it for the pool's numbers.
+    /// The answer of `resting` while the gate is shut: how many connections the sweep has found or, until it
+    /// is done, how many were laid out before it. Written under the ledger's lock, and read without it for
+    /// the pool's numbers.
     last_seen: Figure,
     first: Row<T>,
 }
@@ -137,7 +138,8 @@ impl<T> Places<T> {
         }
     }
 
-    /// The gate has a time limit only while somebody waits: a precise clock is cheap beside a hand-over.
+    /// The gate, unless its time is up. It has a time limit only while somebody waits, and a hand-over costs
+    /// far more than the precise clock.
     #[cold]
     fn timed_gate(&self, open: Open) -> Option<Open> {
         // `until` may belong to a later opening: then this thread is early or late by one hand-over.
@@ -146,13 +148,7 @@ impl<T> Places<T> {
 
     /// Whether the gate is open.
     pub(crate) fn is_open(&self) -> bool {
-        self.open_gate().is_some()
-    }
-
-    #[inline]
-    fn open_gate(&self) -> Option<Open> {
-        let gate = self.gate.load(Ordering::Acquire);
-        (gate & SHUT == 0).then_some(Open(gate))
+        self.gate.load(Ordering::Acquire) & SHUT == 0
     }
 
     /// Takes a connection from the place that this thread used last, or else from the first that
@@ -173,15 +169,12 @@ impl<T> Places<T> {
 
     #[cold]
     fn look_through(&self, now: Moment) -> Option<T> {
-        for (at, place) in self.all().enumerate() {
-            if place.looks_taken() {
-                if let Some(item) = place.take() {
-                    set_last_place(at, now);
-                    return Some(item);
-                }
-            }
-        }
-        None
+        let mut taken = self.all().enumerate().filter(|(_, place)| place.looks_taken());
+        taken.find_map(|(at, place)| {
+            let item = place.take()?;
+            set_last_place(at, now);
+            Some(item)
+        })
     }
 
     /// Puts a connection down if the gate is `open` and a place looks free.
@@ -196,9 +189,6 @@ impl<T> Places<T> {
         // Another returner may have found the same place free: then its connection is displaced.
         let displaced = place.swap(item);
         let is_as_before = self.gate.load(Ordering::Acquire) == open.0;
-        if displaced.is_none() && is_as_before {
-            return Ok(());
-        }
         let recalled = if is_as_before { None } else { place.take() };
         if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
     }
@@ -215,19 +205,21 @@ impl<T> Places<T> {
 
     #[cold]
     fn find_free_place(&self, room: usize) -> Option<&Shelf<T>> {
-        let at = self.all().take(room).position(|place| !place.looks_taken())?;
+        let mut allowed = self.all().take(room).enumerate();
+        let (at, place) = allowed.find(|(_, place)| !place.looks_taken())?;
         // This thread takes first what it has returned last.
         let (_, ticked) = last_place();
         set_last_place(at, ticked);
-        self.place(at)
+        Some(place)
     }
 
     /// How many connections rest here, as the hints of the places say. While the gate is shut: how many the
     /// sweep found.
     pub(crate) fn resting(&self) -> u32 {
-        let resting = match self.open_gate() {
-            Some(_) => self.all().filter(|place| place.looks_taken()).count() as u64,
-            None => self.last_seen.get(),
+        let resting = if self.is_open() {
+            self.all().filter(|place| place.looks_taken()).count() as u64
+        } else {
+            self.last_seen.get()
         };
         u32::try_from(resting).unwrap_or(u32::MAX)
     }

@@ -1,6 +1,7 @@
 //! A checkout by the lock: a caller asks the ledger, sleeps until its bell has a verdict, and looks
 //! at the ledger when something is due.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::dialer::Dialer;
@@ -25,12 +26,6 @@ pub(super) enum Next {
     Look,
     /// It sleeps until then, or until it is woken if there is no limit.
     Sleep(Option<Moment>),
-}
-
-/// What has become of a caller who woke up without a verdict.
-enum Queued<D: Dialer> {
-    Left(Waited<D>),
-    Stays(Next),
 }
 
 /// One caller's checkout by the ledger: it asks, sleeps, and asks again if the connection that it was given
@@ -67,7 +62,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
     /// Waits for a connection, which may turn out to be broken.
     fn next(&mut self, ticket: Option<Ticket>) -> Result<(Ticket, EntryOf<D>), GetErrorOf<D>> {
         let Self { shell, start, deadline, .. } = *self;
-        // The span outlives the lock, also if the caller is served at once.
+        // Made here, so that the span of a caller who is served at once is not dropped under the lock.
         let (mut bell, mut span) = (None, Some(CallerSpan::current()));
         let ((outcome, next), effects) = shell.transact(|locked, now| {
             let waker = || {
@@ -79,7 +74,8 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
                 Reply::Granted(ticket, entry) => (Ok((ticket, Some(entry))), Next::Look),
                 Reply::Queued(ticket) => {
                     locked.waiting.join(now);
-                    // A caller with nothing to carry out sleeps next.
+                    // It sleeps next, unless something comes first: effects to carry out, a cancellation to
+                    // register, or a subscriber's span to begin.
                     let sleeps = effects.is_empty() && self.cancel.is_none() && !spans::ARE_KEPT;
                     let next = if sleeps {
                         Next::Sleep(locked.ledger.sleep(ticket, deadline))
@@ -160,51 +156,52 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Moment>,
         mut next: Next,
     ) -> Waited<D> {
-        let mut is_late = false;
         loop {
-            let woken = match next {
-                Next::Sleep(until) => {
-                    let woken = bell.wait(until);
-                    is_late = matches!(woken, Woken::Late) && until == deadline;
-                    woken
-                }
-                Next::Look => bell.take().map_or(Woken::Called, Woken::Found),
+            let (woken, until) = match next {
+                Next::Sleep(until) => (bell.wait(until), until),
+                Next::Look => (bell.take().map_or(Woken::Called, Woken::Found), None),
             };
-            if let Woken::Found(notice) = woken {
-                return self.collect(notice);
-            }
+            let is_late = match woken {
+                Woken::Found(notice) => return self.collect(notice),
+                Woken::Late => until == deadline,
+                _ => false,
+            };
             match self.look(ticket, deadline, is_late) {
-                Queued::Left(left) => return left,
-                Queued::Stays(then) => next = then,
+                ControlFlow::Break(left) => return left,
+                ControlFlow::Continue(then) => next = then,
             }
         }
     }
 
-    /// Has a caller who woke up without a verdict leave if it `is_late`, or see to what is due.
+    /// Has a caller who woke up without a verdict leave if it `is_late`, or see to what is due and wait on.
     #[cold]
     fn look(
         self: &Arc<Self>,
         ticket: Ticket,
         deadline: Option<Moment>,
         is_late: bool,
-    ) -> Queued<D> {
-        let (queued, effects) = self.transact(|locked, now| {
+    ) -> ControlFlow<Waited<D>, Next> {
+        let (left, effects) = self.transact(|locked, now| {
             let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
             if is_late {
                 let snapshot = |ledger: &_| {
                     Some(Box::new(Snapshot::after_wait(self.name(), ledger, waiting, now)))
                 };
                 let (left, effects) = ledger.leave(ticket, now, snapshot);
-                return (left.map_or(Queued::Stays(Next::Look), Queued::Left), effects);
+                // If the ledger has let it go with a verdict already, that lies on its tray.
+                let left = left.map_or(ControlFlow::Continue(Next::Look), ControlFlow::Break);
+                return (left, effects);
             }
             let effects = ledger.tick(now);
-            let is_idle = effects.is_empty();
-            let next =
-                if is_idle { Next::Sleep(ledger.sleep(ticket, deadline)) } else { Next::Look };
-            (Queued::Stays(next), effects)
+            let next = if effects.is_empty() {
+                Next::Sleep(ledger.sleep(ticket, deadline))
+            } else {
+                Next::Look
+            };
+            (ControlFlow::Continue(next), effects)
         });
         self.carry_out(effects);
-        queued
+        left
     }
 
     /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the

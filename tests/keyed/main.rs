@@ -734,6 +734,30 @@ fn the_idle_total_counts_what_rests_and_not_what_is_in_use() {
     assert_eq!([1, 2, 3, 4, 5, 6].map(|key| servers.alive(key)), [0, 0, 0, 0, 1, 1]);
 }
 
+/// A connection that is being judged is not idle, and comes to rest off the lock.
+#[test]
+fn the_idle_total_holds_also_for_what_rests_again_after_it_was_judged() {
+    let (pool, servers) = keyed(|b| b.max_idle_total(1));
+    let (first, second) = (pool.get(&1).unwrap(), pool.get(&2).unwrap());
+    drop(first);
+    let gate = Gate::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let gate = gate.clone();
+            pool.retire_where(move |connection| {
+                if connection.key == 1 {
+                    gate.pass();
+                }
+                false
+            });
+        });
+        gate.await_arrivals(1);
+        drop(second); // The only one that counts as idle.
+        gate.open();
+    });
+    await_that("one of the two is closed", || servers.open.load(SeqCst) == 1);
+}
+
 /// However many threads return connections at once, to however many keys, without a lock or by it.
 #[test]
 fn under_load_no_more_rest_than_the_idle_total_once_the_load_is_over() {

@@ -50,7 +50,7 @@ fn a_second_look_hands_over_what_was_kept_for_one_who_has_woken_up_since() {
     harness.give_back(one);
     let mut effects = harness.ledger.give_back(other, harness.now);
     harness.granted(first);
-    harness.ledger.tick_again(harness.now, &mut effects);
+    harness.ledger.settle_again(harness.now, &mut effects);
     harness.note_effects(effects);
     assert_eq!(harness.woken.last(), Some(&2));
     harness.granted(second);

@@ -96,9 +96,9 @@ fn what_comes_from_a_place_too_late_rests_until_the_next_event() {
     let config = *harness.ledger.config();
     harness.event(|ledger, now| ledger.reconfigure(config, now));
     harness.ledger.take_from_place(laid_out);
-    assert_eq!((harness.ledger.at_rest(), harness.ledger.is_settled()), (2, false));
+    assert_eq!((harness.ledger.at_rest(), harness.ledger.has_no_outdated()), (2, false));
     harness.tick();
-    assert_eq!((harness.ledger.at_rest(), harness.ledger.is_settled()), (2, true));
+    assert_eq!((harness.ledger.at_rest(), harness.ledger.has_no_outdated()), (2, true));
     assert_eq!((harness.ledger.spare_idle(), harness.stats().idle), (0, 2));
 }
 

@@ -993,6 +993,21 @@ fn a_slot_is_dialed_into_again_once_it_has_settled() {
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
 }
 
+/// FLEET-04: a span that no clock can say lasts for ever.
+#[test]
+fn a_slot_that_settles_for_longer_than_can_be_said_is_never_dialed_into_again() {
+    let mut keys = under_quota(1, Lease::ENDLESS);
+    keys.common.visit(|budget| budget.set_settling(Duration::MAX));
+    let held = keys.lend(0);
+    keys[0].queue(0);
+    keys.pass_on();
+    keys.retire(0, held);
+    keys.wait(1_000_000 * SECOND);
+    keys.allow(1);
+    let counted = keys.common.visit(|budget| budget.counted());
+    assert_eq!((keys.dialing(), counted), ([0], 1));
+}
+
 /// NO-STRANDED-WAITER: it is returned and taken again within the event that grants it.
 #[test]
 fn a_slot_that_is_granted_does_not_settle_before_its_dial() {
