@@ -7,6 +7,8 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -338,6 +340,137 @@ fn a_server_that_is_not_trusted_is_refused() {
         let cause = source.get_ref().unwrap().downcast_ref::<rustls::Error>().unwrap();
         assert!(matches!(cause, rustls::Error::InvalidCertificate(_)), "{cause:?}");
     }
+    server.join().unwrap();
+}
+
+/// Dials by TCP, counts what it closes, and says that its server is full if a dial fails.
+#[derive(Clone)]
+struct Tunnels {
+    tcp: TcpDialer,
+    resets: Arc<AtomicU32>,
+    closed: Arc<AtomicU32>,
+}
+
+#[derive(Debug)]
+struct Tunnel {
+    stream: TcpConnection,
+    resets: Arc<AtomicU32>,
+}
+
+impl Read for Tunnel {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Tunnel {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.stream.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl Stream for Tunnel {
+    fn set_timeouts(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.stream.set_timeouts(limit)
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        Stream::set_nonblocking(&self.stream, nonblocking)
+    }
+
+    fn liveness(&mut self) -> io::Result<Liveness> {
+        self.stream.liveness()
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        self.resets.fetch_add(1, SeqCst);
+        self.stream.reset()
+    }
+}
+
+impl Dialer for Tunnels {
+    type Connection = Connection<Tunnel>;
+    type Error = NetError;
+
+    fn dial(&self, context: &DialContext<'_>) -> Result<Self::Connection, NetError> {
+        let stream = self.tcp.dial(context)?;
+        Ok(Connection::new(Tunnel { stream, resets: Arc::clone(&self.resets) }))
+    }
+
+    fn is_broken(&self, connection: &mut Self::Connection) -> bool {
+        connection.is_broken()
+    }
+
+    fn is_at_limit(&self, _: &NetError) -> bool {
+        true
+    }
+
+    fn close(&self, mut connection: Self::Connection) {
+        // Blocks, as it may have something to say.
+        assert!(Stream::liveness(&mut connection).is_ok());
+        self.closed.fetch_add(1, SeqCst);
+    }
+}
+
+fn tunnels(world: &World, client: Arc<ClientConfig>) -> (TlsDialer<Tunnels>, Tunnels) {
+    let tcp = TcpDialer::from(world.listener.local_addr().unwrap());
+    let tunnels = Tunnels { tcp, resets: Arc::default(), closed: Arc::default() };
+    (TlsDialer::new(tunnels.clone(), "localhost".try_into().unwrap(), client), tunnels)
+}
+
+#[test]
+fn the_other_dialer_says_that_its_server_is_full_and_resets_its_streams() {
+    let world = world(&TLS13);
+    let (dialer, tunnels) = tunnels(&world, Arc::clone(&world.client));
+    let error = dialer.dial(&DialContext::until(Instant::now())).unwrap_err();
+    assert!(dialer.is_at_limit(&error) && !world.dialer.is_at_limit(&error));
+
+    let listener = world.listener.try_clone().unwrap();
+    let config = Arc::clone(&world.server);
+    let server = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut served = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+        let _ = io::copy(&mut served, &mut io::sink());
+    });
+    let mut connection = dialer.dial(&DialContext::until(soon())).unwrap();
+    let before = tunnels.resets.load(SeqCst);
+    dialer.reset(&mut connection).unwrap();
+    assert!(tunnels.resets.load(SeqCst) > before, "by the stream's own method");
+    dialer.close(connection);
+    server.join().unwrap();
+}
+
+/// ACC-03, as for a dialer: what is open is closed by the dialer that has opened it.
+#[test]
+fn a_panic_in_the_handshake_has_the_stream_closed_by_the_other_dialer() {
+    #[derive(Debug)]
+    struct Panics;
+
+    impl rustls::KeyLog for Panics {
+        fn log(&self, _: &str, _: &[u8], _: &[u8]) {
+            std::panic::resume_unwind(Box::new("as planned"));
+        }
+    }
+
+    let world = world(&TLS13);
+    let mut client = ClientConfig::clone(&world.client);
+    client.key_log = Arc::new(Panics);
+    let (dialer, tunnels) = tunnels(&world, Arc::new(client));
+    let listener = world.listener.try_clone().unwrap();
+    let config = Arc::clone(&world.server);
+    let server = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut served = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+        let _ = io::copy(&mut served, &mut io::sink());
+    });
+    let dial = || dialer.dial(&DialContext::until(soon())).map(drop);
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(dial));
+    assert!(ended.is_err(), "the panic goes on");
+    assert_eq!(tunnels.closed.load(SeqCst), 1);
     server.join().unwrap();
 }
 

@@ -163,8 +163,9 @@ impl<S: Stream> Connection<S> {
     ///
     /// # Errors
     ///
-    /// [`NetError::Unread`] if something is unread or the connection is unusable, and
-    /// [`NetError::Reset`] with what [`Stream::reset`] says.
+    /// [`NetError::Unread`] at the first call, if something is unread or the connection is unusable:
+    /// [`is_broken`](Self::is_broken) took that for a greeting before. Later calls leave it to `is_broken`,
+    /// which a pool asks first. [`NetError::Reset`] with what [`Stream::reset`] says.
     ///
     /// # Examples
     ///
@@ -296,6 +297,10 @@ impl<S: Stream> Stream for Connection<S> {
 
     fn is_failure(&self, error: &io::Error) -> bool {
         self.stream.is_failure(error)
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        self.stream.reset()
     }
 }
 

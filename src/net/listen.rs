@@ -159,7 +159,7 @@ impl Listen {
     fn listen_on(&self, address: SocketAddr) -> io::Result<TcpListener> {
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        sys::allow_quick_restart(&socket)?;
+        sys::allow_quick_reuse(&socket)?;
         if domain == Domain::IPV6 {
             let only_v6 = !self.dual_stack;
             match socket.set_only_v6(only_v6) {

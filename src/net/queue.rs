@@ -43,7 +43,7 @@ pub fn accept_queue(listener: &TcpListener) -> Result<AcceptQueue, QueueError> {
 /// The number of connections that this network namespace has lost to full accept queues.
 ///
 /// The kernel counts since its start, for all listeners together, so watch whether the numbers
-/// grow. Works on Linux, from `/proc/net/netstat`; elsewhere it fails with
+/// grow. Works on Linux, from `/proc/thread-self/net/netstat`; elsewhere it fails with
 /// [`QueueError::NotSupported`].
 ///
 /// # Errors

@@ -254,11 +254,12 @@ impl TcpDialer {
 
     /// The address to dial from, and the port unless that is 0.
     ///
-    /// Addresses of the other family are not dialed. With a port of your own choice, an attempt is
-    /// not repeated if the port is taken, and only one connection to the same peer can exist at a
-    /// time. With port 0 the kernel chooses the port, and on Linux it does so as late as without
-    /// this setting, so that ports do not run out sooner (`IP_BIND_ADDRESS_NO_PORT`). Defaults to
-    /// none.
+    /// Addresses of the other family are not dialed. With a port of your own choice, only one connection to
+    /// the same peer can exist at a time, an attempt is not repeated if the port is taken, and addresses are
+    /// dialed one at a time, as with an [`attempt_delay`](Self::attempt_delay) of `Duration::MAX`: two
+    /// attempts cannot have the port. With port 0 the kernel chooses the port, and on Linux it does so as
+    /// late as without this setting, so that ports do not run out sooner (`IP_BIND_ADDRESS_NO_PORT`).
+    /// Defaults to none.
     ///
     /// # Examples
     ///
@@ -360,6 +361,8 @@ impl TcpDialer {
             let failed = |source| AttemptError::Option { option: "the local address", source };
             if local.port() == 0 {
                 sys::choose_port_late(socket);
+            } else {
+                sys::allow_quick_reuse(socket).map_err(failed)?;
             }
             socket.bind(&local.into()).map_err(failed)?;
         }
@@ -398,8 +401,9 @@ impl Dialer for TcpDialer {
         }
         let addresses = self.addresses(context)?;
         let port_is_ours = self.local_address.is_some_and(|local| local.port() != 0);
+        let delay = if port_is_ours { Duration::MAX } else { self.attempt_delay };
         let (now, deadline) = (Instant::now(), context.deadline());
-        let race = Race::new(addresses, self.attempt_delay, port_is_ours, now, deadline);
+        let race = Race::new(addresses, delay, port_is_ours, now, deadline);
         let prepare = |socket: &Socket, address| self.prepare(socket, address);
         let socket = connect(race, &prepare, context).map_err(|lost| match lost {
             Some(Lost { attempts, untried }) => {

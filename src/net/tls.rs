@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::io::{Read, Write};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -89,21 +90,29 @@ impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
             .map_err(|error| TlsError::Handshake { source: io::Error::other(error) })?;
         let stream = self.dialer.dial(context).map_err(TlsError::Dial)?;
         let mut stream = TlsStream { session, records: Records { stream, place: Place::START } };
-        match stream.handshake(context.deadline()) {
-            Ok(()) => Ok(Connection::new(stream)),
-            Err(source) => {
-                self.dialer.close(stream.records.stream);
-                Err(match source.kind() {
-                    io::ErrorKind::TimedOut => TlsError::HandshakeTimeout,
-                    _ => TlsError::Handshake { source },
-                })
-            }
-        }
+        // A handshake calls code of the program's: what verifies, and what logs keys.
+        let shaken = AssertUnwindSafe(|| stream.handshake(context.deadline()));
+        let failure = match panic::catch_unwind(shaken) {
+            Ok(Ok(())) => return Ok(Connection::new(stream)),
+            Ok(Err(source)) => Ok(source),
+            Err(panic) => Err(panic),
+        };
+        self.dialer.close(stream.records.stream);
+        let source = failure.unwrap_or_else(|panic| panic::resume_unwind(panic));
+        Err(match source.kind() {
+            io::ErrorKind::TimedOut => TlsError::HandshakeTimeout,
+            _ => TlsError::Handshake { source },
+        })
     }
 
     /// Decided by the dialer of the stream.
     fn is_permanent(&self, error: &Self::Error) -> bool {
         matches!(error, TlsError::Dial(error) if self.dialer.is_permanent(error))
+    }
+
+    /// Decided by the dialer of the stream.
+    fn is_at_limit(&self, error: &Self::Error) -> bool {
+        matches!(error, TlsError::Dial(error) if self.dialer.is_at_limit(error))
     }
 
     fn is_broken(&self, connection: &mut Self::Connection) -> bool {
@@ -123,6 +132,7 @@ impl<D: Dialer<Connection: Stream>> Dialer for TlsDialer<D> {
         if stream.set_nonblocking(true).is_ok() {
             // Ignores failures: a peer that is gone or does not read need not be told.
             let _ = session.write_tls(&mut stream);
+            let _ = stream.reset(); // The dialer's close may have something to say as well.
         }
         self.dialer.close(stream);
     }
@@ -253,6 +263,10 @@ impl<S: Stream> Stream for TlsStream<S> {
 
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.records.stream.set_nonblocking(nonblocking)
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        self.records.stream.reset()
     }
 
     /// Reads messages that carry no plaintext, above all session tickets.

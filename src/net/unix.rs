@@ -50,9 +50,12 @@ pub(super) enum Name {
 }
 
 impl Name {
-    /// The address, or `InvalidInput` if the name is too long for one.
+    /// The address, or `InvalidInput` if the name is too long for one, or a path that would end at a zero byte.
     pub(super) fn address(&self) -> io::Result<SockAddr> {
         match self {
+            Self::Path(path) if path.as_os_str().as_encoded_bytes().contains(&0) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, "a path has no zero byte"))
+            }
             Self::Path(path) => SockAddr::unix(path),
             #[cfg(any(target_os = "linux", target_os = "android"))]
             Self::Abstract(name) => {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ::tracing::{debug, error, warn};
 
+use crate::report::error::OneLine;
 use crate::report::event::Event;
 
 /// An observer that passes a pool's events to the subscriber: failures as warnings, the others at
@@ -23,7 +24,7 @@ use crate::report::event::Event;
 /// | --- | --- | --- |
 /// | a caller waited for longer than [`slow_wait`](Self::slow_wait) | warn | `waited` |
 /// | a caller was turned away | warn | `error`, `waited` |
-/// | a dial, a check or a reset failed | warn | `error` |
+/// | a dial failed; a check or a reset failed | warn | `error`, with its causes, `took`; `error` |
 /// | the breaker opened; closed | warn | `failures`; `open_for` |
 /// | a connection is held for longer than `leak_after` | warn | `holder` |
 /// | a connection was opened; closed | debug | `id`, `took`; `id`, `reason`, `age`, `uses` |
@@ -80,7 +81,7 @@ impl Traced {
                 warn!(target: "latebind", pool, %error, ?waited, "a caller was turned away");
             }
             Event::DialFailed { failure, took } => {
-                warn!(target: "latebind", pool, error = %failure, ?took, "a dial failed");
+                warn!(target: "latebind", pool, error = %OneLine(*failure), ?took, "a dial failed");
             }
             Event::BreakerOpened { failures } => {
                 warn!(target: "latebind", pool, failures, "callers are refused: the breaker is open");
@@ -104,9 +105,9 @@ impl Traced {
     }
 }
 
-fn warn_of_failure<E: std::error::Error>(pool: &str, error: Option<&E>, what: &str) {
+fn warn_of_failure<E: std::error::Error + 'static>(pool: &str, error: Option<&E>, what: &str) {
     match error {
-        Some(error) => warn!(target: "latebind", pool, %error, "{what}"),
+        Some(error) => warn!(target: "latebind", pool, error = %OneLine(error), "{what}"),
         None => error!(target: "latebind", pool, "{what}: the dialer panicked"),
     }
 }

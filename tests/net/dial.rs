@@ -385,6 +385,25 @@ fn one_at_a_time_the_first_address_leaves_time_for_the_second() {
     assert!(took < Duration::from_millis(3_500), "{took:?}");
 }
 
+/// Two attempts from one port would exclude each other: they come one after the other. The port may have
+/// been used a moment ago.
+#[test]
+#[cfg(target_os = "linux")]
+fn from_a_port_of_its_own_a_dialer_tries_one_address_at_a_time() {
+    let silent = silent("127.0.0.1:0").unwrap();
+    let local = TcpListener::bind("127.0.0.31:0").unwrap().local_addr().unwrap();
+    let (_listener, address) = server();
+    let dialer = TcpDialer::with_addresses([silent.address, address]).local_address(local);
+    let context = DialContext::until(Instant::now() + Duration::from_millis(4_500));
+    let connection = dialer.dial(&context).unwrap();
+    let ends = |it: &TcpConnection| (it.local_addr().unwrap(), it.peer_addr().unwrap());
+    assert_eq!(ends(&connection), (local, address));
+    drop(connection); // The port is in TIME_WAIT now, as this end has closed first.
+    let (_listener, address) = server();
+    let connection = TcpDialer::from(address).local_address(local).dial(&context).unwrap();
+    assert_eq!(ends(&connection), (local, address));
+}
+
 /// The dialer's own time limit ends a dial before the deadline that it is given.
 #[test]
 #[cfg(target_os = "linux")]

@@ -354,3 +354,18 @@ mod unix {
         assert!(error.to_string().contains(&format!("@{name}")), "{error}");
     }
 }
+
+/// The system would end it at the zero byte, and make or dial another file.
+#[cfg(unix)]
+#[test]
+fn a_path_with_a_zero_byte_is_refused_and_leaves_no_file() {
+    let short = std::env::temp_dir().join(format!("latebind-test-zero-{}", std::process::id()));
+    let mut path = short.clone().into_os_string();
+    path.push("\0more");
+    assert!(latebind::net::listen_unix(&path).is_err());
+    assert!(!short.exists(), "nothing of it is left");
+    let context = latebind::DialContext::until(std::time::Instant::now() + Duration::from_secs(10));
+    let error =
+        latebind::Dialer::dial(&latebind::net::UnixDialer::new(&path), &context).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+}

@@ -87,9 +87,9 @@ pub(crate) fn shut_down(socket: &Socket) {
     let _ = socket.shutdown(Shutdown::Both);
 }
 
-/// Lets an address be bound again at once after a restart, instead of after minutes in TIME_WAIT.
+/// Lets an address be bound again at once after its last use, instead of after minutes in TIME_WAIT.
 ///
 /// Safe on Unix only: on Windows the same option lets another process steal the port.
-pub(crate) fn allow_quick_restart(socket: &Socket) -> io::Result<()> {
+pub(crate) fn allow_quick_reuse(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)
 }

@@ -96,7 +96,7 @@ pub(crate) fn shut_down(socket: &Socket) {
 
 /// Does nothing: Windows binds again at once by itself, and its `SO_REUSEADDR` lets another process
 /// steal the port.
-pub(crate) fn allow_quick_restart(_socket: &Socket) -> io::Result<()> {
+pub(crate) fn allow_quick_reuse(_socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
