@@ -364,8 +364,8 @@ fn a_path_with_a_zero_byte_is_refused_and_leaves_no_file() {
     path.push("\0more");
     assert!(latebind::net::listen_unix(&path).is_err());
     assert!(!short.exists(), "nothing of it is left");
-    let context = latebind::DialContext::until(std::time::Instant::now() + Duration::from_secs(10));
+    let context = DialContext::until(Instant::now() + Duration::from_secs(10));
     let error =
         latebind::Dialer::dial(&latebind::net::UnixDialer::new(&path), &context).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
 }
