@@ -586,7 +586,7 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     /// # Errors
     ///
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
-    /// with their values. [`ConfigError::QuotaInUse`]: another open pool has the quota.
+    /// with their values. [`ConfigError::QuotaInUse`]: another pool has the quota.
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
         let config = self.checked(Config::default())?;
         let ToOpen { dialer, reporter, quota, threads } = self.of;
@@ -724,7 +724,7 @@ where
     ///
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
     /// with their values. [`min_idle`](Self::min_idle) is refused, because a pool may see any number of keys:
-    /// [`min_idle_for`](Self::min_idle_for) names those that it is for. [`ConfigError::QuotaInUse`]: another open pool has the quota.
+    /// [`min_idle_for`](Self::min_idle_for) names those that it is for. [`ConfigError::QuotaInUse`]: another pool has the quota.
     pub fn build(self) -> Result<KeyedPool<K, D>, ConfigError> {
         let each = self.checked(Config::default())?;
         let ToOpenKeyed {

@@ -505,6 +505,18 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The same, with each bound that another has made smaller as small as it is then.
+    pub(crate) fn in_force(&self) -> Self {
+        Self {
+            max_idle: self.max_idle.map(|_| self.max_idle()),
+            max_dialing: self.max_dialing.map(|most| most.min(self.max_open)),
+            min_idle: self.min_idle(),
+            ..*self
+        }
+    }
+}
+
 /// A span in nanoseconds, at most `u64::MAX`, which is 584 years.
 pub(crate) fn nanoseconds(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
@@ -552,8 +564,9 @@ pub enum ConfigError {
         /// The values that its setting can have.
         why: String,
     },
-    /// The quota bounds another pool, which is still open.
-    #[error("the quota bounds another pool, which is still open: each pool needs one of its own")]
+    /// The quota bounds another pool, which has not gone: a handle, a guard or a job of it is left. Or the
+    /// quota is of the process that this one was forked from.
+    #[error("the quota bounds another pool: each pool needs one of its own")]
     QuotaInUse,
     /// A setting is below its bound.
     #[error("{setting} is {value}; it must be at least {least}")]

@@ -158,7 +158,9 @@ impl<'de> Deserializer<'de> for Value<'_> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         let fields = self.0.split(',').map(|field| Value(field.trim()));
-        let mut fields = SeqDeserializer::new(fields.filter(|field| !field.0.is_empty()));
+        // An empty text has no field, and an empty field is refused as what it is.
+        let fields = fields.filter(|_| !self.0.trim().is_empty());
+        let mut fields = SeqDeserializer::new(fields);
         let value = visitor.visit_seq(&mut fields)?;
         fields.end()?;
         Ok(value)

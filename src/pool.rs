@@ -89,7 +89,7 @@ impl<D: Dialer> Pool<D> {
     ) -> Self {
         let shell = Shell::new(dialer, config, reporter, crew);
         shell.begin();
-        Self { handle: Arc::new(Handle { shell }) }
+        Self::of(shell)
     }
 
     /// The same, under a quota.
@@ -102,12 +102,10 @@ impl<D: Dialer> Pool<D> {
     ) -> Result<Self, ConfigError> {
         let shell = Group::of_one(dialer, config, reporter, quota, crew)?;
         shell.begin();
-        Ok(Self { handle: Arc::new(Handle { shell }) })
+        Ok(Self::of(shell))
     }
 
-    /// The pool of a key, under the budget of all keys. It dials only for callers, never for
-    /// itself.
-    pub(crate) fn of_key(shell: Arc<Shell<D>>) -> Self {
+    pub(crate) fn of(shell: Arc<Shell<D>>) -> Self {
         Self { handle: Arc::new(Handle { shell }) }
     }
 
@@ -402,8 +400,7 @@ impl<D: Dialer> Pool<D> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn drain(&self, deadline: Instant) -> Drained {
-        let Stats { in_use, dialing, closing, .. } = self.handle.shell.drain(Some(deadline.into()));
-        Drained { in_use, dialing, closing, holders: self.holders() }
+        Drained::of(&self.handle.shell, deadline)
     }
 
     /// [Closes](Self::close) the pool, and aborts the connections in use for which its dialer gave
@@ -486,6 +483,12 @@ pub struct Drained {
 }
 
 impl Drained {
+    /// Closes a pool, and waits until nothing is open or until `deadline`.
+    pub(crate) fn of<D: Dialer>(shell: &Arc<Shell<D>>, deadline: Instant) -> Self {
+        let Stats { in_use, dialing, closing, .. } = shell.drain(Some(deadline.into()));
+        Self { in_use, dialing, closing, holders: shell.holders() }
+    }
+
     /// The sum over two pools.
     pub(crate) fn and(mut self, other: Self) -> Self {
         self.in_use += other.in_use;

@@ -318,7 +318,7 @@ pub(crate) fn pool_of_a_key(config: Config) -> (Pool<Scripted>, Arc<Server>) {
     });
     let group = Group::new(config.max_open, None, None, Crew::of_the_process());
     let shell = group.admit(dialer, config, false, Reporter::default(), Some(on_vacant));
-    (Pool::of_key(shell), server)
+    (Pool::of(shell), server)
 }
 
 /// Settings by which nothing is ever due: then a lost wake-up is a deadlock, which loom reports.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::config::{Config, ConfigError};
 use crate::dialer::Dialer;
 use crate::pool::Drained;
+use crate::shell::Shell;
 
 use super::directory::KeyRecord;
 use super::{AsKey, Common, KeyedPool};
@@ -79,15 +80,15 @@ where
     /// has come. See [`Pool::drain`](crate::Pool::drain).
     pub fn drain(&self, deadline: Instant) -> Drained {
         self.close();
-        let drained = self.shared.directory.all().into_iter().map(|r| r.pool.drain(deadline));
-        drained.reduce(Drained::and).unwrap_or_default()
+        let pools = self.shared.group.shells().into_iter();
+        pools.map(|shell| Drained::of(&shell, deadline)).reduce(Drained::and).unwrap_or_default()
     }
 
     /// [Closes](Self::close) the pool, and aborts the connections in use of all keys, as far as
     /// their dialers gave handles. Returns how many it aborted. See [`Pool::abort`](crate::Pool::abort).
     pub fn abort(&self) -> u32 {
         self.close();
-        self.shared.directory.all().iter().map(|record| record.pool.abort()).sum()
+        self.shared.group.shells().iter().map(Shell::abort).sum()
     }
 
     /// Closes the pool of that key, and forgets its dialer.
@@ -118,12 +119,12 @@ where
     /// Lends and dials nothing, of any key, until [`resume`](Self::resume): see
     /// [`Pool::suspend`](crate::Pool::suspend). Takes time proportional to the number of keys.
     pub fn suspend(&self) {
-        self.change_all(|common| common.is_suspended = true, Self::tell_suspended);
+        self.set_suspended(true);
     }
 
     /// Ends a [`suspend`](Self::suspend): callers in the queues are served in their order.
     pub fn resume(&self) {
-        self.change_all(|common| common.is_suspended = false, Self::tell_suspended);
+        self.set_suspended(false);
     }
 
     /// Whether the pool is [suspended](Self::suspend). A closed pool is not.
@@ -147,40 +148,51 @@ where
     /// ```
     #[must_use]
     pub fn settings(&self) -> Config {
-        if self.shared.group.is_inherited() { Config::default() } else { self.common().config }
+        if self.shared.group.is_inherited() {
+            Config::default()
+        } else {
+            self.common().config.in_force()
+        }
     }
 
     /// Replaces the settings of all keys by what `change` makes of them.
+    fn set_suspended(&self, is_suspended: bool) {
+        let change = |common: &mut Common| {
+            common.is_suspended = is_suspended;
+            Ok(())
+        };
+        self.change_all(change, Self::tell_suspended).expect("this change is not refused");
+    }
+
     pub(crate) fn change(
         &self,
         change: impl FnOnce(Config) -> Result<Config, ConfigError>,
     ) -> Result<(), ConfigError> {
-        let mut outcome = Ok(());
-        let change = |common: &mut Common| match change(common.config) {
-            Ok(config) => common.config = config,
-            Err(error) => outcome = Err(error),
+        let change = |common: &mut Common| {
+            common.config = change(common.config)?;
+            Ok(())
         };
-        self.change_all(change, Self::tell_settings);
-        outcome
+        self.change_all(change, Self::tell_settings)
     }
 
     /// Changes the settings of all keys, and has `tell` pass them to the pool of each.
     fn change_all(
         &self,
-        change: impl FnOnce(&mut Common),
+        change: impl FnOnce(&mut Common) -> Result<(), ConfigError>,
         tell: impl Fn(&Self, &KeyRecord<K, D>, &Common),
-    ) {
+    ) -> Result<(), ConfigError> {
         if self.shared.group.is_inherited() {
-            return;
+            return Ok(());
         }
         {
             let mut common = self.shared.common.lock();
-            change(&mut common);
+            change(&mut common)?;
             common.version += 1;
         }
         for record in self.shared.directory.all() {
             self.tell(&record, &tell);
         }
+        Ok(())
     }
 
     /// Has `tell` pass the settings to the pool of a key, and again if they have changed meanwhile: so the

@@ -196,8 +196,7 @@ where
         quota: Option<Quota>,
         crew: Arc<Crew>,
     ) -> Result<Self, ConfigError> {
-        let max_idle = config.max_idle_total.filter(|most| *most < config.max_open_total);
-        let group = Group::new(config.max_open_total, max_idle, quota, crew);
+        let group = Group::new(config.max_open_total, config.max_idle_total, quota, crew);
         group.join_quota()?;
         let common = Common { config: config.each, is_suspended: false, version: 0 };
         let (directory, common) = (Directory::new(), Mutex::new(common));
@@ -229,7 +228,7 @@ where
         let (dialer, config) = (dialer_for(&key), self.config_of(&key, &common));
         let (reporter, on_vacant) = (reporter.clone(), Some(self.on_vacant(hash)));
         let shell = group.admit(dialer, config, common.is_suspended, reporter, on_vacant);
-        let record = KeyRecord::new(key, hash, Pool::of_key(shell));
+        let record = KeyRecord::new(key, hash, Pool::of(shell));
         // If another thread was first, this thread's record is dropped here, under no lock.
         let entered = directory.enter(&record);
         let record = entered.map_err(|IsClosed| self.turned_away(GetError::Closed))?;
@@ -253,10 +252,16 @@ where
     /// Reports and counts that a caller gets no connection, for a key that has no pool to do so.
     #[cold]
     fn turned_away(&self, error: GetError<D::Error>) -> GetError<D::Error> {
-        self.shared.group.note_turned_away();
-        if let Some(observer) = self.shared.reporter.observer() {
+        let Shared { group, reporter, .. } = &*self.shared;
+        if group.is_inherited() {
+            return error;
+        }
+        group.note_turned_away();
+        if let Some(observer) = reporter.observer() {
             let waited = Duration::ZERO;
-            catch(|| observer(&Event::TurnedAway { error: &error, waited }));
+            if catch(|| observer(&Event::TurnedAway { error: &error, waited })).is_none() {
+                reporter.log_panic(); // No key's pool is there to count it.
+            }
         }
         error
     }

@@ -268,6 +268,11 @@ impl Budget {
         self.settling.front().map(|(at, _)| *at)
     }
 
+    /// When all slots that settle now will have settled.
+    pub(crate) fn all_settle_at(&self) -> Option<Moment> {
+        self.settling.back().map(|(at, _)| *at)
+    }
+
     /// The slots that the server may count.
     pub(crate) fn counted(&self) -> u32 {
         self.taken + self.settling()

@@ -102,7 +102,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         effects: &mut Effects<C, F, W>,
     ) {
         let id = JobId(self.fresh_id());
-        let deadline = now.after(self.config.check_timeout);
+        let deadline = match purpose {
+            // Predicates run one after the other, and are nothing that a server answers.
+            Purpose::Judge { .. } => None,
+            _ => now.after(self.config.check_timeout),
+        };
         self.jobs.at_dialer.begin(id, purpose, deadline);
         effects.rare().at_dialer.push(AtDialerOrder { id, purpose, entry, deadline });
     }

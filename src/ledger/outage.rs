@@ -102,7 +102,9 @@ impl Outage {
 
     /// When the failures may be forgotten; `None` is at once.
     pub(super) fn forgotten_at(&self, breaker: Breaker) -> Option<Moment> {
-        self.failed_at?.after(breaker.probe_every().saturating_mul(MEMORY))
+        let failed_at = self.failed_at?;
+        let at = failed_at.after(breaker.probe_every().saturating_mul(MEMORY));
+        Some(at.unwrap_or_else(|| far_future(failed_at)))
     }
 
     /// When a caller whose dial has failed may dial again; `None` is at once.

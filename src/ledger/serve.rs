@@ -69,9 +69,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Lends the next idle connection to a caller who is awake, and so can check it if that is needed.
     pub(super) fn take_for_caller(&mut self, now: Moment) -> Option<Entry<C>> {
-        if self.idle.is_empty() {
-            return None;
-        }
         if let Some(entry) = self.take_fresh(now) {
             return Some(entry);
         }

@@ -138,7 +138,7 @@ impl Stats {
             close_timeouts_total,
             panics_total,
         } = *other;
-        self.max_open += max_open;
+        self.max_open = self.max_open.saturating_add(max_open);
         self.idle += idle;
         self.in_use += in_use;
         self.dialing += dialing;

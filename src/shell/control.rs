@@ -185,7 +185,7 @@ impl<D: Dialer> Shell<D> {
 
     /// The settings in force.
     pub(crate) fn settings(&self) -> Config {
-        if self.is_inherited() { Config::default() } else { *self.lock().ledger.config() }
+        if self.is_inherited() { Config::default() } else { self.lock().ledger.config().in_force() }
     }
 
     pub(crate) fn stats(self: &Arc<Self>) -> Stats {

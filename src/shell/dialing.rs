@@ -58,7 +58,10 @@ impl<D: Dialer> Shell<D> {
             let error = match outcome {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(error)) => error,
-                None => return Err(DialFailure::panicked()),
+                None => {
+                    self.last_close().note(now()); // It may have connected, too.
+                    return Err(DialFailure::panicked());
+                }
             };
             let is_at_limit = self.user_code(|dialer| dialer.is_at_limit(&error)) == Some(true);
             if !is_at_limit {

@@ -86,6 +86,9 @@ impl<D: Dialer> Shell<D> {
 
     #[cold]
     fn give_back_left(self: &Arc<Self>, left: [Option<EntryOf<D>>; 2]) {
+        if left.iter().all(Option::is_none) {
+            return self.event(Ledger::tick);
+        }
         left.into_iter().flatten().for_each(|entry| self.give_back_slowly(entry));
     }
 
@@ -139,22 +142,27 @@ impl<D: Dialer> Shell<D> {
     ) -> bool {
         // The flag is that of its latest loan by the ledger: others may have borrowed it since.
         let is_new = entry.just_dialed && !entry.is_reused();
-        let passes = is_new || self.passes_check(&mut entry.connection, Purpose::Check, deadline);
-        if passes {
-            self.give_back(entry, false);
+        let connection = &mut entry.connection;
+        let fault = if !is_new && !self.passes_check(connection, Purpose::Check, deadline) {
+            Some(CloseReason::CheckFailed)
         } else {
-            self.discard(entry, CloseReason::CheckFailed);
+            // A check may leave a sign that only `is_broken` reads.
+            (!self.is_sound(connection)).then_some(CloseReason::Broken)
+        };
+        match fault {
+            None => self.give_back(entry, false),
+            Some(fault) => self.discard(entry, fault),
         }
-        passes
+        fault.is_none()
     }
 
     /// Lets a borrower keep its connection.
     pub(crate) fn detach(self: &Arc<Self>, entry: EntryOf<D>) -> Connection<D> {
-        let held = self.end_loan(&entry, coarse_now());
-        self.emit(|| Event::Detached { id: entry.record().id(), held });
         if self.is_inherited() {
             return entry.into_connection();
         }
+        let held = self.end_loan(&entry, coarse_now());
+        self.emit(|| Event::Detached { id: entry.record().id(), held });
         let (connection, effects) = self.transact(|locked, now| locked.ledger.detach(entry, now));
         self.carry_out(effects);
         connection

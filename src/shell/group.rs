@@ -6,7 +6,7 @@
 //! not know of shells and locks. The `Group` has the budget behind a lock. Each shell has a `Membership`,
 //! which leads to the group.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use crate::config::{Config, ConfigError};
@@ -77,7 +77,7 @@ impl IdleCount {
 
 struct Members<D: Dialer> {
     /// Each shell that has not been dropped.
-    shells: HashMap<MemberId, Weak<Shell<D>>>,
+    shells: BTreeMap<MemberId, Weak<Shell<D>>>,
     /// The numbers of those that have been.
     gone: Option<Box<Numbers>>,
     next: u64,
@@ -108,7 +108,7 @@ impl<D: Dialer> Group<D> {
         crew: Arc<Crew>,
     ) -> Arc<Self> {
         let count = |most| IdleCount { most, idle: Tally::default(), taken: AtomicU64::new(0) };
-        let members = Members { shells: HashMap::new(), gone: None, next: 0, is_closed: false };
+        let members = Members { shells: BTreeMap::new(), gone: None, next: 0, is_closed: false };
         Arc::new(Self {
             budget: Mutex::new(Budget::new(max_open)),
             quota,
@@ -194,14 +194,16 @@ impl<D: Dialer> Group<D> {
 
     /// How many connections all members together may have idle.
     pub(crate) fn most_idle(&self) -> u32 {
-        let most_open = self.budget.lock().own_bound();
+        let most_open = self.read(Budget::own_bound);
         self.idle.as_ref().map_or(most_open, |idle| idle.most.min(most_open))
     }
 
     /// Closes the coldest connections, as many as are idle beyond the bound.
     #[cold]
-    pub(super) fn trim(&self, idle: &IdleCount) {
-        self.change(|budget| budget.note_surplus(idle.surplus()));
+    pub(super) fn trim(&self) {
+        if let Some(idle) = self.idle.as_ref().filter(|_| !self.is_inherited()) {
+            self.change(|budget| budget.note_surplus(idle.surplus()));
+        }
     }
 
     /// Changes the budget, and carries out what follows from that.
@@ -278,7 +280,8 @@ impl<D: Dialer> Group<D> {
         read(&self.budget.lock())
     }
 
-    fn shells(&self) -> Vec<Arc<Shell<D>>> {
+    /// The pools of all keys, those that were closed and still have connections included.
+    pub(crate) fn shells(&self) -> Vec<Arc<Shell<D>>> {
         self.members.lock().shells.values().filter_map(Weak::upgrade).collect()
     }
 
@@ -364,6 +367,7 @@ impl<D: Dialer> BudgetAccess for Group<D> {
                 since: budget.stalled_since(),
                 settling: budget.settling(),
                 settles_at: budget.settles_at(),
+                all_settle_at: budget.all_settle_at(),
             });
         }
     }

@@ -229,8 +229,8 @@ impl<D: Dialer> Shell<D> {
 
     /// Closes the coldest connections of all keys, if too many rest.
     fn trim(&self) {
-        if let Some(idle) = self.idle.as_ref().filter(|idle| idle.is_beyond()) {
-            self.membership.iter().for_each(|membership| membership.group.trim(idle));
+        if self.idle.as_ref().is_some_and(|idle| idle.is_beyond()) {
+            self.membership.iter().for_each(|membership| membership.group.trim());
         }
     }
 }

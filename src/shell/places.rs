@@ -182,7 +182,8 @@ impl<T> Places<T> {
     /// # Errors
     ///
     /// The connections that must be brought to the ledger: this one, or another that it has displaced, or
-    /// both.
+    /// both. Neither, if the gate has changed and another thread has this one: that may have been `open`, and
+    /// an event must see to it.
     #[inline]
     pub(crate) fn put(&self, item: T, open: Open) -> Result<(), [Option<T>; 2]> {
         let Some(place) = self.free_place(open.room()) else { return Err([Some(item), None]) };
@@ -190,7 +191,7 @@ impl<T> Places<T> {
         let displaced = place.swap(item);
         let is_as_before = self.gate.load(Ordering::Acquire) == open.0;
         let recalled = if is_as_before { None } else { place.take() };
-        if displaced.is_none() && recalled.is_none() { Ok(()) } else { Err([displaced, recalled]) }
+        if displaced.is_none() && is_as_before { Ok(()) } else { Err([displaced, recalled]) }
     }
 
     /// The place that this thread used last, or else the first, if it looks free and may be filled.

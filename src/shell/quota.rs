@@ -115,14 +115,22 @@ struct State {
     need: Need,
 }
 
+impl State {
+    /// Whether the pool that it bounds is there.
+    fn has_pool(&self) -> bool {
+        self.pool.as_ref().is_some_and(|pool| pool.strong_count() > 0)
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Need {
     pub(crate) open: u32,
     pub(crate) wanted: u32,
     pub(crate) since: Option<Moment>,
     pub(crate) settling: u32,
-    /// When the next slot has settled.
+    /// When the next slot has settled, and when all of them have.
     pub(crate) settles_at: Option<Moment>,
+    pub(crate) all_settle_at: Option<Moment>,
 }
 
 impl Quota {
@@ -199,18 +207,35 @@ impl Quota {
             let pool = state.pool.clone().filter(|_| has_passed(state.need.settles_at));
             drop(state);
             // A slot that has settled may be somebody's: then the need is another one.
-            match pool.as_ref().and_then(Weak::upgrade) {
-                Some(pool) => pool.apply_quota(),
+            match pool.map(|pool| pool.upgrade()) {
+                Some(Some(pool)) => pool.apply_quota(),
+                Some(None) => self.settle_what_is_left(),
                 None => break,
             }
         }
         self.demand()
     }
 
+    /// A slot has settled whose pool has gone: nobody else counts those that are left.
+    fn settle_what_is_left(&self) {
+        let mut state = self.shared.state.lock();
+        if state.has_pool() {
+            return;
+        }
+        state.need = match state.need.all_settle_at {
+            Some(at) if at > now() => Need { settles_at: Some(at), ..state.need },
+            _ => Need::default(),
+        };
+    }
+
     /// Makes the quota bound this pool from now on.
     pub(crate) fn join(&self, pool: Weak<dyn Bounded>) -> Result<(), ConfigError> {
+        if self.process.is_a_parent() {
+            // Its keeper may have held its lock at the fork.
+            return Err(ConfigError::QuotaInUse);
+        }
         let mut state = self.shared.state.lock();
-        if state.pool.as_ref().is_some_and(|pool| pool.strong_count() > 0) {
+        if state.has_pool() {
             return Err(ConfigError::QuotaInUse);
         }
         (state.pool, state.need) = (Some(pool), Need::default());

@@ -128,6 +128,7 @@ pub(super) fn refused<C, E>(
     waiting: &mut WaitingThreads,
     refusal: Refusal,
     start: Moment,
+    now: Moment,
 ) -> GetError<E> {
     let failure = ledger.last_failure();
     let verdict = match refusal {
@@ -136,11 +137,11 @@ pub(super) fn refused<C, E>(
         Refusal::TooLate => Verdict::Late(failure),
         Refusal::QueueFull => {
             let max_waiting = ledger.config().max_waiting.unwrap_or(u32::MAX);
-            let stats = Box::new(ledger.stats(start));
+            let stats = Box::new(ledger.stats(now));
             return GetError::QueueFull { pool, max_waiting, stats };
         }
     };
-    turned_away(verdict, Snapshot::of(pool, ledger, waiting, start), start)
+    turned_away(verdict, Snapshot::of(pool, ledger, waiting, now), start)
 }
 
 /// The error of a caller whose verdict is against it.

@@ -86,7 +86,8 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
                 }
                 Reply::Refused(refusal) => {
                     let pool = shell.name();
-                    let error = refused(pool, &locked.ledger, &mut locked.waiting, refusal, start);
+                    let (ledger, waiting) = (&locked.ledger, &mut locked.waiting);
+                    let error = refused(pool, ledger, waiting, refusal, start, now);
                     (Err(Box::new(error)), Next::Look)
                 }
             };
@@ -218,10 +219,13 @@ impl<D: Dialer> Shell<D> {
             // A caller who is served needs no snapshot.
             return (verdict, None);
         }
-        let mut locked = self.lock();
-        let locked = &mut *locked;
-        let snapshot =
-            Snapshot::after_wait(self.name(), &locked.ledger, &mut locked.waiting, now());
+        // An event, so that what rests in the places counts as idle.
+        let (snapshot, effects) = self.transact(|locked, now| {
+            let effects = locked.ledger.tick(now);
+            let (ledger, waiting) = (&locked.ledger, &mut locked.waiting);
+            (Snapshot::after_wait(self.name(), ledger, waiting, now), effects)
+        });
+        self.carry_out(effects);
         (verdict, Some(Box::new(snapshot)))
     }
 

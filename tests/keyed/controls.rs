@@ -485,3 +485,70 @@ fn a_drain_that_gives_up_adds_up_what_is_still_open_of_all_keys() {
     assert!(of_closes.closing >= 2 && !of_closes.is_complete());
     assert!(pool.drain(Instant::now() + LONG).is_complete());
 }
+
+/// KEY-14, SHUT-04: a connection of a key that was closed is still out.
+#[test]
+fn a_drain_waits_for_connections_of_a_key_that_was_closed() {
+    let (pool, servers) = keyed(|b| b);
+    let held = pool.get_owned(&1).unwrap();
+    pool.close_key(&1);
+    drop(pool.get(&2).unwrap());
+    let drained = pool.drain(Instant::now() + SHORT);
+    assert_eq!((drained.in_use, drained.holders.len()), (1, 1), "{drained:?}");
+    drop(held);
+    assert!(pool.drain(Instant::now() + LONG).is_complete());
+    assert_eq!(servers.open.load(SeqCst), 0);
+}
+
+/// KEY-11: nobody is told of a change that is refused.
+#[test]
+fn a_change_that_is_refused_asks_for_no_keys_limit() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let (pool, _) = keyed(|b| {
+        b.max_open_for(move |_| {
+            count.fetch_add(1, SeqCst);
+            None
+        })
+    });
+    drop(pool.get(&1).unwrap());
+    let before = asked.load(SeqCst);
+    pool.reconfigure().max_open(0).apply().unwrap_err();
+    assert_eq!(asked.load(SeqCst), before);
+}
+
+/// KEY-04: a bound on what is idle that was as large as the total outlives a larger total.
+#[test]
+fn a_total_that_grows_leaves_the_idle_total_as_it_was() {
+    let (pool, servers) = keyed(|b| b.max_open_total(2).max_idle_total(2));
+    pool.resize_total(4).unwrap();
+    drop([1, 2, 3, 4].map(|key| pool.get(&key).unwrap()));
+    await_that("two are closed", || servers.open.load(SeqCst) == 2);
+}
+
+#[test]
+fn limits_of_keys_beyond_all_numbers_can_be_summed() {
+    let (pool, _) = keyed(|b| b.max_open(u32::MAX));
+    drop([1, 2].map(|key| pool.get(&key).unwrap()));
+    let total = pool.stats().max_open;
+    assert_eq!(pool.stats_summed().max_open, total);
+    pool.close_key(&1);
+    pool.close_key(&2);
+    await_that("the keys have gone", || pool.stats().open == 0);
+    assert_eq!(pool.stats_summed().max_open, total);
+}
+
+/// KEY-02: a pause that no clock can say does not end at once.
+#[test]
+fn a_breaker_that_never_probes_is_remembered() {
+    let (pool, servers) = keyed(|b| b.breaker(latebind::Breaker::new(1, Duration::MAX)));
+    drop(pool.get(&1).unwrap());
+    pool.flush();
+    await_that("it is closed", || servers.alive(1) == 0);
+    let server = servers.of(1);
+    server.refuses.store(true, SeqCst);
+    for _ in 0..3 {
+        pool.get(&1).unwrap_err();
+    }
+    assert_eq!(server.dials(), 2);
+}

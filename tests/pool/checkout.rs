@@ -250,3 +250,14 @@ fn a_ping_of_a_pool_that_serves_nobody_fails_in_time() {
     // A worker may still be at the close.
     common::await_that("nothing is left open", || pool.stats().open() == 0);
 }
+
+/// HEAL-01: a check may leave a sign that only `is_broken` reads.
+#[test]
+fn a_ping_takes_a_connection_that_its_check_has_broken_for_no_proof() {
+    let (pool, server) = pool(|b| b.max_open(1).check_after(Duration::MAX));
+    drop(pool.get().unwrap());
+    server.on_is_broken([common::Act::Succeed, common::Act::Fail]);
+    pool.ping(LONG).unwrap();
+    assert_eq!((server.checks.load(SeqCst), server.dials()), (1, 2), "by the next");
+    await_rest(&pool, &server);
+}

@@ -915,3 +915,28 @@ fn a_token_may_be_cancelled_from_a_call_of_the_pools_own() {
         await_rest(&pool, &server);
     });
 }
+
+/// A predicate is no check: the time that it takes retires nothing.
+#[test]
+fn a_predicate_that_takes_its_time_retires_only_what_it_names() {
+    let (pool, server) = pool(|b| b.check_timeout(SHORT));
+    pool.warm_up(3).unwrap();
+    pool.retire_where(|_| {
+        let begun = Instant::now();
+        await_that("twice the limit of a check has passed", || begun.elapsed() > 2 * SHORT);
+        false
+    });
+    assert_eq!((await_rest(&pool, &server).retired_total, server.alive()), (0, 3));
+}
+
+/// A bound that another has made smaller is read as it is in force, and so may be set again.
+#[test]
+fn the_settings_of_a_pool_that_was_made_smaller_fit_another() {
+    let (first, _server) = pool(|b| b.max_open(10).max_idle(8).max_dialing(6).min_idle(5));
+    first.resize(4).unwrap();
+    let settings = first.settings();
+    assert_eq!((settings.max_idle, settings.max_dialing, settings.min_idle), (Some(4), Some(4), 4));
+    let (second, _server) = pool(|b| b.settings(settings));
+    assert_eq!(second.settings(), settings);
+    first.reconfigure().settings(settings).apply().unwrap();
+}

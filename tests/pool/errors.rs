@@ -299,3 +299,15 @@ fn every_error_with_numbers_names_the_pool() {
     drop(held);
     await_rest(&pool, &server);
 }
+
+/// STAT-01: a caller who is refused without the lock reads the places all the same.
+#[test]
+fn the_numbers_of_an_error_count_what_rests_as_idle() {
+    let (pool, server) = pool(|b| b.max_open(5));
+    drop([(); 3].map(|()| pool.get().unwrap()));
+    server.on_dial([Act::Fail, Act::Fail]);
+    let Err(GetError::Unreachable { stats, .. }) = pool.warm_up(5) else {
+        panic!("its dials have failed")
+    };
+    assert_eq!((stats.idle, stats.in_use), (3, 0));
+}

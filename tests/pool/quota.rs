@@ -319,3 +319,23 @@ fn the_keys_of_a_pool_share_its_quota() {
     let stats = pool.get_timeout(&3, SHORT).unwrap_err();
     assert!(stats.to_string().contains("of the fleet's quota"), "{stats}");
 }
+
+/// FLEET-05: its keeper learns that the slots of a pool that has gone have settled, and is not told the same
+/// again and again.
+#[test]
+fn slots_settle_although_their_pool_has_gone() {
+    let quota = Quota::with_settling(SHORT);
+    let (pool, server) = pool(|it| it.quota(&quota));
+    quota.allow(2, None);
+    let held = [(); 2].map(|()| pool.get_owned().unwrap());
+    drop((held, pool));
+    await_that("both are closed", || server.alive() == 0);
+    finishes(move || {
+        let mut seen = quota.demand();
+        while seen.open > 0 {
+            let next = quota.demand_after(&seen, Instant::now() + LONG);
+            assert_ne!(next, seen, "it has waited for another need");
+            seen = next;
+        }
+    });
+}
