@@ -381,8 +381,8 @@ impl<T> Settings<T> {
     /// How long a connection may be idle before it is [checked](Dialer::check) although no caller
     /// wants it.
     ///
-    /// Each check comes up to a tenth earlier at random; one connection is checked at a time, and
-    /// none more than ten times a second. Meant for servers and firewalls that cut silent
+    /// Each check comes up to a tenth earlier at random; one connection is checked at a time, and the same
+    /// one at most ten times a second. Meant for servers and firewalls that cut silent
     /// connections, and for learning early that a server is gone. More than zero; defaults to
     /// `Duration::MAX`, which is off: TCP keep-alive does as much for a quiet connection, and one
     /// that was idle for long is checked before it is lent.
@@ -766,7 +766,8 @@ impl<D: Dialer> Settings<ToChange<'_, D>> {
     /// If two threads apply settings at the same time, the second wins, but only for the settings
     /// that it names. Beyond a lowered `max_open`, idle connections are closed at once and
     /// connections in use when they come back: until then more than `max_open` may be open. An
-    /// earlier `max_idle`, `max_dialing` or `min_idle` above it counts as equal to it.
+    /// earlier `max_idle`, `max_dialing` or `min_idle` above it counts as equal to it, and a `min_idle` above
+    /// a `max_idle` that was set at another time as equal to that.
     ///
     /// # Errors
     ///

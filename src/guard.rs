@@ -79,7 +79,7 @@ impl<D: Dialer, P: Borrow<Pool<D>>> Guard<D, P> {
     /// connections may share: the server has gone away, or is no longer the right one (for example
     /// a primary that has become read-only). It is closed, and each connection that has been idle
     /// since before this call is [checked](Dialer::check) before it is lent, however recently it
-    /// was used.
+    /// was used; [`Pool::try_get`], which does no I/O, lends it unchecked.
     ///
     /// The pool finds by itself what [`Dialer::is_broken`] can tell. `doubt` is for what only the
     /// borrower has seen.

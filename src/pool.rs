@@ -155,7 +155,8 @@ impl<D: Dialer> Pool<D> {
     /// As [`stats`](Self::stats), but never waits for the pool's lock, and holds it for no longer
     /// than a copy of the numbers takes: for frequent readers, such as a metrics exporter.
     ///
-    /// `open()` is `idle + in_use + dialing + closing`, and at most `max_open`, in every reading.
+    /// `open()` is `idle + in_use + dialing + closing`, and at most `max_open`, in every reading, except
+    /// that more may be open for a while after `max_open` was lowered.
     /// But its numbers are not of one moment. `idle` and `in_use` are current, read without
     /// synchronization. The others are current if the lock is free. If the lock is taken, they are
     /// as they were after the latest event that opened or closed a connection, or after an event

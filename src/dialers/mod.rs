@@ -94,7 +94,7 @@ pub type AnyPool<C, E> = Pool<BoxDialer<C, E>>;
 
 /// A dialed connection, once `prepare` has succeeded. Where that fails or panics, the dialer closes
 /// the connection first, so that the server no longer counts it when its slot is free.
-fn prepared<D: Dialer, E>(
+pub(crate) fn prepared<D: Dialer, E>(
     dialer: &D,
     mut connection: D::Connection,
     prepare: impl FnOnce(&mut D::Connection) -> Result<(), E>,

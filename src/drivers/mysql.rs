@@ -19,6 +19,7 @@ use super::on_return::{GOODBYE, OnReturn, RESET_TIMEOUT};
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
 use crate::dialer::{Blocking, Dialer};
+use crate::dialers::prepared;
 use crate::net::in_turn::{LEAST, Turn, in_turn, left, literal};
 use crate::net::resolve::Resolver;
 use crate::net::{Liveness, NetError, borrowed};
@@ -42,9 +43,11 @@ use crate::net::{Liveness, NetError, borrowed};
 /// be cut short at all. [`OnReturn::ResetSession`] makes the server forget the session
 /// (`COM_RESET_CONNECTION`), runs the configuration's `init` commands again, selects its database
 /// again, and asks: two round trips. If the user has been changed, or a database was selected where
-/// the configuration has none, it logs in again (`COM_CHANGE_USER`). The returning thread waits for
-/// that, unless [`reset_in_background`](Self::reset_in_background) gives it to a thread of the
-/// pool's own.
+/// the configuration has none, it logs in again (`COM_CHANGE_USER`). If a server says that it is
+/// older than MySQL 5.7.4 or MariaDB 10.2.7, the client crate logs in again each time, and does not
+/// run the `init` commands: do not combine those with `ResetSession` there. The returning thread
+/// waits for all that, unless [`reset_in_background`](Self::reset_in_background) gives it to a
+/// thread of the pool's own.
 ///
 /// This table shows what happens to state that a borrower leaves. State that *stays* is seen by the
 /// next borrower:
@@ -85,7 +88,8 @@ use crate::net::{Liveness, NetError, borrowed};
 /// [`read_timeout`](OptsBuilder::read_timeout) is shorter. The addresses of a name share the time:
 /// each first has a quarter of a second to connect, and those that were too slow share the rest.
 /// The limit holds for each read, so a server that sends its handshake byte by byte can make a dial
-/// overrun its deadline.
+/// overrun its deadline. The client crate has no limit for the connect to a Unix socket: if the
+/// server's queue of connections is full, a dial keeps its slot until the server accepts it.
 /// With TLS the client crate needs the name and so resolves it itself; it tries only the first
 /// address.
 ///
@@ -105,8 +109,6 @@ use crate::net::{Liveness, NetError, borrowed};
 /// default for a host on this machine), the first connection asks the server for the socket's path
 /// and stays on TCP; later ones use the socket. The client by itself would open a second connection
 /// at each dial, which a server at its limit refuses.
-///
-/// [`check_after`]: crate::Settings::check_after
 ///
 /// # Examples
 ///
@@ -220,7 +222,7 @@ impl MysqlDialer {
         self
     }
 
-    /// How long a return waits for each answer of the server.
+    /// How long a return waits for each read of each answer of the server.
     ///
     /// After that the connection is retired. The configuration's `read_timeout` applies too, if it
     /// is shorter. At least 1 ms. Defaults to 5 s, like
@@ -304,14 +306,16 @@ impl MysqlDialer {
         self
     }
 
-    /// Opens a connection by TCP. If the host is a name, it tries its addresses in turn.
+    /// Opens a connection as the configuration says, without the learned socket. If the host is a
+    /// name that is needed, it tries its addresses in turn.
     ///
     /// With TLS the client crate needs the name for the certificate, and resolves it itself.
-    fn dial_tcp(&self, context: &DialContext<'_>) -> Result<Conn> {
+    fn dial_configured(&self, context: &DialContext<'_>) -> Result<Conn> {
         let deadline = context.deadline();
         let host = self.opts.get_ip_or_hostname();
         let is_literal = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-        if is_literal || self.opts.get_ssl_opts().is_some() {
+        let has_socket = self.opts.get_socket().is_some();
+        if is_literal || has_socket || self.opts.get_ssl_opts().is_some() {
             return self.open(self.plain(), deadline, deadline, context);
         }
         let failed = |error: NetError| {
@@ -361,16 +365,12 @@ impl MysqlDialer {
                 .read_timeout(shorter(self.opts.get_read_timeout()))
                 .write_timeout(shorter(self.opts.get_write_timeout()));
         }
-        let mut connection = Conn::new(opts)?;
+        let connection = Conn::new(opts)?;
         let handle = borrowed::abort_handle(&connection);
         handle.into_iter().for_each(|handle| context.abort_with(handle));
-        match self.within(left(serve_by), &mut connection, |connection| self.begin(connection)) {
-            Ok(()) => Ok(connection),
-            Err(error) => {
-                self.close(connection);
-                Err(error)
-            }
-        }
+        prepared(self, connection, |connection| {
+            self.within(left(serve_by), connection, |connection| self.begin(connection))
+        })
     }
 
     /// Asks a newly dialed connection for the facts that the driver needs.
@@ -468,9 +468,13 @@ impl MysqlDialer {
         let limit = limit.max(LEAST);
         borrowed::set_timeouts(connection, Some(limit), Some(limit))?;
         let answer = ask(connection)?;
-        let (read, write) = (self.opts.get_read_timeout(), self.opts.get_write_timeout());
-        borrowed::set_timeouts(connection, read.copied(), write.copied())?;
+        self.restore_limits(connection)?;
         Ok(answer)
+    }
+
+    fn restore_limits(&self, connection: &Conn) -> Result<()> {
+        let (read, write) = (self.opts.get_read_timeout(), self.opts.get_write_timeout());
+        Ok(borrowed::set_timeouts(connection, read.copied(), write.copied())?)
     }
 }
 
@@ -497,7 +501,8 @@ impl Dialer for MysqlDialer {
     type Error = Error;
 
     fn dial(&self, context: &DialContext<'_>) -> Result<Conn> {
-        if let Some(Some(path)) = self.socket.get() {
+        // The options may have changed since the path was learned.
+        if let Some(Some(path)) = self.socket.get().filter(|_| self.prefers_socket()) {
             let deadline = context.deadline();
             let opts = self.plain().socket(Some(path));
             let by_socket = self.open(opts, deadline, deadline, context);
@@ -505,13 +510,14 @@ impl Dialer for MysqlDialer {
                 return by_socket;
             }
         }
-        self.dial_tcp(context)
+        self.dial_configured(context)
     }
 
-    /// Whether the server knows no such user, password or database
-    /// (`ER_DBACCESS_DENIED_ERROR`, `ER_ACCESS_DENIED_ERROR`, `ER_BAD_DB_ERROR`).
+    /// Whether the server knows no such user, password or database, or does not let that user in
+    /// from here: SQLSTATE class 28, or an error that has a class shared with others.
     fn is_permanent(&self, error: &Error) -> bool {
-        matches!(error, Error::MySqlError(refusal) if matches!(refusal.code, 1044 | 1045 | 1049))
+        matches!(error, Error::MySqlError(refusal)
+            if refusal.state.starts_with("28") || PERMANENT.contains(&refusal.code))
     }
 
     /// Whether the server has as many connections as it allows, altogether or from that user
@@ -538,12 +544,14 @@ impl Dialer for MysqlDialer {
     /// server.
     fn reset(&self, connection: &mut Conn) -> Result<()> {
         connection.set_local_infile_handler(None);
+        if !self.asks_on_return() {
+            return self.restore_limits(connection);
+        }
         let limit = self
             .opts
             .get_read_timeout()
             .map_or(self.reset_timeout, |own| self.reset_timeout.min(*own));
         self.within(limit, connection, |connection| match self.on_return {
-            OnReturn::Keep if !self.asks_on_return() => Ok(()),
             OnReturn::Keep => self.ask(connection, "", "").map(drop),
             OnReturn::Rollback => self.ask(connection, ROLL_BACK, "").map(drop),
             OnReturn::ResetSession => self.restore_session(connection),
@@ -573,8 +581,20 @@ impl Dialer for MysqlDialer {
     }
 }
 
-/// Works even if the borrower has set that a new transaction follows each one (`completion_type`).
-const ROLL_BACK: &str = "ROLLBACK AND NO CHAIN; ";
+/// The errors of a refused log-in that are not of SQLSTATE class 28.
+const PERMANENT: [u16; 7] = [
+    1044, // `ER_DBACCESS_DENIED_ERROR`
+    1049, // `ER_BAD_DB_ERROR`
+    1130, // `ER_HOST_NOT_PRIVILEGED`
+    1820, // `ER_MUST_CHANGE_PASSWORD`, of the first statement
+    1862, // `ER_MUST_CHANGE_PASSWORD_LOGIN`
+    3118, // `ER_ACCOUNT_HAS_BEEN_LOCKED` of MySQL
+    4151, // the same of MariaDB
+];
+
+/// Works even if the borrower has set that each transaction is followed by a new one, or by the end
+/// of the connection (`completion_type`).
+const ROLL_BACK: &str = "ROLLBACK AND NO CHAIN NO RELEASE; ";
 
 /// The identity of a session, and the question that it answered.
 struct Identity {

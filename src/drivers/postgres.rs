@@ -19,7 +19,8 @@ use super::on_return::OnReturn;
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
 use crate::dialer::{Blocking, Dialer};
-use crate::net::{Resolver, partial_deadline};
+use crate::net::partial_deadline;
+use crate::net::resolve::Resolver;
 
 /// Opens connections to PostgreSQL, or to a PgBouncer in front of it.
 ///
@@ -129,7 +130,9 @@ use crate::net::{Resolver, partial_deadline};
 /// [`keepalives_idle`](Config::keepalives_idle) (2 hours by default) for servers that vanish.
 ///
 /// [`Pool::abort`](crate::Pool::abort) asks the server to cancel the statement under way, by a
-/// separate request on a thread of its own. That has no effect on a server that does not answer.
+/// separate request on a thread of its own. That has no effect on a server that does not answer. The
+/// request connects anew, and has the limit for it that the connection's own dial had: after a dial
+/// that began shortly before its deadline, the request may come too late.
 ///
 /// # PgBouncer
 ///
@@ -272,12 +275,12 @@ where
 
     /// How long a return waits for a server that does not answer.
     ///
-    /// After that the connection is retired. Defaults to `None`: the returning thread waits as long
-    /// as for a statement, for which the client crate has no limit. With a limit, each return that
-    /// has something to ask first sends an empty query, which the client crate can limit. That is
-    /// one more round trip, which reduces the throughput of short statements to between a half and
-    /// three quarters. A close waits for the answers that are due, without a limit, on a thread of
-    /// the pool's own.
+    /// After that the connection is retired. At least 1 ms. Defaults to `None`: the returning thread
+    /// waits as long as for a statement, for which the client crate has no limit. With a limit, each
+    /// return that has something to ask first sends an empty query, which the client crate can
+    /// limit. That is one more round trip, which reduces the throughput of short statements to
+    /// between a half and three quarters. A close waits for the answers that are due, without a
+    /// limit, on a thread of the pool's own.
     ///
     /// # Examples
     ///
@@ -293,7 +296,8 @@ where
     /// ```
     #[must_use]
     pub fn reset_timeout(mut self, reset_timeout: impl Into<Option<Duration>>) -> Self {
-        self.reset_timeout = reset_timeout.into();
+        let least = Duration::from_millis(1); // With none, chance would decide what is in time.
+        self.reset_timeout = reset_timeout.into().map(|limit| limit.max(least));
         self
     }
 }

@@ -251,11 +251,12 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
 }
 
 /// Texts of servers that have as many connections as they allow.
-const AT_LIMIT: [&str; 6] = [
+const AT_LIMIT: [&str; 7] = [
     "too many clients",            // PostgreSQL, PgBouncer
     "too many connections",        // PostgreSQL for a role or a database, MySQL
     "remaining connection slots",  // PostgreSQL, of those for superusers
     "no more connections allowed", // PgBouncer
+    "client connections exceeded", // PgBouncer for a role or a database
     "max_user_connections",        // MySQL
     "max number of clients",       // Redis
 ];

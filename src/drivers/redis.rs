@@ -17,6 +17,7 @@ use super::async_thread::must_not_wait;
 use super::on_return::{GOODBYE, OnReturn, RESET_TIMEOUT};
 use crate::dial_context::DialContext;
 use crate::dialer::{Blocking, Dialer};
+use crate::dialers::prepared;
 use crate::net::NetError;
 use crate::net::in_turn::{LEAST, Turn, in_turn, left, literal};
 use crate::net::resolve::Resolver;
@@ -221,7 +222,7 @@ impl RedisDialer {
         self
     }
 
-    /// How long a return waits for each answer of the server.
+    /// How long a return waits for each read of each answer of the server.
     ///
     /// After that the connection is retired. [`command_timeout`](Self::command_timeout) applies
     /// too, if it is shorter. At least 1 ms. Defaults to 5 s, like
@@ -315,18 +316,12 @@ impl RedisDialer {
         connect_by: Instant,
         serve_by: Instant,
     ) -> RedisResult<Connection> {
-        let mut connection = client
+        let connection = client
             .get_connection_with_timeout(left(connect_by))
             .or_else(|error| self.open_again(client, error, serve_by))?;
         // If the server refuses the library's name, the client crate assumes an old server.
         // But it may want a password, or be loading its data.
-        match self.check(&mut connection, serve_by) {
-            Ok(()) => Ok(connection),
-            Err(error) => {
-                self.close(connection);
-                Err(error)
-            }
-        }
+        prepared(self, connection, |connection| self.check(connection, serve_by))
     }
 
     /// Whether there may be state to undo, or a command can be cut short, so that a part of it is
@@ -539,10 +534,13 @@ impl Dialer for RedisDialer {
         )
     }
 
-    /// Whether the server does not know the user or password, or wants one.
+    /// Whether the server does not know the user or password, wants one, or has no such database.
     fn is_permanent(&self, error: &RedisError) -> bool {
         error.kind() == ErrorKind::AuthenticationFailed
             || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+            || error
+                .detail()
+                .is_some_and(|detail| NO_DATABASE.iter().any(|words| detail.contains(words)))
     }
 
     /// Whether the server has as many connections as it allows.
@@ -562,10 +560,12 @@ impl Dialer for RedisDialer {
 
     /// Restores the time limits at each return, without asking the server.
     fn reset(&self, connection: &mut Connection) -> RedisResult<()> {
+        if !self.asks_on_return() {
+            return set_timeouts(connection, self.command_timeout);
+        }
         let limit =
             self.command_timeout.map_or(self.reset_timeout, |own| self.reset_timeout.min(own));
         self.within(limit, connection, |connection| match self.on_return {
-            OnReturn::Keep if !self.asks_on_return() => Ok(()),
             OnReturn::Keep => self.ask(connection, redis::pipe()).map(drop),
             OnReturn::Rollback => self.undo(connection),
             OnReturn::ResetSession => self.restore_session(connection),
@@ -592,7 +592,10 @@ impl Dialer for RedisDialer {
         {
             return;
         }
-        while connection.recv_response().is_ok() && Instant::now() < end {}
+        while Instant::now() < end
+            && set_timeouts(&connection, Some(left(end))).is_ok()
+            && connection.recv_response().is_ok()
+        {}
     }
 
     fn blocking(&self) -> Blocking {
@@ -604,6 +607,10 @@ fn set_timeouts(connection: &Connection, limit: Option<Duration>) -> RedisResult
     connection.set_read_timeout(limit)?;
     connection.set_write_timeout(limit)
 }
+
+/// Texts of a refused `SELECT`, for which there is no code: the database's number is too high, or a
+/// cluster has only one.
+const NO_DATABASE: [&str; 2] = ["DB index", "SELECT is not allowed"];
 
 /// Whether an error is that of a server that has as many connections as it allows.
 fn is_full(error: &RedisError) -> bool {

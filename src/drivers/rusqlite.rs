@@ -14,6 +14,7 @@ use rusqlite::{Connection, Error, ErrorCode, OpenFlags, Result, ffi};
 use crate::abort::AbortHandle;
 use crate::dial_context::DialContext;
 use crate::dialer::{Blocking, Dialer};
+use crate::dialers::prepared;
 use crate::runtime::sync::coarse_now;
 
 /// How long returns may go without a test of the file: the default of `check_after`.
@@ -172,7 +173,8 @@ impl SqliteDialer {
     /// each other.
     ///
     /// The file remembers it. `true` has no effect on a file that has a log already, on connections
-    /// that only read, or in memory. Defaults to `false`, which leaves the file as it is.
+    /// that only read, or in memory. A dial fails if a file cannot have a log, because its VFS has
+    /// no shared memory. Defaults to `false`, which leaves the file as it is.
     ///
     /// # Examples
     ///
@@ -205,7 +207,8 @@ impl SqliteDialer {
 
     /// A function that prepares each connection before it is first lent: pragmas, functions.
     ///
-    /// An error fails the dial. Setting another replaces it; none by default.
+    /// An error fails the dial. A busy timeout that it sets lasts no longer than the dial: set
+    /// [`busy_timeout`](Self::busy_timeout). Setting another function replaces it; none by default.
     ///
     /// # Examples
     ///
@@ -280,8 +283,8 @@ impl SqliteDialer {
     }
 
     fn prepare(&self, connection: &Connection, context: &DialContext<'_>) -> Result<()> {
-        if self.wal && !self.read_only && matches!(self.database, Database::File(_)) {
-            begin_log(connection, context)?;
+        if let (true, false, Database::File(path)) = (self.wal, self.read_only, &self.database) {
+            self.begin_log(connection, path, context)?;
         }
         set_busy_timeout(connection, context.remaining())?;
         if let Some(init) = &self.init {
@@ -293,6 +296,36 @@ impl SqliteDialer {
             init(connection)?;
         }
         set_busy_timeout(connection, self.busy_timeout)
+    }
+
+    /// Switches the file to a write-ahead log, unless it has one.
+    fn begin_log(
+        &self,
+        connection: &Connection,
+        path: &Path,
+        context: &DialContext<'_>,
+    ) -> Result<()> {
+        loop {
+            // SQLite's wait for a lock cannot be ended: it waits in slices.
+            set_busy_timeout(connection, context.remaining().min(SLICE))?;
+            let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| {
+                row.get::<_, String>(0)
+            });
+            match mode {
+                // If several connections want it at once, SQLite lets one wait for another and fails
+                // the others at once, whatever their busy timeout.
+                Err(error)
+                    if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                        && !context.remaining().is_zero()
+                        && !context.is_cancelled() =>
+                {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                // SQLite reports no error if it cannot.
+                Ok(mode) if !mode.eq_ignore_ascii_case("wal") => return Err(self.no_log(path)),
+                outcome => return outcome.map(drop),
+            }
+        }
     }
 
     /// Fails if the path no longer leads to the file that the connection has opened.
@@ -337,6 +370,11 @@ impl SqliteDialer {
         let text = "is no file, and would be a database of its own for each connection: use \
                     SqliteDialer::memory()";
         failure(ffi::SQLITE_MISUSE, format!("\"{}\" {text}", shown(path)))
+    }
+
+    fn no_log(&self, path: &Path) -> Error {
+        let text = "cannot have a write-ahead log: use wal(false), or a VFS with shared memory";
+        failure(ffi::SQLITE_MISUSE, format!("{} {text}", shown(path)))
     }
 
     fn not_writable(&self, path: &Path) -> Error {
@@ -431,17 +469,11 @@ impl Dialer for SqliteDialer {
     fn dial(&self, context: &DialContext<'_>) -> Result<Connection> {
         let connection = self.open()?;
         self.abort_handle(&connection).into_iter().for_each(|handle| context.abort_with(handle));
-        match self.prepare(&connection, context) {
-            Ok(()) => Ok(connection),
-            Err(error) => {
-                self.close(connection);
-                Err(error)
-            }
-        }
+        prepared(self, connection, |connection| self.prepare(connection, context))
     }
 
-    /// Whether the path is no file or no database, or the file may not be written: none of these
-    /// ends by itself.
+    /// Whether the path is no file or no database, or the file may not be written or cannot have the
+    /// write-ahead log that is wanted: none of these ends by itself.
     fn is_permanent(&self, error: &Error) -> bool {
         matches!(
             error.sqlite_error_code(),
@@ -494,26 +526,6 @@ impl Dialer for SqliteDialer {
 
 /// How long a dial waits for a lock before it looks whether it was cancelled.
 const SLICE: Duration = Duration::from_millis(50);
-
-/// Switches the file to a write-ahead log, unless it has one.
-fn begin_log(connection: &Connection, context: &DialContext<'_>) -> Result<()> {
-    loop {
-        // SQLite's wait for a lock cannot be ended: it waits in slices.
-        set_busy_timeout(connection, context.remaining().min(SLICE))?;
-        match connection.pragma_update(None, "journal_mode", "WAL") {
-            // If several connections want it at once, SQLite lets one wait for another and fails the
-            // others at once, whatever their busy timeout.
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && !context.remaining().is_zero()
-                    && !context.is_cancelled() =>
-            {
-                thread::sleep(Duration::from_millis(1));
-            }
-            outcome => return outcome,
-        }
-    }
-}
 
 /// SQLite keeps milliseconds in 31 bits, and `rusqlite` panics beyond that.
 fn set_busy_timeout(connection: &Connection, limit: Duration) -> Result<()> {

@@ -88,7 +88,7 @@ where
     ///
     /// # Errors
     ///
-    /// [`GetError::Exhausted`] or [`GetError::Closed`].
+    /// [`GetError::Exhausted`], [`GetError::Suspended`] or [`GetError::Closed`].
     #[track_caller]
     pub fn try_get<Q: ?Sized + AsKey<K>>(
         &self,

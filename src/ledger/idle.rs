@@ -11,8 +11,8 @@ use super::entry::Entry;
 use super::lease::Lease;
 use super::queue::count;
 
-/// The least time between two upkeeps, and between two checks of an idle connection, however short
-/// the limits.
+/// The least time between two upkeeps, and between two checks of one idle connection, however short the
+/// limits.
 pub(crate) const UPKEEP_LEAST: Duration = Duration::from_millis(100);
 
 /// With `min_idle`, a successor is dialed this long before a connection has to end, or by the time of

@@ -96,8 +96,6 @@ pub use queue::accept_queue;
 pub use queue::listen_overflows;
 #[cfg(feature = "postgres")]
 pub(crate) use race::partial_deadline;
-#[cfg(feature = "postgres")]
-pub(crate) use resolve::Resolver;
 pub use stream::Liveness;
 pub use stream::Stream;
 pub use tcp::TcpDialer;

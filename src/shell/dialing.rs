@@ -28,9 +28,9 @@ const PAUSE_MOST: Duration = Duration::from_millis(64);
 
 /// When a connection was last closed, or a dial last failed that may have connected.
 #[derive(Default)]
-pub(super) struct LastClose(Figure);
+pub(super) struct LastDeparture(Figure);
 
-impl LastClose {
+impl LastDeparture {
     pub(super) fn note(&self, now: Moment) {
         self.0.set(now.as_nanos());
     }
@@ -59,14 +59,14 @@ impl<D: Dialer> Shell<D> {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(error)) => error,
                 None => {
-                    self.last_close().note(now()); // It may have connected, too.
+                    self.last_departure().note(now()); // It may have connected, too.
                     return Err(DialFailure::panicked());
                 }
             };
             let is_at_limit = self.user_code(|dialer| dialer.is_at_limit(&error)) == Some(true);
             if !is_at_limit {
                 // It may have connected before it failed: then the server counted it.
-                self.last_close().note(now());
+                self.last_departure().note(now());
             }
             if !is_at_limit || !self.may_linger_until(deadline) || context.is_cancelled() {
                 let is_permanent = self.user_code(|dialer| dialer.is_permanent(&error));
@@ -81,7 +81,7 @@ impl<D: Dialer> Shell<D> {
     /// Whether the server may still count a closed connection, and there is time to wait for it.
     fn may_linger_until(&self, deadline: Option<Moment>) -> bool {
         let now = now();
-        self.last_close().may_linger(now) && deadline.is_none_or(|deadline| now < deadline)
+        self.last_departure().may_linger(now) && deadline.is_none_or(|deadline| now < deadline)
     }
 }
 

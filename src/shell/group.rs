@@ -21,7 +21,7 @@ use crate::runtime::shelf::Tally;
 use crate::runtime::sync::{AtomicU64, Mutex, Ordering, Process, catch, now, seed};
 use crate::runtime::workers::{Crew, Enlistment};
 
-use super::dialing::LastClose;
+use super::dialing::LastDeparture;
 use super::quota::{Bounded, Need, Quota};
 use super::{EffectsOf, Shell};
 
@@ -37,8 +37,8 @@ pub(crate) struct Group<D: Dialer> {
     members: Mutex<Members<D>>,
     /// How many callers of all keys were given nothing.
     turned_away: AtomicU64,
-    /// When a connection of any key was last closed, as keys may share a server.
-    pub(super) last_close: LastClose,
+    /// When a connection of any key last left its server, as keys may share one.
+    pub(super) last_departure: LastDeparture,
     /// The process that opened it: see `Shell::is_inherited`.
     process: Process,
     crew: Arc<Crew>,
@@ -115,7 +115,7 @@ impl<D: Dialer> Group<D> {
             idle: max_idle.map(|most| Arc::new(count(most))),
             members: Mutex::new(members),
             turned_away: AtomicU64::new(0),
-            last_close: LastClose::default(),
+            last_departure: LastDeparture::default(),
             process: Process::this(),
             enlistment: crew.enlist(),
             crew,

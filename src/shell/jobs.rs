@@ -82,7 +82,7 @@ impl<D: Dialer> Shell<D> {
         let CloseOrder { id, connection, handle, reason, of, uses, age } = order;
         catch(|| drop(handle));
         self.user_code(|dialer| dialer.close(connection));
-        self.last_close().note(now());
+        self.last_departure().note(now());
         self.emit(|| Event::Closed { id: of, reason, age, uses });
         let now = now();
         self.report(|ledger| ledger.closed(id, now))

@@ -124,8 +124,8 @@ pub(super) fn may_lay_out(config: &Config, blocking: Blocking) -> bool {
     config.may_lend_without_ledger() && (!config.check_after.is_zero() || !blocking.check)
 }
 
-/// How many places a pool has at first. The pool of a key has few, as there may be many keys.
-pub(super) fn places_at_first(config: &Config, blocking: Blocking, is_of_a_key: bool) -> u32 {
-    let at_first = if is_of_a_key { 2 } else { 16 };
+/// How many places a pool has at first. One that shares a budget has few, as there may be many keys.
+pub(super) fn places_at_first(config: &Config, blocking: Blocking, has_budget: bool) -> u32 {
+    let at_first = if has_budget { 2 } else { 16 };
     if may_lay_out(config, blocking) { config.max_idle().min(at_first) } else { 0 }
 }

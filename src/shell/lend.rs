@@ -154,10 +154,15 @@ impl<D: Dialer> Shell<D> {
                 Err(Refusal::Suspended) => return Err(snapshot.suspended(Duration::ZERO, failure)),
                 Err(_) => return Err(GetError::Closed),
             };
-            if self.is_sound(&mut entry.connection) {
+            // User code has run since the ledger lent it.
+            let fault = if self.has_overstayed(&entry) {
+                CloseReason::LeaseEnded
+            } else if self.is_sound(&mut entry.connection) {
                 return Ok(entry);
-            }
-            self.retire_unused(entry, CloseReason::Broken);
+            } else {
+                CloseReason::Broken
+            };
+            self.retire_unused(entry, fault);
         }
     }
 

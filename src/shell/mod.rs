@@ -63,7 +63,7 @@ use crate::runtime::workers::{Crew, Enlistment};
 use crate::shell::places::Places;
 
 use self::bell::CallerBell;
-use self::dialing::LastClose;
+use self::dialing::LastDeparture;
 use self::group::{IdleCount, Membership};
 use self::knobs::{Knobs, places_at_first};
 use self::locked::{Locked, Reading};
@@ -107,9 +107,9 @@ pub(crate) struct Shell<D: Dialer> {
     enlistment: Option<Enlistment>,
     /// Its membership in a group, if it is the pool of a key or has a quota.
     membership: Option<Membership<D>>,
-    /// When this pool last closed a connection. Not used by a member of a group: see
-    /// `Shell::last_close`.
-    last_close: LastClose,
+    /// When a connection of this pool last left its server. Not used by a member of a group: see
+    /// `Shell::last_departure`.
+    last_departure: LastDeparture,
     /// The failures of dials in a row that the log has reported.
     streak: Streak,
     line_of_numbers: NewLine,
@@ -181,7 +181,7 @@ impl<D: Dialer> Shell<D> {
             membership,
             reading: Latest::new(reading),
             timings: Timings::default(),
-            last_close: LastClose::default(),
+            last_departure: LastDeparture::default(),
             streak: Streak::default(),
             reporter,
         })
@@ -208,8 +208,8 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// When a connection was last closed: by the pool of any key, since keys may share a server.
-    fn last_close(&self) -> &LastClose {
-        self.membership.as_ref().map_or(&self.last_close, |member| &member.group.last_close)
+    fn last_departure(&self) -> &LastDeparture {
+        self.membership.as_ref().map_or(&self.last_departure, |member| &member.group.last_departure)
     }
 
     pub(super) fn name(&self) -> Option<Arc<str>> {

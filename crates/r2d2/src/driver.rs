@@ -92,7 +92,9 @@ impl<M: ManageConnection> Core<M> {
         let (tell, told) = mpsc::sync_channel(1);
         let core = Arc::clone(self);
         threads.execute(move || drop(tell.send(core.open())));
-        told.recv().unwrap_or_else(|_| Err(Failure("the manager panicked".to_owned())))
+        told.recv().unwrap_or_else(|_| {
+            Err(Failure("the manager, the customizer or a handler panicked".to_owned()))
+        })
     }
 
     /// Tells the error handler, and keeps the text.

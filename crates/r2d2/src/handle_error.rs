@@ -65,8 +65,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 fn is_news(line: &str) -> bool {
     static LATEST: Mutex<Option<(Instant, String)>> = Mutex::new(None);
     let mut latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_old = |(at, before): &(Instant, String)| before == line && at.elapsed() < SILENCE;
-    let is_news = !latest.as_ref().is_some_and(is_old);
+    let was_just_said = |(at, before): &(Instant, String)| before == line && at.elapsed() < SILENCE;
+    let is_news = !latest.as_ref().is_some_and(was_just_said);
     if is_news {
         *latest = Some((Instant::now(), line.to_owned()));
     }

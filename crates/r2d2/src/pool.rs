@@ -39,7 +39,8 @@ pub(crate) struct Shared<M: ManageConnection> {
 
 type Guard<M> = OwnedConnection<Driver<M>>;
 
-/// The pauses with which one dial at a time tries as long as callers wait.
+/// The pause after the first of several failed dials, as long as callers wait: each further one is
+/// twice as long, up to [`PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a dial may take before others are made beside it, if callers wait for less.

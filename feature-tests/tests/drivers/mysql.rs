@@ -7,6 +7,8 @@ use std::iter;
 use std::mem;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::mpsc;
@@ -317,6 +319,17 @@ fn a_unix_socket_serves_as_well() {
     assert_eq!(pool.stats().dialed_total, 1);
 }
 
+/// Nor is the socket dialed once for each address of the host.
+#[test]
+fn a_configured_unix_socket_needs_no_address_of_the_host() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let path = server.folder().join("socket").display().to_string();
+    let opts = server.opts().socket(Some(path)).ip_or_hostname(Some("nowhere.invalid"));
+    let dialer = MysqlDialer::new(opts.into());
+    let mut connection = dialer.dial(&DialContext::until(Instant::now() + LONG)).unwrap();
+    assert_eq!(number(&mut connection, "SELECT 1"), 1);
+}
+
 /// The limit of a connect is what is left, and the configuration's own if that is shorter.
 #[test]
 fn a_dial_to_a_host_that_swallows_packets_ends_at_the_deadline() {
@@ -586,6 +599,26 @@ fn the_configurations_limit_is_that_of_each_borrower() {
     }
 }
 
+#[test]
+fn a_time_limit_of_the_last_borrower_is_not_that_of_the_next() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    for on_return in RETURNS {
+        let dialer = dialer(&server).on_return(on_return);
+        // A check restores the limits too.
+        let pool = Pool::builder(dialer).max_open(1).check_after(Duration::MAX).build().unwrap();
+        let connection = pool.get().unwrap();
+        let left_by = connection.connection_id();
+        // SAFETY: the connection keeps its descriptor open until the twin is made.
+        let socket = unsafe { BorrowedFd::borrow_raw(connection.as_raw_fd()) };
+        let twin = TcpStream::from(socket.try_clone_to_owned().unwrap());
+        twin.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        drop(connection);
+        let mut connection = pool.get_timeout(LONG).unwrap();
+        assert_eq!(connection.connection_id(), left_by, "{on_return:?}: the connection is kept");
+        connection.query_drop("DO sleep(0.2)").unwrap();
+    }
+}
+
 /// The server waits for the rest of a file, and takes what it is told for that.
 #[test]
 fn a_file_that_was_not_sent_to_its_end_is_not_that_of_the_next_borrower() {
@@ -694,19 +727,69 @@ fn a_session_of_another_user_that_cannot_be_the_dialers_again_is_not_lent() {
     assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 1);
 }
 
-/// A setting of the last borrower's would have the rollback begin it.
+#[test]
+fn a_refusal_that_no_repetition_can_help_is_told_from_others() {
+    let dialer = MysqlDialer::new(OptsBuilder::new().into());
+    for (state, code, is_permanent) in [
+        ("28000", 1045, true),  // ER_ACCESS_DENIED_ERROR
+        ("28000", 1698, true),  // ER_ACCESS_DENIED_NO_PASSWORD_ERROR
+        ("42000", 1044, true),  // ER_DBACCESS_DENIED_ERROR
+        ("42000", 1049, true),  // ER_BAD_DB_ERROR
+        ("HY000", 1130, true),  // ER_HOST_NOT_PRIVILEGED
+        ("HY000", 1820, true),  // ER_MUST_CHANGE_PASSWORD
+        ("HY000", 1862, true),  // ER_MUST_CHANGE_PASSWORD_LOGIN
+        ("HY000", 3118, true),  // ER_ACCOUNT_HAS_BEEN_LOCKED
+        ("HY000", 4151, true),  // the same of MariaDB
+        ("08004", 1040, false), // ER_CON_COUNT_ERROR
+        ("08S01", 1053, false), // ER_SERVER_SHUTDOWN
+        ("HY000", 1129, false), // ER_HOST_IS_BLOCKED
+        ("HY000", 1290, false), // ER_OPTION_PREVENTS_STATEMENT
+        ("42000", 1226, false), // ER_USER_LIMIT_REACHED
+    ] {
+        let error = MySqlError { state: state.to_owned(), message: String::new(), code };
+        let error = mysql::Error::MySqlError(error);
+        assert_eq!(dialer.is_permanent(&error), is_permanent, "{error}");
+    }
+    let gone = io::Error::from(io::ErrorKind::ConnectionReset);
+    assert!(!dialer.is_permanent(&gone.into()));
+}
+
+#[test]
+fn a_user_whom_the_server_does_not_let_in_is_refused_for_good() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let mut test = server.root();
+    let dialer = dialer(&server);
+    for statement in [
+        "ALTER USER app ACCOUNT LOCK",
+        "ALTER USER app ACCOUNT UNLOCK PASSWORD EXPIRE",
+        "SET GLOBAL disconnect_on_expired_password = 1",
+    ] {
+        test.query_drop(statement).unwrap();
+        let error = dialer.dial(&DialContext::until(Instant::now() + LONG)).map(drop).unwrap_err();
+        assert!(dialer.is_permanent(&error), "{statement}: {error}");
+    }
+}
+
+/// A setting of the last borrower's would have the rollback begin it, or end the connection.
 #[test]
 fn no_transaction_follows_the_one_that_was_rolled_back() {
     let Some(server) = MariaDb::start(&[]) else { return };
-    for on_return in [OnReturn::Rollback, OnReturn::ResetSession] {
+    for (on_return, completion) in [
+        (OnReturn::Rollback, "CHAIN"),
+        (OnReturn::Rollback, "RELEASE"),
+        (OnReturn::ResetSession, "CHAIN"),
+        (OnReturn::ResetSession, "RELEASE"),
+    ] {
         let pool = Pool::builder(dialer(&server).on_return(on_return)).max_open(1).build().unwrap();
         let mut connection = pool.get().unwrap();
         let left_by = connection.connection_id();
-        connection.query_drop("SET completion_type = CHAIN; START TRANSACTION").unwrap();
+        let leave = format!("SET completion_type = '{completion}'; START TRANSACTION");
+        connection.query_drop(leave).unwrap();
         drop(connection);
         let mut connection = pool.get_timeout(LONG).unwrap();
-        assert_eq!(connection.connection_id(), left_by, "the connection is kept");
-        assert_eq!(number(&mut connection, "SELECT @@in_transaction"), 0, "{on_return:?}");
+        assert_eq!(connection.connection_id(), left_by, "{on_return:?}, {completion}: it is kept");
+        let is_open = number(&mut connection, "SELECT @@in_transaction");
+        assert_eq!(is_open, 0, "{on_return:?}, {completion}");
     }
 }
 
@@ -902,6 +985,28 @@ fn a_change_to_the_servers_unix_socket_takes_no_second_connection() {
     let host = "SELECT host FROM information_schema.processlist WHERE id = connection_id()";
     let host: Option<String> = pool.get_timeout(LONG).unwrap().query_first(host).unwrap();
     assert_eq!(host.as_deref(), Some("localhost"), "by the socket");
+}
+
+#[test]
+fn a_learned_unix_socket_is_not_used_against_newer_options() {
+    let Some(server) = MariaDb::start(&[]) else { return };
+    let dial = |dialer: &MysqlDialer| dialer.dial(&DialContext::until(Instant::now() + LONG));
+    let prefers = || server.opts().prefer_socket(true);
+    let learned = MysqlDialer::new(prefers().into());
+    drop(dial(&learned).unwrap());
+    let host = "SELECT host FROM information_schema.processlist WHERE id = connection_id()";
+    for (opts, expected) in [(prefers(), "localhost"), (server.opts(), "127.0.0.1")] {
+        let mut connection = dial(&learned.clone().opts(opts.into())).unwrap();
+        let host: String = connection.query_first(host).unwrap().unwrap();
+        assert_eq!(host.split(':').next(), Some(expected));
+    }
+    let elsewhere = server.folder().join("nowhere").display().to_string();
+    let error = dial(&learned.opts(prefers().socket(Some(elsewhere)).into())).map(drop);
+    assert!(matches!(
+        error,
+        Err(mysql::Error::DriverError(DriverError::CouldNotConnect(Some((path, ..)))))
+            if path.ends_with("nowhere")
+    ));
 }
 
 /// A server that says "you may not" is alive.

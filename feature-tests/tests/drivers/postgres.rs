@@ -1114,6 +1114,14 @@ fn a_return_with_a_limit_ends_though_the_server_says_nothing() {
     }
 }
 
+/// With none at all, chance would decide whether an answer is in time.
+#[test]
+fn a_limit_of_no_time_is_the_least_that_the_docs_name() {
+    let dialer = PostgresDialer::new(postgres::Config::new(), NoTls).reset_timeout(Duration::ZERO);
+    let shown = format!("{dialer:?}");
+    assert!(shown.contains("reset_timeout: Some(1ms)"), "{shown}");
+}
+
 /// Everything that a program might write into its log.
 #[test]
 fn no_password_is_shown() {

@@ -373,6 +373,7 @@ fn a_dial_that_is_refused_for_the_limit_of_a_server_is_told_by_its_text() {
         "FATAL: remaining connection slots are reserved for superusers",
         "FATAL: too many connections for role \"app\"",
         "FATAL: no more connections allowed (max_client_conn)",
+        "FATAL: client connections exceeded (max_db_client_connections)",
         "MySqlError { ERROR 1040 (08004): Too many connections }",
         "ERROR 1203: User app already has more than 'max_user_connections' active connections",
         "ERR max number of clients reached",

@@ -232,6 +232,17 @@ fn what_the_server_refuses_a_dial_for_reaches_the_caller_as_it_is() {
 }
 
 #[test]
+fn a_database_that_the_server_does_not_have_is_refused_for_good() {
+    for settings in [&["--databases", "4"], &["--cluster-enabled", "yes"]] {
+        let Some(server) = Redis::start(settings) else { return };
+        let address = format!("redis://127.0.0.1:{}/4", server.port());
+        let dialer = RedisDialer::new(Client::open(address).unwrap());
+        let error = dialer.dial(&DialContext::until(Instant::now() + LONG)).map(drop).unwrap_err();
+        assert!(dialer.is_permanent(&error), "{settings:?}: {error}");
+    }
+}
+
+#[test]
 fn the_next_borrower_finds_the_database_and_no_transaction() {
     let Some(server) = Redis::start(&[]) else { return };
     for on_return in [OnReturn::Rollback, OnReturn::ResetSession] {
@@ -304,16 +315,21 @@ fn with_answers_left_unread_a_connection_is_not_lent_again() {
 #[test]
 fn a_time_limit_of_the_last_borrower_is_not_that_of_the_next() {
     let Some(server) = Redis::start(&[]) else { return };
-    let pool = pool(&server, |b| b.max_open(1));
-    let mut connection = pool.get().unwrap();
-    let left_by = id(&mut connection);
-    connection.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let late = call::<()>(&mut connection, "BLPOP nothing 0.2").unwrap_err();
-    assert!(late.is_timeout(), "{late}");
-    drop(connection);
-    let mut connection = pool.get_timeout(LONG).unwrap();
-    assert_eq!(id(&mut connection), left_by, "the connection is kept");
-    assert_eq!(call(&mut connection, "BLPOP nothing 0.1"), Ok(()), "the next one can wait");
+    for on_return in [OnReturn::Keep, OnReturn::Rollback] {
+        let dialer = RedisDialer::new(server.client()).on_return(on_return);
+        // A check restores the limits too.
+        let pool = Pool::builder(dialer).max_open(1).check_after(Duration::MAX).build().unwrap();
+        let mut connection = pool.get().unwrap();
+        let left_by = id(&mut connection);
+        connection.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let late = call::<()>(&mut connection, "BLPOP nothing 0.2").unwrap_err();
+        assert!(late.is_timeout(), "{late}");
+        drop(connection);
+        let mut connection = pool.get_timeout(LONG).unwrap();
+        let waited = call(&mut connection, "BLPOP nothing 0.1");
+        assert_eq!(waited, Ok(()), "{on_return:?}: the next one can wait");
+        assert_eq!(id(&mut connection), left_by, "{on_return:?}: the connection is kept");
+    }
 }
 
 #[test]

@@ -248,6 +248,21 @@ fn connections_dialed_together_agree_on_the_log_of_writes() {
     }
 }
 
+/// SQLite reports no error, and goes on without.
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_have_a_log_of_writes_is_refused_if_one_is_wanted() {
+    let (_, folder) = file();
+    let path = folder.path().join("test.db");
+    let dialer = SqliteDialer::file(format!("file:{}?vfs=unix-dotfile", path.display()));
+    let until = DialContext::until(Instant::now() + LONG);
+    drop(dialer.dial(&until).unwrap());
+    let dialer = dialer.wal(true);
+    let error = dialer.dial(&until).unwrap_err();
+    assert!(dialer.is_permanent(&error), "{error}");
+    assert!(error.to_string().contains("cannot have a write-ahead log: use wal(false)"), "{error}");
+}
+
 /// A dialer that asks for a log and may only read opens a file without one all the same.
 #[test]
 fn who_may_only_read_leaves_a_file_without_a_log_as_it_is() {
