@@ -276,17 +276,36 @@ pub(crate) fn keyed_pool(
     each: Config,
     script: &[Act],
 ) -> (KeyedPool<u32, Scripted>, Arc<Server>) {
+    let config = KeyedConfig { each, max_open_total, max_idle_total };
+    open_keyed(&config, None, script)
+}
+
+/// The same, whose slots a quota allows as well.
+pub(crate) fn keyed_pool_under(
+    quota: &Quota,
+    max_open_total: u32,
+    each: Config,
+) -> (KeyedPool<u32, Scripted>, Arc<Server>) {
+    let config = KeyedConfig { each, max_open_total, max_idle_total: None };
+    open_keyed(&config, Some(quota.clone()), &[])
+}
+
+fn open_keyed(
+    config: &KeyedConfig,
+    quota: Option<Quota>,
+    script: &[Act],
+) -> (KeyedPool<u32, Scripted>, Arc<Server>) {
     let server = Server::start();
+    let max_open_total = config.max_open_total;
     let (script, of_all) = (script.to_vec(), Arc::clone(&server));
     let dialer_for = move |_: &u32| {
         let mut dialer = Scripted::new(&of_all, &script, max_open_total);
         dialer.keys = true;
         dialer
     };
-    let config = KeyedConfig { each, max_open_total, max_idle_total };
     let crew = Crew::of_the_process();
     let dialer_for = Arc::new(dialer_for);
-    let pool = KeyedPool::open(dialer_for, None, None, &config, Reporter::default(), None, crew);
+    let pool = KeyedPool::open(dialer_for, None, None, config, Reporter::default(), quota, crew);
     (pool.unwrap(), server)
 }
 

@@ -314,8 +314,9 @@ impl Budget {
             self.unanswered += most;
             orders.push(BudgetOrder { to, action: BudgetAction::Evict { most, bar } });
         }
-        if self.listed.is_empty() && self.unanswered == 0 {
-            // The idle ones have been lent since. Each is counted again when it comes back.
+        if self.unanswered == 0 {
+            // There is no surplus, or nobody is listed: the idle ones have been lent since. Each is counted
+            // again when it comes back.
             self.surplus = 0;
         }
         self.audit();

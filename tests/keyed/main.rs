@@ -1034,6 +1034,24 @@ fn a_pool_that_is_closed_while_a_key_comes_enters_it_no_more() {
     assert_eq!((server.dials(), pool.stats().keys), (0, 0));
 }
 
+/// BOUND for a key. One comes by the code that makes the dialer for the other.
+#[test]
+fn two_who_come_at_once_for_a_new_key_find_one_pool() {
+    let this = Arc::new(Mutex::new(None::<KeyedPool<u32, Scripted>>));
+    let (_, server) = Scripted::new();
+    let pool = KeyedPool::new({
+        let (this, server) = (Arc::clone(&this), Arc::clone(&server));
+        move |key: &u32| {
+            let pool = this.lock().unwrap().take();
+            pool.into_iter().for_each(|pool| drop(pool.get(key).unwrap()));
+            Scripted { server: Arc::clone(&server), blocking: Blocking::default() }
+        }
+    });
+    *this.lock().unwrap() = Some(pool.clone());
+    drop(pool.get(&1).unwrap());
+    assert_eq!((server.dials(), pool.stats().keys), (1, 1));
+}
+
 // ---- What a key does ---------------------------------------------------------------------------
 
 /// A key whose hash is that of all others, and that does something whenever it is hashed or compared.

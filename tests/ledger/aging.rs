@@ -263,6 +263,22 @@ fn a_connection_whose_step_has_not_come_is_lent() {
     assert_eq!((harness.stats().idle, harness.closes.len()), (1, 0), "it was used since");
 }
 
+/// LIFE-08: without steps a connection ends by its own time, also if another was closed at a later one.
+#[test]
+fn a_step_of_no_length_holds_up_nothing_when_the_clock_has_run_back() {
+    let mut harness = Harness::with(stepwise(2, Duration::ZERO));
+    let [first, second] = [(); 2].map(|()| harness.dial_and_get());
+    harness.give_back(first);
+    harness.now += 3 * MINUTE;
+    harness.upkeep();
+    assert_eq!(harness.closing(), [(1, CloseReason::IdleTooLong)]);
+    harness.now = harness.now - 2 * MINUTE;
+    harness.give_back(second);
+    harness.now += MINUTE;
+    harness.upkeep();
+    assert_eq!(harness.closing()[1..], [(2, CloseReason::IdleTooLong)]);
+}
+
 /// Whatever is closed otherwise does not wait for a step, nor is it one.
 #[test]
 fn only_closes_for_idle_time_are_steps() {

@@ -40,6 +40,22 @@ fn while_a_caller_wakes_up_the_next_is_kept_from_a_second_connection() {
     harness.granted(second);
 }
 
+/// WAK-14: the shell looks again, under the same lock, after the one who was waking up has its connection.
+#[test]
+fn a_second_look_hands_over_what_was_kept_for_one_who_has_woken_up_since() {
+    let (mut harness, [one, other]) = busy(4 * SECOND);
+    let [first, second] = [1, 2].map(|caller| harness.queue(caller));
+    harness.sleep(first);
+    harness.sleep(second);
+    harness.give_back(one);
+    let mut effects = harness.ledger.give_back(other, harness.now);
+    harness.granted(first);
+    harness.ledger.settle_again(harness.now, &mut effects);
+    harness.note_effects(effects);
+    assert_eq!(harness.woken.last(), Some(&2));
+    harness.granted(second);
+}
+
 /// FAIR-05: who passes takes what is laid out, and asks the ledger only when nothing is.
 #[test]
 fn a_connection_that_is_kept_from_the_queue_is_not_lent_by_the_ledger() {

@@ -18,8 +18,8 @@ use crate::common::{
 };
 use crate::elsewhere;
 use latebind::{
-    Blocking, Cancel, Config, DialContext, Dialer, Drained, GetError, KeyedPool, OwnedConnection,
-    Pool, PooledConnection, Stats, Threads,
+    AbortHandle, Blocking, Cancel, Config, DialContext, Dialer, Drained, GetError, KeyedPool,
+    OwnedConnection, Pool, PooledConnection, Stats, Threads,
 };
 
 /// A limit short enough to wait for.
@@ -496,22 +496,28 @@ fn fork_where_threads_can_begin(body: impl Fn()) {
     panic!("no child could begin a thread");
 }
 
-/// Forks in its first dial.
-struct Forking(Scripted, AtomicBool, Arc<Mutex<Option<Child>>>);
+/// Forks in its first dial, after it has prepared it.
+struct Forking {
+    dialer: Scripted,
+    prepare: fn(&DialContext),
+    has_forked: AtomicBool,
+    child: Arc<Mutex<Option<Child>>>,
+}
 
 impl Dialer for Forking {
     type Connection = common::Connection;
     type Error = common::Refused;
 
     fn dial(&self, context: &DialContext) -> Result<common::Connection, common::Refused> {
-        if !self.1.swap(true, SeqCst) {
+        if !self.has_forked.swap(true, SeqCst) {
+            (self.prepare)(context);
             // SAFETY: as of `Child::fork`. The child goes on with the dial.
             match unsafe { libc::fork() } {
                 0 => drop(unsafe { libc::alarm(30) }),
-                pid => *self.2.lock().unwrap() = Some(Child(pid)),
+                pid => *self.child.lock().unwrap() = Some(Child(pid)),
             }
         }
-        self.0.dial(context)
+        self.dialer.dial(context)
     }
 
     fn is_broken(&self, _: &mut common::Connection) -> bool {
@@ -519,24 +525,62 @@ impl Dialer for Forking {
     }
 
     fn close(&self, connection: common::Connection) {
-        self.0.close(connection);
+        self.dialer.close(connection);
     }
 
     fn blocking(&self) -> Blocking {
-        self.0.blocking
+        self.dialer.blocking
     }
+}
+
+/// Has a dialer fork, and waits until both processes have done with the dial. Returns the child's exit status.
+fn fork_in_a_dial(prepare: fn(&DialContext)) -> i32 {
+    let (dialer, server): (_, Arc<Server>) = Scripted::new();
+    let child = Arc::<Mutex<Option<Child>>>::default();
+    let has_forked = AtomicBool::new(false);
+    let pool = Pool::new(Forking { dialer, prepare, has_forked, child: Arc::clone(&child) });
+    drop(pool.get_timeout(LONG).unwrap());
+    let status = child.lock().unwrap().take().unwrap().status();
+    drop(pool);
+    assert_eq!(server.alive(), 0);
+    status
 }
 
 /// The child's only thread is then one of the pool's: it ends, and so does the child.
 #[test]
 fn a_child_forked_by_a_dialer_ends_when_the_dialer_returns() {
     in_a_process("a_child_forked_by_a_dialer_ends_when_the_dialer_returns", || {
-        let (dialer, server): (_, Arc<Server>) = Scripted::new();
-        let child = Arc::<Mutex<Option<Child>>>::default();
-        let pool = Pool::new(Forking(dialer, AtomicBool::new(false), Arc::clone(&child)));
-        drop(pool.get_timeout(LONG).unwrap());
-        child.lock().unwrap().take().unwrap().join();
-        drop(pool);
-        assert_eq!(server.alive(), 0);
+        assert_eq!(fork_in_a_dial(|_| ()), 0);
     });
+}
+
+/// What a handle has in it may end the parent's dial as it is dropped.
+#[test]
+fn a_child_forked_by_a_dialer_drops_no_handle_of_its_parents() {
+    in_a_process("a_child_forked_by_a_dialer_drops_no_handle_of_its_parents", || {
+        let status = fork_in_a_dial(|context| {
+            let of_this = OfOneProcess(std::process::id());
+            context.abort_with(AbortHandle::new(move || {
+                let _of_this = &of_this;
+            }));
+        });
+        assert_ne!(status, OfOneProcess::DROPPED_BY_ANOTHER);
+        assert_eq!(status, 0);
+    });
+}
+
+/// Ends a process that drops it and has not made it.
+struct OfOneProcess(u32);
+
+impl OfOneProcess {
+    const DROPPED_BY_ANOTHER: i32 = 78;
+}
+
+impl Drop for OfOneProcess {
+    fn drop(&mut self) {
+        if std::process::id() != self.0 {
+            // SAFETY: the process ends.
+            unsafe { libc::_exit(Self::DROPPED_BY_ANOTHER) }
+        }
+    }
 }

@@ -242,6 +242,22 @@ fn a_slot_settles_before_it_is_dialed_into_again() {
     });
 }
 
+/// FLEET-07: a keeper who comes once a slot has settled hears of it at once.
+#[test]
+fn a_slot_that_has_settled_is_another_demand() {
+    const SETTLING: Duration = Duration::from_millis(1);
+    let quota = Quota::with_settling(SETTLING);
+    let (pool, _server) = pool(|it| it.quota(&quota));
+    quota.allow(1, None);
+    OwnedConnection::discard(pool.get_owned().unwrap());
+    await_that("the connection is closed", || quota.demand().idle == 1);
+    let closed = Instant::now();
+    await_that("the slot has settled", || closed.elapsed() > SETTLING);
+    let seen = quota.demand();
+    assert_eq!(seen.open, 1, "nobody has looked since");
+    assert_eq!(quota.demand_after(&seen, Instant::now() + LONG).open, 0);
+}
+
 #[test]
 fn a_quota_bounds_one_pool_at_a_time() {
     let quota = Quota::new();

@@ -37,6 +37,7 @@
 //! | LIFE-14 | `a_check_in_the_background_and_a_caller_share_a_connection` |
 //! | places: WAK-01 | `who_sweeps_the_places_strands_nobody` |
 //! | places: WAK-01 | `who_may_be_passed_is_served_all_the_same` |
+//! | quota: NO-LOST-SLOT | `a_slot_that_comes_straight_back_does_not_settle` |
 //! | BOUNDED-BYPASS | `who_has_been_passed_is_served_once_the_first_has_woken` |
 //! | places: ACC-14 | `a_change_of_settings_racing_a_return_loses_no_connection` |
 //! | places: STAT-02 | `a_glance_at_the_numbers_misses_no_connection` |

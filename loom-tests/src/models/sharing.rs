@@ -13,7 +13,7 @@ use crate::pool::Pool;
 use crate::report::error::GetError;
 use crate::runtime::sync::{self, advance, never, now, rest_for_ever, search_finely};
 use crate::server::{
-    self, Act, Scripted, Server, keyed_pool, never_due, pool_of_a_key, pool_under,
+    self, Act, Scripted, Server, keyed_pool, keyed_pool_under, never_due, pool_of_a_key, pool_under,
 };
 use crate::shell::cancel::Cancel;
 use crate::shell::quota::{Demand, Quota};
@@ -303,8 +303,6 @@ fn a_slot_granted_to_a_key_that_has_gone_is_the_next_ones() {
     });
 }
 
-// ---- A quota ----------------------------------------------------------------------------------
-
 /// KEY-11: a key comes as the settings change, and has the latest.
 #[test]
 fn a_key_that_comes_during_a_change_of_settings_hears_of_it() {
@@ -317,6 +315,8 @@ fn a_key_that_comes_during_a_change_of_settings_hears_of_it() {
         finish(&pool, &server, 1);
     });
 }
+
+// ---- A quota ----------------------------------------------------------------------------------
 
 /// A pool that is not keyed, whose slots a quota allows: none at first.
 fn under_quota() -> (Pool<Scripted>, Arc<Server>, Quota) {
@@ -334,6 +334,28 @@ fn a_caller_who_finds_no_slot_as_one_is_allowed_is_served() {
         quota.allow(1, None);
         caller.join().unwrap();
         server::finish(&pool, &server);
+    });
+}
+
+/// NO-LOST-SLOT: a slot is on its way to a key as the last of its callers gives up, and the key goes. No connection
+/// was in it, so the server counts none and the slot need not settle.
+#[test]
+fn a_slot_that_comes_straight_back_does_not_settle() {
+    check_within(2, || {
+        let quota = Quota::with_settling(9 * SOON);
+        quota.allow(2, None);
+        let (pool, server) = keyed_pool_under(&quota, 2, never_due(1));
+        pool.resize_total(1).unwrap();
+        let held = pool.get_owned(&1).unwrap();
+        let raising = spawn_with(&pool, |pool| pool.resize_total(2).unwrap());
+        // This thread runs first, so that two preemptions are enough.
+        drop(pool.get_timeout(&2, SOON));
+        raising.join().unwrap();
+        if pool.stats().keys == 1 && server.books().dials == 1 {
+            assert_eq!(quota.demand().open, 1);
+        }
+        drop(held);
+        assert!(pool.drain(never()).is_complete());
     });
 }
 
