@@ -293,6 +293,21 @@ fn a_proxy_keeps_what_its_client_has_not_read_yet() {
     assert!(heard == said, "{} of {MUCH} bytes", heard.len());
 }
 
+/// A write that waits under the lock has each question wait for some 80 ms.
+#[test]
+fn a_proxy_answers_at_once_while_a_client_does_not_read() {
+    let (proxy, _client, mut served) = joined();
+    served.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let all_is_full = io::copy(&mut io::repeat(0), &mut served).unwrap_err();
+    assert!(matches!(all_is_full.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
+    let begun = Instant::now();
+    for _ in 0..100 {
+        assert!(proxy.counts().to_client > 0);
+        thread::sleep(Duration::from_millis(1)); // Its own threads have their turn.
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_proxy_refuses_hangs_up_and_says_nothing() {
     let proxy = echo();
