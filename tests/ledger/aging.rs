@@ -1,5 +1,6 @@
 //! Aging by a hand-turned clock: lifetimes, idle times, checks and replacements.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -884,4 +885,22 @@ fn a_connection_that_is_judged_after_a_change_ends_by_the_new_lifetime() {
         harness.upkeep();
         assert_eq!(harness.stats().idle, 0, "{before} s, then {after} s: it has ended");
     }
+}
+
+/// LIFE-07: nor are those that came to rest together checked together.
+#[test]
+fn each_check_comes_within_the_last_tenth_of_its_interval_at_another_time() {
+    let every = 100 * SECOND;
+    let mut times = BTreeSet::new();
+    for seed in 0..20 {
+        let config = Config { check_idle_every: every, ..ageless() };
+        let mut harness = Harness::seeded(config, seed);
+        let entry = harness.dial_and_get();
+        harness.give_back(entry);
+        let alarm = harness.alarm.expect("a check is due some time");
+        times.insert(alarm.since(harness.now));
+    }
+    let (first, last) = (times.first().unwrap(), times.last().unwrap());
+    assert!(*first >= every - every / 10 && *last <= every, "{first:?} to {last:?}");
+    assert!(times.len() == 20 && *last - *first > every / 20, "{first:?} to {last:?}");
 }

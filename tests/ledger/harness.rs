@@ -14,8 +14,7 @@ use crate::ledger::{
     Ticket, Verdict,
 };
 use crate::runtime::moment::Moment;
-use crate::slips::{Lists, Slip};
-use crate::world::Failure;
+use crate::slips::{Failure, Lists, Slip};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,165 +1,106 @@
-//! Random histories: the promises hold after each event, in any order of events.
+//! Random histories of one pool and of several keys under one budget: the promises hold after each event, and
+//! in the end nobody is left waiting and nothing is left open.
 
+use std::fmt;
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::config::{Backoff, Breaker, Config, DialRule, IdleOrder, OnDialFailure};
-use crate::world::{Hangs, World};
+use crate::config::{Backoff, Breaker, BreakerChoice, Config, DialRule, IdleOrder, OnDialFailure};
+use crate::pools::{Delivery, Pools, Setting};
 
-/// One event. A `usize` picks its object among those that qualify; if none does, nothing happens.
-#[derive(Clone, Debug)]
-enum Event {
-    Request(Option<Duration>),
-    TryRequest,
-    Collect(usize),
-    Leave(usize),
-    Cancel(usize),
-    Tick,
-    Upkeep,
-    Dialed(usize),
-    DialFailed(usize),
-    DialPanicked(usize),
-    GiveBack(usize),
-    SetAsideForReset(usize),
-    Back(usize, bool),
-    Retire(usize),
-    Break(usize),
-    Rejoin(usize),
-    Detach(usize),
-    Closed(usize),
-    WarmUp(u32, Option<Duration>),
-    CloseIdle,
-    Flush,
-    RetireWhere,
-    Suspend,
-    Resume,
-    Reconfigure(Change),
-    Close,
-    Drain(Option<Duration>),
-    Wait(Duration),
-}
+type Happen = fn(&mut Pools, &Event);
 
-#[derive(Clone, Debug)]
-enum Change {
-    MaxOpen(u32),
-    MaxIdle(Option<u32>),
-    MaxDialing(Option<u32>),
-    MaxWaiting(Option<u32>),
-    MinIdle(u32),
-    MaxUses(Option<u32>),
-    IdleOrder(IdleOrder),
-    MaxLifetime(Duration),
-    LifetimeJitter(Option<Duration>),
-    MaxIdleTime(Duration),
-    PruneEvery(Duration),
-    CheckIdleEvery(Duration),
-    OnDialFailure(OnDialFailure),
-    Breaker(Option<Breaker>),
-    DialTimeout(Duration),
-    CheckAfter(Duration),
-    CheckTimeout(Duration),
-    CloseTimeout(Duration),
-}
+/// The kinds of events: their frequencies in histories of one pool and of keys, and what happens.
+const KINDS: [(&str, [usize; 2], Happen); 31] = [
+    ("request", [6, 12], |pools, it| pools.request(it.key, it.patience)),
+    ("try request", [1, 1], |pools, it| pools.try_request(it.key)),
+    ("collect", [10, 6], |pools, it| pools.collect(it.pick)),
+    ("cancel", [2, 1], |pools, it| pools.cancel(it.pick)),
+    ("rejoin", [2, 2], |pools, it| pools.rejoin(it.pick)),
+    ("warm up", [1, 1], |pools, it| pools.warm_up(it.key, it.count, it.patience)),
+    ("dialed", [6, 8], |pools, it| pools.dialed(it.pick)),
+    ("dial failed", [3, 2], |pools, it| pools.dial_failed(it.pick, false)),
+    ("dial panicked", [1, 0], |pools, it| pools.dial_failed(it.pick, true)),
+    ("give back", [5, 10], |pools, it| pools.give_back(it.pick)),
+    ("give back for reset", [2, 0], |pools, it| pools.give_back_for_reset(it.pick)),
+    ("discard", [2, 2], |pools, it| pools.retire(it.pick, false)),
+    ("break", [2, 2], |pools, it| pools.retire(it.pick, true)),
+    ("detach", [1, 1], |pools, it| pools.detach(it.pick)),
+    ("back", [3, 3], |pools, it| pools.back(it.pick, it.is_sound)),
+    ("closed", [4, 6], |pools, it| pools.closed(it.pick)),
+    ("look", [1, 1], |pools, it| pools.tick(it.key)),
+    ("upkeep", [1, 0], |pools, it| pools.upkeep(it.key)),
+    ("close idle", [1, 0], |pools, it| pools.close_idle(it.key)),
+    ("flush", [1, 1], |pools, it| pools.flush(it.key)),
+    ("retire where", [2, 0], |pools, it| pools.retire_where(it.key)),
+    ("suspend", [1, 0], |pools, it| pools.suspend(it.key, true)),
+    ("resume", [2, 0], |pools, it| pools.suspend(it.key, false)),
+    ("reconfigure", [3, 0], |pools, it| {
+        pools.reconfigure(it.key, |own, others| change(own, &others[it.pick % 3], it.field))
+    }),
+    ("close", [1, 0], |pools, _| pools.close()),
+    ("drain", [1, 0], |pools, it| pools.drain(it.key, it.patience)),
+    ("resize", [0, 2], |pools, it| pools.resize(it.count.max(1))),
+    ("allow", [0, 3], |pools, it| pools.allow(it.count, it.patience)),
+    ("deliver", [0, 6], |pools, it| pools.deliver(it.pick)),
+    ("vacate", [0, 2], |pools, it| pools.close_if_vacant(it.pick)),
+    ("wait", [4, 6], |pools, it| pools.wait(it.time)),
+];
 
-const KINDS: usize = 28;
+/// One of `KINDS`.
+#[derive(Clone, Copy)]
+struct Kind(usize);
 
-impl Event {
-    fn kind(&self) -> usize {
-        match self {
-            Self::Request(_) => 0,
-            Self::TryRequest => 1,
-            Self::Collect(_) => 2,
-            Self::Leave(_) => 3,
-            Self::Tick => 4,
-            Self::Dialed(_) => 5,
-            Self::DialFailed(_) => 6,
-            Self::DialPanicked(_) => 7,
-            Self::GiveBack(_) => 8,
-            Self::SetAsideForReset(_) => 9,
-            Self::Back(..) => 10,
-            Self::Retire(_) => 11,
-            Self::Break(_) => 12,
-            Self::Rejoin(_) => 13,
-            Self::Detach(_) => 14,
-            Self::Closed(_) => 15,
-            Self::WarmUp(..) => 16,
-            Self::Flush => 17,
-            Self::Reconfigure(_) => 18,
-            Self::Close => 19,
-            Self::Drain(_) => 20,
-            Self::Wait(_) => 21,
-            Self::RetireWhere => 22,
-            Self::Suspend => 23,
-            Self::Resume => 24,
-            Self::Cancel(_) => 25,
-            Self::Upkeep => 26,
-            Self::CloseIdle => 27,
-        }
-    }
-
-    fn happen(self, world: &mut World, behind: Duration) {
-        match self {
-            Self::Request(patience) => world.request(patience, behind),
-            Self::TryRequest => world.try_request(behind),
-            Self::Collect(pick) => world.collect(pick),
-            Self::Leave(pick) => world.leave(pick),
-            Self::Cancel(pick) => world.cancel(pick, behind),
-            Self::Tick => world.tick(behind),
-            Self::Upkeep => world.upkeep(behind),
-            Self::Dialed(pick) => world.dialed(pick, behind),
-            Self::DialFailed(pick) => world.dial_failed(pick, false, behind),
-            Self::DialPanicked(pick) => world.dial_failed(pick, true, behind),
-            Self::GiveBack(pick) => world.give_back(pick, behind),
-            Self::SetAsideForReset(pick) => world.give_back_for_reset(pick, behind),
-            Self::Back(pick, sound) => world.back(pick, sound, behind),
-            Self::Retire(pick) => world.retire(pick, false, behind),
-            Self::Break(pick) => world.retire(pick, true, behind),
-            Self::Rejoin(pick) => world.rejoin(pick, behind),
-            Self::Detach(pick) => world.detach(pick, behind),
-            Self::Closed(pick) => world.closed(pick, behind),
-            Self::WarmUp(target, patience) => world.warm_up(target, patience, behind),
-            Self::CloseIdle => world.close_unused(behind),
-            Self::Flush => world.flush(behind),
-            Self::RetireWhere => world.retire_where(behind),
-            Self::Suspend => world.suspend(behind),
-            Self::Resume => world.resume(behind),
-            Self::Reconfigure(change) => world.reconfigure(|config| change.make(config), behind),
-            Self::Close => world.close(behind),
-            Self::Drain(patience) => world.drain(patience, behind),
-            Self::Wait(time) => world.wait(time),
-        }
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(KINDS[self.0].0)
     }
 }
 
-impl Change {
-    fn make(self, config: &mut Config) {
-        match self {
-            Self::MaxOpen(most) => config.max_open = most,
-            Self::MaxIdle(most) => config.max_idle = most,
-            Self::MaxDialing(most) => config.max_dialing = most,
-            Self::MaxWaiting(most) => config.max_waiting = most,
-            Self::MinIdle(least) => config.min_idle = least,
-            Self::MaxUses(most) => config.max_uses = most,
-            Self::IdleOrder(order) => config.idle_order = order,
-            Self::MaxLifetime(limit) => config.max_lifetime = limit,
-            Self::LifetimeJitter(jitter) => config.lifetime_jitter = jitter,
-            Self::MaxIdleTime(limit) => config.max_idle_time = limit,
-            Self::PruneEvery(pause) => config.prune_every = pause,
-            Self::CheckIdleEvery(limit) => config.check_idle_every = limit,
-            Self::OnDialFailure(then) => config.on_dial_failure = then,
-            Self::Breaker(breaker) => config.breaker = breaker.into(),
-            Self::DialTimeout(limit) => config.dial_timeout = limit,
-            Self::CheckAfter(limit) => config.check_after = limit,
-            Self::CheckTimeout(limit) => config.check_timeout = limit,
-            Self::CloseTimeout(limit) => config.close_timeout = limit,
-        }
+/// One event. A `pick` picks its object among those that qualify; if none does, nothing happens.
+#[derive(Clone, Copy, Debug)]
+struct Event {
+    kind: Kind,
+    key: usize,
+    pick: usize,
+    count: u32,
+    patience: Option<Duration>,
+    time: Duration,
+    field: usize,
+    is_sound: bool,
+    /// The event happens if its kind has at least this weight, of 255, in the history.
+    dice: u8,
+    behind: Duration,
+}
+
+/// Takes one setting over from `other`.
+fn change(own: &mut Config, other: &Config, field: usize) {
+    match field {
+        0 => own.max_idle = other.max_idle,
+        1 => own.max_dialing = other.max_dialing,
+        2 => own.max_waiting = other.max_waiting,
+        3 => own.min_idle = other.min_idle,
+        4 => own.max_uses = other.max_uses,
+        5 => own.idle_order = other.idle_order,
+        6 => own.max_lifetime = other.max_lifetime,
+        7 => own.lifetime_jitter = other.lifetime_jitter,
+        8 => own.max_idle_time = other.max_idle_time,
+        9 => own.prune_every = other.prune_every,
+        10 => own.check_idle_every = other.check_idle_every,
+        11 => own.on_dial_failure = other.on_dial_failure,
+        12 => own.breaker = other.breaker,
+        13 => own.dial_timeout = other.dial_timeout,
+        14 => own.check_after = other.check_after,
+        15 => own.check_timeout = other.check_timeout,
+        16 => own.close_timeout = other.close_timeout,
+        _ => own.max_open = other.max_open,
     }
 }
 
 /// From zero to beyond every time limit, and for ever.
-pub(crate) fn span() -> impl Strategy<Value = Duration> {
+fn span() -> impl Strategy<Value = Duration> {
     prop_oneof![
         Just(Duration::from_millis(1)),
         Just(Duration::from_millis(20)),
@@ -170,7 +111,7 @@ pub(crate) fn span() -> impl Strategy<Value = Duration> {
     ]
 }
 
-pub(crate) fn passing_time() -> impl Strategy<Value = Duration> {
+fn passing_time() -> impl Strategy<Value = Duration> {
     prop_oneof![
         4 => Just(Duration::from_millis(1)),
         3 => Just(Duration::from_millis(30)),
@@ -180,7 +121,7 @@ pub(crate) fn passing_time() -> impl Strategy<Value = Duration> {
     ]
 }
 
-pub(crate) fn patience() -> impl Strategy<Value = Option<Duration>> {
+fn patience() -> impl Strategy<Value = Option<Duration>> {
     prop_oneof![Just(None), Just(Some(Duration::ZERO)), span().prop_map(Some)]
 }
 
@@ -213,64 +154,7 @@ fn age() -> impl Strategy<Value = Duration> {
     prop_oneof![Just(Duration::MAX), span()]
 }
 
-fn change() -> impl Strategy<Value = Change> {
-    prop_oneof![
-        4 => (1..5u32).prop_map(Change::MaxOpen),
-        1 => (0..5u32).prop_map(Some).prop_map(Change::MaxIdle),
-        1 => prop::option::of(1..4u32).prop_map(Change::MaxDialing),
-        1 => prop::option::of(0..3u32).prop_map(Change::MaxWaiting),
-        1 => (0..4u32).prop_map(Change::MinIdle),
-        1 => max_uses().prop_map(Change::MaxUses),
-        1 => idle_order().prop_map(Change::IdleOrder),
-        1 => span().prop_map(Change::MaxLifetime),
-        1 => prop::option::of(span()).prop_map(Change::LifetimeJitter),
-        1 => span().prop_map(Change::MaxIdleTime),
-        1 => prune_every().prop_map(Change::PruneEvery),
-        1 => span().prop_map(Change::CheckIdleEvery),
-        1 => on_dial_failure().prop_map(Change::OnDialFailure),
-        1 => breaker().prop_map(Change::Breaker),
-        1 => span().prop_map(Change::DialTimeout),
-        1 => span().prop_map(Change::CheckAfter),
-        1 => span().prop_map(Change::CheckTimeout),
-        1 => span().prop_map(Change::CloseTimeout),
-    ]
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let pick = || 0..8usize;
-    prop_oneof![
-        6 => patience().prop_map(Event::Request),
-        1 => Just(Event::TryRequest),
-        9 => pick().prop_map(Event::Collect),
-        2 => pick().prop_map(Event::Leave),
-        2 => pick().prop_map(Event::Cancel),
-        1 => Just(Event::Tick),
-        1 => Just(Event::Upkeep),
-        6 => pick().prop_map(Event::Dialed),
-        3 => pick().prop_map(Event::DialFailed),
-        1 => pick().prop_map(Event::DialPanicked),
-        5 => pick().prop_map(Event::GiveBack),
-        2 => pick().prop_map(Event::SetAsideForReset),
-        3 => (pick(), any::<bool>()).prop_map(|(pick, sound)| Event::Back(pick, sound)),
-        2 => pick().prop_map(Event::Retire),
-        2 => pick().prop_map(Event::Break),
-        2 => pick().prop_map(Event::Rejoin),
-        1 => pick().prop_map(Event::Detach),
-        4 => pick().prop_map(Event::Closed),
-        1 => (0..5u32, patience()).prop_map(|(n, patience)| Event::WarmUp(n, patience)),
-        1 => Just(Event::CloseIdle),
-        1 => Just(Event::Flush),
-        2 => Just(Event::RetireWhere),
-        1 => Just(Event::Suspend),
-        2 => Just(Event::Resume),
-        2 => change().prop_map(Event::Reconfigure),
-        1 => Just(Event::Close),
-        1 => patience().prop_map(Event::Drain),
-        4 => passing_time().prop_map(Event::Wait),
-    ]
-}
-
-pub(crate) fn config() -> impl Strategy<Value = Config> {
+fn config() -> impl Strategy<Value = Config> {
     let counts = (
         1..5u32,
         prop::option::of(0..4u32),
@@ -321,47 +205,144 @@ pub(crate) fn config() -> impl Strategy<Value = Config> {
     )
 }
 
-/// In some histories every call of the dialer returns; in others some do not.
-fn hangs() -> impl Strategy<Value = Hangs> {
-    let pattern = || prop_oneof![3 => Just(0), 1 => any::<u64>().prop_map(|bits| bits & bits << 1)];
-    (pattern(), pattern(), pattern(), any::<bool>())
-        .prop_map(|(dials, at_dialer, closes, upkeep)| Hangs { dials, at_dialer, closes, upkeep })
+fn event(of_keys: bool) -> impl Strategy<Value = Event> {
+    let often = |kind: usize| KINDS[kind].1[usize::from(of_keys)];
+    let kinds = (0..KINDS.len()).flat_map(|kind| std::iter::repeat_n(Kind(kind), often(kind)));
+    let kind = prop::sample::select(kinds.collect::<Vec<_>>());
+    let whom = (0..5usize, 0..8usize, 0..7u32);
+    let when = (patience(), passing_time(), prop_oneof![6 => Just(0), 1 => 1..4u64]);
+    (kind, whom, when, 0..21usize, any::<bool>(), 0..255u8).prop_map(
+        |(kind, (key, pick, count), (patience, time, behind), field, is_sound, dice)| {
+            let behind = Duration::from_millis(behind);
+            Event { kind, key, pick, count, patience, time, field, is_sound, dice, behind }
+        },
+    )
 }
 
 /// How likely each kind of event is in one history. Some kinds never happen in it, so that others meet in
 /// combinations that would otherwise be rare.
-fn weights() -> impl Strategy<Value = [u8; KINDS]> {
+fn weights() -> impl Strategy<Value = [u8; KINDS.len()]> {
     let weight = prop_oneof![1 => Just(0), 1 => Just(80), 4 => Just(255)];
-    vec(weight, KINDS).prop_map(|weights| {
-        let mut weights: [u8; KINDS] = weights.try_into().expect("one weight for each kind");
+    vec(weight, KINDS.len()).prop_map(|weights| {
+        let mut weights: [u8; KINDS.len()] = weights.try_into().expect("one for each kind");
         weights[0] = weights[0].max(80);
         weights
     })
 }
 
-/// An event, the number that decides whether it happens, and how far its clock is behind.
-fn throw() -> impl Strategy<Value = (Event, u8, Duration)> {
-    let behind = prop_oneof![6 => Just(0), 1 => 1..4u64].prop_map(Duration::from_millis);
-    (event(), 0..255u8, behind)
+/// Settings under which Pools can tell what each member lacks.
+fn plain(config: Config) -> Config {
+    let on_dial_failure = match config.on_dial_failure {
+        OnDialFailure::Retry(_) => OnDialFailure::AwaitReturn,
+        other => other,
+    };
+    Config {
+        min_idle: 0,
+        max_lifetime: Duration::MAX,
+        // A connection that has been idle for too long may be the one that was to make room.
+        max_idle_time: Duration::MAX,
+        check_idle_every: Duration::MAX,
+        on_dial_failure,
+        breaker: BreakerChoice::Off,
+        dial_timeout: Duration::MAX,
+        check_timeout: Duration::MAX,
+        close_timeout: Duration::MAX,
+        ..config
+    }
+}
+
+fn setting_of_keys(delivery: Delivery) -> impl Strategy<Value = Setting> {
+    let each = (config(), any::<bool>(), any::<bool>()).prop_map(move |(config, waits, passes)| {
+        match delivery {
+            Delivery::AtOnce => plain(config),
+            _ => Config {
+                min_idle: 0,
+                dial_rule: if waits { DialRule::Adaptive } else { DialRule::Eager },
+                bypass: if passes { Config::default().bypass } else { Duration::ZERO },
+                ..config
+            },
+        }
+    });
+    let totals = (1..7u32, prop::option::of(0..4u32));
+    (3..6usize, each, totals, 0..4usize).prop_map(move |(keys, each, totals, places)| {
+        let (max_open_total, max_idle_total) = totals;
+        let mut each = each;
+        if delivery == Delivery::AtOnce && max_idle_total.is_some() {
+            // A connection that a key closes by its own bound may have counted towards the common one.
+            each.max_idle = None;
+        }
+        let places = places.min(each.max_idle() as usize);
+        let (others, has_upkeep) = ([each; 3], true);
+        Setting { keys, each, others, max_open_total, max_idle_total, places, delivery, has_upkeep }
+    })
+}
+
+/// Connections are laid out in some histories. In some upkeep never comes by its alarm.
+fn setting_of_one() -> impl Strategy<Value = Setting> {
+    let places = prop_oneof![Just(0), 0..4usize];
+    let others = [config(), config(), config()];
+    (config(), others, places, any::<bool>()).prop_map(|(each, others, places, has_upkeep)| {
+        Setting {
+            keys: 1,
+            each,
+            others,
+            max_open_total: u32::MAX,
+            max_idle_total: None,
+            places,
+            delivery: Delivery::Alone,
+            has_upkeep,
+        }
+    })
+}
+
+fn live_through(
+    setting: Setting,
+    weights: [u8; KINDS.len()],
+    history: Vec<Event>,
+    (refuses, closes): (bool, bool),
+) {
+    let mut pools = Pools::new(setting);
+    for event in history {
+        let event = Event { key: event.key % setting.keys, ..event };
+        if event.dice < weights[event.kind.0] {
+            pools.step(event.behind, |pools| KINDS[event.kind.0].2(pools, &event));
+        }
+    }
+    pools.finish(refuses, closes);
 }
 
 proptest! {
-    /// In any order of events the numbers add up and the promises hold. Once everyone has finished, nobody
-    /// is left waiting and nothing is left open.
+    /// One pool without a budget, with all that may happen to it.
     #[test]
-    fn any_history_balances_and_drains(
-        config in config(),
-        hangs in hangs(),
+    fn in_any_history_of_one_pool_the_promises_hold_and_it_drains(
+        setting in setting_of_one(),
         weights in weights(),
-        history in vec(throw(), 0..120),
-        refuses in any::<bool>(),
+        history in vec(event(false), 0..120),
+        end in any::<(bool, bool)>(),
     ) {
-        let mut world = World::new(config, hangs);
-        for (event, dice, behind) in history {
-            if dice < weights[event.kind()] {
-                event.happen(&mut world, behind);
-            }
-        }
-        world.finish(refuses);
+        live_through(setting, weights, history, end);
+    }
+
+    /// Orders are delivered at once: then it is known who is granted a slot, and whose connection is
+    /// closed for it.
+    #[test]
+    fn in_any_history_slots_go_to_the_longest_waiting_and_the_coldest_connections_make_room(
+        setting in setting_of_keys(Delivery::AtOnce),
+        weights in weights(),
+        history in vec(event(true), 0..150),
+        end in any::<(bool, bool)>(),
+    ) {
+        live_through(setting, weights, history, end);
+    }
+
+    /// Orders may be late, cross each other as between threads, and find their member gone.
+    #[test]
+    fn in_any_history_of_keys_no_slot_is_lost_and_nobody_is_left_waiting(
+        setting in setting_of_keys(Delivery::Late),
+        weights in weights(),
+        history in vec(event(true), 0..150),
+        end in any::<(bool, bool)>(),
+    ) {
+        live_through(setting, weights, history, end);
     }
 }

@@ -15,17 +15,16 @@ mod ledger;
 mod moments;
 
 mod aging;
+mod common;
 mod harness;
 mod history;
-mod keys;
-mod keys_history;
 mod outages;
 mod passing;
+mod pools;
 mod promises;
 mod readings;
 mod sharing;
 mod slips;
-mod world;
 
 /// The crate's `runtime`, as far as these files need it.
 #[path = "."]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::{Backoff, Breaker, BreakerChoice, Config, OnDialFailure};
 use crate::harness::{Harness, SECOND, ageless};
 use crate::ledger::{Reply, Ticket, Verdict};
-use crate::world::Failure;
+use crate::slips::Failure;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const PROBE_EVERY: Duration = Duration::from_millis(90);

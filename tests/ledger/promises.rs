@@ -8,8 +8,7 @@ use crate::ledger::close_reason::CloseReason;
 use crate::ledger::stats::Stats;
 use crate::ledger::{AtDialerOrder, Entry, Overdue, Purpose, Refusal, Reply, Verdict};
 use crate::runtime::moment::Moment;
-use crate::slips::Slip;
-use crate::world::Failure;
+use crate::slips::{Failure, Slip};
 
 // ---- Accounting --------------------------------------------------------------------------------
 

@@ -7,15 +7,15 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use crate::abort::AbortHandle;
+use crate::common::Common;
 use crate::config::{Breaker, BreakerChoice, Config};
 use crate::harness::{Harness, SECOND, ageless};
-use crate::keys::Common;
 use crate::ledger::budget::{Allowance, BudgetAction, BudgetOrder, MemberId};
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::lease::Lease;
 use crate::ledger::{Entry, Overdue, Share, Ticket};
 use crate::runtime::moment::Moment;
-use crate::world::Failure;
+use crate::slips::Failure;
 
 /// Settings of each key, under which time changes nothing.
 fn unchecked(max_open: u32) -> Config {
@@ -703,6 +703,20 @@ fn beyond_the_bound_on_idle_connections_each_new_one_costs_another() {
     assert_eq!((keys.idle(), keys.evicted()), ([0, 0, 2], 4));
     keys.come_to_rest();
     assert_eq!((keys.evicted(), keys.taken()), (4, 2));
+}
+
+#[test]
+fn a_connection_that_comes_to_rest_while_an_order_is_on_its_way_costs_another() {
+    let mut keys = Harnesses::with(2, unchecked(9), 9, Some(1));
+    let held = [keys.lend(0), keys.lend(0)];
+    let other = keys.lend(1);
+    held.into_iter().for_each(|entry| keys[0].give_back(entry));
+    keys.trim();
+    let first = keys.take_order();
+    keys[1].give_back(other);
+    keys.trim();
+    let second = keys.take_order();
+    assert_eq!([first.to, second.to], [MemberId(0), MemberId(1)]);
 }
 
 /// The connections that an order was for are lent before it arrives, and others have come to rest.

@@ -1,11 +1,53 @@
-//! `Slip`, the waker of a test's caller, and a ledger's effects as lists.
+//! `Slip`, the waker of a test's caller; how dials fail and waits end; a ledger's effects as lists.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
+use crate::ledger::effects::JobId;
 use crate::ledger::{Effects, Overdue, RareEffects, Verdict, Waker};
+
+/// How a dial failed: by itself, with its id, or by its time limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    Of(JobId),
+    Overdue(Overdue),
+}
+
+impl From<Overdue> for Failure {
+    fn from(overdue: Overdue) -> Self {
+        Self::Overdue(overdue)
+    }
+}
+
+/// How a wait has ended: a verdict, with the number of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Granted(u32),
+    Failed(Failure),
+    Late(Option<Failure>),
+    Suspended(Option<Failure>),
+    Cancelled,
+    Closed,
+    Warm,
+    Drained,
+}
+
+impl From<&Verdict<u32, Failure>> for Outcome {
+    fn from(verdict: &Verdict<u32, Failure>) -> Self {
+        match verdict {
+            Verdict::Granted(entry) => Self::Granted(entry.connection),
+            Verdict::Failed(failure) => Self::Failed(*failure),
+            Verdict::Late(failure) => Self::Late(*failure),
+            Verdict::Suspended(failure) => Self::Suspended(*failure),
+            Verdict::Closed => Self::Closed,
+            Verdict::Cancelled => Self::Cancelled,
+            Verdict::Warm => Self::Warm,
+            Verdict::Drained => Self::Drained,
+        }
+    }
+}
 
 /// A caller's verdict, and whether it is waking up to it.
 type VerdictCell<F, C> = Rc<RefCell<Option<(Verdict<C, F>, bool)>>>;
@@ -53,37 +95,28 @@ impl<K: Copy, F, C> Waker<C, F> for Slip<K, F, C> {
 }
 
 /// The wakers of all callers.
-#[derive(Debug)]
-pub(crate) struct Slips<K, F> {
-    slips: BTreeMap<K, Slip<K, F>>,
-    /// How many have woken up to a connection.
-    pub(crate) woken: u64,
+#[derive(Debug, Default)]
+pub(crate) struct Slips {
+    slips: BTreeMap<usize, Slip<usize, Failure>>,
 }
 
-impl<K, F> Default for Slips<K, F> {
-    fn default() -> Self {
-        Self { slips: BTreeMap::new(), woken: 0 }
-    }
-}
-
-impl<K: Copy + Ord, F: From<Overdue>> Slips<K, F> {
+impl Slips {
     /// The waker for a caller who waits from now on. It replaces the caller's former one.
-    pub(crate) fn give(&mut self, caller: K) -> Slip<K, F> {
+    pub(crate) fn give(&mut self, caller: usize) -> Slip<usize, Failure> {
         let slip = Slip::new(caller);
         self.slips.insert(caller, slip.clone());
         slip
     }
 
-    /// Whether the caller has a verdict that it has not collected.
-    pub(crate) fn has_verdict(&self, caller: K) -> bool {
-        self.slips.get(&caller).is_some_and(|slip| slip.verdict.borrow().is_some())
+    /// The verdict that the caller has and has not collected, and whether it is waking up to it.
+    pub(crate) fn outcome(&self, caller: usize) -> Option<(Outcome, bool)> {
+        let verdict = self.slips.get(&caller)?.verdict.borrow();
+        verdict.as_ref().map(|(verdict, is_waking)| (verdict.into(), *is_waking))
     }
 
-    /// Collects the caller's verdict. The caller counts as woken if it was asleep.
-    pub(crate) fn collect(&mut self, caller: K) -> Option<Verdict<u32, F>> {
-        let (verdict, is_waking) = self.slips.get(&caller)?.take()?;
-        self.woken += u64::from(is_waking);
-        Some(verdict)
+    /// Collects the caller's verdict, and whether it is waking up to it.
+    pub(crate) fn collect(&mut self, caller: usize) -> Option<(Verdict<u32, Failure>, bool)> {
+        self.slips.get(&caller)?.take()
     }
 }
 
