@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod chatty;
 mod credentials;
 mod hooks;
 mod hosts;

@@ -7,139 +7,54 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::chatty::Chatty;
+use crate::chatty::No;
 use crate::common::Refused;
 use crate::common::Scripted;
 use crate::common::await_that;
 use crate::common::used;
-use latebind::AbortHandle;
-use latebind::Blocking;
 use latebind::DialContext;
 use latebind::Dialer;
 use latebind::Pool;
 use latebind::PooledConnection;
 use latebind::dialers::AnyPool;
 use latebind::dialers::FnDialer;
+use latebind::dialers::FromSource;
+use latebind::dialers::Hooked;
+use latebind::dialers::Hosts;
+use latebind::dialers::Issued;
+use latebind::dialers::WithStorage;
 use latebind::dialers::dialer_fn;
 use latebind::net::Connection;
 use latebind::net::Liveness;
 use latebind::net::Stream;
 
-/// Writes down what it is asked, and answers everything otherwise than a dialer does by default.
-#[derive(Default)]
-struct Chatty(Arc<Mutex<Vec<&'static str>>>);
-
-impl Chatty {
-    fn note(&self, asked: &'static str) {
-        self.0.lock().unwrap().push(asked);
-    }
-}
-
-impl Dialer for Chatty {
-    type Connection = u32;
-    type Error = Refused;
-
-    fn dial(&self, _: &DialContext) -> Result<u32, Refused> {
-        self.note("dial");
-        Ok(7)
-    }
-
-    fn is_permanent(&self, _: &Refused) -> bool {
-        self.note("is_permanent");
-        true
-    }
-
-    fn is_at_limit(&self, _: &Refused) -> bool {
-        self.note("is_at_limit");
-        true
-    }
-
-    fn is_broken(&self, _: &mut u32) -> bool {
-        self.note("is_broken");
-        true
-    }
-
-    fn check(&self, _: &mut u32, _: Instant) -> Result<(), Refused> {
-        self.note("check");
-        Err(Refused(1))
-    }
-
-    fn needs_reset(&self, _: &mut u32) -> bool {
-        self.note("needs_reset");
-        false
-    }
-
-    fn reset(&self, _: &mut u32) -> Result<(), Refused> {
-        self.note("reset");
-        Err(Refused(2))
-    }
-
-    fn reset_wipes(&self) -> bool {
-        self.note("reset_wipes");
-        true
-    }
-
-    fn must_not_wait(&self) -> bool {
-        self.note("must_not_wait");
-        true
-    }
-
-    fn close(&self, _: u32) {
-        self.note("close");
-    }
-
-    fn abort_handle(&self, _: &u32) -> Option<AbortHandle> {
-        self.note("abort_handle");
-        Some(AbortHandle::new(|| ()))
-    }
-
-    fn blocking(&self) -> Blocking {
-        self.note("blocking");
-        Blocking::default().check(false).reset(true).close(true)
-    }
-}
-
-fn ask_everything(dialer: &impl Dialer<Connection = u32, Error = Refused>) {
-    assert_eq!(dialer.dial(&DialContext::until(Instant::now())), Ok(7));
-    assert!(dialer.is_permanent(&Refused(0)));
-    assert!(dialer.is_at_limit(&Refused(0)));
-    assert!(dialer.is_broken(&mut 7));
-    assert_eq!(dialer.check(&mut 7, Instant::now()), Err(Refused(1)));
-    assert!(!dialer.needs_reset(&mut 7));
-    assert_eq!(dialer.reset(&mut 7), Err(Refused(2)));
-    assert!(dialer.reset_wipes());
-    assert!(dialer.must_not_wait());
-    dialer.close(7);
-    assert!(dialer.abort_handle(&7).is_some());
-    assert_eq!(dialer.blocking(), Blocking::default().check(false).reset(true).close(true));
+#[test]
+fn a_pointer_to_a_dialer_asks_it_everything() {
+    let chatty = Chatty::default();
+    chatty.assert_asked_by(&chatty);
+    let boxed: Box<dyn Dialer<Connection = u32, Error = No>> = Box::new(chatty.clone());
+    chatty.assert_asked_by(&boxed);
+    let shared = Arc::new(boxed);
+    chatty.assert_asked_by(&shared);
+    let leaked: &'static _ = Box::leak(Box::new(shared));
+    chatty.assert_asked_by(&leaked);
 }
 
 #[test]
-fn a_pointer_to_a_dialer_answers_all_that_the_dialer_does() {
+fn a_dialer_over_another_asks_it_everything() {
     let chatty = Chatty::default();
-    let asked = Arc::clone(&chatty.0);
-    ask_everything(&chatty);
-    let all = std::mem::take(&mut *asked.lock().unwrap());
-    assert_eq!(all.len(), 12, "{all:?}");
-    let same = |pointer: &str| {
-        assert_eq!(*asked.lock().unwrap(), all, "{pointer}");
-        asked.lock().unwrap().clear();
-    };
-    let boxed: Box<dyn Dialer<Connection = u32, Error = Refused>> = Box::new(chatty);
-    ask_everything(&boxed);
-    same("Box");
-    let shared = Arc::new(boxed);
-    ask_everything(&shared);
-    same("Arc");
-    let leaked: &'static _ = Box::leak(Box::new(shared));
-    ask_everything(&leaked);
-    same("a reference");
+    chatty.assert_asked_by(&Hooked::new(chatty.clone()));
+    chatty.assert_asked_by(&WithStorage::<_, ()>::new(chatty.clone()));
+    chatty.assert_asked_by(&Hosts::new([("host", chatty.clone())]));
+    let issue = |dialer: &Chatty, _: &DialContext<'_>| Ok(Issued::new(dialer.clone()));
+    chatty.assert_asked_by(&FromSource::new(chatty.clone(), issue));
 }
 
 #[test]

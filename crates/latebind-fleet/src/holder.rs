@@ -128,7 +128,7 @@ impl Holder {
         if self.must_clear && open == 0 {
             // Everything that was open is closed. It counts until the server has noticed.
             self.must_clear = false;
-            self.next_ask = self.next_ask.max(now + self.manners.settle);
+            self.next_ask = self.next_ask.max(now.saturating_add(self.manners.settle));
         }
         self.used.note(now, open.saturating_sub(idle) + wanted);
         let used = self.used.most();
@@ -186,7 +186,8 @@ impl Holder {
         (self.number, self.keep, self.is_scarce) = (answer.number, answer.keep, answer.is_scarce);
         (self.leased, self.stored) = (answer.slots, answer.slots);
         self.lasts = answer.lasts;
-        self.until = answer.lasts.map(|lasts| sent + lasts.saturating_sub(self.manners.margin));
+        let lasts = answer.lasts.map(|lasts| lasts.saturating_sub(self.manners.margin));
+        self.until = lasts.map(|lasts| sent.saturating_add(lasts));
         let (first, most) = self.manners.retry;
         self.pause = if has_gained { first } else { (self.pause * 2).min(most) };
         self.next_ask = now + self.pause;

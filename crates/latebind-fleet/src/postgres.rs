@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use postgres::tls::{MakeTlsConnect, TlsConnect};
-use postgres::{Client, Config, Socket, Transaction};
+use postgres::{Client, Config, GenericClient, Socket, Transaction};
 
 use crate::book::{Answer, Ask, HolderId, Need, Terms, share};
 use crate::store::{Failure, Server, Store, holder_of};
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const ORDER: i32 = 0;
 const MEMBER: i32 = -1;
 
-/// Counts the sessions of a fleet at a PostgreSQL, and ends those of processes whose lease is over.
+/// Counts the sessions of a fleet at a PostgreSQL, 12 or later, and ends those of processes whose lease is over.
 ///
 /// Keeps one session there, beside those of the limit. Its role must be the one that the pools connect as,
 /// or have `pg_read_all_stats` and `pg_signal_backend`.
@@ -45,15 +45,13 @@ where
         &mut self,
         work: impl FnOnce(&mut Client, &str) -> Result<A, postgres::Error>,
     ) -> Result<A, Failure> {
-        if self.client.is_none() {
-            self.client = Some(connect(&self.config, &self.tls, "latebind-fleet")?);
-        }
-        let client = self.client.as_mut().expect("it has just connected");
-        let outcome = work(client, &self.fleet);
-        if outcome.is_err() {
-            self.client = None;
-        }
-        Ok(outcome?)
+        let mut client = match self.client.take() {
+            Some(client) => client,
+            None => connect(&self.config, &self.tls, "latebind-fleet")?,
+        };
+        let outcome = work(&mut client, &self.fleet)?;
+        self.client = Some(client);
+        Ok(outcome)
     }
 }
 
@@ -69,10 +67,7 @@ where
     }
 
     fn sessions(&mut self) -> Result<Vec<(HolderId, u32)>, Failure> {
-        self.run(|client, fleet| {
-            let mut transaction = client.transaction()?;
-            sessions(&mut transaction, fleet)
-        })
+        self.run(sessions)
     }
 
     fn end(&mut self, holder: HolderId) -> Result<(), Failure> {
@@ -87,6 +82,7 @@ where
 }
 
 /// Keeps the leases at the server that is protected, as advisory locks of one small session for each process.
+/// It takes PostgreSQL 12 or later.
 ///
 /// The server itself releases the locks of a process that has died, when it ends that process's sessions.
 /// A process that is stopped keeps its locks for as long as it keeps its sessions, so nothing is exceeded,
@@ -197,7 +193,9 @@ where
         // The slots that it had before it lost its session stay its own.
         let wanted = if is_quiet { ask.held } else { entitled.max(ask.held) };
         let granted = wanted.saturating_sub(held).min(free);
-        let slots: Vec<i32> = (1..=terms.limit as i32)
+        // A server has no more sessions than that.
+        let last = i32::try_from(terms.limit).unwrap_or(i32::MAX);
+        let slots: Vec<i32> = (1..=last)
             .filter(|slot| !snapshot.taken.contains(slot))
             .take(granted as usize)
             .collect();
@@ -252,10 +250,6 @@ where
         self.session = None;
         Ok(())
     }
-
-    fn counts_sessions(&self) -> bool {
-        true
-    }
 }
 
 impl Snapshot {
@@ -298,10 +292,10 @@ fn snapshot(
 }
 
 fn sessions(
-    transaction: &mut Transaction<'_>,
+    client: &mut impl GenericClient,
     fleet: &str,
 ) -> Result<Vec<(HolderId, u32)>, postgres::Error> {
-    let rows = transaction.query(
+    let rows = client.query(
         "SELECT application_name, count(*) FROM pg_stat_activity
          WHERE starts_with(application_name, $1) GROUP BY 1",
         &[&format!("{fleet}/")],
@@ -345,10 +339,12 @@ where
     config.application_name(name).connect_timeout(PATIENCE);
     config.tcp_user_timeout(Duration::from_secs(10)).keepalives_idle(Duration::from_secs(5));
     let mut client = config.connect(tls.clone())?;
+    // `idle_session_timeout` exists since PostgreSQL 14.
     client.batch_execute(
         "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
          SET tcp_user_timeout = 10000; SET statement_timeout = 5000;
-         SET idle_in_transaction_session_timeout = 5000; SET idle_session_timeout = 0",
+         SET idle_in_transaction_session_timeout = 5000;
+         SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'",
     )?;
     Ok(client)
 }

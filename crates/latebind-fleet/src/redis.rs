@@ -1,5 +1,6 @@
 //! `RedisStore`: leases in a hash of Redis, which end by Redis's own clock.
 
+use std::fmt;
 use std::time::Duration;
 
 use redis::{Client, Cmd, Connection, cmd};
@@ -29,7 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// let store = RedisStore::new(redis::Client::open("redis://quota.example/")?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct RedisStore {
     client: Client,
     keys: [String; 2],
@@ -45,9 +45,10 @@ struct Session {
     script: String,
 }
 
-impl std::fmt::Debug for Session {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("run_id", &self.run_id).finish_non_exhaustive()
+/// Omits the client, which may hold a password.
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("keys", &self.keys).finish_non_exhaustive()
     }
 }
 
@@ -58,32 +59,30 @@ impl RedisStore {
         Self { client, keys: [const { String::new() }; 2], terms: None, session: None }
     }
 
-    fn session(&mut self) -> Result<&mut Session, Failure> {
-        if self.session.is_none() {
-            let mut connection = self.client.get_connection_with_timeout(PATIENCE)?;
-            connection.set_read_timeout(Some(PATIENCE))?;
-            connection.set_write_timeout(Some(PATIENCE))?;
-            let told: String = cmd("INFO").arg("server").query(&mut connection)?;
-            let run_id = told.lines().find_map(|line| line.strip_prefix("run_id:"));
-            let run_id = run_id.ok_or("the server has no run id")?.to_owned();
-            let script = include_str!("script.lua");
-            let script = cmd("SCRIPT").arg("LOAD").arg(script).query(&mut connection)?;
-            self.session = Some(Session { connection, run_id, script });
-        }
-        Ok(self.session.as_mut().expect("it has just been made"))
+    fn connect(&self) -> Result<Session, Failure> {
+        let mut connection = self.client.get_connection_with_timeout(PATIENCE)?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        connection.set_write_timeout(Some(PATIENCE))?;
+        let told: String = cmd("INFO").arg("server").query(&mut connection)?;
+        let run_id = told.lines().find_map(|line| line.strip_prefix("run_id:"));
+        let run_id = run_id.ok_or("the server has no run id")?.to_owned();
+        let script = include_str!("script.lua");
+        let script = cmd("SCRIPT").arg("LOAD").arg(script).query(&mut connection)?;
+        Ok(Session { connection, run_id, script })
     }
 
-    /// Sends a command on the connection there is. After an error there is none.
+    /// Sends a command on the connection there is. After an error or a panic there is none.
     fn send<T: redis::FromRedisValue>(
         &mut self,
         command: impl FnOnce(&Session) -> Cmd,
     ) -> Result<T, Failure> {
-        let session = self.session()?;
-        let answer = command(session).query(&mut session.connection);
-        if answer.is_err() {
-            self.session = None;
-        }
-        Ok(answer?)
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.connect()?,
+        };
+        let answer = command(&session).query(&mut session.connection)?;
+        self.session = Some(session);
+        Ok(answer)
     }
 }
 

@@ -10,7 +10,7 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 /// Keeps the leases of a fleet. All processes of the fleet use the same.
 ///
 /// Called by the keeper's thread only, one call at a time. A call may wait, but not for ever: the lease is
-/// not renewed meanwhile. After an error the next call connects again.
+/// not renewed meanwhile. After an error the next call connects again. A panic counts as an error.
 pub trait Store: Send + 'static {
     /// Called once, before all else: the name of the fleet and what it has agreed on.
     fn open(&mut self, fleet: &str, terms: Terms);
@@ -28,16 +28,12 @@ pub trait Store: Send + 'static {
     ///
     /// As [`ask`](Self::ask). The lease then lasts until its end.
     fn leave(&mut self, holder: HolderId, number: u64) -> Result<(), Failure>;
-
-    /// Whether the store counts the sessions itself, so that a fleet on it needs no [`Server`].
-    fn counts_sessions(&self) -> bool {
-        false
-    }
 }
 
 /// The server whose limit is shared, as it counts.
 ///
-/// It tells the sessions of a process by the [tag](crate::tag) that each of them bears.
+/// It tells the sessions of a process by the [tag](crate::tag) that each of them bears. Called as a [`Store`]
+/// is.
 pub trait Server: Send + 'static {
     /// Called once, before all else.
     fn open(&mut self, fleet: &str);

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::panic;
 use std::panic::AssertUnwindSafe;
+use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
@@ -37,17 +38,20 @@ pub(crate) fn alone(test: &str, work: impl FnOnce()) {
     let output = tempfile::NamedTempFile::new().expect("a temporary file can be made");
     let write = || output.reopen().expect("the file is there");
     let program = env::current_exe().expect("this process has a program");
-    let mut process = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args([test, "--exact", "--include-ignored", "--test-threads=1", "--nocapture"])
         .env(REPORT, report.path())
         .stdin(Stdio::null())
         .stdout(write())
-        .stderr(write())
-        .spawn()
-        .expect("this program can be started again");
+        .stderr(write());
+    // With the servers that it starts, which would outlive it.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut process = command.spawn().expect("this program can be started again");
     let ended = comes_true(LIMIT, || !matches!(process.try_wait(), Ok(None)));
     if !ended {
-        let _ = process.kill(); // Fails if it has just ended.
+        end(&mut process);
         let _ = process.wait();
     }
     match fs::read_to_string(report.path()).unwrap_or_default().as_str() {
@@ -62,4 +66,12 @@ pub(crate) fn alone(test: &str, work: impl FnOnce()) {
         }
         told => panic!("{told}"),
     }
+}
+
+/// Ends it and, where there are process groups, all that it has started.
+fn end(process: &mut Child) {
+    #[cfg(unix)]
+    crate::fork::end_group(process);
+    #[cfg(not(unix))]
+    let _ = process.kill(); // Fails if it has just ended.
 }

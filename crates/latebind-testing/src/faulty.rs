@@ -150,6 +150,10 @@ impl<D: Dialer> Dialer for Faulty<D> {
         self.dialer.reset(connection).map_err(FaultyError::Own)
     }
 
+    fn reset_wipes(&self) -> bool {
+        self.dialer.reset_wipes()
+    }
+
     fn must_not_wait(&self) -> bool {
         self.dialer.must_not_wait()
     }

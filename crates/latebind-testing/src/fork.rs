@@ -1,4 +1,5 @@
-//! A child of a fork that does some work, as servers have that fork workers.
+//! A child of a fork that does some work, as servers have that fork workers; and the end of one with its
+//! own children.
 
 #![cfg(unix)]
 
@@ -6,6 +7,7 @@ use std::fs;
 use std::io;
 use std::panic;
 use std::panic::AssertUnwindSafe;
+use std::process::Child;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -54,4 +56,13 @@ pub(crate) fn in_a_child(limit: Duration, work: impl FnOnce()) -> Result<(), Str
         "" => Err("it crashed".to_owned()),
         told => Err(told.to_owned()),
     }
+}
+
+/// Ends a process that leads a group, and all others of its group. It must not have been waited for.
+#[allow(unsafe_code)]
+pub(crate) fn end_group(process: &Child) {
+    let group = process.id() as libc::pid_t;
+    // SAFETY: asks the kernel to end processes, and touches no memory. The group's number is its own as long
+    // as its leader has not been waited for.
+    unsafe { libc::kill(-group, libc::SIGKILL) };
 }

@@ -30,10 +30,14 @@ use latebind::net::Listen;
 use socket2::SockRef;
 
 use crate::address::Address;
+use crate::limits::lock;
 use crate::limits::wait_on;
 
-/// How often a thread that reads or writes looks whether it still should.
+/// How often a thread that reads looks whether it still should.
 const TICK: Duration = Duration::from_millis(25);
+
+/// How long a thread waits before it writes again to a socket that had no room.
+const NO_ROOM: Duration = Duration::from_millis(1);
 
 /// How long the server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -152,6 +156,8 @@ struct Link {
     end: Option<End>,
     /// Whether the client has not closed its end.
     is_client_here: bool,
+    /// Whether the client has been told that the server says no more.
+    is_half_closed: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -296,7 +302,7 @@ impl Proxy {
     /// See [`OnConnect`].
     pub fn on_connect(&self, on_connect: OnConnect) -> io::Result<()> {
         self.state().on_connect = on_connect;
-        let mut listening = self.listening.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut listening = lock(&self.listening);
         if on_connect == OnConnect::Refuse {
             if let Some(thread) = listening.take() {
                 self.wake_listener();
@@ -430,7 +436,7 @@ impl Proxy {
     }
 
     /// Ends the server's half of all connections there are: clients read the end of the stream, and
-    /// what they say is still handed on.
+    /// what they say is still handed on. What the server says from then on is dropped.
     ///
     /// # Examples
     ///
@@ -451,7 +457,8 @@ impl Proxy {
     /// ```
     pub fn half_close(&self) {
         self.settle();
-        for link in self.state().links.values() {
+        for link in self.state().links.values_mut() {
+            link.is_half_closed = true;
             let _ = link.client.shut_down(Shutdown::Write); // Fails where it has ended.
         }
     }
@@ -531,7 +538,7 @@ impl Proxy {
                 shared.take_in(client);
             }
         });
-        *self.listening.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(thread);
+        *lock(&self.listening) = Some(thread);
     }
 
     /// Has the thread that listens look around.
@@ -579,7 +586,7 @@ impl Link {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poison| poison.into_inner())
+        lock(&self.state)
     }
 
     /// Does with a client as was told, on a thread of its own.
@@ -596,8 +603,13 @@ impl Shared {
             state.counts.alive += 1;
             state.threads += 1;
             let number = state.counts.accepted;
-            let link =
-                Link { client: Arc::clone(&client), server: None, end: None, is_client_here: true };
+            let link = Link {
+                client: Arc::clone(&client),
+                server: None,
+                end: None,
+                is_client_here: true,
+                is_half_closed: false,
+            };
             state.links.insert(number, link);
             (number, state.on_connect)
         };
@@ -703,8 +715,9 @@ impl Shared {
                     piece = piece.min((rate as usize / 20).max(1));
                 }
             }
-            match self.write(direction, to, &bytes[..piece]) {
-                Ok(count) => {
+            match self.write(number, direction, to, &bytes[..piece]) {
+                Ok(None) => return Ok(()),
+                Ok(Some(count)) => {
                     bytes = &bytes[count..];
                     *handed_on += count as u64;
                     if let Some(rate) = rate.filter(|_| is_answer) {
@@ -715,7 +728,7 @@ impl Shared {
                         return Err(io::ErrorKind::ConnectionAborted.into());
                     }
                 }
-                Err(error) if is_tick(&error) => {}
+                Err(error) if is_tick(&error) => due = Instant::now() + NO_ROOM,
                 Err(error) => return Err(error),
             }
         }
@@ -727,17 +740,28 @@ impl Shared {
         Some(usize::try_from(cut_after.saturating_sub(handed_on)).unwrap_or(usize::MAX))
     }
 
-    /// Writes and counts under one lock, so that whoever has read something finds it counted.
-    fn write(&self, direction: Direction, to: &Socket, bytes: &[u8]) -> io::Result<usize> {
+    /// Writes and counts under one lock, so that whoever has read something finds it counted. `None`: the
+    /// client has been told that nothing comes any more.
+    fn write(
+        &self,
+        number: u64,
+        direction: Direction,
+        to: &Socket,
+        bytes: &[u8],
+    ) -> io::Result<Option<usize>> {
         let mut state = self.state();
-        let count = to.write(bytes)?;
+        let is_half_closed = state.links.get(&number).is_some_and(|link| link.is_half_closed);
+        if direction == Direction::ToClient && is_half_closed {
+            return Ok(None);
+        }
+        let count = to.write_at_once(bytes)?;
         match direction {
             Direction::ToClient => state.counts.to_client += count as u64,
             Direction::ToServer => state.counts.to_server += count as u64,
         }
         drop(state);
         self.changed.notify_all();
-        Ok(count)
+        Ok(Some(count))
     }
 
     /// Waits while nothing is to be handed on, and until then; says whether the connection lives.
@@ -880,18 +904,16 @@ impl Socket {
         }
     }
 
-    /// Has reads and writes return now and then.
+    /// Has reads return now and then.
     fn set_ticks(&self) {
         // They fail where the other end has gone, which a read tells too.
         let _ = match self {
             Self::Tcp(stream) => {
                 let _ = stream.set_nodelay(true);
-                stream.set_read_timeout(Some(TICK)).and(stream.set_write_timeout(Some(TICK)))
+                stream.set_read_timeout(Some(TICK))
             }
             #[cfg(unix)]
-            Self::Unix(stream) => {
-                stream.set_read_timeout(Some(TICK)).and(stream.set_write_timeout(Some(TICK)))
-            }
+            Self::Unix(stream) => stream.set_read_timeout(Some(TICK)),
         };
     }
 
@@ -903,11 +925,23 @@ impl Socket {
         }
     }
 
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
+    /// Writes as much as there is room for. If there is none, the error counts as a tick, and so does that
+    /// of a read that begins meanwhile: it finds a socket that does not wait.
+    fn write_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.set_nonblocking(true)?;
+        let outcome = match self {
             Self::Tcp(stream) => (&*stream).write(bytes),
             #[cfg(unix)]
             Self::Unix(stream) => (&*stream).write(bytes),
+        };
+        self.set_nonblocking(false).and(outcome)
+    }
+
+    fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_nonblocking(is_nonblocking),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.set_nonblocking(is_nonblocking),
         }
     }
 

@@ -14,6 +14,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use crate::gate::Gate;
+use crate::limits::lock;
 use crate::pace;
 
 /// A call of a [`Dialer`](latebind::Dialer) that a script decides about.
@@ -332,7 +333,7 @@ impl Script {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(|poison| poison.into_inner())
+        lock(&self.0.state)
     }
 }
 

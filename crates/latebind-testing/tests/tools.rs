@@ -1,8 +1,12 @@
 //! The kit's parts, each by itself.
 
+#[path = "../../../tests/dialers/chatty.rs"]
+mod chatty;
+
 use std::io;
 use std::io::Read;
 use std::io::Write;
+use std::net::Shutdown;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::panic::AssertUnwindSafe;
@@ -11,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use chatty::Chatty;
 use latebind::CloseReason;
 use latebind::DialContext;
 use latebind::Dialer;
@@ -161,6 +166,12 @@ fn a_seed_repeats_its_faults_and_stands_in_each() {
 }
 
 #[test]
+fn a_dialer_with_faults_asks_the_other_everything() {
+    let chatty = Chatty::default();
+    chatty.assert_asked_by(&Faulty::new(chatty.clone()));
+}
+
+#[test]
 fn a_pool_balances_whatever_a_seed_does_to_it() {
     let dialer = Faulty::new(Scripted::new());
     let script = dialer.script();
@@ -242,6 +253,59 @@ fn a_proxy_cuts_resets_and_closes_half() {
     assert_eq!(proxy.counts().alive, 1);
     drop(half);
     proxy.wait_for(LONG, |counts| counts.alive == 0 && counts.accepted == 3);
+}
+
+/// More than all buffers on the way hold.
+const MUCH: usize = 32 << 20;
+
+/// A client and its server, with a proxy between them.
+fn joined() -> (Proxy, TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Proxy::tcp(listener.local_addr().unwrap()).unwrap();
+    let client = client(&proxy);
+    let (served, _) = listener.accept().unwrap();
+    served.set_read_timeout(Some(LONG)).unwrap();
+    served.set_write_timeout(Some(LONG)).unwrap();
+    (proxy, client, served)
+}
+
+#[test]
+fn a_client_is_heard_after_a_half_close_whatever_the_server_says() {
+    let (proxy, mut client, mut served) = joined();
+    proxy.half_close();
+    served.write_all(&vec![0; MUCH]).unwrap();
+    client.write_all(b"?").unwrap();
+    served.read_exact(&mut [0]).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    assert_eq!((proxy.counts().to_client, proxy.counts().alive), (0, 1));
+}
+
+#[test]
+fn a_proxy_keeps_what_its_client_has_not_read_yet() {
+    let (proxy, mut client, mut served) = joined();
+    let said: Vec<u8> = (0..MUCH).map(|at| (at % 251) as u8).collect();
+    let mut heard = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| served.write_all(&said).and_then(|()| served.shutdown(Shutdown::Both)));
+        proxy.wait_for(LONG, |counts| counts.to_client > 0);
+        client.read_to_end(&mut heard).unwrap();
+    });
+    assert!(heard == said, "{} of {MUCH} bytes", heard.len());
+}
+
+/// A write that waits under the lock has each question wait for some 80 ms.
+#[test]
+fn a_proxy_answers_at_once_while_a_client_does_not_read() {
+    let (proxy, _client, mut served) = joined();
+    served.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let all_is_full = io::copy(&mut io::repeat(0), &mut served).unwrap_err();
+    assert!(matches!(all_is_full.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
+    let begun = Instant::now();
+    for _ in 0..100 {
+        assert!(proxy.counts().to_client > 0);
+        thread::sleep(Duration::from_millis(1)); // Its own threads have their turn.
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -14,8 +14,9 @@ mod watcher;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use latebind_fleet::{Ask, Book, HolderId, RedisStore, Store, Terms};
+use latebind_fleet::{Ask, Book, HolderId, PostgresStore, RedisStore, Store, Terms};
 use member::{Member, Orders, ROLE};
+use postgres::NoTls;
 use servers::postgres::Postgres;
 use servers::redis::Redis;
 use watcher::Watcher;
@@ -217,6 +218,59 @@ fn a_server_that_restarts_with_its_locks_is_shared_again() {
         stage.await_that("all slots are used", |it| it.watcher.counted().now == LIMIT);
         stage.await_that("both have some", |it| it.served() == 2);
     });
+}
+
+const TERMS: Terms = Terms { limit: LIMIT, lease: LEASE, settle: Duration::from_millis(20) };
+
+/// A limit that no lock can number is granted from as any other.
+#[test]
+fn a_limit_beyond_all_numbers_of_locks_is_shared() {
+    let Some(postgres) = Postgres::start("") else { return };
+    let mut store = PostgresStore::new(postgres.config(), NoTls);
+    store.open("vast", Terms { limit: u32::MAX, ..TERMS });
+    let mut ask = Ask { holder: HolderId(1), need: 3, ..Ask::default() };
+    let deadline = Instant::now() + PATIENCE;
+    while ask.held < 3 {
+        // Nothing is granted before it has settled that nobody has gone.
+        assert!(Instant::now() < deadline, "nothing is granted");
+        let answer = store.ask(&ask).unwrap();
+        (ask.number, ask.held) = (answer.number, answer.slots);
+    }
+    assert_eq!(ask.held, 3);
+}
+
+/// The small session sleeps between two questions, for as long as a process needs nothing.
+#[test]
+fn a_small_session_outlives_the_limit_on_sessions_that_are_idle() {
+    let Some(postgres) = Postgres::start("") else { return };
+    let mut watching = postgres.client();
+    let limit = "SELECT 1 FROM pg_settings WHERE name = 'idle_session_timeout'";
+    if watching.query(limit, &[]).unwrap().is_empty() {
+        return; // Before PostgreSQL 14 there is none.
+    }
+    watching.batch_execute("ALTER ROLE postgres SET idle_session_timeout = 50").unwrap();
+    let mut store = PostgresStore::new(postgres.config(), NoTls);
+    store.open("idle", TERMS);
+    let ask = Ask { holder: HolderId(1), ..Ask::default() };
+    store.ask(&ask).unwrap();
+    let mut other = postgres.client();
+    let pid: i32 = other.query_one("SELECT pg_backend_pid()", &[]).unwrap().get(0);
+    let deadline = Instant::now() + PATIENCE;
+    let still_there = "SELECT 1 FROM pg_stat_activity WHERE pid = $1";
+    while !watching.query(still_there, &[&pid]).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "the server ends no idle session");
+    }
+    store.ask(&Ask { number: 1, ..ask }).expect("the small session is there");
+}
+
+#[test]
+fn a_store_shows_its_keys_and_nothing_of_its_client() {
+    let client = redis::Client::open("redis://user:s3cret@127.0.0.1:1/").unwrap();
+    let mut store = RedisStore::new(client);
+    store.open("shown", TERMS);
+    let shown = format!("{store:?} {store:#?}");
+    assert!(shown.contains("latebind:{shown}:members"), "{shown}");
+    assert!(!shown.contains("s3cret") && !shown.contains("127.0.0.1"), "{shown}");
 }
 
 /// The script and the book answer alike.

@@ -483,10 +483,9 @@ pub fn reset_keeps_a_clean_one<S: Subject>(subject: S) {
 /// See [`Subject`], where another check is called.
 pub fn reset_ends_with_a_silent_peer<S: Subject>(subject: S) {
     let (stage, proxy) = Stage::with_proxy(subject);
-    let connection = stage.ask(stage.dial(), "after the dial");
+    let mut connection = stage.ask(stage.dial(), "after the dial");
     proxy.stall();
     let limit = stage.subject.reset_limit() + SLACK;
-    let mut connection = connection;
     let dialer = Arc::clone(&stage.dialer);
     let (connection, _) = within(limit, "a reset", move || {
         drop(dialer.reset(&mut connection));
@@ -681,12 +680,11 @@ pub fn no_thread_is_left<S: Subject>(subject: S) {
 fn assert_nothing_left<S: Subject>(subject: S, what: &str, folder: &str) {
     const ROUNDS: usize = 5;
     let count = || fs::read_dir(folder).map_or(0, Iterator::count);
-    let (stage, proxy) = match Proxy::before(&subject.server()) {
-        Ok(_) => {
-            let (stage, proxy) = Stage::with_proxy(subject);
-            (stage, Some(proxy))
-        }
-        Err(_) => (Stage::direct(subject), None),
+    let (stage, proxy) = if subject.server() == crate::Address::InProcess {
+        (Stage::direct(subject), None)
+    } else {
+        let (stage, proxy) = Stage::with_proxy(subject);
+        (stage, Some(proxy))
     };
     let round = || {
         let connection = stage.ask(stage.dial(), "of the first borrower's");

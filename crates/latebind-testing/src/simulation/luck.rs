@@ -10,10 +10,6 @@ impl Luck {
         Self(mix(seed))
     }
 
-    pub(crate) fn mix(number: u64) -> u64 {
-        mix(number)
-    }
-
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)

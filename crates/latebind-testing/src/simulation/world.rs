@@ -29,7 +29,9 @@ use latebind::simulation::simulate_threads;
 
 use super::luck::Luck;
 use super::luck::Manner;
+use crate::limits::lock;
 use crate::limits::message;
+use crate::script::mix;
 
 /// A thread that has had the turn for so long, by the system's clock, is stuck in something that is not
 /// of the simulation.
@@ -374,7 +376,7 @@ impl World {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poison| poison.into_inner())
+        lock(&self.state)
     }
 }
 
@@ -494,7 +496,7 @@ impl State {
     }
 
     fn note_turn(&mut self, me: Id, next: Id) {
-        self.trace = Luck::mix(self.trace ^ Luck::mix(self.time) ^ (me as u64) << 32 ^ next as u64);
+        self.trace = mix(self.trace ^ mix(self.time) ^ (me as u64) << 32 ^ next as u64);
         self.running = next;
         if me != next {
             self.switches += 1;
