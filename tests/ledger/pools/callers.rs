@@ -23,14 +23,14 @@ impl Caller {
             dial: None,
             failure: None,
             may_be_revived: false,
-            refused: None,
+            refused: Vec::new(),
             sleep: Sleep::Awake,
         }
     }
 
     /// Whether it may be the next for whom a dial begins.
     pub(super) fn wants_dial(&self) -> bool {
-        self.dial.is_none() && self.failure.is_none() && self.refused.is_none()
+        self.dial.is_none() && self.failure.is_none() && self.refused.is_empty()
     }
 
     pub(super) fn is_late(&self, now: Moment) -> bool {

@@ -151,8 +151,9 @@ struct Caller {
     failure: Option<Failure>,
     /// Whether it may dial again after that.
     may_be_revived: bool,
-    /// The failure of another's that it may hold, as the breaker was open.
-    refused: Option<Failure>,
+    /// The failures of others that it may hold, one of them: those that were the latest while the breaker was
+    /// open. When it is refused, a probe may be due for which there is no slot.
+    refused: Vec<Failure>,
     sleep: Sleep,
 }
 

@@ -106,7 +106,7 @@ impl Pools {
 
     pub(super) fn note_outcome(&mut self, caller: usize, outcome: Outcome, now: Moment) {
         let it = &self.callers[caller];
-        let Caller { member, want, failure, refused, .. } = *it;
+        let Caller { member, want, failure, ref refused, .. } = *it;
         let own = self.members.get(member).expect("a caller has a member");
         let last = own.outage.last_failure;
         match outcome {
@@ -117,7 +117,7 @@ impl Pools {
                 self.note_grant(member, connection, now);
             }
             Outcome::Failed(of) => {
-                let is_its = [failure, refused].contains(&Some(of));
+                let is_its = failure == Some(of) || refused.contains(&of);
                 let is_breakers = own.is_breaker_open() && last == Some(of);
                 assert!(is_its || is_breakers, "CAN-12: another's failure {of:?}: {it:?}");
                 let awaits = own.config.on_dial_failure != OnDialFailure::Fail
@@ -130,7 +130,8 @@ impl Pools {
                 let is_suspended = matches!(outcome, Outcome::Suspended(_));
                 assert_eq!(is_suspended, own.is_suspended, "REASON: of {caller}");
                 let is_own = failure.is_some() && failure == of;
-                let is_known = is_own || refused.is_some() && refused == of || of == last;
+                let is_refusal = of.is_some_and(|of| refused.contains(&of));
+                let is_known = is_own || is_refusal || of == last;
                 let must_be_own = failure.is_some() && !it.may_be_revived;
                 assert!(is_known && (is_own || !must_be_own), "CAN-11: {caller} is told {of:?}");
                 let is_caller = u64::from(want == Want::Connection);
@@ -148,7 +149,8 @@ impl Pools {
             }
         }
         let it = &mut self.callers[caller];
-        (it.dial, it.failure, it.refused) = (None, None, None);
+        (it.dial, it.failure) = (None, None);
+        it.refused.clear();
         if want == Want::Connection {
             self.members[member].totals.wait_time_total += now.since(it.joined);
         }
@@ -205,7 +207,8 @@ impl Pools {
             }
             self.callers[caller].sleep = Sleep::Awake;
         }
-        let may_retry = self.queue(member).any(|(_, it)| it.failure.or(it.refused).is_some());
+        let may_retry =
+            self.queue(member).any(|(_, it)| it.failure.is_some() || !it.refused.is_empty());
         let may_look = self.members[member].config.dial_rule != DialRule::Eager;
         let is_due = self.next_due(member).is_some() || may_retry || may_look;
         assert!(watchers <= u32::from(is_due), "WAK-04: {watchers} are woken for nothing");
@@ -279,7 +282,8 @@ impl Pools {
         if let Some(sponsor) = sponsor.filter(|it| self.callers[*it].want == Want::Connection) {
             if let State::Waiting = self.callers[sponsor].state {
                 let it = &mut self.callers[sponsor];
-                (it.dial, it.failure, it.refused) = (Some(id), None, None);
+                (it.dial, it.failure) = (Some(id), None);
+                it.refused.clear();
             }
         }
     }
@@ -528,7 +532,8 @@ impl Pools {
         let may_dial_again = own.backoff().is_some() || own.config.breaker().is_some();
         if own.outage.failures == 0 && may_dial_again && !own.is_suspended {
             self.callers.iter_mut().filter(|it| it.member == member).for_each(|it| {
-                (it.failure, it.refused) = (None, None);
+                it.failure = None;
+                it.refused.clear();
             });
         }
     }
@@ -543,7 +548,8 @@ impl Pools {
             let it = &mut self.callers[caller];
             it.may_be_revived |= it.failure.is_some() && is_revived;
             if it.dial.is_none() && it.failure.is_none() {
-                it.refused = it.refused.or(refused);
+                let is_new = refused.filter(|failure| !it.refused.contains(failure));
+                it.refused.extend(is_new);
             }
         }
     }

@@ -138,7 +138,7 @@ impl Pools {
             .any(|it| it.member == member && matches!(it.state, State::Told(_, true)));
         assert!(is_enough || is_anyone_waking, "NO-STRANDED-WAITER: {idle} idle, {waiting:?}");
         let unfailed =
-            waiting.iter().filter(|(_, it)| it.failure.is_none() && it.refused.is_none());
+            waiting.iter().filter(|(_, it)| it.failure.is_none() && it.refused.is_empty());
         let unfailed = unfailed.count();
         let coming = self.coming(member);
         // The dial rule may hold a dial back while something is in use.
@@ -173,7 +173,7 @@ impl Pools {
         let coming = self.staying(member, now).1 + self.counted(member) + self.stays(member);
         let callers = self
             .queue(member)
-            .filter(|(_, it)| !it.is_late(now) && it.failure.is_none() && it.refused.is_none());
+            .filter(|(_, it)| !it.is_late(now) && it.failure.is_none() && it.refused.is_empty());
         let resting = small(coming.saturating_sub(callers.count()));
         assert!(resting >= own.config.min_idle(), "min_idle: {resting} rest or come");
     }
