@@ -102,6 +102,8 @@ impl Pools {
                 self.note(member, now, effects);
             }
             Reply::Refused(refusal) => {
+                // What was next may be closed in this event, for another key: then the one after it is next.
+                let was_helped = waiting == 0 && self.can_serve(member, now);
                 self.note_refusal(member, refusal);
                 self.note(member, now, effects);
                 let own = &self.members[member];
@@ -115,7 +117,7 @@ impl Pools {
                         place.is_none() && !is_late && own.config.max_waiting.is_some_and(is_full)
                     }
                 };
-                let is_helped = waiting == 0 && self.can_serve(member, now);
+                let is_helped = was_helped && self.can_serve(member, now);
                 assert!(is_for_reason && !is_helped, "REASON: {refusal:?}, {waiting} wait");
             }
         }
