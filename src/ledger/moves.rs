@@ -128,8 +128,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             // Other idle connections may be broken as well: they are checked before they are lent.
             self.doubted_at = Some(now);
         }
-        let has_aged = matches!(reason, CloseReason::Expired | CloseReason::IdleTooLong);
-        if has_aged && entry.age(now) < UPKEEP_LEAST {
+        // What a limit closes would otherwise be dialed again as fast as dials can be.
+        let waits = match reason {
+            CloseReason::Expired | CloseReason::IdleTooLong => entry.age(now) < UPKEEP_LEAST,
+            CloseReason::Evicted => self.config.min_idle > 0,
+            _ => false,
+        };
+        if waits {
             self.upkeep.replaces_at = now.after(UPKEEP_LEAST);
         }
         let id = JobId(self.fresh_id());

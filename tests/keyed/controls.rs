@@ -552,3 +552,14 @@ fn a_breaker_that_never_probes_is_remembered() {
     }
     assert_eq!(server.dials(), 2);
 }
+
+/// DESIGN: no setting makes a pool dial without end.
+#[test]
+fn keys_that_are_to_be_ready_beyond_the_idle_total_dial_no_more_than_ten_times_a_second() {
+    let began = Instant::now();
+    let (pool, servers) =
+        keyed(|b| b.max_open_total(10).max_idle_total(1).min_idle_for(|_| 2).max_idle(4));
+    drop(pool.get(&1).unwrap());
+    await_that("some have been closed", || servers.of(1).dials() >= 8);
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+}
