@@ -503,9 +503,7 @@ impl Config {
     pub(crate) fn min_idle(&self) -> u32 {
         self.min_idle.min(self.max_idle())
     }
-}
 
-impl Config {
     /// The same, with each bound that another has made smaller as small as it is then.
     pub(crate) fn in_force(&self) -> Self {
         Self {

@@ -155,7 +155,6 @@ where
         }
     }
 
-    /// Replaces the settings of all keys by what `change` makes of them.
     fn set_suspended(&self, is_suspended: bool) {
         let change = |common: &mut Common| {
             common.is_suspended = is_suspended;
@@ -164,6 +163,7 @@ where
         self.change_all(change, Self::tell_suspended).expect("this change is not refused");
     }
 
+    /// Replaces the settings of all keys by what `change` makes of them.
     pub(crate) fn change(
         &self,
         change: impl FnOnce(Config) -> Result<Config, ConfigError>,

@@ -143,11 +143,10 @@ impl<D: Dialer> Shell<D> {
         // The flag is that of its latest loan by the ledger: others may have borrowed it since.
         let is_new = entry.just_dialed && !entry.is_reused();
         let connection = &mut entry.connection;
-        let fault = if !is_new && !self.passes_check(connection, Purpose::Check, deadline) {
-            Some(CloseReason::CheckFailed)
-        } else {
-            // A check may leave a sign that only `is_broken` reads.
+        let fault = if is_new {
             (!self.is_sound(connection)).then_some(CloseReason::Broken)
+        } else {
+            self.fault_in_check(connection, deadline)
         };
         match fault {
             None => self.give_back(entry, false),

@@ -155,14 +155,10 @@ impl<D: Dialer> Shell<D> {
                 Err(_) => return Err(GetError::Closed),
             };
             // User code has run since the ledger lent it.
-            let fault = if self.has_overstayed(&entry) {
-                CloseReason::LeaseEnded
-            } else if self.is_sound(&mut entry.connection) {
-                return Ok(entry);
-            } else {
-                CloseReason::Broken
-            };
-            self.retire_unused(entry, fault);
+            match self.fault_at_loan(&mut entry) {
+                None => return Ok(entry),
+                Some(fault) => self.retire_unused(entry, fault),
+            }
         }
     }
 

@@ -125,7 +125,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
 
 impl<D: Dialer> Shell<D> {
     /// The fault of a connection that the ledger has lent, if there is one.
-    fn fault_at_loan(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
+    pub(super) fn fault_at_loan(&self, entry: &mut EntryOf<D>) -> Option<CloseReason> {
         if self.has_overstayed(entry) {
             return Some(CloseReason::LeaseEnded);
         }
@@ -141,12 +141,20 @@ impl<D: Dialer> Shell<D> {
         if !self.is_sound(&mut entry.connection) {
             return Some(CloseReason::Broken);
         }
-        let deadline = self.knobs.check_late_at(now());
-        if !self.passes_check(&mut entry.connection, Purpose::Check, deadline) {
+        self.fault_in_check(&mut entry.connection, self.knobs.check_late_at(now()))
+    }
+
+    /// Checks a connection by `deadline`, and returns the fault that this has shown, if there is one.
+    pub(super) fn fault_in_check(
+        &self,
+        connection: &mut super::Connection<D>,
+        deadline: Option<Moment>,
+    ) -> Option<CloseReason> {
+        if !self.passes_check(connection, Purpose::Check, deadline) {
             return Some(CloseReason::CheckFailed);
         }
         // A check may leave a sign that only `is_broken` reads.
-        (!self.is_sound(&mut entry.connection)).then_some(CloseReason::Broken)
+        (!self.is_sound(connection)).then_some(CloseReason::Broken)
     }
 
     /// Waits until there is a verdict for `ticket` or `deadline` has passed.
