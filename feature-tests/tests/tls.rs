@@ -105,6 +105,17 @@ impl World {
         let connection = self.dialer.dial(&DialContext::until(soon())).unwrap();
         (connection, server.join().unwrap())
     }
+
+    /// Serves one connection, until its other end closes it.
+    fn serves_one(&self) -> thread::JoinHandle<()> {
+        let listener = self.listener.try_clone().unwrap();
+        let config = Arc::clone(&self.server);
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut served = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+            let _ = io::copy(&mut served, &mut io::sink());
+        })
+    }
 }
 
 /// Waits until ciphertext has arrived at the dialer's end.
@@ -429,13 +440,7 @@ fn the_other_dialer_says_that_its_server_is_full_and_resets_its_streams() {
     let error = dialer.dial(&DialContext::until(Instant::now())).unwrap_err();
     assert!(dialer.is_at_limit(&error) && !world.dialer.is_at_limit(&error));
 
-    let listener = world.listener.try_clone().unwrap();
-    let config = Arc::clone(&world.server);
-    let server = thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        let mut served = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
-        let _ = io::copy(&mut served, &mut io::sink());
-    });
+    let server = world.serves_one();
     let mut connection = dialer.dial(&DialContext::until(soon())).unwrap();
     let before = tunnels.resets.load(SeqCst);
     dialer.reset(&mut connection).unwrap();
@@ -460,13 +465,7 @@ fn a_panic_in_the_handshake_has_the_stream_closed_by_the_other_dialer() {
     let mut client = ClientConfig::clone(&world.client);
     client.key_log = Arc::new(Panics);
     let (dialer, tunnels) = tunnels(&world, Arc::new(client));
-    let listener = world.listener.try_clone().unwrap();
-    let config = Arc::clone(&world.server);
-    let server = thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        let mut served = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
-        let _ = io::copy(&mut served, &mut io::sink());
-    });
+    let server = world.serves_one();
     let dial = || dialer.dial(&DialContext::until(soon())).map(drop);
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(dial));
     assert!(ended.is_err(), "the panic goes on");

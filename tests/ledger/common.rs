@@ -18,26 +18,25 @@ impl Common {
         visit(&mut self.0.lock().unwrap())
     }
 
-    /// Changes the bound as the shell does. The orders must be delivered.
-    pub(crate) fn resize(&self, max_open: u32, now: Moment) -> Vec<BudgetOrder> {
+    /// Changes the budget as the shell does. The orders must be delivered.
+    fn change(&self, now: Moment, change: impl FnOnce(&mut Budget)) -> Vec<BudgetOrder> {
         let mut orders = Vec::new();
         self.visit(|budget| {
-            budget.resize(max_open);
+            change(budget);
             budget.note_time(now);
             budget.issue_orders(&mut orders);
         });
         orders
     }
 
+    /// Changes the bound as the shell does. The orders must be delivered.
+    pub(crate) fn resize(&self, max_open: u32, now: Moment) -> Vec<BudgetOrder> {
+        self.change(now, |budget| budget.resize(max_open))
+    }
+
     /// Changes what the quota allows, as the shell does. The orders must be delivered.
     pub(crate) fn allow(&self, allowance: Allowance, now: Moment) -> Vec<BudgetOrder> {
-        let mut orders = Vec::new();
-        self.visit(|budget| {
-            budget.set_allowance(allowance);
-            budget.note_time(now);
-            budget.issue_orders(&mut orders);
-        });
-        orders
+        self.change(now, |budget| budget.set_allowance(allowance))
     }
 
     /// Reports idle connections beyond `max_idle`, as the shell does.
@@ -57,17 +56,11 @@ impl Common {
 
     /// Takes back an order whose member has gone.
     pub(crate) fn take_back(&self, order: BudgetOrder, now: Moment) -> Vec<BudgetOrder> {
-        let mut orders = Vec::new();
-        self.visit(|budget| {
-            let report = match order.action {
-                BudgetAction::Grant => Report { freed: 1, granted: 1, ..Report::default() },
-                BudgetAction::Evict { most, .. } => Report { refused: most, ..Report::default() },
-            };
-            budget.note_report(order.to, report);
-            budget.note_time(now);
-            budget.issue_orders(&mut orders);
-        });
-        orders
+        let report = match order.action {
+            BudgetAction::Grant => Report { freed: 1, granted: 1, ..Report::default() },
+            BudgetAction::Evict { most, .. } => Report { refused: most, ..Report::default() },
+        };
+        self.change(now, |budget| budget.note_report(order.to, report))
     }
 
     /// Everything that the budget keeps, without its totals, for the tests of what is left.

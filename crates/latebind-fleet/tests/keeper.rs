@@ -116,19 +116,17 @@ fn a_fleet_that_is_dropped_while_its_store_hangs_allows_nothing_more() {
     drop(release);
 }
 
+/// A store that grants, and panics while `panics` says so.
+fn panicking(panics: &Arc<AtomicBool>, panic: fn() -> !) -> impl Store + 'static {
+    let panics = Arc::clone(panics);
+    By(move |_: &Ask| if panics.load(SeqCst) { panic() } else { Ok(granted()) })
+}
+
 /// FLEET-04: what is open counts, and nothing is added until the store answers again.
 #[test]
 fn a_panic_of_the_store_is_a_question_that_has_failed() {
     let panics = Arc::new(AtomicBool::new(false));
-    let store = {
-        let panics = Arc::clone(&panics);
-        By(move |_: &Ask| {
-            if panics.load(SeqCst) {
-                resume_unwind(Box::new("out of sorts"));
-            }
-            Ok(granted())
-        })
-    };
+    let store = panicking(&panics, || resume_unwind(Box::new("out of sorts")));
     let fleet = Fleet::builder("panics", LIMIT).start(store).unwrap();
     let pool = pool(&fleet);
     let kept = pool.get().unwrap();
@@ -185,15 +183,7 @@ impl Drop for Bomb {
 #[test]
 fn a_keeper_that_ends_by_a_panic_takes_the_allowance_away() {
     let panics = Arc::new(AtomicBool::new(false));
-    let store = {
-        let panics = Arc::clone(&panics);
-        By(move |_: &Ask| {
-            if panics.load(SeqCst) {
-                panic_any(Bomb);
-            }
-            Ok(granted())
-        })
-    };
+    let store = panicking(&panics, || panic_any(Bomb));
     let fleet = Fleet::builder("bomb", LIMIT).start(store).unwrap();
     let pool = pool(&fleet);
     drop(pool.get().unwrap());
