@@ -1,12 +1,8 @@
 //! Ten thousand dials of every outcome, and not a descriptor more than before.
-//!
-//! In a file of their own, and one after the other: tests beside them would change the count.
-#![cfg(target_os = "linux")]
 
 use std::fs;
 use std::net::SocketAddr;
 use std::net::TcpListener;
-use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -21,9 +17,6 @@ use latebind::net::UnixDialer;
 use latebind::net::listen_tcp;
 use latebind::net::listen_unix;
 
-/// Held by the test that counts.
-static ALONE: Mutex<()> = Mutex::new(());
-
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -33,7 +26,7 @@ fn descriptors() -> usize {
 /// dialer found out (`TCP-06`, `HEAL-08`).
 #[test]
 fn ten_thousand_mixed_dials_leak_no_descriptor() {
-    let _alone = ALONE.lock();
+    in_a_process!();
     let (one, two) = (listen_tcp("127.0.0.1:0").unwrap(), listen_tcp("127.0.0.1:0").unwrap());
     let [one_address, two_address] = [&one, &two].map(|server| server.local_addr().unwrap());
     let path = std::env::temp_dir().join(format!("latebind-test-fds-{}", std::process::id()));
@@ -100,7 +93,7 @@ fn ten_thousand_mixed_dials_leak_no_descriptor() {
 /// closes its end, and dials again (`HEAL-08`).
 #[test]
 fn ten_thousand_closes_by_the_server_leak_no_descriptor() {
-    let _alone = ALONE.lock();
+    in_a_process!();
     let listener = listen_tcp("127.0.0.1:0").unwrap();
     let pool = Pool::new(TcpDialer::from(listener.local_addr().unwrap()));
     let round = |number: u32| {
@@ -122,7 +115,7 @@ fn ten_thousand_closes_by_the_server_leak_no_descriptor() {
 /// within a second no dial is left, and no descriptor (`SHUT-15`).
 #[test]
 fn a_closed_pool_leaves_no_descriptor_of_the_dials_under_way() {
-    let _alone = ALONE.lock();
+    in_a_process!();
     let full = Listen::new().backlog(1).tcp("127.0.0.1:0").unwrap();
     let silent = full.local_addr().unwrap();
     let _inside = [(); 2].map(|()| std::net::TcpStream::connect(silent).unwrap());

@@ -1,8 +1,4 @@
-//! The lines in a program's log about a pool that has no observer.
-//!
-//! One test at a time, as a process has one logger.
-
-mod common;
+//! The lines in a program's log about a pool that has no observer. A process has one logger.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use common::{Act, Gate, LONG, Scripted, await_rest, await_that, panic_quietly};
+use crate::common;
+use crate::common::{Act, Gate, LONG, Scripted, await_rest, await_that, panic_quietly};
 use latebind::{Breaker, DialContext, Dialer, KeyedPool, Pool};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -47,15 +44,9 @@ impl Kept {
     }
 }
 
-/// For as long as one test has the log.
-fn the_log() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // The first of the tests sets it.
-    let _ = log::set_logger(&KEPT);
+fn keep_lines() {
+    log::set_logger(&KEPT).unwrap();
     log::set_max_level(LevelFilter::Trace);
-    KEPT.take();
-    turn
 }
 
 #[track_caller]
@@ -71,7 +62,8 @@ fn expect(expected: &[(Level, &str)]) {
 
 #[test]
 fn an_outage_is_told_of_as_it_begins_as_callers_are_refused_and_as_it_ends() {
-    let _turn = the_log();
+    in_a_process!();
+    keep_lines();
     let (dialer, server) = Scripted::new();
     let pool = Pool::builder(dialer)
         .name("orders")
@@ -105,7 +97,8 @@ fn an_outage_is_told_of_as_it_begins_as_callers_are_refused_and_as_it_ends() {
 /// The program has asked for nothing and installed nothing, and nobody calls.
 #[test]
 fn dials_for_nobody_that_fail_are_told_of() {
-    let _turn = the_log();
+    in_a_process!();
+    keep_lines();
     let (dialer, server) = Scripted::new();
     server.refuses.store(true, SeqCst);
     let pool = Pool::builder(dialer).min_idle(2).build().unwrap();
@@ -125,7 +118,8 @@ fn dials_for_nobody_that_fail_are_told_of() {
 /// SHUT-15: a dial whose connection would be closed at once says nothing of the server.
 #[test]
 fn nobody_is_told_of_the_failure_of_a_dial_that_nobody_wants_any_more() {
-    let _turn = the_log();
+    in_a_process!();
+    keep_lines();
     let (dialer, server) = Scripted::new();
     let pool = Pool::new(dialer);
     let gate = Gate::new();
@@ -143,7 +137,8 @@ fn nobody_is_told_of_the_failure_of_a_dial_that_nobody_wants_any_more() {
 
 #[test]
 fn a_trouble_that_comes_and_goes_is_told_of_three_times_a_minute() {
-    let _turn = the_log();
+    in_a_process!();
+    keep_lines();
     let (pool, server) = common::pool(|b| b.name("flapping"));
     for _ in 0..200 {
         server.on_dial([Act::Fail]);
@@ -160,7 +155,8 @@ fn a_trouble_that_comes_and_goes_is_told_of_three_times_a_minute() {
 
 #[test]
 fn a_leak_and_a_panic_are_told_of() {
-    let _turn = the_log();
+    in_a_process!();
+    keep_lines();
     let (pool, server) =
         common::pool(|b| b.name("jobs").max_open(1).leak_after(Duration::from_millis(10)));
     let held = pool.get().unwrap();
@@ -168,7 +164,7 @@ fn a_leak_and_a_panic_are_told_of() {
     let lines = KEPT.take();
     let [(Level::Warn, line)] = &lines[..] else { panic!("{lines:?}") };
     assert!(line.starts_with("pool jobs: a connection may have leaked: held for "), "{line}");
-    assert!(line.contains("alone_logger.rs:"), "{line}");
+    assert!(line.contains("logger.rs:"), "{line}");
     server.on_is_broken([Act::Panic]);
     drop(held);
     expect(&[(
@@ -180,7 +176,8 @@ fn a_leak_and_a_panic_are_told_of() {
 
 #[test]
 fn the_keys_of_a_keyed_pool_share_its_lines() {
-    let _turn = the_log();
+    in_a_process!();
+    keep_lines();
     struct Away(u8);
     #[derive(Debug)]
     struct Gone(u8);
@@ -219,7 +216,8 @@ fn the_keys_of_a_keyed_pool_share_its_lines() {
 /// A logger is user code.
 #[test]
 fn a_logger_that_panics_costs_its_line_and_nothing_else() {
-    let _turn = the_log();
+    in_a_process!();
+    keep_lines();
     let (pool, server) = common::pool(|b| b.name("a pool whose log panics").max_open(1));
     server.on_dial([Act::Fail]);
     assert!(pool.get().is_err());
@@ -231,7 +229,8 @@ fn a_logger_that_panics_costs_its_line_and_nothing_else() {
 /// A logger that does not want a level is not called, and no line counts against the limit.
 #[test]
 fn lines_that_nobody_wants_are_not_counted() {
-    let _turn = the_log();
+    in_a_process!();
+    keep_lines();
     log::set_max_level(LevelFilter::Error);
     let (pool, server) = common::pool(|b| b.name("quiet"));
     let fail = || {

@@ -1,4 +1,4 @@
-//! The threads that hanging resolvers leave behind, counted in a process that is this test's alone.
+//! The threads that hanging resolvers leave behind, of which a process has a bounded number.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, mpsc};
@@ -13,6 +13,7 @@ use latebind::net::{NetError, TcpDialer};
 /// name that hangs leaves room for others.
 #[test]
 fn resolvers_that_hang_for_many_dialers_leave_a_bounded_number_of_threads() {
+    in_a_process!();
     let (let_go, held) = mpsc::channel::<()>();
     let held = Arc::new(Mutex::new(held));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! Panics one after the other are not panics one inside the other.
+//! Panics one after the other are not panics one inside the other. A stack that overflows ends the process.
 
 use std::fmt;
 use std::panic::resume_unwind;
@@ -44,6 +44,7 @@ impl Dialer for Fragile {
 /// ACC-15, LOCK-02: one checkout meets thousands of connections whose check panics.
 #[test]
 fn a_caller_survives_as_many_panicking_checks_as_there_are_connections() {
+    in_a_process!();
     const MANY: u32 = 2_000;
     let pool = Pool::builder(Fragile).max_open(MANY).check_after(Duration::ZERO).build().unwrap();
     let held: Vec<_> = (0..MANY).map(|_| pool.get().unwrap()).collect();

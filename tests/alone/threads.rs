@@ -1,6 +1,9 @@
 //! No threads until needed, as few as are needed at once, and none left behind. The thread that
 //! wakes pools whose connections age has its tests in `housekeeper.rs`.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,8 +12,19 @@ use crate::common;
 use crate::common::{
     Act, Connection, Gate, Refused, SHORT, Scripted, await_that, leave_a_dial, pool, pool_that,
 };
-use crate::threads;
 use latebind::{Blocking, DialContext, Dialer, KeyedPool, Pool, PooledConnection};
+
+/// The threads of all pools of this process, as the system lists them.
+pub(crate) fn threads() -> BTreeSet<PathBuf> {
+    let tasks = fs::read_dir("/proc/self/task").expect("Linux lists a process's threads");
+    tasks
+        .filter_map(|task| {
+            let path = task.ok()?.path();
+            let name = fs::read_to_string(path.join("comm")).ok()?; // Gone meanwhile.
+            name.starts_with("latebind-").then_some(path)
+        })
+        .collect()
+}
 
 #[test]
 fn a_pool_has_no_thread_before_its_first_dial() {

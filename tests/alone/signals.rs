@@ -1,5 +1,4 @@
-//! Dials under a storm of signals. Alone in its file: signals are for the whole process.
-#![cfg(target_os = "linux")]
+//! Dials under a storm of signals, which a process has one handler for.
 
 use std::fs;
 use std::sync::atomic::AtomicU64;
@@ -59,6 +58,7 @@ impl Drop for Storm {
 /// No dial fails because it was interrupted, none leaks, and a deadline is still met (`TCP-03`).
 #[test]
 fn an_interrupted_dial_goes_on() {
+    in_a_process!();
     let listener = listen_tcp("127.0.0.1:0").unwrap();
     let full = Listen::new().backlog(1).tcp("127.0.0.1:0").unwrap();
     let inside = TcpDialer::from(full.local_addr().unwrap());

@@ -13,7 +13,7 @@ use crate::common::{
     Act, Connection, Gate, LONG, Refused, Scripted, Server, await_rest, await_that,
     finishes_within, pool, pool_that,
 };
-use crate::threads;
+use crate::threads::threads;
 use latebind::{Blocking, DialContext, Dialer, GetError, Pool, PooledConnection};
 
 /// A limit short enough to wait for.

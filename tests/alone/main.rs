@@ -1,5 +1,4 @@
-//! How many threads the pools of a process have: each test counts those of a process of its own.
-#![cfg(target_os = "linux")]
+//! What only a test that is alone in its process can see or do: each runs in one of its own.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -16,19 +15,28 @@ macro_rules! in_a_process {
     };
 }
 
+#[cfg(all(target_os = "linux", feature = "net"))]
+mod descriptors;
+#[cfg(target_os = "linux")]
 mod housekeeper;
+#[cfg(feature = "log")]
+mod logger;
+#[cfg(feature = "net")]
+mod lookups;
+#[cfg(all(target_os = "linux", feature = "net"))]
+mod signals;
+mod stack;
+#[cfg(target_os = "linux")]
 mod threads;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::env;
-use std::fs;
-use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
-/// Processes at a time: nearly all their time they wait for threads to go, which rest for 5 s first.
+/// Processes at a time. Most of them wait nearly all their time for threads to go, which rest for 5 s first.
 const AT_ONCE: usize = 8;
 
 /// Runs the test around the function of that path in a process of its own, and fails as it does.
@@ -68,16 +76,4 @@ fn start_all() -> BTreeMap<String, Mutex<Receiver<Output>>> {
         });
     }
     ends
-}
-
-/// The threads of all pools of this process, as the system lists them.
-fn threads() -> BTreeSet<PathBuf> {
-    let tasks = fs::read_dir("/proc/self/task").expect("Linux lists a process's threads");
-    tasks
-        .filter_map(|task| {
-            let path = task.ok()?.path();
-            let name = fs::read_to_string(path.join("comm")).ok()?; // Gone meanwhile.
-            name.starts_with("latebind-").then_some(path)
-        })
-        .collect()
 }
