@@ -264,7 +264,7 @@ fn lent_without_lock<D: latebind::Dialer<Error: std::fmt::Debug>>(pool: &Pool<D>
     // A reading is an older one if a worker has the lock just then. Nobody is lent a connection any
     // more, so the largest reading is the latest.
     let lent = (0..10).map(|_| {
-        pool.settings(); // Waits until the lock is free.
+        let _ = pool.settings(); // Waits until the lock is free.
         pool.recent_stats().lent_total
     });
     let by_lock = lent.max().unwrap() - before.lent_total;
