@@ -70,6 +70,9 @@ impl<D: Dialer> FromSource<D> {
     /// Asks `source` at each dial for the dialer to use. It is given `dialer`, which dials nothing
     /// itself but says what holds for all of them: which calls may block, and what errors mean.
     ///
+    /// A dial that is refused because the server is full is repeated for up to a second, and asks each
+    /// time: `source` should keep a token for as long as it is valid.
+    ///
     /// # Examples
     ///
     /// See [`FromSource`].

@@ -47,6 +47,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// | --- | --- |
 /// | an open transaction, savepoints | does not find it: rolled back |
 /// | a statement or a blob half read | does not find it: it borrows the guard, and so ends before the return |
+/// | a statement half read and forgotten (`mem::forget`) | does not find it: its connection is retired |
 /// | an interrupt that came when no statement ran | is not affected |
 /// | pragmas of the connection (`foreign_keys`, `query_only`, `cache_size`), `busy_timeout`, limits | finds them |
 /// | temporary tables, attached databases | finds them |
@@ -491,15 +492,23 @@ impl Dialer for SqliteDialer {
         self.look(connection)
     }
 
-    /// Whether a transaction is open, or a test of the file is due.
+    /// Whether a transaction is open, a statement was forgotten, or a test of the file is due.
     fn needs_reset(&self, connection: &mut Connection) -> bool {
         !connection.is_autocommit()
+            || connection.is_busy()
             || (matches!(self.database, Database::File(_)) && self.opened.is_look_due())
     }
 
     fn reset(&self, connection: &mut Connection) -> Result<()> {
         if !connection.is_autocommit() {
             connection.execute_batch("ROLLBACK")?;
+        }
+        if connection.is_busy() {
+            // It holds the connection at what it read first, for the next borrower as well.
+            return Err(failure(
+                ffi::SQLITE_BUSY,
+                "a borrower forgot a statement half read".into(),
+            ));
         }
         self.look(connection)
     }
