@@ -59,6 +59,7 @@ use crate::dialer::{Blocking, Dialer};
 /// # }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(Clone)]
 pub struct FromSource<D> {
     dialer: D,
     source: Arc<Source<D>>,
@@ -85,12 +86,6 @@ impl<D: Dialer> FromSource<D> {
     }
 }
 
-impl<D: Clone> Clone for FromSource<D> {
-    fn clone(&self) -> Self {
-        Self { dialer: self.dialer.clone(), source: Arc::clone(&self.source) }
-    }
-}
-
 impl<D: fmt::Debug> fmt::Debug for FromSource<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FromSource").field("dialer", &self.dialer).finish_non_exhaustive()
@@ -104,6 +99,7 @@ impl<D: fmt::Debug> fmt::Debug for FromSource<D> {
 /// # Examples
 ///
 /// See [`FromSource`].
+#[derive(Debug)]
 pub struct Issued<D> {
     dialer: Arc<D>,
     valid_until: Option<Instant>,
@@ -149,15 +145,6 @@ impl<D> Issued<D> {
 impl<D> Clone for Issued<D> {
     fn clone(&self) -> Self {
         Self { dialer: Arc::clone(&self.dialer), valid_until: self.valid_until }
-    }
-}
-
-impl<D: fmt::Debug> fmt::Debug for Issued<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued")
-            .field("dialer", &self.dialer)
-            .field("valid_until", &self.valid_until)
-            .finish()
     }
 }
 

@@ -259,7 +259,7 @@ impl SqliteDialer {
     /// Opens a file, and records its identity. The file may be replaced at any moment, so the
     /// identity must be the same before and after the open.
     fn open_file(&self, path: &Path, flags: OpenFlags) -> Result<Connection> {
-        let mut before = FileId::of(path);
+        let mut before = file_id(path);
         loop {
             let connection = Connection::open_with_flags(path, flags)
                 .map_err(|error| self.explained(error, path))?;
@@ -272,7 +272,7 @@ impl SqliteDialer {
             if !self.read_only && connection.is_readonly("main")? {
                 return Err(self.not_writable(path));
             }
-            let after = FileId::of(resolve(path, name));
+            let after = file_id(resolve(path, name));
             if before == after {
                 if let Some(file) = after {
                     self.opened.files().insert(key(name), file);
@@ -336,7 +336,7 @@ impl SqliteDialer {
         };
         self.opened.note_look();
         let Some(opened) = self.opened.files().get(&key(name)).copied() else { return Ok(()) };
-        if FileId::of(resolve(path, name)) == Some(opened) {
+        if file_id(resolve(path, name)) == Some(opened) {
             return Ok(());
         }
         self.opened.has_moved.store(true, Relaxed);
@@ -441,26 +441,20 @@ fn failure(code: i32, message: String) -> Error {
     Error::SqliteFailure(ffi::Error::new(code), Some(message))
 }
 
-/// Identifies a file, to tell it from another that has the same path later. Empty on systems on
-/// which an open file cannot be removed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    number: u64,
+/// Identifies a file, to tell it from another that has the same path later.
+type FileId = (u64, u64);
+
+#[cfg(unix)]
+fn file_id(path: &Path) -> Option<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    let file = path.metadata().ok()?;
+    Some((file.dev(), file.ino()))
 }
 
-impl FileId {
-    #[cfg(unix)]
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let file = path.metadata().ok()?;
-        Some(Self { device: file.dev(), number: file.ino() })
-    }
-
-    #[cfg(not(unix))]
-    fn of(_: &Path) -> Option<Self> {
-        None
-    }
+/// On these systems an open file cannot be removed.
+#[cfg(not(unix))]
+fn file_id(_: &Path) -> Option<FileId> {
+    None
 }
 
 impl Dialer for SqliteDialer {
