@@ -374,7 +374,7 @@ impl Condvar {
     }
 
     pub(crate) fn ring(&self) {
-        self.0.notify_one();
+        self.0.notify_all();
     }
 }
 
