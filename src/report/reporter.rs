@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::report::error::DialFailure;
 use crate::report::event::{Event, Observer};
 use crate::report::holder::Holder;
-use crate::report::log_lines::{SharedLog, Streak};
+use crate::report::log_lines::{self, SharedLog, Streak};
 
 /// A pool's name, its observer and its log. All keys of a keyed pool share one.
 pub(crate) struct Reporter<E> {
@@ -17,6 +17,11 @@ pub(crate) struct Reporter<E> {
 }
 
 impl<E> Reporter<E> {
+    /// This reporter. In the child of a fork: one whose log has no lock of the parent's.
+    pub(crate) fn here(self) -> Self {
+        Self { log: log_lines::here(self.log), ..self }
+    }
+
     pub(crate) fn set_name(&mut self, name: Arc<str>) {
         self.name = Some(name);
     }

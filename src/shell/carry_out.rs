@@ -14,7 +14,7 @@ use crate::report::event::Event;
 use crate::report::holder::Holder;
 use crate::runtime::housekeeper::Upkeep;
 use crate::runtime::moment::Moment;
-use crate::runtime::sync::{catch, coarse_now, now};
+use crate::runtime::sync::{coarse_now, now};
 use crate::runtime::workers::Task;
 
 use super::jobs::Job;
@@ -45,21 +45,24 @@ impl<D: Dialer> Shell<D> {
             std::mem::replace(&mut *predicates, needed)
         };
         for predicate in done.into_values() {
-            catch(|| drop(predicate));
+            self.user_code(|_| drop(predicate));
         }
     }
 
     #[cold]
     fn set_alarm(self: &Arc<Self>, due: Moment) {
-        let is_kept = self.crew.set_alarm(due, self.weak());
-        // The pool may have been closed since the effects were made.
-        let mut locked = self.lock();
-        if !is_kept {
-            locked.ledger.alarm_refused();
+        if !self.crew.set_alarm(due, self.weak()) {
+            self.lock().ledger.alarm_refused();
         }
-        let is_closed = locked.ledger.is_closed();
-        drop(locked);
-        if is_closed {
+        // The pool may have been closed since the effects were made.
+        self.give_up_alarm();
+    }
+
+    /// Takes the alarm back if the pool is closed and needs none.
+    pub(super) fn give_up_alarm(self: &Arc<Self>) {
+        // Under the lock: an event that needs another alarm comes before this, or sets it afterwards.
+        let mut locked = self.lock();
+        if locked.ledger.gives_up_alarm() {
             self.crew.remove_alarm(&self.weak());
         }
     }
@@ -82,7 +85,7 @@ impl<D: Dialer> Shell<D> {
     /// Runs one call of user code, and returns its effects.
     fn run_call(self: &Arc<Self>, call: Call<D>) -> EffectsOf<D> {
         match call {
-            Call::DropHandle(handle) => drop(catch(|| drop(handle))),
+            Call::DropHandle(handle) => drop(self.user_code(|_| drop(handle))),
             Call::Abort(handle) => self.call(handle),
             Call::ReportBreaker(BreakerTurn::Opened { failures }) => {
                 self.log(|reporter| reporter.log_refusals(&self.streak, failures));
@@ -95,9 +98,12 @@ impl<D: Dialer> Shell<D> {
             Call::DialFailed(id, failure) => {
                 return self.dial_failed(id, failure, Duration::ZERO, now());
             }
-            Call::DropFailure(failure) => drop(catch(|| drop(failure))),
+            Call::DropFailure(failure) => drop(self.user_code(|_| drop(failure))),
             Call::DropPredicates(epoch) => self.drop_predicates(epoch),
-            Call::ReportVacant => self.membership.iter().for_each(|m| m.report_vacant(self)),
+            Call::ReportVacant => {
+                self.give_up_alarm();
+                self.membership.iter().for_each(|membership| membership.report_vacant(self));
+            }
             Call::ReportLeaks(leaks) => {
                 for holder in Holder::all(leaks) {
                     self.log(|reporter| reporter.log_leak(&holder));
