@@ -48,32 +48,33 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// All reasons, in the order in which they are declared: `RetiredBy` counts by that.
-    pub(crate) const ALL: [Self; 17] = [
-        Self::Broken,
-        Self::CheckFailed,
-        Self::ClosedIdle,
-        Self::Discarded,
-        Self::Doubted,
-        Self::Evicted,
-        Self::Expired,
-        Self::Flushed,
-        Self::IdleTooLong,
-        Self::Late,
-        Self::LeaseEnded,
-        Self::Panicked,
-        Self::PoolClosed,
-        Self::Predicate,
-        Self::ResetFailed,
-        Self::Surplus,
-        Self::UsedUp,
+    /// All reasons with their texts, in the order in which they are declared: `RetiredBy` counts by that.
+    pub(crate) const ALL: [(Self, &'static str); 17] = [
+        (Self::Broken, "broken"),
+        (Self::CheckFailed, "check failed"),
+        (Self::ClosedIdle, "closed while idle"),
+        (Self::Discarded, "discarded"),
+        (Self::Doubted, "doubted"),
+        (Self::Evicted, "evicted"),
+        (Self::Expired, "expired"),
+        (Self::Flushed, "flushed"),
+        (Self::IdleTooLong, "idle too long"),
+        (Self::Late, "check or reset late"),
+        (Self::LeaseEnded, "lease ended"),
+        (Self::Panicked, "panicked"),
+        (Self::PoolClosed, "pool closed"),
+        (Self::Predicate, "named by a predicate"),
+        (Self::ResetFailed, "reset failed"),
+        (Self::Surplus, "surplus"),
+        (Self::UsedUp, "used up"),
     ];
 }
 
 const _: () = {
+    assert!(CloseReason::UsedUp as usize + 1 == CloseReason::ALL.len(), "the last is `UsedUp`");
     let mut at = 0;
     while at < CloseReason::ALL.len() {
-        assert!(CloseReason::ALL[at] as usize == at, "in the order of the declaration");
+        assert!(CloseReason::ALL[at].0 as usize == at, "in the order of the declaration");
         at += 1;
     }
 };
@@ -88,24 +89,6 @@ impl CloseReason {
 
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Broken => "broken",
-            Self::CheckFailed => "check failed",
-            Self::ClosedIdle => "closed while idle",
-            Self::Discarded => "discarded",
-            Self::Doubted => "doubted",
-            Self::Evicted => "evicted",
-            Self::Expired => "expired",
-            Self::Flushed => "flushed",
-            Self::IdleTooLong => "idle too long",
-            Self::Late => "check or reset late",
-            Self::LeaseEnded => "lease ended",
-            Self::Panicked => "panicked",
-            Self::PoolClosed => "pool closed",
-            Self::Predicate => "named by a predicate",
-            Self::ResetFailed => "reset failed",
-            Self::Surplus => "surplus",
-            Self::UsedUp => "used up",
-        })
+        f.write_str(Self::ALL[*self as usize].1)
     }
 }

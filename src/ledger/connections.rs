@@ -39,9 +39,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             ledger.totals.dialed_total += 1;
             effects.discard(ledger.dialing.last_failure.take());
             let fraction = ledger.spread.fraction(id.0);
-            let line = ledger.roster.enroll(ConnectionId::of_dial(id.0), now);
+            let of = ConnectionId::of_dial(id.0);
+            let line = ledger.roster.enroll(of, now);
             let entry = Entry::new(connection, dial.epoch, fraction, line);
-            ledger.handles.extend(handle.map(|handle| (entry.address(), handle)));
+            ledger.handles.extend(handle.map(|handle| (of, handle)));
             ledger.admit(entry, now, effects);
         })
     }
@@ -100,29 +101,32 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         fault: Option<CloseReason>,
         now: Moment,
     ) -> Effects<C, F, W> {
-        self.settled(now, |ledger, effects| match (ledger.end_at_dialer(id, now), fault) {
-            // It was too late, or from before a flush, and has counted as closing since then.
-            (Err(reason), _) => {
-                ledger.epochs.note_gone(entry.epoch);
-                ledger.order_close(id, entry, reason, now, effects);
-            }
-            (Ok(purpose), None) => {
-                match purpose {
-                    Purpose::Check | Purpose::KeepAlive => entry.proven_at = now,
-                    Purpose::Reset => {
-                        entry.proven_at = now;
-                        ledger.note_return(now);
-                    }
-                    Purpose::Judge { since, until } => {
-                        entry.pass(until);
-                        ledger.epochs.note_judged(since, until);
-                    }
+        self.settled(now, |ledger, effects| {
+            let stay = ledger.jobs.at_dialer.end(id);
+            let purpose = stay.inspect(|purpose| ledger.note_check_ended(*purpose, now));
+            match (purpose, fault) {
+                // It was too late, or from before a flush, and has counted as closing since then.
+                (Err(reason), _) => {
+                    ledger.epochs.note_gone(entry.epoch);
+                    ledger.order_close(id, entry, reason, now, effects);
                 }
-                ledger.admit(entry, now, effects);
-            }
-            (Ok(_), Some(reason)) => {
-                ledger.totals.check_failed_total += u64::from(reason == CloseReason::CheckFailed);
-                ledger.begin_close(entry, reason, now, effects);
+                (Ok(purpose), None) => {
+                    match purpose {
+                        Purpose::Check | Purpose::KeepAlive => entry.proven_at = now,
+                        Purpose::Reset => {
+                            entry.proven_at = now;
+                            ledger.note_return(now);
+                        }
+                        Purpose::Judge { since, until } => {
+                            entry.pass(until);
+                            ledger.epochs.note_judged(since, until);
+                        }
+                    }
+                    ledger.admit(entry, now, effects);
+                }
+                (Ok(_), Some(reason)) => {
+                    ledger.begin_close(entry, reason, now, effects);
+                }
             }
         })
     }
@@ -136,7 +140,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             ledger.end_loan(&entry);
-            ledger.totals.check_failed_total += u64::from(reason == CloseReason::CheckFailed);
             ledger.begin_close(entry, reason, now, effects);
         })
     }
@@ -157,11 +160,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// The dialer's close has returned.
     pub(crate) fn closed(&mut self, id: JobId, now: Moment) -> Effects<C, F, W> {
-        self.settled(now, |ledger, _| {
-            // A close that took too long is not in the table: its slot was freed at that time.
-            if ledger.jobs.closings.end(id) {
-                ledger.note_close_ended(id);
-            }
-        })
+        self.settled(now, |ledger, _| ledger.end_close(id))
     }
 }

@@ -64,7 +64,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         now: Moment,
         effects: &mut Effects<C, F, W>,
     ) {
-        self.begin_epoch();
+        self.epochs.begin();
         self.epochs.flush(why);
         self.close_idle_beyond(0, why, now, effects);
         while let Some((id, sponsor)) = self.jobs.dials.write_off_first() {
@@ -83,7 +83,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.event(now, |ledger, effects| {
             let before = ledger.unclosed();
             let idle = ledger.idle.take_all();
-            ledger.begin_epoch();
+            ledger.epochs.begin();
             ledger.epochs.begin_judging(before);
             for entry in idle {
                 ledger.admit(entry, now, effects);
@@ -111,8 +111,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The limits of age have changed: every connection that is out passes the ledger when it comes back.
     pub(super) fn renew_ends(&mut self, now: Moment) {
         self.renew_aging();
-        self.begin_epoch();
-        self.idle.forget_ends(now);
+        let epoch = self.epochs.begin();
+        self.idle.forget_ends(epoch, now);
     }
 
     /// No connection is lent from now on. Idle ones are closed, and callers in the queue are refused.

@@ -87,7 +87,7 @@ pub(super) struct Outlook {
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// The moving average of the time that a dial takes; `None` before the first.
-    dial_time: Option<Duration>,
+    pub(super) dial_time: Option<Duration>,
     /// When a dial last opened a connection; `None`: never.
     dialed_at: Option<Moment>,
     /// When connections came back while callers waited, during the last hold-off.
@@ -100,11 +100,6 @@ impl Pace {
         self.dialed_at = Some(now);
         let average = |before: Duration| before.mul_f64(0.8).saturating_add(took.mul_f64(0.2));
         self.dial_time = Some(self.dial_time.map_or(took, average));
-    }
-
-    /// How long a dial takes; `None` before the first.
-    pub(super) fn dial_time(&self) -> Option<Duration> {
-        self.dial_time
     }
 
     /// A connection has come back while callers wait.
@@ -140,15 +135,18 @@ impl Pace {
 
     /// How many connections will have come back to those who wait now by the end of a dial that begins
     /// now: the returns of the last hold-off, less its newcomers, for each hold-off that a dial takes.
-    fn expected_returns(&mut self, outlook: &Outlook, hold_off: Duration, now: Moment) -> u32 {
-        let Some(dial_time) = self.expected_dial_time(outlook.first_since) else { return 0 };
+    fn expected_returns(
+        &mut self,
+        dial_time: Duration,
+        hold_off: Duration,
+        newcomers: u32,
+        now: Moment,
+    ) -> u32 {
         let is_old = |at: &Moment| now.since(*at) >= hold_off;
         while self.returns.front().is_some_and(is_old) {
             self.returns.pop_front();
         }
         let seen = u32::try_from(self.returns.len()).unwrap_or(u32::MAX);
-        let is_unproven = self.is_unproven(outlook.first_since);
-        let newcomers = if is_unproven { 0 } else { outlook.unfailed - outlook.ripe };
         let surplus = f64::from(seen.saturating_sub(newcomers));
         (surplus * dial_time.div_duration_f64(hold_off)) as u32
     }
@@ -158,13 +156,16 @@ impl Pace {
     pub(super) fn wanted(&mut self, rule: DialRule, outlook: Outlook, now: Moment) -> u32 {
         let Outlook { first_since, unfailed, ripe, coming, dialing, busy } = outlook;
         let unserved = unfailed.saturating_sub(coming);
+        let is_unproven = self.is_unproven(first_since);
         let hold_off = self.hold_off(first_since);
-        let Some(hold_off) = hold_off.filter(|_| rule != DialRule::Eager && busy > 0) else {
+        let hold_off = hold_off.filter(|_| rule != DialRule::Eager && busy > 0);
+        let Some((dial_time, hold_off)) = self.expected_dial_time(first_since).zip(hold_off) else {
             return unserved;
         };
-        let returns = self.expected_returns(&outlook, hold_off, now);
+        let newcomers = if is_unproven { 0 } else { unfailed - ripe };
+        let returns = self.expected_returns(dial_time, hold_off, newcomers, now);
         let wanted = ripe.saturating_sub(coming).saturating_sub(returns);
-        if self.is_unproven(first_since) {
+        if is_unproven {
             let probes = unfailed.div_ceil(HOLD_OFF_PART).saturating_sub(dialing);
             return wanted.max(probes.min(unserved));
         }

@@ -200,12 +200,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             sponsor,
             epoch: self.epochs.current(),
             began: now,
-            deadline,
             overrun,
             handle: None,
             is_being_ended: false,
         };
-        self.jobs.dials.begin(id, dial);
+        self.jobs.dials.begin(id, dial, deadline);
         self.totals.dials_total += 1;
         let sponsor = match sponsor {
             Sponsor::Caller(ticket) => {

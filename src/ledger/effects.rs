@@ -1,6 +1,5 @@
 //! Effects: what the shell has to do after an event, once the lock is free.
 
-use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::abort::AbortHandle;
@@ -13,32 +12,12 @@ use super::outage::BreakerTurn;
 use super::roster::ConnectionId;
 
 /// Names a caller who waits. A smaller ticket is served earlier.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket {
-    /// The caller's seniority, which it keeps when it asks again.
-    pub(super) number: u64,
-    /// The caller's node in the queue's slab. It only speeds up the search, and is not compared.
+    /// The caller's seniority, which it keeps when it asks again. No other caller of the pool has the same.
+    pub(crate) number: u64,
+    /// The caller's node in the queue's slab, for as long as it does not ask again.
     pub(super) node: u32,
-}
-
-impl PartialEq for Ticket {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Ticket {}
-
-impl PartialOrd for Ticket {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ticket {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.number.cmp(&other.number)
-    }
 }
 
 /// Names one job: a dial, a stay at the dialer, or a close, from its order until it is reported as

@@ -136,11 +136,6 @@ impl<C> Entry<C> {
         (self.idle_since, self.proven_at) = (now, now);
     }
 
-    /// Identifies the entry while it exists, as its content stays in one place on the heap.
-    pub(super) fn address(&self) -> usize {
-        std::ptr::from_ref::<Body<C>>(&self.0).addr()
-    }
-
     /// How long ago its dial ended.
     pub(crate) fn age(&self, now: Moment) -> Duration {
         now.since(self.opened_at())

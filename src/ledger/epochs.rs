@@ -33,6 +33,7 @@ impl Epochs {
         self.current
     }
 
+    /// Makes every connection that is out now pass the ledger when it comes back.
     pub(super) fn begin(&mut self) -> u32 {
         self.current += 1;
         self.current

@@ -133,7 +133,7 @@ pub(super) struct Idle<C> {
     /// How many of them have `is_leaving`. They do not count towards `min_idle`.
     leaving: u32,
     /// Time changes nothing about them before this, and perhaps nothing then.
-    due: Moment,
+    pub(super) due: Moment,
 }
 
 impl<C> Idle<C> {
@@ -163,10 +163,6 @@ impl<C> Idle<C> {
         }
         let at = self.entries.partition_point(|other| other.idle_since <= entry.idle_since);
         self.entries.insert(at, entry);
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry<C>> {
-        self.entries.iter_mut()
     }
 
     /// The most recently used connection.
@@ -204,7 +200,7 @@ impl<C> Idle<C> {
 
     /// Takes one connection that has to end by now. If there is none, marks those whose end is near.
     pub(super) fn take_ended(&mut self, aging: &Aging, now: Moment) -> Option<Entry<C>> {
-        if !self.is_due(now) {
+        if self.due > now {
             return None;
         }
         let ended = self.take_where(|entry| aging.ends_at(entry) <= now);
@@ -227,7 +223,7 @@ impl<C> Idle<C> {
         checks: bool,
         now: Moment,
     ) -> Option<Entry<C>> {
-        if !self.is_due(now) {
+        if self.due > now {
             return None;
         }
         let is_unchecked = |entry: &Entry<C>| aging.check_at(entry) <= now;
@@ -239,34 +235,19 @@ impl<C> Idle<C> {
     }
 
     /// When time may change something about them; `None` is never.
-    pub(super) fn due(&self) -> Option<Moment> {
+    pub(super) fn next_due(&self) -> Option<Moment> {
         // If that connection has left, there is nothing to wake up for.
         (self.due < Moment::LAST && !self.entries.is_empty()).then_some(self.due)
     }
 
-    /// The settings have changed, so all noted ends are out of date.
-    pub(super) fn forget_ends(&mut self, now: Moment) {
-        self.set_due(now);
+    /// The settings have changed, so all noted ends are out of date from this `epoch` on.
+    pub(super) fn forget_ends(&mut self, epoch: u32, now: Moment) {
+        self.due = now;
         self.leaving = 0;
         for entry in &mut self.entries {
-            (entry.is_leaving, entry.expires) = (false, Moment::FIRST);
+            entry.is_leaving = false;
+            entry.pass(epoch);
         }
-    }
-
-    /// Something about them may change at `at`.
-    pub(super) fn set_due(&mut self, at: Moment) {
-        self.due = at;
-    }
-
-    /// Whether time changes nothing about them before `at`.
-    #[inline]
-    pub(super) fn is_quiet_until(&self, at: Moment) -> bool {
-        at <= self.due
-    }
-
-    #[inline]
-    pub(super) fn is_due(&self, now: Moment) -> bool {
-        self.due <= now
     }
 
     fn take_where(&mut self, is_it: impl FnMut(&Entry<C>) -> bool) -> Option<Entry<C>> {

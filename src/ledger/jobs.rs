@@ -20,12 +20,6 @@ use super::queue::count;
 #[derive(Debug, Default)]
 pub(super) struct Jobs(Option<Box<JobTables>>);
 
-impl Jobs {
-    pub(super) fn is_any(&self) -> bool {
-        self.0.as_deref().is_some_and(JobTables::is_any)
-    }
-}
-
 impl Deref for Jobs {
     type Target = JobTables;
 
@@ -45,54 +39,83 @@ impl DerefMut for Jobs {
 pub(super) struct JobTables {
     pub(super) dials: Dials,
     pub(super) at_dialer: AtDialer,
-    pub(super) closings: Closings,
+    /// Connections being closed. Each holds its slot until its close has returned or is overdue.
+    pub(super) closings: Timed<()>,
 }
 
 impl JobTables {
     const EMPTY: Self =
-        Self { dials: Dials::EMPTY, at_dialer: AtDialer::EMPTY, closings: Closings::EMPTY };
+        Self { dials: Dials::EMPTY, at_dialer: AtDialer::EMPTY, closings: Timed::EMPTY };
 
-    fn is_any(&self) -> bool {
-        self.dials.len() > 0 || !self.at_dialer.is_empty() || self.closings.len() > 0
+    pub(super) fn is_any(&self) -> bool {
+        let Self { dials, at_dialer, closings } = self;
+        dials.len() + at_dialer.len() + at_dialer.written_off() + closings.len() > 0
     }
 
     /// When the next of them is overdue.
     pub(super) fn next_due(&self) -> Option<Moment> {
         let Self { dials, at_dialer, closings } = self;
-        earlier(earlier(dials.due.next(), at_dialer.next_due()), closings.next_due())
+        earlier(earlier(dials.counted_on.next_due(), at_dialer.next_due()), closings.next_due())
     }
 }
 
-/// The jobs of one kind by their deadlines. Deadlines are not in the order in which the jobs began: a
-/// time limit may be changed, the clock may run back a little, and a connection that is at the dialer for
-/// too long begins to close with its old id.
+/// The jobs of one kind by their ids, and by their deadlines. Deadlines are not in the order in which the
+/// jobs began: a time limit may be changed, the clock may run back a little, and a connection that is at the
+/// dialer for too long begins to close with its old id.
 #[derive(Debug)]
-struct DueTimes(BTreeSet<(Moment, JobId)>);
+pub(super) struct Timed<T> {
+    jobs: BTreeMap<JobId, (T, Option<Moment>)>,
+    due: BTreeSet<(Moment, JobId)>,
+}
 
-impl DueTimes {
-    const EMPTY: Self = Self(BTreeSet::new());
+impl<T> Timed<T> {
+    const EMPTY: Self = Self { jobs: BTreeMap::new(), due: BTreeSet::new() };
 
-    fn add(&mut self, deadline: Option<Moment>, id: JobId) {
-        self.0.extend(deadline.map(|deadline| (deadline, id)));
+    pub(super) fn len(&self) -> u32 {
+        count(self.jobs.len())
     }
 
-    fn remove(&mut self, deadline: Option<Moment>, id: JobId) {
-        if let Some(deadline) = deadline {
-            self.0.remove(&(deadline, id));
-        }
+    /// `None`: no limit.
+    pub(super) fn begin(&mut self, id: JobId, job: T, deadline: Option<Moment>) {
+        self.due.extend(deadline.map(|deadline| (deadline, id)));
+        self.jobs.insert(id, (job, deadline));
     }
 
-    fn next(&self) -> Option<Moment> {
-        Some(self.0.first()?.0)
+    pub(super) fn end(&mut self, id: JobId) -> Option<(T, Option<Moment>)> {
+        let (job, deadline) = self.jobs.remove(&id)?;
+        deadline.map(|deadline| self.due.remove(&(deadline, id)));
+        Some((job, deadline))
     }
 
-    fn count_overdue(&self, now: Moment) -> usize {
-        self.0.iter().take_while(|(deadline, _)| *deadline <= now).count()
+    fn get(&self, id: JobId) -> Option<&T> {
+        self.jobs.get(&id).map(|(job, _)| job)
     }
 
-    fn overdue(&self, now: Moment) -> Option<JobId> {
-        let (deadline, id) = *self.0.first()?;
+    fn get_mut(&mut self, id: JobId) -> Option<&mut T> {
+        self.jobs.get_mut(&id).map(|(job, _)| job)
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (JobId, &mut T)> {
+        self.jobs.iter_mut().map(|(id, (job, _))| (*id, job))
+    }
+
+    /// The job that began first.
+    fn first(&self) -> Option<JobId> {
+        Some(*self.jobs.first_key_value()?.0)
+    }
+
+    /// When the next of them is overdue.
+    pub(super) fn next_due(&self) -> Option<Moment> {
+        Some(self.due.first()?.0)
+    }
+
+    pub(super) fn overdue(&self, now: Moment) -> Option<JobId> {
+        let (deadline, id) = *self.due.first()?;
         (deadline <= now).then_some(id)
+    }
+
+    fn count_overdue(&self, now: Moment) -> u32 {
+        count(self.due.iter().take_while(|(deadline, _)| *deadline <= now).count())
     }
 }
 
@@ -114,8 +137,6 @@ pub(super) struct Dial {
     /// The pool's epoch when it began.
     pub(super) epoch: u32,
     pub(super) began: Moment,
-    /// `None`: no limit.
-    pub(super) deadline: Option<Moment>,
     /// The limit that it will have overrun at its deadline.
     pub(super) overrun: Overdue,
     /// Ends it early. Taken out before it is reported as ended.
@@ -128,50 +149,45 @@ pub(super) struct Dial {
 #[derive(Debug)]
 pub(super) struct Dials {
     /// Dials that a caller may count on.
-    counted_on: BTreeMap<JobId, Dial>,
-    due: DueTimes,
+    counted_on: Timed<Dial>,
     /// Dials that nobody counts on any more: overdue, or begun before a flush.
-    written_off: BTreeMap<JobId, Dial>,
+    written_off: Timed<Dial>,
 }
 
 impl Dials {
-    const EMPTY: Self =
-        Self { counted_on: BTreeMap::new(), due: DueTimes::EMPTY, written_off: BTreeMap::new() };
+    const EMPTY: Self = Self { counted_on: Timed::EMPTY, written_off: Timed::EMPTY };
 
     pub(super) fn len(&self) -> u32 {
-        count(self.counted_on.len() + self.written_off.len())
+        self.counted_on.len() + self.written_off.len()
     }
 
     pub(super) fn counted_on(&self) -> u32 {
-        count(self.counted_on.len())
+        self.counted_on.len()
     }
 
     pub(super) fn overdue(&self, now: Moment) -> u32 {
-        let written_off = self.written_off.values().filter(|dial| is_due(dial.deadline, now));
-        count(self.due.count_overdue(now) + written_off.count())
+        self.counted_on.count_overdue(now) + self.written_off.count_overdue(now)
     }
 
-    pub(super) fn begin(&mut self, id: JobId, dial: Dial) {
-        self.due.add(dial.deadline, id);
-        self.counted_on.insert(id, dial);
+    pub(super) fn begin(&mut self, id: JobId, dial: Dial, deadline: Option<Moment>) {
+        self.counted_on.begin(id, dial, deadline);
     }
 
     pub(super) fn get(&self, id: JobId) -> Option<&Dial> {
-        self.counted_on.get(&id).or_else(|| self.written_off.get(&id))
+        self.counted_on.get(id).or_else(|| self.written_off.get(id))
     }
 
     pub(super) fn get_mut(&mut self, id: JobId) -> Option<&mut Dial> {
-        self.counted_on.get_mut(&id).or_else(|| self.written_off.get_mut(&id))
+        self.counted_on.get_mut(id).or_else(|| self.written_off.get_mut(id))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (JobId, &mut Dial)> {
-        let all = self.counted_on.iter_mut().chain(&mut self.written_off);
-        all.map(|(id, dial)| (*id, dial))
+        self.counted_on.iter_mut().chain(self.written_off.iter_mut())
     }
 
     pub(super) fn end(&mut self, id: JobId) -> Dial {
-        let dial = self.remove(id).or_else(|| self.written_off.remove(&id));
-        let dial = dial.expect("a dial that ends has begun and has not ended");
+        let dial = self.counted_on.end(id).or_else(|| self.written_off.end(id));
+        let (dial, _) = dial.expect("a dial that ends has begun and has not ended");
         let has_handle = dial.handle.is_some() || dial.is_being_ended;
         debug_assert!(!has_handle, "BOUND: it may hold a socket");
         dial
@@ -179,28 +195,23 @@ impl Dials {
 
     /// Writes off one overdue dial. Returns its id, its sponsor, and what it has overrun.
     pub(super) fn write_off_overdue(&mut self, now: Moment) -> Option<(JobId, Sponsor, Overdue)> {
-        let id = self.due.overdue(now)?;
-        let bound = self.counted_on[&id].overrun;
+        let id = self.counted_on.overdue(now)?;
+        let bound = self.counted_on.get(id)?.overrun;
         Some((id, self.write_off(id), bound))
     }
 
     /// Writes off the dial that began first. Returns its id and its sponsor.
     pub(super) fn write_off_first(&mut self) -> Option<(JobId, Sponsor)> {
-        let id = *self.counted_on.first_key_value()?.0;
+        let id = self.counted_on.first()?;
         Some((id, self.write_off(id)))
     }
 
     fn write_off(&mut self, id: JobId) -> Sponsor {
-        let mut dial = self.remove(id).expect("only a dial counted on is written off");
+        let dial = self.counted_on.end(id);
+        let (mut dial, deadline) = dial.expect("only a dial counted on is written off");
         let sponsor = std::mem::replace(&mut dial.sponsor, Sponsor::Nobody);
-        self.written_off.insert(id, dial);
+        self.written_off.begin(id, dial, deadline);
         sponsor
-    }
-
-    fn remove(&mut self, id: JobId) -> Option<Dial> {
-        let dial = self.counted_on.remove(&id)?;
-        self.due.remove(dial.deadline, id);
-        Some(dial)
     }
 }
 
@@ -208,8 +219,7 @@ impl Dials {
 #[derive(Debug)]
 pub(super) struct AtDialer {
     /// Why each is there, and until when.
-    stays: BTreeMap<JobId, (Purpose, Option<Moment>)>,
-    due: DueTimes,
+    stays: Timed<Purpose>,
     checks: u32,
     keep_alives: u32,
     /// Connections that are retired already, and why. They count as closing, and are closed when they
@@ -218,20 +228,11 @@ pub(super) struct AtDialer {
 }
 
 impl AtDialer {
-    const EMPTY: Self = Self {
-        stays: BTreeMap::new(),
-        due: DueTimes::EMPTY,
-        checks: 0,
-        keep_alives: 0,
-        written_off: BTreeMap::new(),
-    };
+    const EMPTY: Self =
+        Self { stays: Timed::EMPTY, checks: 0, keep_alives: 0, written_off: BTreeMap::new() };
 
     pub(super) fn len(&self) -> u32 {
-        count(self.stays.len())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.stays.is_empty() && self.written_off.is_empty()
+        self.stays.len()
     }
 
     /// Connections being checked or judged. A caller may count on them.
@@ -251,12 +252,11 @@ impl AtDialer {
 
     /// When the next of them is overdue.
     pub(super) fn next_due(&self) -> Option<Moment> {
-        self.due.next()
+        self.stays.next_due()
     }
 
     pub(super) fn begin(&mut self, id: JobId, purpose: Purpose, deadline: Option<Moment>) {
-        self.stays.insert(id, (purpose, deadline));
-        self.due.add(deadline, id);
+        self.stays.begin(id, purpose, deadline);
         self.checks += u32::from(purpose != Purpose::Reset);
         self.keep_alives += u32::from(purpose == Purpose::KeepAlive);
     }
@@ -271,13 +271,13 @@ impl AtDialer {
 
     /// Writes off one overdue connection.
     pub(super) fn write_off_overdue(&mut self, now: Moment) -> Option<(JobId, Purpose)> {
-        let id = self.due.overdue(now)?;
+        let id = self.stays.overdue(now)?;
         Some((id, self.write_off(id, CloseReason::Late)))
     }
 
     /// Writes off the connection that has been there longest.
     pub(super) fn write_off_first(&mut self, reason: CloseReason) -> Option<JobId> {
-        let id = *self.stays.first_key_value()?.0;
+        let id = self.stays.first()?;
         self.write_off(id, reason);
         Some(id)
     }
@@ -288,51 +288,9 @@ impl AtDialer {
     }
 
     fn remove(&mut self, id: JobId) -> Option<Purpose> {
-        let (purpose, deadline) = self.stays.remove(&id)?;
-        self.due.remove(deadline, id);
+        let (purpose, _) = self.stays.end(id)?;
         self.checks -= u32::from(purpose != Purpose::Reset);
         self.keep_alives -= u32::from(purpose == Purpose::KeepAlive);
         Some(purpose)
     }
-}
-
-/// Connections being closed. Each holds its slot until its close has returned or is overdue.
-#[derive(Debug)]
-pub(super) struct Closings {
-    deadlines: BTreeMap<JobId, Option<Moment>>,
-    due: DueTimes,
-}
-
-impl Closings {
-    const EMPTY: Self = Self { deadlines: BTreeMap::new(), due: DueTimes::EMPTY };
-
-    pub(super) fn len(&self) -> u32 {
-        count(self.deadlines.len())
-    }
-
-    /// When the next of them is overdue.
-    pub(super) fn next_due(&self) -> Option<Moment> {
-        self.due.next()
-    }
-
-    pub(super) fn begin(&mut self, id: JobId, deadline: Option<Moment>) {
-        self.deadlines.insert(id, deadline);
-        self.due.add(deadline, id);
-    }
-
-    /// Says whether the connection still held its slot.
-    pub(super) fn end(&mut self, id: JobId) -> bool {
-        let Some(deadline) = self.deadlines.remove(&id) else { return false };
-        self.due.remove(deadline, id);
-        true
-    }
-
-    /// Removes one overdue close.
-    pub(super) fn pop_overdue(&mut self, now: Moment) -> Option<JobId> {
-        self.due.overdue(now).filter(|id| self.end(*id))
-    }
-}
-
-fn is_due(deadline: Option<Moment>, now: Moment) -> bool {
-    deadline.is_some_and(|deadline| deadline <= now)
 }

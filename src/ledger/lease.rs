@@ -63,14 +63,8 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.lease.until <= now || self.epochs.is_before_lease(entry.epoch)
     }
 
-    /// Has loans aborted whose lease has ended, as far as the dialer gave handles.
-    pub(super) fn abort_overstayed(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
-        if self.lease.until <= now {
-            self.abort_loans(effects);
-        }
-    }
-
-    fn abort_loans(&mut self, effects: &mut Effects<C, F, W>) {
+    /// Has loans aborted once, as far as the dialer gave handles.
+    pub(super) fn abort_loans(&mut self, effects: &mut Effects<C, F, W>) {
         if !std::mem::replace(&mut self.has_aborted, true) && !self.handles.is_empty() {
             effects.rare().aborts.extend(self.handles.values().cloned());
         }

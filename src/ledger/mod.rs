@@ -72,7 +72,7 @@ use self::idle::{Aging, Idle};
 use self::jobs::Jobs;
 use self::lease::Lease;
 use self::queue::Queue;
-use self::roster::Roster;
+use self::roster::{ConnectionId, Roster};
 use self::settle::Quiet;
 use self::spread::Spread;
 use self::upkeep::UpkeepTimes;
@@ -147,9 +147,8 @@ pub(crate) struct Ledger<C, F, W> {
     in_use: u32,
     jobs: Jobs,
     roster: Roster,
-    /// The abort handles of open connections that are not on their way out, by the address of the
-    /// entry. Most dialers give none.
-    handles: BTreeMap<usize, AbortHandle>,
+    /// The abort handles of open connections that are not on their way out. Most dialers give none.
+    handles: BTreeMap<ConnectionId, AbortHandle>,
 
     // Idle connections as time goes on.
     aging: Aging,

@@ -86,14 +86,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// Makes every connection that is out now pass the ledger when it comes back.
-    pub(super) fn begin_epoch(&mut self) {
-        let epoch = self.epochs.begin();
-        for entry in self.idle.iter_mut() {
-            entry.epoch = epoch;
-        }
-    }
-
     pub(super) fn send_to_dialer(
         &mut self,
         purpose: Purpose,
@@ -109,11 +101,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         };
         self.jobs.at_dialer.begin(id, purpose, deadline);
         effects.rare().at_dialer.push(AtDialerOrder { id, purpose, entry, deadline });
-    }
-
-    /// A connection is back from the dialer. `Err` says why it is retired already.
-    pub(super) fn end_at_dialer(&mut self, id: JobId, now: Moment) -> Result<Purpose, CloseReason> {
-        self.jobs.at_dialer.end(id).inspect(|purpose| self.note_check_ended(*purpose, now))
     }
 
     /// Closes a connection. Returns the job by which its slot counts as closing.
@@ -147,7 +134,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A slot counts as closing from now on.
     pub(super) fn note_closing(&mut self, id: JobId, reason: CloseReason, now: Moment) {
         self.totals.count_retired(reason);
-        self.jobs.closings.begin(id, now.after(self.config.close_timeout));
+        self.jobs.closings.begin(id, (), now.after(self.config.close_timeout));
     }
 
     /// Orders the close of a connection whose slot counts as closing already.
@@ -166,7 +153,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// The connection, to be closed or detached, and its abort handle, to be dropped before that.
     pub(super) fn take_apart(&mut self, entry: Entry<C>) -> (C, Option<AbortHandle>) {
-        let handle = self.handles.remove(&entry.address());
+        let handle = self.handles.remove(&entry.record().id());
         let (connection, page, line) = entry.into_parts();
         self.roster.strike(&page, line);
         (connection, handle)

@@ -26,7 +26,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The numbers of this moment for a caller whose wait has ended: they say whether the budget had no
     /// slot during that wait.
     pub(crate) fn stats_after_wait(&self, now: Moment) -> Stats {
-        let lack = self.share.as_deref().and_then(Share::last_lack);
+        let lack = self.share.as_deref().and_then(|share| share.last_lack);
         self.stats(now).lacking(lack)
     }
 

@@ -31,8 +31,6 @@ pub(super) struct Waiter<F, W> {
     /// `None`: it waits for as long as it takes.
     pub(super) deadline: Option<Moment>,
     standing: Standing<F>,
-    /// Whether it has waited for the dial rule's hold-off.
-    is_ripe: bool,
 }
 
 /// The state of the dial that a caller sponsors.
@@ -49,7 +47,7 @@ enum Standing<F> {
 impl<F, W> Waiter<F, W> {
     pub(super) fn new(waker: W, since: Moment, joined: Moment, deadline: Option<Moment>) -> Self {
         let (sleeper, standing) = (Sleeper::new(waker), Standing::Unsponsored);
-        Self { sleeper, since, joined, deadline, standing, is_ripe: false }
+        Self { sleeper, since, joined, deadline, standing }
     }
 
     fn is_expired(&self, now: Moment) -> bool {
@@ -87,7 +85,7 @@ pub(super) struct Queue<F, W> {
     all: List,
     unsponsored: List,
     failed: List,
-    /// The largest ticket number of a caller who has been found ripe.
+    /// The largest ticket number of a caller who has been found ripe. All with a smaller one are ripe.
     ripe_up_to: u64,
     /// The node of the first caller who has not been found ripe.
     unripe: u32,
@@ -132,12 +130,11 @@ impl<F, W> Queue<F, W> {
     }
 
     /// Adds a caller, behind all with a smaller ticket. Returns the ticket by which the caller is found.
-    pub(super) fn join(&mut self, ticket: Ticket, mut waiter: Waiter<F, W>) -> Ticket {
+    pub(super) fn join(&mut self, ticket: Ticket, waiter: Waiter<F, W>) -> Ticket {
         let number = ticket.number;
         // A caller who comes back with an old ticket may have been found ripe before.
-        waiter.is_ripe = number <= self.ripe_up_to;
-        self.ripe += u32::from(waiter.is_ripe);
-        let is_ripe = waiter.is_ripe;
+        let is_ripe = number <= self.ripe_up_to;
+        self.ripe += u32::from(is_ripe);
         let node = Node::new(number, waiter);
         let at = self.free;
         let at = if at == NONE {
@@ -189,7 +186,8 @@ impl<F, W> Queue<F, W> {
         if let Some(list) = list_of(&mut self.unsponsored, &mut self.failed, &waiter.standing) {
             list.unlink(&mut self.nodes, BY_STANDING, at);
         }
-        self.ripe -= u32::from(waiter.is_ripe && !waiter.standing.has_failed());
+        let is_ripe = ticket.number <= self.ripe_up_to;
+        self.ripe -= u32::from(is_ripe && !waiter.standing.has_failed());
         self.nodes[at as usize].links[BY_ARRIVAL].1 = self.free;
         self.free = at;
         Some(waiter)
@@ -264,11 +262,10 @@ impl<F, W> Queue<F, W> {
 
     /// How many callers hold no failure and have waited since `before` or longer.
     pub(super) fn count_ripe(&mut self, before: Moment) -> u32 {
-        while let Some(node) = self.nodes.get_mut(self.unripe as usize) {
-            let Some(waiter) = node.value.as_mut().filter(|waiter| waiter.since <= before) else {
+        while let Some(node) = self.nodes.get(self.unripe as usize) {
+            let Some(waiter) = node.value.as_ref().filter(|waiter| waiter.since <= before) else {
                 break;
             };
-            waiter.is_ripe = true;
             self.ripe += u32::from(!waiter.standing.has_failed());
             (self.ripe_up_to, self.unripe) = (node.number, node.links[BY_ARRIVAL].1);
         }
@@ -329,9 +326,10 @@ impl<F, W> Queue<F, W> {
 
     /// Changes a caller's standing, and returns the former one.
     fn set_standing(&mut self, ticket: Ticket, standing: Standing<F>) -> Option<Standing<F>> {
+        let is_ripe = ticket.number <= self.ripe_up_to;
         let waiter = self.get_mut(ticket)?;
         let before = std::mem::replace(&mut waiter.standing, standing);
-        let (is_ripe, has_failed) = (waiter.is_ripe, waiter.standing.has_failed());
+        let has_failed = waiter.standing.has_failed();
         // Only callers without a failure count as ripe.
         self.ripe += u32::from(is_ripe && before.has_failed());
         self.ripe -= u32::from(is_ripe && has_failed);

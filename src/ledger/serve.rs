@@ -21,7 +21,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 let waker = waiter.sleeper.waker.clone();
                 self.wakes.dismiss_watcher(ticket);
                 waker.set_verdict(self.time_out(waiter, now), false);
-            } else if self.idle.is_empty() || self.may_be_passed(now) {
+            } else if self.idle.is_empty() || self.may_be_passed_until(now).is_some() {
                 return;
             } else if let Some(entry) = self.take_fresh(now) {
                 let waiter = self.queue.remove(ticket).expect("the front is in the queue");
@@ -34,11 +34,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 return;
             }
         }
-    }
-
-    /// Whether newcomers may be served before the queue.
-    pub(super) fn may_be_passed(&self, now: Moment) -> bool {
-        self.may_be_passed_until(now).is_some()
     }
 
     /// Until when newcomers may be served before the queue: while a connection is on its way to a

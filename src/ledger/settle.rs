@@ -24,7 +24,6 @@ use crate::runtime::moment::Moment;
 use super::Ledger;
 use super::answers::{Overdue, Verdict, Waker};
 use super::effects::Effects;
-use super::share::Share;
 
 /// When nothing follows from a loan or a return, except that callers in the queue are served: no job is
 /// under way, no rule needs a look at each event, and upkeep comes in time.
@@ -37,18 +36,12 @@ pub(super) struct Quiet {
     /// When upkeep comes; `Moment::LAST` is never.
     until: Moment,
     /// Whether those in the queue can only be served: no dial may begin for them.
-    is_full: bool,
+    pub(super) is_full: bool,
 }
 
 impl Quiet {
     pub(super) const NEVER: Self =
         Self { from: Moment::LAST, until: Moment::FIRST, is_full: false };
-
-    /// Whether those in the queue of a quiet pool can only be served.
-    #[inline]
-    pub(super) fn is_full(self) -> bool {
-        self.is_full
-    }
 
     #[inline]
     fn is_now(self, now: Moment) -> bool {
@@ -126,7 +119,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Whether none of the idle connections is to be closed or checked before `at`.
     fn is_idle_quiet_until(&self, at: Moment) -> bool {
-        self.idle.is_quiet_until(at)
+        at <= self.idle.due
             && self.idle.len() <= self.config.max_idle()
             && self.next_idled_out().is_none_or(|idled_out| at <= idled_out)
     }
@@ -268,16 +261,16 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.totals.check_failed_total += u64::from(purpose.is_check());
             self.note_closing(id, CloseReason::Late, now);
         }
-        while let Some(id) = self.jobs.closings.pop_overdue(now) {
+        while let Some(id) = self.jobs.closings.overdue(now) {
             self.totals.close_timeouts_total += 1;
-            self.note_close_ended(id);
+            self.end_close(id);
         }
     }
 
     /// Asserts the promises, by name.
     fn audit(&self, now: Moment) {
         debug_assert!(self.open_count() <= self.ceiling, "BOUND");
-        let held = self.share.as_deref().map(Share::held);
+        let held = self.share.as_deref().map(|share| share.held);
         debug_assert!(held.is_none_or(|held| held == self.open_count()), "BOUND: of all keys");
         debug_assert!(
             self.wakes.woken <= self.wakes.handed,
@@ -289,7 +282,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             debug_assert!(
                 self.idle.is_empty()
                     || self.jobs.at_dialer.checks() >= self.queue.len()
-                    || self.may_be_passed(now),
+                    || self.may_be_passed_until(now).is_some(),
                 "NO-STRANDED-WAITER: idle"
             );
             debug_assert!(

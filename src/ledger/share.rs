@@ -16,7 +16,6 @@ use crate::ledger::budget::{Budget, BudgetAction, BudgetOrder, Claim, MemberId, 
 use crate::runtime::moment::Moment;
 
 use super::effects::JobId;
-use super::queue::count;
 
 /// Access to the budget. It is used with a ledger locked, so it must not lock one.
 pub(crate) trait BudgetAccess: Send + Sync {
@@ -44,23 +43,15 @@ pub(crate) enum Lack {
     OfQuota,
 }
 
-/// The connections that this ledger could close for another key.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Evictable {
-    /// Since when the coldest connection has been idle, if nobody of this key waits for it.
-    pub(super) coldest: Option<Moment>,
-    /// Whether anything is open that is not on its way out.
-    pub(super) is_any_live: bool,
-}
-
 /// One ledger's slots.
 pub(crate) struct Share {
     member: MemberId,
     budget: Arc<dyn BudgetAccess>,
-    /// Whether other keys want slots of the same budget.
-    has_rivals: bool,
+    /// Whether other keys want slots of the same budget. Then a dial that nobody waits for must leave claims
+    /// to those who do.
+    pub(super) has_rivals: bool,
     /// Slots taken from the budget. After each event, as many as are open.
-    held: u32,
+    pub(super) held: u32,
     /// Closes under way that make room for other keys.
     making_room: BTreeSet<JobId>,
     listing: Listing,
@@ -71,7 +62,7 @@ pub(crate) struct Share {
     /// The slots that the latest event could not get, and why there were none.
     shortage: Option<(Claim, Lack)>,
     /// Why there was no slot for those who waited last, if there was none.
-    last_lack: Option<Lack>,
+    pub(super) last_lack: Option<Lack>,
     /// The claim that the budget was last given. It may have dropped it since: see `must_visit`.
     noted_claim: Option<Claim>,
     /// Whether the budget must be visited although nothing is new: it has been used since it last issued
@@ -82,11 +73,11 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    pub(crate) fn new(member: MemberId, budget: Arc<dyn BudgetAccess>) -> Self {
+    pub(crate) fn new(member: MemberId, budget: Arc<dyn BudgetAccess>, has_rivals: bool) -> Self {
         Self {
             member,
             budget,
-            has_rivals: false,
+            has_rivals,
             held: 0,
             making_room: BTreeSet::new(),
             listing: Listing::Unlisted,
@@ -98,17 +89,6 @@ impl Share {
             must_visit: false,
             report: Report::default(),
         }
-    }
-
-    /// The same share, of a key of many.
-    pub(crate) fn among_rivals(mut self, has_rivals: bool) -> Self {
-        self.has_rivals = has_rivals;
-        self
-    }
-
-    /// Whether a dial that nobody waits for must leave claims to those who do.
-    pub(super) fn has_rivals(&self) -> bool {
-        self.has_rivals
     }
 
     /// Called before the decisions of an event, which find out again which slots are lacking.
@@ -155,17 +135,9 @@ impl Share {
         self.last_lack = self.lack();
     }
 
-    /// Why there was no slot for those who waited last, if there was none.
-    pub(super) fn last_lack(&self) -> Option<Lack> {
-        self.last_lack
-    }
-
-    /// Notes the `closes` that an order to evict `most` connections has led to. They are fewer if no more
-    /// have been idle for as long as the order says.
-    pub(super) fn note_evictions(&mut self, most: u32, closes: Vec<JobId>) {
-        let evicted = count(closes.len());
-        self.making_room.extend(closes);
-        self.evicting += evicted;
+    /// Notes what an order to evict `most` connections has led to. `evicted` is less if no more have been idle
+    /// for as long as the order says.
+    pub(super) fn note_evictions(&mut self, most: u32, evicted: u32) {
         self.report.evicted += evicted;
         self.report.refused += most - evicted;
         self.obeyed = Some(evicted == most);
@@ -182,8 +154,8 @@ impl Share {
         self.visit(open, now, |budget, member| budget.must_yield(member, &is_due))
     }
 
-    /// `close` is the close that `must_yield` demanded.
-    pub(super) fn note_yield(&mut self, close: JobId) {
+    /// `close` makes room for others: an order or `must_yield` demanded it.
+    pub(super) fn note_making_room(&mut self, close: JobId) {
         self.making_room.insert(close);
         self.evicting += 1;
     }
@@ -216,16 +188,20 @@ impl Share {
 
     /// After an event: returns the slots that are not needed, and reports what has changed. The budget's
     /// orders, to any member, are added to `orders`.
+    ///
+    /// `coldest` says since when the coldest connection has been idle, if nobody of this key waits for it;
+    /// `is_any_live` whether anything is open that is not on its way out.
     pub(super) fn report_to_budget(
         &mut self,
         open: u32,
-        rest: Evictable,
+        coldest: Option<Moment>,
+        is_any_live: bool,
         now: Moment,
         orders: &mut Vec<BudgetOrder>,
     ) {
         self.free_down_to(open);
         let obeyed = self.obeyed.take();
-        let listing = self.next_listing(obeyed, rest, now);
+        let listing = self.next_listing(obeyed, coldest, is_any_live, now);
         let shortage = self.shortage.map(|(claim, _)| claim);
         let is_moved = listing != self.listing || obeyed.is_some();
         let is_news = is_moved || self.noted_claim != shortage || self.report != Report::default();
@@ -250,14 +226,20 @@ impl Share {
                 }
             }
             budget.issue_orders(orders);
-            has_refused = rest.coldest.is_none() && refuse(budget, member, orders);
+            has_refused = coldest.is_none() && refuse(budget, member, orders);
         });
         if has_refused {
             self.listing = Listing::AwaitsIdle;
         }
     }
 
-    fn next_listing(&self, obeyed: Option<bool>, rest: Evictable, now: Moment) -> Listing {
+    fn next_listing(
+        &self,
+        obeyed: Option<bool>,
+        coldest: Option<Moment>,
+        is_any_live: bool,
+        now: Moment,
+    ) -> Listing {
         // An order to evict has struck this member from the list.
         let before = match obeyed {
             Some(true) => Listing::Unlisted,
@@ -265,12 +247,12 @@ impl Share {
             None => self.listing,
         };
         match before {
-            _ if !rest.is_any_live => Listing::Unlisted,
-            Listing::AwaitsIdle => rest.coldest.map_or(Listing::AwaitsIdle, Listing::Listed),
-            Listing::Unlisted => Listing::Listed(rest.coldest.unwrap_or(now)),
+            _ if !is_any_live => Listing::Unlisted,
+            Listing::AwaitsIdle => coldest.map_or(Listing::AwaitsIdle, Listing::Listed),
+            Listing::Unlisted => Listing::Listed(coldest.unwrap_or(now)),
             // A connection that comes back from a check has been idle since before.
             Listing::Listed(since) => {
-                Listing::Listed(rest.coldest.map_or(since, |coldest| coldest.min(since)))
+                Listing::Listed(coldest.map_or(since, |coldest| coldest.min(since)))
             }
         }
     }
@@ -292,10 +274,6 @@ impl Share {
     fn free_down_to(&mut self, open: u32) {
         self.report.freed += self.held - open;
         self.held = open;
-    }
-
-    pub(super) fn held(&self) -> u32 {
-        self.held
     }
 }
 

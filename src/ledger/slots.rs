@@ -13,7 +13,7 @@ use super::Ledger;
 use super::answers::{Overdue, Waker};
 use super::effects::{Effects, JobId};
 use super::entry::Entry;
-use super::share::{Evictable, Share};
+use super::share::Share;
 
 impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The budget has granted a slot.
@@ -33,14 +33,14 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     ) -> Effects<C, F, W> {
         self.settled(now, |ledger, effects| {
             let rests_long = |since: Moment| bar.is_none_or(|bar| since <= bar);
-            let mut evicted = Vec::new();
-            for _ in 0..most {
+            let mut evicted = 0;
+            while evicted < most {
                 let coldest = ledger.coldest_unwanted().map(|entry| entry.idle_since);
                 if !coldest.is_some_and(rests_long) {
                     break;
                 }
-                let entry = ledger.idle.take_coldest().expect("it has just been seen");
-                evicted.push(ledger.begin_close(entry, CloseReason::Evicted, now, effects));
+                ledger.evict_coldest(now, effects);
+                evicted += 1;
             }
             let share = ledger.share.as_mut().expect("only a member is ordered to evict");
             share.note_evictions(most, evicted);
@@ -92,17 +92,16 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// Takes a slot for a dial for `min_idle`, with `wanted` such dials still to begin.
     pub(super) fn take_slot_for_rest(&mut self, wanted: u32, now: Moment) -> bool {
         let open = self.open_count();
-        match self.share.as_deref_mut().filter(|share| share.has_rivals()) {
+        match self.share.as_deref_mut().filter(|share| share.has_rivals) {
             Some(share) => share.take_spare_slot(open, now),
             None => self.take_slot(now, wanted, now),
         }
     }
 
-    /// A close has ended, or has taken too long: its slot is free.
-    pub(super) fn note_close_ended(&mut self, id: JobId) {
-        if let Some(share) = &mut self.share {
-            share.note_close_ended(id);
-        }
+    /// A close has ended, or has taken too long: its slot is free, if it was not before.
+    pub(super) fn end_close(&mut self, id: JobId) {
+        self.jobs.closings.end(id);
+        self.share.iter_mut().for_each(|share| share.note_close_ended(id));
     }
 
     /// Closes idle connections if the bound was lowered below what is open, and for callers of other keys
@@ -123,10 +122,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             if !share.must_yield(open, now, is_due) {
                 return;
             }
-            let entry = self.idle.take_coldest().expect("something is idle");
-            let close = self.begin_close(entry, CloseReason::Evicted, now, effects);
-            self.share.as_mut().expect("it has just been asked").note_yield(close);
+            self.evict_coldest(now, effects);
         }
+    }
+
+    /// Closes the coldest connection to make room for others.
+    fn evict_coldest(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        let entry = self.idle.take_coldest().expect("something is idle");
+        let close = self.begin_close(entry, CloseReason::Evicted, now, effects);
+        self.share.as_mut().expect("only a member makes room for others").note_making_room(close);
     }
 
     /// Since when the first of all callers and warm-ups here has waited.
@@ -143,7 +147,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
         let (open, is_any_live) = (self.open_count(), self.live() > 0);
         let coldest = self.coldest_unwanted().map(|entry| entry.idle_since);
-        let rest = Evictable { coldest, is_any_live };
         let is_anyone_waiting = !self.queue.is_empty() || !self.others.warm_ups.is_empty();
         let is_vacant = self.is_vacant(now);
         let Some(share) = &mut self.share else { return };
@@ -151,7 +154,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             share.keep_lack();
         }
         let mut orders = Vec::new();
-        share.report_to_budget(open, rest, now, &mut orders);
+        share.report_to_budget(open, coldest, is_any_live, now, &mut orders);
         if is_vacant || !orders.is_empty() {
             let rare = effects.rare();
             rare.budget_orders.extend(orders);

@@ -107,66 +107,37 @@ impl Stats {
     /// Adds the numbers of another pool.
     pub(crate) fn add(&mut self, other: &Self) {
         // Without `..`, so that a new field cannot be forgotten.
-        let Self {
-            max_open,
-            idle,
-            in_use,
-            dialing,
-            closing,
-            waiting,
-            overdue,
-            failing_dials,
-            breaker_open_for,
-            stalled,
-            stalled_by_quota,
-            lent_total,
-            reused_total,
-            waited_total,
-            wait_time_total,
-            timed_out_total,
-            cancelled_total,
-            queue_full_total,
-            dials_total,
-            dialed_total,
-            dial_failed_total,
-            breaker_opened_total,
-            check_failed_total,
-            retired_total,
-            retired_by,
-            detached_total,
-            leaked_total,
-            close_timeouts_total,
-            panics_total,
-        } = *other;
-        self.max_open = self.max_open.saturating_add(max_open);
-        self.idle += idle;
-        self.in_use += in_use;
-        self.dialing += dialing;
-        self.closing += closing;
-        self.waiting += waiting;
-        self.overdue += overdue;
-        self.failing_dials = self.failing_dials.saturating_add(failing_dials);
-        self.breaker_open_for = self.breaker_open_for.max(breaker_open_for);
-        self.stalled |= stalled;
-        self.stalled_by_quota |= stalled_by_quota;
-        self.lent_total += lent_total;
-        self.reused_total += reused_total;
-        self.waited_total += waited_total;
-        self.wait_time_total += wait_time_total;
-        self.timed_out_total += timed_out_total;
-        self.cancelled_total += cancelled_total;
-        self.queue_full_total += queue_full_total;
-        self.dials_total += dials_total;
-        self.dialed_total += dialed_total;
-        self.dial_failed_total += dial_failed_total;
-        self.breaker_opened_total += breaker_opened_total;
-        self.check_failed_total += check_failed_total;
-        self.retired_total += retired_total;
-        self.retired_by.add(&retired_by);
-        self.detached_total += detached_total;
-        self.leaked_total += leaked_total;
-        self.close_timeouts_total += close_timeouts_total;
-        self.panics_total += panics_total;
+        *self = Self {
+            max_open: self.max_open.saturating_add(other.max_open),
+            idle: self.idle + other.idle,
+            in_use: self.in_use + other.in_use,
+            dialing: self.dialing + other.dialing,
+            closing: self.closing + other.closing,
+            waiting: self.waiting + other.waiting,
+            overdue: self.overdue + other.overdue,
+            failing_dials: self.failing_dials.saturating_add(other.failing_dials),
+            breaker_open_for: self.breaker_open_for.max(other.breaker_open_for),
+            stalled: self.stalled | other.stalled,
+            stalled_by_quota: self.stalled_by_quota | other.stalled_by_quota,
+            lent_total: self.lent_total + other.lent_total,
+            reused_total: self.reused_total + other.reused_total,
+            waited_total: self.waited_total + other.waited_total,
+            wait_time_total: self.wait_time_total + other.wait_time_total,
+            timed_out_total: self.timed_out_total + other.timed_out_total,
+            cancelled_total: self.cancelled_total + other.cancelled_total,
+            queue_full_total: self.queue_full_total + other.queue_full_total,
+            dials_total: self.dials_total + other.dials_total,
+            dialed_total: self.dialed_total + other.dialed_total,
+            dial_failed_total: self.dial_failed_total + other.dial_failed_total,
+            breaker_opened_total: self.breaker_opened_total + other.breaker_opened_total,
+            check_failed_total: self.check_failed_total + other.check_failed_total,
+            retired_total: self.retired_total + other.retired_total,
+            retired_by: self.retired_by.plus(other.retired_by),
+            detached_total: self.detached_total + other.detached_total,
+            leaked_total: self.leaked_total + other.leaked_total,
+            close_timeouts_total: self.close_timeouts_total + other.close_timeouts_total,
+            panics_total: self.panics_total + other.panics_total,
+        };
     }
 
     /// The same, of a pool that lacks a slot for that reason.
@@ -179,6 +150,7 @@ impl Stats {
     pub(crate) fn count_retired(&mut self, reason: CloseReason) {
         self.retired_total += 1;
         self.retired_by.0[reason as usize] += 1;
+        self.check_failed_total += u64::from(reason == CloseReason::CheckFailed);
     }
 }
 
@@ -232,11 +204,11 @@ pub struct RetiredBy([u64; CloseReason::ALL.len()]);
 impl RetiredBy {
     /// Each reason with its total, also those that there were none of.
     pub fn iter(&self) -> impl Iterator<Item = (CloseReason, u64)> + use<> {
-        CloseReason::ALL.into_iter().zip(self.0)
+        CloseReason::ALL.into_iter().map(|(reason, _)| reason).zip(self.0)
     }
 
-    fn add(&mut self, other: &Self) {
-        self.0.iter_mut().zip(other.0).for_each(|(total, more)| *total += more);
+    fn plus(self, other: Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] + other.0[at]))
     }
 }
 

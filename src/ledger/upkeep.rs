@@ -18,7 +18,6 @@ use super::entry::Entry;
 use super::idle::{Aging, UPKEEP_LEAST};
 use super::jobs::Sponsor;
 use super::settle::Quiet;
-use super::share::Share;
 use super::{Ledger, earlier};
 
 /// The time between two looks for a slot that no other key needs.
@@ -41,7 +40,11 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     pub(crate) fn upkeep(&mut self, now: Moment) -> Effects<C, F, W> {
         self.upkeep.alarm = None;
         self.upkeep.last = Some(now);
-        self.settled(now, |ledger, effects| ledger.abort_overstayed(now, effects))
+        self.settled(now, |ledger, effects| {
+            if ledger.lease.until <= now {
+                ledger.abort_loans(effects);
+            }
+        })
     }
 
     /// There is no thread to keep the alarm. The next event orders it again.
@@ -74,7 +77,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// A limit of age has changed, or the time that a dial takes.
     pub(super) fn renew_aging(&mut self) {
-        self.aging = Aging::new(&self.config, self.lease, self.dialing.pace.dial_time());
+        self.aging = Aging::new(&self.config, self.lease, self.dialing.pace.dial_time);
     }
 
     /// Closes idle connections that have been idle, or have lived, for too long.
@@ -162,7 +165,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// A check has ended: the next one may begin.
     pub(super) fn note_check_ended(&mut self, purpose: Purpose, now: Moment) {
         if purpose == Purpose::KeepAlive {
-            self.idle.set_due(now);
+            self.idle.due = now;
         }
     }
 
@@ -180,14 +183,14 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// When time changes something about the idle connections of an open pool, or about those that it lacks.
     fn changes_at(&self, now: Moment) -> Option<Moment> {
-        let mut due = self.idle.due();
+        let mut due = self.idle.next_due();
         let mut or = |other: Option<Moment>| due = earlier(due, other);
         or(self.next_idled_out());
         let is_missing = self.missing() > 0;
         if is_missing && !self.is_suspended() && self.open_count() < self.config.max_open {
             // Dials that could begin now and have not are held up by something other than time.
             or(self.next_fill().filter(|at| *at > now));
-            if self.share.as_deref().is_some_and(Share::has_rivals) {
+            if self.share.as_deref().is_some_and(|share| share.has_rivals) {
                 // Nobody tells this key that another has left it a slot.
                 or(now.after(SPARE_SLOT_EVERY));
             }

@@ -128,7 +128,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// When somebody who waits must report `look`: a job will have overrun its time limit, a caller may
     /// dial again, the dial rule must be asked again, or a connection that has aged may be replaced.
     pub(super) fn next_due(&self) -> Option<Moment> {
-        if self.quiet.is_full() {
+        if self.quiet.is_full {
             return None;
         }
         let retry = if self.queue.any_failed() { self.retry_due() } else { None };

@@ -243,8 +243,8 @@ impl EventMetrics {
             Unit::Count,
             "Callers who got no connection, by reason"
         );
-        let closed = |reason: CloseReason| {
-            let labels = [("pool", pool.clone()), ("reason", reason.to_string().into())];
+        let closed = |(reason, text): (CloseReason, &'static str)| {
+            let labels = [("pool", pool.clone()), ("reason", text.into())];
             (reason, counter!("latebind_closed_total", &labels))
         };
         let turned_away = |error: &'static str| {

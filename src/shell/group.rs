@@ -172,7 +172,7 @@ impl<D: Dialer> Group<D> {
             members.next += 1;
             MemberId(members.next)
         };
-        let share = Share::new(id, Arc::clone(self) as _).among_rivals(on_vacant.is_some());
+        let share = Share::new(id, Arc::clone(self) as _, on_vacant.is_some());
         let lease = self.quota.as_ref().map_or(Lease::ENDLESS, Quota::lease);
         let ledger = Ledger::new(config, seed()).sharing(share).suspended(is_suspended);
         let ledger = ledger.under(lease);

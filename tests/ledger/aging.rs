@@ -828,7 +828,7 @@ fn a_failed_check_puts_the_others_in_doubt_and_a_discard_does_not() {
 #[test]
 fn faults_that_others_may_share_put_them_in_doubt_and_no_other_ends() {
     use CloseReason::*;
-    for reason in CloseReason::ALL {
+    for (reason, _) in CloseReason::ALL {
         let config = Config { max_open: 2, check_after: SECOND, ..timeless() };
         let mut harness = Harness::with(config);
         let mine = harness.dial_and_get();

@@ -1063,7 +1063,7 @@ fn numbers(first: u32, step: u32, times: u32) -> Stats {
         panics_total: number().into(),
         ..Stats::default()
     };
-    for reason in CloseReason::ALL {
+    for (reason, _) in CloseReason::ALL {
         (0..times * (1 + reason as u32)).for_each(|_| numbers.count_retired(reason));
     }
     numbers

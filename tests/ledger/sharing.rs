@@ -38,7 +38,7 @@ impl Harnesses {
     fn with(keys: usize, each: Config, max_open: u32, max_idle: Option<u32>) -> Self {
         let common = Common::new(max_open);
         let harness = |key| {
-            let share = Share::new(MemberId(key), Arc::clone(&common) as _);
+            let share = Share::new(MemberId(key), Arc::clone(&common) as _, false);
             Harness::with(each).sharing(share)
         };
         let mut harnesses: Vec<_> = (0..keys as u64).map(harness).collect();
@@ -896,7 +896,7 @@ fn only_a_caller_who_waited_for_a_slot_is_told_that_the_key_stalled() {
 fn a_key_among_others_keeps_connections_ready_in_slots_that_nobody_claims() {
     let common = Common::new(2);
     let harness = |key, min_idle| {
-        let share = Share::new(MemberId(key), Arc::clone(&common) as _).among_rivals(true);
+        let share = Share::new(MemberId(key), Arc::clone(&common) as _, true);
         Harness::with(Config { min_idle, ..unchecked(2) }).sharing(share)
     };
     let mut harnesses = vec![harness(0, 1), harness(1, 0)];
@@ -1041,7 +1041,7 @@ fn a_lowered_quota_is_met_by_what_comes_back_while_an_order_is_under_way() {
 #[test]
 fn connections_that_the_pool_keeps_ready_take_slots_of_the_quota() {
     let common = Common::new(8);
-    let share = Share::new(MemberId(0), Arc::clone(&common) as _);
+    let share = Share::new(MemberId(0), Arc::clone(&common) as _, false);
     let config = Config { min_idle: 2, ..unchecked(8) };
     let mut keys = Harnesses { common, harnesses: vec![Harness::with(config)], max_idle: None };
     let harness = keys.harnesses.remove(0).sharing(share);

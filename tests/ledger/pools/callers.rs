@@ -89,7 +89,10 @@ impl Pools {
             }
             Reply::Queued(ticket) => {
                 assert!(!is_late, "waits for no reason");
-                assert!(place.is_none_or(|place| place == ticket), "FAIR-04: the place is lost");
+                assert!(
+                    place.is_none_or(|place| place.number == ticket.number),
+                    "FAIR-04: the place is lost"
+                );
                 it.joined = now;
                 (it.ticket, it.state) = (Some(ticket), State::Waiting);
                 let own = &self.members[member];

@@ -407,7 +407,7 @@ impl Pools {
         let mut ledger = Ledger::new(config, member as u64);
         if !self.setting.is_alone() {
             let way = Arc::clone(&self.common) as _;
-            ledger = ledger.sharing(Share::new(MemberId(member as u64), way));
+            ledger = ledger.sharing(Share::new(MemberId(member as u64), way, false));
         }
         self.members.push(Member {
             key,
