@@ -94,6 +94,23 @@ pub(crate) struct Report {
     pub(crate) refused: u32,
 }
 
+/// The slots that a pool needs, as its quota reports them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// The slots that the server may count.
+    pub(crate) open: u32,
+    /// Slots that stalled members could use, as far as the pool's own bound has room for them.
+    pub(crate) wanted: u32,
+    /// Since when the longest-waiting claim has waited.
+    pub(crate) since: Option<Moment>,
+    pub(crate) settling: u32,
+    /// When the next slot has settled, and when all of them have.
+    pub(crate) settles_at: Option<Moment>,
+    pub(crate) all_settle_at: Option<Moment>,
+    /// Whether the pool is closed, and will take no slot again.
+    pub(crate) is_over: bool,
+}
+
 /// The slots of all members together.
 ///
 /// All fields are written and read under the budget's lock, which may be taken while a ledger is locked,
@@ -135,6 +152,7 @@ pub(crate) struct Budget {
     evicted_total: u64,
     /// The time when it was last noted.
     now: Moment,
+    is_closed: bool,
 }
 
 impl Budget {
@@ -155,6 +173,7 @@ impl Budget {
             unanswered: 0,
             making_room: 0,
             evicted_total: 0,
+            is_closed: false,
         }
     }
 
@@ -249,6 +268,11 @@ impl Budget {
         self.settle = settle;
     }
 
+    /// Counts slots of another pool that settle until then, under the quota that is now this pool's.
+    pub(crate) fn add_settling(&mut self, slots: u32, until: Option<Moment>) {
+        self.settling.extend(until.map(|until| (until, slots)));
+    }
+
     /// Notes the time: the quota's lease may have ended, and slots may have settled. Orders must be issued
     /// next.
     pub(crate) fn note_time(&mut self, now: Moment) {
@@ -259,23 +283,30 @@ impl Budget {
     }
 
     /// Slots that settle.
-    pub(crate) fn settling(&self) -> u32 {
+    fn settling(&self) -> u32 {
         self.settling.iter().map(|(_, slots)| slots).sum()
     }
 
-    /// When the next slot has settled.
-    pub(crate) fn settles_at(&self) -> Option<Moment> {
-        self.settling.front().map(|(at, _)| *at)
-    }
-
-    /// When all slots that settle now will have settled.
-    pub(crate) fn all_settle_at(&self) -> Option<Moment> {
-        self.settling.back().map(|(at, _)| *at)
-    }
-
     /// The slots that the server may count.
-    pub(crate) fn counted(&self) -> u32 {
+    fn counted(&self) -> u32 {
         self.taken + self.settling()
+    }
+
+    pub(crate) fn need(&self) -> Need {
+        Need {
+            open: self.counted(),
+            wanted: self.claimed.min(self.own_bound.saturating_sub(self.taken)),
+            since: self.stalled.first().map(|(since, _)| *since),
+            settling: self.settling(),
+            settles_at: self.settling.front().map(|(at, _)| *at),
+            all_settle_at: self.settling.back().map(|(at, _)| *at),
+            is_over: self.is_closed && self.taken == 0,
+        }
+    }
+
+    /// The ledgers of all members are closed.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
     }
 
     /// Whether the quota allows less than the pool's own bound.
@@ -348,16 +379,6 @@ impl Budget {
         let has_ended = self.allowance.until <= self.now;
         let allowed = if has_ended { 0 } else { self.allowance.slots };
         self.own_bound.min(allowed)
-    }
-
-    /// Slots that stalled members could use, as far as the pool's own bound has room for them.
-    pub(crate) fn wanted(&self) -> u32 {
-        self.claimed.min(self.own_bound.saturating_sub(self.taken))
-    }
-
-    /// Since when the longest-waiting claim has waited.
-    pub(crate) fn stalled_since(&self) -> Option<Moment> {
-        self.stalled.first().map(|(since, _)| *since)
     }
 
     /// Slots that members hold, or that are on their way to one.
