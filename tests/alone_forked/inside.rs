@@ -115,6 +115,8 @@ impl Clone for Key {
 /// The pools that the program's code is called by.
 struct Pools {
     pool: Pool<Forking>,
+    /// One that has yet to dial.
+    fresh: Pool<Forking>,
     keyed: KeyedPool<Key, Forking>,
 }
 
@@ -129,6 +131,8 @@ impl Pools {
             }
         });
         let pool = pool.max_idle_time(Duration::MAX).max_lifetime(Duration::MAX).build().unwrap();
+        let fresh = Pool::builder(Forking).threads(&threads).max_idle_time(Duration::MAX);
+        let fresh = fresh.max_lifetime(Duration::MAX).build().unwrap();
         let keyed = KeyedPool::builder(|_: &Key| {
             fork_if_at(Place::DialerFor);
             Forking
@@ -138,7 +142,7 @@ impl Pools {
             NonZeroU32::new(1)
         });
         let keyed = keyed.max_idle_time(Duration::MAX).max_lifetime(Duration::MAX).build().unwrap();
-        Self { pool, keyed }
+        Self { pool, fresh, keyed }
     }
 
     /// What another thread does meanwhile.
@@ -147,9 +151,7 @@ impl Pools {
         self.pool.retire_where(|_| false);
         drop((self.keyed.histograms(), self.keyed.settings(), self.keyed.holders()));
         self.keyed.reconfigure().max_idle(2).apply().unwrap();
-        if let Ok(guard) = self.pool.get() {
-            drop(guard);
-        }
+        drop(self.fresh.get().unwrap());
     }
 }
 
@@ -205,7 +207,7 @@ const CALLS: [(Place, fn(&Pools)); 12] = [
     (Place::DialerFor, |pools| assert!(matches!(pools.keyed.get(&Key(1)), Err(GetError::Closed)))),
     (Place::MaxOpenFor, |pools| assert!(matches!(pools.keyed.get(&Key(1)), Err(GetError::Closed)))),
     // On a thread of the pool's, which is the only one that the child has.
-    (Place::Dial, |pools| pools.pool.warm_up(3).unwrap()),
+    (Place::Dial, |pools| drop(pools.fresh.get().unwrap())),
     (Place::Abort, |pools| {
         pools.pool.reconfigure().min_idle(3).apply().unwrap();
         while !IS_DIALING.load(SeqCst) {

@@ -14,8 +14,6 @@ mod inside;
 mod outside;
 mod steps;
 
-use forked::Child;
-
 /// The exit status of a process in which no thread came to that step.
 const IS_OVER: i32 = 77;
 
@@ -30,7 +28,9 @@ fn in_a_process(test: &str, body: impl FnOnce()) {
 /// Has `fork_at` fork at each step, in a process for each, until there is no such step.
 fn at_each_step(fork_at: impl Fn(i64) -> i32) {
     for step in 0.. {
-        match Child::fork(|| forked::exit(fork_at(step))).status() {
+        // For longer than its child has.
+        let child = forked::fork_for(90).unwrap_or_else(|| forked::exit(fork_at(step)));
+        match child.status() {
             0 => {}
             IS_OVER => return assert!(step > 10, "{step}: not all steps count"),
             status => panic!("at step {step}, with {status}"),
