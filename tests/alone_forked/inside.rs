@@ -179,8 +179,10 @@ fn fork_at(place: Place, call: fn(&Pools), step: i64) -> i32 {
 /// The exit status of a process whose call does not come to the place.
 const NOT_THERE: i32 = 78;
 
-/// Calls with the places that they come to; and what the child sees of them.
-const CALLS: [(Place, fn(&Pools)); 12] = [
+/// A call, and the place that it comes to; the child goes on behind that.
+type Call = (Place, fn(&Pools));
+
+const CALLS: [Call; 12] = [
     (Place::IsBroken, |pools| {
         BREAKS.store(true, SeqCst);
         assert!(matches!(pools.pool.get(), Err(GetError::Closed)));
