@@ -184,21 +184,11 @@ where
         key: &Q,
         terms: Terms<'_>,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {
-        match terms.label {
-            None => self.lend_unlabelled(key, terms),
-            Some(label) => self.lend_labelled(key, terms, label),
+        let lent = self.lend_unlabelled(key, terms);
+        if let (Some(label), Ok((record, entry))) = (terms.label, &lent) {
+            record.pool.shell().label(entry, label);
         }
-    }
-
-    #[cold]
-    fn lend_labelled<Q: ?Sized + AsKey<K>>(
-        &self,
-        key: &Q,
-        terms: Terms<'_>,
-        label: &'static str,
-    ) -> Result<Lent<K, D>, GetError<D::Error>> {
-        let note = |(record, entry): &Lent<K, D>| record.pool.shell().label(entry, label);
-        self.lend_unlabelled(key, terms).inspect(note)
+        lent
     }
 
     #[inline]
@@ -283,7 +273,7 @@ where
 
     /// Waits until `deadline` at the latest.
     pub fn deadline(self, deadline: Instant) -> Self {
-        Self { terms: self.terms.deadline(deadline), ..self }
+        Self { terms: self.terms.until(Some(deadline.into())), ..self }
     }
 
     /// Lets `cancel` end the wait, from another thread: see [`Checkout::cancel`](crate::Checkout::cancel).

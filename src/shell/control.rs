@@ -17,7 +17,7 @@ use crate::shell::bell::Bell;
 use crate::shell::cancel::Cancellable;
 
 use super::group::Membership;
-use super::locked::Reading;
+use super::locked::{Locked, Reading};
 use super::quota::Quota;
 use super::snapshot::turned_away;
 use super::waiting::Next;
@@ -36,9 +36,8 @@ impl<D: Dialer> Shell<D> {
         }
         let bell = Bell::new(CallerSpan::current());
         let start = now();
-        let (ticket, effects) =
-            self.transact(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
-        self.carry_out(effects);
+        let ticket =
+            self.ask(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
         match self.wait(ticket, &bell, deadline, Next::Look) {
             (Verdict::Warm, _) => Some(Ok(())),
             (verdict, snapshot) => {
@@ -75,8 +74,7 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return false;
         }
-        let (is_vacant, effects) = self.transact(|locked, now| locked.ledger.close_if_vacant(now));
-        self.carry_out(effects);
+        let is_vacant = self.ask(|locked, now| locked.ledger.close_if_vacant(now));
         if is_vacant {
             self.give_up_alarm();
         }
@@ -123,9 +121,7 @@ impl<D: Dialer> Shell<D> {
         }
         self.close();
         let bell = Bell::new(CallerSpan::current());
-        let (ticket, effects) =
-            self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
-        self.carry_out(effects);
+        let ticket = self.ask(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
         self.wait(ticket, &bell, deadline, Next::Look).1.unwrap_or_default().stats
     }
 
@@ -152,16 +148,12 @@ impl<D: Dialer> Shell<D> {
     /// Retires the connections that `predicate` names, among those whose dials began before now; a
     /// connection in use is judged at its return.
     pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
-        if self.is_inherited() {
-            return;
-        }
-        let ((), effects) = self.transact(|locked, now| {
-            let (epoch, effects) = locked.ledger.retire_where(now);
+        self.event(|ledger, now| {
+            let (epoch, effects) = ledger.retire_where(now);
             // Before any thread can be told to judge by it.
             self.predicates.lock().insert(epoch, predicate);
-            ((), effects)
+            effects
         });
-        self.carry_out(effects);
     }
 
     /// Replaces the current settings by what `change` makes of them.
@@ -172,16 +164,13 @@ impl<D: Dialer> Shell<D> {
         if self.is_inherited() {
             return Ok(());
         }
-        let (outcome, effects) =
-            self.transact(|locked, now| match change(*locked.ledger.config()) {
-                Ok(config) => {
-                    self.knobs.set(&config);
-                    (Ok(()), locked.ledger.reconfigure(config, now))
-                }
-                Err(error) => (Err(error), locked.ledger.tick(now)),
-            });
-        self.carry_out(effects);
-        outcome
+        self.ask(|locked, now| match change(*locked.ledger.config()) {
+            Ok(config) => {
+                self.knobs.set(&config);
+                (Ok(()), locked.ledger.reconfigure(config, now))
+            }
+            Err(error) => (Err(error), locked.ledger.tick(now)),
+        })
     }
 
     /// The settings in force.
@@ -245,13 +234,11 @@ impl<D: Dialer> Shell<D> {
     /// Reads the ledger at this moment, with the connections in the places swept in. `None` in the child
     /// of a fork.
     fn read<T>(self: &Arc<Self>, read: impl FnOnce(&LedgerOf<D>, Moment) -> T) -> Option<T> {
-        let mut value = None;
-        self.event(|ledger, now| {
-            let effects = ledger.tick(now);
-            value = Some(read(ledger, now));
-            effects
-        });
-        value
+        let read = |locked: &mut Locked<D>, now| {
+            let effects = locked.ledger.tick(now);
+            (read(&locked.ledger, now), effects)
+        };
+        (!self.is_inherited()).then(|| self.ask(read))
     }
 }
 

@@ -162,8 +162,6 @@ impl<D: Dialer> Shell<D> {
         }
         let held = self.end_loan(&entry, coarse_now());
         self.emit(|| Event::Detached { id: entry.record().id(), held });
-        let (connection, effects) = self.transact(|locked, now| locked.ledger.detach(entry, now));
-        self.carry_out(effects);
-        connection
+        self.ask(|locked, now| locked.ledger.detach(entry, now))
     }
 }

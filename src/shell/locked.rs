@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::dialer::Dialer;
+use crate::ledger::Effects;
 use crate::ledger::stats::Stats;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{MutexGuard, Ordering, now};
@@ -58,21 +59,29 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
     ) {
-        if let Some(effects) = self.effects_of(event) {
-            self.carry_out(effects);
-        }
+        self.carry_out(self.effects_of(event));
     }
 
-    /// The same, but leaves it to the caller to carry out what follows. `None` in the child of a fork.
+    /// The same, but leaves it to the caller to carry out what follows: nothing in the child of a fork.
     pub(super) fn effects_of(
         &self,
         event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
-    ) -> Option<EffectsOf<D>> {
+    ) -> EffectsOf<D> {
         if self.is_inherited() {
             std::mem::forget(event);
-            return None;
+            return Effects::none();
         }
-        Some(self.transact(|locked, now| ((), event(&mut locked.ledger, now))).1)
+        self.transact(|locked, now| ((), event(&mut locked.ledger, now))).1
+    }
+
+    /// Asks the ledger for something, and carries out what follows from that.
+    pub(super) fn ask<T>(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut Locked<D>, Moment) -> (T, EffectsOf<D>),
+    ) -> T {
+        let (answer, effects) = self.transact(event);
+        self.carry_out(effects);
+        answer
     }
 
     /// Runs `event` on the ledger, which holds all idle connections meanwhile. The caller carries out
@@ -91,10 +100,8 @@ impl<D: Dialer> Shell<D> {
             debug_assert!(ledger.has_no_outdated(), "an event has seen to what was swept in");
             // The group has taken connections that make room for others off the count already.
             let evicting = ledger.take_evicting();
-            if self.idle.is_some() {
-                let left = ledger.at_rest() + evicting;
-                self.count_idle(i64::from(left) - i64::from(at_rest));
-            }
+            let left = ledger.at_rest() + evicting;
+            self.count_idle(i64::from(left) - i64::from(at_rest));
             let is_laid_out = self.lay_out(ledger, now);
             let is_kept = ledger.keeps_from_queue(is_laid_out);
             if is_kept != locked.is_kept {

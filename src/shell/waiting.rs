@@ -12,7 +12,7 @@ use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Ordering, now};
 use crate::shell::bell::{Bell, Notice, Woken};
-use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
+use crate::shell::cancel::{Cancel, Cancellable};
 
 use super::snapshot::{Snapshot, refused, turned_away};
 use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
@@ -64,7 +64,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         let Self { shell, start, deadline, .. } = *self;
         // Made here, so that the span of a caller who is served at once is not dropped under the lock.
         let (mut bell, mut span) = (None, Some(CallerSpan::current()));
-        let ((outcome, next), effects) = shell.transact(|locked, now| {
+        let (outcome, next) = shell.ask(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
@@ -93,7 +93,6 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
             };
             ((outcome, next), effects)
         });
-        shell.carry_out(effects);
         let (ticket, entry) = outcome.map_err(|error| *error)?;
         if let Some(entry) = entry {
             return Ok((ticket, entry));
@@ -114,9 +113,9 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
     fn wait(&self, ticket: Ticket, bell: &BellOf<D>, next: Next) -> Waited<D> {
         let shell = self.shell;
         // From here on a cancellation finds the caller in the queue. It may have come before.
-        let wait = self.cancel.map(|cancel| cancel.register(Arc::downgrade(shell) as _, ticket));
-        let registered = wait.transpose();
-        if let Err(IsCancelled) = registered {
+        let registered =
+            self.cancel.map(|cancel| cancel.register(Arc::downgrade(shell) as _, ticket));
+        if matches!(registered, Some(None)) {
             Cancellable::cancel(Arc::clone(shell), ticket);
         }
         shell.wait(ticket, bell, self.deadline, next)
@@ -228,12 +227,11 @@ impl<D: Dialer> Shell<D> {
             return (verdict, None);
         }
         // An event, so that what rests in the places counts as idle.
-        let (snapshot, effects) = self.transact(|locked, now| {
+        let snapshot = self.ask(|locked, now| {
             let effects = locked.ledger.tick(now);
             let (ledger, waiting) = (&locked.ledger, &mut locked.waiting);
             (Snapshot::after_wait(self.name(), ledger, waiting, now), effects)
         });
-        self.carry_out(effects);
         (verdict, Some(Box::new(snapshot)))
     }
 
