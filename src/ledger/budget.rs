@@ -121,7 +121,7 @@ pub(crate) struct Need {
 /// | `BOUND` | `taken <= max_open()`: a slot is taken before its dial begins, and returned when its connection is closed |
 /// | `NO-LOST-SLOT` | a slot is free, or held by a member, or on its way to one in an order |
 /// | `BOUNDED-BYPASS` | a member that is not listed closes a connection that comes back for a claim that has waited for the bound, and lends it to nobody who has waited less |
-/// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are claimed, or nobody is listed |
+/// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are claimed or open, or nobody is listed |
 #[derive(Debug)]
 pub(crate) struct Budget {
     /// The pool's own bound.
@@ -137,8 +137,8 @@ pub(crate) struct Budget {
     stalled: BTreeSet<(Moment, MemberId)>,
     /// The same claims by member.
     claims: BTreeMap<MemberId, Claim>,
-    /// All slots that are claimed.
-    claimed: u32,
+    /// All slots that are claimed. Each claim may be as large as a bound, so their sum may be larger.
+    claimed: u64,
     /// Slots on their way to members.
     granted: BTreeMap<MemberId, u32>,
     /// Idle connections beyond the bound on these, when they were last counted.
@@ -215,12 +215,12 @@ impl Budget {
         let claim = claim.map(|claim| Claim { slots: claim.slots - coming, ..claim });
         if let Some(before) = self.claims.remove(&member) {
             self.stalled.remove(&(before.since, member));
-            self.claimed -= before.slots;
+            self.claimed -= u64::from(before.slots);
         }
         if let Some(claim) = claim {
             self.claims.insert(member, claim);
             self.stalled.insert((claim.since, member));
-            self.claimed += claim.slots;
+            self.claimed += u64::from(claim.slots);
         }
     }
 
@@ -293,9 +293,10 @@ impl Budget {
     }
 
     pub(crate) fn need(&self) -> Need {
+        let room = self.own_bound.saturating_sub(self.taken);
         Need {
             open: self.counted(),
-            wanted: self.claimed.min(self.own_bound.saturating_sub(self.taken)),
+            wanted: u32::try_from(self.claimed).map_or(room, |claimed| claimed.min(room)),
             since: self.stalled.first().map(|(since, _)| *since),
             settling: self.settling(),
             settles_at: self.settling.front().map(|(at, _)| *at),
@@ -354,10 +355,11 @@ impl Budget {
     }
 
     /// How many connections should be under order to be closed: one for each claimed slot that no close
-    /// under way will free, or one for each surplus connection if those are more.
+    /// under way will free, as far as there are so many, or one for each surplus connection if those are more.
     fn evictions_wanted(&self) -> u32 {
-        let slots = self.claimed.saturating_add(self.excess());
-        slots.saturating_sub(self.making_room + self.settling()).max(self.surplus)
+        let slots = self.claimed + u64::from(self.excess());
+        let slots = slots.saturating_sub(u64::from(self.making_room + self.settling()));
+        u32::try_from(slots).map_or(self.taken, |slots| slots.min(self.taken)).max(self.surplus)
     }
 
     /// Slots taken beyond a lowered bound. Nobody gets these when they are returned.

@@ -527,6 +527,23 @@ fn a_warm_up_claims_as_many_slots_as_it_lacks() {
 
 /// The connections of a warm-up are kept from those who came later, and from nobody else.
 #[test]
+fn warm_ups_of_any_size_overflow_nothing_together() {
+    let each = Config { max_dialing: Some(u32::MAX), ..unchecked(u32::MAX) };
+    let mut keys = Harnesses::with(3, each, u32::MAX, None);
+    keys.rest(0);
+    keys.allow(1);
+    keys[1].warm_up(u32::MAX, 0);
+    let order = keys.take_order();
+    assert_eq!(order.action, BudgetAction::Evict { most: 1, bar: None }, "no more are open");
+    keys.deliver(order);
+    keys.warm_up(2, u32::MAX);
+    assert_eq!(keys.common.visit(|budget| budget.need().wanted), u32::MAX - 1);
+    assert_eq!((keys.closes(0), keys.dialing()), (vec![(1, CloseReason::Evicted)], [0, 0, 0]));
+    keys.allow(3);
+    assert_eq!((keys.dialing(), keys.taken()), ([0, 2, 0], 3));
+}
+
+#[test]
 fn connections_of_a_warm_up_make_room_for_callers_who_have_waited_longer() {
     let mut keys = Harnesses::new(3, 2);
     let (one, other) = (keys.lend(0), keys.lend(2));
