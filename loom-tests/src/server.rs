@@ -283,7 +283,7 @@ pub(crate) fn pool_observed(config: Config, script: &[Act]) -> (Pool<Scripted>, 
             drop(observed.await_answer());
         }
     });
-    (Pool::open(dialer, config, reporter, Crew::of_the_process()), server)
+    (Pool::open(dialer, config, reporter, None, Crew::of_the_process()).unwrap(), server)
 }
 
 /// A pool whose slots a quota allows.

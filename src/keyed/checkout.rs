@@ -184,11 +184,21 @@ where
         key: &Q,
         terms: Terms<'_>,
     ) -> Result<Lent<K, D>, GetError<D::Error>> {
-        let lent = self.lend_unlabelled(key, terms);
-        if let (Some(label), Ok((record, entry))) = (terms.label, &lent) {
-            record.pool.shell().label(entry, label);
+        match terms.label {
+            None => self.lend_unlabelled(key, terms),
+            Some(label) => self.lend_labelled(key, terms, label),
         }
-        lent
+    }
+
+    #[cold]
+    fn lend_labelled<Q: ?Sized + AsKey<K>>(
+        &self,
+        key: &Q,
+        terms: Terms<'_>,
+        label: &'static str,
+    ) -> Result<Lent<K, D>, GetError<D::Error>> {
+        let note = |(record, entry): &Lent<K, D>| record.pool.shell().label(entry, label);
+        self.lend_unlabelled(key, terms).inspect(note)
     }
 
     #[inline]

@@ -100,8 +100,10 @@ impl<D: Dialer> Shell<D> {
             debug_assert!(ledger.has_no_outdated(), "an event has seen to what was swept in");
             // The group has taken connections that make room for others off the count already.
             let evicting = ledger.take_evicting();
-            let left = ledger.at_rest() + evicting;
-            self.count_idle(i64::from(left) - i64::from(at_rest));
+            if self.idle.is_some() {
+                let left = ledger.at_rest() + evicting;
+                self.count_idle(i64::from(left) - i64::from(at_rest));
+            }
             let is_laid_out = self.lay_out(ledger, now);
             let is_kept = ledger.keeps_from_queue(is_laid_out);
             if is_kept != locked.is_kept {

@@ -309,7 +309,7 @@ fn a_key_that_comes_during_a_change_of_settings_hears_of_it() {
     check(|| {
         let (pool, server) = keyed_pool(2, None, never_due(1), &[]);
         let caller = caller(&pool, 1);
-        pool.shell().reconfigure(|config| Ok(Config { max_open: 2, ..config })).unwrap();
+        pool.change(|config| Ok(Config { max_open: 2, ..config })).unwrap();
         caller.join().unwrap();
         assert_eq!(pool.stats_of(&1).map(|stats| stats.max_open), Some(2));
         finish(&pool, &server, 1);
