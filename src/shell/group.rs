@@ -188,9 +188,6 @@ impl<D: Dialer> Group<D> {
 
     /// Sets the number of slots.
     pub(crate) fn resize(&self, max_open: u32) {
-        if self.is_inherited() {
-            return;
-        }
         self.change(|budget| budget.resize(max_open));
     }
 
@@ -203,7 +200,7 @@ impl<D: Dialer> Group<D> {
     /// Closes the coldest connections, as many as are idle beyond the bound.
     #[cold]
     pub(super) fn trim(&self) {
-        if let Some(idle) = self.idle.as_ref().filter(|_| !self.is_inherited()) {
+        if let Some(idle) = &self.idle {
             self.change(|budget| budget.note_surplus(idle.surplus()));
         }
     }
@@ -335,7 +332,7 @@ impl<D: Dialer> Shell<D> {
 
 impl<D: Dialer> Bounded for Group<D> {
     fn apply_quota(&self) {
-        let Some(quota) = self.quota.as_ref().filter(|_| !self.is_inherited()) else { return };
+        let Some(quota) = &self.quota else { return };
         // First the lease: a slot that is granted under a new one must find it, as the dial into it ends with
         // the lease that its pool knows.
         for shell in self.shells() {
@@ -351,7 +348,11 @@ impl<D: Dialer> Bounded for Group<D> {
 }
 
 impl<D: Dialer> BudgetAccess for Group<D> {
+    /// Does nothing in the child of a fork.
     fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget)) {
+        if self.is_inherited() {
+            return;
+        }
         let mut budget = self.budget.lock();
         let before = budget.evictions_ordered();
         visit(&mut budget);

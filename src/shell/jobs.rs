@@ -7,7 +7,7 @@ use crate::dialer::Dialer;
 use crate::ledger::close_reason::CloseReason;
 use crate::ledger::effects::JobId;
 use crate::ledger::roster::ConnectionId;
-use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Purpose};
+use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Purpose};
 use crate::report::event::Event;
 use crate::report::spans;
 use crate::runtime::moment::Moment;
@@ -47,6 +47,10 @@ impl<D: Dialer> Shell<D> {
         let of_sponsor =
             |pool: Option<&str>| spans::dial(pool, sponsor.as_ref().map(|bell| bell.span()));
         let outcome = self.in_span(of_sponsor, || self.dial(id, deadline));
+        if self.is_inherited() {
+            std::mem::forget(outcome); // The dialer has forked.
+            return Effects::none();
+        }
         let now = now();
         let took = now.since(start);
         match outcome {

@@ -64,7 +64,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         let Self { shell, start, deadline, .. } = *self;
         // Made here, so that the span of a caller who is served at once is not dropped under the lock.
         let (mut bell, mut span) = (None, Some(CallerSpan::current()));
-        let (outcome, next) = shell.ask(|locked, now| {
+        let answer = shell.ask(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
@@ -93,6 +93,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
             };
             ((outcome, next), effects)
         });
+        let Some((outcome, next)) = answer else { return Err(GetError::Closed) };
         let (ticket, entry) = outcome.map_err(|error| *error)?;
         if let Some(entry) = entry {
             return Ok((ticket, entry));
@@ -165,6 +166,10 @@ impl<D: Dialer> Shell<D> {
         mut next: Next,
     ) -> Waited<D> {
         loop {
+            if self.is_inherited() {
+                // User code that this caller ran has forked: nobody will wake it.
+                return (Verdict::Closed, None);
+            }
             let (woken, until) = match next {
                 Next::Sleep(until) => (bell.wait(until), until),
                 Next::Look => (bell.take().map_or(Woken::Called, Woken::Found), None),
@@ -189,7 +194,7 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Moment>,
         is_late: bool,
     ) -> ControlFlow<Waited<D>, Next> {
-        let (left, effects) = self.transact(|locked, now| {
+        let looked = self.ask(|locked, now| {
             let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
             if is_late {
                 let snapshot = |ledger: &_| {
@@ -208,8 +213,7 @@ impl<D: Dialer> Shell<D> {
             };
             (ControlFlow::Continue(next), effects)
         });
-        self.carry_out(effects);
-        left
+        looked.unwrap_or(ControlFlow::Continue(Next::Look))
     }
 
     /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
@@ -227,11 +231,12 @@ impl<D: Dialer> Shell<D> {
             return (verdict, None);
         }
         // An event, so that what rests in the places counts as idle.
-        let snapshot = self.ask(|locked, now| {
+        let looked = self.ask(|locked, now| {
             let effects = locked.ledger.tick(now);
             let (ledger, waiting) = (&locked.ledger, &mut locked.waiting);
             (Snapshot::after_wait(self.name(), ledger, waiting, now), effects)
         });
+        let Some(snapshot) = looked else { return (verdict, None) };
         (verdict, Some(Box::new(snapshot)))
     }
 
