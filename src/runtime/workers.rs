@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::housekeeper::Alarms;
@@ -18,6 +18,9 @@ const REST: Duration = Duration::from_secs(5);
 /// Something for a worker to do.
 pub(crate) trait Task: Send + 'static {
     fn run(self: Box<Self>);
+
+    /// Ends the task on the current thread: no thread could be had for it.
+    fn give_up(self: Box<Self>, error: io::Error);
 }
 
 /// Starts a thread of that name. It must run the body or drop it: the drop takes the worker off the count.
@@ -29,7 +32,8 @@ pub(crate) type Start = Arc<dyn Fn(String, Body) -> io::Result<()> + Send + Sync
 /// A worker is *coming* (started or called, and yet to look for a task), *at work*, the *housekeeper*,
 /// or *resting*. A thread that brings a task makes sure that a worker is coming for it, beside those that
 /// come for other tasks. If the system gives no thread, the task waits in the queue for the workers at
-/// work. A worker ends only from rest, and under the lock, so no task waits for one that has ended.
+/// work. A worker ends only from rest, and under the lock, so no task waits for one that has ended. A thread
+/// may end before it has become a worker; tasks that nobody else will run are given up then.
 pub(crate) struct Crew {
     process: Process,
     start: Start,
@@ -179,15 +183,39 @@ impl Crew {
         let started = MutexGuard::unlocked(state, || catch(start));
         state.starting -= 1;
         state.let_resting_end();
-        started.unwrap_or_else(|| {
-            Err(io::Error::other("the function given to `Threads::new` panicked"))
-        })?;
-        if is_gone.get().is_some() {
-            return Err(io::Error::other(
-                "the function given to `Threads::new` dropped the body of the thread",
-            ));
+        let started = match started {
+            None => Err(io::Error::other("the function given to `Threads::new` panicked")),
+            Some(Ok(())) if is_gone.get().is_some() => Err(body_dropped()),
+            Some(started) => started,
+        };
+        if started.is_err() {
+            Self::make_do(state);
         }
-        Ok(())
+        started
+    }
+
+    /// Sees to what waits for a worker, after one that was coming has not come.
+    ///
+    /// Starts no other: one that always fails would be started for ever.
+    fn make_do(state: &mut MutexGuard<'_, State>) {
+        while state.coming < state.wanted() && state.call() {}
+        if state.starting + state.coming + state.at_work > 0 {
+            // A thread that is starting a worker comes here if it fails.
+            return;
+        }
+        if !state.queue.is_empty() {
+            state.alarms.interrupt();
+        }
+        if state.alarms.have_housekeeper() {
+            return;
+        }
+        let (tasks, pools) = (std::mem::take(&mut state.queue), state.alarms.forsaken());
+        MutexGuard::unlocked(state, || {
+            for task in tasks {
+                catch(|| task.give_up(body_dropped()));
+            }
+            pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.alarm_refused());
+        });
     }
 
     fn work(self: &Arc<Self>, worker: u64) {
@@ -240,7 +268,11 @@ impl Crew {
     }
 }
 
-/// Carried by a new thread. If the thread never runs, its drop takes the worker off the count.
+fn body_dropped() -> io::Error {
+    io::Error::other("the function given to `Threads::new` dropped the body of the thread")
+}
+
+/// Carried by a new thread. If the thread never runs it, its drop takes the worker off the count.
 struct NewWorker {
     /// `None` once it has begun.
     crew: Option<Arc<Crew>>,
@@ -258,8 +290,10 @@ impl NewWorker {
 impl Drop for NewWorker {
     fn drop(&mut self) {
         if let Some(crew) = &self.crew {
+            let mut state = crew.state.lock();
             let _ = self.is_gone.set(());
-            crew.state.lock().coming -= 1;
+            state.coming -= 1;
+            Crew::make_do(&mut state);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Carries out the effects of an event: never under the lock, and on a worker if they may block.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -73,10 +74,7 @@ impl<D: Dialer> Shell<D> {
     fn send(self: &Arc<Self>, job: Job<D>) -> Option<Call<D>> {
         let assigned = Assigned { shell: Arc::clone(self), job };
         let (Assigned { job, .. }, error) = self.crew.submit(assigned).err()?;
-        Some(match job {
-            Job::Dial(DialOrder { id, .. }) => Call::DialFailed(id, DialFailure::no_thread(error)),
-            job => Call::Do(job),
-        })
+        Some(job.without_thread(error))
     }
 
     /// Runs one call of user code, and returns its effects.
@@ -222,6 +220,20 @@ impl<D: Dialer> Task for Calls<D> {
     fn run(self: Box<Self>) {
         Self::run(*self);
     }
+
+    fn give_up(self: Box<Self>, _: io::Error) {
+        Self::run(*self);
+    }
+}
+
+impl<D: Dialer> Job<D> {
+    /// What is left to do where no thread can be had.
+    fn without_thread(self, error: io::Error) -> Call<D> {
+        match self {
+            Self::Dial(DialOrder { id, .. }) => Call::DialFailed(id, DialFailure::no_thread(error)),
+            job => Call::Do(job),
+        }
+    }
 }
 
 /// A job on its way to a worker.
@@ -235,6 +247,11 @@ impl<D: Dialer> Task for Assigned<D> {
         let Self { shell, job } = *self;
         let effects = shell.do_job(job);
         shell.carry_out(effects);
+    }
+
+    fn give_up(self: Box<Self>, error: io::Error) {
+        let Self { shell, job } = *self;
+        Calls(VecDeque::from([(shell, job.without_thread(error))])).run();
     }
 }
 
@@ -259,6 +276,12 @@ impl<D: Dialer> Upkeep for Shell<D> {
         // This thread keeps the alarms of all pools: no user code may hold it up.
         if let Err((calls, _)) = self.crew.submit(calls) {
             calls.run();
+        }
+    }
+
+    fn alarm_refused(&self) {
+        if !self.is_inherited() {
+            self.lock().ledger.alarm_refused();
         }
     }
 }
