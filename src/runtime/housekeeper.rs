@@ -116,13 +116,12 @@ impl Crew {
         let before = state.alarms.next_due();
         let due = state.alarms.take(&pool).map_or(due, |earlier| earlier.min(due));
         state.alarms.put(due, pool);
-        if state.alarms.have_housekeeper() {
-            if before != state.alarms.next_due() {
-                state.alarms.ring();
-            }
-            return true;
+        if before != state.alarms.next_due() {
+            state.alarms.ring();
         }
-        let is_kept = self.summon(&mut state, 0).is_ok() || state.has_worker();
+        let is_kept = state.alarms.have_housekeeper()
+            || self.summon(&mut state, 0).is_ok()
+            || state.has_worker();
         state.alarms.is_promised |= is_kept;
         is_kept
     }

@@ -40,11 +40,13 @@ pub(crate) struct Crew {
     pub(super) state: Mutex<State>,
 }
 
+#[derive(Default)]
 pub(super) struct State {
     /// The tasks that no worker has begun.
     queue: VecDeque<Box<dyn Task>>,
-    /// The worker that has rested least is last: it is called first, so that the others may end.
-    resting: Vec<Resting>,
+    /// What wakes each resting worker. The one that has rested least is last: it is called first, so that
+    /// the others may end.
+    resting: Vec<Arc<Condvar>>,
     /// Workers that were started or called and have yet to take the lock. Each counts from before its
     /// thread is started: see `start_one`.
     coming: usize,
@@ -59,11 +61,6 @@ pub(super) struct State {
     pub(super) alarms: Alarms,
 }
 
-struct Resting {
-    worker: u64,
-    condvar: Arc<Condvar>,
-}
-
 impl State {
     /// How many workers have to come. A thread that starts one will have a task for it.
     fn wanted(&self) -> usize {
@@ -72,7 +69,7 @@ impl State {
 
     /// Calls a resting worker, if there is one.
     fn call(&mut self) -> bool {
-        let Some(Resting { condvar, .. }) = self.resting.pop() else { return false };
+        let Some(condvar) = self.resting.pop() else { return false };
         if self.resting.is_empty() {
             // A process that has dialed a thousand at once does not keep room for a thousand workers.
             self.resting = Vec::new();
@@ -85,7 +82,7 @@ impl State {
     /// Has the resting workers end if they may.
     fn let_resting_end(&self) {
         if self.starting == 0 {
-            self.resting.iter().for_each(|resting| resting.condvar.ring());
+            self.resting.iter().for_each(|condvar| condvar.ring());
         }
     }
 
@@ -103,17 +100,7 @@ impl Default for Crew {
 
 impl Crew {
     pub(crate) fn new(start: Start) -> Self {
-        let state = State {
-            queue: VecDeque::new(),
-            resting: Vec::new(),
-            coming: 0,
-            starting: 0,
-            at_work: 0,
-            last_worker: 0,
-            pools: 0,
-            alarms: Alarms::default(),
-        };
-        Self { process: Process::this(), start, state: Mutex::new(state) }
+        Self { process: Process::this(), start, state: Mutex::new(State::default()) }
     }
 
     /// The workers of the process.
@@ -175,11 +162,11 @@ impl Crew {
         state.coming += 1;
         state.starting += 1;
         state.last_worker += 1;
-        let worker = state.last_worker;
         let is_gone = Arc::<OnceLock<()>>::default();
         let new_worker = NewWorker { crew: Some(Arc::clone(self)), is_gone: Arc::clone(&is_gone) };
-        let body = Box::new(move || new_worker.begin(worker));
-        let start = || (self.start)(format!("latebind-{worker}"), body);
+        let body = Box::new(|| new_worker.begin());
+        let name = format!("latebind-{}", state.last_worker);
+        let start = || (self.start)(name, body);
         let started = MutexGuard::unlocked(state, || catch(start));
         state.starting -= 1;
         state.let_resting_end();
@@ -218,7 +205,7 @@ impl Crew {
         });
     }
 
-    fn work(self: &Arc<Self>, worker: u64) {
+    fn work(self: &Arc<Self>) {
         let condvar = Arc::new(Condvar::default());
         let mut state = self.state.lock();
         state.coming -= 1;
@@ -240,18 +227,19 @@ impl Crew {
                 state.at_work -= 1;
             } else if state.alarms.lack_housekeeper() {
                 self.keep_house(&mut state, &condvar);
-            } else if !Self::rest(&mut state, worker, &condvar) {
+            } else if !Self::rest(&mut state, &condvar) {
                 return;
             }
         }
     }
 
     /// Rests until there is a task; `false`: the worker ends.
-    fn rest(state: &mut MutexGuard<'_, State>, worker: u64, condvar: &Arc<Condvar>) -> bool {
+    fn rest(state: &mut MutexGuard<'_, State>, condvar: &Arc<Condvar>) -> bool {
         let mut has_rested = false;
-        state.resting.push(Resting { worker, condvar: Arc::clone(condvar) });
+        state.resting.push(Arc::clone(condvar));
         loop {
-            let Some(at) = state.resting.iter().position(|resting| resting.worker == worker) else {
+            let at = state.resting.iter().position(|resting| Arc::ptr_eq(resting, condvar));
+            let Some(at) = at else {
                 state.coming -= 1;
                 return true;
             };
@@ -280,9 +268,9 @@ struct NewWorker {
 }
 
 impl NewWorker {
-    fn begin(mut self, worker: u64) {
+    fn begin(mut self) {
         if let Some(crew) = self.crew.take() {
-            crew.work(worker);
+            crew.work();
         }
     }
 }

@@ -83,7 +83,7 @@ impl<D: Dialer> Shell<D> {
             Call::DropHandle(handle) => drop(catch(|| drop(handle))),
             Call::Abort(handle) => self.call(handle),
             Call::ReportBreaker(BreakerTurn::Opened { failures }) => {
-                self.log(|reporter| reporter.log_refusals(&self.streak, failures));
+                self.log(|log, pool| log.refusing(pool, &self.streak, failures));
                 self.emit(|| Event::BreakerOpened { failures });
             }
             Call::ReportBreaker(BreakerTurn::Closed { open_for }) => {
@@ -98,7 +98,7 @@ impl<D: Dialer> Shell<D> {
             Call::ReportVacant => self.membership.iter().for_each(|m| m.report_vacant(self)),
             Call::ReportLeaks(leaks) => {
                 for holder in Holder::all(leaks) {
-                    self.log(|reporter| reporter.log_leak(&holder));
+                    self.log(|log, pool| log.leaked(pool, &holder));
                     self.emit(|| Event::Leaked { holder: &holder });
                 }
             }

@@ -52,7 +52,7 @@ impl<D: Dialer> Shell<D> {
         match outcome {
             Ok(connection) => {
                 self.timings.note_dial(took);
-                self.log(|reporter| reporter.log_success(&self.streak));
+                self.log(|log, pool| log.dialed(pool, &self.streak));
                 self.emit(|| Event::Opened { id: ConnectionId::of_dial(id.0), took });
                 let handle = self.user_code(|dialer| dialer.abort_handle(&connection)).flatten();
                 self.report(|ledger| ledger.dialed(id, connection, handle, took, now))
@@ -115,7 +115,7 @@ impl<D: Dialer> Shell<D> {
             ledger.dial_failed(id, failure, is_permanent, now)
         });
         if !is_cancelled {
-            self.log(|reporter| reporter.log_failure(&self.streak, &cause));
+            self.log(|log, pool| log.dial_failed(pool, &self.streak, &cause));
         }
         catch(|| drop(cause));
         effects
