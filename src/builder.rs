@@ -590,7 +590,7 @@ impl<D: Dialer> Settings<ToOpen<D>> {
     pub fn build(self) -> Result<Pool<D>, ConfigError> {
         let config = self.checked(Config::default())?;
         let ToOpen { dialer, reporter, quota, threads } = self.of;
-        let crew = crew_of(threads.as_ref());
+        let (reporter, crew) = (reporter.here(), crew_of(threads.as_ref()));
         match quota {
             None => Ok(Pool::open(dialer, config, reporter, crew)),
             Some(quota) => Pool::open_under(quota, dialer, config, reporter, crew),
@@ -739,7 +739,7 @@ where
             threads,
         } = self.of;
         let config = KeyedConfig { each, max_open_total, max_idle_total }.check()?;
-        let crew = crew_of(threads.as_ref());
+        let (reporter, crew) = (reporter.here(), crew_of(threads.as_ref()));
         KeyedPool::open(dialer_for, max_open_for, min_idle_for, &config, reporter, quota, crew)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::dialer::Dialer;
 use crate::pool::Pool;
@@ -123,7 +123,7 @@ impl<K: Eq + Hash + Send + Sync, D: Dialer> Directory<K, D> {
             if let Some(found) = seen.iter().find(|seen| seen.key == record.key) {
                 return Ok(Arc::clone(found));
             }
-            let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.all.write();
             if all.is_closed {
                 return Err(IsClosed);
             }
@@ -156,7 +156,7 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
         if self.process.is_a_parent() {
             return;
         }
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.write();
         let struck = all.take(hash, |record| Arc::ptr_eq(record.pool.shell(), shell));
         drop(all);
         // Drops the record outside the lock, because it may hold the last handle of its pool.
@@ -184,7 +184,7 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
     }
 
     pub(super) fn close(&self) {
-        self.all.write().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+        self.all.write().is_closed = true;
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -196,7 +196,7 @@ impl<K: Send + Sync, D: Dialer> Directory<K, D> {
         if self.process.is_a_parent() {
             return nothing;
         }
-        read(&self.all.read().unwrap_or_else(PoisonError::into_inner))
+        read(&self.all.read())
     }
 }
 

@@ -59,7 +59,7 @@ impl JobTables {
     /// When the next of them is overdue.
     pub(super) fn next_due(&self) -> Option<Moment> {
         let Self { dials, at_dialer, closings } = self;
-        earlier(earlier(dials.due.next(), at_dialer.due.next()), closings.due.next())
+        earlier(earlier(dials.due.next(), at_dialer.next_due()), closings.next_due())
     }
 }
 
@@ -249,6 +249,11 @@ impl AtDialer {
         count(self.written_off.len())
     }
 
+    /// When the next of them is overdue.
+    pub(super) fn next_due(&self) -> Option<Moment> {
+        self.due.next()
+    }
+
     pub(super) fn begin(&mut self, id: JobId, purpose: Purpose, deadline: Option<Moment>) {
         self.stays.insert(id, (purpose, deadline));
         self.due.add(deadline, id);
@@ -303,6 +308,11 @@ impl Closings {
 
     pub(super) fn len(&self) -> u32 {
         count(self.deadlines.len())
+    }
+
+    /// When the next of them is overdue.
+    pub(super) fn next_due(&self) -> Option<Moment> {
+        self.due.next()
     }
 
     pub(super) fn begin(&mut self, id: JobId, deadline: Option<Moment>) {

@@ -203,12 +203,12 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
                 self.begin_close(surplus, CloseReason::Surplus, now, effects);
             }
             self.check_coldest(now, effects);
-            self.order_upkeep(now, effects);
         } else if self.open_count() == 0 {
             for (ticket, sleeper) in std::mem::take(&mut self.others.drains) {
                 self.notify(ticket, sleeper, Verdict::Drained, effects);
             }
         }
+        self.order_upkeep(now, effects);
         self.plan_dial_look(now);
         self.ceiling = self.config.max_open.max(self.ceiling.min(self.open_count()));
         if let Some(judged) = self.epochs.take_judged() {

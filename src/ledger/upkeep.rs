@@ -50,6 +50,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         self.quiet = Quiet::NEVER;
     }
 
+    /// Whether this is a closed pool that needs no upkeep. Then its alarm must be taken back.
+    pub(crate) fn gives_up_alarm(&mut self) -> bool {
+        let gives_up = self.is_closed() && self.lapses_at().is_none();
+        self.upkeep.alarm.take_if(|_| gives_up);
+        gives_up
+    }
+
     /// When `upkeep` comes next.
     pub(crate) fn alarm(&self) -> Option<Moment> {
         self.upkeep.alarm
@@ -161,6 +168,18 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Orders upkeep, if it must come sooner than it is ordered for.
     pub(super) fn order_upkeep(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        let changes_at = if self.is_closed() { None } else { self.changes_at(now) };
+        let Some(due) = earlier(changes_at, self.lapses_at()) else { return };
+        let least = self.upkeep.last.and_then(|last| last.after(UPKEEP_LEAST));
+        let due = least.map_or(due, |least| due.max(least));
+        if self.upkeep.alarm.is_none_or(|alarm| due < alarm) {
+            self.upkeep.alarm = Some(due);
+            effects.rare().alarm = Some(due);
+        }
+    }
+
+    /// When time changes something about the idle connections of an open pool, or about those that it lacks.
+    fn changes_at(&self, now: Moment) -> Option<Moment> {
         let mut due = self.idle.due();
         let mut or = |other: Option<Moment>| due = earlier(due, other);
         or(self.next_idled_out());
@@ -182,7 +201,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             // those that have to end sooner than this through the ledger.
             or(Some(now.after_nanos(self.aging.shortest)).filter(|at| *at < Moment::LAST));
         }
-        or(self.lease_alarm());
         if !self.idle.is_empty() {
             // An idle connection may be lent without the ledger, and be kept for too long.
             or(now.after(self.config.leak_after));
@@ -190,12 +208,13 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         if self.share.is_some() {
             or(self.forgets_outage_at().filter(|at| *at > now));
         }
-        let Some(due) = due else { return };
-        let least = self.upkeep.last.and_then(|last| last.after(UPKEEP_LEAST));
-        let due = least.map_or(due, |least| due.max(least));
-        if self.upkeep.alarm.is_none_or(|alarm| due < alarm) {
-            self.upkeep.alarm = Some(due);
-            effects.rare().alarm = Some(due);
-        }
+        due
+    }
+
+    /// When a slot must be given up for those outside of this pool, whether it is open or closed: nobody here
+    /// may notice that a close, a check or a reset hangs, or that the lease of a loan has ended.
+    fn lapses_at(&self) -> Option<Moment> {
+        let jobs = earlier(self.jobs.closings.next_due(), self.jobs.at_dialer.next_due());
+        earlier(jobs.filter(|_| self.share.is_some()), self.lease_alarm())
     }
 }

@@ -17,7 +17,7 @@ mod kept {
     use crate::report::error::{DialFailure, OneLine};
     use crate::report::holder::Holder;
     use crate::runtime::moment::Moment;
-    use crate::runtime::sync::{Mutex, catch, now};
+    use crate::runtime::sync::{Mutex, Process, catch, now};
 
     /// The most lines of one kind in any `PERIOD`, so that a fault that comes and goes many times
     /// a second writes only a few.
@@ -26,8 +26,18 @@ mod kept {
 
     /// The lines of a pool, or of all keys of a keyed pool. They take no memory before the first
     /// line.
-    #[derive(Debug, Default)]
-    pub(crate) struct Log(OnceLock<Box<Limits>>);
+    #[derive(Debug)]
+    pub(crate) struct Log {
+        limits: OnceLock<Box<Limits>>,
+        /// The process that made it. A child of that process uses one of its own.
+        process: Process,
+    }
+
+    impl Default for Log {
+        fn default() -> Self {
+            Self { limits: OnceLock::new(), process: Process::this() }
+        }
+    }
 
     #[derive(Debug, Default)]
     struct Limits {
@@ -48,7 +58,7 @@ mod kept {
 
     impl Log {
         fn limits(&self) -> &Limits {
-            self.0.get_or_init(Box::default)
+            self.limits.get_or_init(Box::default)
         }
 
         /// A dial has failed. Logs the first failure of a streak, and later ones once in a while.
@@ -180,6 +190,11 @@ mod kept {
 
     /// Shared by the shells of all keys.
     pub(crate) type SharedLog = Arc<Log>;
+
+    /// That log. In the child of a fork: a new one.
+    pub(crate) fn here(log: SharedLog) -> SharedLog {
+        if log.process.is_a_parent() { SharedLog::default() } else { log }
+    }
 }
 
 #[cfg(not(feature = "log"))]
@@ -208,6 +223,10 @@ mod kept {
     }
 
     pub(crate) type SharedLog = Log;
+
+    pub(crate) fn here(log: SharedLog) -> SharedLog {
+        log
+    }
 }
 
-pub(crate) use self::kept::{SharedLog, Streak};
+pub(crate) use self::kept::{SharedLog, Streak, here};

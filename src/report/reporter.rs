@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::report::event::{Event, Observer};
-use crate::report::log_lines::SharedLog;
+use crate::report::log_lines::{self, SharedLog};
 use crate::runtime::sync::catch;
 
 /// A pool's name, its observers and its log. All keys of a keyed pool share one.
@@ -16,6 +16,11 @@ pub(crate) struct Reporter<E> {
 }
 
 impl<E> Reporter<E> {
+    /// This reporter. In the child of a fork: one whose log has no lock of the parent's.
+    pub(crate) fn here(self) -> Self {
+        Self { log: log_lines::here(self.log), ..self }
+    }
+
     pub(crate) fn set_name(&mut self, name: Arc<str>) {
         self.name = Some(name);
     }

@@ -22,16 +22,29 @@
 #[path = "moment/sys.rs"] // Needed where a test compiles this file by its path.
 mod sys;
 
-use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+use crossbeam_utils::atomic::AtomicCell;
 
 /// Nanoseconds of the clock, which began when the system did. They last for 292 years; the largest
 /// stands for every later moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(i64);
 
-/// One moment in both forms, to convert between them.
-static ANCHOR: LazyLock<(Instant, Moment)> = LazyLock::new(|| {
+/// One moment in both forms, to convert between them, once it has been asked for. An atomic pointer: the child of a
+/// fork might find a `LazyLock` about to be filled, for ever.
+static ANCHOR: AtomicCell<Option<&'static (Instant, Moment)>> = AtomicCell::new(None);
+const _: () = assert!(AtomicCell::<Option<&'static (Instant, Moment)>>::is_lock_free());
+
+fn anchor() -> (Instant, Moment) {
+    *ANCHOR.load().unwrap_or_else(|| {
+        let read = &*Box::leak(Box::new(read_anchor()));
+        // If two threads come first, one of them has read one in vain.
+        ANCHOR.compare_exchange(None, Some(read)).err().flatten().unwrap_or(read)
+    })
+}
+
+fn read_anchor() -> (Instant, Moment) {
     loop {
         let (before, instant, after) = (sys::precise(), Instant::now(), sys::precise());
         // If it took longer, the thread was interrupted between the readings.
@@ -39,7 +52,7 @@ static ANCHOR: LazyLock<(Instant, Moment)> = LazyLock::new(|| {
             return (instant, Moment(before));
         }
     }
-});
+}
 
 /// The most by which a coarse reading is late: the tick of the slowest kernel's timer (100 Hz).
 pub(crate) const TICK_MOST: Duration = Duration::from_millis(10);
@@ -123,7 +136,7 @@ impl Moment {
 
 impl From<Instant> for Moment {
     fn from(instant: Instant) -> Self {
-        let (anchor_instant, anchor) = *ANCHOR;
+        let (anchor_instant, anchor) = anchor();
         match instant.checked_duration_since(anchor_instant) {
             Some(span) => anchor.after(span).unwrap_or(Self::LAST),
             None => anchor.before(anchor_instant - instant).unwrap_or(Self::FIRST),
@@ -133,7 +146,7 @@ impl From<Instant> for Moment {
 
 impl From<Moment> for Instant {
     fn from(moment: Moment) -> Self {
-        let (instant, anchor) = *ANCHOR;
+        let (instant, anchor) = anchor();
         let exact = if moment < anchor {
             instant.checked_sub(anchor.since(moment))
         } else {

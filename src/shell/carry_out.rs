@@ -52,15 +52,18 @@ impl<D: Dialer> Shell<D> {
 
     #[cold]
     fn set_alarm(self: &Arc<Self>, due: Moment) {
-        let is_kept = self.crew.set_alarm(due, self.weak());
-        // The pool may have been closed since the effects were made.
-        let mut locked = self.lock();
-        if !is_kept {
-            locked.ledger.alarm_refused();
+        if !self.crew.set_alarm(due, self.weak()) {
+            self.lock().ledger.alarm_refused();
         }
-        let is_closed = locked.ledger.is_closed();
-        drop(locked);
-        if is_closed {
+        // The pool may have been closed since the effects were made.
+        self.give_up_alarm();
+    }
+
+    /// Takes the alarm back if the pool is closed and needs none.
+    pub(super) fn give_up_alarm(self: &Arc<Self>) {
+        // Under the lock: an event that needs another alarm comes before this, or sets it afterwards.
+        let mut locked = self.lock();
+        if locked.ledger.gives_up_alarm() {
             self.crew.remove_alarm(&self.weak());
         }
     }
@@ -95,7 +98,10 @@ impl<D: Dialer> Shell<D> {
             }
             Call::DropFailure(failure) => drop(catch(|| drop(failure))),
             Call::DropPredicates(epoch) => self.drop_predicates(epoch),
-            Call::ReportVacant => self.membership.iter().for_each(|m| m.report_vacant(self)),
+            Call::ReportVacant => {
+                self.give_up_alarm();
+                self.membership.iter().for_each(|membership| membership.report_vacant(self));
+            }
             Call::ReportLeaks(leaks) => {
                 for holder in Holder::all(leaks) {
                     self.log(|log, pool| log.leaked(pool, &holder));

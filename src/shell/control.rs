@@ -48,7 +48,8 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Closes the pool: it lends nothing from now on, and no thread rests for it.
+    /// Closes the pool: it lends nothing from now on, and no thread rests for it, unless a slot that others
+    /// share may have to be given up in time.
     pub(crate) fn close(self: &Arc<Self>) {
         if self.is_inherited() {
             return;
@@ -58,7 +59,7 @@ impl<D: Dialer> Shell<D> {
         sole.iter().for_each(|group| group.close());
         self.event(Ledger::close);
         self.abort_cancelled_dials();
-        self.crew.remove_alarm(&self.weak());
+        self.give_up_alarm();
         self.enlistment.iter().for_each(Enlistment::end);
         sole.iter().for_each(|group| group.dismiss());
     }
@@ -77,7 +78,7 @@ impl<D: Dialer> Shell<D> {
         let (is_vacant, effects) = self.transact(|locked, now| locked.ledger.close_if_vacant(now));
         self.carry_out(effects);
         if is_vacant {
-            self.crew.remove_alarm(&self.weak());
+            self.give_up_alarm();
         }
         is_vacant
     }

@@ -18,7 +18,7 @@ use crate::ledger::{BudgetAccess, Ledger, Share};
 use crate::report::histogram::Histograms;
 use crate::report::reporter::Reporter;
 use crate::runtime::shelf::Tally;
-use crate::runtime::sync::{AtomicU64, Mutex, Ordering, Process, catch, now, seed};
+use crate::runtime::sync::{AtomicU64, Mutex, MutexGuard, Ordering, Process, catch, now, seed};
 use crate::runtime::workers::{Crew, Enlistment};
 
 use super::dialing::LastDeparture;
@@ -235,7 +235,12 @@ impl<D: Dialer> Group<D> {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.members.lock().is_closed
+        self.members().is_none_or(|members| members.is_closed)
+    }
+
+    /// The members; `None` in the child of a fork.
+    fn members(&self) -> Option<MutexGuard<'_, Members<D>>> {
+        (!self.is_inherited()).then(|| self.members.lock())
     }
 
     /// Counts a caller who is given nothing.
@@ -244,17 +249,14 @@ impl<D: Dialer> Group<D> {
     }
 
     pub(crate) fn turned_away_total(&self) -> u64 {
-        self.turned_away.load(Ordering::Relaxed)
+        if self.is_inherited() { 0 } else { self.turned_away.load(Ordering::Relaxed) }
     }
 
     /// The numbers of all shells added up, dropped ones included. No total ever goes back.
     pub(crate) fn summed(&self) -> Numbers {
         let none = || (Stats::default(), Histograms::none());
-        if self.is_inherited() {
-            return none();
-        }
         let (mut sum, shells) = loop {
-            let members = self.members.lock();
+            let Some(members) = self.members() else { return none() };
             let shells: Vec<_> = members.shells.values().map(Weak::upgrade).collect();
             let gone = members.gone.as_deref().cloned().unwrap_or_else(none);
             // Unlocked first: this thread may drop the last reference to a shell, whose end takes the lock.
@@ -282,7 +284,10 @@ impl<D: Dialer> Group<D> {
 
     /// The pools of all keys, those that were closed and still have connections included.
     pub(crate) fn shells(&self) -> Vec<Arc<Shell<D>>> {
-        self.members.lock().shells.values().filter_map(Weak::upgrade).collect()
+        let upgraded = |members: MutexGuard<'_, Members<D>>| {
+            members.shells.values().filter_map(Weak::upgrade).collect()
+        };
+        self.members().map(upgraded).unwrap_or_default()
     }
 
     /// Delivers the budget's orders to their members. The caller carries out the effects.
@@ -343,9 +348,6 @@ impl<D: Dialer> Bounded for Group<D> {
     }
 
     fn idle(&self) -> u32 {
-        if self.is_inherited() {
-            return 0;
-        }
         self.shells().iter().map(|shell| shell.recent_stats().idle).sum()
     }
 }
@@ -393,7 +395,7 @@ impl<D: Dialer> Membership<D> {
 
     /// The shell is dropped: its numbers are kept.
     pub(super) fn end(&self, numbers: &Numbers) {
-        let mut members = self.group.members.lock();
+        let Some(mut members) = self.group.members() else { return };
         members.shells.remove(&self.id);
         let gone =
             members.gone.get_or_insert_with(|| Box::new((Stats::default(), Histograms::none())));

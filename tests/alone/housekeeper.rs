@@ -14,7 +14,7 @@ use crate::common::{
     finishes_within, pool, pool_that,
 };
 use crate::threads::threads;
-use latebind::{Blocking, DialContext, Dialer, GetError, Pool, PooledConnection};
+use latebind::{Blocking, DialContext, Dialer, GetError, Pool, PooledConnection, Quota};
 
 /// A limit short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(50);
@@ -91,6 +91,22 @@ fn there_is_none_for_a_pool_without_a_limit_or_with_nothing_open() {
 
     endless.reconfigure().max_lifetime(Duration::from_secs(60)).apply().unwrap();
     await_one();
+}
+
+/// QUIET: what might have hung has ended.
+#[test]
+fn there_is_none_for_a_closed_pool_whose_shared_slots_are_all_free() {
+    in_a_process!();
+    let quota = Quota::new();
+    let (pool, _server) = pool(|b| b.quota(&quota).close_timeout(Duration::from_secs(60 * 60)));
+    quota.allow(2, Some(Instant::now() + Duration::from_secs(60 * 60)));
+    let (held, other) = (pool.get().unwrap(), pool.get().unwrap());
+    drop(other);
+    pool.close();
+    await_one();
+    drop(held);
+    await_none();
+    drop(pool);
 }
 
 /// LIFE-09: it is not ended by each discard, only to be begun again by the next dial.

@@ -478,6 +478,43 @@ fn a_connection_that_comes_back_for_nobody_makes_room_for_a_caller_of_another_ke
     waiting.release();
 }
 
+/// NO-LOST-SLOT: nobody of that key calls any more, and perhaps its pool is closed.
+#[test]
+fn a_slot_that_a_close_or_a_check_holds_too_long_serves_a_caller_of_another_key() {
+    type Hang = fn(&KeyedPool<u32, Scripted>, &Server, Act);
+    let ways: [Hang; 3] = [
+        // The caller has it closed.
+        |_, server, act| server.on_close([act]),
+        |pool, server, act| {
+            server.on_close([act]);
+            pool.close_key(&1);
+        },
+        |pool, server, act| {
+            server.on_check([act]);
+            let is_out = pool.get_timeout(&1, SHORT / 2);
+            assert!(is_out.is_err(), "it is being checked");
+        },
+    ];
+    for hang in ways {
+        let (mut dialer, server) = Scripted::new();
+        dialer.blocking = dialer.blocking.close(true);
+        let pool = KeyedPool::builder(move |_: &u32| dialer.clone())
+            .max_open_total(1)
+            .check_after(Duration::ZERO)
+            .check_timeout(SHORT)
+            .close_timeout(SHORT)
+            .build()
+            .unwrap();
+        drop(pool.get(&1).unwrap());
+        let_it_tick();
+        let gate = Gate::new();
+        hang(&pool, &server, gate.then(Act::Succeed));
+        let served = pool.get_timeout(&2, LONG).expect("served before it gives up");
+        assert_eq!((served.id, pool.stats_summed().close_timeouts_total), (2, 1));
+        gate.open();
+    }
+}
+
 /// The caller of its own key has waited longer than the caller of another key.
 #[test]
 fn a_connection_that_comes_back_for_a_caller_of_its_own_key_is_that_callers() {

@@ -689,6 +689,61 @@ fn ten_thousand_keys_in_use_are_asked_once() {
     assert_eq!(keys[KEYS].stats().dialing, 1);
 }
 
+/// NO-LOST-SLOT: nobody of its own key calls, and the key may be closed meanwhile. Upkeep alone takes note.
+#[test]
+fn a_slot_that_a_close_or_a_check_holds_too_long_serves_another_key() {
+    let each = Config { check_timeout: SECOND, close_timeout: SECOND, ..unchecked(1) };
+    let begins: [fn(&mut Harnesses); 4] = [
+        |keys| {
+            keys.queue(1); // One makes room for the other.
+        },
+        |keys| keys[0].event(|ledger, now| ledger.close(now)),
+        |keys| {
+            let entry = keys[0].get();
+            keys[0].event(|ledger, now| ledger.give_back_for_reset(entry, now));
+        },
+        |keys| {
+            let entry = keys[0].get();
+            keys[0].event(|ledger, now| ledger.give_back_for_reset(entry, now));
+            keys[0].event(|ledger, now| ledger.close(now));
+        },
+    ];
+    for (way, begin) in begins.into_iter().enumerate() {
+        let mut keys = Harnesses::with(2, each, 1, None);
+        keys.rest(0);
+        begin(&mut keys);
+        keys.queue(1);
+        let hanging = (keys[0].closes.len(), keys[0].at_dialer.len());
+        assert_eq!(hanging, if way < 2 { (1, 0) } else { (0, 1) });
+        // A reset that hangs is written off first.
+        for _ in 0..1 + way / 2 {
+            assert_eq!((keys.dialing(), keys.taken()), ([0, 0], 1), "way {way}");
+            let alarm = keys[0].alarm.take().expect("upkeep is ordered");
+            keys.wait(alarm.since(keys[0].now));
+            keys[0].upkeep();
+            keys.pass_on();
+        }
+        assert_eq!((keys.dialing(), keys[0].stats().close_timeouts_total), ([0, 1], 1));
+        assert!(keys[0].now.since(keys[0].started) <= 5 * SECOND, "in time");
+    }
+}
+
+/// QUIET: a closed pool has upkeep only while a slot may have to be given up.
+#[test]
+fn a_closed_key_needs_no_upkeep_once_its_closes_have_ended() {
+    let mut keys = Harnesses::with(1, Config { close_timeout: SECOND, ..unchecked(2) }, 2, None);
+    let held = keys.lend(0);
+    keys.rest(0);
+    keys[0].event(|ledger, now| ledger.close(now));
+    assert!(!keys[0].ledger.gives_up_alarm() && keys[0].ledger.alarm().is_some());
+    keys[0].close_all();
+    assert!(keys[0].ledger.gives_up_alarm() && keys[0].ledger.alarm().is_none());
+    keys[0].give_back(held);
+    assert!(!keys[0].ledger.gives_up_alarm() && keys[0].ledger.alarm().is_some());
+    keys[0].close_all();
+    assert!(keys[0].ledger.gives_up_alarm());
+}
+
 // ---- Idle connections of all keys --------------------------------------------------------------------------------
 
 #[test]
@@ -1173,10 +1228,17 @@ fn a_caller_who_wakes_up_after_the_lease_may_not_use_what_it_was_given() {
     assert!(!keys[0].ledger.has_overstayed(&entry, now), "opened under that lease");
 }
 
+/// Whether or not the pool was closed before: at a shutdown, say.
 #[test]
 fn loans_that_outlast_their_lease_are_aborted_once() {
+    for is_closed in [false, true] {
+        a_loan_is_aborted_once(is_closed);
+    }
+}
+
+fn a_loan_is_aborted_once(is_closed: bool) {
     let mut keys = Harnesses::new(1, 8);
-    let lease = keys.lease(0);
+    let mut lease = keys.lease(0);
     keys.allow_under(1, lease);
     assert_eq!(keys[0].alarm, None, "nothing is in use");
     let ticket = keys[0].queue(0);
@@ -1193,6 +1255,15 @@ fn loans_that_outlast_their_lease_are_aborted_once() {
     let entry = keys[0].granted(ticket);
     keys[0].tick();
     assert_eq!(keys[0].alarm, Some(lease.until));
+    if is_closed {
+        // Its lease is renewed while it is drained.
+        keys[0].event(|ledger, now| ledger.close(now));
+        lease.until += 60 * SECOND;
+        keys.allow_under(1, lease);
+        keys.wait(60 * SECOND);
+        keys[0].upkeep();
+        assert_eq!((keys[0].aborts.len(), keys[0].alarm), (0, Some(lease.until)));
+    }
     for _ in 0..2 {
         keys.wait(60 * SECOND);
         keys[0].upkeep();

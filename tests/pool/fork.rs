@@ -17,9 +17,10 @@ use crate::common::{
     Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool,
 };
 use crate::elsewhere;
+use crate::forked::{self, Child, fork, in_the_child};
 use latebind::{
-    AbortHandle, Blocking, Cancel, Config, DialContext, Dialer, Drained, GetError, KeyedPool,
-    OwnedConnection, Pool, PooledConnection, Stats, Threads,
+    AbortHandle, Blocking, Cancel, DialContext, Dialer, GetError, KeyedPool, OwnedConnection, Pool,
+    PooledConnection, Threads,
 };
 
 /// A limit short enough to wait for.
@@ -32,60 +33,6 @@ fn in_a_process(test: &str, body: impl FnOnce()) {
         return body();
     }
     elsewhere::assert_passed(&elsewhere::process(&format!("fork::{test}")).output().unwrap());
-}
-
-/// A child process, that has yet to be waited for.
-struct Child(libc::pid_t);
-
-/// Forks; `None` in the child.
-fn fork() -> Option<Child> {
-    // SAFETY: the child does more than what is formally allowed to one of a process with many
-    // threads, as servers do that fork workers. glibc sees to its own locks, as does what is tested
-    // here.
-    match unsafe { libc::fork() } {
-        -1 => panic!("{}", io::Error::last_os_error()),
-        0 => {
-            // SAFETY: it touches no memory. A standstill ends by the signal.
-            unsafe { libc::alarm(30) };
-            None
-        }
-        pid => Some(Child(pid)),
-    }
-}
-
-/// Runs `body` in a child, with all that it inherits.
-fn in_the_child(body: impl FnOnce()) -> ! {
-    let ended = catch_unwind(AssertUnwindSafe(body));
-    // SAFETY: the process ends.
-    unsafe { libc::_exit(i32::from(ended.is_err())) }
-}
-
-impl Child {
-    /// Forks a child that runs `body`, and ends.
-    fn fork(body: impl FnOnce()) -> Self {
-        fork().unwrap_or_else(|| in_the_child(body))
-    }
-
-    /// Waits until the child has ended, well.
-    #[track_caller]
-    fn join(self) {
-        assert_eq!(self.status(), 0, "the child has panicked");
-    }
-
-    /// Waits until the child has ended, and returns its exit status.
-    #[track_caller]
-    fn status(self) -> i32 {
-        let mut status = 0;
-        // SAFETY: `status` is valid for the length of the call.
-        let ended = unsafe { libc::waitpid(self.0, &raw mut status, 0) };
-        assert_eq!(ended, self.0, "{}", io::Error::last_os_error());
-        if libc::WIFSIGNALED(status) {
-            let signal = libc::WTERMSIG(status);
-            let why = if signal == libc::SIGALRM { "a standstill" } else { "it crashed" };
-            panic!("the child was ended by signal {signal}: {why}");
-        }
-        libc::WEXITSTATUS(status)
-    }
 }
 
 // ---- A server that hears everything ------------------------------------------------------------
@@ -280,34 +227,7 @@ fn a_pool_that_a_child_inherits_is_closed_there() {
         let token = Cancel::new();
         let Some(child) = fork() else {
             in_the_child(|| {
-                assert!(matches!(pool.get(), Err(GetError::Closed)));
-                assert!(matches!(pool.try_get(), Err(GetError::Closed)));
-                assert!(matches!(pool.get_timeout(Duration::ZERO), Err(GetError::Closed)));
-                assert!(matches!(pool.warm_up(2), Err(GetError::Closed)));
-                assert!(token.is_cancelled());
-                token.cancel();
-                assert!(matches!(
-                    pool.checkout().cancel(&token).timeout(LONG).get(),
-                    Err(GetError::Closed)
-                ));
-                pool.suspend();
-                assert!(!pool.is_suspended());
-                pool.resume();
-                pool.flush();
-                pool.close_idle();
-                pool.retire_where(|_| true);
-                pool.resize(5).unwrap();
-                pool.reconfigure().max_idle(2).apply().unwrap();
-                assert_eq!(
-                    (pool.stats(), pool.recent_stats()),
-                    (Stats::default(), Stats::default())
-                );
-                assert_eq!(pool.settings(), Config::default());
-                assert!(pool.holders().is_empty());
-                assert_eq!(pool.histograms().dial.count(), pool.histograms().dial.count());
-                assert_eq!(pool.abort(), 0);
-                assert_eq!(pool.drain(Instant::now() + LONG), Drained::default());
-                pool.close();
+                forked::use_inherited(&pool, &token);
                 drop((owned, lent));
                 drop(pool.clone());
             })
@@ -329,21 +249,7 @@ fn a_keyed_pool_that_a_child_inherits_is_closed_there() {
         pool.suspend();
         let Some(child) = fork() else {
             in_the_child(|| {
-                assert!(!pool.is_suspended());
-                for key in 0..3 {
-                    assert!(matches!(pool.get(&key), Err(GetError::Closed)));
-                    assert!(matches!(pool.try_get(&key), Err(GetError::Closed)));
-                    assert!(matches!(pool.warm_up(&key, 1), Err(GetError::Closed)));
-                    assert!(pool.stats_of(&key).is_none());
-                    pool.flush_key(&key);
-                }
-                pool.flush();
-                pool.resize_total(7).unwrap();
-                assert_eq!((pool.stats().keys, pool.stats().open), (0, 0));
-                assert!(pool.stats_of_all().is_empty() && pool.holders().is_empty());
-                assert_eq!(pool.abort(), 0);
-                assert_eq!(pool.drain(Instant::now() + LONG), Drained::default());
-                pool.close();
+                forked::use_inherited_keyed(&pool);
                 drop((owned, lent, pool));
             })
         };
@@ -426,8 +332,13 @@ fn whatever_moment_it_is_forked_at_a_child_works() {
             .max_idle_total(1)
             .build()
             .unwrap();
-        let is_over = AtomicBool::new(false);
+        let (token, is_over) = (Cancel::new(), AtomicBool::new(false));
         thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(SeqCst) {
+                    drop((shared.holders(), keyed.histograms()));
+                }
+            });
             for n in 0..6 {
                 let (shared, keyed, is_over) = (&shared, &keyed, &is_over);
                 scope.spawn(move || {
@@ -452,9 +363,8 @@ fn whatever_moment_it_is_forked_at_a_child_works() {
             let _over = SetOnDrop(&is_over);
             for _ in 0..60 {
                 fork_where_threads_can_begin(|| {
-                    assert!(matches!(shared.get(), Err(GetError::Closed)));
-                    assert!(matches!(keyed.get(&1), Err(GetError::Closed)));
-                    assert_eq!(shared.stats(), Stats::default());
+                    forked::use_inherited(&shared, &token);
+                    forked::use_inherited_keyed(&keyed);
                     drop((shared.clone(), keyed.clone()));
                     use_pools_of_ones_own();
                 });
@@ -481,10 +391,9 @@ fn fork_where_threads_can_begin(body: impl Fn()) {
     for _ in 0..100 {
         let child = fork().unwrap_or_else(|| {
             let (begun, has_begun) = std::sync::mpsc::channel();
-            thread::spawn(move || begun.send(()));
-            if has_begun.recv_timeout(Duration::from_secs(5)).is_err() {
-                // SAFETY: the process ends.
-                unsafe { libc::_exit(NO_THREADS) }
+            let began = thread::Builder::new().spawn(move || begun.send(()));
+            if began.is_err() || has_begun.recv_timeout(Duration::from_secs(5)).is_err() {
+                forked::exit(NO_THREADS);
             }
             in_the_child(&body)
         });
@@ -511,10 +420,9 @@ impl Dialer for Forking {
     fn dial(&self, context: &DialContext) -> Result<common::Connection, common::Refused> {
         if !self.has_forked.swap(true, SeqCst) {
             (self.prepare)(context);
-            // SAFETY: as of `Child::fork`. The child goes on with the dial.
-            match unsafe { libc::fork() } {
-                0 => drop(unsafe { libc::alarm(30) }),
-                pid => *self.child.lock().unwrap() = Some(Child(pid)),
+            // The child goes on with the dial.
+            if let Some(child) = fork() {
+                *self.child.lock().unwrap() = Some(child);
             }
         }
         self.dialer.dial(context)
@@ -579,8 +487,7 @@ impl OfOneProcess {
 impl Drop for OfOneProcess {
     fn drop(&mut self) {
         if std::process::id() != self.0 {
-            // SAFETY: the process ends.
-            unsafe { libc::_exit(Self::DROPPED_BY_ANOTHER) }
+            forked::exit(Self::DROPPED_BY_ANOTHER);
         }
     }
 }

@@ -5,6 +5,9 @@ mod common;
 #[cfg(target_os = "linux")]
 #[path = "../elsewhere/mod.rs"]
 mod elsewhere;
+#[cfg(target_os = "linux")]
+#[path = "../forked/mod.rs"]
+mod forked;
 
 mod abort;
 mod accounting;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{
     Act, Gate, LONG, SHORT, Scripted, await_rest, await_that, await_waiting, finishes, pool,
+    pool_that,
 };
 use latebind::{
     CloseReason, ConfigError, Demand, Event, GetError, KeyedPool, OwnedConnection, Pool, Quota,
@@ -174,6 +175,45 @@ fn a_loan_that_outlasts_its_lease_is_aborted() {
         drop(stream);
         assert_eq!((quota.demand().open, pool.stats().open()), (0, 0));
     });
+}
+
+/// FLEET-03: also if its pool was closed meanwhile, and is being drained.
+#[test]
+#[cfg(feature = "net")]
+fn a_loan_of_a_closed_pool_that_outlasts_its_lease_is_aborted() {
+    use std::io::Read;
+
+    use latebind::net::TcpDialer;
+
+    let listener = latebind::net::listen_tcp("127.0.0.1:0").unwrap();
+    let dialer = TcpDialer::from(listener.local_addr().unwrap()).abortable(true);
+    let quota = Quota::new();
+    let pool = Pool::builder(dialer).quota(&quota).build().unwrap();
+    quota.allow(1, None);
+    finishes(move || {
+        let mut stream = pool.get().unwrap();
+        let (_peer, _) = listener.accept().unwrap();
+        quota.allow(1, Some(Instant::now() + Duration::from_millis(200)));
+        pool.close();
+        let mut byte = [0];
+        assert!(matches!(stream.read(&mut byte), Ok(0) | Err(_)), "nobody has sent anything");
+    });
+}
+
+/// FLEET-07: the keeper gets the slot back although the close hangs and the pool is closed.
+#[test]
+fn a_closed_pool_gives_up_a_slot_whose_close_hangs() {
+    let quota = Quota::new();
+    let (pool, server) =
+        pool_that(|may| may.close(true), |it| it.quota(&quota).close_timeout(SHORT));
+    quota.allow(1, None);
+    drop(pool.get().unwrap());
+    let gate = Gate::new();
+    server.on_close([gate.then(Act::Succeed)]);
+    pool.close();
+    await_that("the slot is given up", || quota.demand().open == 0);
+    assert_eq!(server.alive(), 1, "the close still hangs");
+    gate.open();
 }
 
 /// REASON: a dial whose lease ends is not said to have overrun `dial_timeout`.

@@ -211,7 +211,21 @@ pub(crate) fn thread_name(_id: ThreadId) -> Option<String> {
 pub(crate) type Hashing = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 /// One lock where the crate has a shard for each thread.
-pub(crate) type ShardedLock<T> = loom::sync::RwLock<T>;
+pub(crate) struct ShardedLock<T>(loom::sync::RwLock<T>);
+
+impl<T> ShardedLock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(loom::sync::RwLock::new(value))
+    }
+
+    pub(crate) fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> loom::sync::RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// All threads of a model share one row, as two threads of the same number do.
 pub(crate) const ROWS: usize = 1;

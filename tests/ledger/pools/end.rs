@@ -30,6 +30,9 @@ impl Pools {
                 self.follow();
             }
         }
+        if self.setting.has_upkeep && !self.setting.is_alone() {
+            self.no_slot_is_held_for_too_long();
+        }
         for caller in 0..self.callers.len() {
             if self.is_up(caller) {
                 self.wake(caller);

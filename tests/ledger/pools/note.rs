@@ -492,16 +492,21 @@ impl Pools {
 
     /// Upkeep is ordered for the next change that time alone makes.
     fn note_alarm(&mut self, member: usize, alarm: Option<Moment>, now: Moment) {
+        let changes_at = self.changes_at(member, now);
         let own = &mut self.members[member];
         let least = own.upkept_at.and_then(|last| last.after(UPKEEP_LEAST));
         if let Some(ordered) = alarm {
-            assert!(!own.is_closed, "nothing of a closed pool is kept up");
+            let is_needed = !own.is_closed || changes_at.is_some();
+            assert!(is_needed, "nothing of a closed pool is kept up that others do not need");
             assert!(own.alarm.is_none_or(|before| ordered < before), "LIFE-09: ordered twice");
             assert!(least.is_none_or(|least| ordered >= least), "LIFE-09: upkeep without pause");
             own.alarm = Some(ordered);
         }
-        let (alarm, is_closed) = (own.alarm, own.is_closed);
-        if let Some(due) = self.changes_at(member, now).filter(|_| !is_closed) {
+        // As the shell, which takes the alarm of a closed pool back.
+        let ledger = own.ledger.as_mut().expect("it has a ledger");
+        own.alarm.take_if(|_| ledger.gives_up_alarm());
+        let alarm = own.alarm;
+        if let Some(due) = changes_at {
             // No alarm is in the past, even if the clock has run back.
             let due = due.max(self.latest).max(least.unwrap_or(due));
             assert!(alarm.is_some_and(|it| it <= due), "nobody comes at {due:?}: {alarm:?}");

@@ -211,15 +211,46 @@ impl Pools {
     /// When a job overruns its limit.
     fn next_job_due(&self, member: usize) -> Option<Moment> {
         let dials = self.dials_of(member).filter(|it| it.is_counted).map(|it| it.deadline);
+        dials.flatten().chain(self.next_connection_due(member)).min()
+    }
+
+    /// When a check, a reset or a close overruns its limit.
+    fn next_connection_due(&self, member: usize) -> Option<Moment> {
         let stays = self.stays_of(member).map(|it| it.deadline);
         let closing = self.connections_of(member).filter(|(_, it)| it.is_closing());
         let closings = closing.filter_map(|(_, it)| it.retired).map(|it| it.due);
-        dials.chain(stays).chain(closings).flatten().min()
+        stays.chain(closings).flatten().min()
+    }
+
+    /// NO-LOST-SLOT: time has passed, and upkeep has come where it was ordered. No slot of a budget is held by
+    /// a close that has taken too long, whether or not anybody calls.
+    pub(super) fn no_slot_is_held_for_too_long(&self) {
+        for member in 0..self.members.len() {
+            let due = self.next_connection_due(member).filter(|due| *due <= self.now);
+            let next = self.members[member].upkept_at.and_then(|last| last.after(UPKEEP_LEAST));
+            let is_paused = next.is_some_and(|next| self.now < next);
+            assert!(due.is_none() || is_paused, "NO-LOST-SLOT: {member} holds one since {due:?}");
+        }
+    }
+
+    /// When a slot that others share is held for too long, or a loan must be aborted, at the latest.
+    fn lapses_at(&self, member: usize) -> Option<Moment> {
+        let is_shared = !self.setting.is_alone();
+        let job = self.next_connection_due(member).filter(|_| is_shared);
+        let is_any_out = self.connections_of(member).any(|(_, it)| it.place == Place::Lent);
+        let end = Some(self.lease.until).filter(|end| *end < Moment::LAST && is_any_out);
+        let aborted_at = self.members[member].upkept_at;
+        let lease = end.filter(|end| aborted_at.is_none_or(|aborted_at| aborted_at < *end));
+        job.into_iter().chain(lease).min()
     }
 
     /// When time alone will next change something, although nobody calls, at the latest.
     pub(super) fn changes_at(&self, member: usize, now: Moment) -> Option<Moment> {
         let own = &self.members[member];
+        let lapses = self.lapses_at(member);
+        if own.is_closed {
+            return lapses;
+        }
         let config = own.config;
         let idle = self.idle(member);
         let each = idle.iter().map(|number| &self.connections[number]).flat_map(|it| {
@@ -254,7 +285,7 @@ impl Pools {
         let shortest = config.max_lifetime.min(config.max_idle_time).min(config.check_idle_every);
         let is_any_out = self.connections_of(member).any(|(_, it)| it.place == Place::Lent);
         let unseen = now.after(shortest).filter(|_| is_any_out && shortest < Duration::MAX);
-        each.chain([idled_out, fill, job, unseen]).flatten().min()
+        each.chain([idled_out, fill, job, unseen, lapses]).flatten().min()
     }
 
     /// When a connection has to end, at the latest: see `ends_from`.
