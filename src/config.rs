@@ -562,8 +562,8 @@ pub enum ConfigError {
         /// The values that its setting can have.
         why: String,
     },
-    /// The quota bounds another pool, which has not gone: a handle, a guard or a job of it is left. Or the
-    /// quota is of the process that this one was forked from.
+    /// The quota bounds another pool, which is not closed or has a connection left. Or the quota is of the
+    /// process that this one was forked from.
     #[error("the quota bounds another pool: each pool needs one of its own")]
     QuotaInUse,
     /// A setting is below its bound.

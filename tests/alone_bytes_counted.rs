@@ -56,4 +56,11 @@ fn a_pool_weighs_by_what_is_open_and_not_by_what_may_be() {
     let (small, large) = (of_max_open(10), of_max_open(1_000));
     println!("a pool with nothing open, of 10: {small} bytes, of 1,000: {large}");
     assert!(large <= 4_500, "{large} bytes for what may be, and {small} for a tenth of it");
+    let closed = weight(|| {
+        let pool = Pool::new(Numbers);
+        pool.close();
+        pool
+    });
+    let open = weight(|| Pool::new(Numbers));
+    assert!(closed <= open, "{closed} bytes of a closed pool, {open} of an open one");
 }

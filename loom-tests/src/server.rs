@@ -13,8 +13,9 @@ use crate::dialer::{Blocking, Dialer};
 use crate::keyed::{KeyedConfig, KeyedPool};
 use crate::pool::Pool;
 use crate::report::error::GetError;
+use crate::report::event::Event;
 use crate::report::reporter::Reporter;
-use crate::runtime::sync::{Condvar, Mutex, Planned, never};
+use crate::runtime::sync::{Condvar, Mutex, MutexGuard, Planned, never};
 use crate::runtime::workers::Crew;
 use crate::shell::quota::Quota;
 use crate::shell::{Group, Shell};
@@ -44,8 +45,10 @@ pub(crate) enum Act {
 #[derive(Debug)]
 pub(crate) struct Server {
     books: Mutex<Books>,
-    /// Rung when it answers again, when a close finds it silent, and when a dial is ended.
+    /// Rung when it answers again, and when somebody finds it silent.
     answers: Condvar,
+    /// Rung when a dial is ended.
+    ends: Condvar,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,13 +64,17 @@ pub(crate) struct Books {
     is_ended: bool,
     /// Whether it answers no close.
     pub(crate) is_silent: bool,
-    /// Whether a close has waited for an answer.
+    /// Whether somebody has waited for an answer.
     has_hung: bool,
 }
 
 impl Server {
     fn start() -> Arc<Self> {
-        Arc::new(Self { books: Mutex::new(Books::default()), answers: Condvar::default() })
+        Arc::new(Self {
+            books: Mutex::new(Books::default()),
+            answers: Condvar::default(),
+            ends: Condvar::default(),
+        })
     }
 
     pub(crate) fn books(&self) -> Books {
@@ -80,8 +87,21 @@ impl Server {
         self.answers.ring();
     }
 
-    /// Waits until a close waits for an answer.
-    pub(crate) fn await_hanging_close(&self) {
+    /// Waits for as long as it is silent.
+    fn await_answer(&self) -> MutexGuard<'_, Books> {
+        let mut books = self.books.lock();
+        if books.is_silent {
+            books.has_hung = true;
+            self.answers.ring();
+        }
+        while books.is_silent {
+            self.answers.wait(&mut books, None);
+        }
+        books
+    }
+
+    /// Waits until somebody waits for an answer.
+    pub(crate) fn await_hanging(&self) {
         let mut books = self.books.lock();
         while !books.has_hung {
             self.answers.wait(&mut books, None);
@@ -148,11 +168,11 @@ impl Scripted {
         let server = Arc::clone(&self.server);
         context.abort_with(AbortHandle::new(move || {
             server.books.lock().is_ended = true;
-            server.answers.ring();
+            server.ends.ring();
         }));
         let mut books = self.server.books.lock();
         while !books.is_ended {
-            self.server.answers.wait(&mut books, None);
+            self.server.ends.wait(&mut books, None);
         }
         drop(books);
         assert!(context.is_cancelled());
@@ -225,14 +245,7 @@ impl Dialer for Scripted {
 
     fn close(&self, connection: Connection) {
         self.use_the_pool();
-        let mut books = self.server.books.lock();
-        if books.is_silent {
-            books.has_hung = true;
-            self.server.answers.ring();
-        }
-        while books.is_silent {
-            self.server.answers.wait(&mut books, None);
-        }
+        let mut books = self.server.await_answer();
         books.closed += 1;
         books.open -= 1;
         drop(books);
@@ -258,6 +271,19 @@ pub(crate) fn pool_with(
     let mut dialer = Scripted::new(&server, script, config.max_open);
     dialer.blocking = blocking;
     (Pool::open(dialer, config, Reporter::default(), Crew::of_the_process()), server)
+}
+
+/// A pool whose observer waits for the server, silent or not, as it is told that the breaker has opened.
+pub(crate) fn pool_observed(config: Config, script: &[Act]) -> (Pool<Scripted>, Arc<Server>) {
+    let server = Server::start();
+    let dialer = Scripted::new(&server, script, config.max_open);
+    let (mut reporter, observed) = (Reporter::default(), Arc::clone(&server));
+    reporter.add_observer(move |event| {
+        if let Event::BreakerOpened { .. } = event {
+            drop(observed.await_answer());
+        }
+    });
+    (Pool::open(dialer, config, reporter, Crew::of_the_process()), server)
 }
 
 /// A pool whose slots a quota allows.

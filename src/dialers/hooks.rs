@@ -49,6 +49,7 @@ use crate::dialer::{Blocking, Dialer};
 /// # }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(Clone)]
 pub struct Hooked<D: Dialer> {
     dialer: D,
     on_connect: Vec<Arc<FallibleHook<D>>>,
@@ -237,20 +238,6 @@ fn run<D: Dialer>(
         .iter()
         .try_for_each(|run| run(connection))
         .map_err(|source| HookError::Hook { hook, source })
-}
-
-impl<D: Dialer + Clone> Clone for Hooked<D> {
-    fn clone(&self) -> Self {
-        Self {
-            dialer: self.dialer.clone(),
-            on_connect: self.on_connect.clone(),
-            before_lend: self.before_lend.clone(),
-            on_return: self.on_return.clone(),
-            on_close: self.on_close.clone(),
-            abort_by: self.abort_by.clone(),
-            reset_in_background: self.reset_in_background,
-        }
-    }
 }
 
 impl<D: Dialer + fmt::Debug> fmt::Debug for Hooked<D> {

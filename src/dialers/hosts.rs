@@ -202,6 +202,7 @@ impl<D: Dialer> Hosts<D> {
         host: &Host<D>,
         context: &DialContext<'_>,
     ) -> Result<D::Connection, HostFailure<D::Error>> {
+        let has_time = !context.remaining().is_zero();
         let mut trial = Trial::begin(host, context.deadline(), self.retry_after);
         let dialer = &host.0.dialer;
         let outcome = dialer.dial(context).map_err(HostFailure::Dialer).and_then(|connection| {
@@ -216,7 +217,7 @@ impl<D: Dialer> Hosts<D> {
             Ok(_) => Some(false),
             Err(HostFailure::Unsuitable) => Some(true),
             // It says nothing of the host.
-            Err(HostFailure::Dialer(_)) if context.is_cancelled() => None,
+            Err(HostFailure::Dialer(_)) if !has_time || context.is_cancelled() => None,
             Err(HostFailure::Dialer(error)) => Some(!dialer.is_at_limit(error)),
         };
         outcome

@@ -59,6 +59,7 @@ use crate::dialer::{Blocking, Dialer};
 /// # }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[derive(Clone)]
 pub struct FromSource<D> {
     dialer: D,
     source: Arc<Source<D>>,
@@ -70,6 +71,9 @@ impl<D: Dialer> FromSource<D> {
     /// Asks `source` at each dial for the dialer to use. It is given `dialer`, which dials nothing
     /// itself but says what holds for all of them: which calls may block, and what errors mean.
     ///
+    /// A dial that is refused because the server is full is repeated for up to a second, and asks each
+    /// time: `source` should keep a token for as long as it is valid.
+    ///
     /// # Examples
     ///
     /// See [`FromSource`].
@@ -79,12 +83,6 @@ impl<D: Dialer> FromSource<D> {
         source: impl Fn(&D, &DialContext<'_>) -> Result<Issued<D>, BoxError> + Send + Sync + 'static,
     ) -> Self {
         Self { dialer, source: Arc::new(source) }
-    }
-}
-
-impl<D: Clone> Clone for FromSource<D> {
-    fn clone(&self) -> Self {
-        Self { dialer: self.dialer.clone(), source: Arc::clone(&self.source) }
     }
 }
 
@@ -101,6 +99,7 @@ impl<D: fmt::Debug> fmt::Debug for FromSource<D> {
 /// # Examples
 ///
 /// See [`FromSource`].
+#[derive(Debug)]
 pub struct Issued<D> {
     dialer: Arc<D>,
     valid_until: Option<Instant>,
@@ -146,15 +145,6 @@ impl<D> Issued<D> {
 impl<D> Clone for Issued<D> {
     fn clone(&self) -> Self {
         Self { dialer: Arc::clone(&self.dialer), valid_until: self.valid_until }
-    }
-}
-
-impl<D: fmt::Debug> fmt::Debug for Issued<D> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued")
-            .field("dialer", &self.dialer)
-            .field("valid_until", &self.valid_until)
-            .finish()
     }
 }
 

@@ -117,8 +117,8 @@ use crate::net::resolve::Resolver;
 ///
 /// The time left until the dial's deadline limits its TCP connects, shared among the addresses of
 /// all hosts, unless [`connect_timeout`](Config::connect_timeout) is shorter. The resolution of a
-/// name has a share of it too. If that share is too short, the client crate resolves the name
-/// again, without a limit. It also has no limit for the handshake: a dial to a server that accepts
+/// name has a share of it too. If that share is too short, the client crate asks the system for the
+/// name again, without a limit. It also has no limit for the handshake: a dial to a server that accepts
 /// and then says nothing keeps its slot until the server answers or the kernel gives up, and tries
 /// no further address. Callers keep their deadlines even so. Nor does the client crate lend the socket
 /// that it connects: a close of the pool ends the resolution of a name, and a dial that has begun to
@@ -209,9 +209,11 @@ where
     /// It runs on a thread of its own, which is left behind if it takes too long. The addresses are
     /// tried in its order, unless [`load_balance_hosts`](Config::load_balance_hosts) says
     /// otherwise. It is not called for IP addresses, for Unix sockets, or if the configuration has
-    /// [`hostaddr`](Config::hostaddr)s. With several hosts it is used only to count the addresses
-    /// that share the deadline, because the client then resolves the names again. Defaults to the
-    /// system's resolver.
+    /// [`hostaddr`](Config::hostaddr)s. Where it fails, finds nothing or is late, the dial fails. The
+    /// client crate then says that a host is missing, as it has no error for this.
+    ///
+    /// With several hosts it is used only to count the addresses that share the deadline, because
+    /// the client then resolves the names by the system's resolver. Defaults to the system's resolver.
     ///
     /// # Examples
     ///
@@ -303,27 +305,39 @@ where
 }
 
 impl<T> PostgresDialer<T> {
-    /// The addresses that the client will try one after the other, and that share the deadline.
-    fn addresses(&self, context: &DialContext<'_>) -> Addresses {
+    /// Gives the client the addresses of a single host. Returns how many it will try one after the other,
+    /// which share the deadline; `None` if it must not begin.
+    fn spread(&self, config: &mut Config, context: &DialContext<'_>) -> Option<usize> {
         let (hosts, hostaddrs) = (self.config.get_hosts(), self.config.get_hostaddrs());
         if !hostaddrs.is_empty() {
-            return Addresses::Counted(hostaddrs.len());
+            return Some(hostaddrs.len());
         }
-        if let [Host::Tcp(name)] = hosts {
-            // Several ports for one host are an error, which the client must report.
-            let found = self.lookup(name, context, 1).filter(|_| self.config.get_ports().len() < 2);
-            return found.map_or(Addresses::Counted(1), |found| Addresses::Of(name.clone(), found));
+        let [Host::Tcp(name)] = hosts else {
+            let counts = hosts.iter().zip((1..=hosts.len()).rev()).map(|(host, left)| match host {
+                Host::Tcp(name) => self.lookup(name, context, left).map_or(1, |found| found.len()),
+                #[cfg(unix)]
+                Host::Unix(_) => 1,
+            });
+            return Some(counts.sum());
+        };
+        if self.config.get_ports().len() > 1 {
+            return Some(1); // An error, which the client reports.
         }
-        let counts = hosts.iter().zip((1..=hosts.len()).rev()).map(|(host, left)| match host {
-            Host::Tcp(name) => self.lookup(name, context, left).map_or(1, |found| found.len()),
-            #[cfg(unix)]
-            Host::Unix(_) => 1,
-        });
-        Addresses::Counted(counts.sum())
+        let Some(found) = self.lookup(name, context, 1) else {
+            // The client asks the system and reports its error: but must not for a name of the program's own.
+            return self.resolver.is_system.then_some(1);
+        };
+        // The client needs a host for each address. It already has one.
+        for _ in 1..found.len() {
+            config.host(name);
+        }
+        for address in &found {
+            config.hostaddr(*address);
+        }
+        Some(found.len())
     }
 
-    /// The addresses of the first of `left` hosts. `None` if it has none, or none are found in
-    /// time: then the client resolves the name itself, and reports the error.
+    /// The addresses of the first of `left` hosts. `None` if it has none, or none are found in time.
     fn lookup(&self, name: &str, context: &DialContext<'_>, left: usize) -> Option<Vec<IpAddr>> {
         if let Ok(address) = name.parse() {
             return Some(vec![address]);
@@ -368,22 +382,12 @@ where
 
     fn dial(&self, context: &DialContext<'_>) -> Result<Client, Error> {
         let mut config = self.config.clone();
-        let count = match self.addresses(context) {
-            Addresses::Counted(count) => count,
-            Addresses::Of(name, found) => {
-                // The client needs a host for each address. It already has one.
-                for _ in 1..found.len() {
-                    config.host(&name);
-                }
-                for address in &found {
-                    config.hostaddr(*address);
-                }
-                found.len()
-            }
+        let count = self.spread(&mut config, context).filter(|_| !context.is_cancelled());
+        let Some(count) = count else {
+            // The client resolves names before it looks at a limit. Without a host it fails at once.
+            return Config::new().connect(self.tls.clone());
         };
-        // The client has no other way to give up before it begins.
-        let left = if context.is_cancelled() { Duration::ZERO } else { context.remaining() };
-        let share = left / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+        let share = context.remaining() / u32::try_from(count.max(1)).unwrap_or(u32::MAX);
         let limit = self.config.get_connect_timeout().map_or(share, |own| share.min(*own));
         config.connect_timeout(limit).connect(self.tls.clone())
     }
@@ -482,14 +486,6 @@ impl<T> fmt::Debug for PostgresDialer<T> {
             .field("reset_timeout", &self.reset_timeout)
             .finish_non_exhaustive()
     }
-}
-
-/// The addresses that a dial will try.
-enum Addresses {
-    /// A number of addresses, which the client resolves itself.
-    Counted(usize),
-    /// These addresses of that host.
-    Of(String, Vec<IpAddr>),
 }
 
 /// A type that no value converts to, because a failed conversion is the only way to make an error

@@ -1,6 +1,5 @@
 //! `R2d2Dialer`: uses any r2d2 manager as it is.
 
-use std::error::Error;
 use std::fmt;
 use std::time::Instant;
 
@@ -8,6 +7,7 @@ use r2d2::{CustomizeConnection, ManageConnection};
 
 use crate::dial_context::DialContext;
 use crate::dialer::{Blocking, Dialer};
+use crate::dialers::BoxError;
 use crate::report::error::OneLine;
 
 use super::async_thread::must_not_wait;
@@ -82,8 +82,8 @@ use super::async_thread::must_not_wait;
 pub struct R2d2Dialer<M: ManageConnection> {
     manager: M,
     customizer: Option<Box<dyn CustomizeConnection<M::Connection, M::Error>>>,
-    /// Converts the manager's error to the part that is kept.
-    cause: fn(M::Error) -> Cause,
+    /// The parts of the manager's error that are kept: a reason in words, or a source.
+    kept: fn(M::Error) -> (String, Option<BoxError>),
 }
 
 impl<M: ManageConnection> R2d2Dialer<M> {
@@ -94,7 +94,8 @@ impl<M: ManageConnection> R2d2Dialer<M> {
     /// See [`R2d2Dialer`].
     #[must_use]
     pub fn new(manager: M) -> Self {
-        Self { manager, customizer: None, cause: |error| Cause::Text(OneLine(&error).to_string()) }
+        let in_words = |error| (format!(": {}", OneLine(&error)), None);
+        Self { manager, customizer: None, kept: in_words }
     }
 
     /// Prepares each connection when it has been dialed, and releases it when it is closed.
@@ -137,7 +138,7 @@ impl<M: ManageConnection> R2d2Dialer<M> {
     }
 
     /// Keeps the manager's errors themselves, rather than their text: each is the
-    /// [`source`](Error::source) of an [`R2d2Error`].
+    /// [`source`](std::error::Error::source) of an [`R2d2Error`].
     ///
     /// Only for a manager whose errors are `Send` and `Sync`, because callers on other threads get
     /// them. Those of the well-known managers are.
@@ -155,7 +156,7 @@ impl<M: ManageConnection> R2d2Dialer<M> {
     ///
     /// let pool = Pool::new(R2d2Dialer::new(manager).keep_errors());
     /// if let Err(error) = pool.get() {
-    ///     let cause = error.dial_error().and_then(Error::source);
+    ///     let cause = error.dial_error().and_then(std::error::Error::source);
     ///     let cause: Option<&io::Error> = cause.and_then(|cause| cause.downcast_ref());
     /// #   drop(cause.map(io::Error::kind));
     /// }
@@ -166,7 +167,7 @@ impl<M: ManageConnection> R2d2Dialer<M> {
     where
         M::Error: Send + Sync,
     {
-        self.cause = |error| Cause::Error(Box::new(error));
+        self.kept = |error| (String::new(), Some(Box::new(error)));
         self
     }
 
@@ -177,7 +178,8 @@ impl<M: ManageConnection> R2d2Dialer<M> {
     }
 
     fn failed(&self, call: R2d2Call, error: M::Error) -> R2d2Error {
-        R2d2Error { call, cause: (self.cause)(error) }
+        let (reason, source) = (self.kept)(error);
+        R2d2Error { call, reason, source }
     }
 }
 
@@ -227,7 +229,10 @@ impl<M: ManageConnection> Dialer for R2d2Dialer<M> {
 
     fn reset(&self, connection: &mut M::Connection) -> Result<(), R2d2Error> {
         match self.manager.has_broken(connection) {
-            true => Err(R2d2Error { call: R2d2Call::HasBroken, cause: Cause::None }),
+            true => {
+                let (call, reason) = (R2d2Call::HasBroken, String::new());
+                Err(R2d2Error { call, reason, source: None })
+            }
             false => Ok(()),
         }
     }
@@ -265,7 +270,7 @@ const AT_LIMIT: [&str; 7] = [
 ///
 /// The manager's own error need not be [`Send`] or [`Sync`], and so could not be given to callers
 /// on other threads. So its text is kept, with those of its sources, in one line. After
-/// [`keep_errors`](R2d2Dialer::keep_errors) the error itself is the [`source`](Error::source).
+/// [`keep_errors`](R2d2Dialer::keep_errors) the error itself is the [`source`](std::error::Error::source).
 ///
 /// # Examples
 ///
@@ -287,17 +292,13 @@ const AT_LIMIT: [&str; 7] = [
 /// assert_eq!(cause.call(), R2d2Call::Connect);
 /// assert_eq!(cause.to_string(), "connect failed: nobody there");
 /// ```
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{}{reason}", .call.in_words())]
 pub struct R2d2Error {
     call: R2d2Call,
-    cause: Cause,
-}
-
-enum Cause {
-    /// `has_broken` gives no reason.
-    None,
-    Text(String),
-    Error(Box<dyn Error + Send + Sync>),
+    /// In words, after a colon; empty if there is none, or if it is the source.
+    reason: String,
+    source: Option<BoxError>,
 }
 
 impl R2d2Error {
@@ -309,40 +310,6 @@ impl R2d2Error {
     #[must_use]
     pub fn call(&self) -> R2d2Call {
         self.call
-    }
-}
-
-impl fmt::Display for R2d2Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.call {
-            R2d2Call::Connect => "connect failed",
-            R2d2Call::OnAcquire => "on_acquire failed",
-            R2d2Call::IsValid => "is_valid failed",
-            R2d2Call::HasBroken => "has_broken says that the connection is broken",
-        })?;
-        match &self.cause {
-            Cause::Text(text) => write!(f, ": {text}"),
-            Cause::None | Cause::Error(_) => Ok(()),
-        }
-    }
-}
-
-impl Error for R2d2Error {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.cause {
-            Cause::Error(error) => Some(&**error),
-            Cause::None | Cause::Text(_) => None,
-        }
-    }
-}
-
-impl fmt::Debug for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("None"),
-            Self::Text(text) => text.fmt(f),
-            Self::Error(error) => error.fmt(f),
-        }
     }
 }
 
@@ -362,4 +329,15 @@ pub enum R2d2Call {
     IsValid,
     /// `has_broken` of the manager, which gives no reason.
     HasBroken,
+}
+
+impl R2d2Call {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Connect => "connect failed",
+            Self::OnAcquire => "on_acquire failed",
+            Self::IsValid => "is_valid failed",
+            Self::HasBroken => "has_broken says that the connection is broken",
+        }
+    }
 }

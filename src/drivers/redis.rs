@@ -473,11 +473,8 @@ impl RedisDialer {
             // The user of a password without a user name.
             let user = settings.username().unwrap_or("default");
             // As a part of HELLO, which is refused before authentication.
-            if !speaks_resp3 {
-                begin.cmd("AUTH").arg(user).arg(password);
-            } else {
-                begin.arg("AUTH").arg(user).arg(password);
-            }
+            let auth = if speaks_resp3 { begin.arg("AUTH") } else { begin.cmd("AUTH") };
+            auth.arg(user).arg(password);
         }
         if connection.get_db() != 0 {
             begin.cmd("SELECT").arg(connection.get_db());
@@ -667,17 +664,11 @@ fn refuse_replica(hello: &Value) -> RedisResult<()> {
         Value::SimpleString(told) => told.as_bytes() == word,
         _ => false,
     };
-    let is_replica = match hello {
-        Value::Map(told) => {
-            told.iter().any(|(key, value)| is(key, b"role") && is(value, b"replica"))
-        }
-        Value::Array(told) => told.chunks(2).any(|pair| {
-            is(&pair[0], b"role") && pair.get(1).is_some_and(|value| is(value, b"replica"))
-        }),
-        Value::ServerError(error) => return Err(error.clone().into()),
-        _ => false,
-    };
-    if !is_replica {
+    if let Value::ServerError(error) = hello {
+        return Err(error.clone().into());
+    }
+    let mut told = hello.as_map_iter().into_iter().flatten();
+    if !told.any(|(key, value)| is(key, b"role") && is(value, b"replica")) {
         return Ok(());
     }
     let kind = ErrorKind::Server(ServerErrorKind::ReadOnly);

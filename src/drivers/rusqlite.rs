@@ -47,6 +47,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// | --- | --- |
 /// | an open transaction, savepoints | does not find it: rolled back |
 /// | a statement or a blob half read | does not find it: it borrows the guard, and so ends before the return |
+/// | a statement half read and forgotten (`mem::forget`) | does not find it: its connection is retired |
 /// | an interrupt that came when no statement ran | is not affected |
 /// | pragmas of the connection (`foreign_keys`, `query_only`, `cache_size`), `busy_timeout`, limits | finds them |
 /// | temporary tables, attached databases | finds them |
@@ -258,7 +259,7 @@ impl SqliteDialer {
     /// Opens a file, and records its identity. The file may be replaced at any moment, so the
     /// identity must be the same before and after the open.
     fn open_file(&self, path: &Path, flags: OpenFlags) -> Result<Connection> {
-        let mut before = FileId::of(path);
+        let mut before = file_id(path);
         loop {
             let connection = Connection::open_with_flags(path, flags)
                 .map_err(|error| self.explained(error, path))?;
@@ -271,7 +272,7 @@ impl SqliteDialer {
             if !self.read_only && connection.is_readonly("main")? {
                 return Err(self.not_writable(path));
             }
-            let after = FileId::of(resolve(path, name));
+            let after = file_id(resolve(path, name));
             if before == after {
                 if let Some(file) = after {
                     self.opened.files().insert(key(name), file);
@@ -335,7 +336,7 @@ impl SqliteDialer {
         };
         self.opened.note_look();
         let Some(opened) = self.opened.files().get(&key(name)).copied() else { return Ok(()) };
-        if FileId::of(resolve(path, name)) == Some(opened) {
+        if file_id(resolve(path, name)) == Some(opened) {
             return Ok(());
         }
         self.opened.has_moved.store(true, Relaxed);
@@ -440,26 +441,20 @@ fn failure(code: i32, message: String) -> Error {
     Error::SqliteFailure(ffi::Error::new(code), Some(message))
 }
 
-/// Identifies a file, to tell it from another that has the same path later. Empty on systems on
-/// which an open file cannot be removed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    number: u64,
+/// Identifies a file, to tell it from another that has the same path later.
+type FileId = (u64, u64);
+
+#[cfg(unix)]
+fn file_id(path: &Path) -> Option<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    let file = path.metadata().ok()?;
+    Some((file.dev(), file.ino()))
 }
 
-impl FileId {
-    #[cfg(unix)]
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        let file = path.metadata().ok()?;
-        Some(Self { device: file.dev(), number: file.ino() })
-    }
-
-    #[cfg(not(unix))]
-    fn of(_: &Path) -> Option<Self> {
-        None
-    }
+/// On these systems an open file cannot be removed.
+#[cfg(not(unix))]
+fn file_id(_: &Path) -> Option<FileId> {
+    None
 }
 
 impl Dialer for SqliteDialer {
@@ -491,15 +486,23 @@ impl Dialer for SqliteDialer {
         self.look(connection)
     }
 
-    /// Whether a transaction is open, or a test of the file is due.
+    /// Whether a transaction is open, a statement was forgotten, or a test of the file is due.
     fn needs_reset(&self, connection: &mut Connection) -> bool {
         !connection.is_autocommit()
+            || connection.is_busy()
             || (matches!(self.database, Database::File(_)) && self.opened.is_look_due())
     }
 
     fn reset(&self, connection: &mut Connection) -> Result<()> {
         if !connection.is_autocommit() {
             connection.execute_batch("ROLLBACK")?;
+        }
+        if connection.is_busy() {
+            // It holds the connection at what it read first, for the next borrower as well.
+            return Err(failure(
+                ffi::SQLITE_BUSY,
+                "a borrower forgot a statement half read".into(),
+            ));
         }
         self.look(connection)
     }

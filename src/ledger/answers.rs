@@ -59,6 +59,6 @@ pub(crate) trait Waker<C, F>: Clone {
     /// caller was asleep and is given a connection: it then counts itself among the woken.
     fn set_verdict(&self, verdict: Verdict<C, F>, is_waking: bool);
 
-    /// Makes the caller report `tick` when it wakes next, although it has no verdict.
+    /// Makes the caller `look` when it wakes next, although it has no verdict.
     fn request_tick(&self);
 }

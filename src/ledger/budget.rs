@@ -94,6 +94,23 @@ pub(crate) struct Report {
     pub(crate) refused: u32,
 }
 
+/// The slots that a pool needs, as its quota reports them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// The slots that the server may count.
+    pub(crate) open: u32,
+    /// Slots that stalled members could use, as far as the pool's own bound has room for them.
+    pub(crate) wanted: u32,
+    /// Since when the longest-waiting claim has waited.
+    pub(crate) since: Option<Moment>,
+    pub(crate) settling: u32,
+    /// When the next slot has settled, and when all of them have.
+    pub(crate) settles_at: Option<Moment>,
+    pub(crate) all_settle_at: Option<Moment>,
+    /// Whether the pool is closed, and will take no slot again.
+    pub(crate) is_over: bool,
+}
+
 /// The slots of all members together.
 ///
 /// All fields are written and read under the budget's lock, which may be taken while a ledger is locked,
@@ -104,7 +121,7 @@ pub(crate) struct Report {
 /// | `BOUND` | `taken <= max_open()`: a slot is taken before its dial begins, and returned when its connection is closed |
 /// | `NO-LOST-SLOT` | a slot is free, or held by a member, or on its way to one in an order |
 /// | `BOUNDED-BYPASS` | a member that is not listed closes a connection that comes back for a claim that has waited for the bound, and lends it to nobody who has waited less |
-/// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are claimed, or nobody is listed |
+/// | `NO-STRANDED-WAITER` | while anyone is stalled no slot is free, and either as many evictions are under way as slots are claimed or open, or nobody is listed |
 #[derive(Debug)]
 pub(crate) struct Budget {
     /// The pool's own bound.
@@ -120,8 +137,8 @@ pub(crate) struct Budget {
     stalled: BTreeSet<(Moment, MemberId)>,
     /// The same claims by member.
     claims: BTreeMap<MemberId, Claim>,
-    /// All slots that are claimed.
-    claimed: u32,
+    /// All slots that are claimed. Each claim may be as large as a bound, so their sum may be larger.
+    claimed: u64,
     /// Slots on their way to members.
     granted: BTreeMap<MemberId, u32>,
     /// Idle connections beyond the bound on these, when they were last counted.
@@ -135,6 +152,7 @@ pub(crate) struct Budget {
     evicted_total: u64,
     /// The time when it was last noted.
     now: Moment,
+    is_closed: bool,
 }
 
 impl Budget {
@@ -155,6 +173,7 @@ impl Budget {
             unanswered: 0,
             making_room: 0,
             evicted_total: 0,
+            is_closed: false,
         }
     }
 
@@ -196,12 +215,12 @@ impl Budget {
         let claim = claim.map(|claim| Claim { slots: claim.slots - coming, ..claim });
         if let Some(before) = self.claims.remove(&member) {
             self.stalled.remove(&(before.since, member));
-            self.claimed -= before.slots;
+            self.claimed -= u64::from(before.slots);
         }
         if let Some(claim) = claim {
             self.claims.insert(member, claim);
             self.stalled.insert((claim.since, member));
-            self.claimed += claim.slots;
+            self.claimed += u64::from(claim.slots);
         }
     }
 
@@ -249,6 +268,11 @@ impl Budget {
         self.settle = settle;
     }
 
+    /// Counts slots of another pool that settle until then, under the quota that is now this pool's.
+    pub(crate) fn add_settling(&mut self, slots: u32, until: Option<Moment>) {
+        self.settling.extend(until.map(|until| (until, slots)));
+    }
+
     /// Notes the time: the quota's lease may have ended, and slots may have settled. Orders must be issued
     /// next.
     pub(crate) fn note_time(&mut self, now: Moment) {
@@ -259,23 +283,31 @@ impl Budget {
     }
 
     /// Slots that settle.
-    pub(crate) fn settling(&self) -> u32 {
+    fn settling(&self) -> u32 {
         self.settling.iter().map(|(_, slots)| slots).sum()
     }
 
-    /// When the next slot has settled.
-    pub(crate) fn settles_at(&self) -> Option<Moment> {
-        self.settling.front().map(|(at, _)| *at)
-    }
-
-    /// When all slots that settle now will have settled.
-    pub(crate) fn all_settle_at(&self) -> Option<Moment> {
-        self.settling.back().map(|(at, _)| *at)
-    }
-
     /// The slots that the server may count.
-    pub(crate) fn counted(&self) -> u32 {
+    fn counted(&self) -> u32 {
         self.taken + self.settling()
+    }
+
+    pub(crate) fn need(&self) -> Need {
+        let room = self.own_bound.saturating_sub(self.taken);
+        Need {
+            open: self.counted(),
+            wanted: u32::try_from(self.claimed).map_or(room, |claimed| claimed.min(room)),
+            since: self.stalled.first().map(|(since, _)| *since),
+            settling: self.settling(),
+            settles_at: self.settling.front().map(|(at, _)| *at),
+            all_settle_at: self.settling.back().map(|(at, _)| *at),
+            is_over: self.is_closed && self.taken == 0,
+        }
+    }
+
+    /// The ledgers of all members are closed.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
     }
 
     /// Whether the quota allows less than the pool's own bound.
@@ -323,10 +355,11 @@ impl Budget {
     }
 
     /// How many connections should be under order to be closed: one for each claimed slot that no close
-    /// under way will free, or one for each surplus connection if those are more.
+    /// under way will free, as far as there are so many, or one for each surplus connection if those are more.
     fn evictions_wanted(&self) -> u32 {
-        let slots = self.claimed.saturating_add(self.excess());
-        slots.saturating_sub(self.making_room + self.settling()).max(self.surplus)
+        let slots = self.claimed + u64::from(self.excess());
+        let slots = slots.saturating_sub(u64::from(self.making_room + self.settling()));
+        u32::try_from(slots).map_or(self.taken, |slots| slots.min(self.taken)).max(self.surplus)
     }
 
     /// Slots taken beyond a lowered bound. Nobody gets these when they are returned.
@@ -348,16 +381,6 @@ impl Budget {
         let has_ended = self.allowance.until <= self.now;
         let allowed = if has_ended { 0 } else { self.allowance.slots };
         self.own_bound.min(allowed)
-    }
-
-    /// Slots that stalled members could use, as far as the pool's own bound has room for them.
-    pub(crate) fn wanted(&self) -> u32 {
-        self.claimed.min(self.own_bound.saturating_sub(self.taken))
-    }
-
-    /// Since when the longest-waiting claim has waited.
-    pub(crate) fn stalled_since(&self) -> Option<Moment> {
-        self.stalled.first().map(|(since, _)| *since)
     }
 
     /// Slots that members hold, or that are on their way to one.

@@ -80,7 +80,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// not be the watcher.
     pub(crate) fn sleep(&mut self, ticket: Ticket, deadline: Option<Moment>) -> Option<Moment> {
         self.wakes.dismiss_watcher(ticket);
-        if !self.queue.fall_asleep(ticket) && !self.others.fall_asleep(ticket) {
+        if !self.set_asleep(ticket, true) {
             return deadline;
         }
         let Some(wakes_at) = self.next_due().filter(|due| !self.wakes.is_watched(*due)) else {
@@ -90,7 +90,19 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         deadline.map_or(Some(wakes_at), |deadline| Some(deadline.min(wakes_at)))
     }
 
-    /// Time has passed: does what has become due. The watcher reports this when it wakes.
+    /// The holder of `ticket` is awake, and does what has become due. Until it sleeps again it may be in user
+    /// code: see `may_be_passed_until`.
+    pub(crate) fn look(&mut self, ticket: Ticket, now: Moment) -> Effects<C, F, W> {
+        self.set_asleep(ticket, false);
+        self.tick(now)
+    }
+
+    /// Says whether the holder of `ticket` still waits.
+    fn set_asleep(&mut self, ticket: Ticket, is_asleep: bool) -> bool {
+        self.queue.set_asleep(ticket, is_asleep) || self.others.set_asleep(ticket, is_asleep)
+    }
+
+    /// Time has passed: does what has become due.
     pub(crate) fn tick(&mut self, now: Moment) -> Effects<C, F, W> {
         self.routine(now, |_, _| ()).1
     }

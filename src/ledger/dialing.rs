@@ -252,6 +252,10 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
     /// The dials whose connections nobody wants any more, and what ends them. Each handle is to be called
     /// and dropped, and then reported by `dial_aborted`.
     pub(crate) fn take_cancelled_dials(&mut self) -> Vec<(JobId, AbortHandle)> {
+        if self.jobs.dials.len() == 0 {
+            // Else a closed pool would keep tables, allocated to find nothing in them.
+            return Vec::new();
+        }
         let (closed, epochs) = (self.is_closed(), &self.epochs);
         let dials = self.jobs.dials.iter_mut();
         let cancelled =

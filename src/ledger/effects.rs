@@ -116,7 +116,7 @@ pub(crate) struct CloseOrder<C> {
 #[must_use = "a slot, a connection or a caller is lost with these"]
 #[derive(Debug)]
 pub(crate) struct Effects<C, F, W> {
-    /// A caller to wake: it has a verdict, or must report `tick`.
+    /// A caller to wake: it has a verdict, or must report `look`.
     pub(crate) wake: Option<W>,
     /// Allocated only when an event needs it, as most events do not.
     pub(crate) rare: Option<Box<RareEffects<C, F, W>>>,

@@ -280,10 +280,10 @@ impl<F, W> Queue<F, W> {
         self.at(self.unripe).map(|(_, waiter)| waiter.since)
     }
 
-    /// Notes that this caller sleeps. Returns whether it is in the queue.
-    pub(super) fn fall_asleep(&mut self, ticket: Ticket) -> bool {
+    /// Notes whether this caller sleeps. Returns whether it is in the queue.
+    pub(super) fn set_asleep(&mut self, ticket: Ticket, is_asleep: bool) -> bool {
         let waiter = self.get_mut(ticket);
-        waiter.map(|waiter| waiter.sleeper.is_asleep = true).is_some()
+        waiter.map(|waiter| waiter.sleeper.is_asleep = is_asleep).is_some()
     }
 
     /// The last caller who sleeps.

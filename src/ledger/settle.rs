@@ -250,6 +250,15 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
 
     /// Writes off jobs that have overrun their time limit, and closes what has aged.
     fn expire(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
+        // Else the tables would be allocated, to find nothing in them.
+        if self.jobs.is_any() {
+            self.write_off_overdue(now, effects);
+        }
+        self.upkeep.replaces_at.take_if(|at| *at <= now);
+        self.retire_aged(now, effects);
+    }
+
+    fn write_off_overdue(&mut self, now: Moment, effects: &mut Effects<C, F, W>) {
         while let Some((id, sponsor, overrun)) = self.jobs.dials.write_off_overdue(now) {
             self.note_failure(sponsor, id, F::from(overrun), false, now, effects);
         }
@@ -259,8 +268,6 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
             self.totals.check_failed_total += u64::from(purpose.is_check());
             self.note_closing(id, CloseReason::Late, now);
         }
-        self.upkeep.replaces_at.take_if(|at| *at <= now);
-        self.retire_aged(now, effects);
         while let Some(id) = self.jobs.closings.pop_overdue(now) {
             self.totals.close_timeouts_total += 1;
             self.note_close_ended(id);

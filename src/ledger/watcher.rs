@@ -1,7 +1,7 @@
 //! Waking: the watcher, who wakes for everybody, and those who wait outside the queue.
 //!
 //! The watcher is the one sleeper that wakes when the next thing is due, although it has no verdict
-//! then: it reports `tick`, sleeps again, and may become the watcher again. Everybody else sleeps until
+//! then: it reports `look`, sleeps again, and may become the watcher again. Everybody else sleeps until
 //! its own deadline. Anyone who goes to sleep becomes the watcher if nobody wakes early enough
 //! (`sleep`). If an event makes something due sooner, the last in the queue is woken to become it, as it
 //! is likely to wait longest (`appoint_watcher`).
@@ -59,11 +59,11 @@ impl<W> Others<W> {
         self.drains.remove(&ticket).is_some() || self.warm_ups.remove(&ticket).is_some()
     }
 
-    /// Says whether the holder of `ticket` waits here.
-    pub(super) fn fall_asleep(&mut self, ticket: Ticket) -> bool {
+    /// Notes whether the holder of `ticket` sleeps. Says whether it waits here.
+    pub(super) fn set_asleep(&mut self, ticket: Ticket, is_asleep: bool) -> bool {
         let warm_up = self.warm_ups.get_mut(&ticket).map(|warm_up| &mut warm_up.sleeper);
         let sleeper = warm_up.or_else(|| self.drains.get_mut(&ticket));
-        sleeper.map(|sleeper| sleeper.is_asleep = true).is_some()
+        sleeper.map(|sleeper| sleeper.is_asleep = is_asleep).is_some()
     }
 
     fn last_asleep(&self) -> Option<(Ticket, &W)> {
@@ -125,7 +125,7 @@ impl<C, F: Clone + From<Overdue>, W: Waker<C, F>> Ledger<C, F, W> {
         }
     }
 
-    /// When somebody who waits must report `tick`: a job will have overrun its time limit, a caller may
+    /// When somebody who waits must report `look`: a job will have overrun its time limit, a caller may
     /// dial again, the dial rule must be asked again, or a connection that has aged may be replaced.
     pub(super) fn next_due(&self) -> Option<Moment> {
         if self.quiet.is_full() {

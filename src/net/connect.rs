@@ -52,23 +52,26 @@ pub(super) fn connect(
             return Err(None);
         }
         let now = Instant::now();
-        let (ended, outcome) = match race.step(now) {
+        let (index, started, outcome) = match race.step(now) {
             Step::Start(index) => match start(race.address(index), prepare) {
                 Ok(socket) => {
                     let handle = shutting_down(&socket);
                     running.push(Running { index, socket, handle, started: now });
                     continue;
                 }
-                Err(error) => (Ended { index, handle: None, started: now }, Err(error)),
+                Err(error) => (index, now, Err(error)),
             },
             Step::Abandon(index) => {
-                let ended = take(&mut running, |running| running.index == index);
-                (ended.0, Err(AttemptError::NoAnswer))
+                let place = running.iter().position(|running| running.index == index);
+                let ended = running.swap_remove(place.expect("the attempt is running"));
+                (index, ended.started, Err(AttemptError::NoAnswer))
             }
             Step::Wait(until) => {
                 end_with(context, running.iter().map(|running| running.handle.clone()));
                 match wait(&mut running, until.saturating_duration_since(now)) {
-                    Some((ended, outcome)) => (ended, outcome),
+                    Some((Running { index, socket, handle, started }, verdict)) => {
+                        (index, started, verdict.map(|()| (socket, handle)))
+                    }
                     None => continue,
                 }
             }
@@ -82,17 +85,16 @@ pub(super) fn connect(
             }
         };
         let error = match outcome {
-            Ok(socket) => {
+            Ok((socket, handle)) => {
                 // The handles of the losers hold their sockets.
-                end_with(context, [ended.handle]);
+                end_with(context, [handle]);
                 return Ok(socket);
             }
             Err(error) => error,
         };
         let now = Instant::now();
-        if !race.failed(ended.index, fault(&error), now) {
-            let address = race.address(ended.index);
-            attempts.push(Attempt { address, took: now - ended.started, error });
+        if !race.failed(index, fault(&error), now) {
+            attempts.push(Attempt { address: race.address(index), took: now - started, error });
         }
     }
 }
@@ -101,19 +103,6 @@ pub(super) fn connect(
 fn end_with(context: &DialContext<'_>, handles: impl IntoIterator<Item = Option<AbortHandle>>) {
     let handles: Vec<_> = handles.into_iter().flatten().collect();
     context.abort_with(AbortHandle::new(move || handles.iter().for_each(AbortHandle::abort)));
-}
-
-/// An attempt that has ended.
-struct Ended {
-    index: usize,
-    handle: Option<AbortHandle>,
-    started: Instant,
-}
-
-fn take(running: &mut Vec<Running>, is: impl Fn(&Running) -> bool) -> (Ended, Socket) {
-    let place = running.iter().position(is).expect("the attempt is running");
-    let Running { index, socket, handle, started } = running.swap_remove(place);
-    (Ended { index, handle, started }, socket)
 }
 
 /// Whether the kernel's choice of a local port is at fault, or the address.
@@ -144,24 +133,19 @@ fn start(address: SocketAddr, prepare: &Prepare<'_>) -> Result<Socket, AttemptEr
 fn wait(
     running: &mut Vec<Running>,
     limit: Duration,
-) -> Option<(Ended, Result<Socket, AttemptError>)> {
+) -> Option<(Running, Result<(), AttemptError>)> {
     let can_be_ended = running.iter().all(|running| running.handle.is_some());
     let limit = if can_be_ended { limit } else { limit.min(SLICE) };
     let sockets: Vec<&Socket> = running.iter().map(|running| &running.socket).collect();
     let polled = match sys::poll(&sockets, limit) {
         Ok(polled) => polled,
         // Without a poll the state of no attempt can be known: fail the oldest.
-        Err(error) => {
-            let (ended, _) = take(running, |_| true);
-            return Some((ended, Err(AttemptError::Connect(error))));
-        }
+        Err(error) => return Some((running.remove(0), Err(AttemptError::Connect(error)))),
     };
     let mut woken_for_nothing = false;
     for (place, seen) in polled.iter().enumerate().filter(|(_, seen)| seen.ready) {
         if let Some(verdict) = judge(&running[place].socket, seen.hung_up) {
-            let index = running[place].index;
-            let (ended, socket) = take(running, |running| running.index == index);
-            return Some((ended, verdict.map(|()| socket)));
+            return Some((running.swap_remove(place), verdict));
         }
         woken_for_nothing = true;
     }

@@ -45,6 +45,10 @@ pub type UnixConnection = Connection<UnixStream>;
 ///   answer that a borrower left behind; on a fresh one they are the greeting of a server that
 ///   speaks first.
 ///
+/// A return undoes the blocking mode and time limits that a borrower has set, and no other option.
+/// Nor does it see a `shutdown` of the writing direction alone: [`discard`](crate::Guard::discard) such a
+/// connection.
+///
 /// # Examples
 ///
 /// ```

@@ -36,13 +36,12 @@ const MOST_PROBES: u32 = 127;
 /// assert_eq!(keep_alive, KeepAlive::new().idle(Duration::from_secs(2)).probes(3));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeepAlive(Mode);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    Off,
-    System,
-    On { idle: Duration, interval: Duration, probes: u32 },
+pub struct KeepAlive {
+    /// `None`: as the system has it.
+    is_on: Option<bool>,
+    idle: Duration,
+    interval: Duration,
+    probes: u32,
 }
 
 impl Default for KeepAlive {
@@ -55,11 +54,12 @@ impl KeepAlive {
     /// On, with 30 s of idleness, probes each 15 s, 9 of them.
     #[must_use]
     pub const fn new() -> Self {
-        Self(Mode::On {
+        Self {
+            is_on: Some(true),
             idle: Duration::from_secs(30),
             interval: Duration::from_secs(15),
             probes: 9,
-        })
+        }
     }
 
     /// Switched off, whatever the system's default is.
@@ -74,7 +74,7 @@ impl KeepAlive {
     /// ```
     #[must_use]
     pub const fn off() -> Self {
-        Self(Mode::Off)
+        Self { is_on: Some(false), ..Self::new() }
     }
 
     /// The system's default: nothing is set.
@@ -89,7 +89,7 @@ impl KeepAlive {
     /// ```
     #[must_use]
     pub const fn system() -> Self {
-        Self(Mode::System)
+        Self { is_on: None, ..Self::new() }
     }
 
     /// How long a connection is silent before the first probe.
@@ -98,8 +98,7 @@ impl KeepAlive {
     /// the nearest inside. Defaults to 30 s. Switches keep-alive on.
     #[must_use]
     pub fn idle(self, idle: Duration) -> Self {
-        let (_, interval, probes) = self.numbers();
-        Self(Mode::On { idle: whole_seconds(idle), interval, probes })
+        Self { is_on: Some(true), idle: whole_seconds(idle), ..self }
     }
 
     /// How long the kernel waits for an answer before the next probe.
@@ -118,8 +117,7 @@ impl KeepAlive {
     /// ```
     #[must_use]
     pub fn interval(self, interval: Duration) -> Self {
-        let (idle, _, probes) = self.numbers();
-        Self(Mode::On { idle, interval: whole_seconds(interval), probes })
+        Self { is_on: Some(true), interval: whole_seconds(interval), ..self }
     }
 
     /// How many unanswered probes end the connection.
@@ -128,16 +126,7 @@ impl KeepAlive {
     /// 9. Switches keep-alive on.
     #[must_use]
     pub fn probes(self, probes: u32) -> Self {
-        let (idle, interval, _) = self.numbers();
-        Self(Mode::On { idle, interval, probes: probes.clamp(1, MOST_PROBES) })
-    }
-
-    /// The numbers in force: idle, interval, probes; the defaults if none are set.
-    fn numbers(self) -> (Duration, Duration, u32) {
-        match self.0 {
-            Mode::On { idle, interval, probes } => (idle, interval, probes),
-            Mode::Off | Mode::System => Self::new().numbers(),
-        }
+        Self { is_on: Some(true), probes: probes.clamp(1, MOST_PROBES), ..self }
     }
 
     /// Applies this to a stream that was opened elsewhere, as far as the system can.
@@ -164,10 +153,10 @@ impl KeepAlive {
     pub(super) fn set(self, socket: &Socket) {
         // An error here means that the system lacks the option, or that the peer has closed
         // already, which the next read reports.
-        let _ = match self.0 {
-            Mode::System => Ok(()),
-            Mode::Off => socket.set_keepalive(false),
-            Mode::On { idle, interval, probes } => sys::keep_alive(socket, idle, interval, probes),
+        let _ = match self.is_on {
+            None => Ok(()),
+            Some(false) => socket.set_keepalive(false),
+            Some(true) => sys::keep_alive(socket, self.idle, self.interval, self.probes),
         };
     }
 }

@@ -36,25 +36,29 @@ type Lookup = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 #[derive(Clone)]
 pub(crate) struct Resolver {
     lookup: Arc<Lookup>,
+    /// Whether it is the system's.
+    pub(crate) is_system: bool,
 }
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Resolver").finish_non_exhaustive()
+        let mut shown = formatter.debug_struct("Resolver");
+        shown.field("is_system", &self.is_system).finish_non_exhaustive()
     }
 }
 
 impl Resolver {
     /// The system's resolver.
     pub(crate) fn system() -> Self {
-        Self::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()))
+        let resolver = Self::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()));
+        Self { is_system: true, ..resolver }
     }
 
     /// A resolver of the program's own.
     pub(crate) fn new(
         lookup: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
     ) -> Self {
-        Self { lookup: Arc::new(lookup) }
+        Self { lookup: Arc::new(lookup), is_system: false }
     }
 
     /// The addresses of a host, or an error at the deadline of the dial or when it is cancelled.

@@ -28,8 +28,6 @@ pub trait Conductor {
     fn step(&self);
     /// Waits at a place until woken (`false`), or until that time (`true`).
     fn wait(&self, at: Place, until: Option<Instant>) -> bool;
-    /// Wakes one thread that waits there, if one does.
-    fn wake_one(&self, at: Place);
     /// Wakes all threads that wait there.
     fn wake_all(&self, at: Place);
     /// Does nothing for so long.
@@ -137,12 +135,12 @@ pub(crate) fn wait_at<T>(bell: &T, until: Option<Moment>) -> Option<bool> {
     ask(|conductor| conductor.wait(Place::Bell(address(bell)), until.map(Instant::from)))
 }
 
-/// Wakes one thread that waits at a bell.
+/// Wakes the threads that wait at a bell.
 #[inline]
 pub(crate) fn ring<T>(bell: &T) {
     ask(|conductor| {
         conductor.step();
-        conductor.wake_one(Place::Bell(address(bell)));
+        conductor.wake_all(Place::Bell(address(bell)));
     });
 }
 

@@ -197,10 +197,10 @@ impl Condvar {
         self.wait(guard, now().after(limit))
     }
 
-    /// Wakes one who waits.
+    /// Wakes all who wait.
     pub(crate) fn ring(&self) {
         conductor::ring(self);
-        self.0.notify_one();
+        self.0.notify_all();
     }
 }
 

@@ -15,7 +15,7 @@ use crate::report::event::Event;
 use crate::report::holder::Holder;
 use crate::runtime::housekeeper::Upkeep;
 use crate::runtime::moment::Moment;
-use crate::runtime::sync::{catch, coarse_now, now};
+use crate::runtime::sync::{coarse_now, now};
 use crate::runtime::workers::Task;
 
 use super::jobs::Job;
@@ -46,7 +46,7 @@ impl<D: Dialer> Shell<D> {
             std::mem::replace(&mut *predicates, needed)
         };
         for predicate in done.into_values() {
-            catch(|| drop(predicate));
+            self.user_code(|_| drop(predicate));
         }
     }
 
@@ -83,7 +83,7 @@ impl<D: Dialer> Shell<D> {
     /// Runs one call of user code, and returns its effects.
     fn run_call(self: &Arc<Self>, call: Call<D>) -> EffectsOf<D> {
         match call {
-            Call::DropHandle(handle) => drop(catch(|| drop(handle))),
+            Call::DropHandle(handle) => drop(self.user_code(|_| drop(handle))),
             Call::Abort(handle) => self.call(handle),
             Call::ReportBreaker(BreakerTurn::Opened { failures }) => {
                 self.log(|log, pool| log.refusing(pool, &self.streak, failures));
@@ -96,7 +96,7 @@ impl<D: Dialer> Shell<D> {
             Call::DialFailed(id, failure) => {
                 return self.dial_failed(id, failure, Duration::ZERO, now());
             }
-            Call::DropFailure(failure) => drop(catch(|| drop(failure))),
+            Call::DropFailure(failure) => drop(self.user_code(|_| drop(failure))),
             Call::DropPredicates(epoch) => self.drop_predicates(epoch),
             Call::ReportVacant => {
                 self.give_up_alarm();

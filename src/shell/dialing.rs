@@ -35,10 +35,12 @@ impl LastDeparture {
         self.0.set(now.as_nanos());
     }
 
-    /// Whether the server may still count what was closed.
-    fn may_linger(&self, now: Moment) -> bool {
-        let closed_at = self.0.get();
-        closed_at > 0 && now.as_nanos().saturating_sub(closed_at) < LINGER.as_nanos() as u64
+    /// Until when the server may count what has left it by now, in nanoseconds of the clock.
+    fn lingers_until(&self) -> u64 {
+        match self.0.get() {
+            0 => 0, // Nothing has left it.
+            left_at => left_at + LINGER.as_nanos() as u64,
+        }
     }
 }
 
@@ -51,7 +53,7 @@ impl<D: Dialer> Shell<D> {
     ) -> Result<Connection<D>, Failure<D>> {
         let dial = Dial { shell: self, id, has_handle: AtomicBool::new(false) };
         let context = DialContext::of(&dial, latest(deadline));
-        let mut wait = PAUSE_FIRST;
+        let (mut wait, mut repeats_until) = (PAUSE_FIRST, None);
         loop {
             let outcome = self.user_code(|dialer| dialer.dial(&context));
             dial.drop_handle();
@@ -68,7 +70,10 @@ impl<D: Dialer> Shell<D> {
                 // It may have connected before it failed: then the server counted it.
                 self.last_departure().note(now());
             }
-            if !is_at_limit || !self.may_linger_until(deadline) || context.is_cancelled() {
+            // By what had left at the first refusal: if later departures counted, a pool that closes often
+            // would ask a full server until the dial is overdue.
+            let until = *repeats_until.get_or_insert_with(|| self.repeats_until(deadline));
+            if !is_at_limit || !now().is_before_nanos(until) || context.is_cancelled() {
                 let is_permanent = self.user_code(|dialer| dialer.is_permanent(&error));
                 return Err(DialFailure::new(error, is_permanent == Some(true)));
             }
@@ -78,10 +83,11 @@ impl<D: Dialer> Shell<D> {
         }
     }
 
-    /// Whether the server may still count a closed connection, and there is time to wait for it.
-    fn may_linger_until(&self, deadline: Option<Moment>) -> bool {
-        let now = now();
-        self.last_departure().may_linger(now) && deadline.is_none_or(|deadline| now < deadline)
+    /// Until when a dial is repeated that a full server refuses: the server may count a closed connection
+    /// until then, and there is time to wait for that.
+    fn repeats_until(&self, deadline: Option<Moment>) -> u64 {
+        let until = self.last_departure().lingers_until();
+        deadline.map_or(until, |deadline| until.min(deadline.as_nanos()))
     }
 }
 

@@ -7,6 +7,7 @@
 //! which leads to the group.
 
 use std::collections::BTreeMap;
+use std::ptr;
 use std::sync::{Arc, Weak};
 
 use crate::config::{Config, ConfigError};
@@ -22,7 +23,7 @@ use crate::runtime::sync::{AtomicU64, Mutex, MutexGuard, Ordering, Process, catc
 use crate::runtime::workers::{Crew, Enlistment};
 
 use super::dialing::LastDeparture;
-use super::quota::{Bounded, Need, Quota};
+use super::quota::{Bounded, Quota};
 use super::{EffectsOf, Shell};
 
 /// Everything that the shells of a keyed pool share.
@@ -146,8 +147,11 @@ impl<D: Dialer> Group<D> {
     /// [`ConfigError::QuotaInUse`]: the quota bounds another pool.
     pub(crate) fn join_quota(self: &Arc<Self>) -> Result<(), ConfigError> {
         let Some(quota) = &self.quota else { return Ok(()) };
-        quota.join(Arc::downgrade(self) as _)?;
-        self.change(|budget| budget.set_settling(quota.settling()));
+        let (settling, until) = quota.join(Arc::downgrade(self) as _)?;
+        self.change(|budget| {
+            budget.set_settling(quota.settling());
+            budget.add_settling(settling, until);
+        });
         self.apply_quota();
         Ok(())
     }
@@ -224,9 +228,10 @@ impl<D: Dialer> Group<D> {
         self.members.lock().is_closed = true;
     }
 
-    /// Lets the workers go: the pools of all keys are closed.
+    /// Lets the workers go, and the quota: the pools of all keys are closed.
     pub(crate) fn dismiss(&self) {
         self.enlistment.end();
+        self.with_budget(&mut Budget::close);
     }
 
     /// Whether this process inherited it from its parent, by a fork. Then it must not be used.
@@ -363,14 +368,7 @@ impl<D: Dialer> BudgetAccess for Group<D> {
             idle.add(before as i64 - budget.evictions_ordered() as i64);
         }
         if let Some(quota) = &self.quota {
-            quota.note_need(Need {
-                open: budget.counted(),
-                wanted: budget.wanted(),
-                since: budget.stalled_since(),
-                settling: budget.settling(),
-                settles_at: budget.settles_at(),
-                all_settle_at: budget.all_settle_at(),
-            });
+            quota.note_need(ptr::from_ref(self).cast(), budget.need());
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::ledger::{AtDialerOrder, CloseOrder, DialOrder, Effects, Purpose};
 use crate::report::event::Event;
 use crate::report::spans;
 use crate::runtime::moment::Moment;
-use crate::runtime::sync::{catch, now};
+use crate::runtime::sync::now;
 
 use super::{BellOf, Connection, EffectsOf, Failure, LedgerOf, Shell};
 
@@ -80,7 +80,7 @@ impl<D: Dialer> Shell<D> {
 
     fn do_close(&self, order: CloseOrder<Connection<D>>) -> EffectsOf<D> {
         let CloseOrder { id, connection, handle, reason, of, uses, age } = order;
-        catch(|| drop(handle));
+        self.user_code(|_| drop(handle));
         self.user_code(|dialer| dialer.close(connection));
         self.last_departure().note(now());
         self.emit(|| Event::Closed { id: of, reason, age, uses });
@@ -117,7 +117,7 @@ impl<D: Dialer> Shell<D> {
         if !is_cancelled {
             self.log(|log, pool| log.dial_failed(pool, &self.streak, &cause));
         }
-        catch(|| drop(cause));
+        self.user_code(|_| drop(cause));
         effects
     }
 

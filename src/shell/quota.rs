@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::ConfigError;
-use crate::ledger::budget::Allowance;
+use crate::ledger::budget::{Allowance, Need};
 use crate::ledger::lease::Lease;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{AtomicU64, Condvar, Mutex, Ordering, Process, Wake, now};
@@ -116,21 +116,11 @@ struct State {
 }
 
 impl State {
-    /// Whether the pool that it bounds is there.
+    /// Whether the pool that it bounds may take a slot, or has one.
     fn has_pool(&self) -> bool {
-        self.pool.as_ref().is_some_and(|pool| pool.strong_count() > 0)
+        // A closed pool may be there for a while yet: a caller has a handle, or a thread is at its last event.
+        !self.need.is_over && self.pool.as_ref().is_some_and(|pool| pool.strong_count() > 0)
     }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Need {
-    pub(crate) open: u32,
-    pub(crate) wanted: u32,
-    pub(crate) since: Option<Moment>,
-    pub(crate) settling: u32,
-    /// When the next slot has settled, and when all of them have.
-    pub(crate) settles_at: Option<Moment>,
-    pub(crate) all_settle_at: Option<Moment>,
 }
 
 impl Quota {
@@ -228,8 +218,12 @@ impl Quota {
         };
     }
 
-    /// Makes the quota bound this pool from now on.
-    pub(crate) fn join(&self, pool: Weak<dyn Bounded>) -> Result<(), ConfigError> {
+    /// Makes the quota bound this pool from now on. Returns how many slots of the pool before it settle,
+    /// and until when: the server may count those of both.
+    pub(crate) fn join(
+        &self,
+        pool: Weak<dyn Bounded>,
+    ) -> Result<(u32, Option<Moment>), ConfigError> {
         if self.process.is_a_parent() {
             // Its keeper may have held its lock at the fork.
             return Err(ConfigError::QuotaInUse);
@@ -238,14 +232,16 @@ impl Quota {
         if state.has_pool() {
             return Err(ConfigError::QuotaInUse);
         }
-        (state.pool, state.need) = (Some(pool), Need::default());
-        Ok(())
+        (state.pool, state.need.is_over) = (Some(pool), false);
+        Ok((state.need.settling, state.need.all_settle_at))
     }
 
-    /// Notes the pool's need. Called after each change of its budget.
-    pub(crate) fn note_need(&self, need: Need) {
+    /// Notes the need of the pool at that address. Called after each change of its budget.
+    pub(crate) fn note_need(&self, pool: *const (), need: Need) {
         let mut state = self.shared.state.lock();
-        if state.need != need {
+        // A pool that was bounded before may be there yet, and is asked for its numbers.
+        let is_bounded = state.pool.as_ref().is_some_and(|it| it.as_ptr().cast() == pool);
+        if is_bounded && state.need != need {
             state.need = need;
             self.shared.changed.ring();
         }

@@ -113,7 +113,7 @@ impl<D: Dialer> Shell<D> {
         let may_stay =
             predicates.iter().all(|retires| self.user_code(|_| retires(connection)) == Some(false));
         for predicate in predicates {
-            catch(|| drop(predicate));
+            self.user_code(|_| drop(predicate));
         }
         may_stay
     }

@@ -201,7 +201,7 @@ impl<D: Dialer> Shell<D> {
                 let left = left.map_or(ControlFlow::Continue(Next::Look), ControlFlow::Break);
                 return (left, effects);
             }
-            let effects = ledger.tick(now);
+            let effects = ledger.look(ticket, now);
             let next = if effects.is_empty() {
                 Next::Sleep(ledger.sleep(ticket, deadline))
             } else {

@@ -79,6 +79,16 @@ fn a_host_that_is_down_is_tried_after_the_others() {
 }
 
 #[test]
+fn a_dial_that_began_too_late_leaves_its_host_up() {
+    let (hosts, servers) = two();
+    servers[0].refuses.store(true, SeqCst);
+    hosts.dial(&DialContext::until(Instant::now())).map(drop).unwrap_err();
+    servers[0].refuses.store(false, SeqCst);
+    assert_eq!(served_by(&hosts), "first");
+    assert_eq!(dials(&servers), [2, 0]);
+}
+
+#[test]
 fn a_host_that_was_down_is_tried_again_when_its_time_is_over() {
     let (hosts, servers) = two();
     let hosts = hosts.retry_after(Duration::ZERO);

@@ -56,6 +56,21 @@ fn a_second_look_hands_over_what_was_kept_for_one_who_has_woken_up_since() {
     harness.granted(second);
 }
 
+/// NO-STRANDED-WAITER: it has woken to see to what is due, and may be in user code that follows from that.
+#[test]
+fn a_caller_who_looks_keeps_no_connection_from_the_next() {
+    let (mut harness, [one, other]) = busy(4 * SECOND);
+    let [first, second] = [1, 2].map(|caller| harness.queue(caller));
+    harness.sleep(first);
+    harness.sleep(second);
+    harness.event(|ledger, now| ledger.look(first, now));
+    harness.give_back(one);
+    harness.give_back(other);
+    assert_eq!((harness.stats().idle, harness.ledger.is_anyone_waking()), (0, true));
+    harness.granted(first);
+    harness.granted(second);
+}
+
 /// FAIR-05: who passes takes what is laid out, and asks the ledger only when nothing is.
 #[test]
 fn a_connection_that_is_kept_from_the_queue_is_not_lent_by_the_ledger() {

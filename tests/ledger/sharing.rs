@@ -522,10 +522,27 @@ fn a_warm_up_claims_as_many_slots_as_it_lacks() {
     let mut keys = Harnesses::new(1, 8);
     keys.allow(1);
     keys.warm_up(0, 3);
-    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([1], 2));
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.need().wanted)), ([1], 2));
 }
 
 /// The connections of a warm-up are kept from those who came later, and from nobody else.
+#[test]
+fn warm_ups_of_any_size_overflow_nothing_together() {
+    let each = Config { max_dialing: Some(u32::MAX), ..unchecked(u32::MAX) };
+    let mut keys = Harnesses::with(3, each, u32::MAX, None);
+    keys.rest(0);
+    keys.allow(1);
+    keys[1].warm_up(u32::MAX, 0);
+    let order = keys.take_order();
+    assert_eq!(order.action, BudgetAction::Evict { most: 1, bar: None }, "no more are open");
+    keys.deliver(order);
+    keys.warm_up(2, u32::MAX);
+    assert_eq!(keys.common.visit(|budget| budget.need().wanted), u32::MAX - 1);
+    assert_eq!((keys.closes(0), keys.dialing()), (vec![(1, CloseReason::Evicted)], [0, 0, 0]));
+    keys.allow(3);
+    assert_eq!((keys.dialing(), keys.taken()), ([0, 2, 0], 3));
+}
+
 #[test]
 fn connections_of_a_warm_up_make_room_for_callers_who_have_waited_longer() {
     let mut keys = Harnesses::new(3, 2);
@@ -953,7 +970,7 @@ fn a_quota_allows_nothing_beyond_itself_and_a_raised_one_serves_who_waits() {
     let mut keys = under_quota(0, Lease::ENDLESS);
     let first = keys.queue(0);
     assert!(keys[0].stats().stalled_by_quota, "{}", keys[0].stats());
-    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([0], 1));
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.need().wanted)), ([0], 1));
     keys.allow(1);
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
     assert!(!keys[0].stats().stalled);
@@ -970,7 +987,7 @@ fn what_the_pool_itself_has_no_room_for_is_not_wanted_of_the_quota() {
     keys.queue(1);
     let stats = keys[1].stats();
     assert_eq!((stats.stalled, stats.stalled_by_quota), (true, false));
-    assert_eq!(keys.common.visit(|budget| budget.wanted()), 0);
+    assert_eq!(keys.common.visit(|budget| budget.need().wanted), 0);
     keys.retire(0, held);
 }
 
@@ -1032,11 +1049,11 @@ fn connections_that_the_pool_keeps_ready_take_slots_of_the_quota() {
     keys.allow(0);
     keys[0].tick();
     keys.pass_on();
-    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([0], 2));
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.need().wanted)), ([0], 2));
     let now = keys[0].now;
     let orders = keys.common.allow(Allowance { slots: 1, until: Moment::LAST }, now);
     orders.into_iter().for_each(|order| keys.deliver(order));
-    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.wanted())), ([1], 1));
+    assert_eq!((keys.dialing(), keys.common.visit(|budget| budget.need().wanted)), ([1], 1));
     keys.allow(1);
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
     keys.allow(2);
@@ -1053,9 +1070,9 @@ fn a_slot_is_dialed_into_again_once_it_has_settled() {
     keys[0].queue(0);
     keys.pass_on();
     keys.retire(0, held);
-    let (taken, counted) = keys.common.visit(|budget| (budget.taken(), budget.counted()));
+    let (taken, counted) = keys.common.visit(|budget| (budget.taken(), budget.need().open));
     assert_eq!((keys.dialing(), taken, counted), ([0], 0, 1));
-    let settles_at = keys.common.visit(|budget| budget.settles_at());
+    let settles_at = keys.common.visit(|budget| budget.need().settles_at);
     assert_eq!(settles_at, Some(keys[0].now + SECOND));
     keys.wait(SECOND);
     keys.allow(1); // So does the thread that waits for the pool's needs.
@@ -1073,7 +1090,7 @@ fn a_slot_that_settles_for_longer_than_can_be_said_is_never_dialed_into_again() 
     keys.retire(0, held);
     keys.wait(1_000_000 * SECOND);
     keys.allow(1);
-    let counted = keys.common.visit(|budget| budget.counted());
+    let counted = keys.common.visit(|budget| budget.need().open);
     assert_eq!((keys.dialing(), counted), ([0], 1));
 }
 
@@ -1086,7 +1103,7 @@ fn a_slot_that_is_granted_does_not_settle_before_its_dial() {
     keys.pass_on();
     keys.allow(1);
     assert_eq!((keys.dialing(), keys.taken()), ([1], 1));
-    assert_eq!(keys.common.visit(|budget| budget.settles_at()), None, "nothing settles");
+    assert_eq!(keys.common.visit(|budget| budget.need().settles_at), None, "nothing settles");
 }
 
 /// FLEET-04: a slot that settles is on its way to a claim, as one that is being closed.
@@ -1109,13 +1126,13 @@ fn nothing_is_closed_for_a_claim_that_a_slot_which_settles_will_serve() {
 #[test]
 fn a_claim_is_less_by_the_slots_that_are_on_their_way() {
     let mut keys = under_quota(0, Lease::ENDLESS);
-    let wanted = |keys: &Harnesses| keys.common.visit(|budget| budget.wanted());
+    let wanted = |keys: &Harnesses| keys.common.visit(|budget| budget.need().wanted);
     let first = keys[0].now;
     for _ in 0..3 {
         keys.queue(0);
     }
     assert_eq!(wanted(&keys), 3);
-    assert_eq!(keys.common.visit(|budget| budget.stalled_since()), Some(first));
+    assert_eq!(keys.common.visit(|budget| budget.need().since), Some(first));
     let now = keys[0].now;
     let grant = keys.common.allow(Allowance { slots: 1, until: Moment::LAST }, now).remove(0);
     keys[0].tick();

@@ -268,6 +268,18 @@ fn a_handle_that_panics_costs_nothing_and_the_others_are_called() {
     });
 }
 
+/// LOCK-02.
+#[test]
+fn a_panic_in_the_drop_of_a_handle_is_counted_wherever_its_connection_goes() {
+    let world = world([(1, Handle::PanicsAtLast), (2, Handle::PanicsAtLast)]);
+    let [closed, detached] = world.hold();
+    OwnedConnection::discard(closed);
+    common::await_that("it is closed", || world.pool.stats().closing == 0);
+    assert_eq!(world.pool.stats().panics_total, 1);
+    drop(OwnedConnection::detach(detached));
+    assert_eq!(world.pool.stats().panics_total, 2);
+}
+
 #[test]
 fn a_dialer_that_panics_when_asked_for_a_handle_has_dialed_all_the_same() {
     finishes(|| {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -168,6 +168,36 @@ fn a_server_that_stays_full_is_asked_some_twenty_times_after_a_close() {
     assert!(matches!(pool.get(), Err(GetError::Unreachable { .. })));
     let dials = client.dials();
     assert!((3..=30).contains(&dials), "{dials} dials");
+}
+
+/// REASON: the caller of a key whose server is full is told so, although dials of another key fail all the
+/// time, each of which may have connected.
+#[test]
+fn a_server_that_stays_full_is_not_asked_for_longer_because_others_fail() {
+    let (full, down) = (Client::new(0, 1), Client::new(u32::MAX, 1));
+    down.0.unfit.store(u32::MAX, SeqCst);
+    let of_key = [down.clone(), full.clone()];
+    let pool =
+        KeyedPool::builder(move |key: &usize| of_key[*key].clone()).breaker(None).build().unwrap();
+    finishes(move || {
+        let is_answered = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                await_that("a dial of the other key has failed", || down.dials() > 0);
+                let error = pool.get_timeout(&1, LONG).map(drop).unwrap_err();
+                is_answered.store(true, SeqCst);
+                error
+            });
+            while !is_answered.load(SeqCst) && !asking.is_finished() {
+                let error = pool.get_timeout(&0, LONG).map(drop).unwrap_err();
+                assert!(matches!(error.dial_error(), Some(Refused::WrongPassword)));
+            }
+            let error = asking.join().unwrap();
+            assert!(matches!(error.dial_error(), Some(Refused::AtLimit)), "{error}");
+        });
+        let dials = full.dials();
+        assert!((3..=30).contains(&dials), "{dials} dials");
+    });
 }
 
 #[test]

@@ -521,6 +521,7 @@ fn errors_whose_drop_panics_are_dropped_all_the_same() {
         }
     });
     await_that("no error is left", || live.load(SeqCst) == 1);
+    await_that("all panics are counted", || pool.stats().panics_total == 3);
     drop(held);
     assert_eq!((live.load(SeqCst), pool.stats().open()), (0, 0));
 }

@@ -1,6 +1,7 @@
 //! A pool under a quota: who waits for it, what it takes back, and what becomes of the loans when its lease
 //! ends.
 
+use std::array;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -316,6 +317,51 @@ fn a_quota_bounds_one_pool_at_a_time() {
     });
 }
 
+/// FLEET-05: the quota of a pool that has been drained is free, whoever still has a handle of that pool, and is
+/// told nothing by it any more.
+#[test]
+fn a_quota_bounds_the_next_pool_as_soon_as_the_first_is_drained() {
+    let quota = Quota::new();
+    let (dialer, server) = Scripted::new();
+    let build = || Pool::builder(dialer.clone()).quota(&quota).build();
+    let first = build().unwrap();
+    quota.allow(2, None);
+    let held = first.get_owned().unwrap();
+    first.close();
+    assert_eq!(build().unwrap_err(), ConfigError::QuotaInUse, "a connection of it is left");
+    drop(held);
+    finishes({
+        let first = first.clone();
+        move || assert!(first.drain(Instant::now() + LONG).is_complete())
+    });
+    let second = build().unwrap();
+    let _held = second.get().unwrap();
+    assert_eq!((first.stats().open(), quota.demand().open, server.alive()), (0, 1, 1));
+    assert!(first.drain(Instant::now()).is_complete());
+    assert_eq!(quota.demand().open, 1, "it is the second pool's");
+    assert_eq!(build().unwrap_err(), ConfigError::QuotaInUse);
+}
+
+/// FLEET-01: the keeper hears of a caller, although somebody else waits for the pool's needs as well.
+#[test]
+fn all_who_wait_for_a_demand_hear_of_it() {
+    let quota = Quota::new();
+    let (pool, _server) = pool(|it| it.quota(&quota));
+    finishes(move || {
+        let waiting: [_; 3] = array::from_fn(|_| {
+            let quota = quota.clone();
+            thread::spawn(move || quota.demand_after(&Demand::default(), Instant::now() + 2 * LONG))
+        });
+        thread::scope(|scope| {
+            scope.spawn(|| pool.get().map(drop));
+            for thread in waiting {
+                assert_eq!(thread.join().unwrap().wanted, 1);
+            }
+            quota.allow(1, None);
+        });
+    });
+}
+
 /// SHUT-01: under a quota too a closed pool says so, and counts whom it turns away.
 #[test]
 fn a_closed_pool_under_a_quota_turns_its_callers_away() {
@@ -377,5 +423,39 @@ fn slots_settle_although_their_pool_has_gone() {
             assert_ne!(next, seen, "it has waited for another need");
             seen = next;
         }
+    });
+}
+
+/// FLEET-04: the server may count the connections of a pool for a while after its end, and those of the next
+/// pool beside them.
+#[test]
+fn the_slots_of_a_pool_that_has_gone_settle_before_the_next_one_has_them() {
+    const SETTLING: Duration = Duration::from_secs(2);
+    let quota = Quota::with_settling(SETTLING);
+    let (dialer, _server) = Scripted::new();
+    let build = || Pool::builder(dialer.clone()).quota(&quota).build().unwrap();
+    quota.allow(2, None);
+    let first = build();
+    let held = [(); 2].map(|()| first.get_owned().unwrap());
+    let closed = Instant::now();
+    drop(held);
+    finishes({
+        let first = first.clone();
+        move || assert!(first.drain(Instant::now() + LONG).is_complete())
+    });
+    drop(first);
+    let second = build();
+    finishes(move || {
+        thread::scope(|scope| {
+            let caller = scope.spawn(|| {
+                drop(second.get().unwrap());
+                closed.elapsed()
+            });
+            let mut seen = Demand::default();
+            while !caller.is_finished() {
+                seen = quota.demand_after(&seen, Instant::now() + SHORT);
+            }
+            assert!(caller.join().unwrap() >= SETTLING, "the server has counted three");
+        });
     });
 }

@@ -51,7 +51,9 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time;
 
-use latebind::{Blocking, DialContext, Dialer, GetError, Guard, KeyedPool, OwnedKeyedConnection};
+use latebind::{
+    AbortHandle, Blocking, DialContext, Dialer, GetError, Guard, KeyedPool, OwnedKeyedConnection,
+};
 use ureq::config::{AutoHeaderValue, Config};
 use ureq::http::Uri;
 use ureq::http::uri::{Authority, Scheme};
@@ -193,10 +195,18 @@ impl Dialer for Dial {
                 Ok(())
             })
         };
+        // Ends a handshake under way. The connect before it has its limit alone.
+        context.abort_with(AbortHandle::new({
+            let opened = Arc::clone(&opened);
+            move || {
+                let handle = lock(&opened).clone();
+                handle.iter().for_each(shut_down);
+            }
+        }));
         let config = (&self.opener.config, false);
         let transport = self.opener.open(&self.uri, config, timeout, register)?;
         // A connection whose connector registers no handle cannot be interrupted.
-        let shutdown = lock(&opened).take().unwrap_or_else(|| Weak::<NoHandle>::new());
+        let shutdown = lock(&opened).clone().unwrap_or_else(|| Weak::<NoHandle>::new());
         let may_have_tickets = transport.is_tls();
         Ok(Open { transport, shutdown, may_have_tickets })
     }
@@ -220,6 +230,11 @@ impl Dialer for Dial {
 
     fn needs_reset(&self, _: &mut Open) -> bool {
         false
+    }
+
+    fn abort_handle(&self, connection: &Open) -> Option<AbortHandle> {
+        let handle = Weak::clone(&connection.shutdown);
+        Some(AbortHandle::new(move || shut_down(&handle)))
     }
 
     /// Nothing blocks: the check waits for a moment at most, and seldom.
@@ -353,9 +368,14 @@ impl ShutdownHandle for Interrupt {
     fn shutdown(&self) {
         // The loan cannot end meanwhile.
         let lent = lock(&self.0);
-        if let Some(handle) = lent.as_ref().and_then(Weak::upgrade) {
-            handle.shutdown();
-        }
+        lent.iter().for_each(shut_down);
+    }
+}
+
+/// Ends the I/O of a connection that is still open.
+fn shut_down(connection: &Weak<dyn ShutdownHandle>) {
+    if let Some(handle) = connection.upgrade() {
+        handle.shutdown();
     }
 }
 

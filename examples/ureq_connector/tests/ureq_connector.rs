@@ -13,11 +13,11 @@ mod server;
 use std::error::Error as _;
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use latebind::{GetError, KeyedPool, Stats};
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -437,6 +437,45 @@ fn a_request_with_other_settings_uses_the_pool() {
         assert_eq!(reply.body_mut().read_to_string().unwrap(), "/echo");
     }
     assert_eq!((world.idle(), world.opened()), (1, 1));
+}
+
+/// On Windows a shutdown, which is what ureq does, leaves a read that waits where it is.
+#[cfg(not(windows))]
+#[test]
+fn an_abort_ends_the_requests_under_way() {
+    let gate = Gate::new();
+    let world = World::with(1, opener(config()), {
+        let gate = gate.clone();
+        move |request, stream| {
+            gate.pass();
+            answer(request, stream)
+        }
+    });
+    let agent = world.opener.agent(world.pool.clone());
+    let request = agent.get(world.url("/slow"));
+    let asked = thread::spawn(move || request.call().map(drop));
+    gate.await_arrivals(1);
+    assert_eq!(world.pool.abort(), 1);
+    asked.join().unwrap().unwrap_err();
+    gate.open();
+}
+
+#[cfg(not(windows))]
+#[test]
+fn a_handshake_ends_with_the_pool() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}/", silent.local_addr().unwrap());
+    let opener = opener(TlsServer::start().config.clone());
+    let pool = KeyedPool::builder(opener.dialers()).build().unwrap();
+    let agent = opener.agent(pool.clone());
+    let asked = thread::spawn(move || agent.get(url).call().map(drop));
+    // The first bytes of the handshake.
+    let mut connection = silent.accept().unwrap().0;
+    connection.read_exact(&mut [0]).unwrap();
+    let begun = Instant::now();
+    assert!(pool.drain(begun + LONG).is_complete());
+    assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
+    asked.join().unwrap().unwrap_err();
 }
 
 /// Two agents have had the same connection, one after the other.

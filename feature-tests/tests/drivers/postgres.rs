@@ -7,9 +7,14 @@ use std::io::Write;
 use std::iter;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::Barrier;
+use std::sync::Mutex;
+use std::sync::mpsc;
+use std::sync::mpsc::TryRecvError;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -771,13 +776,61 @@ fn a_name_whose_first_address_swallows_packets_is_served_by_the_next() {
     assert_eq!(pool.stats().dial_failed_total, 0);
 }
 
-#[test]
-fn a_resolver_that_finds_nothing_leaves_it_to_the_client_to_say_so() {
+/// How to connect to a server that the system knows as `localhost`. Whoever does is told of, and hears no
+/// word.
+fn untouched() -> (mpsc::Receiver<SocketAddr>, postgres::Config) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = postgres::Config::new();
-    config.host("db.invalid").user("postgres");
-    let dialer = PostgresDialer::new(config, NoTls).resolver(|_| Ok(vec![]));
-    let error = dialer.dial(&DialContext::until(Instant::now() + LONG)).map(drop).unwrap_err();
-    assert!(error.to_string().contains("connecting to server"), "{error}");
+    config.host("localhost").port(listener.local_addr().unwrap().port()).user("postgres");
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        while let Ok((_, client)) = listener.accept() {
+            let _ = tell.send(client);
+        }
+    });
+    (told, config)
+}
+
+#[test]
+fn a_name_that_the_programs_resolver_does_not_find_is_not_asked_of_the_system() {
+    let (connected, config) = untouched();
+    let (let_go, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let nothing = PostgresDialer::new(config, NoTls).resolver(|_| Ok(vec![]));
+    let failing = nothing.clone().resolver(|_| Err(io::Error::other("the registry is away")));
+    let late = nothing.clone().resolver(move |_| {
+        let _ = held.lock().unwrap().recv(); // Until it is let go.
+        Ok(vec![Ipv4Addr::LOCALHOST.into()])
+    });
+    for (dialer, patience) in [(nothing, LONG), (failing, LONG), (late, Duration::from_millis(50))]
+    {
+        let error = dialer.dial(&DialContext::until(Instant::now() + patience)).map(drop);
+        let reason = error.unwrap_err().source().unwrap().to_string();
+        assert_eq!(reason, "both host and hostaddr are missing");
+    }
+    assert_eq!(connected.try_recv(), Err(TryRecvError::Empty));
+    drop(let_go);
+}
+
+/// SHUT-15: the client would resolve the names itself, however long that takes.
+#[test]
+fn a_dial_that_is_cancelled_while_names_are_resolved_asks_the_client_for_nothing() {
+    let (connected, mut config) = untouched();
+    config.host("localhost"); // Of several hosts the addresses are counted only.
+    let (let_go, held) = mpsc::channel::<()>();
+    let (asks, asked) = mpsc::channel();
+    let held = Mutex::new(held);
+    let dialer = PostgresDialer::new(config, NoTls).resolver(move |_| {
+        let _ = asks.send(());
+        let _ = held.lock().unwrap().recv(); // Until it is let go.
+        Ok(vec![Ipv4Addr::LOCALHOST.into()])
+    });
+    let pool = Pool::builder(dialer).dial_timeout(LONG).build().unwrap();
+    pool.get_timeout(Duration::from_millis(1)).map(drop).unwrap_err();
+    asked.recv_timeout(LONG).unwrap();
+    assert!(pool.drain(Instant::now() + LONG / 2).is_complete());
+    assert_eq!(connected.try_recv(), Err(TryRecvError::Empty));
+    drop(let_go);
 }
 
 /// Has the server refuse writes, or allow them, in sessions that there are and in those to come.

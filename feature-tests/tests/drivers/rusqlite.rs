@@ -1,6 +1,7 @@
 //! `SqliteDialer` with a real SQLite, in a file and in memory.
 
 use std::error::Error;
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
@@ -16,6 +17,7 @@ use crate::common::await_that;
 use crate::common::finishes_within;
 use crate::common::leave_a_dial;
 use latebind::Builder;
+use latebind::CloseReason;
 use latebind::DialContext;
 use latebind::Dialer;
 use latebind::GetError;
@@ -586,6 +588,24 @@ fn what_the_documentation_says_that_a_return_leaves_is_left_and_gone_after_a_dis
             assert!(!is_found(&pool.get().unwrap()), "{what}, after a discard");
         }
     }
+}
+
+#[test]
+fn a_statement_that_was_forgotten_keeps_no_later_borrower_at_what_it_read() {
+    let (on_disk, _folder) = file();
+    // Without that log the statement, which nobody can end any more, would keep all others from writing.
+    let pool = pool(on_disk.wal(true), |b| b.max_open(2));
+    let [writer, reader] = [(); 2].map(|()| pool.get().unwrap());
+    writer.execute_batch("CREATE TABLE note (id); INSERT INTO note VALUES (1), (2)").unwrap();
+    let mut statement = reader.prepare("SELECT id FROM note").unwrap();
+    let mut rows = statement.query([]).unwrap();
+    rows.next().unwrap();
+    mem::forget(rows);
+    mem::forget(statement);
+    drop(reader);
+    writer.execute_batch("INSERT INTO note VALUES (3)").unwrap();
+    assert_eq!(number(&pool.get().unwrap(), "SELECT count(*) FROM note"), 3);
+    assert_eq!(pool.stats().retired_by[CloseReason::ResetFailed], 1);
 }
 
 #[test]

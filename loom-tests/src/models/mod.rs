@@ -100,6 +100,7 @@
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-05 | `who_closes_a_connection_before_it_sleeps_keeps_none_from_the_next` |
+//! | LOCK-05 | `who_tells_an_observer_before_it_sleeps_again_keeps_none_from_the_next` |
 //! | LOCK-04, LOCK-05 | `a_connection_being_reset_serves_the_waiter_afterwards` |
 
 mod aging;

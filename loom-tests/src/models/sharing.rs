@@ -439,7 +439,7 @@ fn what_is_handed_over_before_its_lease_ends_is_not_lent_after_it() {
             server.fall_silent(true);
             let caller =
                 spawn_with(&pool, |pool| pool.get_timeout(9 * SOON).ok().map(|c| c.number));
-            server.await_hanging_close();
+            server.await_hanging();
             drop(held);
             advance(2 * SOON);
             if begins_another {

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{SOON, check, check_within, spawn, spawn_with};
-use crate::config::{Config, IdleOrder};
+use crate::config::{Breaker, BreakerChoice, Config, IdleOrder};
 use crate::dialer::Blocking;
 use crate::guard::PooledConnection;
 use crate::pool::Pool;
 use crate::report::error::GetError;
 use crate::runtime::sync;
-use crate::server::{Scripted, assert_at_rest, finish, never_due, pool, pool_with};
+use crate::server::{
+    Act, Scripted, assert_at_rest, finish, never_due, pool, pool_observed, pool_with,
+};
 
 /// Two dials, one after the other: the second comes as the worker of the first goes to rest, rests,
 /// or goes.
@@ -149,7 +151,7 @@ fn who_closes_a_connection_before_it_sleeps_keeps_none_from_the_next() {
         sync::advance(SOON);
         server.fall_silent(true);
         let first = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
-        server.await_hanging_close();
+        server.await_hanging();
         let next = spawn({
             let (pool, server) = (pool.clone(), Arc::clone(&server));
             move || {
@@ -162,6 +164,39 @@ fn who_closes_a_connection_before_it_sleeps_keeps_none_from_the_next() {
         first.join().unwrap();
         next.join().unwrap();
         assert_at_rest(&pool, &server, 2);
+        finish(&pool, &server);
+    });
+}
+
+/// LOCK-05: the first in the queue has slept, and wakes to see that its dial is overdue. That opens the breaker, and the
+/// observer who is told of it hangs. The rest is as above.
+#[test]
+fn who_tells_an_observer_before_it_sleeps_again_keeps_none_from_the_next() {
+    check_within(1, || {
+        sync::rest_for_ever();
+        let config = Config {
+            bypass: 60 * SOON,
+            breaker: BreakerChoice::On(Breaker::new(1, 60 * SOON)),
+            ..never_due(3)
+        };
+        let script = [Act::Succeed, Act::Succeed, Act::Linger];
+        let (pool, server) = pool_observed(config, &script);
+        let [one, other] = [(); 2].map(|()| pool.get().unwrap());
+        pool.shell().reconfigure(|now| Ok(Config { dial_timeout: SOON, ..now })).unwrap();
+        server.fall_silent(true);
+        let first = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
+        server.await_hanging();
+        let next = spawn({
+            let (pool, server) = (pool.clone(), Arc::clone(&server));
+            move || {
+                let connection = pool.get().unwrap();
+                server.fall_silent(false);
+                drop(connection);
+            }
+        });
+        drop((one, other));
+        first.join().unwrap();
+        next.join().unwrap();
         finish(&pool, &server);
     });
 }

@@ -388,7 +388,7 @@ impl Condvar {
     }
 
     pub(crate) fn ring(&self) {
-        self.0.notify_one();
+        self.0.notify_all();
     }
 }
 

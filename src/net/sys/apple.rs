@@ -22,11 +22,6 @@ pub(crate) fn max_backlog() -> u32 {
     backlog_rules::bsd(sysctl_int(c"kern.ipc.somaxconn"))
 }
 
-/// The backlog to ask the system for, to be granted the most.
-pub(crate) fn backlog_to_ask_for() -> u32 {
-    max_backlog()
-}
-
 /// Where packets go, instead of where the routing table sends them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Route {

@@ -19,11 +19,6 @@ pub(crate) fn max_backlog() -> u32 {
     backlog_rules::bsd(sysctl_int(c"kern.ipc.soacceptqueue"))
 }
 
-/// The backlog to ask the system for, to be granted the most.
-pub(crate) fn backlog_to_ask_for() -> u32 {
-    max_backlog()
-}
-
 /// The number of connections waiting on a listener, and how many may.
 pub(crate) fn accept_queue(listener: &Socket) -> io::Result<Option<(u32, u32)>> {
     let waiting = socket_int(listener, libc::SO_LISTENQLEN)?;

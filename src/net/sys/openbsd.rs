@@ -1,10 +1,5 @@
 //! OpenBSD: the backlog from a sysctl by number; keep-alive can only be switched on.
 
-use std::io;
-use std::time::Duration;
-
-use socket2::Socket;
-
 pub(crate) use super::absent::*;
 pub(crate) use super::unix::*;
 use crate::net::backlog_rules;
@@ -15,21 +10,6 @@ pub(crate) const BACKLOG_SETTING: &str = "kern.somaxconn";
 /// The largest backlog that the kernel grants now.
 pub(crate) fn max_backlog() -> u32 {
     backlog_rules::bsd(sysctl_int([libc::CTL_KERN, libc::KERN_SOMAXCONN]))
-}
-
-/// The backlog to ask the system for, to be granted the most.
-pub(crate) fn backlog_to_ask_for() -> u32 {
-    max_backlog()
-}
-
-/// Switches keep-alive on. Its timing is the system's (`net.inet.tcp.keepidle` and others).
-pub(crate) fn keep_alive(
-    socket: &Socket,
-    _idle: Duration,
-    _interval: Duration,
-    _probes: u32,
-) -> io::Result<()> {
-    socket.set_keepalive(true)
 }
 
 /// Reads an integer setting of the kernel by number, because OpenBSD has no names for them in C.

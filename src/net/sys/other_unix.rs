@@ -12,19 +12,3 @@ pub(crate) const BACKLOG_SETTING: &str = "SOMAXCONN";
 pub(crate) fn max_backlog() -> u32 {
     u32::try_from(libc::SOMAXCONN).expect("SOMAXCONN is positive")
 }
-
-/// The backlog to ask the system for, to be granted the most.
-pub(crate) fn backlog_to_ask_for() -> u32 {
-    max_backlog()
-}
-
-/// Switches keep-alive on, with the system's own timing.
-#[cfg(not(any(target_os = "netbsd", target_os = "dragonfly", target_os = "illumos")))]
-pub(crate) fn keep_alive(
-    socket: &socket2::Socket,
-    _idle: std::time::Duration,
-    _interval: std::time::Duration,
-    _probes: u32,
-) -> std::io::Result<()> {
-    socket.set_keepalive(true)
-}

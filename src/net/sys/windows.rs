@@ -26,11 +26,6 @@ pub(crate) fn max_backlog() -> u32 {
     backlog_rules::WINSOCK_MOST
 }
 
-/// The backlog to ask the system for, to be granted the most.
-pub(crate) fn backlog_to_ask_for() -> u32 {
-    max_backlog()
-}
-
 /// The argument of `listen` for a backlog.
 pub(crate) fn listen_argument(backlog: u32) -> i32 {
     backlog_rules::winsock_asks(backlog)

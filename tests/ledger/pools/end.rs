@@ -6,7 +6,7 @@ use crate::common::Common;
 use crate::config::Config;
 use crate::runtime::moment::Moment;
 
-use super::{Caller, Connection, Place, PoolLedger, Pools, Sleep, State, Want, small};
+use super::{Caller, Connection, Place, Pools, Sleep, State, Want, small};
 
 impl Pools {
     pub(crate) fn wait(&mut self, time: Duration) {
@@ -45,7 +45,9 @@ impl Pools {
     fn wake(&mut self, caller: usize) {
         let member = self.callers[caller].member;
         if self.is_up(caller) && self.members[member].ledger.is_some() {
-            self.event(member, PoolLedger::tick);
+            let ticket = self.callers[caller].ticket.expect("who waits has a ticket");
+            self.callers[caller].sleep = Sleep::Awake;
+            self.event(member, |ledger, now| ledger.look(ticket, now));
             // The effects are carried out before it looks at its own deadline.
             self.follow();
         }

@@ -317,9 +317,9 @@ impl World {
         self.state().threads[me].is_late
     }
 
-    pub(crate) fn wake(&self, on: On, most: usize) {
+    pub(crate) fn wake(&self, on: On) {
         let mut state = self.state();
-        for _ in 0..most {
+        loop {
             let waits =
                 |id: &Id| matches!(state.threads[*id].state, Standing::Waits(at, _) if at == on);
             let sleepers: Vec<Id> = state.waiting.iter().copied().filter(waits).collect();
@@ -603,12 +603,8 @@ impl Conductor for Member {
         self.world.wait(self.id, On::Place(at), until.map(|until| self.since_begin(until)))
     }
 
-    fn wake_one(&self, at: Place) {
-        self.world.wake(On::Place(at), 1);
-    }
-
     fn wake_all(&self, at: Place) {
-        self.world.wake(On::Place(at), usize::MAX);
+        self.world.wake(On::Place(at));
     }
 
     fn sleep(&self, span: Duration) {

@@ -32,6 +32,10 @@ impl Socket {
         Self { tcp, deadline: Cell::new(None) }
     }
 
+    pub(super) fn tcp(&self) -> &TcpConnection {
+        &self.tcp
+    }
+
     pub(super) fn set_deadline(&self, deadline: Option<Instant>) {
         self.deadline.set(deadline);
     }
@@ -132,6 +136,10 @@ pub(crate) struct HttpConnection(BufReader<Wire>);
 impl HttpConnection {
     pub(super) fn new(wire: Wire) -> Self {
         Self(BufReader::new(wire))
+    }
+
+    pub(super) fn wire(&self) -> &Wire {
+        self.0.get_ref()
     }
 
     pub(super) fn into_wire(self) -> Wire {

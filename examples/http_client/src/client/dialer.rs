@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use latebind::AbortHandle;
 use latebind::Blocking;
 use latebind::DialContext;
 use latebind::Dialer;
@@ -35,7 +36,7 @@ impl HttpDialer {
     pub(super) fn new(route: &Route, tls: &Arc<ClientConfig>, opened: &Arc<AtomicU64>) -> Self {
         let first = route.proxy.as_ref().unwrap_or(&route.server);
         let carrier = |tunnel_to| Carrier {
-            tcp: TcpDialer::new(first.host.as_str(), first.port),
+            tcp: TcpDialer::new(first.host.as_str(), first.port).abortable(true),
             tunnel_to,
             opened: Arc::clone(opened),
         };
@@ -72,6 +73,14 @@ impl Dialer for HttpDialer {
         }
     }
 
+    fn abort_handle(&self, connection: &HttpConnection) -> Option<AbortHandle> {
+        match (self, connection.wire()) {
+            (Self::Plain(dialer), Wire::Plain(socket)) => dialer.abort_handle(socket),
+            (Self::Tls(dialer), Wire::Tls(stream)) => dialer.abort_handle(stream),
+            _ => None,
+        }
+    }
+
     /// No check, because HTTP/1.1 has no question that costs the server nothing.
     fn blocking(&self) -> Blocking {
         Blocking::default().check(false)
@@ -101,6 +110,10 @@ impl Dialer for Carrier {
 
     fn is_broken(&self, _: &mut Socket) -> bool {
         false
+    }
+
+    fn abort_handle(&self, socket: &Socket) -> Option<AbortHandle> {
+        self.tcp.abort_handle(socket.tcp())
     }
 }
 

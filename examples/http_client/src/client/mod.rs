@@ -203,9 +203,14 @@ impl Client {
     }
 
     /// Closes the client, and waits for at most `limit` until it has no open connection: bodies
-    /// that are still being read, and dials under way. Returns whether that is so.
+    /// that are still being read, and dials under way. Returns whether that is so. Bodies that are left
+    /// are cut off.
     pub(crate) fn close(&self, limit: Duration) -> bool {
-        self.pool.drain(Instant::now() + limit.min(A_YEAR)).is_complete()
+        let is_complete = self.pool.drain(Instant::now() + limit.min(A_YEAR)).is_complete();
+        if !is_complete {
+            self.pool.abort();
+        }
+        is_complete
     }
 
     /// The counts so far.
