@@ -34,7 +34,8 @@ use crate::shell::{Group, Shell};
 /// A pool belongs to the process that opened it. In the child of a fork it is closed:
 /// [`GetError::Closed`], and all numbers are 0. Guards and handles may be dropped there. Nothing is
 /// sent on the parent's connections, neither a goodbye nor a reset, as both processes have the same
-/// sockets: what the child drops stays open there until it ends. The child may open pools of its own.
+/// sockets: what the child drops stays open there until it ends. The child may open pools of its own,
+/// and makes their dialers itself, as those from before may have locks that other threads held.
 ///
 /// # Examples
 ///

@@ -146,11 +146,7 @@ where
     /// ```
     #[must_use]
     pub fn settings(&self) -> Config {
-        if self.shared.group.is_inherited() {
-            Config::default()
-        } else {
-            self.common().config.in_force()
-        }
+        self.common().config.in_force()
     }
 
     fn set_suspended(&self, is_suspended: bool) {

@@ -154,7 +154,7 @@ struct Shared<K: Send + Sync, D: Dialer> {
 
 /// The settings of all keys. A thread that changes them tells every pool in the directory; a thread that
 /// enters a new pool there looks once more whether they have changed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Common {
     config: Config,
     is_suspended: bool,
@@ -202,7 +202,7 @@ where
     ) -> Result<Self, ConfigError> {
         let group = Group::new(config.max_open_total, config.max_idle_total, quota, crew);
         group.join_quota()?;
-        let common = Common { config: config.each, is_suspended: false, version: 0 };
+        let common = Common { config: config.each, ..Common::default() };
         let (directory, common) = (Directory::new(), Mutex::new(common));
         let shared = Arc::new(Shared {
             directory,
@@ -231,6 +231,9 @@ where
         let (hash, key, common) = (directory.hash(key), key.to_key(), self.common());
         let (dialer, config) = (dialer_for(&key), self.config_of(&key, &common));
         let (reporter, on_vacant) = (reporter.clone(), Some(self.on_vacant(hash)));
+        if group.is_inherited() {
+            return Err(GetError::Closed); // The code of the key's has forked.
+        }
         let shell = group.admit(dialer, config, common.is_suspended, reporter, on_vacant);
         let record = KeyRecord::new(key, hash, Pool::of(shell));
         // If another thread was first, this thread's record is dropped here, under no lock.
@@ -240,9 +243,10 @@ where
         Ok(record)
     }
 
-    /// The settings of all keys now.
+    /// The settings of all keys now; the defaults in the child of a fork.
     fn common(&self) -> Common {
-        *self.shared.common.lock()
+        let Shared { group, common, .. } = &*self.shared;
+        if group.is_inherited() { Common::default() } else { *common.lock() }
     }
 
     /// The settings of one key.

@@ -187,6 +187,9 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if !Arc::ptr_eq(&self.lookups, &Lookups::of_the_process()) {
+            return; // The resolver has forked: another thread may hold the lock of these for ever.
+        }
         let mut counts = self.lookups.lock();
         counts.all -= 1;
         if let Some(count) = counts.by_dialer.get_mut(&self.dialer) {

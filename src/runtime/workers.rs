@@ -277,7 +277,7 @@ impl NewWorker {
 
 impl Drop for NewWorker {
     fn drop(&mut self) {
-        if let Some(crew) = &self.crew {
+        if let Some(crew) = self.crew.as_ref().filter(|crew| !crew.process.is_a_parent()) {
             let mut state = crew.state.lock();
             let _ = self.is_gone.set(());
             state.coming -= 1;

@@ -53,7 +53,9 @@ impl<D: Dialer> Shell<D> {
     #[cold]
     fn set_alarm(self: &Arc<Self>, due: Moment) {
         if !self.crew.set_alarm(due, self.weak()) {
-            self.lock().ledger.alarm_refused();
+            if let Some(mut locked) = self.lock() {
+                locked.ledger.alarm_refused();
+            }
         }
         // The pool may have been closed since the effects were made.
         self.give_up_alarm();
@@ -62,7 +64,7 @@ impl<D: Dialer> Shell<D> {
     /// Takes the alarm back if the pool is closed and needs none.
     pub(super) fn give_up_alarm(self: &Arc<Self>) {
         // Under the lock: an event that needs another alarm comes before this, or sets it afterwards.
-        let mut locked = self.lock();
+        let Some(mut locked) = self.lock() else { return };
         if locked.ledger.gives_up_alarm() {
             self.crew.remove_alarm(&self.weak());
         }
@@ -215,6 +217,10 @@ impl<D: Dialer> Calls<D> {
     fn run(mut self) {
         while let Some((shell, call)) = self.0.pop_front() {
             let effects = shell.run_call(call);
+            if shell.is_inherited() {
+                // The call has forked: what is left to do is its parent's.
+                return std::mem::forget((shell, effects, self));
+            }
             // A connection that was checked or judged may be one too many at rest.
             shell.trim();
             self.add(&shell, effects);
@@ -252,6 +258,10 @@ impl<D: Dialer> Task for Assigned<D> {
     fn run(self: Box<Self>) {
         let Self { shell, job } = *self;
         let effects = shell.do_job(job);
+        if shell.is_inherited() {
+            // The job has forked. This may be the child's last reference, and the connections are its parent's.
+            return std::mem::forget((shell, effects));
+        }
         shell.carry_out(effects);
     }
 
@@ -263,14 +273,12 @@ impl<D: Dialer> Task for Assigned<D> {
 
 impl<D: Dialer> Upkeep for Shell<D> {
     fn upkeep(self: Arc<Self>) {
-        if self.is_inherited() {
-            return;
-        }
-        let (leaks, effects) = self.transact(|locked, now| {
+        let kept_up = self.transact(|locked, now| {
             let effects = locked.ledger.upkeep(now);
             // By the clock that dates loans, so that each is reported with its whole length.
             (locked.ledger.take_leaks(coarse_now()), effects)
         });
+        let Some((leaks, effects)) = kept_up else { return };
         let mut calls = Calls::none();
         calls.add(&self, effects);
         if !leaks.is_empty() {
@@ -286,8 +294,8 @@ impl<D: Dialer> Upkeep for Shell<D> {
     }
 
     fn alarm_refused(&self) {
-        if !self.is_inherited() {
-            self.lock().ledger.alarm_refused();
+        if let Some(mut locked) = self.lock() {
+            locked.ledger.alarm_refused();
         }
     }
 }

@@ -31,13 +31,11 @@ impl<D: Dialer> Shell<D> {
         target: u32,
         deadline: Option<Moment>,
     ) -> Option<Result<(), GetErrorOf<D>>> {
-        if self.is_inherited() {
-            return Some(Err(GetError::Closed));
-        }
         let bell = Bell::new(CallerSpan::current());
         let start = now();
-        let (ticket, effects) =
+        let begun =
             self.transact(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
+        let Some((ticket, effects)) = begun else { return Some(Err(GetError::Closed)) };
         self.carry_out(effects);
         match self.wait(ticket, &bell, deadline, Next::Look) {
             (Verdict::Warm, _) => Some(Ok(())),
@@ -67,15 +65,13 @@ impl<D: Dialer> Shell<D> {
     /// Whether the lease of a connection has ended since it was handed to its caller.
     pub(super) fn has_overstayed(&self, entry: &EntryOf<D>) -> bool {
         self.membership.as_ref().is_some_and(Membership::may_lapse)
-            && self.lock().ledger.has_overstayed(entry, now())
+            && self.lock().is_some_and(|locked| locked.ledger.has_overstayed(entry, now()))
     }
 
     /// Closes the pool for good if nothing is left in it. Says whether it is closed and empty.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
-        if self.is_inherited() {
-            return false;
-        }
-        let (is_vacant, effects) = self.transact(|locked, now| locked.ledger.close_if_vacant(now));
+        let closed = self.transact(|locked, now| locked.ledger.close_if_vacant(now));
+        let Some((is_vacant, effects)) = closed else { return false };
         self.carry_out(effects);
         if is_vacant {
             self.give_up_alarm();
@@ -86,11 +82,10 @@ impl<D: Dialer> Shell<D> {
     /// Closes the pool, and aborts the connections in use that have an abort handle. Returns how many
     /// those were.
     pub(crate) fn abort(self: &Arc<Self>) -> u32 {
-        if self.is_inherited() {
-            return 0;
-        }
         self.close();
-        let handles = self.lock().ledger.handles_in_use();
+        let Some(locked) = self.lock() else { return 0 };
+        let handles = locked.ledger.handles_in_use();
+        drop(locked);
         let count = u32::try_from(handles.len()).expect("no more are open than max_open allows");
         handles.into_iter().for_each(|handle| self.call(handle));
         count
@@ -98,13 +93,11 @@ impl<D: Dialer> Shell<D> {
 
     /// Ends the dials whose connections nobody wants any more, as far as their dialer has said how.
     fn abort_cancelled_dials(&self) {
-        if self.is_inherited() {
-            return;
-        }
-        let dials = self.lock().ledger.take_cancelled_dials();
-        for (id, handle) in dials {
+        let dials = self.lock().map(|mut locked| locked.ledger.take_cancelled_dials());
+        for (id, handle) in dials.into_iter().flatten() {
             self.call(handle);
-            self.lock().ledger.dial_aborted(id);
+            let Some(mut locked) = self.lock() else { return };
+            locked.ledger.dial_aborted(id);
         }
     }
 
@@ -118,13 +111,10 @@ impl<D: Dialer> Shell<D> {
     /// Closes the pool, and waits until nothing is open. The numbers at the end tell whether that was
     /// reached.
     pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Moment>) -> Stats {
-        if self.is_inherited() {
-            return Stats::default();
-        }
         self.close();
         let bell = Bell::new(CallerSpan::current());
-        let (ticket, effects) =
-            self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
+        let begun = self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
+        let Some((ticket, effects)) = begun else { return Stats::default() };
         self.carry_out(effects);
         self.wait(ticket, &bell, deadline, Next::Look).1.unwrap_or_default().stats
     }
@@ -135,7 +125,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn is_suspended(&self) -> bool {
-        !self.is_inherited() && self.lock().ledger.is_suspended()
+        self.lock().is_some_and(|locked| locked.ledger.is_suspended())
     }
 
     /// Closes the idle connections.
@@ -152,16 +142,12 @@ impl<D: Dialer> Shell<D> {
     /// Retires the connections that `predicate` names, among those whose dials began before now; a
     /// connection in use is judged at its return.
     pub(crate) fn retire_where(self: &Arc<Self>, predicate: Predicate<D>) {
-        if self.is_inherited() {
-            return;
-        }
-        let ((), effects) = self.transact(|locked, now| {
-            let (epoch, effects) = locked.ledger.retire_where(now);
+        self.event(|ledger, now| {
+            let (epoch, effects) = ledger.retire_where(now);
             // Before any thread can be told to judge by it.
             self.predicates.lock().insert(epoch, predicate);
-            ((), effects)
+            effects
         });
-        self.carry_out(effects);
     }
 
     /// Replaces the current settings by what `change` makes of them.
@@ -169,24 +155,23 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         change: impl FnOnce(Config) -> Result<Config, ConfigError>,
     ) -> Result<(), ConfigError> {
-        if self.is_inherited() {
-            return Ok(());
-        }
-        let (outcome, effects) =
-            self.transact(|locked, now| match change(*locked.ledger.config()) {
-                Ok(config) => {
-                    self.knobs.set(&config);
-                    (Ok(()), locked.ledger.reconfigure(config, now))
-                }
-                Err(error) => (Err(error), locked.ledger.tick(now)),
-            });
-        self.carry_out(effects);
+        let mut outcome = Ok(());
+        self.event(|ledger, now| match change(*ledger.config()) {
+            Ok(config) => {
+                self.knobs.set(&config);
+                ledger.reconfigure(config, now)
+            }
+            Err(error) => {
+                outcome = Err(error);
+                ledger.tick(now)
+            }
+        });
         outcome
     }
 
     /// The settings in force.
     pub(crate) fn settings(&self) -> Config {
-        if self.is_inherited() { Config::default() } else { self.lock().ledger.config().in_force() }
+        self.lock().map(|locked| locked.ledger.config().in_force()).unwrap_or_default()
     }
 
     pub(crate) fn stats(self: &Arc<Self>) -> Stats {
@@ -199,7 +184,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     pub(crate) fn last_dial_failure(&self) -> Option<Failure<D>> {
-        if self.is_inherited() { None } else { self.lock().ledger.last_failure() }
+        self.lock()?.ledger.last_failure()
     }
 
     /// The numbers without a wait for the lock: a glance at the places, and the rest as last noted.

@@ -103,9 +103,11 @@ impl<D: Dialer> Dial<'_, D> {
     /// The dialer has returned: the handle, which may keep a socket open, goes before anybody hears
     /// of that.
     fn drop_handle(&self) {
-        if self.has_handle.swap(false, Ordering::Relaxed) && !self.shell.is_inherited() {
+        if self.has_handle.swap(false, Ordering::Relaxed) {
             let handle = loop {
-                let taken = self.shell.lock().ledger.take_dial_handle(self.id);
+                let Some(mut locked) = self.shell.lock() else { return };
+                let taken = locked.ledger.take_dial_handle(self.id);
+                drop(locked);
                 match taken {
                     Ok(handle) => break handle,
                     // Another thread is at it, for as long as a call takes that must not block.
@@ -119,15 +121,14 @@ impl<D: Dialer> Dial<'_, D> {
 
 impl<D: Dialer> Underway for Dial<'_, D> {
     fn is_cancelled(&self) -> bool {
-        self.shell.is_inherited() || self.shell.lock().ledger.is_dial_cancelled(self.id)
+        self.shell.lock().is_none_or(|locked| locked.ledger.is_dial_cancelled(self.id))
     }
 
     fn abort_with(&self, handle: AbortHandle) {
-        if self.shell.is_inherited() {
-            return self.shell.call(handle);
-        }
+        let Some(mut locked) = self.shell.lock() else { return self.shell.call(handle) };
         self.has_handle.store(true, Ordering::Relaxed);
-        let kept = self.shell.lock().ledger.keep_dial_handle(self.id, handle);
+        let kept = locked.ledger.keep_dial_handle(self.id, handle);
+        drop(locked);
         match kept {
             Ok(replaced) => drop(self.shell.user_code(|_| drop(replaced))),
             Err(handle) => self.shell.call(handle),

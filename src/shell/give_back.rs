@@ -10,6 +10,7 @@ use crate::report::event::Event;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::coarse_now;
 
+use super::locked::Locked;
 use super::places::Open;
 use super::{Connection, EntryOf, Shell};
 
@@ -162,7 +163,9 @@ impl<D: Dialer> Shell<D> {
         }
         let held = self.end_loan(&entry, coarse_now());
         self.emit(|| Event::Detached { id: entry.record().id(), held });
-        let (connection, effects) = self.transact(|locked, now| locked.ledger.detach(entry, now));
+        let Some(locked) = self.lock() else { return entry.into_connection() };
+        let detach = |locked: &mut Locked<D>, now| locked.ledger.detach(entry, now);
+        let (connection, effects) = self.transact_on(locked, detach);
         self.carry_out(effects);
         connection
     }

@@ -190,9 +190,6 @@ impl<D: Dialer> Group<D> {
 
     /// Sets the number of slots.
     pub(crate) fn resize(&self, max_open: u32) {
-        if self.is_inherited() {
-            return;
-        }
         self.change(|budget| budget.resize(max_open));
     }
 
@@ -205,7 +202,7 @@ impl<D: Dialer> Group<D> {
     /// Closes the coldest connections, as many as are idle beyond the bound.
     #[cold]
     pub(super) fn trim(&self) {
-        if let Some(idle) = self.idle.as_ref().filter(|_| !self.is_inherited()) {
+        if let Some(idle) = &self.idle {
             self.change(|budget| budget.note_surplus(idle.surplus()));
         }
     }
@@ -304,8 +301,9 @@ impl<D: Dialer> Group<D> {
         while let Some(order) = orders.pop() {
             let shell = self.members.lock().shells.get(&order.to).and_then(Weak::upgrade);
             if let Some(shell) = shell {
-                let effects = shell.obey(order.action);
-                delivered.push((shell, effects));
+                if let Some(effects) = shell.obey(order.action) {
+                    delivered.push((shell, effects));
+                }
             } else {
                 self.take_back(order, &mut orders);
             }
@@ -328,21 +326,17 @@ impl<D: Dialer> Group<D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    fn obey(&self, action: BudgetAction) -> EffectsOf<D> {
-        let obeyed = self.transact(|locked, now| {
-            let effects = match action {
-                BudgetAction::Grant => locked.ledger.slot_granted(now),
-                BudgetAction::Evict { most, bar } => locked.ledger.evict(most, bar, now),
-            };
-            ((), effects)
-        });
-        obeyed.1
+    fn obey(&self, action: BudgetAction) -> Option<EffectsOf<D>> {
+        self.effects_of(|ledger, now| match action {
+            BudgetAction::Grant => ledger.slot_granted(now),
+            BudgetAction::Evict { most, bar } => ledger.evict(most, bar, now),
+        })
     }
 }
 
 impl<D: Dialer> Bounded for Group<D> {
     fn apply_quota(&self) {
-        let Some(quota) = self.quota.as_ref().filter(|_| !self.is_inherited()) else { return };
+        let Some(quota) = &self.quota else { return };
         // First the lease: a slot that is granted under a new one must find it, as the dial into it ends with
         // the lease that its pool knows.
         for shell in self.shells() {
@@ -358,7 +352,11 @@ impl<D: Dialer> Bounded for Group<D> {
 }
 
 impl<D: Dialer> BudgetAccess for Group<D> {
+    /// Does nothing in the child of a fork.
     fn with_budget(&self, visit: &mut dyn FnMut(&mut Budget)) {
+        if self.is_inherited() {
+            return;
+        }
         let mut budget = self.budget.lock();
         let before = budget.evictions_ordered();
         visit(&mut budget);

@@ -47,6 +47,10 @@ impl<D: Dialer> Shell<D> {
         let of_sponsor =
             |pool: Option<&str>| spans::dial(pool, sponsor.as_ref().map(|bell| bell.span()));
         let outcome = self.in_span(of_sponsor, || self.dial(id, deadline));
+        if self.is_inherited() {
+            std::mem::forget(outcome); // The dialer has forked.
+            return Effects::none();
+        }
         let now = now();
         let took = now.since(start);
         match outcome {

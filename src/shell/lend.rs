@@ -112,7 +112,7 @@ impl<D: Dialer> Shell<D> {
         };
         let outcome = checkout.run();
         let mut waited = 0;
-        if checkout.has_queued {
+        if checkout.has_queued && !self.is_inherited() {
             waited = now().nanos_since(start);
             self.timings.note_wait(waited, outcome.is_ok());
         }
@@ -128,16 +128,13 @@ impl<D: Dialer> Shell<D> {
         if let Some(entry) = self.take_fresh(site) {
             return Some(Ok(entry));
         }
-        if self.is_inherited() {
-            return Some(Err(GetError::Closed));
-        }
         let outcome = self.try_get_sound();
         self.checked_out(outcome, 0, site)
     }
 
     fn try_get_sound(self: &Arc<Self>) -> Result<EntryOf<D>, GetErrorOf<D>> {
         loop {
-            let ((lent, turned_away), effects) = self.transact(|locked, now| {
+            let answer = self.transact(|locked, now| {
                 let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
                 let (lent, effects) = ledger.try_request(now);
                 let turned_away = match lent {
@@ -146,6 +143,7 @@ impl<D: Dialer> Shell<D> {
                 };
                 ((lent, turned_away), effects)
             });
+            let Some(((lent, turned_away), effects)) = answer else { return Err(GetError::Closed) };
             self.carry_out(effects);
             let (snapshot, failure) = turned_away;
             let mut entry = match lent {
@@ -184,7 +182,9 @@ impl<D: Dialer> Shell<D> {
 
     /// Notes what a loan is for.
     pub(crate) fn label(&self, entry: &EntryOf<D>, label: &'static str) {
-        self.lock().ledger.label(entry, label);
+        if let Some(mut locked) = self.lock() {
+            locked.ledger.label(entry, label);
+        }
     }
 
     /// Tells the observer that a caller is given nothing, and counts it for all keys. `None`: this is

@@ -46,9 +46,10 @@ pub(super) struct Reading {
 const COPY_EVERY: u64 = 1_000_000; // nanoseconds
 
 impl<D: Dialer> Shell<D> {
-    /// Locks the ledger to look at it, with the places as they are. Events go through `event`.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Locked<D>> {
-        self.locked.lock()
+    /// Locks the ledger to look at it, with the places as they are. Events go through `event`. `None` in the
+    /// child of a fork: see `is_inherited`.
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, Locked<D>>> {
+        (!self.is_inherited()).then(|| self.locked.lock())
     }
 
     /// Tells the ledger of one event, and carries out what follows. In the child of a fork it does
@@ -68,20 +69,30 @@ impl<D: Dialer> Shell<D> {
         &self,
         event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
     ) -> Option<EffectsOf<D>> {
-        if self.is_inherited() {
-            std::mem::forget(event);
-            return None;
-        }
-        Some(self.transact(|locked, now| ((), event(&mut locked.ledger, now))).1)
+        Some(self.transact(|locked, now| ((), event(&mut locked.ledger, now)))?.1)
     }
 
     /// Runs `event` on the ledger, which holds all idle connections meanwhile. The caller carries out
-    /// what follows, without the lock.
+    /// what follows, without the lock. `None` in the child of a fork.
     pub(super) fn transact<T>(
         &self,
         event: impl FnOnce(&mut Locked<D>, Moment) -> (T, EffectsOf<D>),
+    ) -> Option<(T, EffectsOf<D>)> {
+        match self.lock() {
+            Some(locked) => Some(self.transact_on(locked, event)),
+            None => {
+                std::mem::forget(event);
+                None
+            }
+        }
+    }
+
+    /// The same, by one who has the lock.
+    pub(super) fn transact_on<T>(
+        &self,
+        mut locked: MutexGuard<'_, Locked<D>>,
+        event: impl FnOnce(&mut Locked<D>, Moment) -> (T, EffectsOf<D>),
     ) -> (T, EffectsOf<D>) {
-        let mut locked = self.locked.lock();
         let now = now();
         let mut at_rest = self.sweep(&mut locked.ledger);
         let (value, mut effects) = event(&mut locked, now);

@@ -26,7 +26,7 @@
 //! | a return without the lock, and upkeep that sleeps until the next known end | the next upkeep is written before the gate is opened, and read after the gate: see `Knobs::next_upkeep` | `aging`, `apart` |
 //! | two returns that together exceed `max_idle_total` | each counts its own connection before it looks at the sum: see `IdleCount` | `sharing` |
 //! | a holder that changes while it is read | the number of the loan is read first and last: see `LoanRecord` | `apart` |
-//! | a pool that is used in the child of a fork | the child compares a number and takes no lock: see `Shell::is_inherited` | none; `tests/pool/fork.rs` forks |
+//! | a pool that is used in the child of a fork | the child compares a number and takes no lock: see `Shell::lock` | none; `tests/alone_forked` and `tests/pool/fork.rs` fork |
 
 pub(crate) mod bell;
 pub(crate) mod cancel;

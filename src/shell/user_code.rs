@@ -92,8 +92,8 @@ impl<D: Dialer> Shell<D> {
 
     #[cold]
     fn note_panic(&self) {
-        if !self.is_inherited() {
-            self.lock().ledger.note_panic();
+        if let Some(mut locked) = self.lock() {
+            locked.ledger.note_panic();
         }
         self.log(|log, pool| log.panicked(pool));
     }

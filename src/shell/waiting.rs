@@ -64,7 +64,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         let Self { shell, start, deadline, .. } = *self;
         // Made here, so that the span of a caller who is served at once is not dropped under the lock.
         let (mut bell, mut span) = (None, Some(CallerSpan::current()));
-        let ((outcome, next), effects) = shell.transact(|locked, now| {
+        let answer = shell.transact(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
@@ -93,6 +93,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
             };
             ((outcome, next), effects)
         });
+        let Some(((outcome, next), effects)) = answer else { return Err(GetError::Closed) };
         shell.carry_out(effects);
         let (ticket, entry) = outcome.map_err(|error| *error)?;
         if let Some(entry) = entry {
@@ -166,6 +167,10 @@ impl<D: Dialer> Shell<D> {
         mut next: Next,
     ) -> Waited<D> {
         loop {
+            if self.is_inherited() {
+                // User code that this caller ran has forked: nobody will wake it.
+                return (Verdict::Closed, None);
+            }
             let (woken, until) = match next {
                 Next::Sleep(until) => (bell.wait(until), until),
                 Next::Look => (bell.take().map_or(Woken::Called, Woken::Found), None),
@@ -190,7 +195,7 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Moment>,
         is_late: bool,
     ) -> ControlFlow<Waited<D>, Next> {
-        let (left, effects) = self.transact(|locked, now| {
+        let looked = self.transact(|locked, now| {
             let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
             if is_late {
                 let snapshot = |ledger: &_| {
@@ -209,6 +214,7 @@ impl<D: Dialer> Shell<D> {
             };
             (ControlFlow::Continue(next), effects)
         });
+        let Some((left, effects)) = looked else { return ControlFlow::Continue(Next::Look) };
         self.carry_out(effects);
         left
     }
@@ -228,11 +234,12 @@ impl<D: Dialer> Shell<D> {
             return (verdict, None);
         }
         // An event, so that what rests in the places counts as idle.
-        let (snapshot, effects) = self.transact(|locked, now| {
+        let looked = self.transact(|locked, now| {
             let effects = locked.ledger.tick(now);
             let (ledger, waiting) = (&locked.ledger, &mut locked.waiting);
             (Snapshot::after_wait(self.name(), ledger, waiting, now), effects)
         });
+        let Some((snapshot, effects)) = looked else { return (verdict, None) };
         self.carry_out(effects);
         (verdict, Some(Box::new(snapshot)))
     }

@@ -17,13 +17,18 @@ pub(crate) struct Child(libc::pid_t);
 
 /// Forks; `None` in the child.
 pub(crate) fn fork() -> Option<Child> {
+    fork_for(30)
+}
+
+/// The same; so many seconds later the child is at a standstill.
+pub(crate) fn fork_for(seconds: u32) -> Option<Child> {
     // SAFETY: the child does more than what is formally allowed to one of a process with many
     // threads, as servers do that fork workers. glibc sees to its own locks, as does what is tested
     // here.
     match unsafe { libc::fork() } {
         -1 => panic!("{}", io::Error::last_os_error()),
         0 => {
-            limit_time();
+            limit_time(seconds);
             None
         }
         pid => Some(Child(pid)),
@@ -135,13 +140,13 @@ pub(crate) fn use_inherited_keyed<D: Dialer>(pool: &KeyedPool<u32, D>) {
 /// The exit status of a child that has come to a standstill.
 pub(crate) const STANDSTILL: i32 = 79;
 
-/// Ends this process if it is there in 30 s.
-fn limit_time() {
+/// Ends this process if it is there in so many seconds.
+fn limit_time(seconds: u32) {
     let tell: extern "C" fn(libc::c_int) = tell_of_standstill;
     // SAFETY: the handler may do what a handler must not, as it ends a process that would not end.
     unsafe {
         libc::signal(libc::SIGALRM, tell as libc::sighandler_t);
-        libc::alarm(30);
+        libc::alarm(seconds);
     }
 }
 
