@@ -18,7 +18,7 @@ use crate::shell::quota::Quota;
 impl<D: Dialer> Pool<D> {
     /// Opens a pool with the default settings. It dials nothing yet.
     pub fn new(dialer: D) -> Self {
-        Self::open(dialer, Config::default(), Reporter::default(), crew_of(None))
+        Self::builder(dialer).build().expect("the defaults fit together")
     }
 
     /// Begins a pool with settings of your own.
@@ -224,9 +224,7 @@ impl<T> Settings<T> {
         Config { max_idle, max_dialing, min_idle, ..changed }.check()?;
         Ok(changed)
     }
-}
 
-impl<T> Settings<T> {
     /// All settings at once, from plain data: what a file says, or what
     /// [another pool has](crate::Pool::settings). A setter that is called later changes one of them.
     ///
@@ -591,10 +589,7 @@ impl<D: Dialer> Settings<ToOpen<D>> {
         let config = self.checked(Config::default())?;
         let ToOpen { dialer, reporter, quota, threads } = self.of;
         let (reporter, crew) = (reporter.here(), crew_of(threads.as_ref()));
-        match quota {
-            None => Ok(Pool::open(dialer, config, reporter, crew)),
-            Some(quota) => Pool::open_under(quota, dialer, config, reporter, crew),
-        }
+        Pool::open(dialer, config, reporter, quota, crew)
     }
 }
 
@@ -775,7 +770,7 @@ impl<D: Dialer> Settings<ToChange<'_, D>> {
     /// [`ConfigError`] names a setting that is out of bounds, or two that contradict each other,
     /// with their values. Nothing is changed then.
     pub fn apply(self) -> Result<(), ConfigError> {
-        self.of.0.change(|config| self.checked(config))
+        self.of.0.shell().reconfigure(|config| self.checked(config))
     }
 }
 

@@ -219,33 +219,13 @@ impl<D: Dialer> Pool<D> {
 
     #[inline]
     fn lend(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        // Apart, so that a loan without a label takes no instruction more.
-        match terms.label {
-            None => self.lend_unlabelled(terms),
-            Some(label) => self.lend_labelled(terms, label),
+        let is_cancelled = terms.is_cancelled();
+        let resting = if is_cancelled { None } else { self.shell().take_resting(terms.site) };
+        let lent = resting.map_or_else(|| self.lend_slowly(terms), Ok);
+        if let (Some(label), Ok(entry)) = (terms.label, &lent) {
+            self.shell().label(entry, label);
         }
-    }
-
-    #[cold]
-    fn lend_labelled(
-        &self,
-        terms: Terms<'_>,
-        label: &'static str,
-    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        self.lend_unlabelled(terms).inspect(|entry| self.shell().label(entry, label))
-    }
-
-    #[inline]
-    fn lend_unlabelled(
-        &self,
-        terms: Terms<'_>,
-    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        if !terms.is_cancelled() {
-            if let Some(entry) = self.shell().take_resting(terms.site) {
-                return Ok(entry);
-            }
-        }
-        self.lend_slowly(terms)
+        lent
     }
 
     #[cold]
@@ -293,7 +273,7 @@ impl<'p, 'c, D: Dialer> Checkout<'p, 'c, D> {
 
     /// Waits until `deadline` at the latest.
     pub fn deadline(self, deadline: Instant) -> Self {
-        Self { terms: self.terms.deadline(deadline), ..self }
+        Self { terms: self.terms.until(Some(deadline.into())), ..self }
     }
 
     /// Lets `cancel` end the wait, from another thread.

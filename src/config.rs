@@ -119,15 +119,9 @@ pub enum OnDialFailure {
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Backoff {
-    #[cfg_attr(
-        feature = "serde",
-        serde(serialize_with = "span::serialize", deserialize_with = "pause")
-    )]
+    #[cfg_attr(feature = "serde", serde(with = "pause"))]
     first: Duration,
-    #[cfg_attr(
-        feature = "serde",
-        serde(serialize_with = "span::serialize", deserialize_with = "pause")
-    )]
+    #[cfg_attr(feature = "serde", serde(with = "pause"))]
     most: Duration,
 }
 
@@ -186,10 +180,7 @@ impl Default for Backoff {
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 pub struct Breaker {
     failures: NonZeroU32,
-    #[cfg_attr(
-        feature = "serde",
-        serde(serialize_with = "span::serialize", deserialize_with = "pause")
-    )]
+    #[cfg_attr(feature = "serde", serde(with = "pause"))]
     probe_every: Duration,
 }
 
@@ -248,14 +239,22 @@ impl From<Option<Breaker>> for BreakerChoice {
 /// busy loop.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
+/// A pause between two dials, as text.
 #[cfg(feature = "serde")]
-fn pause<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let pause = span::deserialize(from)?;
-    if pause < SHORTEST_PAUSE {
-        let error = format!("a pause is {pause:?}; it must be at least {SHORTEST_PAUSE:?}");
-        return Err(serde::de::Error::custom(error));
+mod pause {
+    use super::{Duration, SHORTEST_PAUSE, span};
+    use serde::{Deserializer, de::Error};
+
+    pub(super) use super::span::serialize;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let pause = span::deserialize(from)?;
+        if pause < SHORTEST_PAUSE {
+            let error = format!("a pause is {pause:?}; it must be at least {SHORTEST_PAUSE:?}");
+            return Err(D::Error::custom(error));
+        }
+        Ok(pause)
     }
-    Ok(pause)
 }
 
 /// How long, at least, newcomers may pass a waiting caller: see `ledger/bypass.rs`. Measured on two
@@ -456,6 +455,7 @@ impl Config {
 
     /// Returns the settings if each is within its bounds and no two of them contradict each other.
     pub(crate) fn check(self) -> Result<Self, ConfigError> {
+        self.check_bounds()?;
         let most = ("max_open", self.max_open);
         let most_idle = self.max_idle.map_or(most, |max_idle| ("max_idle", max_idle));
         for (setting, value, (bound, limit)) in [
@@ -463,14 +463,11 @@ impl Config {
             ("max_dialing", self.max_dialing, most),
             ("min_idle", Some(self.min_idle), most_idle),
         ] {
-            match value {
-                Some(value) if value > limit && self.max_open > 0 => {
-                    return Err(ConfigError::Contradiction { setting, value, bound, limit });
-                }
-                _ => {}
+            if let Some(value) = value.filter(|value| *value > limit) {
+                return Err(ConfigError::Contradiction { setting, value, bound, limit });
             }
         }
-        self.check_bounds()
+        Ok(self)
     }
 
     /// Whether connections may be lent and given back without the ledger, which then chooses none of them

@@ -86,22 +86,13 @@ impl<D: Dialer> Pool<D> {
         dialer: D,
         config: Config,
         reporter: Reporter<D::Error>,
-        crew: Arc<Crew>,
-    ) -> Self {
-        let shell = Shell::new(dialer, config, reporter, crew);
-        shell.begin();
-        Self::of(shell)
-    }
-
-    /// The same, under a quota.
-    pub(crate) fn open_under(
-        quota: Quota,
-        dialer: D,
-        config: Config,
-        reporter: Reporter<D::Error>,
+        quota: Option<Quota>,
         crew: Arc<Crew>,
     ) -> Result<Self, ConfigError> {
-        let shell = Group::of_one(dialer, config, reporter, quota, crew)?;
+        let shell = match quota {
+            None => Shell::new(dialer, config, reporter, crew),
+            Some(quota) => Group::of_one(dialer, config, reporter, quota, crew)?,
+        };
         shell.begin();
         Ok(Self::of(shell))
     }
@@ -112,13 +103,6 @@ impl<D: Dialer> Pool<D> {
 
     pub(crate) fn shell(&self) -> &Arc<Shell<D>> {
         &self.handle.shell
-    }
-
-    pub(crate) fn change(
-        &self,
-        change: impl FnOnce(Config) -> Result<Config, ConfigError>,
-    ) -> Result<(), ConfigError> {
-        self.handle.shell.reconfigure(change)
     }
 
     /// Opens connections until `connections` are open, as many at once as
@@ -265,7 +249,7 @@ impl<D: Dialer> Pool<D> {
     ///
     /// [`ConfigError::TooSmall`] if `max_open` is 0. Then nothing is changed.
     pub fn resize(&self, max_open: u32) -> Result<(), ConfigError> {
-        self.change(|config| Config { max_open, ..config }.check_bounds())
+        self.handle.shell.reconfigure(|config| Config { max_open, ..config }.check_bounds())
     }
 
     /// Stops lending every connection that was opened, or whose dial was begun, before this call.

@@ -270,7 +270,7 @@ pub(crate) fn pool_with(
     let server = Server::start();
     let mut dialer = Scripted::new(&server, script, config.max_open);
     dialer.blocking = blocking;
-    (Pool::open(dialer, config, Reporter::default(), Crew::of_the_process()), server)
+    (open(dialer, config, None), server)
 }
 
 /// A pool whose observer waits for the server, silent or not, as it is told that the breaker has opened.
@@ -283,16 +283,18 @@ pub(crate) fn pool_observed(config: Config, script: &[Act]) -> (Pool<Scripted>, 
             drop(observed.await_answer());
         }
     });
-    (Pool::open(dialer, config, reporter, Crew::of_the_process()), server)
+    (Pool::open(dialer, config, reporter, None, Crew::of_the_process()).unwrap(), server)
 }
 
 /// A pool whose slots a quota allows.
 pub(crate) fn pool_under(quota: &Quota, config: Config) -> (Pool<Scripted>, Arc<Server>) {
     let server = Server::start();
     let dialer = Scripted::new(&server, &[], config.max_open);
-    let crew = Crew::of_the_process();
-    let pool = Pool::open_under(quota.clone(), dialer, config, Reporter::default(), crew);
-    (pool.unwrap(), server)
+    (open(dialer, config, Some(quota.clone())), server)
+}
+
+fn open(dialer: Scripted, config: Config, quota: Option<Quota>) -> Pool<Scripted> {
+    Pool::open(dialer, config, Reporter::default(), quota, Crew::of_the_process()).unwrap()
 }
 
 /// A keyed pool all of whose keys dial the same server, which so sees the total.

@@ -283,7 +283,7 @@ where
 
     /// Waits until `deadline` at the latest.
     pub fn deadline(self, deadline: Instant) -> Self {
-        Self { terms: self.terms.deadline(deadline), ..self }
+        Self { terms: self.terms.until(Some(deadline.into())), ..self }
     }
 
     /// Lets `cancel` end the wait, from another thread: see [`Checkout::cancel`](crate::Checkout::cancel).

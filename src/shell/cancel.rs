@@ -55,9 +55,6 @@ pub(crate) trait Cancellable: Send + Sync {
     fn cancel(self: Arc<Self>, ticket: Ticket);
 }
 
-/// The token was cancelled before the wait began.
-pub(crate) struct IsCancelled;
-
 impl Cancel {
     /// A token that nobody has cancelled.
     #[must_use]
@@ -94,20 +91,18 @@ impl Cancel {
         self.lock().is_none_or(|state| state.is_cancelled)
     }
 
-    /// Registers the wait of the holder of `ticket`, for as long as the returned value lives.
+    /// Registers the wait of the holder of `ticket`, for as long as the returned value lives. `None`: it
+    /// was cancelled before.
     pub(crate) fn register(
         &self,
         pool: Weak<dyn Cancellable>,
         ticket: Ticket,
-    ) -> Result<Registration<'_>, IsCancelled> {
-        let mut state = self.lock().ok_or(IsCancelled)?;
-        if state.is_cancelled {
-            return Err(IsCancelled);
-        }
+    ) -> Option<Registration<'_>> {
+        let mut state = self.lock().filter(|state| !state.is_cancelled)?;
         state.next_wait += 1;
         let wait = state.next_wait;
         state.waits.insert(wait, (pool, ticket));
-        Ok(Registration { cancel: self, wait })
+        Some(Registration { cancel: self, wait })
     }
 }
 
@@ -120,7 +115,7 @@ impl Default for Cancel {
 impl fmt::Debug for Cancel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (is_cancelled, waiting) =
-            { self.lock().map_or((true, 0), |state| (state.is_cancelled, state.waits.len())) };
+            self.lock().map_or((true, 0), |state| (state.is_cancelled, state.waits.len()));
         f.debug_struct("Cancel")
             .field("is_cancelled", &is_cancelled)
             .field("waiting", &waiting)

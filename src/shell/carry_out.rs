@@ -33,7 +33,7 @@ impl<D: Dialer> Shell<D> {
 
     #[inline(never)]
     fn carry_out_some(self: &Arc<Self>, effects: EffectsOf<D>) {
-        let mut calls = Calls::none();
+        let mut calls = Calls(VecDeque::new());
         calls.add(self, effects);
         calls.run();
     }
@@ -149,10 +149,6 @@ enum Call<D: Dialer> {
 struct Calls<D: Dialer>(VecDeque<(Arc<Shell<D>>, Call<D>)>);
 
 impl<D: Dialer> Calls<D> {
-    fn none() -> Self {
-        Self(VecDeque::new())
-    }
-
     /// Carries out the effects of a shell, and those for the keys to which its budget orders go. The calls
     /// of user code that this thread has to make are added: nothing that the pool does for itself waits
     /// for them.
@@ -279,7 +275,7 @@ impl<D: Dialer> Upkeep for Shell<D> {
             (locked.ledger.take_leaks(coarse_now()), effects)
         });
         let Some((leaks, effects)) = kept_up else { return };
-        let mut calls = Calls::none();
+        let mut calls = Calls(VecDeque::new());
         calls.add(&self, effects);
         if !leaks.is_empty() {
             calls.0.push_back((Arc::clone(&self), Call::ReportLeaks(leaks)));

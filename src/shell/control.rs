@@ -17,7 +17,7 @@ use crate::shell::bell::Bell;
 use crate::shell::cancel::Cancellable;
 
 use super::group::Membership;
-use super::locked::Reading;
+use super::locked::{Locked, Reading};
 use super::quota::Quota;
 use super::snapshot::turned_away;
 use super::waiting::Next;
@@ -34,9 +34,8 @@ impl<D: Dialer> Shell<D> {
         let bell = Bell::new(CallerSpan::current());
         let start = now();
         let begun =
-            self.transact(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
-        let Some((ticket, effects)) = begun else { return Some(Err(GetError::Closed)) };
-        self.carry_out(effects);
+            self.ask(|locked, now| locked.ledger.warm_up(target, now, || Arc::clone(&bell)));
+        let Some(ticket) = begun else { return Some(Err(GetError::Closed)) };
         match self.wait(ticket, &bell, deadline, Next::Look) {
             (Verdict::Warm, _) => Some(Ok(())),
             (verdict, snapshot) => {
@@ -70,9 +69,8 @@ impl<D: Dialer> Shell<D> {
 
     /// Closes the pool for good if nothing is left in it. Says whether it is closed and empty.
     pub(crate) fn close_if_vacant(self: &Arc<Self>) -> bool {
-        let closed = self.transact(|locked, now| locked.ledger.close_if_vacant(now));
-        let Some((is_vacant, effects)) = closed else { return false };
-        self.carry_out(effects);
+        let closed = self.ask(|locked, now| locked.ledger.close_if_vacant(now));
+        let is_vacant = closed.unwrap_or(false);
         if is_vacant {
             self.give_up_alarm();
         }
@@ -113,9 +111,8 @@ impl<D: Dialer> Shell<D> {
     pub(crate) fn drain(self: &Arc<Self>, deadline: Option<Moment>) -> Stats {
         self.close();
         let bell = Bell::new(CallerSpan::current());
-        let begun = self.transact(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
-        let Some((ticket, effects)) = begun else { return Stats::default() };
-        self.carry_out(effects);
+        let begun = self.ask(|locked, now| locked.ledger.drain(now, || Arc::clone(&bell)));
+        let Some(ticket) = begun else { return Stats::default() };
         self.wait(ticket, &bell, deadline, Next::Look).1.unwrap_or_default().stats
     }
 
@@ -155,18 +152,14 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         change: impl FnOnce(Config) -> Result<Config, ConfigError>,
     ) -> Result<(), ConfigError> {
-        let mut outcome = Ok(());
-        self.event(|ledger, now| match change(*ledger.config()) {
+        let changed = self.ask(|locked, now| match change(*locked.ledger.config()) {
             Ok(config) => {
                 self.knobs.set(&config);
-                ledger.reconfigure(config, now)
+                (Ok(()), locked.ledger.reconfigure(config, now))
             }
-            Err(error) => {
-                outcome = Err(error);
-                ledger.tick(now)
-            }
+            Err(error) => (Err(error), locked.ledger.tick(now)),
         });
-        outcome
+        changed.unwrap_or(Ok(()))
     }
 
     /// The settings in force.
@@ -230,13 +223,11 @@ impl<D: Dialer> Shell<D> {
     /// Reads the ledger at this moment, with the connections in the places swept in. `None` in the child
     /// of a fork.
     fn read<T>(self: &Arc<Self>, read: impl FnOnce(&LedgerOf<D>, Moment) -> T) -> Option<T> {
-        let mut value = None;
-        self.event(|ledger, now| {
-            let effects = ledger.tick(now);
-            value = Some(read(ledger, now));
-            effects
-        });
-        value
+        let read = |locked: &mut Locked<D>, now| {
+            let effects = locked.ledger.tick(now);
+            (read(&locked.ledger, now), effects)
+        };
+        self.ask(read)
     }
 }
 

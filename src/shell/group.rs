@@ -36,6 +36,8 @@ pub(crate) struct Group<D: Dialer> {
     /// The idle connections of all shells, if they have a bound.
     pub(super) idle: Option<Arc<IdleCount>>,
     members: Mutex<Members<D>>,
+    /// The number of the latest member.
+    last_member: AtomicU64,
     /// How many callers of all keys were given nothing.
     turned_away: AtomicU64,
     /// When a connection of any key last left its server, as keys may share one.
@@ -80,8 +82,7 @@ struct Members<D: Dialer> {
     /// Each shell that has not been dropped.
     shells: BTreeMap<MemberId, Weak<Shell<D>>>,
     /// The numbers of those that have been.
-    gone: Option<Box<Numbers>>,
-    next: u64,
+    gone: Numbers,
     is_closed: bool,
 }
 
@@ -109,12 +110,13 @@ impl<D: Dialer> Group<D> {
         crew: Arc<Crew>,
     ) -> Arc<Self> {
         let count = |most| IdleCount { most, idle: Tally::default(), taken: AtomicU64::new(0) };
-        let members = Members { shells: BTreeMap::new(), gone: None, next: 0, is_closed: false };
+        let members = Members { shells: BTreeMap::new(), gone: none(), is_closed: false };
         Arc::new(Self {
             budget: Mutex::new(Budget::new(max_open)),
             quota,
             idle: max_idle.map(|most| Arc::new(count(most))),
             members: Mutex::new(members),
+            last_member: AtomicU64::new(0),
             turned_away: AtomicU64::new(0),
             last_departure: LastDeparture::default(),
             process: Process::this(),
@@ -167,11 +169,7 @@ impl<D: Dialer> Group<D> {
         reporter: Reporter<D::Error>,
         on_vacant: Option<OnVacant<D>>,
     ) -> Arc<Shell<D>> {
-        let id = {
-            let mut members = self.members.lock();
-            members.next += 1;
-            MemberId(members.next)
-        };
+        let id = MemberId(self.last_member.fetch_add(1, Ordering::Relaxed) + 1);
         let share = Share::new(id, Arc::clone(self) as _).among_rivals(on_vacant.is_some());
         let lease = self.quota.as_ref().map_or(Lease::ENDLESS, Quota::lease);
         let ledger = Ledger::new(config, seed()).sharing(share).suspended(is_suspended);
@@ -256,11 +254,10 @@ impl<D: Dialer> Group<D> {
 
     /// The numbers of all shells added up, dropped ones included. No total ever goes back.
     pub(crate) fn summed(&self) -> Numbers {
-        let none = || (Stats::default(), Histograms::none());
         let (mut sum, shells) = loop {
             let Some(members) = self.members() else { return none() };
             let shells: Vec<_> = members.shells.values().map(Weak::upgrade).collect();
-            let gone = members.gone.as_deref().cloned().unwrap_or_else(none);
+            let gone = members.gone.clone();
             // Unlocked first: this thread may drop the last reference to a shell, whose end takes the lock.
             drop(members);
             if shells.iter().all(Option::is_some) {
@@ -301,9 +298,8 @@ impl<D: Dialer> Group<D> {
         while let Some(order) = orders.pop() {
             let shell = self.members.lock().shells.get(&order.to).and_then(Weak::upgrade);
             if let Some(shell) = shell {
-                if let Some(effects) = shell.obey(order.action) {
-                    delivered.push((shell, effects));
-                }
+                let effects = shell.obey(order.action);
+                delivered.push((shell, effects));
             } else {
                 self.take_back(order, &mut orders);
             }
@@ -326,7 +322,7 @@ impl<D: Dialer> Group<D> {
 }
 
 impl<D: Dialer> Shell<D> {
-    fn obey(&self, action: BudgetAction) -> Option<EffectsOf<D>> {
+    fn obey(&self, action: BudgetAction) -> EffectsOf<D> {
         self.effects_of(|ledger, now| match action {
             BudgetAction::Grant => ledger.slot_granted(now),
             BudgetAction::Evict { most, bar } => ledger.evict(most, bar, now),
@@ -393,10 +389,12 @@ impl<D: Dialer> Membership<D> {
     pub(super) fn end(&self, numbers: &Numbers) {
         let Some(mut members) = self.group.members() else { return };
         members.shells.remove(&self.id);
-        let gone =
-            members.gone.get_or_insert_with(|| Box::new((Stats::default(), Histograms::none())));
-        add(gone, numbers);
+        add(&mut members.gone, numbers);
     }
+}
+
+fn none() -> Numbers {
+    (Stats::default(), Histograms::none())
 }
 
 fn add(sum: &mut Numbers, more: &Numbers) {

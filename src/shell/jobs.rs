@@ -13,7 +13,7 @@ use crate::report::spans;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::now;
 
-use super::{BellOf, Connection, EffectsOf, Failure, LedgerOf, Shell};
+use super::{BellOf, Connection, EffectsOf, Failure, Shell};
 
 /// A job that the ledger has ordered, and that holds a slot until its end is reported.
 pub(super) enum Job<D: Dialer> {
@@ -59,7 +59,7 @@ impl<D: Dialer> Shell<D> {
                 self.log(|log, pool| log.dialed(pool, &self.streak));
                 self.emit(|| Event::Opened { id: ConnectionId::of_dial(id.0), took });
                 let handle = self.user_code(|dialer| dialer.abort_handle(&connection)).flatten();
-                self.report(|ledger| ledger.dialed(id, connection, handle, took, now))
+                self.effects_of(|ledger, _| ledger.dialed(id, connection, handle, took, now))
             }
             Err(failure) => self.dial_failed(id, failure, took, now),
         }
@@ -79,7 +79,7 @@ impl<D: Dialer> Shell<D> {
             Purpose::Reset => self.has_passed(purpose, |dialer| dialer.reset(connection)),
         };
         let (fault, now) = ((!is_sound).then_some(fault), now());
-        self.report(|ledger| ledger.back_from_dialer(id, entry, fault, now))
+        self.effects_of(|ledger, _| ledger.back_from_dialer(id, entry, fault, now))
     }
 
     fn do_close(&self, order: CloseOrder<Connection<D>>) -> EffectsOf<D> {
@@ -89,7 +89,7 @@ impl<D: Dialer> Shell<D> {
         self.last_departure().note(now());
         self.emit(|| Event::Closed { id: of, reason, age, uses });
         let now = now();
-        self.report(|ledger| ledger.closed(id, now))
+        self.effects_of(|ledger, _| ledger.closed(id, now))
     }
 
     /// Whether a connection passes the dialer's check.
@@ -114,7 +114,7 @@ impl<D: Dialer> Shell<D> {
         self.emit(|| Event::DialFailed { failure: &failure, took });
         let (is_permanent, cause) = (failure.is_permanent(), failure.clone());
         let mut is_cancelled = false;
-        let effects = self.report(|ledger| {
+        let effects = self.effects_of(|ledger, _| {
             is_cancelled = ledger.is_dial_cancelled(id);
             ledger.dial_failed(id, failure, is_permanent, now)
         });
@@ -123,11 +123,6 @@ impl<D: Dialer> Shell<D> {
         }
         self.user_code(|_| drop(cause));
         effects
-    }
-
-    /// Tells the ledger how a job has ended.
-    fn report(&self, end: impl FnOnce(&mut LedgerOf<D>) -> EffectsOf<D>) -> EffectsOf<D> {
-        self.effects_of(|ledger, _| end(ledger)).unwrap_or_else(Effects::none)
     }
 }
 

@@ -44,9 +44,7 @@ impl<D: Dialer> Shell<D> {
         let open = self.places.gate()?;
         let now = coarse_now();
         let mut entry = self.places.take(now)?;
-        if self.idle.is_some() {
-            self.count_idle(-1);
-        }
+        self.count_idle(-1);
         // An entry of an older epoch can be here for a moment, until its returner rechecks the gate.
         if entry.epoch != open.epoch() || now >= entry.expires {
             return self.leave_to_ledger(entry);
@@ -134,7 +132,7 @@ impl<D: Dialer> Shell<D> {
 
     fn try_get_sound(self: &Arc<Self>) -> Result<EntryOf<D>, GetErrorOf<D>> {
         loop {
-            let answer = self.transact(|locked, now| {
+            let answer = self.ask(|locked, now| {
                 let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
                 let (lent, effects) = ledger.try_request(now);
                 let turned_away = match lent {
@@ -143,9 +141,7 @@ impl<D: Dialer> Shell<D> {
                 };
                 ((lent, turned_away), effects)
             });
-            let Some(((lent, turned_away), effects)) = answer else { return Err(GetError::Closed) };
-            self.carry_out(effects);
-            let (snapshot, failure) = turned_away;
+            let Some((lent, (snapshot, failure))) = answer else { return Err(GetError::Closed) };
             let mut entry = match lent {
                 Ok(Some(entry)) => entry,
                 Ok(None) => return Err(snapshot.exhausted(Duration::ZERO, failure)),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::dialer::Dialer;
+use crate::ledger::Effects;
 use crate::ledger::stats::Stats;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{MutexGuard, Ordering, now};
@@ -59,17 +60,26 @@ impl<D: Dialer> Shell<D> {
         self: &Arc<Self>,
         event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
     ) {
-        if let Some(effects) = self.effects_of(event) {
-            self.carry_out(effects);
-        }
+        self.carry_out(self.effects_of(event));
     }
 
-    /// The same, but leaves it to the caller to carry out what follows. `None` in the child of a fork.
+    /// The same, but leaves it to the caller to carry out what follows: nothing in the child of a fork.
     pub(super) fn effects_of(
         &self,
         event: impl FnOnce(&mut LedgerOf<D>, Moment) -> EffectsOf<D>,
-    ) -> Option<EffectsOf<D>> {
-        Some(self.transact(|locked, now| ((), event(&mut locked.ledger, now)))?.1)
+    ) -> EffectsOf<D> {
+        let done = self.transact(|locked, now| ((), event(&mut locked.ledger, now)));
+        done.map_or_else(Effects::none, |((), effects)| effects)
+    }
+
+    /// Asks the ledger for something, and carries out what follows from that. `None` in the child of a fork.
+    pub(super) fn ask<T>(
+        self: &Arc<Self>,
+        event: impl FnOnce(&mut Locked<D>, Moment) -> (T, EffectsOf<D>),
+    ) -> Option<T> {
+        let (answer, effects) = self.transact(event)?;
+        self.carry_out(effects);
+        Some(answer)
     }
 
     /// Runs `event` on the ledger, which holds all idle connections meanwhile. The caller carries out

@@ -222,6 +222,7 @@ impl<D: Dialer> Shell<D> {
     }
 
     /// Counts an idle connection more or less, if all keys together have a bound on them.
+    #[inline]
     fn count_idle(&self, more: i64) {
         if let Some(idle) = &self.idle {
             idle.add(more);

@@ -1,6 +1,6 @@
 //! `Terms`: how long a checkout may wait, who may cancel it, where it was called, and what for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::report::holder::Site;
 use crate::runtime::moment::Moment;
@@ -45,11 +45,6 @@ impl<'a> Terms<'a> {
     #[inline]
     pub(crate) fn timeout(self, timeout: Duration) -> Self {
         Self { limit: Limit::For(timeout), ..self }
-    }
-
-    #[inline]
-    pub(crate) fn deadline(self, deadline: Instant) -> Self {
-        self.until(Some(deadline.into()))
     }
 
     #[inline]

@@ -12,7 +12,7 @@ use crate::report::spans::{self, CallerSpan};
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{Ordering, now};
 use crate::shell::bell::{Bell, Notice, Woken};
-use crate::shell::cancel::{Cancel, Cancellable, IsCancelled};
+use crate::shell::cancel::{Cancel, Cancellable};
 
 use super::snapshot::{Snapshot, refused, turned_away};
 use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
@@ -64,7 +64,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
         let Self { shell, start, deadline, .. } = *self;
         // Made here, so that the span of a caller who is served at once is not dropped under the lock.
         let (mut bell, mut span) = (None, Some(CallerSpan::current()));
-        let answer = shell.transact(|locked, now| {
+        let answer = shell.ask(|locked, now| {
             let waker = || {
                 let span = span.take().expect("a caller queues once");
                 Arc::clone(bell.insert(Bell::new(span)))
@@ -93,8 +93,7 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
             };
             ((outcome, next), effects)
         });
-        let Some(((outcome, next), effects)) = answer else { return Err(GetError::Closed) };
-        shell.carry_out(effects);
+        let Some((outcome, next)) = answer else { return Err(GetError::Closed) };
         let (ticket, entry) = outcome.map_err(|error| *error)?;
         if let Some(entry) = entry {
             return Ok((ticket, entry));
@@ -115,9 +114,9 @@ impl<D: Dialer> LedgerCheckout<'_, D> {
     fn wait(&self, ticket: Ticket, bell: &BellOf<D>, next: Next) -> Waited<D> {
         let shell = self.shell;
         // From here on a cancellation finds the caller in the queue. It may have come before.
-        let wait = self.cancel.map(|cancel| cancel.register(Arc::downgrade(shell) as _, ticket));
-        let registered = wait.transpose();
-        if let Err(IsCancelled) = registered {
+        let registered =
+            self.cancel.map(|cancel| cancel.register(Arc::downgrade(shell) as _, ticket));
+        if matches!(registered, Some(None)) {
             Cancellable::cancel(Arc::clone(shell), ticket);
         }
         shell.wait(ticket, bell, self.deadline, next)
@@ -195,7 +194,7 @@ impl<D: Dialer> Shell<D> {
         deadline: Option<Moment>,
         is_late: bool,
     ) -> ControlFlow<Waited<D>, Next> {
-        let looked = self.transact(|locked, now| {
+        let looked = self.ask(|locked, now| {
             let (ledger, waiting) = (&mut locked.ledger, &mut locked.waiting);
             if is_late {
                 let snapshot = |ledger: &_| {
@@ -214,9 +213,7 @@ impl<D: Dialer> Shell<D> {
             };
             (ControlFlow::Continue(next), effects)
         });
-        let Some((left, effects)) = looked else { return ControlFlow::Continue(Next::Look) };
-        self.carry_out(effects);
-        left
+        looked.unwrap_or(ControlFlow::Continue(Next::Look))
     }
 
     /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
@@ -234,13 +231,12 @@ impl<D: Dialer> Shell<D> {
             return (verdict, None);
         }
         // An event, so that what rests in the places counts as idle.
-        let looked = self.transact(|locked, now| {
+        let looked = self.ask(|locked, now| {
             let effects = locked.ledger.tick(now);
             let (ledger, waiting) = (&locked.ledger, &mut locked.waiting);
             (Snapshot::after_wait(self.name(), ledger, waiting, now), effects)
         });
-        let Some((snapshot, effects)) = looked else { return (verdict, None) };
-        self.carry_out(effects);
+        let Some(snapshot) = looked else { return (verdict, None) };
         (verdict, Some(Box::new(snapshot)))
     }
 

@@ -13,7 +13,7 @@ use latebind::{
 };
 
 use crate::forked::{self, fork};
-use crate::{IS_OVER, at_each_step, in_a_process, steps};
+use crate::{at_each_step, in_a_process, steps};
 
 /// Where the program's code forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,6 @@ enum Place {
 /// The number of the place.
 static PLACE: AtomicU32 = AtomicU32::new(Place::Done as u32);
 static MAY_WALK: AtomicBool = AtomicBool::new(false);
-static HAS_WALKED: AtomicBool = AtomicBool::new(false);
 /// How many connections were closed.
 static CLOSED: AtomicU32 = AtomicU32::new(0);
 /// Whether `is_broken` says so, after it has forked.
@@ -49,14 +48,9 @@ fn fork_if_at(place: Place) -> bool {
     }
     steps::count_no_more();
     MAY_WALK.store(true, SeqCst);
-    while !steps::has_stopped() {
-        if HAS_WALKED.load(SeqCst) {
-            forked::exit(IS_OVER);
-        }
-        thread::yield_now();
-    }
+    steps::await_stop();
     if let Some(child) = fork() {
-        forked::exit(steps::go_on_after(child));
+        steps::end_as(child);
     }
     true
 }
@@ -156,24 +150,20 @@ impl Pools {
 }
 
 /// Forks inside `call`, which comes to `place`, while another thread stands at its step of that number.
-fn fork_at(place: Place, call: fn(&Pools), step: i64) -> i32 {
-    let pools = Pools::new();
+fn fork_at(place: Place, call: fn(&Pools), step: i64) -> ! {
+    let pools: &Pools = Box::leak(Box::new(Pools::new()));
     drop((pools.pool.get().unwrap(), pools.pool.get().unwrap()));
     drop(pools.keyed.get(&Key(0)).unwrap());
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !MAY_WALK.load(SeqCst) {
-                thread::yield_now();
-            }
-            steps::stop_after(step);
-            steps::in_steps(|| pools.walk());
-            HAS_WALKED.store(true, SeqCst);
-        });
-        PLACE.store(place as u32, SeqCst);
-        call(&pools);
-        // The parent has ended where it forked.
-        forked::exit(if PLACE.load(SeqCst) == Place::Done as u32 { 0 } else { NOT_THERE });
-    })
+    thread::spawn(move || {
+        while !MAY_WALK.load(SeqCst) {
+            thread::yield_now();
+        }
+        steps::walk(step, || pools.walk());
+    });
+    PLACE.store(place as u32, SeqCst);
+    call(pools);
+    // The parent has ended where it forked.
+    forked::exit(if PLACE.load(SeqCst) == Place::Done as u32 { 0 } else { NOT_THERE });
 }
 
 /// The exit status of a process whose call does not come to the place.

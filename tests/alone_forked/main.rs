@@ -26,10 +26,10 @@ fn in_a_process(test: &str, body: impl FnOnce()) {
 }
 
 /// Has `fork_at` fork at each step, in a process for each, until there is no such step.
-fn at_each_step(fork_at: impl Fn(i64) -> i32) {
+fn at_each_step(fork_at: impl Fn(i64)) {
     for step in 0.. {
         // For longer than its child has.
-        let child = forked::fork_for(90).unwrap_or_else(|| forked::exit(fork_at(step)));
+        let child = forked::fork_for(90).unwrap_or_else(|| forked::in_the_child(|| fork_at(step)));
         match child.status() {
             0 => {}
             IS_OVER => return assert!(step > 10, "{step}: not all steps count"),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use latebind::{Builder, Cancel, DialContext, Dialer, KeyedBuilder, KeyedPool, Pool};
 
 use crate::forked::{self, Child};
-use crate::{IS_OVER, at_each_step, in_a_process, steps};
+use crate::{at_each_step, in_a_process, steps};
 
 /// A dialer of numbers, which may refuse.
 #[derive(Clone)]
@@ -113,20 +113,11 @@ impl Inherited {
 }
 
 /// Forks while a thread stands at its step of that number.
-fn fork_at(step: i64) -> i32 {
-    steps::stop_after(step);
-    let inherited = Inherited::new();
-    thread::scope(|scope| {
-        let walker = scope.spawn(|| steps::in_steps(|| inherited.walk()));
-        while !steps::has_stopped() {
-            if walker.is_finished() {
-                walker.join().unwrap();
-                return IS_OVER;
-            }
-            thread::yield_now();
-        }
-        steps::go_on_after(Child::fork(|| inherited.use_in_the_child()))
-    })
+fn fork_at(step: i64) -> ! {
+    let inherited: &Inherited = Box::leak(Box::new(Inherited::new()));
+    thread::spawn(move || steps::walk(step, || inherited.walk()));
+    steps::await_stop();
+    steps::end_as(Child::fork(|| inherited.use_in_the_child()))
 }
 
 #[test]
@@ -134,6 +125,6 @@ fn a_child_works_wherever_its_parents_threads_stood() {
     in_a_process("outside::a_child_works_wherever_its_parents_threads_stood", || {
         #[cfg(feature = "log")]
         log::set_logger(&Silent).map(|()| log::set_max_level(log::LevelFilter::Trace)).unwrap();
-        at_each_step(fork_at);
+        at_each_step(|step| fork_at(step));
     });
 }

@@ -11,10 +11,12 @@ use std::thread;
 
 use latebind::Threads;
 
-use crate::forked::Child;
+use crate::IS_OVER;
+use crate::forked::{self, Child};
 
 /// How many steps there are before the one at which a thread stops.
 static LEFT: AtomicI64 = AtomicI64::new(i64::MAX);
+static HAS_WALKED: AtomicBool = AtomicBool::new(false);
 static HAS_STOPPED: AtomicBool = AtomicBool::new(false);
 static MAY_GO_ON: AtomicBool = AtomicBool::new(false);
 /// Whether the thread says, then, where it has stopped.
@@ -72,14 +74,29 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::time
     unsafe { libc::syscall(libc::SYS_clock_gettime, clock, time) as i32 }
 }
 
-/// Has some thread stop after so many steps.
-pub(crate) fn stop_after(steps: i64) {
+/// Walks in steps until a thread has stopped after so many, or to the end.
+pub(crate) fn walk(steps: i64, body: impl FnOnce()) {
     LEFT.store(steps, SeqCst);
+    in_steps(body);
+    HAS_WALKED.store(true, SeqCst);
+    stay();
 }
 
-/// Whether a thread has stopped.
-pub(crate) fn has_stopped() -> bool {
-    HAS_STOPPED.load(SeqCst)
+/// As a thread ends, std holds a lock that a child needs for threads of its own: so none ends before the process.
+fn stay() -> ! {
+    loop {
+        thread::park();
+    }
+}
+
+/// Waits until a thread has stopped. Ends the process if the walk is over.
+pub(crate) fn await_stop() {
+    while !HAS_STOPPED.load(SeqCst) {
+        if HAS_WALKED.load(SeqCst) {
+            forked::exit(IS_OVER);
+        }
+        thread::yield_now();
+    }
 }
 
 /// Has no more steps of this thread count.
@@ -87,16 +104,15 @@ pub(crate) fn count_no_more() {
     IS_IN_STEPS.set(false);
 }
 
-/// Waits for a child, and then has the thread go on that has stopped, which says where it was if the child ended in
-/// another way than well.
-pub(crate) fn go_on_after(child: Child) -> i32 {
+/// Waits for a child, and ends as it did; if it did not end well, the thread that has stopped says where it was.
+pub(crate) fn end_as(child: Child) -> ! {
     let status = child.status();
     IS_TO_TELL.store(status != 0, SeqCst);
     MAY_GO_ON.store(true, SeqCst);
     while !HAS_GONE_ON.load(SeqCst) {
         thread::yield_now();
     }
-    status
+    forked::exit(status)
 }
 
 /// Threads that have begun before they are needed, and then no more: while one begins, std holds a lock that a
@@ -114,6 +130,7 @@ pub(crate) fn threads() -> Threads {
                     return; // The only thread of a child.
                 }
             }
+            stay();
         });
         begun.recv().unwrap();
         bodies.lock().unwrap().push(give);
@@ -128,7 +145,7 @@ pub(crate) fn threads() -> Threads {
 }
 
 /// Has the steps of `body` count.
-pub(crate) fn in_steps(body: impl FnOnce()) {
+fn in_steps(body: impl FnOnce()) {
     IS_IN_STEPS.set(true);
     body();
     count_no_more();

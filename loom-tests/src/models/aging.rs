@@ -105,7 +105,7 @@ fn what_is_in_use_as_its_lifetime_is_shortened_ends_by_the_new_one() {
         let (pool, _server) = pool_with(config, &[], Blocking::default());
         drop(pool.get().unwrap());
         let held = pool.get().unwrap();
-        pool.change(|config| Ok(Config { max_lifetime: MINUTE, ..config })).unwrap();
+        pool.shell().reconfigure(|config| Ok(Config { max_lifetime: MINUTE, ..config })).unwrap();
         drop(held);
         drop(pool.get().unwrap());
         advance(MINUTE);
