@@ -13,7 +13,8 @@ use latebind::{
 };
 
 use crate::forked::{self, fork};
-use crate::{at_each_step, in_a_process, steps};
+use crate::steps::{self, Word};
+use crate::{at_each_step, in_a_process};
 
 /// Where the program's code forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ enum Place {
 
 /// The number of the place.
 static PLACE: AtomicU32 = AtomicU32::new(Place::Done as u32);
-static MAY_WALK: AtomicBool = AtomicBool::new(false);
+static MAY_WALK: Word = Word::new();
 /// How many connections were closed.
 static CLOSED: AtomicU32 = AtomicU32::new(0);
 /// Whether `is_broken` says so, after it has forked.
@@ -47,7 +48,7 @@ fn fork_if_at(place: Place) -> bool {
         return false;
     }
     steps::count_no_more();
-    MAY_WALK.store(true, SeqCst);
+    MAY_WALK.set(1);
     steps::await_stop();
     if let Some(child) = fork() {
         steps::end_as(child);
@@ -155,9 +156,7 @@ fn fork_at(place: Place, call: fn(&Pools), step: i64) -> ! {
     drop((pools.pool.get().unwrap(), pools.pool.get().unwrap()));
     drop(pools.keyed.get(&Key(0)).unwrap());
     thread::spawn(move || {
-        while !MAY_WALK.load(SeqCst) {
-            thread::yield_now();
-        }
+        MAY_WALK.wait();
         steps::walk(step, || pools.walk());
     });
     PLACE.store(place as u32, SeqCst);

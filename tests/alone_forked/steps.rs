@@ -5,7 +5,7 @@ use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 
@@ -16,12 +16,44 @@ use crate::forked::{self, Child};
 
 /// How many steps there are before the one at which a thread stops.
 static LEFT: AtomicI64 = AtomicI64::new(i64::MAX);
-static HAS_WALKED: AtomicBool = AtomicBool::new(false);
-static HAS_STOPPED: AtomicBool = AtomicBool::new(false);
-static MAY_GO_ON: AtomicBool = AtomicBool::new(false);
-/// Whether the thread says, then, where it has stopped.
-static IS_TO_TELL: AtomicBool = AtomicBool::new(false);
-static HAS_GONE_ON: AtomicBool = AtomicBool::new(false);
+/// How the walk has got on: to the step or to its end.
+static PROGRESS: Word = Word::new();
+const HAS_STOPPED: u32 = 1;
+const HAS_WALKED: u32 = 2;
+/// Lets the thread go on that has stopped, perhaps to say first where that was.
+static MAY_GO_ON: Word = Word::new();
+const TELL: u32 = 2;
+static HAS_GONE_ON: Word = Word::new();
+
+/// A number to wait for. All of it lies in one word: the child would find a lock or a channel in use.
+pub(crate) struct Word(AtomicU32);
+
+impl Word {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    pub(crate) fn set(&self, number: u32) {
+        self.0.store(number, SeqCst);
+        self.call(libc::FUTEX_WAKE, i32::MAX as u32);
+    }
+
+    /// Waits until it is set.
+    pub(crate) fn wait(&self) -> u32 {
+        loop {
+            match self.0.load(SeqCst) {
+                0 => self.call(libc::FUTEX_WAIT, 0),
+                number => return number,
+            }
+        }
+    }
+
+    fn call(&self, operation: i32, number: u32) {
+        let (word, no_limit) = (self.0.as_ptr(), std::ptr::null::<libc::timespec>());
+        // SAFETY: the word is there for as long as the call takes.
+        unsafe { libc::syscall(libc::SYS_futex, word, operation, number, no_limit) };
+    }
+}
 
 thread_local! {
     static IS_IN_STEPS: Cell<bool> = const { Cell::new(false) };
@@ -30,15 +62,11 @@ thread_local! {
 /// A step of this thread, if its steps count.
 fn step() {
     if IS_IN_STEPS.get() && LEFT.fetch_sub(1, SeqCst) == 0 {
-        HAS_STOPPED.store(true, SeqCst);
-        // Not a lock or a channel: the child would find that in use as well.
-        while !MAY_GO_ON.load(SeqCst) {
-            thread::yield_now();
-        }
-        if IS_TO_TELL.load(SeqCst) {
+        PROGRESS.set(HAS_STOPPED);
+        if MAY_GO_ON.wait() == TELL {
             eprintln!("It had stopped here:\n{}", Backtrace::force_capture());
         }
-        HAS_GONE_ON.store(true, SeqCst);
+        HAS_GONE_ON.set(1);
     }
 }
 
@@ -78,7 +106,7 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::time
 pub(crate) fn walk(steps: i64, body: impl FnOnce()) {
     LEFT.store(steps, SeqCst);
     in_steps(body);
-    HAS_WALKED.store(true, SeqCst);
+    PROGRESS.set(HAS_WALKED);
     stay();
 }
 
@@ -91,11 +119,8 @@ fn stay() -> ! {
 
 /// Waits until a thread has stopped. Ends the process if the walk is over.
 pub(crate) fn await_stop() {
-    while !HAS_STOPPED.load(SeqCst) {
-        if HAS_WALKED.load(SeqCst) {
-            forked::exit(IS_OVER);
-        }
-        thread::yield_now();
+    if PROGRESS.wait() == HAS_WALKED {
+        forked::exit(IS_OVER);
     }
 }
 
@@ -107,11 +132,8 @@ pub(crate) fn count_no_more() {
 /// Waits for a child, and ends as it did; if it did not end well, the thread that has stopped says where it was.
 pub(crate) fn end_as(child: Child) -> ! {
     let status = child.status();
-    IS_TO_TELL.store(status != 0, SeqCst);
-    MAY_GO_ON.store(true, SeqCst);
-    while !HAS_GONE_ON.load(SeqCst) {
-        thread::yield_now();
-    }
+    MAY_GO_ON.set(if status == 0 { 1 } else { TELL });
+    HAS_GONE_ON.wait();
     forked::exit(status)
 }
 
