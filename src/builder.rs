@@ -610,9 +610,10 @@ where
     /// The most connections open at once for each key of which `max_open_for` says so, in place of
     /// [`max_open`](Self::max_open): for a server that allows fewer than the others, for example.
     ///
-    /// It is asked when a key gets a pool, and again at each [`reconfigure`](KeyedPool::reconfigure).
-    /// It may use the pool; a panic in it reaches the caller, as one in the key's own code does. By default
-    /// no key has a limit of its own.
+    /// It is asked when a key gets a pool, again at each [`reconfigure`](KeyedPool::reconfigure), and by a
+    /// `try_get` that finds no pool. It may use the pool; a panic in it reaches the caller, as one in the
+    /// key's own code does, and keeps changed settings from no other key. By default no key has a limit of
+    /// its own.
     ///
     /// # Examples
     ///

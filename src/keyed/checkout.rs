@@ -108,7 +108,7 @@ where
                 None => self.shared.directory.strike(&record),
             }
         }
-        Err(self.turned_away(self.error_without_pool()))
+        Err(self.turned_away(self.error_without_pool(key)))
     }
 
     /// As [`try_get`](Self::try_get), with a guard that borrows nothing.

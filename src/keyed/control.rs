@@ -1,6 +1,7 @@
 //! Controls of a keyed pool: of one key, and of all together.
 
 use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use crate::pool::Drained;
 use crate::shell::Shell;
 
 use super::directory::KeyRecord;
-use super::{AsKey, Common, KeyedPool};
+use super::{AsKey, Common, KeyedConfig, KeyedPool};
 
 impl<K, D> KeyedPool<K, D>
 where
@@ -63,10 +64,7 @@ where
     ///
     /// [`ConfigError::TooSmall`] if `max_open_total` is 0. Then nothing is changed.
     pub fn resize_total(&self, max_open_total: u32) -> Result<(), ConfigError> {
-        if max_open_total == 0 {
-            let setting = "max_open_total";
-            return Err(ConfigError::TooSmall { setting, value: max_open_total, least: 1 });
-        }
+        KeyedConfig::check_total(max_open_total)?;
         self.shared.group.resize(max_open_total);
         Ok(())
     }
@@ -185,10 +183,13 @@ where
             change(&mut common)?;
             common.version += 1;
         }
+        let mut panic = None;
         for record in self.shared.directory.all() {
-            self.tell(&record, &tell);
+            // A panic of `max_open_for` or `min_idle_for` for one key must not keep the change from the others.
+            let told = catch_unwind(AssertUnwindSafe(|| self.tell(&record, &tell)));
+            panic = panic.or(told.err());
         }
-        Ok(())
+        panic.map_or(Ok(()), |first| resume_unwind(first))
     }
 
     /// Has `tell` pass the settings to the pool of a key, and again if they have changed meanwhile: so the
@@ -207,8 +208,9 @@ where
     pub(super) fn catch_up(&self, record: &KeyRecord<K, D>, before: &Common) {
         if self.common().version != before.version {
             self.tell(record, |keyed, record, common| {
-                keyed.tell_settings(record, common);
+                // First, as it asks no user code, which may panic: this has a pool that nobody uses go.
                 keyed.tell_suspended(record, common);
+                keyed.tell_settings(record, common);
             });
         }
     }

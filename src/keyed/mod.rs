@@ -24,7 +24,7 @@ use crate::report::error::GetError;
 use crate::report::event::Event;
 use crate::report::holder::Holders;
 use crate::report::reporter::Reporter;
-use crate::runtime::sync::{Mutex, catch, now};
+use crate::runtime::sync::{Mutex, now};
 use crate::runtime::workers::Crew;
 use crate::shell::quota::Quota;
 use crate::shell::{Group, OnVacant};
@@ -113,16 +113,20 @@ impl KeyedConfig {
     /// Returns the settings if they fit together.
     pub(crate) fn check(self) -> Result<Self, ConfigError> {
         let Self { each, max_open_total, max_idle_total } = self;
-        if max_open_total == 0 {
-            let setting = "max_open_total";
-            return Err(ConfigError::TooSmall { setting, value: max_open_total, least: 1 });
-        }
+        Self::check_total(max_open_total)?;
         if let Some(value) = max_idle_total.filter(|most| *most > max_open_total) {
             let (setting, bound, limit) = ("max_idle_total", "max_open_total", max_open_total);
             return Err(ConfigError::Contradiction { setting, value, bound, limit });
         }
         Self::check_each(each)?;
         Ok(self)
+    }
+
+    pub(crate) fn check_total(max_open_total: u32) -> Result<(), ConfigError> {
+        match max_open_total {
+            0 => Err(ConfigError::TooSmall { setting: "max_open_total", value: 0, least: 1 }),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the settings of each key if a keyed pool can keep them.
@@ -261,12 +265,9 @@ where
             return error;
         }
         group.note_turned_away();
-        if let Some(observer) = reporter.observer() {
-            let waited = Duration::ZERO;
-            if catch(|| observer(&Event::TurnedAway { error: &error, waited })).is_none() {
-                reporter.log_panic(); // No key's pool is there to count it.
-            }
-        }
+        let event = Event::TurnedAway { error: &error, waited: Duration::ZERO };
+        // No key's pool is there to count a panic.
+        reporter.tell(&event, || reporter.log(|log, pool| log.panicked(pool)));
         error
     }
 
@@ -282,14 +283,15 @@ where
     }
 
     /// The error for a caller that does not wait, for a key without a pool.
-    fn error_without_pool(&self) -> GetError<D::Error> {
+    fn error_without_pool<Q: ?Sized + AsKey<K>>(&self, key: &Q) -> GetError<D::Error> {
         if self.shared.directory.is_closed() {
             return GetError::Closed;
         }
-        let Common { config, is_suspended, .. } = self.common();
+        let common = self.common();
+        let Config { max_open, .. } = self.config_of(&key.to_key(), &common);
         let (pool, waited) = (self.shared.reporter.name().cloned(), Duration::ZERO);
-        let stats = Box::new(Stats { max_open: config.max_open, ..Stats::default() });
-        if is_suspended {
+        let stats = Box::new(Stats { max_open, ..Stats::default() });
+        if common.is_suspended {
             return GetError::Suspended { pool, waited, stats, failure: None };
         }
         let holders = Box::new(Holders::new(Vec::new(), false));

@@ -47,7 +47,8 @@ where
     }
 
     /// The holders of connections now, with the key of each. Takes time proportional to the number
-    /// of keys.
+    /// of keys. A pool that [`close_key`](Self::close_key) has closed has no key any more: its holders
+    /// are named by [`drain`](Self::drain) only.
     #[must_use]
     pub fn holders(&self) -> Vec<(K, Holder)> {
         let all = self.shared.directory.all();

@@ -135,30 +135,21 @@ impl<E> GetError<E> {
         }
     }
 
-    fn stats(&self) -> Option<&Stats> {
+    /// The pool's name and its numbers, where an error has them.
+    fn context(&self) -> Option<(Option<&str>, &Stats)> {
         match self {
             Self::Cancelled | Self::Closed => None,
-            Self::Exhausted { stats, .. }
-            | Self::QueueFull { stats, .. }
-            | Self::Suspended { stats, .. }
-            | Self::Unreachable { stats, .. } => Some(stats),
-        }
-    }
-
-    fn pool(&self) -> Option<&str> {
-        match self {
-            Self::Cancelled | Self::Closed => None,
-            Self::Exhausted { pool, .. }
-            | Self::QueueFull { pool, .. }
-            | Self::Suspended { pool, .. }
-            | Self::Unreachable { pool, .. } => pool.as_deref(),
+            Self::Exhausted { pool, stats, .. }
+            | Self::QueueFull { pool, stats, .. }
+            | Self::Suspended { pool, stats, .. }
+            | Self::Unreachable { pool, stats, .. } => Some((pool.as_deref(), stats)),
         }
     }
 }
 
 impl<E: Error + 'static> fmt::Display for GetError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(pool) = self.pool() {
+        if let Some((Some(pool), _)) = self.context() {
             write!(f, "pool {pool}: ")?;
         }
         match self {
@@ -196,7 +187,7 @@ impl<E: fmt::Debug> fmt::Debug for GetError<E> {
         };
         let is_long = f.alternate();
         let mut fields = f.debug_struct(name);
-        if let Some(pool) = self.pool() {
+        if let Some((Some(pool), _)) = self.context() {
             fields.field("pool", &pool);
         }
         match self {
@@ -215,7 +206,7 @@ impl<E: fmt::Debug> fmt::Debug for GetError<E> {
         if let Self::Exhausted { holders, .. } = self {
             fields.field("holders", holders);
         }
-        if let Some(stats) = self.stats() {
+        if let Some((_, stats)) = self.context() {
             fields.field("stats", stats);
         }
         fields.finish()

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::ledger::Loan;
 use crate::ledger::roster::ConnectionId;
-use crate::runtime::moment::Moment;
 use crate::runtime::sync::{coarse_now, thread_name};
 
 /// The line of the program that asked for a connection.
@@ -41,8 +40,11 @@ pub struct Holder {
 }
 
 impl Holder {
-    fn new(loan: &Loan, now: Moment) -> Self {
-        Self {
+    /// The holders of these loans, longest first.
+    pub(crate) fn all(mut loans: Vec<Loan>) -> Vec<Self> {
+        loans.sort_by_key(|loan| loan.since);
+        let now = coarse_now();
+        let holder = |loan: &Loan| Self {
             id: loan.id,
             uses: loan.uses,
             held: now.since(loan.since),
@@ -50,14 +52,8 @@ impl Holder {
             thread: loan.thread,
             thread_name: thread_name(loan.thread),
             label: loan.label,
-        }
-    }
-
-    /// The holders of these loans, longest first.
-    pub(crate) fn all(mut loans: Vec<Loan>) -> Vec<Self> {
-        loans.sort_by_key(|loan| loan.since);
-        let now = coarse_now();
-        loans.iter().map(|loan| Self::new(loan, now)).collect()
+        };
+        loans.iter().map(holder).collect()
     }
 }
 
@@ -106,13 +102,4 @@ impl fmt::Display for Holders {
         }
         Ok(())
     }
-}
-
-/// Whether every one of `in_use` connections was taken by a thread that is asking for another.
-pub(crate) fn is_self_deadlock(
-    loans: &[Loan],
-    in_use: u32,
-    is_asking: impl Fn(&Loan) -> bool,
-) -> bool {
-    !loans.is_empty() && loans.len() >= in_use as usize && loans.iter().all(is_asking)
 }

@@ -19,9 +19,9 @@ mod kept {
     use crate::runtime::moment::Moment;
     use crate::runtime::sync::{Mutex, Process, catch, now};
 
-    /// The most lines of one kind in each `PERIOD`, so that a fault that comes and goes many times
+    /// The most lines of one kind in any `PERIOD`, so that a fault that comes and goes many times
     /// a second writes only a few.
-    const LINES: u32 = 3;
+    const LINES: usize = 3;
     const PERIOD: Duration = Duration::from_secs(60);
 
     /// The lines of a pool, or of all keys of a keyed pool. They take no memory before the first
@@ -74,12 +74,14 @@ mod kept {
                 self.limits().failing.say(
                     pool,
                     Level::Warn,
+                    Duration::ZERO,
                     format_args!("a dial failed: {cause}"),
                 );
             } else {
-                self.limits().failing.remind(
+                self.limits().failing.say(
                     pool,
                     Level::Warn,
+                    PERIOD,
                     format_args!("{failures} dials in a row have failed: {cause}"),
                 );
             }
@@ -91,6 +93,7 @@ mod kept {
             self.limits().refusing.say(
                 pool,
                 Level::Warn,
+                Duration::ZERO,
                 format_args!(
                     "callers that no open connection can serve are refused until a dial succeeds, \
                      after {failures} failures in a row"
@@ -107,6 +110,7 @@ mod kept {
                 self.limits().recovered.say(
                     pool,
                     Level::Info,
+                    Duration::ZERO,
                     format_args!("a dial succeeded after {failures} that failed{then}"),
                 );
             }
@@ -117,6 +121,7 @@ mod kept {
             self.limits().leaked.say(
                 pool,
                 Level::Warn,
+                Duration::ZERO,
                 format_args!("a connection may have leaked: {holder}"),
             );
         }
@@ -126,7 +131,7 @@ mod kept {
             let line = format_args!(
                 "code that the pool calls (its dialer, an observer, a predicate) has panicked"
             );
-            self.limits().panicked.say(pool, Level::Error, line);
+            self.limits().panicked.say(pool, Level::Error, Duration::ZERO, line);
         }
     }
 
@@ -136,46 +141,25 @@ mod kept {
 
     #[derive(Debug)]
     struct Allowance {
-        /// When the first line of this period was written.
-        began: Moment,
-        /// When the latest line was written.
-        said_at: Moment,
-        left: u32,
+        /// When the latest lines were written, the latest of all last.
+        said_at: [Moment; LINES],
         withheld: u64,
     }
 
     impl Default for Limit {
         fn default() -> Self {
-            let (began, said_at) = (Moment::FIRST, Moment::FIRST);
-            Self(Mutex::new(Allowance { began, said_at, left: 0, withheld: 0 }))
+            Self(Mutex::new(Allowance { said_at: [Moment::FIRST; LINES], withheld: 0 }))
         }
     }
 
     impl Limit {
-        /// Writes a line, unless this period has had too many.
-        fn say(&self, pool: Option<&str>, level: Level, line: fmt::Arguments<'_>) {
-            self.write(pool, level, line, |_, _| true);
-        }
-
-        /// Writes a line if there has been none for a while.
-        fn remind(&self, pool: Option<&str>, level: Level, line: fmt::Arguments<'_>) {
-            let is_due =
-                |allowance: &Allowance, now: Moment| now.since(allowance.said_at) >= PERIOD;
-            self.write(pool, level, line, is_due);
-        }
-
-        fn write(
-            &self,
-            pool: Option<&str>,
-            level: Level,
-            line: fmt::Arguments<'_>,
-            is_due: impl FnOnce(&Allowance, Moment) -> bool,
-        ) {
+        /// Writes a line, unless there have been too many, or the latest is not older than `every`.
+        fn say(&self, pool: Option<&str>, level: Level, every: Duration, line: fmt::Arguments<'_>) {
             catch(|| {
                 if !log::log_enabled!(target: "latebind", level) {
                     return;
                 }
-                let Some(withheld) = self.0.lock().take(now(), is_due) else { return };
+                let Some(withheld) = self.0.lock().take(now(), every) else { return };
                 let pool = pool.map_or(String::new(), |pool| format!("pool {pool}: "));
                 match withheld {
                     0 => log::log!(target: "latebind", level, "{pool}{line}"),
@@ -189,18 +173,17 @@ mod kept {
 
     impl Allowance {
         /// Whether a line may be written, and then how many have been withheld before it.
-        fn take(&mut self, now: Moment, is_due: impl FnOnce(&Self, Moment) -> bool) -> Option<u64> {
-            if !is_due(self, now) {
+        fn take(&mut self, now: Moment, every: Duration) -> Option<u64> {
+            let [first, .., latest] = self.said_at;
+            if now.since(latest) < every {
                 return None;
             }
-            if self.left == 0 && now.since(self.began) >= PERIOD {
-                (self.began, self.left) = (now, LINES);
-            }
-            let Some(left) = self.left.checked_sub(1) else {
+            if now.since(first) < PERIOD {
                 self.withheld += 1;
                 return None;
-            };
-            (self.left, self.said_at) = (left, now);
+            }
+            self.said_at.rotate_left(1);
+            self.said_at[LINES - 1] = now;
             Some(std::mem::take(&mut self.withheld))
         }
     }

@@ -1,18 +1,17 @@
-//! `Reporter`: a pool's name, and the observer and log that receive its events.
+//! `Reporter`: a pool's name, and the observers and log that receive its events.
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::report::error::DialFailure;
 use crate::report::event::{Event, Observer};
-use crate::report::holder::Holder;
-use crate::report::log_lines::{self, SharedLog, Streak};
+use crate::report::log_lines::{self, SharedLog};
+use crate::runtime::sync::catch;
 
-/// A pool's name, its observer and its log. All keys of a keyed pool share one.
+/// A pool's name, its observers and its log. All keys of a keyed pool share one.
 pub(crate) struct Reporter<E> {
     name: Option<Arc<str>>,
-    observer: Option<Arc<Observer<E>>>,
+    /// All but empty, so that a pool without an observer reads one word.
+    observers: Option<Arc<Vec<Arc<Observer<E>>>>>,
     log: SharedLog,
 }
 
@@ -31,13 +30,7 @@ impl<E> Reporter<E> {
     where
         E: 'static,
     {
-        self.observer = Some(match self.observer.take() {
-            None => Arc::new(next),
-            Some(first) => Arc::new(move |event: &Event<'_, E>| {
-                first(event);
-                next(event);
-            }),
-        });
+        Arc::make_mut(self.observers.get_or_insert_default()).push(Arc::new(next));
     }
 
     pub(crate) fn name(&self) -> Option<&Arc<str>> {
@@ -46,51 +39,34 @@ impl<E> Reporter<E> {
 
     #[inline]
     pub(crate) fn has_observer(&self) -> bool {
-        self.observer.is_some()
+        self.observers.is_some()
     }
 
-    #[inline]
-    pub(crate) fn observer(&self) -> Option<&Observer<E>> {
-        self.observer.as_deref()
+    /// Tells the observers of an event, each of them whether another one panics or not.
+    pub(crate) fn tell(&self, event: &Event<'_, E>, note_panic: impl Fn()) {
+        for observer in self.observers.iter().flat_map(|observers| &**observers) {
+            if catch(|| observer(event)).is_none() {
+                note_panic();
+            }
+        }
     }
 
-    /// A dial has failed.
-    pub(crate) fn log_failure(&self, streak: &Streak, failure: &DialFailure<E>)
-    where
-        E: Error + 'static,
-    {
-        self.log.dial_failed(self.name.as_deref(), streak, failure);
-    }
-
-    /// From now on, callers that no open connection can serve are turned away.
-    pub(crate) fn log_refusals(&self, streak: &Streak, failures: u32) {
-        self.log.refusing(self.name.as_deref(), streak, failures);
-    }
-
-    /// A dial has succeeded.
-    pub(crate) fn log_success(&self, streak: &Streak) {
-        self.log.dialed(self.name.as_deref(), streak);
-    }
-
-    pub(crate) fn log_leak(&self, holder: &Holder) {
-        self.log.leaked(self.name.as_deref(), holder);
-    }
-
-    pub(crate) fn log_panic(&self) {
-        self.log.panicked(self.name.as_deref());
+    /// Has `line` written into the program's log, under this pool's name.
+    pub(crate) fn log(&self, line: impl FnOnce(&SharedLog, Option<&str>)) {
+        line(&self.log, self.name.as_deref());
     }
 }
 
 impl<E> Default for Reporter<E> {
     fn default() -> Self {
-        Self { name: None, observer: None, log: SharedLog::default() }
+        Self { name: None, observers: None, log: SharedLog::default() }
     }
 }
 
 impl<E> Clone for Reporter<E> {
     fn clone(&self) -> Self {
-        let Self { name, observer, log } = self;
-        Self { name: name.clone(), observer: observer.clone(), log: log.clone() }
+        let Self { name, observers, log } = self;
+        Self { name: name.clone(), observers: observers.clone(), log: log.clone() }
     }
 }
 

@@ -18,6 +18,9 @@ use super::workers::{Crew, State};
 pub(crate) trait Upkeep: Send + Sync {
     /// Does the upkeep that is due. May set another alarm.
     fn upkeep(self: Arc<Self>);
+
+    /// Hears that no worker keeps its alarm any more.
+    fn alarm_refused(&self);
 }
 
 /// The alarms of all pools, and the worker that keeps them.
@@ -35,6 +38,8 @@ pub(super) struct Alarms {
     /// Whether the housekeeper must run a task first, as there is no other worker. Set only while there
     /// is a housekeeper.
     is_interrupted: bool,
+    /// Whether some pool counts on a worker for its alarm.
+    is_promised: bool,
 }
 
 /// When an alarm is due, and its number.
@@ -61,6 +66,12 @@ impl Alarms {
     pub(super) fn interrupt(&mut self) {
         self.is_interrupted = self.have_housekeeper();
         self.ring();
+    }
+
+    /// The pools that count on a worker for their alarms, and have none.
+    pub(super) fn forsaken(&mut self) -> Vec<Weak<dyn Upkeep>> {
+        let is_promised = std::mem::take(&mut self.is_promised);
+        self.by_time.values().filter(|_| is_promised).cloned().collect()
     }
 
     fn ring(&self) {
@@ -105,13 +116,14 @@ impl Crew {
         let before = state.alarms.next_due();
         let due = state.alarms.take(&pool).map_or(due, |earlier| earlier.min(due));
         state.alarms.put(due, pool);
-        if state.alarms.have_housekeeper() {
-            if before != state.alarms.next_due() {
-                state.alarms.ring();
-            }
-            return true;
+        if before != state.alarms.next_due() {
+            state.alarms.ring();
         }
-        self.summon(&mut state, 0).is_ok() || state.has_worker()
+        let is_kept = state.alarms.have_housekeeper()
+            || self.summon(&mut state, 0).is_ok()
+            || state.has_worker();
+        state.alarms.is_promised |= is_kept;
+        is_kept
     }
 
     /// Takes the alarm of `pool` back. Without any alarm the housekeeper becomes a worker like the others.

@@ -74,22 +74,20 @@ impl<T: Default + Send + Sync> PerProcess<T> {
 
     /// This process's value: the default at first.
     pub(crate) fn get(&self) -> Arc<T> {
-        conductor::aside(|| self.find())
-    }
-
-    fn find(&self) -> Arc<T> {
-        let mut found = self.0.load();
-        loop {
-            match found {
-                Some(own) if !own.process.is_a_parent() => return Arc::clone(&own.value),
-                _ => {
-                    let own = Own { process: Process::this(), value: Arc::default() };
-                    let own = Some(&*Box::leak(Box::new(own)));
-                    // If two threads come first, one of them has made a value in vain.
-                    found = self.0.compare_exchange(found, own).map_or_else(|now| now, |_| own);
+        conductor::aside(|| {
+            let mut found = self.0.load();
+            loop {
+                match found {
+                    Some(own) if !own.process.is_a_parent() => return Arc::clone(&own.value),
+                    _ => {
+                        let own = Own { process: Process::this(), value: Arc::default() };
+                        let own = Some(&*Box::leak(Box::new(own)));
+                        // If two threads come first, one of them has made a value in vain.
+                        found = self.0.compare_exchange(found, own).map_or_else(|now| now, |_| own);
+                    }
                 }
             }
-        }
+        })
     }
 }
 

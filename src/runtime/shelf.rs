@@ -5,7 +5,7 @@
 use crossbeam_utils::CachePadded;
 
 use crate::runtime::sync::{
-    AtomicBool, AtomicCell, AtomicFigure, AtomicI64, Mutex, Ordering, STRIPES, stripe,
+    AtomicBool, AtomicCell, AtomicFigure, AtomicI64, Ordering, STRIPES, stripe,
 };
 
 /// A number that threads read as it is now, or as it was just before.
@@ -38,27 +38,6 @@ impl Tally {
 
     pub(crate) fn sum(&self) -> i64 {
         self.0.iter().map(|stripe| stripe.load(Ordering::SeqCst)).sum()
-    }
-}
-
-/// The latest copy of data under a lock, for threads that must not wait for that lock: a reader waits
-/// only while a copy is being made.
-///
-/// It has a lock of its own. An `AtomicCell` of more than a word would take a lock that all cells of
-/// the process share, and the child of a fork might find that one locked for ever.
-pub(crate) struct Latest<T>(Mutex<T>);
-
-impl<T: Copy> Latest<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(Mutex::new(value))
-    }
-
-    pub(crate) fn set(&self, value: T) {
-        *self.0.lock() = value;
-    }
-
-    pub(crate) fn get(&self) -> T {
-        *self.0.lock()
     }
 }
 

@@ -174,7 +174,9 @@ impl Condvar {
     /// Waits, with the lock released, until rung or until `until`. `None` is never.
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
         if conductor::is_there() {
-            return self.wait_in_turn(guard, until);
+            // No other thread runs before this one waits.
+            let is_late = MutexGuard::unlocked(guard, || conductor::wait_at(self, until));
+            return if is_late == Some(true) { Wake::Late } else { Wake::Rung };
         }
         let (whole, held) = guard.whole.take().expect(WHOLE);
         let (whole, wake) = match until {
@@ -188,14 +190,6 @@ impl Condvar {
         };
         guard.whole = Some((whole, held));
         wake
-    }
-
-    /// The same for a thread with a conductor, beside which no other runs before it waits.
-    fn wait_in_turn<T>(&self, guard: &mut MutexGuard<'_, T>, until: Option<Moment>) -> Wake {
-        guard.free();
-        let is_late = conductor::wait_at(self, until);
-        *guard = guard.mutex.lock();
-        if is_late == Some(true) { Wake::Late } else { Wake::Rung }
     }
 
     /// The wait of a thread that has nothing to do, for at most `limit`.

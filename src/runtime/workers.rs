@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::housekeeper::Alarms;
@@ -18,6 +18,9 @@ const REST: Duration = Duration::from_secs(5);
 /// Something for a worker to do.
 pub(crate) trait Task: Send + 'static {
     fn run(self: Box<Self>);
+
+    /// Ends the task on the current thread: no thread could be had for it.
+    fn give_up(self: Box<Self>, error: io::Error);
 }
 
 /// Starts a thread of that name. It must run the body or drop it: the drop takes the worker off the count.
@@ -29,18 +32,21 @@ pub(crate) type Start = Arc<dyn Fn(String, Body) -> io::Result<()> + Send + Sync
 /// A worker is *coming* (started or called, and yet to look for a task), *at work*, the *housekeeper*,
 /// or *resting*. A thread that brings a task makes sure that a worker is coming for it, beside those that
 /// come for other tasks. If the system gives no thread, the task waits in the queue for the workers at
-/// work. A worker ends only from rest, and under the lock, so no task waits for one that has ended.
+/// work. A worker ends only from rest, and under the lock, so no task waits for one that has ended. A thread
+/// may end before it has become a worker; tasks that nobody else will run are given up then.
 pub(crate) struct Crew {
     process: Process,
     start: Start,
     pub(super) state: Mutex<State>,
 }
 
+#[derive(Default)]
 pub(super) struct State {
     /// The tasks that no worker has begun.
     queue: VecDeque<Box<dyn Task>>,
-    /// The worker that has rested least is last: it is called first, so that the others may end.
-    resting: Vec<Resting>,
+    /// What wakes each resting worker. The one that has rested least is last: it is called first, so that
+    /// the others may end.
+    resting: Vec<Arc<Condvar>>,
     /// Workers that were started or called and have yet to take the lock. Each counts from before its
     /// thread is started: see `start_one`.
     coming: usize,
@@ -55,11 +61,6 @@ pub(super) struct State {
     pub(super) alarms: Alarms,
 }
 
-struct Resting {
-    worker: u64,
-    condvar: Arc<Condvar>,
-}
-
 impl State {
     /// How many workers have to come. A thread that starts one will have a task for it.
     fn wanted(&self) -> usize {
@@ -68,7 +69,7 @@ impl State {
 
     /// Calls a resting worker, if there is one.
     fn call(&mut self) -> bool {
-        let Some(Resting { condvar, .. }) = self.resting.pop() else { return false };
+        let Some(condvar) = self.resting.pop() else { return false };
         if self.resting.is_empty() {
             // A process that has dialed a thousand at once does not keep room for a thousand workers.
             self.resting = Vec::new();
@@ -81,7 +82,7 @@ impl State {
     /// Has the resting workers end if they may.
     fn let_resting_end(&self) {
         if self.starting == 0 {
-            self.resting.iter().for_each(|resting| resting.condvar.ring());
+            self.resting.iter().for_each(|condvar| condvar.ring());
         }
     }
 
@@ -99,17 +100,7 @@ impl Default for Crew {
 
 impl Crew {
     pub(crate) fn new(start: Start) -> Self {
-        let state = State {
-            queue: VecDeque::new(),
-            resting: Vec::new(),
-            coming: 0,
-            starting: 0,
-            at_work: 0,
-            last_worker: 0,
-            pools: 0,
-            alarms: Alarms::default(),
-        };
-        Self { process: Process::this(), start, state: Mutex::new(state) }
+        Self { process: Process::this(), start, state: Mutex::new(State::default()) }
     }
 
     /// The workers of the process.
@@ -171,26 +162,50 @@ impl Crew {
         state.coming += 1;
         state.starting += 1;
         state.last_worker += 1;
-        let worker = state.last_worker;
         let is_gone = Arc::<OnceLock<()>>::default();
         let new_worker = NewWorker { crew: Some(Arc::clone(self)), is_gone: Arc::clone(&is_gone) };
-        let body = Box::new(move || new_worker.begin(worker));
-        let start = || (self.start)(format!("latebind-{worker}"), body);
+        let body = Box::new(|| new_worker.begin());
+        let name = format!("latebind-{}", state.last_worker);
+        let start = || (self.start)(name, body);
         let started = MutexGuard::unlocked(state, || catch(start));
         state.starting -= 1;
         state.let_resting_end();
-        started.unwrap_or_else(|| {
-            Err(io::Error::other("the function given to `Threads::new` panicked"))
-        })?;
-        if is_gone.get().is_some() {
-            return Err(io::Error::other(
-                "the function given to `Threads::new` dropped the body of the thread",
-            ));
+        let started = match started {
+            None => Err(io::Error::other("the function given to `Threads::new` panicked")),
+            Some(Ok(())) if is_gone.get().is_some() => Err(body_dropped()),
+            Some(started) => started,
+        };
+        if started.is_err() {
+            Self::make_do(state);
         }
-        Ok(())
+        started
     }
 
-    fn work(self: &Arc<Self>, worker: u64) {
+    /// Sees to what waits for a worker, after one that was coming has not come.
+    ///
+    /// Starts no other: one that always fails would be started for ever.
+    fn make_do(state: &mut MutexGuard<'_, State>) {
+        while state.coming < state.wanted() && state.call() {}
+        if state.starting + state.coming + state.at_work > 0 {
+            // A thread that is starting a worker comes here if it fails.
+            return;
+        }
+        if !state.queue.is_empty() {
+            state.alarms.interrupt();
+        }
+        if state.alarms.have_housekeeper() {
+            return;
+        }
+        let (tasks, pools) = (std::mem::take(&mut state.queue), state.alarms.forsaken());
+        MutexGuard::unlocked(state, || {
+            for task in tasks {
+                catch(|| task.give_up(body_dropped()));
+            }
+            pools.iter().filter_map(Weak::upgrade).for_each(|pool| pool.alarm_refused());
+        });
+    }
+
+    fn work(self: &Arc<Self>) {
         let condvar = Arc::new(Condvar::default());
         let mut state = self.state.lock();
         state.coming -= 1;
@@ -212,18 +227,19 @@ impl Crew {
                 state.at_work -= 1;
             } else if state.alarms.lack_housekeeper() {
                 self.keep_house(&mut state, &condvar);
-            } else if !Self::rest(&mut state, worker, &condvar) {
+            } else if !Self::rest(&mut state, &condvar) {
                 return;
             }
         }
     }
 
     /// Rests until there is a task; `false`: the worker ends.
-    fn rest(state: &mut MutexGuard<'_, State>, worker: u64, condvar: &Arc<Condvar>) -> bool {
+    fn rest(state: &mut MutexGuard<'_, State>, condvar: &Arc<Condvar>) -> bool {
         let mut has_rested = false;
-        state.resting.push(Resting { worker, condvar: Arc::clone(condvar) });
+        state.resting.push(Arc::clone(condvar));
         loop {
-            let Some(at) = state.resting.iter().position(|resting| resting.worker == worker) else {
+            let at = state.resting.iter().position(|resting| Arc::ptr_eq(resting, condvar));
+            let Some(at) = at else {
                 state.coming -= 1;
                 return true;
             };
@@ -240,7 +256,11 @@ impl Crew {
     }
 }
 
-/// Carried by a new thread. If the thread never runs, its drop takes the worker off the count.
+fn body_dropped() -> io::Error {
+    io::Error::other("the function given to `Threads::new` dropped the body of the thread")
+}
+
+/// Carried by a new thread. If the thread never runs it, its drop takes the worker off the count.
 struct NewWorker {
     /// `None` once it has begun.
     crew: Option<Arc<Crew>>,
@@ -248,9 +268,9 @@ struct NewWorker {
 }
 
 impl NewWorker {
-    fn begin(mut self, worker: u64) {
+    fn begin(mut self) {
         if let Some(crew) = self.crew.take() {
-            crew.work(worker);
+            crew.work();
         }
     }
 }
@@ -258,8 +278,10 @@ impl NewWorker {
 impl Drop for NewWorker {
     fn drop(&mut self) {
         if let Some(crew) = self.crew.as_ref().filter(|crew| !crew.process.is_a_parent()) {
+            let mut state = crew.state.lock();
             let _ = self.is_gone.set(());
-            crew.state.lock().coming -= 1;
+            state.coming -= 1;
+            Crew::make_do(&mut state);
         }
     }
 }

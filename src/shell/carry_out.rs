@@ -1,6 +1,7 @@
 //! Carries out the effects of an event: never under the lock, and on a worker if they may block.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -78,10 +79,7 @@ impl<D: Dialer> Shell<D> {
     fn send(self: &Arc<Self>, job: Job<D>) -> Option<Call<D>> {
         let assigned = Assigned { shell: Arc::clone(self), job };
         let (Assigned { job, .. }, error) = self.crew.submit(assigned).err()?;
-        Some(match job {
-            Job::Dial(DialOrder { id, .. }) => Call::DialFailed(id, DialFailure::no_thread(error)),
-            job => Call::Do(job),
-        })
+        Some(job.without_thread(error))
     }
 
     /// Runs one call of user code, and returns its effects.
@@ -90,7 +88,7 @@ impl<D: Dialer> Shell<D> {
             Call::DropHandle(handle) => drop(self.user_code(|_| drop(handle))),
             Call::Abort(handle) => self.call(handle),
             Call::ReportBreaker(BreakerTurn::Opened { failures }) => {
-                self.log(|reporter| reporter.log_refusals(&self.streak, failures));
+                self.log(|log, pool| log.refusing(pool, &self.streak, failures));
                 self.emit(|| Event::BreakerOpened { failures });
             }
             Call::ReportBreaker(BreakerTurn::Closed { open_for }) => {
@@ -108,7 +106,7 @@ impl<D: Dialer> Shell<D> {
             }
             Call::ReportLeaks(leaks) => {
                 for holder in Holder::all(leaks) {
-                    self.log(|reporter| reporter.log_leak(&holder));
+                    self.log(|log, pool| log.leaked(pool, &holder));
                     self.emit(|| Event::Leaked { holder: &holder });
                 }
             }
@@ -230,6 +228,20 @@ impl<D: Dialer> Task for Calls<D> {
     fn run(self: Box<Self>) {
         Self::run(*self);
     }
+
+    fn give_up(self: Box<Self>, _: io::Error) {
+        Self::run(*self);
+    }
+}
+
+impl<D: Dialer> Job<D> {
+    /// What is left to do where no thread can be had.
+    fn without_thread(self, error: io::Error) -> Call<D> {
+        match self {
+            Self::Dial(DialOrder { id, .. }) => Call::DialFailed(id, DialFailure::no_thread(error)),
+            job => Call::Do(job),
+        }
+    }
 }
 
 /// A job on its way to a worker.
@@ -247,6 +259,11 @@ impl<D: Dialer> Task for Assigned<D> {
             return std::mem::forget((shell, effects));
         }
         shell.carry_out(effects);
+    }
+
+    fn give_up(self: Box<Self>, error: io::Error) {
+        let Self { shell, job } = *self;
+        Calls(VecDeque::from([(shell, job.without_thread(error))])).run();
     }
 }
 
@@ -269,6 +286,12 @@ impl<D: Dialer> Upkeep for Shell<D> {
         // This thread keeps the alarms of all pools: no user code may hold it up.
         if let Err((calls, _)) = self.crew.submit(calls) {
             calls.run();
+        }
+    }
+
+    fn alarm_refused(&self) {
+        if let Some(mut locked) = self.lock() {
+            locked.ledger.alarm_refused();
         }
     }
 }

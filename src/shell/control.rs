@@ -187,9 +187,9 @@ impl<D: Dialer> Shell<D> {
         }
         if let Some(locked) = self.locked.try_lock() {
             // The next reader may find the lock taken, and must not read older numbers than these.
-            self.reading.set(self.read_numbers(&locked.ledger, now()));
+            *self.reading.lock() = self.read_numbers(&locked.ledger, now());
         }
-        let Reading { mut stats, is_laid_out } = self.reading.get();
+        let Reading { mut stats, is_laid_out } = *self.reading.lock();
         if is_laid_out {
             // Whether the two readings are of one moment or not, they add up to what is open.
             let resting = self.places.resting().min(stats.in_use);

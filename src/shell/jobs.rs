@@ -56,7 +56,7 @@ impl<D: Dialer> Shell<D> {
         match outcome {
             Ok(connection) => {
                 self.timings.note_dial(took);
-                self.log(|reporter| reporter.log_success(&self.streak));
+                self.log(|log, pool| log.dialed(pool, &self.streak));
                 self.emit(|| Event::Opened { id: ConnectionId::of_dial(id.0), took });
                 let handle = self.user_code(|dialer| dialer.abort_handle(&connection)).flatten();
                 self.effects_of(|ledger, _| ledger.dialed(id, connection, handle, took, now))
@@ -119,7 +119,7 @@ impl<D: Dialer> Shell<D> {
             ledger.dial_failed(id, failure, is_permanent, now)
         });
         if !is_cancelled {
-            self.log(|reporter| reporter.log_failure(&self.streak, &cause));
+            self.log(|log, pool| log.dial_failed(pool, &self.streak, &cause));
         }
         self.user_code(|_| drop(cause));
         effects

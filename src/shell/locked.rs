@@ -168,7 +168,7 @@ impl<D: Dialer> Shell<D> {
         let turnover = locked.ledger.turnover();
         if turnover != before || now.nanos_since(noted_at) >= COPY_EVERY {
             locked.noted = (now, turnover);
-            self.reading.set(self.read_numbers(&locked.ledger, now));
+            *self.reading.lock() = self.read_numbers(&locked.ledger, now);
         }
     }
 

@@ -57,7 +57,7 @@ use crate::report::error::{DialFailure, GetError};
 use crate::report::histogram::Timings;
 use crate::report::log_lines::Streak;
 use crate::report::reporter::Reporter;
-use crate::runtime::shelf::{Latest, NewLine};
+use crate::runtime::shelf::NewLine;
 use crate::runtime::sync::{AtomicFigure, AtomicU64, Mutex, Process, now, seed};
 use crate::runtime::workers::{Crew, Enlistment};
 use crate::shell::places::Places;
@@ -113,8 +113,9 @@ pub(crate) struct Shell<D: Dialer> {
     /// The failures of dials in a row that the log has reported.
     streak: Streak,
     line_of_numbers: NewLine,
-    /// The latest copy of the ledger's numbers, for readers who find the lock taken.
-    reading: Latest<Reading>,
+    /// The latest copy of the ledger's numbers, for readers who find the lock taken. They wait only while a
+    /// copy is being made: an `AtomicCell` of more than a word would take a lock of the whole process.
+    reading: Mutex<Reading>,
     /// The predicates that have yet to judge a connection, by the epoch that each began.
     predicates: Mutex<BTreeMap<u32, Predicate<D>>>,
     line_of_lock: NewLine,
@@ -179,7 +180,7 @@ impl<D: Dialer> Shell<D> {
             crew,
             idle: membership.as_ref().and_then(|membership| membership.group.idle.clone()),
             membership,
-            reading: Latest::new(reading),
+            reading: Mutex::new(reading),
             timings: Timings::default(),
             last_departure: LastDeparture::default(),
             streak: Streak::default(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::ledger::stats::Stats;
 use crate::ledger::{Ledger, Loan, Refusal, Verdict};
 use crate::report::error::{DialFailure, GetError};
-use crate::report::holder::{Holders, is_self_deadlock};
+use crate::report::holder::Holders;
 use crate::runtime::moment::Moment;
 use crate::runtime::sync::{coarse_now, now, this_thread};
 
@@ -82,7 +82,9 @@ impl Snapshot {
         let asked =
             |loan: &Loan| loan.since <= threads.made_at && threads.ids.contains(&loan.thread);
         let is_asking = |loan: &Loan| loan.thread == this || asked(loan);
-        let is_self_deadlock = is_self_deadlock(&loans, stats.in_use, is_asking);
+        let is_self_deadlock = !loans.is_empty()
+            && loans.len() >= stats.in_use as usize
+            && loans.iter().all(is_asking);
         Self { pool, stats, loans, is_self_deadlock }
     }
 

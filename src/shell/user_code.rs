@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::abort::AbortHandle;
 use crate::dialer::Dialer;
 use crate::ledger::Purpose;
-use crate::report::event::{Event, Observer};
-use crate::report::reporter::Reporter;
+use crate::report::event::Event;
+use crate::report::log_lines::SharedLog;
 use crate::report::spans::{self, Span};
 use crate::runtime::sync::catch;
 
@@ -71,22 +71,22 @@ impl<D: Dialer> Shell<D> {
         self.user_code(|_| drop(error));
     }
 
-    /// Tells the observer of an event, if there is an observer. Never under the lock, and before the
-    /// ledger hears of the event, so that the observer sees the consequences later.
+    /// Tells the observers of an event, if there are any. Never under the lock, and before the
+    /// ledger hears of the event, so that an observer sees the consequences later.
     #[inline]
     pub(super) fn emit<'a>(&self, event: impl FnOnce() -> Event<'a, D::Error>)
     where
         D::Error: 'a,
     {
-        if let Some(observer) = self.reporter.observer() {
-            self.call_observer(observer, &event());
+        if self.reporter.has_observer() {
+            self.tell_observers(&event());
         }
     }
 
     #[cold]
-    fn call_observer(&self, observer: &Observer<D::Error>, event: &Event<'_, D::Error>) {
-        if !self.is_inherited() && catch(|| observer(event)).is_none() {
-            self.note_panic();
+    fn tell_observers(&self, event: &Event<'_, D::Error>) {
+        if !self.is_inherited() {
+            self.reporter.tell(event, || self.note_panic());
         }
     }
 
@@ -95,13 +95,13 @@ impl<D: Dialer> Shell<D> {
         if let Some(mut locked) = self.lock() {
             locked.ledger.note_panic();
         }
-        self.log(Reporter::log_panic);
+        self.log(|log, pool| log.panicked(pool));
     }
 
     /// Writes a line into the program's log. Never under the lock.
-    pub(super) fn log(&self, line: impl FnOnce(&Reporter<D::Error>)) {
+    pub(super) fn log(&self, line: impl FnOnce(&SharedLog, Option<&str>)) {
         if !self.is_inherited() {
-            line(&self.reporter);
+            self.reporter.log(line);
         }
     }
 

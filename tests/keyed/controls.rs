@@ -1,6 +1,8 @@
 //! Controls of all keys together and of one, and numbers that outlive a key.
 
 use std::num::NonZeroU32;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::OnceLock;
 
 use latebind::{Cancel, Stats};
 
@@ -50,6 +52,75 @@ fn a_key_may_have_a_limit_of_its_own() {
     assert_eq!(limits(), [2, 5], "and is asked for again");
     drop(pool.get_timeout(&1, LONG).unwrap());
     drop(held);
+}
+
+/// KEY-10: also before the key has a pool.
+#[test]
+fn who_only_looks_for_a_key_is_told_the_keys_own_limit() {
+    let (pool, _) =
+        keyed(|b| b.max_open(3).max_open_for(|key| NonZeroU32::new(if *key == 1 { 1 } else { 0 })));
+    let limits = [1, 2].map(|key| match pool.try_get(&key).unwrap_err() {
+        GetError::Exhausted { stats, .. } => stats.max_open,
+        error => panic!("{error}"),
+    });
+    assert_eq!(limits, [1, 3]);
+}
+
+/// KEY-11: whichever key comes first.
+#[test]
+fn a_limit_that_panics_for_a_key_keeps_changed_settings_from_no_other() {
+    let panics_for = Arc::new(AtomicU32::new(0));
+    let asked = Arc::clone(&panics_for);
+    let (pool, _) = keyed(|b| {
+        b.max_open_for(move |key| {
+            if *key == asked.load(SeqCst) {
+                common::panic_quietly();
+            }
+            None
+        })
+    });
+    let keys = [1, 2, 3];
+    let held = keys.map(|key| pool.get(&key).unwrap());
+    for (key, max_open) in keys.into_iter().zip(4..) {
+        let before = pool.stats_of(&key).unwrap().max_open;
+        panics_for.store(key, SeqCst);
+        let change = || pool.reconfigure().max_open(max_open).apply();
+        assert!(panic::catch_unwind(AssertUnwindSafe(change)).is_err(), "the caller hears of it");
+        assert_eq!(pool.settings().max_open, max_open);
+        for other in keys {
+            let expected = if other == key { before } else { max_open };
+            assert_eq!(pool.stats_of(&other).unwrap().max_open, expected, "key {other}");
+        }
+    }
+    drop(held);
+}
+
+/// KEY-02: settings change as a key gets its pool, so its limit is asked for twice, and panics then.
+#[test]
+fn a_key_whose_limit_panics_before_its_first_caller_is_served_leaves_nothing() {
+    let (itself, asked) = (Arc::new(OnceLock::<Named>::new()), AtomicU32::new(0));
+    let changes = Arc::clone(&itself);
+    let dialer_for = move |_: &String| {
+        let pool = changes.get().unwrap();
+        if pool.settings().max_open != 5 {
+            pool.reconfigure().max_open(5).apply().unwrap();
+        }
+        Scripted::new().0
+    };
+    let pool = KeyedPool::builder(dialer_for)
+        .max_open_for(move |_| {
+            if asked.fetch_add(1, SeqCst) == 1 {
+                common::panic_quietly();
+            }
+            None
+        })
+        .build()
+        .unwrap();
+    assert!(itself.set(pool.clone()).is_ok());
+    assert!(panic::catch_unwind(AssertUnwindSafe(|| pool.get("one").map(drop))).is_err());
+    assert_eq!(pool.stats().keys, 0);
+    drop(pool.get("one").unwrap());
+    assert_eq!(pool.stats_of("one").unwrap().max_open, 5);
 }
 
 // ---- Connections kept ready --------------------------------------------------------------------

@@ -40,6 +40,13 @@ fn bounds_double_from_two_microseconds_to_more_than_half_an_hour() {
     }
 }
 
+/// A thousand connections that are always lent are held for 2^64 ns in 213 days.
+#[test]
+fn a_sum_beyond_all_numbers_of_nanoseconds_does_not_begin_again() {
+    let times = [Duration::from_nanos(u64::MAX); 3];
+    assert_eq!(of_dials(&times).sum(), times.into_iter().sum());
+}
+
 proptest! {
     /// Every time lies between its bucket's bounds, and all are there.
     #[test]

@@ -351,6 +351,26 @@ fn an_observer_that_panics_harms_nothing() {
     assert!(stats.panics_total > 20, "{}", stats.panics_total);
 }
 
+/// LOCK-07: nor those who are told after it.
+#[test]
+fn an_observer_that_panics_hides_no_event_from_the_next() {
+    let notes = [(); 2].map(|()| Notes::default());
+    let panics = |_: &Event<'_, _>| panic_quietly();
+    let (pool, server) = pool(|b| {
+        b.observer(notes[0].observer())
+            .observer(panics)
+            .observer(panics)
+            .observer(notes[1].observer())
+    });
+    drop(pool.get().unwrap());
+    pool.flush();
+    let stats = await_rest(&pool, &server);
+    let [first, last] = notes.map(|notes| notes.0.lock().unwrap().clone());
+    assert_eq!(first, last);
+    assert!(first.len() >= 4, "opened, lent, returned, closed: {first:?}");
+    assert_eq!(stats.panics_total, 2 * first.len() as u64);
+}
+
 /// STAT-05.
 #[test]
 fn an_observer_may_use_the_pool_in_every_event() {

@@ -2,9 +2,10 @@
 
 use std::error::Error;
 use std::io;
+use std::mem;
 use std::panic;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -241,6 +242,79 @@ fn what_starts_threads_may_panic_or_drop_what_one_was_to_run() {
     }
     drop(pool.get_timeout(LONG).unwrap());
     assert_eq!(await_rest(&pool, &server).idle, 1);
+}
+
+/// A system that loses some threads: they panic before they run what they were started for.
+#[derive(Default)]
+struct Losing {
+    /// Whether the next thread is lost.
+    is_next: AtomicBool,
+    /// The pool whose callers a lost thread waits for, and how many it waits for.
+    callers: OnceLock<(Pool<Scripted>, u32)>,
+    started: Mutex<Vec<thread::JoinHandle<()>>>,
+}
+
+impl Losing {
+    fn threads() -> (Threads, Arc<Self>) {
+        let system = Arc::<Self>::default();
+        let threads = Threads::new({
+            let system = Arc::clone(&system);
+            move |thread, body| {
+                let is_lost = system.is_next.swap(false, SeqCst);
+                let of_thread = Arc::clone(&system);
+                let thread = thread.spawn(move || {
+                    if is_lost {
+                        let callers = of_thread.callers.get();
+                        callers.into_iter().for_each(|(pool, n)| await_waiting(pool, *n));
+                        panic::resume_unwind(Box::new("as the script says"));
+                    }
+                    body();
+                })?;
+                system.started.lock().unwrap().push(thread);
+                Ok(())
+            }
+        });
+        (threads, system)
+    }
+
+    /// Waits for the end of all threads, and returns how many were lost.
+    fn join(&self) -> usize {
+        let started = mem::take(&mut *self.started.lock().unwrap());
+        started.into_iter().filter_map(|thread| thread.join().err()).count()
+    }
+}
+
+/// NO-LOST-SLOT: the thread for a dial panics before it has begun the dial.
+#[test]
+fn a_thread_that_ends_before_it_has_dialed_fails_one_dial() {
+    let (threads, system) = Losing::threads();
+    let (pool, server) = ageless(&threads, 1);
+    assert!(system.callers.set((pool.clone(), 2)).is_ok());
+    system.is_next.store(true, SeqCst);
+    let ends = thread::scope(|scope| {
+        let callers = [(); 2].map(|()| scope.spawn(|| pool.get_timeout(LONG).map(drop)));
+        callers.map(|caller| caller.join().unwrap())
+    });
+    let failed: Vec<_> = ends.into_iter().filter_map(Result::err).collect();
+    let [error] = &failed[..] else { panic!("{failed:?}") };
+    let reason = error.source().unwrap().source().unwrap().to_string();
+    assert_eq!(reason, "the function given to `Threads::new` dropped the body of the thread");
+    assert_eq!((pool.stats().dial_failed_total, server.dials()), (1, 1));
+    await_rest(&pool, &server);
+}
+
+/// LIFE-06: the thread for upkeep panics before it has begun. The pool's next event has upkeep come all the same.
+#[test]
+fn upkeep_whose_thread_was_lost_comes_after_the_next_event() {
+    let (threads, system) = Losing::threads();
+    let (pool, server) = ageless(&threads, 1);
+    let held = pool.get().unwrap();
+    assert_eq!(system.join(), 0, "it has dialed, rested and gone");
+    system.is_next.store(true, SeqCst);
+    pool.reconfigure().max_idle_time(BRIEF).apply().unwrap();
+    assert_eq!(system.join(), 1);
+    drop(held);
+    await_that("it is closed", || server.alive() == 0);
 }
 
 /// NO-USER-CODE-UNDER-LOCK.

@@ -1,5 +1,6 @@
 //! Workers by themselves, with the one of them that is the housekeeper.
 
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -39,12 +40,20 @@ impl Task for Work {
     fn run(self: Box<Self>) {
         self.0.add();
     }
+
+    fn give_up(self: Box<Self>, _: io::Error) {
+        self.0.add();
+    }
 }
 
 struct Aging(Arc<Done>);
 
 impl Upkeep for Aging {
     fn upkeep(self: Arc<Self>) {
+        self.0.add();
+    }
+
+    fn alarm_refused(&self) {
         self.0.add();
     }
 }
@@ -131,6 +140,67 @@ fn a_task_that_waits_for_a_thread_has_the_housekeeper() {
         submit(&crew, &done);
         done.wait_for(1);
         crew.remove_alarm(&weak(&aging));
+        enlistment.end();
+    });
+}
+
+/// A crew whose first thread ends before it has run the body, and which can start so many more.
+fn crew_that_loses_one(threads: u32) -> (Arc<Crew>, Enlistment, Arc<Done>) {
+    sync::limit_spawns(threads);
+    sync::rest_for_ever();
+    let is_first = Mutex::new(true);
+    let start = move |name, body| {
+        if std::mem::take(&mut *is_first.lock()) {
+            spawn(move || drop::<sync::Body>(body));
+            return Ok(());
+        }
+        sync::spawn(name, body)
+    };
+    let crew = Arc::new(Crew::new(Arc::new(start)));
+    let enlistment = crew.enlist();
+    (crew, enlistment, Done::new())
+}
+
+/// Brings a task, and counts it as done if there is no thread for it.
+fn bring(crew: &Arc<Crew>, done: &Arc<Done>) {
+    if crew.submit(Work(Arc::clone(done))).is_err() {
+        done.add();
+    }
+}
+
+/// NO-LOST-SLOT: the other task has a thread of its own, or none.
+#[test]
+fn a_task_whose_thread_ends_too_soon_is_not_lost() {
+    for threads in [0, 1] {
+        check_within(3, move || {
+            let (crew, enlistment, done) = crew_that_loses_one(threads);
+            let other = spawn({
+                let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
+                move || bring(&crew, &done)
+            });
+            bring(&crew, &done);
+            other.join().unwrap();
+            done.wait_for(2);
+            enlistment.end();
+        });
+    }
+}
+
+/// LIFE-12: a pool hears that nobody keeps its alarm, once.
+#[test]
+fn an_alarm_whose_thread_ends_too_soon_is_refused() {
+    check_within(3, || {
+        let (crew, enlistment, done) = crew_that_loses_one(0);
+        let aging = Arc::new(Aging(Arc::clone(&done)));
+        let other = spawn({
+            let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
+            move || bring(&crew, &done)
+        });
+        if !crew.set_alarm(now() + SOON, weak(&aging)) {
+            done.add();
+        }
+        other.join().unwrap();
+        done.wait_for(2);
         enlistment.end();
     });
 }

@@ -95,6 +95,8 @@
 //! | LIFE-12 | `an_alarm_and_a_job_at_once_are_both_seen_to_by_one_worker` |
 //! | LIFE-12 | `an_alarm_is_seen_to_although_the_last_one_was_just_taken_back` |
 //! | LIFE-12 | `a_task_that_waits_for_a_thread_has_the_housekeeper` |
+//! | NO-LOST-SLOT | `a_task_whose_thread_ends_too_soon_is_not_lost` |
+//! | LIFE-12 | `an_alarm_whose_thread_ends_too_soon_is_refused` |
 //! | LOCK-01, STAT-02 | `a_dialer_may_use_the_pool_in_each_of_its_methods` |
 //! | LOCK-04, LOCK-05 | `a_close_that_hangs_strands_nobody` |
 //! | LOCK-05 | `who_closes_a_connection_before_it_sleeps_keeps_none_from_the_next` |

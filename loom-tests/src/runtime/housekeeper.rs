@@ -15,6 +15,9 @@ use crate::runtime::workers::{Crew, State};
 pub(crate) trait Upkeep: Send + Sync {
     /// Does the upkeep that is due. May set another alarm.
     fn upkeep(self: Arc<Self>);
+
+    /// Hears that no worker keeps its alarm any more.
+    fn alarm_refused(&self);
 }
 
 thread_local! {
@@ -38,6 +41,10 @@ impl Alarms {
     }
 
     pub(crate) fn interrupt(&mut self) {}
+
+    pub(crate) fn forsaken(&mut self) -> Vec<Weak<dyn Upkeep>> {
+        Vec::new()
+    }
 }
 
 impl Crew {

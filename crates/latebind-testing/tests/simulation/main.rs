@@ -5,6 +5,7 @@
 
 mod crowd;
 mod keyed;
+mod logged;
 mod pool;
 mod runs;
 mod server;
