@@ -24,8 +24,9 @@ pub(crate) mod span {
             return Ok(Duration::MAX);
         }
         humantime::parse_duration(&text).map_err(|error| {
-            let expected = format_args!("a time such as \"30s\" or {UNLIMITED:?}");
-            D::Error::custom(format_args!("{text:?} is not {expected}: {error}"))
+            D::Error::custom(format_args!(
+                "{text:?} is not a time such as \"30s\" or {UNLIMITED:?}: {error}"
+            ))
         })
     }
 }

@@ -170,8 +170,9 @@ impl<K: Send + Sync, D: Dialer> Shared<K, D> {
         // In this order: a caller that a key's pool turns away must find the directory closed.
         self.directory.close();
         self.group.close();
-        for record in self.directory.all() {
-            record.pool.close();
+        // Those of keys that another thread is about to close are no longer in the directory.
+        for shell in self.group.shells() {
+            shell.close();
         }
         self.group.dismiss();
     }
