@@ -219,13 +219,33 @@ impl<D: Dialer> Pool<D> {
 
     #[inline]
     fn lend(&self, terms: Terms<'_>) -> Result<Entry<D::Connection>, GetError<D::Error>> {
-        let is_cancelled = terms.is_cancelled();
-        let resting = if is_cancelled { None } else { self.shell().take_resting(terms.site) };
-        let lent = resting.map_or_else(|| self.lend_slowly(terms), Ok);
-        if let (Some(label), Ok(entry)) = (terms.label, &lent) {
-            self.shell().label(entry, label);
+        // Apart, so that a loan without a label takes no instruction more.
+        match terms.label {
+            None => self.lend_unlabelled(terms),
+            Some(label) => self.lend_labelled(terms, label),
         }
-        lent
+    }
+
+    #[cold]
+    fn lend_labelled(
+        &self,
+        terms: Terms<'_>,
+        label: &'static str,
+    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        self.lend_unlabelled(terms).inspect(|entry| self.shell().label(entry, label))
+    }
+
+    #[inline]
+    fn lend_unlabelled(
+        &self,
+        terms: Terms<'_>,
+    ) -> Result<Entry<D::Connection>, GetError<D::Error>> {
+        if !terms.is_cancelled() {
+            if let Some(entry) = self.shell().take_resting(terms.site) {
+                return Ok(entry);
+            }
+        }
+        self.lend_slowly(terms)
     }
 
     #[cold]

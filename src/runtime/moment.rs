@@ -36,12 +36,16 @@ pub(crate) struct Moment(i64);
 static ANCHOR: AtomicCell<Option<&'static (Instant, Moment)>> = AtomicCell::new(None);
 const _: () = assert!(AtomicCell::<Option<&'static (Instant, Moment)>>::is_lock_free());
 
-fn anchor() -> (Instant, Moment) {
-    *ANCHOR.load().unwrap_or_else(|| {
-        let read = &*Box::leak(Box::new(read_anchor()));
-        // If two threads come first, one of them has read one in vain.
-        ANCHOR.compare_exchange(None, Some(read)).err().flatten().unwrap_or(read)
-    })
+#[inline]
+fn anchor() -> &'static (Instant, Moment) {
+    ANCHOR.load().unwrap_or_else(find_anchor)
+}
+
+#[cold]
+fn find_anchor() -> &'static (Instant, Moment) {
+    let read = &*Box::leak(Box::new(read_anchor()));
+    // If two threads come first, one of them has read one in vain.
+    ANCHOR.compare_exchange(None, Some(read)).err().flatten().unwrap_or(read)
 }
 
 fn read_anchor() -> (Instant, Moment) {
@@ -136,7 +140,7 @@ impl Moment {
 
 impl From<Instant> for Moment {
     fn from(instant: Instant) -> Self {
-        let (anchor_instant, anchor) = anchor();
+        let (anchor_instant, anchor) = *anchor();
         match instant.checked_duration_since(anchor_instant) {
             Some(span) => anchor.after(span).unwrap_or(Self::LAST),
             None => anchor.before(anchor_instant - instant).unwrap_or(Self::FIRST),
@@ -146,7 +150,7 @@ impl From<Instant> for Moment {
 
 impl From<Moment> for Instant {
     fn from(moment: Moment) -> Self {
-        let (instant, anchor) = anchor();
+        let (instant, anchor) = *anchor();
         let exact = if moment < anchor {
             instant.checked_sub(anchor.since(moment))
         } else {
