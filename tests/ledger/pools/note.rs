@@ -37,10 +37,13 @@ impl Pools {
         for order in others.into_iter().chain(making_room) {
             self.note_close(member, order, &mut brought, now);
         }
+        // A caller whose dial has failed may try again before a dial for nobody begins in the same event.
+        let for_callers = dials.iter().any(|order| order.sponsor.is_some());
+        let others_dial = self.counted(member) > 0 || for_callers;
         for order in dials {
             self.note_dial(member, order, &brought, now);
         }
-        self.note_hopes(member, now);
+        self.note_hopes(member, others_dial, now);
         self.cancelled = None;
         assert_eq!(self.cause.take().filter(|(one, _)| one.is_some()), None, "not closed");
         self.note_judged(member, judged);
@@ -544,10 +547,10 @@ impl Pools {
     }
 
     /// One whose dial has failed may dial again from now on, and the breaker may have refused others.
-    fn note_hopes(&mut self, member: usize, now: Moment) {
+    fn note_hopes(&mut self, member: usize, others_dial: bool, now: Moment) {
         let own = &self.members[member];
         let is_due = own.next_retry().is_some_and(|next| next <= now);
-        let is_revived = is_due && self.counted(member) == 0;
+        let is_revived = is_due && !others_dial;
         let refused = own.outage.last_failure.filter(|_| own.is_breaker_open());
         for caller in self.queue(member).map(|(at, _)| at).collect::<Vec<_>>() {
             let it = &mut self.callers[caller];
