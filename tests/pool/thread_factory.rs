@@ -5,7 +5,7 @@ use std::io;
 use std::mem;
 use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -249,8 +249,8 @@ fn what_starts_threads_may_panic_or_drop_what_one_was_to_run() {
 struct Losing {
     /// Whether the next thread is lost.
     is_next: AtomicBool,
-    /// The pool whose callers a lost thread waits for, and how many it waits for.
-    callers: OnceLock<(Pool<Scripted>, u32)>,
+    /// The pool whose callers the next lost thread waits for, and how many it waits for.
+    callers: Mutex<Option<(Pool<Scripted>, u32)>>,
     started: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
@@ -264,8 +264,9 @@ impl Losing {
                 let of_thread = Arc::clone(&system);
                 let thread = thread.spawn(move || {
                     if is_lost {
-                        let callers = of_thread.callers.get();
-                        callers.into_iter().for_each(|(pool, n)| await_waiting(pool, *n));
+                        // Taken out: the pool would keep these threads, and they the pool.
+                        let callers = of_thread.callers.lock().unwrap().take();
+                        callers.into_iter().for_each(|(pool, n)| await_waiting(&pool, n));
                         panic::resume_unwind(Box::new("as the script says"));
                     }
                     body();
@@ -289,7 +290,7 @@ impl Losing {
 fn a_thread_that_ends_before_it_has_dialed_fails_one_dial() {
     let (threads, system) = Losing::threads();
     let (pool, server) = ageless(&threads, 1);
-    assert!(system.callers.set((pool.clone(), 2)).is_ok());
+    *system.callers.lock().unwrap() = Some((pool.clone(), 2));
     system.is_next.store(true, SeqCst);
     let ends = thread::scope(|scope| {
         let callers = [(); 2].map(|()| scope.spawn(|| pool.get_timeout(LONG).map(drop)));
