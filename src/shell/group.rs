@@ -177,7 +177,7 @@ impl<D: Dialer> Group<D> {
         let membership = Membership { group: Arc::clone(self), id, on_vacant };
         let crew = Arc::clone(&self.crew);
         let shell = Shell::with(dialer, ledger, reporter, crew, Some(membership));
-        self.members.lock().shells.insert(id, Arc::downgrade(&shell));
+        self.members().and_then(|mut members| members.shells.insert(id, Arc::downgrade(&shell)));
         // From here on a changed lease reaches the shell; one that changed before this line has missed it.
         // No event without need: the pool of a key closes after one that leaves nothing in it.
         if let Some(quota) = self.quota.as_ref().filter(|quota| quota.lease() != lease) {
@@ -220,7 +220,9 @@ impl<D: Dialer> Group<D> {
 
     /// Notes that the pools of all keys are about to be closed: no caller finds another one.
     pub(crate) fn close(&self) {
-        self.members.lock().is_closed = true;
+        if let Some(mut members) = self.members() {
+            members.is_closed = true;
+        }
     }
 
     /// Lets the workers go, and the quota: the pools of all keys are closed.
@@ -296,8 +298,10 @@ impl<D: Dialer> Group<D> {
     ) -> Vec<(Arc<Shell<D>>, EffectsOf<D>)> {
         let mut delivered = Vec::new();
         while let Some(order) = orders.pop() {
-            let shell = self.members.lock().shells.get(&order.to).and_then(Weak::upgrade);
-            if let Some(shell) = shell {
+            let found = |members: MutexGuard<'_, Members<D>>| {
+                members.shells.get(&order.to).and_then(Weak::upgrade)
+            };
+            if let Some(shell) = self.members().and_then(found) {
                 let effects = shell.obey(order.action);
                 delivered.push((shell, effects));
             } else {

@@ -15,7 +15,7 @@ use crate::shell::bell::{Bell, Notice, Woken};
 use crate::shell::cancel::{Cancel, Cancellable};
 
 use super::snapshot::{Snapshot, refused, turned_away};
-use super::{BellOf, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
+use super::{BellOf, Connection, EntryOf, Failure, GetErrorOf, LedgerOf, Shell, VerdictOf};
 
 /// A verdict, and a snapshot for the error of a caller who is turned away. Boxed, as few are.
 type Waited<D> = (VerdictOf<D>, Option<Box<Snapshot>>);
@@ -147,7 +147,7 @@ impl<D: Dialer> Shell<D> {
     /// Checks a connection by `deadline`, and returns the fault that this has shown, if there is one.
     pub(super) fn fault_in_check(
         &self,
-        connection: &mut super::Connection<D>,
+        connection: &mut Connection<D>,
         deadline: Option<Moment>,
     ) -> Option<CloseReason> {
         if !self.passes_check(connection, Purpose::Check, deadline) {
@@ -218,7 +218,7 @@ impl<D: Dialer> Shell<D> {
 
     /// Takes a verdict up. If it woke the caller, counts that, and looks at what was kept from the
     /// queue meanwhile.
-    fn collect(self: &Arc<Self>, notice: Notice<super::Connection<D>, Failure<D>>) -> Waited<D> {
+    fn collect(self: &Arc<Self>, notice: Notice<Connection<D>, Failure<D>>) -> Waited<D> {
         let Notice { verdict, is_waking } = notice;
         if is_waking {
             self.woken.fetch_add(1, Ordering::AcqRel);

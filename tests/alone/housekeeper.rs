@@ -19,6 +19,13 @@ use latebind::{Blocking, DialContext, Dialer, GetError, Pool, PooledConnection, 
 /// A limit short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(50);
 
+/// The pool has no connection left, and is gone.
+#[track_caller]
+fn await_gone(server: &Arc<Server>) {
+    await_that("all is closed", || server.alive() == 0);
+    await_that("and the dialer dropped", || Arc::strong_count(server) == 1);
+}
+
 #[track_caller]
 fn await_none() {
     await_that("no thread is left", || threads().is_empty());
@@ -338,8 +345,7 @@ fn what_upkeep_calls_may_let_the_last_handle_go() {
             gate.await_arrivals(1);
             drop(pool);
             gate.open();
-            await_that("all is closed", || server.alive() == 0);
-            await_that("and the dialer dropped", || Arc::strong_count(&server) == 1);
+            await_gone(&server);
         });
         await_none();
     }
@@ -359,8 +365,7 @@ fn the_last_handle_may_go_while_upkeep_is_at_work() {
             pool.close();
             drop(pool);
             gate.open();
-            await_that("all is closed", || server.alive() == 0);
-            await_that("and the dialer dropped", || Arc::strong_count(&server) == 1);
+            await_gone(&server);
         });
         await_none();
     }

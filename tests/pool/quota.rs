@@ -157,6 +157,19 @@ fn what_rests_when_its_lease_ends_is_closed_by_itself() {
 #[test]
 #[cfg(feature = "net")]
 fn a_loan_that_outlasts_its_lease_is_aborted() {
+    outlast_a_lease(|_| ());
+}
+
+/// FLEET-03: also if its pool was closed meanwhile, and is being drained.
+#[test]
+#[cfg(feature = "net")]
+fn a_loan_of_a_closed_pool_that_outlasts_its_lease_is_aborted() {
+    outlast_a_lease(|pool| pool.close());
+}
+
+/// Has a borrower wait for its peer as the lease ends, after `meanwhile`.
+#[cfg(feature = "net")]
+fn outlast_a_lease(meanwhile: impl FnOnce(&Pool<latebind::net::TcpDialer>) + Send + 'static) {
     use std::io::Read;
 
     use latebind::net::TcpDialer;
@@ -170,34 +183,12 @@ fn a_loan_that_outlasts_its_lease_is_aborted() {
         let mut stream = pool.get().unwrap();
         let (mut peer, _) = listener.accept().unwrap();
         quota.allow(1, Some(Instant::now() + Duration::from_millis(200)));
+        meanwhile(&pool);
         let mut byte = [0];
         assert!(matches!(stream.read(&mut byte), Ok(0) | Err(_)), "nobody has sent anything");
         assert!(matches!(peer.read(&mut byte), Ok(0) | Err(_)), "the server sees it too");
         drop(stream);
         assert_eq!((quota.demand().open, pool.stats().open()), (0, 0));
-    });
-}
-
-/// FLEET-03: also if its pool was closed meanwhile, and is being drained.
-#[test]
-#[cfg(feature = "net")]
-fn a_loan_of_a_closed_pool_that_outlasts_its_lease_is_aborted() {
-    use std::io::Read;
-
-    use latebind::net::TcpDialer;
-
-    let listener = latebind::net::listen_tcp("127.0.0.1:0").unwrap();
-    let dialer = TcpDialer::from(listener.local_addr().unwrap()).abortable(true);
-    let quota = Quota::new();
-    let pool = Pool::builder(dialer).quota(&quota).build().unwrap();
-    quota.allow(1, None);
-    finishes(move || {
-        let mut stream = pool.get().unwrap();
-        let (_peer, _) = listener.accept().unwrap();
-        quota.allow(1, Some(Instant::now() + Duration::from_millis(200)));
-        pool.close();
-        let mut byte = [0];
-        assert!(matches!(stream.read(&mut byte), Ok(0) | Err(_)), "nobody has sent anything");
     });
 }
 

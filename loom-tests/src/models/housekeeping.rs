@@ -4,6 +4,8 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use loom::thread::JoinHandle;
+
 use super::{SOON, check_within, spawn};
 use crate::runtime::sync::{self, Condvar, Mutex, now};
 use crate::runtime::whole::housekeeper::Upkeep;
@@ -71,6 +73,12 @@ fn submit(crew: &Arc<Crew>, done: &Arc<Done>) {
     assert!(crew.submit(Work(Arc::clone(done))).is_ok(), "there is a worker");
 }
 
+/// Has another thread submit or bring a task.
+fn beside(bring: fn(&Arc<Crew>, &Arc<Done>), crew: &Arc<Crew>, done: &Arc<Done>) -> JoinHandle<()> {
+    let (crew, done) = (Arc::clone(crew), Arc::clone(done));
+    spawn(move || bring(&crew, &done))
+}
+
 fn weak(aging: &Arc<Aging>) -> Weak<dyn Upkeep> {
     let weak: Weak<Aging> = Arc::downgrade(aging);
     weak
@@ -82,10 +90,7 @@ fn jobs_of_two_threads_are_done_by_one_worker() {
     check_within(3, || {
         let (crew, enlistment, done) = crew(1);
         submit(&crew, &done);
-        let other = spawn({
-            let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
-            move || submit(&crew, &done)
-        });
+        let other = beside(submit, &crew, &done);
         submit(&crew, &done);
         other.join().unwrap();
         done.wait_for(3);
@@ -99,10 +104,7 @@ fn an_alarm_and_a_job_at_once_are_both_seen_to_by_one_worker() {
         let (crew, enlistment, done) = crew(1);
         submit(&crew, &done);
         let aging = Arc::new(Aging(Arc::clone(&done)));
-        let other = spawn({
-            let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
-            move || submit(&crew, &done)
-        });
+        let other = beside(submit, &crew, &done);
         assert!(crew.set_alarm(now() + SOON, weak(&aging)));
         other.join().unwrap();
         done.wait_for(3);
@@ -174,10 +176,7 @@ fn a_task_whose_thread_ends_too_soon_is_not_lost() {
     for threads in [0, 1] {
         check_within(3, move || {
             let (crew, enlistment, done) = crew_that_loses_one(threads);
-            let other = spawn({
-                let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
-                move || bring(&crew, &done)
-            });
+            let other = beside(bring, &crew, &done);
             bring(&crew, &done);
             other.join().unwrap();
             done.wait_for(2);
@@ -192,10 +191,7 @@ fn an_alarm_whose_thread_ends_too_soon_is_refused() {
     check_within(3, || {
         let (crew, enlistment, done) = crew_that_loses_one(0);
         let aging = Arc::new(Aging(Arc::clone(&done)));
-        let other = spawn({
-            let (crew, done) = (Arc::clone(&crew), Arc::clone(&done));
-            move || bring(&crew, &done)
-        });
+        let other = beside(bring, &crew, &done);
         if !crew.set_alarm(now() + SOON, weak(&aging)) {
             done.add();
         }

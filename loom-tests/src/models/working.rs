@@ -11,7 +11,7 @@ use crate::pool::Pool;
 use crate::report::error::GetError;
 use crate::runtime::sync;
 use crate::server::{
-    Act, Scripted, assert_at_rest, finish, never_due, pool, pool_observed, pool_with,
+    Act, Scripted, Server, assert_at_rest, finish, never_due, pool, pool_observed, pool_with,
 };
 
 /// Two dials, one after the other: the second comes as the worker of the first goes to rest, rests,
@@ -131,6 +131,29 @@ fn a_close_that_hangs_strands_nobody() {
     });
 }
 
+/// The first caller hangs in something other than its sleep until the next has a connection. Both of these
+/// come back meanwhile.
+fn the_next_is_served_while_the_first_hangs<T>(
+    pool: &Pool<Scripted>,
+    server: &Arc<Server>,
+    lent: T,
+) {
+    server.fall_silent(true);
+    let first = spawn_with(pool, |pool| drop(pool.get().unwrap()));
+    server.await_hanging();
+    let next = spawn({
+        let (pool, server) = (pool.clone(), Arc::clone(server));
+        move || {
+            let connection = pool.get().unwrap();
+            server.fall_silent(false);
+            drop(connection);
+        }
+    });
+    drop(lent);
+    first.join().unwrap();
+    next.join().unwrap();
+}
+
 /// LOCK-05: the first in the queue closes what has aged before it sleeps, and that hangs. It is given a connection
 /// meanwhile, and keeps the other one from nobody: only a caller who sleeps comes for its connection at once.
 #[test]
@@ -149,20 +172,7 @@ fn who_closes_a_connection_before_it_sleeps_keeps_none_from_the_next() {
         let [one, other, aged] = [(); 3].map(|()| pool.get().unwrap());
         drop(aged);
         sync::advance(SOON);
-        server.fall_silent(true);
-        let first = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
-        server.await_hanging();
-        let next = spawn({
-            let (pool, server) = (pool.clone(), Arc::clone(&server));
-            move || {
-                let connection = pool.get().unwrap();
-                server.fall_silent(false);
-                drop(connection);
-            }
-        });
-        drop((one, other));
-        first.join().unwrap();
-        next.join().unwrap();
+        the_next_is_served_while_the_first_hangs(&pool, &server, (one, other));
         assert_at_rest(&pool, &server, 2);
         finish(&pool, &server);
     });
@@ -183,20 +193,7 @@ fn who_tells_an_observer_before_it_sleeps_again_keeps_none_from_the_next() {
         let (pool, server) = pool_observed(config, &script);
         let [one, other] = [(); 2].map(|()| pool.get().unwrap());
         pool.shell().reconfigure(|now| Ok(Config { dial_timeout: SOON, ..now })).unwrap();
-        server.fall_silent(true);
-        let first = spawn_with(&pool, |pool| drop(pool.get().unwrap()));
-        server.await_hanging();
-        let next = spawn({
-            let (pool, server) = (pool.clone(), Arc::clone(&server));
-            move || {
-                let connection = pool.get().unwrap();
-                server.fall_silent(false);
-                drop(connection);
-            }
-        });
-        drop((one, other));
-        first.join().unwrap();
-        next.join().unwrap();
+        the_next_is_served_while_the_first_hangs(&pool, &server, (one, other));
         finish(&pool, &server);
     });
 }
