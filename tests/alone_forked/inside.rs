@@ -12,9 +12,9 @@ use latebind::{
     Pool, PooledConnection,
 };
 
+use crate::at_each_step;
 use crate::forked::{self, fork};
 use crate::steps::{self, Word};
-use crate::{at_each_step, in_a_process};
 
 /// Where the program's code forks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +211,7 @@ const CALLS: [Call; 12] = [
 #[test]
 fn a_child_that_is_forked_inside_a_call_goes_on_with_it() {
     let test = "inside::a_child_that_is_forked_inside_a_call_goes_on_with_it";
-    in_a_process(test, || {
+    forked::in_a_process(test, || {
         for (place, call) in CALLS {
             println!("{place:?}");
             at_each_step(|step| fork_at(place, call, step));

@@ -17,14 +17,6 @@ mod steps;
 /// The exit status of a process in which no thread came to that step.
 const IS_OVER: i32 = 77;
 
-/// Runs `body` in a process of its own: there are no other threads, whose locks its children might lack.
-fn in_a_process(test: &str, body: impl FnOnce()) {
-    if elsewhere::is_here() {
-        return body();
-    }
-    elsewhere::assert_passed(&elsewhere::process(test).output().unwrap());
-}
-
 /// Has `fork_at` fork at each step, in a process for each, until there is no such step.
 fn at_each_step(fork_at: impl Fn(i64)) {
     for step in 0.. {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use latebind::{Builder, Cancel, DialContext, Dialer, KeyedBuilder, KeyedPool, Pool};
 
 use crate::forked::{self, Child};
-use crate::{at_each_step, in_a_process, steps};
+use crate::{at_each_step, steps};
 
 /// A dialer of numbers, which may refuse.
 #[derive(Clone)]
@@ -122,7 +122,7 @@ fn fork_at(step: i64) -> ! {
 
 #[test]
 fn a_child_works_wherever_its_parents_threads_stood() {
-    in_a_process("outside::a_child_works_wherever_its_parents_threads_stood", || {
+    forked::in_a_process("outside::a_child_works_wherever_its_parents_threads_stood", || {
         #[cfg(feature = "log")]
         log::set_logger(&Silent).map(|()| log::set_max_level(log::LevelFilter::Trace)).unwrap();
         at_each_step(|step| fork_at(step));

@@ -16,7 +16,6 @@ use crate::common;
 use crate::common::{
     Act, Gate, LONG, Scripted, Server, await_rest, await_that, await_waiting, pool,
 };
-use crate::elsewhere;
 use crate::forked::{self, Child, fork, in_the_child};
 use latebind::{
     AbortHandle, Blocking, Cancel, DialContext, Dialer, GetError, KeyedPool, OwnedConnection, Pool,
@@ -26,13 +25,9 @@ use latebind::{
 /// A limit short enough to wait for.
 const BRIEF: Duration = Duration::from_millis(20);
 
-/// Runs `body` in a process of its own, without the threads of other tests.
 #[track_caller]
 fn in_a_process(test: &str, body: impl FnOnce()) {
-    if elsewhere::is_here() {
-        return body();
-    }
-    elsewhere::assert_passed(&elsewhere::process(&format!("fork::{test}")).output().unwrap());
+    forked::in_a_process(&format!("fork::{test}"), body);
 }
 
 // ---- A server that hears everything ------------------------------------------------------------
